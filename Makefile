@@ -1,0 +1,78 @@
+# Everything people and CI do here. `make help` prints the targets from the comments behind them.
+
+PYTHON ?= python3
+ARGS   ?=
+
+VENV := .venv
+BIN  := $(VENV)/bin
+# Written last, so that a set-up cut short starts again from nothing, and a finished one never runs twice.
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+STAGES := pretrain transfer meta-train evaluate
+.PHONY: help setup demo $(STAGES) chain smoke test test-all lint types format build clean
+
+##@ Start here
+
+help: ## show this list
+	@awk -F ':.*## ' '/^##@/ { printf "\n%s\n", substr($$0, 5) } \
+	  /^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+	@printf '\nARGS= is passed on: make pretrain ARGS="model=gan seed=1", make test ARGS="-k maml"\n'
+
+setup: $(READY) ## create .venv with the versions of constraints.txt (once; the other targets call it)
+
+demo: $(READY) ## the whole chain on the built-in data, ending in a table of what each stage brought
+	$(BIN)/mlx run $(ARGS)
+
+##@ Stages
+
+pretrain: $(READY) ## learn a representation without labels
+	$(BIN)/mlx pretrain $(ARGS)
+
+transfer: $(READY) ## carry it over to a related labelled task
+	$(BIN)/mlx transfer $(ARGS)
+
+meta-train: $(READY) ## learn to learn over many tasks
+	$(BIN)/mlx meta-train $(ARGS)
+
+evaluate: $(READY) ## accuracy on unseen classes, with a 95 % interval
+	$(BIN)/mlx evaluate $(ARGS)
+
+chain: $(READY) ## all four, one after the other; skips what is already done
+	$(BIN)/mlx run $(ARGS)
+
+smoke: $(READY) ## the chain in under a minute, to see that it runs
+	$(BIN)/mlx run experiment=smoke $(ARGS)
+
+##@ Development
+
+test: $(READY) ## the tests, without the slow ones
+	$(BIN)/pytest $(ARGS)
+
+test-all: $(READY) ## all tests, the slow ones too
+	$(BIN)/pytest -m '' $(ARGS)
+
+lint: $(READY) ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY) ## mypy
+	$(BIN)/mypy
+
+format: $(READY) ## let ruff rewrite what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+build: $(READY) ## sdist and wheel into dist/
+	$(BIN)/python -m build --no-isolation
+
+clean: ## remove caches and build products; .venv and runs/ stay
+	rm -rf build dist .pytest_cache .ruff_cache .mypy_cache
+	find metalearn_cli tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(READY): | pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo 'error: Python 3.10 or newer is needed, and "$(PYTHON)" is none; name one: make setup PYTHON=python3.11' >&2; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev]'
+	@touch $@

@@ -1,0 +1,1 @@
+"""Layer 1: how meta-training learns, one pure function of an episode per module."""

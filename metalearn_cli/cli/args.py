@@ -1,0 +1,154 @@
+"""The words of a command line: which command, which options, which settings. Needs nothing but the standard library."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+from typing import NamedTuple
+
+from metalearn_cli.core.errors import UserError
+
+STAGES = {
+    "pretrain": "learn a representation without labels",
+    "transfer": "carry it over to a related labelled task",
+    "meta-train": "learn to learn over many few-shot tasks",
+    "evaluate": "accuracy on unseen classes, with a 95 % interval",
+    "run": "the whole chain; skips what is already done",
+}
+COMMANDS = {
+    **STAGES,
+    "resume": "go on with an interrupted run",
+    "ls": "list what can be chosen: data, networks, learners, recipes",
+    "runs": "list the runs",
+    "show": "one run and its ancestors, with checksums",
+    "validate": "check the settings of a stage without running it",
+    "doctor": "versions, devices, precisions, and where things are kept",
+    "completion": "print the completion script of a shell",
+}
+SHELLS = ("bash", "zsh", "fish")
+
+
+class Option(NamedTuple):
+    """An option of the command line.
+
+    Attributes:
+        name: as it is typed ("--cfg").
+        short: its short form, or "".
+        value: what follows it ("DIR"), or "" if nothing does.
+        help: what it does.
+        commands: the commands that take it.
+        choices: the values allowed; empty allows any.
+        default: its value where it may be left out, else "".
+    """
+
+    name: str
+    short: str
+    value: str
+    help: str
+    commands: tuple[str, ...]
+    choices: tuple[str, ...] = ()
+    default: str = ""
+
+
+_INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+OPTIONS = (
+    Option("--help", "-h", "", "show this text", tuple(COMMANDS)),
+    Option("--json", "", "", "print the result as JSON", tuple(c for c in COMMANDS if c != "completion")),
+    Option("--runs-dir", "", "DIR", "folder of all runs (default: runs)", ("resume", "runs", "show", "doctor")),
+    Option("--multirun", "-m", "", "run every combination of comma-separated values", (*STAGES, "validate")),
+    Option("--config-dir", "-cd", "DIR", "a folder with configs of your own", (*STAGES, "validate", "ls")),
+    Option("--cfg", "-c", "WHAT", "print the settings: job, hydra or all", tuple(STAGES), ("job", "hydra", "all")),
+    Option("--resolve", "", "", "with --cfg: with references filled in", tuple(STAGES)),
+    Option("--package", "-p", "KEY", "with --cfg: only this part", tuple(STAGES)),
+    Option("--info", "-i", "WHAT", f"how the settings came about: {', '.join(_INFO)}", tuple(STAGES), _INFO, "all"),
+    Option("--hydra-help", "", "", "the help of Hydra, which composes the settings", tuple(STAGES)),
+)
+_VERSION = Option("--version", "", "", "print the version", ())
+
+
+class Words(NamedTuple):
+    """A command line, taken apart.
+
+    Attributes:
+        command: one of COMMANDS, or "" if none was given.
+        options: values of the options by name, "" for those that have none.
+        rest: everything else: settings, names.
+    """
+
+    command: str
+    options: dict[str, str]
+    rest: list[str]
+
+
+def closest(word: str, known: Iterable[str]) -> str:
+    """Return what was probably meant by `word`, or ""."""
+    return next(iter(get_close_matches(word, [*known], n=1)), "")
+
+
+def meant(word: str, known: Iterable[str]) -> str:
+    """Return "; did you mean X?", or "" if nothing is close."""
+    hint = closest(word, known)
+    return f"; did you mean {hint}?" if hint else ""
+
+
+def parse(argv: Sequence[str]) -> Words:
+    """Take a command line apart; options may stand before or after the command.
+
+    Raises:
+        UserError: for an unknown command or option, and for an option without its value.
+    """
+    table = {name: o for o in (*OPTIONS, _VERSION) for name in (o.name, o.short) if name}
+    options, rest, tokens = {}, [], list(argv)
+    while tokens:
+        word = tokens.pop(0)
+        if not word.startswith("-"):
+            rest.append(word)
+            continue
+        name, equals, value = word.partition("=")
+        option = table.get(name)
+        if option is None:
+            hint = meant(name, table) or "; settings are written key=value, without dashes"
+            raise UserError(f"there is no option {name}{hint}")
+        if option.value and not equals:
+            follows = tokens and not tokens[0].startswith("-") and (not option.default or tokens[0] in option.choices)
+            if not follows and not option.default:
+                raise UserError(f"{name} needs a value: {name} {option.value}")
+            value = tokens.pop(0) if follows else option.default
+        elif equals and not option.value:
+            raise UserError(f"{name} takes no value, got {value!r}")
+        if option.choices and value not in option.choices:
+            raise UserError(f"{name} must be one of {', '.join(option.choices)}, got {value!r}{meant(value, option.choices)}")
+        options[option.name] = value
+    command = rest.pop(0) if rest else ""
+    if command and command not in COMMANDS:
+        hint = meant(command, COMMANDS) or f"; there are {', '.join(COMMANDS)}"
+        raise UserError(f"there is no command {command!r}{hint}")
+    for option in OPTIONS:
+        if command and option.name in options and command not in option.commands:
+            raise UserError(f"mlx {command} has no option {option.name}; see: mlx {command} --help")
+    return Words(command, options, rest)
+
+
+def overview() -> str:
+    """Return the text of `mlx --help`."""
+    lines = ["usage: mlx COMMAND [key=value ...] [options]", "", "Few-shot and meta-learning, from config files.", ""]
+    lines += [f"  {name:<12}{about}" for name, about in COMMANDS.items()]
+    lines += [
+        "",
+        "the chain, step by step:",
+        "  mlx pretrain model=autoencoder",
+        "  mlx transfer init_from=latest:pretrain",
+        "  mlx meta-train init_from=latest:transfer algorithm=maml",
+        "  mlx evaluate ckpt=latest:meta-train",
+        "or at once:",
+        "  mlx run",
+        "",
+        "more: mlx COMMAND --help, mlx ls, mlx --version",
+    ]
+    return "\n".join(lines)
+
+
+def option_lines(command: str) -> list[str]:
+    """Return one line for each option of a command."""
+    shown = [(", ".join(filter(None, (o.short, o.name))), o) for o in OPTIONS if command in o.commands]
+    return [f"  {f'{names} {o.value}'.rstrip():<23} {o.help}" for names, o in shown]

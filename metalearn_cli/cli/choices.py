@@ -1,0 +1,113 @@
+"""What can be chosen, read from the config files as text: names, first lines, settings. No Hydra, no torch."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from metalearn_cli.cli.args import COMMANDS, STAGES, meant, option_lines
+from metalearn_cli.core.errors import UserError
+
+_HIDDEN = ("hydra", "stage")  # groups that are parts of the commands, nothing to choose
+_EXAMPLES = {
+    "pretrain": ("mlx pretrain model=gan", "mlx pretrain data=omniglot steps=2000 optimizer.lr=0.0005"),
+    "transfer": ("mlx transfer init_from=latest:pretrain", "mlx transfer method=linear_probe method.lr=0.1"),
+    "meta-train": ("mlx meta-train algorithm=maml algorithm.inner_steps=5", "mlx -m meta-train algorithm=maml,protonet seed=1,2"),
+    "evaluate": ("mlx evaluate ckpt=latest:meta-train", "mlx evaluate ckpt=null backbone=conv4 data=glyphs way=20"),
+    "run": ("mlx run", "mlx run data=omniglot meta_train.steps=2000 optimizer@meta_train.optimizer=sgd"),
+}
+
+
+def config_dir() -> Path:
+    """Return the shipped configs: inside the package of a wheel, else at the top of the checkout.
+
+    Raises:
+        UserError: if they are in neither place.
+    """
+    package = Path(__file__).resolve().parent.parent
+    for folder in (package / "configs", package.parent / "configs"):
+        if (folder / "base.yaml").is_file():
+            return folder
+    raise UserError("the shipped configs/ folder was not found; install metalearn-cli again")
+
+
+def folders(extra: str = "") -> list[Path]:
+    """Return the folders that configs are looked for in, the shipped one first.
+
+    Raises:
+        UserError: if the user's own folder `extra` is not there.
+    """
+    if extra and not Path(extra).is_dir():
+        raise UserError(f"--config-dir {extra}: there is no such folder")
+    return [config_dir(), *([Path(extra)] if extra else [])]
+
+
+def catalogue(extra: str = "") -> dict[str, dict[str, str]]:
+    """Return every group's choices with the first comment line of each: {"algorithm": {"maml": "MAML: ...", ...}, ...}."""
+    groups: dict[str, dict[str, str]] = {}
+    for path in sorted(path for folder in folders(extra) for path in folder.glob("*/*.yaml")):
+        if path.parent.name not in _HIDDEN:
+            groups.setdefault(path.parent.name, {}).setdefault(path.stem, _first_line(path))
+    return dict(sorted(groups.items()))
+
+
+def group(name: str, extra: str = "") -> dict[str, str]:
+    """Return one group's choices.
+
+    Raises:
+        UserError: if there is no such group.
+    """
+    groups = catalogue(extra)
+    if name not in groups:
+        raise UserError(f"there is no group {name!r}; there are {', '.join(groups)}{meant(name, groups)}")
+    return groups[name]
+
+
+def help_text(command: str, extra: str = "") -> str:
+    """Return the text of `mlx COMMAND --help`."""
+    words = {"resume": "RUN [key=value ...]", "ls": "[GROUP]", "show": "RUN", "validate": "STAGE [key=value ...]"}
+    usage = "[key=value ...]" if command in STAGES else words.get(command, "bash|zsh|fish" if command == "completion" else "")
+    about = COMMANDS[command]
+    lines = [f"usage: mlx {' '.join(filter(None, (command, usage)))} [options]", "", f"{about[0].upper()}{about[1:]}.", ""]
+    if command in STAGES:
+        lines += ["choices, GROUP=NAME (more about them: mlx ls GROUP):", *_choice_lines(command, extra), ""]
+        lines += ["settings, KEY=VALUE, with their defaults:", *_setting_lines(command), ""]
+        lines += ["examples:", *(f"  {example}" for example in _EXAMPLES[command]), ""]
+    return "\n".join([*lines, "options:", *option_lines(command)])
+
+
+def _first_line(path: Path) -> str:
+    """Return the first comment of a file, up to the end of its sentence's line; recipes say `# @package` first."""
+    comments = (line.lstrip("# ").strip() for line in path.read_text().splitlines() if line.startswith("#"))
+    return next((line for line in comments if line and not line.startswith("@package")), "")
+
+
+def _choice_lines(stage: str, extra: str) -> list[str]:
+    """Return the groups of a stage, from the defaults lists of its config and of the configs that it is made of."""
+    groups, lines = catalogue(extra), []
+    for name, prefix in _parts(stage):
+        for found, default in re.findall(r"^  - (?:optional )?/?(\w+): (\w+)", _text(name), re.MULTILINE):
+            if found in groups:
+                key = f"{found}@{prefix}{found}" if prefix else found
+                lines.append(f"  {key}={default}  ({' | '.join(groups[found])})")
+    return lines
+
+
+def _setting_lines(stage: str) -> list[str]:
+    """Return what the config files of a stage set, with their comments."""
+    lines = []
+    for name, prefix in _parts(stage):
+        body = re.sub(r"^(defaults|hydra):\n(?:(?: .*)?\n)*", "", _text(name), flags=re.MULTILINE)
+        lines += [f"  {prefix}:"] * bool(prefix)
+        lines += [f"  {'  ' * bool(prefix)}{line}" for line in body.splitlines() if line and not line.startswith("#")]
+    return lines
+
+
+def _parts(stage: str) -> list[tuple[str, str]]:
+    """Return the configs that a stage's config is made of, each with the section it stands in ("" for none)."""
+    sections = re.findall(r"^  - stage@(\w+): (\w+)", _text(stage), re.MULTILINE)
+    return [("base", ""), (stage, ""), *((f"stage/{name}", "" if at == "_global_" else at) for at, name in sections)]
+
+
+def _text(name: str) -> str:
+    return (config_dir() / f"{name}.yaml").read_text()

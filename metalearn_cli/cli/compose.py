@@ -1,0 +1,142 @@
+"""From the words of a command line to the settings of a stage, by Hydra's composition.
+
+Settings are composed and checked before Hydra runs the stage: so all problems are told at once, and nothing is written
+for a command line that is wrong. `key=value` is handed to Hydra as `++key=value`, so that a setting which no config
+knows reaches our own check, too, and is reported with the others.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import yaml
+from hydra import version
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.core.utils import setup_globals
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from metalearn_cli.cli.choices import folders
+from metalearn_cli.core.config import STAGES, parse, parse_chain
+from metalearn_cli.core.errors import Problem
+
+HYDRA_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError)
+"""What a composition raises for words or configs that are wrong."""
+
+
+class Composer:
+    """Composes one stage's settings.
+
+    Args:
+        stage: the command.
+        extra: the user's own folder of configs, or "".
+
+    Raises:
+        UserError: if that folder is not there.
+    """
+
+    def __init__(self, stage: str, extra: str = "") -> None:
+        self.stage = stage
+        shipped, *own = folders(extra)
+        version.setbase("1.3")
+        setup_globals()
+        path = create_config_search_path(str(shipped))
+        for folder in own:
+            path.prepend("command-line", f"file://{folder.resolve()}", SearchPathQuery(provider="schema"))
+        self.loader = ConfigLoaderImpl(path)
+        self.groups = self.loader.list_groups("")
+
+    def read(self, word: str) -> Override:
+        """Parse one word.
+
+        Raises:
+            HydraException: if it is no override.
+        """
+        return OverridesParser.create(self.loader).parse_overrides([word])[0]
+
+    def is_choice(self, override: Override) -> bool:
+        """Whether a word chooses a config of a group, rather than giving a value."""
+        return override.key_or_group in self.groups or "/" in override.key_or_group
+
+    def forced(self, override: Override) -> str:
+        """Return a word as Hydra shall have it: values in a form that takes unknown keys, everything else as it is."""
+        word = str(override.input_line)
+        plain = self.is_choice(override) or override.is_delete() or override.is_hydra_override() or override.package
+        return word if plain else f"++{word.lstrip('+')}"
+
+    def combinations(self, overrides: Sequence[Override]) -> list[list[str]]:
+        """Return the words of each job of a sweep, forced."""
+        return BasicSweeper.split_arguments([self.read(self.forced(o)) for o in overrides], None)[0]
+
+    def load(self, words: Sequence[str]) -> DictConfig:
+        """Compose.
+
+        Raises:
+            Exception: one of HYDRA_ERRORS.
+        """
+        return self.loader.load_configuration(self.stage, list(words), RunMode.RUN)
+
+    def files(self, words: Sequence[str]) -> list[tuple[str, str, Any]]:
+        """Return the config files behind a composition in the order of merging: (name, section, contents)."""
+        found = []
+        for default in self.loader.compute_defaults_list(self.stage, list(words), RunMode.RUN).defaults:
+            result = self.loader.repository.load_config(str(default.config_path))
+            if result is not None and result.path.startswith("file://"):
+                section = result.header["package"] if default.package is None else default.package
+                section = "" if section in (None, "_global_") else str(section)
+                name = f"{self._folder(result.path, result.provider)}/{default.config_path}.yaml"
+                found.append((name, section, OmegaConf.to_container(result.config, resolve=False)))
+        return found
+
+    @staticmethod
+    def _folder(path: str, provider: str) -> str:
+        return "configs" if provider == "main" else os.path.relpath(path.removeprefix("file://"))
+
+
+def values_of(config: DictConfig) -> tuple[dict[str, Any], list[Problem]]:
+    """Return a composed config without Hydra's part as plain values, and what could not be filled in."""
+    config = config.copy()
+    with open_dict(config):
+        config.pop("hydra", None)
+    problems: list[Problem] = []
+    return _plain(config, "", problems), problems
+
+
+def settings(stage: str, values: Mapping[str, Any]) -> Any:
+    """Return the checked settings of a stage.
+
+    Raises:
+        ConfigError: with every problem.
+    """
+    return parse_chain(values) if stage == "run" else parse(STAGES[stage], values)
+
+
+def _plain(node: Any, prefix: str, problems: list[Problem]) -> Any:
+    if isinstance(node, DictConfig):
+        pairs = _pairs(node, node.keys(), prefix, problems)
+        return {key: _plain(value, f"{prefix}{key}.", problems) for key, value in pairs}
+    if isinstance(node, ListConfig):
+        return [_plain(v, f"{prefix}{i}.", problems) for i, v in _pairs(node, range(len(node)), prefix, problems)]
+    return node
+
+
+def _pairs(node: Any, keys: Iterable[Any], prefix: str, problems: list[Problem]) -> list[tuple[Any, Any]]:
+    pairs = []
+    for key in keys:
+        try:
+            if OmegaConf.is_missing(node, key):
+                problems.append(Problem(f"{prefix}{key}", "has no value yet (???); give it one"))
+            else:
+                pairs.append((key, node[key]))
+        except OmegaConfBaseException as error:
+            problems.append(Problem(f"{prefix}{key}", f"cannot be filled in: {str(error).splitlines()[0]}"))
+    return pairs

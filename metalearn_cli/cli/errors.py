@@ -1,0 +1,102 @@
+"""What goes wrong, as the user sees it: a sentence for what is theirs to mend, a log file for a crash."""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from metalearn_cli.core.errors import ConfigError, UserError
+
+DONE, CRASH, REFUSED, INTERRUPTED = 0, 1, 2, 130
+"""Exit codes."""
+
+_DISK = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENOTDIR,
+    errno.EEXIST,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+)
+
+
+class Fault(NamedTuple):
+    """A problem of the settings with its origin.
+
+    Attributes:
+        key: the setting, with its value where the message does not say it.
+        message: what is wrong and what is allowed.
+        origin: where the value came from, or "".
+        hint: what was probably meant, or "".
+    """
+
+    key: str
+    message: str
+    origin: str = ""
+    hint: str = ""
+
+
+class SettingsError(UserError):
+    """The settings of a command are wrong.
+
+    Args:
+        stage: the command.
+        faults: everything that is wrong with them.
+    """
+
+    def __init__(self, stage: str, faults: Sequence[Fault]) -> None:
+        self.stage = stage
+        self.faults = tuple(dict.fromkeys(faults))
+        super().__init__("; ".join(f"{f.key}: {f.message}" if f.key else f.message for f in self.faults))
+
+
+def explain(error: BaseException) -> tuple[int, str]:
+    """Tell the user about an error, on stderr.
+
+    Returns:
+        the exit code, and the error in one line.
+    """
+    from metalearn_cli.cli import ui
+
+    if isinstance(error, KeyboardInterrupt):
+        ui.error("interrupted")
+        return INTERRUPTED, "interrupted"
+    if isinstance(error, ConfigError):
+        error = SettingsError("", [Fault(p.key, p.message, hint=p.hint) for p in error.problems])
+    if isinstance(error, SettingsError):
+        ui.faults(error.stage, error.faults)
+        return REFUSED, str(error)
+    text = str(error)
+    if isinstance(error, OSError) and error.errno in _DISK:
+        text = f"cannot write to {error.filename or 'the disk'}: {os.strerror(error.errno).lower()}"
+    elif not isinstance(error, UserError):
+        log = _log_crash(error)
+        text = f"{type(error).__name__}: {error}"
+        last = "".join(traceback.format_exception(error)).rstrip().splitlines()[-4:]
+        ui.error("\n".join(["mlx crashed; this is a bug, not your input", *last, f"the whole traceback: {log}"]))
+        return CRASH, text
+    ui.error(text)
+    return REFUSED, text
+
+
+def _log_crash(error: BaseException) -> Path:
+    """Write the traceback to the folder of runs if there is one, else to the folder for temporary files."""
+    text = "".join(traceback.format_exception(error))
+    name = f"mlx-crash-{os.environ.get('MLX_SWEEP_ID', os.getpid())}.log"
+    for folder in (Path("runs"), Path(tempfile.gettempdir())):
+        try:
+            with (folder / name).open("a") as file:
+                file.write(text)
+            return folder / name
+        except OSError:
+            continue
+    return Path(os.devnull)

@@ -1,0 +1,245 @@
+"""What is wrong with a command line, and where it came from: all of it at once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import yaml
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf.errors import OmegaConfBaseException
+
+from metalearn_cli.cli.args import closest
+from metalearn_cli.cli.compose import HYDRA_ERRORS, Composer, settings, values_of
+from metalearn_cli.core.errors import ConfigError, Problem, UserError
+
+TYPED = "the command line"
+
+
+class Fault(NamedTuple):
+    """A problem with its origin.
+
+    Attributes:
+        key: the setting, with its value where the message does not say it.
+        message: what is wrong and what is allowed.
+        origin: where the value came from, or "".
+        hint: what was probably meant, or "".
+    """
+
+    key: str
+    message: str
+    origin: str = ""
+    hint: str = ""
+
+
+class SettingsError(UserError):
+    """The settings of a command are wrong.
+
+    Args:
+        stage: the command.
+        faults: everything that is wrong with them.
+    """
+
+    def __init__(self, stage: str, faults: Sequence[Fault]) -> None:
+        self.stage = stage
+        self.faults = tuple(dict.fromkeys(faults))
+        super().__init__("; ".join(f"{f.key}: {f.message}" if f.key else f.message for f in self.faults))
+
+
+class Job(NamedTuple):
+    """One run that a command line asks for: its words as Hydra has them, and its checked settings."""
+
+    words: list[str]
+    config: Any
+
+
+def check(composer: Composer, words: Sequence[str], multirun: bool) -> list[Job]:
+    """Return what a command line asks for: one job, or those of a sweep.
+
+    Raises:
+        SettingsError: with everything that is wrong.
+    """
+    faults, overrides = [], []
+    for word in words:
+        try:
+            override = composer.read(word)
+            if not override.key_or_group:
+                raise HydraException("the name of the setting is missing")
+            if override.is_sweep_override() and not multirun:
+                several = f"{override.get_value_string()} is several values; add -m to run each, or write a list as [1,2]"
+                faults.append(Fault(override.key_or_group, several, TYPED))
+            else:
+                overrides.append(override)
+        except HydraException as error:
+            faults.append(_unreadable(composer, word, error))
+    try:
+        combinations = composer.combinations(overrides) if multirun else [[composer.forced(o) for o in overrides]]
+    except HydraException as error:
+        raise SettingsError(composer.stage, [*faults, Fault("", str(error), TYPED)]) from error
+    jobs = []
+    for combination in combinations:
+        config, found = _examine(composer, combination)
+        faults += found
+        jobs.append(Job(combination, config))
+    if faults:
+        raise SettingsError(composer.stage, faults)
+    return jobs
+
+
+def located(composer: Composer, words: Sequence[str], values: Mapping[str, Any], problems: Sequence[Problem]) -> list[Fault]:
+    """Return problems with their origins.
+
+    Args:
+        composer: what composed the settings.
+        words: the words that they were composed from.
+        values: the settings.
+        problems: what is wrong with them.
+    """
+    overrides = [composer.read(word) for word in words]
+    files = composer.files(words)
+    faults = []
+    for problem in problems:
+        value = _find(values, problem.key)
+        shown = isinstance(value, str | int | float) and repr(value) not in problem.message
+        key = f"{problem.key} = {value}" if shown else problem.key
+        hint = problem.hint
+        if not hint and problem.message.startswith("no such setting"):
+            hint = closest(problem.key, composer.groups)
+        faults.append(Fault(key, problem.message, _origin(composer, overrides, files, problem.key), hint))
+    return faults
+
+
+def _examine(composer: Composer, words: list[str]) -> tuple[Any, list[Fault]]:
+    """Return the settings of one job, or None and everything that is wrong with them."""
+    faults: list[Fault] = []
+    dropped: list[str] = []
+    try:
+        composed = composer.load(words)
+    except HYDRA_ERRORS as error:
+        words, faults, dropped = _culprits(composer, words)
+        if not faults:
+            return None, [Fault("", _first_line(error))]
+        try:
+            composed = composer.load(words)
+        except HYDRA_ERRORS:
+            return None, faults
+    values, problems = values_of(composed)
+    config = None
+    try:
+        config = settings(composer.stage, values)
+    except ConfigError as error:
+        known = {p.key for p in problems}
+        problems += [p for p in error.problems if p.key not in known]
+    # what was dropped is replaced by a default: what then does not fit is no fault of the user's
+    problems = [p for p in problems if not any(_within(p.key, section) for section in dropped)]
+    return config, faults + located(composer, words, values, problems)
+
+
+def _culprits(composer: Composer, words: Sequence[str]) -> tuple[list[str], list[Fault], list[str]]:
+    """Find the words that Hydra refuses, by adding one after the other.
+
+    Returns:
+        the words that are left, with what was probably meant in place of a choice that does not exist; a fault for each
+        word refused; the sections whose choice had to be dropped.
+    """
+    accepted: list[str] = []
+    faults, dropped = [], []
+    overrides = [composer.read(word) for word in words]
+    for override in sorted(overrides, key=lambda o: (not composer.is_choice(o), not o.is_add())):  # values need choices
+        word = str(override.input_line)
+        try:
+            composer.load([*accepted, word])
+            accepted.append(word)
+        except HYDRA_ERRORS as error:
+            fault = _refused(composer, override, accepted, error)
+            faults.append(fault)
+            if fault.hint and composer.is_choice(override) and "=" not in fault.hint:
+                accepted.append(f"{override.get_key_element()}={fault.hint}")
+            else:
+                dropped.append(_section(override))
+    return accepted, faults, dropped
+
+
+def _refused(composer: Composer, override: Override, accepted: Sequence[str], error: Exception) -> Fault:
+    """Say in our words why Hydra refuses a word."""
+    key, value = override.get_key_element().lstrip("+~"), override.value()
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException | yaml.YAMLError) else error
+    if isinstance(cause, yaml.YAMLError):
+        return Fault(f"{key} = {value}", f"is not valid YAML: {' '.join(str(cause).split())}", TYPED)
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, name = error.missing_cfg_file.rpartition("/")
+        options = list(error.options or ())
+        typed = override.key_or_group == group
+        origin = TYPED if typed else f"{key}={value}"
+        there = f"there are {', '.join(options)}" if options else "the group is empty"
+        return Fault(key if typed else group, f"there is no {group} {name!r}; {there}", origin, closest(name, options))
+    if composer.is_choice(override):
+        choices = composer.load(accepted).hydra.runtime.choices
+        same = [c for c in choices if c.split("@")[0] == override.key_or_group]
+        if same and key not in choices:
+            return Fault(key, f"stands in several places: {', '.join(f'{c}={value}' for c in same)}", TYPED)
+        if key not in choices:
+            there = ", ".join(c for c in choices if "/" not in c and not c.startswith("stage@"))
+            hint = closest(key, [c for c in choices if not c.startswith("hydra/")])
+            return Fault(key, f"is nothing to choose in mlx {composer.stage}; there are {there}", TYPED, f"{hint}={value}" if hint else "")
+    if override.package:
+        return Fault(key, "is no group to choose from", TYPED, closest(override.key_or_group, composer.groups))
+    return Fault(key, _first_line(cause), TYPED)
+
+
+def _unreadable(composer: Composer, word: str, error: Exception) -> Fault:
+    if "=" in word:
+        reason = _first_line(error).removeprefix("LexerNoViableAltException: ")
+        return Fault(word, f"cannot be read ({reason}); put values with special characters in quotes: 'key=\"...\"'", TYPED)
+    groups = [g for g in composer.groups if g not in ("hydra", "stage") and word in composer.loader.get_group_options(g)]
+    return Fault(word, "is no setting; settings are written key=value", TYPED, f"{groups[0]}={word}" if groups else "")
+
+
+def _origin(composer: Composer, overrides: Sequence[Override], files: Sequence[tuple[str, str, Any]], key: str) -> str:
+    for override in overrides:
+        section = _section(override)
+        if section == key or (not composer.is_choice(override) and (_within(key, section) or _within(section, key))):
+            return TYPED
+    while key:
+        for name, section, contents in reversed(files):
+            if _gives(section, contents, key):
+                return name
+        key = key.rpartition(".")[0]  # a setting that is missing: the file that has its section
+    return ""
+
+
+_ABSENT = object()
+
+
+def _find(values: Any, key: str) -> Any:
+    for part in key.split("."):
+        if not isinstance(values, Mapping) or part not in values:
+            return _ABSENT
+        values = values[part]
+    return values
+
+
+def _gives(section: str, contents: Any, key: str) -> bool:
+    """Whether a config file that stands in `section` sets `key`."""
+    if section and key != section:
+        if not _within(key, section):
+            return False
+        key = key.removeprefix(f"{section}.")
+    return key == section or _find(contents, key) is not _ABSENT
+
+
+def _section(override: Override) -> str:
+    return override.package or override.key_or_group
+
+
+def _within(key: str, section: str) -> bool:
+    """Whether `key` is `section` or a part of it; everything is part of ""."""
+    return not section or key == section or key.startswith(f"{section}.")
+
+
+def _first_line(error: BaseException) -> str:
+    """Return the first line of a message of Hydra's; what follows is advice that misleads here, or a search path."""
+    text = str(error) or str(error.__cause__ or type(error).__name__)
+    return text.splitlines()[0].replace(os.linesep, " ")

@@ -1,0 +1,66 @@
+"""Does a plain value (from YAML or JSON) fit a type annotation? If not, what is allowed, in words."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
+
+
+class Range(NamedTuple):
+    """The allowed interval of a number, both ends included; use as `Annotated[int, Range(1)]`."""
+
+    low: float
+    high: float = float("inf")
+
+    def __str__(self) -> str:
+        """Return the interval in words."""
+        return f">= {self.low:g}" if self.high == float("inf") else f"from {self.low:g} to {self.high:g}"
+
+
+_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
+
+
+def describe(annotation: Any) -> str:
+    """Say in words which values an annotation allows."""
+    origin, args = get_origin(annotation), get_args(annotation)
+    if annotation in _WORDS:
+        return _WORDS[annotation]
+    if origin is Annotated:
+        return " ".join([describe(args[0]), *(str(a) for a in args[1:] if isinstance(a, Range))])
+    if origin is Literal:
+        return "one of " + ", ".join(map(str, args))
+    if origin in (Union, types.UnionType):
+        return " or ".join(describe(a) for a in args)
+    if origin in (list, tuple, Sequence) and args:
+        return f"a list of {describe(args[0])}"
+    return str(getattr(annotation, "__name__", annotation))
+
+
+def fits(value: Any, annotation: Any) -> bool:
+    """Whether `value` may stand where `annotation` is written; annotations it does not know fit everything."""
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return fits(value, args[0]) and all(
+            r.low <= value <= r.high for r in args[1:] if isinstance(r, Range) and isinstance(value, int | float)
+        )
+    if origin is Literal:
+        return any(value == a and type(value) is type(a) for a in args)
+    if origin in (Union, types.UnionType):
+        return any(fits(value, a) for a in args)
+    if origin in (list, tuple, Sequence):
+        return isinstance(value, list | tuple) and (not args or all(fits(v, args[0]) for v in value))
+    if origin in (dict, Mapping) or annotation in (dict, Mapping):
+        return isinstance(value, Mapping)
+    if annotation in (int, float):
+        # NaN fits no number: it would pass every comparison that follows
+        numbers = int if annotation is int else (int, float)
+        return isinstance(value, numbers) and not isinstance(value, bool) and value == value
+    if annotation in (bool, str, type(None)):
+        return isinstance(value, annotation)
+    return True
+
+
+def mismatch(value: Any, annotation: Any) -> str:
+    """Return what is wrong with `value` as a sentence's end, or "" if it fits."""
+    return "" if fits(value, annotation) else f"must be {describe(annotation)}, got {value!r}"

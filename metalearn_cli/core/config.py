@@ -1,0 +1,263 @@
+"""The settings of each stage as frozen dataclasses: what they mean, which values they may have.
+
+`parse` turns a plain mapping (from Hydra, from a run's config.json) into one of them and reports every problem at once.
+The defaults stand in configs/, not here: a stage never runs on a value that its config does not show.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from difflib import get_close_matches
+from typing import Annotated, Any, Literal, TypeVar, get_type_hints
+
+from metalearn_cli.core.build import Spec, build, problems_of
+from metalearn_cli.core.check import Range, mismatch
+from metalearn_cli.core.errors import ConfigError, Problem
+
+Count = Annotated[int, Range(1)]
+Normalisation = Literal["transductive", "inductive"]
+Precision = Literal["32-true", "64-true", "bf16-mixed", "bf16-true", "16-mixed"]
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Where and how the numbers are computed."""
+
+    accelerator: Literal["auto", "cpu", "gpu", "mps", "tpu"]
+    """Kind of device; auto takes the best that is there."""
+    devices: Literal["auto"] | Literal[1] | list[int]
+    """1 or auto: the first device; [i]: the device with index i."""
+    precision: Precision
+    """Number format of weights and computation, in Lightning Fabric's names."""
+    threads: Count | None
+    """CPU threads of one operation; null leaves it to torch (one per core)."""
+
+
+@dataclass(frozen=True)
+class Every:
+    """How often the loop does what is not training, in steps."""
+
+    log: Count
+    evaluate: Count
+    save: Count
+
+
+@dataclass(frozen=True)
+class _Common:
+    """Settings that every command has."""
+
+    seed: Annotated[int, Range(0, 2**32 - 1)]
+    runs_dir: str
+    """Folder of all runs, relative to the current directory."""
+    runtime: Runtime
+    way: Count
+    """Classes per episode on which few-shot accuracy is measured."""
+    shot: Count
+    """Labelled items per class (the support set)."""
+    query: Count
+    """Items per class to be told apart (the query set)."""
+
+
+@dataclass(frozen=True)
+class _Training(_Common):
+    """Settings that the three training stages share."""
+
+    backbone: Spec
+    data: Spec
+    init_from: str | None
+    """null, latest, latest:<stage>, a run id, or the path of a run or checkpoint folder."""
+    reinit: list[str]
+    """Prefixes of tensor names that stay freshly initialised instead of being loaded."""
+    steps: Count
+    """Optimizer steps."""
+    optimizer: Spec
+    scheduler: Spec
+    every: Every
+    keep: Count
+    """How many of the newest checkpoints stay, besides the best one."""
+    val_episodes: Annotated[int, Range(2)]
+    """Validation episodes at each evaluation."""
+
+
+@dataclass(frozen=True)
+class PretrainConfig(_Training):
+    """`mlx pretrain`."""
+
+    model: Spec
+    batch_size: Annotated[int, Range(2)]
+    """Items per step."""
+
+
+@dataclass(frozen=True)
+class TransferConfig(_Training):
+    """`mlx transfer`."""
+
+    method: Spec
+    batch_size: Annotated[int, Range(2)]
+
+
+@dataclass(frozen=True)
+class MetaTrainConfig(_Training):
+    """`mlx meta-train`."""
+
+    algorithm: Spec
+    tasks: Count
+    """Episodes per step (the meta-batch)."""
+    train_way: Count | None
+    """Classes per training episode; null = way."""
+    train_query: Count | None
+    """Query items per class in training episodes; null = query."""
+    normalisation: Normalisation
+    """Protocol of batch statistics in training and validation."""
+
+
+@dataclass(frozen=True)
+class EvaluateConfig(_Common):
+    """`mlx evaluate`."""
+
+    ckpt: str | None
+    """As init_from; null evaluates an untrained `backbone` on `data`."""
+    backbone: Spec | None
+    """Only for ckpt=null; a checkpoint brings its own."""
+    data: Spec | None
+    """null = the checkpoint's own."""
+    algorithm: Spec | None
+    """null = the checkpoint's own, or nearest_centroid where it has none."""
+    split: Literal["test", "val"]
+    episodes: Annotated[int, Range(2)]
+    """Fixed episodes; the same for every checkpoint and algorithm."""
+    normalisation: list[Normalisation]
+    """Protocols to report where the network has batch statistics."""
+
+
+STAGES: dict[str, type[_Common]] = {
+    "pretrain": PretrainConfig,
+    "transfer": TransferConfig,
+    "meta-train": MetaTrainConfig,
+    "evaluate": EvaluateConfig,
+}
+
+
+@dataclass(frozen=True)
+class ChainConfig:
+    """`mlx run`: the training stages to go through, each with its settings, and how to evaluate what they give."""
+
+    stages: tuple[str, ...]
+    runs_dir: str
+    training: dict[str, _Training]
+    evaluate: EvaluateConfig
+
+
+Config = TypeVar("Config")
+
+
+def parse(cls: type[Config], values: Mapping[str, Any]) -> Config:
+    """Turn plain values into the settings of a stage.
+
+    Raises:
+        ConfigError: with every unknown, missing or ill-typed setting, including those of components.
+    """
+    problems = _problems(cls, values, "")
+    if problems:
+        raise ConfigError(problems)
+    return _construct(cls, values)
+
+
+def parse_chain(values: Mapping[str, Any]) -> ChainConfig:
+    """Turn the plain values of `mlx run` into the settings of each of its stages.
+
+    What stands at the top level (data, backbone, way, ...) holds for every stage; what stands in a stage's own section
+    holds for that stage.
+
+    Raises:
+        ConfigError: with the problems of all stages, each under the key by which `mlx run` knows it.
+    """
+    sections = {stage: stage.replace("-", "_") for stage in STAGES}
+    training = [stage for stage in STAGES if stage != "evaluate"]
+    shared = {key: value for key, value in values.items() if key not in {"stages", *sections.values()}}
+    problems = []
+    if wrong := mismatch(values.get("stages"), list[Literal["pretrain", "transfer", "meta-train"]]):
+        problems.append(Problem("stages", wrong))
+    stages = [stage for stage in training if stage in (values.get("stages") or ())]
+    known = set().union(*({f.name for f in fields(cls)} for cls in STAGES.values()))
+    problems += [Problem(k, "no such setting of run", _closest(k, known | {*sections.values()})) for k in shared.keys() - known]
+    merged = {}
+    for stage in [*stages, "evaluate"]:
+        section = values.get(sections[stage])
+        if not isinstance(section, Mapping):
+            problems.append(Problem(sections[stage], f"must be the settings of {stage}, got {section!r}"))
+            continue
+        names = {f.name for f in fields(STAGES[stage])}
+        merged[stage] = {k: v for k, v in shared.items() if k in names} | dict(section)
+        for problem in _problems(STAGES[stage], merged[stage], ""):
+            top = problem.key.split(".")[0]
+            problems.append(problem if top in shared else problem._replace(key=f"{sections[stage]}.{problem.key}"))
+    if problems:
+        raise ConfigError(dict.fromkeys(problems))
+    return ChainConfig(
+        stages=tuple(stages),
+        runs_dir=values["runs_dir"],
+        training={stage: _construct(STAGES[stage], merged[stage]) for stage in stages},  # type: ignore[misc]
+        evaluate=_construct(EvaluateConfig, merged["evaluate"]),
+    )
+
+
+def plain(config: Any) -> dict[str, Any]:
+    """Return a stage's settings as plain values, the inverse of `parse`."""
+    return asdict(config)
+
+
+def digest(value: Any) -> str:
+    """Return the sha256 (hex) of plain values, independent of the order of keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _closest(name: object, known: Any) -> str:
+    return next(iter(get_close_matches(str(name), list(known))), "")
+
+
+def _construct(cls: type[Config], values: Mapping[str, Any]) -> Config:
+    hints = get_type_hints(cls)
+    return cls(
+        **{
+            name: _construct(hints[name], value) if is_dataclass(hints[name]) else value
+            for name, value in values.items()
+        }
+    )
+
+
+def _problems(cls: type, values: Mapping[str, Any], prefix: str) -> list[Problem]:
+    hints = get_type_hints(cls, include_extras=True)
+    problems = [
+        Problem(f"{prefix}{key}", "no such setting", _closest(key, hints)) for key in values if key not in hints
+    ]
+    for name, annotation in hints.items():
+        key = f"{prefix}{name}"
+        if name not in values:
+            problems.append(Problem(key, "is missing"))
+            continue
+        value = values[name]
+        if is_dataclass(annotation):
+            if isinstance(value, Mapping):
+                problems += _problems(annotation, value, f"{key}.")
+            else:
+                problems.append(Problem(key, f"must be a group of settings, got {value!r}"))
+        elif annotation == Spec or (annotation == Spec | None and value is not None):
+            problems += problems_of(value, key) or _refused(value, key)
+        elif wrong := mismatch(value, annotation):
+            problems.append(Problem(key, wrong))
+    return problems
+
+
+def _refused(spec: Spec, key: str) -> list[Problem]:
+    """Build those components that need nothing but their settings, to learn what their constructors refuse."""
+    if key not in {"algorithm", "method"}:
+        return []
+    try:
+        build(spec, key)
+    except ConfigError as error:
+        return list(error.problems)
+    return []

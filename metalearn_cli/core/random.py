@@ -1,0 +1,23 @@
+"""Randomness as a function of named parts, so that nothing random has a state to save or to lose."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+def derive_seed(*parts: int | str) -> int:
+    """Mix parts such as (seed, "episodes", "train", step) into a seed in [0, 2**63); other parts, other streams."""
+    text = "\x00".join(map(str, parts)).encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1
+
+
+@contextmanager
+def seeded(*parts: int | str) -> Iterator[None]:
+    """Run a block under torch's global generator seeded from `parts`; the generator's state is put back after it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(*parts))
+        yield

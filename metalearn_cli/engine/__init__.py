@@ -1,0 +1,1 @@
+"""Layer 1: the loop, checkpoints, runs, metrics and the device."""

@@ -1,0 +1,124 @@
+"""The one training loop; stages differ in their batches and in their loss."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from metalearn_cli.core.config import Every
+from metalearn_cli.core.errors import NonFiniteError
+from metalearn_cli.core.random import derive_seed
+from metalearn_cli.core.types import Params
+from metalearn_cli.engine.runtime import Runtime
+
+Losses = Callable[[Params, Any], Iterable[tuple[Tensor, Mapping[str, Tensor]]]]
+"""The parts of a batch's loss [], each with metrics to log; a part's graph is freed before the next one is made."""
+
+
+def fit(
+    *,
+    runtime: Runtime,
+    params: Params,
+    optimizer: Optimizer,
+    scheduler: LRScheduler,
+    batches: Callable[[int], Any],
+    losses: Losses,
+    evaluate: Callable[[Params], dict[str, float]],
+    every: Every,
+    seed: int,
+    start: int,
+    steps: int,
+    window: list[dict[str, float]],
+    save: Callable[[int, list[dict[str, float]], dict[str, float]], None],
+    record: Callable[[int, Mapping[str, float]], None],
+    advance: Callable[[int], None],
+) -> None:
+    """Train from step `start` to step `steps`.
+
+    Step i is a function of (params, optimizer state, seed, i): a run that is stopped and goes on equals one that is not.
+
+    Args:
+        runtime: device and precision.
+        params: all tensors; those that the optimizer holds learn.
+        optimizer: as it comes from torch.
+        scheduler: stepped once per optimizer step.
+        batches: the batch of a step.
+        losses: the parts of a batch's loss.
+        evaluate: validation metrics of the tensors.
+        every: how often to log, evaluate and save.
+        seed: of everything random inside a step.
+        start: steps that are done already.
+        steps: steps that shall be done at the end.
+        window: metrics of the steps since the last log line; empty at the start of a run.
+        save: writes a checkpoint, given (step, window, validation metrics).
+        record: takes the metrics of a step.
+        advance: told after every step.
+
+    Raises:
+        NonFiniteError: if a loss is not finite; the weights are still those of the last good step.
+        KeyboardInterrupt: after SIGINT, once the current step is done and saved.
+    """
+    stepper = runtime.setup(optimizer)
+    with _interruptible() as interrupted:
+        for step in range(start, steps):
+            torch.manual_seed(derive_seed(seed, "step", step))
+            optimizer.zero_grad(set_to_none=True)
+            parts = []
+            for loss, metrics in losses(params, batches(step)):
+                if not torch.isfinite(loss):
+                    raise NonFiniteError(
+                        f"the loss became {loss.item():g} at step {step + 1} of {steps}; nothing was updated. "
+                        "A lower learning rate is the usual cure (optimizer.lr, or algorithm.inner_lr)"
+                    )
+                runtime.backward(loss)
+                parts.append(metrics)
+            stepper.step()
+            lr = optimizer.param_groups[-1]["lr"]
+            scheduler.step()
+
+            done = step + 1
+            window.append({name: torch.stack([p[name] for p in parts]).mean().item() for name in parts[0]})
+            advance(done)
+            if done % every.log == 0 or done == steps:
+                record(done, {f"train/{name}": _mean(window, name) for name in window[0]} | {"train/lr": lr})
+                window.clear()
+            stop = done == steps or bool(interrupted)
+            values = {}
+            if done % every.evaluate == 0 or done == steps:
+                values = evaluate(params)
+                record(done, values)
+            if values or stop or done % every.save == 0:
+                save(done, window, values)
+            if interrupted and done < steps:
+                raise KeyboardInterrupt
+
+
+def _mean(window: list[dict[str, float]], name: str) -> float:
+    return sum(values[name] for values in window) / len(window)
+
+
+@contextmanager
+def _interruptible() -> Iterator[list[int]]:
+    """Collect the first SIGINT in a list, so that a step can be finished and saved; a second one acts at once."""
+    received: list[int] = []
+
+    def remember(number: int, frame: object) -> None:
+        received.append(number)
+        signal.signal(signal.SIGINT, previous)
+
+    try:
+        previous = signal.signal(signal.SIGINT, remember)
+    except ValueError:  # not in the main thread: whoever runs us handles signals
+        yield received
+        return
+    try:
+        yield received
+    finally:
+        signal.signal(signal.SIGINT, previous)

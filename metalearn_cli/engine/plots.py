@@ -1,0 +1,111 @@
+"""Pictures of a run, as PNG files: learning curves, grids of images, an episode.
+
+Legend: N images, C channels (1 or 3), H height, W width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from metalearn_cli.core.types import Episode
+
+# two colours that remain apart in print and for the colour-blind (Okabe & Ito 2008)
+_COLOURS = {"train": "#0072B2", "val": "#D55E00"}
+
+
+def learning_curves(lines: Sequence[dict[str, float]], title: str, path: Path) -> None:
+    """Draw each metric of metrics.jsonl over steps, training and validation in one panel.
+
+    Args:
+        lines: as `engine.metrics.read_metrics` returns them.
+        title: above the panels.
+        path: the PNG file.
+    """
+    names = {name for line in lines for name in line if "/" in name and not name.endswith("_interval")}
+    panels = sorted({name.split("/", 1)[1] for name in names} - {"lr"})
+    figure = Figure(figsize=(4.2 * len(panels), 3.2), layout="constrained")
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axis, panel in zip(axes, panels, strict=True):
+        for part, colour in _COLOURS.items():
+            name = f"{part}/{panel}"
+            points = [(line["step"], line[name], line.get(f"{name}_interval")) for line in lines if name in line]
+            if not points:
+                continue
+            steps, values, intervals = zip(*points, strict=True)
+            axis.plot(steps, values, color=colour, label=part, marker="o" if len(points) < 20 else None, markersize=3)
+            if all(half is not None for half in intervals):
+                low, high = ([v + sign * h for v, h in zip(values, intervals, strict=True)] for sign in (-1, 1))
+                axis.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
+        axis.set_xlabel("step")
+        axis.set_title(panel, fontsize=10)
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8, frameon=False)
+    figure.suptitle(title, fontsize=11)
+    _write(figure, path)
+
+
+def image_grid(images: Tensor, columns: int, title: str, path: Path) -> None:
+    """Draw images [N, C, H, W] in [0, 1] row by row."""
+    rows = -(-len(images) // columns)
+    figure = Figure(figsize=(0.6 * columns, 0.6 * rows + 0.4), layout="constrained")
+    for index, axis in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
+        axis.axis("off")
+        if index < len(images):
+            _show(axis, images[index])
+    figure.suptitle(title, fontsize=10)
+    _write(figure, path)
+
+
+def episode_picture(episode: Episode, logits: Tensor, path: Path, queries: int = 8) -> None:
+    """Draw one episode: a row per class, its support items left, some of its query items right.
+
+    A query's frame says whether it was recognised (green) or not (red).
+
+    Args:
+        episode: of images.
+        logits: what the learner answered, [Q, ways].
+        path: the PNG file.
+        queries: query items shown per class.
+    """
+    ways = int(episode.support_y.max()) + 1
+    support = [episode.support_x[episode.support_y == way] for way in range(ways)]
+    chosen = [(episode.query_y == way).nonzero()[:queries, 0] for way in range(ways)]
+    shots, columns = len(support[0]), len(support[0]) + len(chosen[0])
+    figure = Figure(figsize=(0.7 * columns, 0.7 * ways + 0.5), layout="constrained")
+    axes = figure.subplots(ways, columns, squeeze=False)
+    for way in range(ways):
+        for column in range(columns):
+            axis = axes[way][column]
+            axis.set_xticks([])
+            axis.set_yticks([])
+            if column < shots:
+                _show(axis, support[way][column])
+                colour = "black"
+            else:
+                query = chosen[way][column - shots]
+                _show(axis, episode.query_x[query])
+                colour = "#009E73" if int(logits[query].argmax()) == way else "#D55E00"
+            for spine in axis.spines.values():
+                spine.set(edgecolor=colour, linewidth=2)
+        axes[way][0].set_ylabel(f"class {way}", fontsize=8)
+    axes[0][0].set_title("support", fontsize=9)
+    axes[0][shots].set_title("query", fontsize=9)
+    right = (logits.argmax(-1) == episode.query_y).float().mean().item()
+    figure.suptitle(f"one validation episode, {100 * right:.0f} % of {len(logits)} queries right", fontsize=10)
+    _write(figure, path)
+
+
+def _show(axis, image: Tensor) -> None:  # type: ignore[no-untyped-def]
+    """Draw one image [C, H, W]."""
+    pixels = image.detach().float().cpu().clamp(0, 1)
+    axis.imshow(pixels[0] if len(pixels) == 1 else pixels.permute(1, 2, 0), cmap="gray_r", vmin=0, vmax=1)
+
+
+def _write(figure: Figure, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    FigureCanvasAgg(figure).print_png(str(path))

@@ -1,0 +1,234 @@
+"""Run folders: `runs/<stage>/<run id>/` with run.json (what became of it) and config.json (what it was asked to do).
+
+Nothing here imports torch, so that `mlx runs` and `mlx show` answer at once.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from metalearn_cli.core.errors import UserError
+
+TRAINING = ("pretrain", "transfer", "meta-train")
+
+
+def now() -> str:
+    """Return the time as run.json has it: UTC, ISO 8601, to the microsecond."""
+    return datetime.now(timezone.utc).isoformat(timespec="microseconds")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a file that is either the old one or the new one, whatever happens meanwhile."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("w") as file:
+            file.write(json.dumps(value, indent=2) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sha256_of(path: Path) -> str:
+    """Return the sha256 (hex) of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+class Run:
+    """A run folder that this process writes to, locked until the process ends or `close` is called.
+
+    Attributes:
+        folder: the run's folder.
+        info: the contents of run.json.
+    """
+
+    def __init__(self, folder: Path, info: dict[str, Any]) -> None:
+        self.folder = folder
+        self.info = info
+        self._lock = (folder / "lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"{folder} is in use by another mlx process") from error
+
+    def update(self, **changes: Any) -> None:
+        """Change run.json."""
+        self.info.update(changes)
+        write_json(self.folder / "run.json", {k: v for k, v in self.info.items() if k != "folder"})
+
+    def close(self) -> None:
+        """Let other processes have the folder."""
+        self._lock.close()
+
+
+def create(runs_dir: str, stage: str, config: Mapping[str, Any], **facts: Any) -> Run:
+    """Make a new run folder and lock it.
+
+    Args:
+        runs_dir: the folder of all runs.
+        stage: the command that runs.
+        config: its settings as plain values.
+        facts: more entries for run.json.
+    """
+    while True:
+        run_id = f"{datetime.now(timezone.utc):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+        folder = Path(runs_dir) / stage / run_id
+        try:
+            folder.mkdir(parents=True)
+            break
+        except FileExistsError:
+            if not folder.is_dir():
+                raise  # a file stands where the folder of runs should be
+    run = Run(folder, {"id": run_id, "stage": stage, "status": "running", "started_at": now(), **facts})
+    write_json(folder / "config.json", config)
+    run.update()
+    return run
+
+
+def reopen(folder: Path) -> Run:
+    """Lock an existing run folder, to go on in it.
+
+    Raises:
+        UserError: if it is no run folder, or another process has it.
+    """
+    return Run(folder, _read(folder))
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return the settings a run was started with."""
+    return _read_json(folder / "config.json")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise UserError(f"{path.parent} is no run folder: {path.name} is missing") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path} is damaged: it should hold an object")
+    return value
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    return {**_read_json(folder / "run.json"), "folder": str(folder)}
+
+
+def _is_held(folder: Path) -> bool:
+    try:
+        with (folder / "lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def list_runs(runs_dir: str) -> list[dict[str, Any]]:
+    """Return the run.json of every run, newest first, with its `folder`; a running one without a process has `died`."""
+    found = []
+    for path in Path(runs_dir).glob("*/*/run.json"):
+        try:
+            info = _read(path.parent)
+        except UserError:
+            continue  # being written for the first time, or not ours
+        if info.get("status") == "running" and not _is_held(path.parent):
+            info["status"] = "died"
+        found.append(info)
+    return sorted(found, key=lambda info: str(info.get("started_at")), reverse=True)
+
+
+def find_run(runs_dir: str, name: str) -> dict[str, Any]:
+    """Return the run that `name` means: a run id, the unique beginning of one, or a folder's path.
+
+    Raises:
+        UserError: if there is none, or more than one; it names what comes closest.
+    """
+    if (Path(name) / "run.json").is_file():
+        return _read(Path(name))
+    runs = list_runs(runs_dir)
+    matches = [info for info in runs if info["id"] == name] or [i for i in runs if i["id"].startswith(name)]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        raise UserError(f"{name!r} could be {' or '.join(info['id'] for info in matches)}")
+    close = get_close_matches(name, [info["id"] for info in runs], n=1)
+    hint = f"; did you mean {close[0]}?" if close else f"; see them with: mlx runs --runs-dir {runs_dir}"
+    raise UserError(f"there is no run {name!r} in {runs_dir}{hint}")
+
+
+def find_checkpoint(name: str, runs_dir: str, accepts: tuple[str, ...], setting: str) -> Path:
+    """Return the checkpoint folder that `name` means.
+
+    Args:
+        name: latest (the run of an accepted stage that was completed last), latest:<stage>, a run id (its best
+            checkpoint), or the path of a run or checkpoint folder.
+        runs_dir: the folder of all runs.
+        accepts: the stages whose checkpoints will do.
+        setting: the setting that `name` is the value of, for messages.
+
+    Raises:
+        UserError: if nothing matches; it says what was looked at and which command would make one.
+    """
+    if (Path(name) / "manifest.json").is_file():
+        return Path(name)
+    if name == "latest" or name.startswith("latest:"):
+        stages = accepts if name == "latest" else (name.removeprefix("latest:"),)
+        if not set(stages) <= set(accepts):
+            allowed = ", ".join(f"latest:{stage}" for stage in accepts)
+            close = get_close_matches(stages[0], accepts, n=1)
+            hint = f"; did you mean latest:{close[0]}?" if close else ""
+            raise UserError(f"{setting}={name}: allowed here is latest, {allowed}{hint}")
+        runs = [i for i in list_runs(runs_dir) if i["stage"] in stages]
+        done = [i for i in runs if i["status"] == "completed"]
+        if not done:
+            looked = f"{len(runs)} unfinished" if runs else "none at all"
+            raise UserError(
+                f"{setting}={name}: no completed run of {' or '.join(stages)} in {runs_dir} ({looked}); "
+                f"make one with: mlx {stages[0]}"
+            )
+        info = max(done, key=lambda i: str(i["finished_at"]))
+    else:
+        try:
+            info = find_run(runs_dir, name)
+        except UserError as error:
+            raise UserError(f"{setting}={name}: {error}") from error
+    if info["stage"] not in accepts:
+        raise UserError(f"{setting}={name}: a run of {info['stage']}, but allowed here is {' or '.join(accepts)}")
+    if not info.get("best"):
+        raise UserError(f"{setting}={name}: the run {info['id']} has saved no checkpoint (status {info['status']})")
+    return Path(info["folder"]) / "checkpoints" / str(info["best"])
+
+
+def lineage(runs_dir: str, name: str) -> list[dict[str, Any]]:
+    """Return a run and its ancestors back to the first, each as run.json has it.
+
+    An ancestor whose folder is gone is given as the child recorded it, with status `gone`.
+
+    Raises:
+        UserError: if there is no run `name`.
+    """
+    chain = [find_run(runs_dir, name)]
+    while parent := chain[-1].get("parent"):
+        try:
+            info = find_run(runs_dir, str(parent["run"]))
+        except UserError:
+            info = {"id": parent["run"], "stage": parent["stage"], "status": "gone", "parent": None}
+        chain.append({**info, "checkpoint": parent["checkpoint"], "sha256": parent["sha256"]})
+    return chain

@@ -1,0 +1,104 @@
+"""Device, number format and threads, through Lightning Fabric.
+
+Modules are never wrapped by Fabric: the wrapper's forward, where it would apply precision, is not on the path of
+functional calls. Precision is applied around `apply` instead, see `Runtime.under_precision`.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+from torch.optim import Optimizer
+
+from metalearn_cli.core.config import Runtime as RuntimeConfig
+from metalearn_cli.core.errors import ConfigError, Problem
+from metalearn_cli.core.types import Apply, Params
+
+_WEIGHTS = {"64-true": torch.float64, "bf16-true": torch.bfloat16}
+Tensors = TypeVar("Tensors", bound=tuple[Tensor, ...])
+
+
+def available() -> dict[str, int]:
+    """Return the kinds of device on this machine, best first, with how many there are of each."""
+    counts = {"gpu": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": 1}
+    try:
+        import torch_xla.core.xla_model as xla
+
+        counts = {"tpu": len(xla.get_xla_supported_devices()), **counts}
+    except ImportError:
+        pass
+    return {kind: n for kind, n in counts.items() if n}
+
+
+def unsupported(kind: str, precision: str) -> str:
+    """Return why a kind of device cannot compute in a precision, or "" if it can."""
+    if precision == "16-mixed" and kind != "gpu":
+        return "16-bit floats need a GPU; use bf16-mixed"
+    if precision.startswith("bf16") and kind == "gpu" and not torch.cuda.is_bf16_supported():
+        return "this GPU has no bfloat16; use 16-mixed or 32-true"
+    if precision == "64-true" and kind == "mps":
+        return "mps has no 64-bit floats; use 32-true"
+    return ""
+
+
+class Runtime:
+    """One device of one process, and everything that depends on it.
+
+    Args:
+        config: the `runtime` settings.
+
+    Raises:
+        ConfigError: with everything that this machine cannot do.
+    """
+
+    def __init__(self, config: RuntimeConfig) -> None:
+        kinds = available()
+        kind = next(iter(kinds)) if config.accelerator == "auto" else config.accelerator
+        index = config.devices[0] if isinstance(config.devices, list) and config.devices else 0
+        problems = []
+        if kind not in kinds:
+            problems.append(Problem("runtime.accelerator", f"{kind} is not on this machine; it has {', '.join(kinds)}"))
+        elif isinstance(config.devices, list) and (len(config.devices) != 1 or not 0 <= index < kinds[kind]):
+            wanted = f"1, auto or the index of one device, 0 to {kinds[kind] - 1}"
+            problems.append(Problem("runtime.devices", f"must be {wanted}, in brackets; got {config.devices}"))
+        if kind in kinds and (reason := unsupported(kind, config.precision)):
+            problems.append(Problem("runtime.precision", f"{config.precision} on {kind}: {reason}"))
+        if problems:
+            raise ConfigError(problems)
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
+        # the index form is for accelerators only: on a CPU `devices` counts processes
+        self._fabric = Fabric(accelerator=kind, devices=1 if kind in ("cpu", "mps") else [index], precision=config.precision)
+        self.device = self._fabric.device
+        self.dtype = _WEIGHTS.get(config.precision, torch.float32)
+        threads = f", {torch.get_num_threads()} threads" if kind == "cpu" else ""
+        self.description = f"{self.device.type}{threads}, {config.precision}"
+
+    def place(self, params: Params) -> Params:
+        """Return the tensors as leaves on the device, in the precision's number format."""
+        return {n: p.detach().to(self.device, self.dtype, copy=True).requires_grad_() for n, p in params.items()}
+
+    def cast(self, tensors: Tensors) -> Tensors:
+        """Return a named or plain tuple of tensors with its floats in the precision's number format."""
+        cast = [t.to(self.dtype) if t.is_floating_point() else t for t in tensors]
+        return type(tensors)(*cast) if hasattr(tensors, "_fields") else type(tensors)(cast)  # type: ignore[arg-type]
+
+    def under_precision(self, apply: Apply) -> Apply:
+        """Return `apply` under the precision's autocast; its output is in full precision, as losses want it."""
+
+        def applied(params: Params, *args: object, **kwargs: object) -> Tensor:
+            with self._fabric.autocast():
+                return apply(params, *args, **kwargs)
+
+        return applied
+
+    def setup(self, optimizer: Optimizer) -> Optimizer:
+        """Return the optimizer such that its step undoes the loss scaling of 16-mixed."""
+        return self._fabric.setup_optimizers(optimizer)  # type: ignore[no-any-return]
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the loss's gradient to the leaves, scaled where the precision asks for it."""
+        self._fabric.backward(loss)

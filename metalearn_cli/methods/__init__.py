@@ -1,0 +1,1 @@
+"""Layer 1: how transfer carries a backbone over to a labelled task."""

@@ -1,0 +1,39 @@
+"""Fine-tuning: the backbone, or its last blocks, goes on learning together with a new classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class Finetune:
+    """Train the last blocks of the backbone, later ones faster than earlier ones if wanted.
+
+    Args:
+        blocks: how many of the last blocks learn, >= 1; None means all.
+        decay: learning rate of a block relative to the block after it, in (0, 1]; 1 means the same rate everywhere.
+            Source: Howard & Ruder 2018 (ULMFiT), https://arxiv.org/abs/1801.06146, section 3.2, "discriminative
+            fine-tuning"; they use 1 / 2.6.
+
+    Raises:
+        ValueError: if blocks < 1 or decay is outside (0, 1].
+    """
+
+    def __init__(self, blocks: int | None = None, decay: float = 1.0) -> None:
+        if blocks is not None and blocks < 1:
+            raise ValueError(f"blocks must be >= 1 or null, got {blocks}; to freeze the backbone use linear_probe")
+        if not 0 < decay <= 1:
+            raise ValueError(f"decay must be in (0, 1], got {decay}")
+        self.blocks = blocks
+        self.decay = decay
+
+    def rates(self, blocks: Sequence[Sequence[str]], head: Sequence[str]) -> dict[str, float]:
+        """Return the learning-rate multiplier of each tensor that learns.
+
+        Raises:
+            ValueError: if the backbone has fewer blocks than shall learn.
+        """
+        if self.blocks is not None and self.blocks > len(blocks):
+            raise ValueError(f"blocks must be at most {len(blocks)}, the backbone's number of blocks, got {self.blocks}")
+        learning = list(reversed(blocks))[: self.blocks]
+        backbone = {name: self.decay**depth for depth, names in enumerate(learning, start=1) for name in names}
+        return {**dict.fromkeys(head, 1.0), **backbone}

@@ -1,0 +1,330 @@
+"""What the three training stages share: from settings to a finished, or resumed, run.
+
+A stage says what is trained on what (a `Job`); this module opens the run, hands it to the one loop and keeps its record.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from metalearn_cli.backbones._network import Network
+from metalearn_cli.core.build import Spec, build
+from metalearn_cli.core.config import _Training, digest, plain
+from metalearn_cli.core.errors import ConfigError, Problem, UserError
+from metalearn_cli.core.functional import pure
+from metalearn_cli.core.random import seeded
+from metalearn_cli.core.types import Algorithm, Apply, Params, Reporter, Sampler
+from metalearn_cli.engine import runs
+from metalearn_cli.engine.checkpoint import Checkpoint, Checkpoints, load_into, open_checkpoint, read_resume, read_tensors
+from metalearn_cli.engine.evaluation import score_episodes
+from metalearn_cli.engine.loop import Losses, fit
+from metalearn_cli.engine.metrics import Recorder, interval, read_metrics
+from metalearn_cli.engine.plots import learning_curves
+from metalearn_cli.engine.runtime import Runtime
+
+ACCEPTS = {
+    "pretrain": ("pretrain",),
+    "transfer": ("pretrain", "transfer"),
+    "meta-train": runs.TRAINING,
+    "evaluate": runs.TRAINING,
+}
+"""Whose checkpoints each stage may start from."""
+
+log = logging.getLogger("metalearn_cli")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a stage contributes to the common loop.
+
+    Attributes:
+        params: all tensors, freshly initialised; those of the backbone are named "backbone.*".
+        rates: learning-rate multiplier of each tensor that learns.
+        batches: the batch of a step.
+        losses: the parts of a batch's loss.
+        evaluate: validation metrics of the tensors, under the names `metric` and others.
+        metric: the one that selects the best checkpoint.
+        higher_is_better: whether more of it is better.
+        model: what a checkpoint says of itself, enough to build the network again.
+        data: name, protocol and fingerprint of the data.
+        pictures: writes the stage's own pictures into a folder, given trained tensors.
+    """
+
+    params: Params
+    rates: dict[str, float]
+    batches: Callable[[int], Any]
+    losses: Losses
+    evaluate: Callable[[Params], dict[str, float]]
+    metric: str
+    higher_is_better: bool
+    model: dict[str, Any]
+    data: dict[str, Any]
+    pictures: Callable[[Params, Path], None]
+
+
+MakeJob = Callable[[Any, Runtime], Job]
+
+
+def load_data(spec: Spec, runtime: Runtime) -> Any:
+    """Build a data set and hold it on the device."""
+    return build(spec, "data").to(runtime.device)
+
+
+def describe_data(data: Any, spec: Spec) -> dict[str, Any]:
+    """Return what run.json and manifests record of a data set, enough to load it again and to see that it is the same."""
+    return {"name": data.name, "protocol": data.protocol, "fingerprint": data.fingerprint, "spec": dict(spec)}
+
+
+def fresh_network(backbone: Spec, shape: tuple[int, ...], outputs: int | None, seed: int) -> Network:
+    """Build a backbone, with a linear head where `outputs` says so, initialised as a function of the seed.
+
+    Backbone and head have streams of their own: every stage with the same seed starts from the same untrained backbone.
+    """
+    with seeded(seed, "backbone"):
+        trunk = build(backbone, "backbone", shape=shape)
+    with seeded(seed, "head"):
+        return Network(trunk, outputs)
+
+
+def blocks_of(params: Params) -> list[list[str]]:
+    """Return the names of the backbone's tensors by block, from input to output."""
+    names = [name for name in params if name.startswith("backbone.")]
+    indices = sorted({int(name.split(".")[2]) for name in names})
+    return [[name for name in names if name.split(".")[2] == str(index)] for index in indices]
+
+
+def few_shot_probe(backbone: nn.Module, data: Any, config: _Training, runtime: Runtime) -> Callable[[Params], dict[str, float]]:
+    """Return the validation of stages without episodes: what the backbone's features are worth as they are.
+
+    Raises:
+        UserError: if the data's validation classes cannot give such episodes.
+    """
+    spec = {"_target_": "metalearn_cli.algorithms.nearest_centroid.NearestCentroid"}
+    apply, own = pure(Network(backbone, None))
+    sampler = data.episodes("val", way=config.way, shot=config.shot, query=config.query, seed=config.seed)
+    validate = validation(build(spec, "algorithm"), apply, sampler, config.val_episodes, "transductive", runtime)
+    return lambda params: validate({name: params[name] for name in own})
+
+
+def validation(
+    algorithm: Algorithm, apply: Apply, sampler: Sampler, episodes: int, normalisation: Any, runtime: Runtime
+) -> Callable[[Params], dict[str, float]]:
+    """Return the few-shot validation of a learner: its metric and the metric's interval."""
+    name = f"val/{metric_of(sampler)}"
+
+    def validate(params: Params) -> dict[str, float]:
+        mean, half = interval(score_episodes(algorithm, apply, params, sampler, episodes, normalisation, runtime))
+        return {name: mean, f"{name}_interval": half}
+
+    return validate
+
+
+def metric_of(sampler: Sampler) -> str:
+    """Return the name of what is measured on a sampler's episodes."""
+    return "mse" if sampler.regression else "accuracy"
+
+
+def starting_point(config: _Training, stage: str) -> Checkpoint | None:
+    """Resolve `init_from`, once."""
+    if config.init_from is None:
+        return None
+    return open_checkpoint(runs.find_checkpoint(config.init_from, config.runs_dir, ACCEPTS[stage], "init_from"))
+
+
+def key_of(stage: str, config: Any, parent: Checkpoint | None, data: dict[str, Any]) -> str:
+    """Return what identifies the work of a run: its settings and its inputs, not where it writes."""
+    values = plain(config)
+    for elsewhere in ("runs_dir", "init_from", "ckpt"):
+        values.pop(elsewhere, None)
+    return digest([stage, values, parent.sha256 if parent else None, data])
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A stage that is ready to run: everything was built and checked, nothing was written."""
+
+    stage: str
+    config: Any
+    runtime: Runtime
+    job: Job
+    parent: Checkpoint | None
+    notes: tuple[str, ...]
+
+    @property
+    def key(self) -> str:
+        """See `key_of`."""
+        return key_of(self.stage, self.config, self.parent, self.job.data)
+
+
+def prepare(stage: str, config: _Training, make_job: MakeJob) -> Prepared:
+    """Build and check everything that a training stage needs, before any work.
+
+    Raises:
+        ConfigError: with what the machine, the data or the checkpoint cannot do.
+        UserError: likewise.
+    """
+    problems: list[Problem] = []
+    parent = None
+    try:
+        parent = starting_point(config, stage)
+    except UserError as error:
+        problems.append(Problem("init_from", str(error).removeprefix("init_from")))
+    try:
+        runtime = Runtime(config.runtime)
+        job = make_job(config, runtime)
+    except ConfigError as error:
+        raise ConfigError([*problems, *error.problems]) from error
+    if problems:
+        raise ConfigError(problems)
+    notes = [f"{stage}: {runtime.description}; data {job.data['name']} ({job.data['protocol']})"]
+    if parent:
+        notes.append(f"init_from {config.init_from} -> {parent.folder}{_measured(parent)}")
+        params, line = load_into(job.params, parent, "backbone.", config.reinit)
+        job = replace(job, params=params)
+        notes.append(line)
+    job = replace(job, params=runtime.place(job.params))
+    return Prepared(stage, config, runtime, job, parent, tuple(notes))
+
+
+def _measured(checkpoint: Checkpoint) -> str:
+    metrics = checkpoint.manifest["metrics"]
+    shown = [f"{n} {v:.4f}" for n, v in metrics.items() if not n.endswith("_interval")]
+    return f" ({', '.join(shown)})" if shown else ""
+
+
+def train(prepared: Prepared, reporter: Reporter, run: runs.Run | None = None, **facts: Any) -> dict[str, Any]:
+    """Train to the end, in a new run folder or, given one, from its newest checkpoint.
+
+    Args:
+        prepared: what to do.
+        reporter: told what happens.
+        run: the interrupted run to go on with.
+        facts: more entries for a new run's run.json.
+
+    Returns:
+        The finished run's run.json.
+    """
+    config, job, stage = prepared.config, prepared.job, prepared.stage
+    parent = prepared.parent.parent_entry if prepared.parent else None
+    if run is None:
+        facts |= {"key": prepared.key, "parent": parent, "data": job.data, "steps": config.steps}
+        run = runs.create(config.runs_dir, stage, plain(config), **facts)
+    handler = logging.FileHandler(run.folder / "mlx.log")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(handler)
+    try:
+        return _train(prepared, reporter, run)
+    except BaseException as error:
+        status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        log.error("%s: %s", status, error, exc_info=not isinstance(error, KeyboardInterrupt | UserError))
+        _last_words(run, status, error)
+        raise
+    finally:
+        log.removeHandler(handler)
+        handler.close()
+        run.close()
+
+
+def _last_words(run: runs.Run, status: str, error: BaseException) -> None:
+    try:
+        run.update(status=status, finished_at=runs.now(), error=f"{type(error).__name__}: {error}")
+    except OSError:
+        log.error("run.json could not be written either")  # a full disk: it stays `running` and is shown as died
+
+
+def _train(prepared: Prepared, reporter: Reporter, run: runs.Run) -> dict[str, Any]:
+    config, job, stage = prepared.config, prepared.job, prepared.stage
+    began = time.monotonic() - run.info.get("seconds", 0.0)
+    params = job.params
+    learning = {name: params[name] for name in job.rates}
+    for name in params.keys() - learning.keys():
+        params[name].requires_grad_(False)
+    base = config.optimizer["lr"]
+    groups = [
+        {"params": [learning[n] for n, r in job.rates.items() if r == rate], "lr": base * rate}
+        for rate in sorted(set(job.rates.values()))
+    ]
+    optimizer = build(config.optimizer, "optimizer", params=groups)
+    scheduler = build(config.scheduler, "scheduler", optimizer=optimizer)
+    facts = {
+        "run": run.info["id"],
+        "stage": stage,
+        "model": job.model,
+        "data": job.data,
+        "parent": run.info["parent"],
+        "config_hash": run.info["key"],
+    }
+    checkpoints = Checkpoints(run.folder, config.keep, job.metric, job.higher_is_better, facts)
+    start, window = 0, []
+    if existing := checkpoints.all():
+        newest = open_checkpoint(existing[-1])
+        start = newest.manifest["step"]
+        with torch.no_grad():
+            for name, tensor in read_tensors(newest).items():
+                params[name].copy_(tensor)
+        state = read_resume(newest)
+        optimizer.load_state_dict(state["optimizer"])
+        scheduler.load_state_dict(state["scheduler"])
+        window = state["window"]
+        checkpoints.restore(state)
+        prepared = replace(prepared, notes=(*prepared.notes, f"goes on after step {start} of {config.steps}"))
+    run.update(status="running", pid=os.getpid())
+    reporter.start(stage, str(run.folder), start, config.steps)
+    for note in prepared.notes:
+        log.info(note)
+        reporter.note(note)
+    record = Recorder(run.folder, reporter, start)
+
+    def save(step: int, window: list[dict[str, float]], metrics: dict[str, float]) -> None:
+        state = {"optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict(), "window": window}
+        checkpoints.save(step, params, state, metrics)
+        best = checkpoints.best.get("name") or f"step-{step:06d}"
+        run.update(step=step, last=f"step-{step:06d}", best=best, seconds=time.monotonic() - began)
+
+    try:
+        fit(
+            runtime=prepared.runtime,
+            params=params,
+            optimizer=optimizer,
+            scheduler=scheduler,
+            batches=job.batches,
+            losses=job.losses,
+            evaluate=job.evaluate,
+            every=config.every,
+            seed=config.seed,
+            start=start,
+            steps=config.steps,
+            window=window,
+            save=save,
+            record=record,
+            advance=reporter.advance,
+        )
+    finally:
+        record.close()
+    best = checkpoints.best
+    trained = read_tensors(open_checkpoint(checkpoints.folder / best["name"]))
+    with torch.no_grad():
+        for name, tensor in trained.items():
+            params[name].copy_(tensor)
+    learning_curves(read_metrics(run.folder), f"{stage} {run.info['id']}", run.folder / "plots" / "learning_curves.png")
+    job.pictures(params, run.folder / "plots")
+    value, half = best["metrics"][job.metric], best["metrics"].get(f"{job.metric}_interval")
+    run.update(
+        status="completed",
+        finished_at=runs.now(),
+        seconds=time.monotonic() - began,
+        metric={"name": job.metric, "value": value, "interval": half, "step": best["step"]},
+    )
+    reporter.finish(run.info)
+    return {**run.info, "folder": str(run.folder), "checkpoint": str(checkpoints.folder / best["name"])}
+
+
