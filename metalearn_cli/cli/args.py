@@ -117,7 +117,9 @@ def parse(argv: Sequence[str]) -> Words:
         elif equals and not option.value:
             raise UserError(f"{name} takes no value, got {value!r}")
         if option.choices and value not in option.choices:
-            raise UserError(f"{name} must be one of {', '.join(option.choices)}, got {value!r}{meant(value, option.choices)}")
+            raise UserError(
+                f"{name} must be one of {', '.join(option.choices)}, got {value!r}{meant(value, option.choices)}"
+            )
         options[option.name] = value
     command = rest.pop(0) if rest else ""
     if command and command not in COMMANDS:

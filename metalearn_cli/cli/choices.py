@@ -12,7 +12,10 @@ _HIDDEN = ("hydra", "stage")  # groups that are parts of the commands, nothing t
 _EXAMPLES = {
     "pretrain": ("mlx pretrain model=gan", "mlx pretrain data=omniglot steps=2000 optimizer.lr=0.0005"),
     "transfer": ("mlx transfer init_from=latest:pretrain", "mlx transfer method=linear_probe method.lr=0.1"),
-    "meta-train": ("mlx meta-train algorithm=maml algorithm.inner_steps=5", "mlx -m meta-train algorithm=maml,protonet seed=1,2"),
+    "meta-train": (
+        "mlx meta-train algorithm=maml algorithm.inner_steps=5",
+        "mlx -m meta-train algorithm=maml,protonet seed=1,2",
+    ),
     "evaluate": ("mlx evaluate ckpt=latest:meta-train", "mlx evaluate ckpt=null backbone=conv4 data=glyphs way=20"),
     "run": ("mlx run", "mlx run data=omniglot meta_train.steps=2000 optimizer@meta_train.optimizer=sgd"),
 }
@@ -43,7 +46,7 @@ def folders(extra: str = "") -> list[Path]:
 
 
 def catalogue(extra: str = "") -> dict[str, dict[str, str]]:
-    """Return every group's choices with the first comment line of each: {"algorithm": {"maml": "MAML: ...", ...}, ...}."""
+    """Return every group's choices with the first comment line of each: {"algorithm": {"maml": "MAML: ..."}}."""
     groups: dict[str, dict[str, str]] = {}
     for path in sorted(path for folder in folders(extra) for path in folder.glob("*/*.yaml")):
         if path.parent.name not in _HIDDEN:
@@ -66,9 +69,18 @@ def group(name: str, extra: str = "") -> dict[str, str]:
 def help_text(command: str, extra: str = "") -> str:
     """Return the text of `mlx COMMAND --help`."""
     words = {"resume": "RUN [key=value ...]", "ls": "[GROUP]", "show": "RUN", "validate": "STAGE [key=value ...]"}
-    usage = "[key=value ...]" if command in STAGES else words.get(command, "bash|zsh|fish" if command == "completion" else "")
+    usage = (
+        "[key=value ...]"
+        if command in STAGES
+        else words.get(command, "bash|zsh|fish" if command == "completion" else "")
+    )
     about = COMMANDS[command]
-    lines = [f"usage: mlx {' '.join(filter(None, (command, usage)))} [options]", "", f"{about[0].upper()}{about[1:]}.", ""]
+    lines = [
+        f"usage: mlx {' '.join(filter(None, (command, usage)))} [options]",
+        "",
+        f"{about[0].upper()}{about[1:]}.",
+        "",
+    ]
     if command in STAGES:
         lines += ["choices, GROUP=NAME (more about them: mlx ls GROUP):", *_choice_lines(command, extra), ""]
         lines += ["settings, KEY=VALUE, with their defaults:", *_setting_lines(command), ""]
@@ -88,7 +100,7 @@ def _choice_lines(stage: str, extra: str) -> list[str]:
     for name, prefix in _parts(stage):
         for found, default in re.findall(r"^  - (?:optional )?/?(\w+): (\w+)", _text(name), re.MULTILINE):
             if found in groups:
-                key = f"{found}@{prefix}{found}" if prefix else found
+                key = f"{found}@{prefix}.{found}" if prefix else found
                 lines.append(f"  {key}={default}  ({' | '.join(groups[found])})")
     return lines
 

@@ -7,11 +7,10 @@ knows reaches our own check, too, and is reported with the others.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra import version
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -24,12 +23,13 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError  # type: ignore[import-untyped]
 
 from metalearn_cli.cli.choices import folders
 from metalearn_cli.core.config import STAGES, parse, parse_chain
-from metalearn_cli.core.errors import Problem
+from metalearn_cli.core.errors import ConfigError, Problem
 
-HYDRA_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError)
+HYDRA_ERRORS = (HydraException, OmegaConfBaseException, YAMLError, ValueError)
 """What a composition raises for words or configs that are wrong."""
 
 
@@ -93,13 +93,19 @@ class Composer:
             if result is not None and result.path.startswith("file://"):
                 section = result.header["package"] if default.package is None else default.package
                 section = "" if section in (None, "_global_") else str(section)
-                name = f"{self._folder(result.path, result.provider)}/{default.config_path}.yaml"
-                found.append((name, section, OmegaConf.to_container(result.config, resolve=False)))
+                contents = OmegaConf.to_container(result.config, resolve=False)
+                found.append((self.file(str(default.config_path)), section, contents))
         return found
 
-    @staticmethod
-    def _folder(path: str, provider: str) -> str:
-        return "configs" if provider == "main" else os.path.relpath(path.removeprefix("file://"))
+    def file(self, config: str) -> str:
+        """Return the file of a config as the user knows it: the shipped folder is `configs`."""
+        result = self.loader.repository.load_config(config)
+        if result is None:
+            return config
+        if result.provider == "main":
+            return f"configs/{config}.yaml"
+        path = Path(result.path.removeprefix("file://")) / f"{config}.yaml"
+        return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def values_of(config: DictConfig) -> tuple[dict[str, Any], list[Problem]]:
@@ -140,3 +146,24 @@ def _pairs(node: Any, keys: Iterable[Any], prefix: str, problems: list[Problem])
         except OmegaConfBaseException as error:
             problems.append(Problem(f"{prefix}{key}", f"cannot be filled in: {str(error).splitlines()[0]}"))
     return pairs
+
+
+def changes(words: Sequence[str]) -> dict[str, Any]:
+    """Return settings given as plain `key=value`, for a run whose other settings are known.
+
+    Raises:
+        ConfigError: with every word that is something else.
+    """
+    found: dict[str, Any] = {}
+    problems = []
+    for word in words:
+        try:
+            override = OverridesParser.create().parse_overrides([word])[0]
+            if override.get_key_element() != override.key_or_group or override.is_sweep_override():
+                raise HydraException("only plain key=value can be changed")
+            found[override.key_or_group] = override.value()
+        except HydraException as error:
+            problems.append(Problem(word, f"cannot be read: {str(error).splitlines()[0]}; write key=value"))
+    if problems:
+        raise ConfigError(problems)
+    return found

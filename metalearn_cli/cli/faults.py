@@ -2,50 +2,21 @@
 
 from __future__ import annotations
 
-import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import yaml
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError  # type: ignore[import-untyped]
 
 from metalearn_cli.cli.args import closest
 from metalearn_cli.cli.compose import HYDRA_ERRORS, Composer, settings, values_of
-from metalearn_cli.core.errors import ConfigError, Problem, UserError
+from metalearn_cli.cli.errors import Fault, SettingsError
+from metalearn_cli.core.errors import ConfigError, Problem
 
 TYPED = "the command line"
-
-
-class Fault(NamedTuple):
-    """A problem with its origin.
-
-    Attributes:
-        key: the setting, with its value where the message does not say it.
-        message: what is wrong and what is allowed.
-        origin: where the value came from, or "".
-        hint: what was probably meant, or "".
-    """
-
-    key: str
-    message: str
-    origin: str = ""
-    hint: str = ""
-
-
-class SettingsError(UserError):
-    """The settings of a command are wrong.
-
-    Args:
-        stage: the command.
-        faults: everything that is wrong with them.
-    """
-
-    def __init__(self, stage: str, faults: Sequence[Fault]) -> None:
-        self.stage = stage
-        self.faults = tuple(dict.fromkeys(faults))
-        super().__init__("; ".join(f"{f.key}: {f.message}" if f.key else f.message for f in self.faults))
 
 
 class Job(NamedTuple):
@@ -68,12 +39,16 @@ def check(composer: Composer, words: Sequence[str], multirun: bool) -> list[Job]
             if not override.key_or_group:
                 raise HydraException("the name of the setting is missing")
             if override.is_sweep_override() and not multirun:
-                several = f"{override.get_value_string()} is several values; add -m to run each, or write a list as [1,2]"
+                several = (
+                    f"{override.get_value_string()} is several values; add -m to run each, or write a list as [1,2]"
+                )
                 faults.append(Fault(override.key_or_group, several, TYPED))
             else:
                 overrides.append(override)
         except HydraException as error:
             faults.append(_unreadable(composer, word, error))
+    if any(override.key_or_group == "hydra/sweeper" for override in overrides):
+        overrides = [o for o in overrides if not o.is_sweep_override()]  # only that sweeper knows what it will try
     try:
         combinations = composer.combinations(overrides) if multirun else [[composer.forced(o) for o in overrides]]
     except HydraException as error:
@@ -88,7 +63,9 @@ def check(composer: Composer, words: Sequence[str], multirun: bool) -> list[Job]
     return jobs
 
 
-def located(composer: Composer, words: Sequence[str], values: Mapping[str, Any], problems: Sequence[Problem]) -> list[Fault]:
+def located(
+    composer: Composer, words: Sequence[str], values: Mapping[str, Any], problems: Sequence[Problem]
+) -> list[Fault]:
     """Return problems with their origins.
 
     Args:
@@ -105,7 +82,7 @@ def located(composer: Composer, words: Sequence[str], values: Mapping[str, Any],
         shown = isinstance(value, str | int | float) and repr(value) not in problem.message
         key = f"{problem.key} = {value}" if shown else problem.key
         hint = problem.hint
-        if not hint and problem.message.startswith("no such setting"):
+        if not hint and "." not in problem.key and problem.message.startswith("no such setting"):
             hint = closest(problem.key, composer.groups)
         faults.append(Fault(key, problem.message, _origin(composer, overrides, files, problem.key), hint))
     return faults
@@ -120,7 +97,7 @@ def _examine(composer: Composer, words: list[str]) -> tuple[Any, list[Fault]]:
     except HYDRA_ERRORS as error:
         words, faults, dropped = _culprits(composer, words)
         if not faults:
-            return None, [Fault("", _first_line(error))]
+            return None, [_broken(composer, error)]
         try:
             composed = composer.load(words)
         except HYDRA_ERRORS:
@@ -165,35 +142,46 @@ def _culprits(composer: Composer, words: Sequence[str]) -> tuple[list[str], list
 def _refused(composer: Composer, override: Override, accepted: Sequence[str], error: Exception) -> Fault:
     """Say in our words why Hydra refuses a word."""
     key, value = override.get_key_element().lstrip("+~"), override.value()
-    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException | yaml.YAMLError) else error
-    if isinstance(cause, yaml.YAMLError):
-        return Fault(f"{key} = {value}", f"is not valid YAML: {' '.join(str(cause).split())}", TYPED)
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        group, _, name = error.missing_cfg_file.rpartition("/")
-        options = list(error.options or ())
-        typed = override.key_or_group == group
-        origin = TYPED if typed else f"{key}={value}"
-        there = f"there are {', '.join(options)}" if options else "the group is empty"
-        return Fault(key if typed else group, f"there is no {group} {name!r}; {there}", origin, closest(name, options))
+    if isinstance(error, MissingConfigException):
+        fault = _broken(composer, error)
+        return fault._replace(key=key, origin=TYPED) if override.key_or_group == fault.key else fault
+    if isinstance(error, YAMLError):
+        return Fault(f"{key}={value}", _first_line(error), TYPED)
     if composer.is_choice(override):
-        choices = composer.load(accepted).hydra.runtime.choices
-        same = [c for c in choices if c.split("@")[0] == override.key_or_group]
+        choices = [c for c in composer.load(accepted).hydra.runtime.choices if not c.startswith(("hydra/", "stage@"))]
+        same = [choice for choice in choices if choice.split("@")[0] == override.key_or_group]
         if same and key not in choices:
-            return Fault(key, f"stands in several places: {', '.join(f'{c}={value}' for c in same)}", TYPED)
+            return Fault(key, f"is chosen here with {' or '.join(f'{choice}={value}' for choice in same)}", TYPED)
         if key not in choices:
-            there = ", ".join(c for c in choices if "/" not in c and not c.startswith("stage@"))
-            hint = closest(key, [c for c in choices if not c.startswith("hydra/")])
-            return Fault(key, f"is nothing to choose in mlx {composer.stage}; there are {there}", TYPED, f"{hint}={value}" if hint else "")
+            hint = closest(key, choices)
+            there = f"is nothing to choose in mlx {composer.stage}; there are {', '.join(choices)}"
+            return Fault(key, there, TYPED, f"{hint}={value}" if hint else "")
     if override.package:
         return Fault(key, "is no group to choose from", TYPED, closest(override.key_or_group, composer.groups))
-    return Fault(key, _first_line(cause), TYPED)
+    return Fault(key, _first_line(error), TYPED)
+
+
+def _broken(composer: Composer, error: Exception) -> Fault:
+    """Say in our words what is wrong with the configs themselves."""
+    if not isinstance(error, MissingConfigException) or not error.missing_cfg_file:
+        return Fault("", _first_line(error))
+    group, _, name = error.missing_cfg_file.rpartition("/")
+    options = list(error.options or ())
+    there = f"there are {', '.join(options)}" if options else "there are none"
+    asking = re.match(r"In '(.+?)'", str(error))
+    origin = composer.file(asking[1]) if asking else ""
+    return Fault(group, f"there is no {group} {name!r}; {there}", origin, closest(name, options))
 
 
 def _unreadable(composer: Composer, word: str, error: Exception) -> Fault:
     if "=" in word:
         reason = _first_line(error).removeprefix("LexerNoViableAltException: ")
-        return Fault(word, f"cannot be read ({reason}); put values with special characters in quotes: 'key=\"...\"'", TYPED)
-    groups = [g for g in composer.groups if g not in ("hydra", "stage") and word in composer.loader.get_group_options(g)]
+        return Fault(
+            word, f"cannot be read ({reason}); put values with special characters in quotes: 'key=\"...\"'", TYPED
+        )
+    groups = [
+        g for g in composer.groups if g not in ("hydra", "stage") and word in composer.loader.get_group_options(g)
+    ]
     return Fault(word, "is no setting; settings are written key=value", TYPED, f"{groups[0]}={word}" if groups else "")
 
 
@@ -241,5 +229,8 @@ def _within(key: str, section: str) -> bool:
 
 def _first_line(error: BaseException) -> str:
     """Return the first line of a message of Hydra's; what follows is advice that misleads here, or a search path."""
-    text = str(error) or str(error.__cause__ or type(error).__name__)
-    return text.splitlines()[0].replace(os.linesep, " ")
+    if isinstance(error, YAMLError):
+        return f"is not valid YAML: {' '.join(str(error).split())}"
+    source = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    lines = str(source).splitlines()
+    return lines[0] if lines else type(error).__name__

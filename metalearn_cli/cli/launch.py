@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
-import tempfile
-import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,10 +14,131 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from metalearn_cli.cli import ui
+from metalearn_cli.cli import errors, ui
 from metalearn_cli.cli.choices import config_dir
-from metalearn_cli.cli.compose import Composer, settings, values_of
-from metalearn_cli.cli.faults import SettingsError, located
+from metalearn_cli.cli.compose import HYDRA_ERRORS, Composer, settings, values_of
+from metalearn_cli.cli.errors import SettingsError
+from metalearn_cli.cli.faults import check, located
 from metalearn_cli.core.errors import ConfigError, UserError
 
-DISK = {errno.ENOSPC: "no space left on device", errno.EDQUOT: "disk quota exceeded", errno.EROFS: "read-only file system"}
+
+class Outcome(NamedTuple):
+    """What became of one job.
+
+    Attributes:
+        words: its settings, as Hydra had them.
+        run: its run.json, or None if it did not get to its end.
+        code: its exit code.
+        error: why it did not, in one line.
+    """
+
+    words: list[str]
+    run: dict[str, Any] | None
+    code: int
+    error: str = ""
+
+    @property
+    def status(self) -> str:
+        """Say the exit code in a word."""
+        return {errors.DONE: "completed", errors.REFUSED: "refused"}.get(self.code, "crashed")
+
+
+_outcomes: list[Outcome] = []
+
+
+def run(stage: str, words: Sequence[str], extra: str, multirun: bool) -> list[Outcome]:
+    """Check a command line, then let Hydra run it.
+
+    Raises:
+        SettingsError: with everything that is wrong with it; nothing has been written then.
+    """
+    composer = Composer(stage, extra)
+    jobs = check(composer, words, multirun)
+    _outcomes.clear()
+    flags = ["--multirun"] * multirun + (["--config-dir", extra] if extra else [])
+    app(stage, [*flags, *(composer.forced(composer.read(word)) for word in words)])
+    if multirun and not any(outcome.run for outcome in _outcomes):
+        _forget(Path(composer.load(jobs[0].words).hydra.sweep.dir))
+    return list(_outcomes)
+
+
+def inspect(stage: str, options: Mapping[str, str], words: Sequence[str]) -> int:
+    """Let Hydra print the settings, or how they came about.
+
+    Raises:
+        UserError: if they are wrong.
+    """
+    flags = [part for name, value in options.items() for part in (name, value) if part]
+    try:
+        app(stage, [*flags, *words])
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    except HYDRA_ERRORS as error:
+        check(Composer(stage, options.get("--config-dir", "")), words, multirun=False)
+        raise UserError(str(error)) from error
+    return errors.DONE
+
+
+def app(stage: str, argv: Sequence[str]) -> None:
+    """Enter a stage's Hydra app."""
+    before = sys.argv
+    sys.argv = [f"mlx {stage}", *argv]
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through to us instead of printing them
+    try:
+        hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=stage)(run_stage)()
+    finally:
+        sys.argv = before
+
+
+def run_stage(config: DictConfig) -> None:
+    """Run one job of Hydra's. At module level, so that launchers can pickle it; it keeps its errors from Hydra."""
+    from metalearn_cli import stages
+
+    job = HydraConfig.get()
+    stage, words = str(job.job.config_name), list(job.overrides.task)
+    sweep = os.environ["MLX_SWEEP_ID"] if job.mode == RunMode.MULTIRUN else None
+    values, _ = values_of(config)
+    try:
+        with ui.reporting() as reporter:
+            done = stages.run(stage, settings(stage, values), reporter, sweep=sweep)
+        _outcomes.append(Outcome(words, done, errors.DONE))
+    except Exception as error:
+        extra = next((s.path for s in job.runtime.config_sources if s.provider == "command-line"), "")
+        _outcomes.append(Outcome(words, None, *errors.explain(with_origins(error, Composer(stage, extra), words))))
+
+
+def with_origins(error: Exception, composer: Composer, words: Sequence[str]) -> Exception:
+    """Return an error of a stage such that it says where wrong settings came from."""
+    if not isinstance(error, ConfigError):
+        return error
+    values, _ = values_of(composer.load(words))
+    return SettingsError(composer.stage, located(composer, words, values, error.problems))
+
+
+def _forget(folder: Path) -> None:
+    """Remove what Hydra wrote for a sweep of which nothing came, and the folders that are empty then."""
+    (folder / "multirun.yaml").unlink(missing_ok=True)
+    with suppress(OSError):
+        for empty in (folder, folder.parent, folder.parent.parent):
+            empty.rmdir()
+
+
+def validate(stage: str, words: Sequence[str], extra: str, multirun: bool) -> list[str]:
+    """Check a command line, and that everything it asks for can be built, without running it.
+
+    Returns:
+        lines worth saying.
+
+    Raises:
+        UserError: with what is wrong.
+    """
+    from metalearn_cli import stages
+
+    composer = Composer(stage, extra)
+    notes: list[str] = []
+    for job in check(composer, words, multirun):
+        try:
+            notes += stages.check(stage, job.config)
+        except ConfigError as error:
+            raise with_origins(error, composer, job.words) from error
+    return notes

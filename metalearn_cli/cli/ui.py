@@ -1,4 +1,4 @@
-"""Everything that is drawn on a terminal: tables on stdout, progress and errors on stderr. The only user of rich and tqdm.
+"""Everything that is drawn on a terminal: tables on stdout, progress and errors on stderr. Only here: rich and tqdm.
 
 User text is never taken for markup. Where there is no terminal, progress is plain lines and nothing is wrapped.
 """
@@ -16,9 +16,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-from tqdm import tqdm
+from tqdm import tqdm  # type: ignore[import-untyped]
 
 from metalearn_cli.cli.errors import Fault
+from metalearn_cli.cli.words import duration, measured, number
 
 _UNWRAPPED = 400  # columns where there is no terminal
 
@@ -34,6 +35,13 @@ def width() -> int:
     return _console().width
 
 
+def _draw(console: Console, renderable: Any) -> None:
+    """Print without the spaces that fill lines up."""
+    with console.capture() as capture:
+        console.print(renderable)
+    console.file.write("\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n")
+
+
 def say(text: str) -> None:
     """Print a line of the result to stdout."""
     _console().print(text, soft_wrap=True)
@@ -43,19 +51,23 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], rig
     """Print a table to stdout.
 
     Args:
-        title: its heading.
+        title: its heading, or "".
         columns: the columns' names; one that starts with "!" is never wrapped.
         rows: its cells.
         right: the columns whose cells are aligned at the right.
     """
-    drawn = Table(title=Text(title, "bold"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, show_header=any(n.lstrip("!") for n in columns))
+    if title:
+        _console().print(Text(title, "bold"), soft_wrap=True)
     for name in columns:
         shown = name.lstrip("!")
-        justify = "right" if shown in right else "left"
-        drawn.add_column(Text(shown), justify=justify, no_wrap=name.startswith("!"), overflow="fold")
+        drawn.add_column(
+            Text(shown), justify="right" if shown in right else "left", no_wrap=name.startswith("!"), overflow="fold"
+        )
     for row in rows:
         drawn.add_row(*(Text(cell) for cell in row))
-    _console().print(drawn)
+    _draw(_console(), drawn)
+    _console().print()
 
 
 def error(text: str) -> None:
@@ -69,12 +81,86 @@ def faults(stage: str, found: Sequence[Fault]) -> None:
     console = _console(stderr=True)
     number = f"{len(found)} problem{'s' * (len(found) > 1)} in the settings"
     console.print(Text.assemble(("error: ", "bold red"), number, f" of `mlx {stage}`" if stage else ""))
-    grid = Table.grid(padding=(0, 2), pad_edge=True)
+    grid = Table.grid(padding=(0, 2, 0, 2), pad_edge=True)
     for fault in found:
         origin = f"   (from {fault.origin})" if fault.origin else ""
         hint = f"   did you mean: {fault.hint}" if fault.hint else ""
         text = Text.assemble(fault.message, (origin, "dim"), (hint, "bold"))
-        grid.add_row(Text(fault.key, overflow="fold"), text)
-    console.print(grid)
+        grid.add_row(*[Text(fault.key, overflow="fold")] * any(f.key for f in found), text)
+    _draw(console, grid)
     if stage:
         console.print(f"see all settings: mlx {stage} --cfg job")
+
+
+@contextmanager
+def reporting() -> Iterator[Progress]:
+    """Give a reporter for the time of a run; the package's warnings are shown through it."""
+    progress = Progress()
+    handler = _Warnings(progress)
+    logger = logging.getLogger("metalearn_cli")
+    logger.addHandler(handler)
+    try:
+        yield progress
+    finally:
+        logger.removeHandler(handler)
+        progress.close()
+
+
+class Progress:
+    """A `core.types.Reporter` on stderr: one bar on a terminal, a line per report elsewhere."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._stage, self._steps, self._began = "", 0, time.monotonic()
+        self._latest: dict[str, str] = {}
+
+    def start(self, stage: str, folder: str, start: int, steps: int) -> None:
+        """A stage's loop begins at step `start` of `steps`."""
+        self.close()
+        self._stage, self._steps, self._began, self._latest = stage, steps, time.monotonic(), {}
+        self.note(f"{stage} -> {folder}")
+        if sys.stderr.isatty():
+            layout = "{desc} step {n_fmt}/{total_fmt}{postfix}, eta {remaining} |{bar}|"
+            self._bar = tqdm(desc=stage, initial=start, total=steps, bar_format=layout, dynamic_ncols=True, leave=False)
+
+    def advance(self, step: int) -> None:
+        """`step` steps are done."""
+        if self._bar is not None:
+            self._bar.update(step - self._bar.n)
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """Values measured after `step` steps."""
+        shown = {n: v for n, v in values.items() if n != "train/lr" and not n.endswith("_interval")}
+        self._latest |= {n.removeprefix("train/").replace("/", " "): number(n, v) for n, v in shown.items()}
+        text = ", ".join(f"{name} {value}" for name, value in self._latest.items())
+        if self._bar is not None:
+            self._bar.set_postfix_str(text.replace("accuracy", "acc"))
+        else:
+            self.note(f"{self._stage} step {step}/{self._steps}, {text} ({duration(time.monotonic() - self._began)})")
+
+    def note(self, text: str) -> None:
+        """One line that the user should see: a choice made, a hand-off, a skipped stage."""
+        tqdm.write(text, file=sys.stderr)
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """The stage is over; `summary` is its run.json."""
+        self.close()
+        self.note(f"{summary['stage']} done: {measured(summary)} in {duration(summary.get('seconds', 0))}")
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+class _Warnings(logging.Handler):
+    """Shows warnings; errors are told by whoever catches them."""
+
+    def __init__(self, progress: Progress) -> None:
+        super().__init__()
+        self._progress = progress
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno == logging.WARNING:
+            self._progress.note(f"warning: {record.getMessage()}")

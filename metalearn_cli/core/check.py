@@ -15,7 +15,7 @@ class Range(NamedTuple):
 
     def __str__(self) -> str:
         """Return the interval in words."""
-        return f">= {self.low:g}" if self.high == float("inf") else f"from {self.low:g} to {self.high:g}"
+        return f">= {self.low:.12g}" if self.high == float("inf") else f"from {self.low:.12g} to {self.high:.12g}"
 
 
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
@@ -29,7 +29,7 @@ def describe(annotation: Any) -> str:
     if origin is Annotated:
         return " ".join([describe(args[0]), *(str(a) for a in args[1:] if isinstance(a, Range))])
     if origin is Literal:
-        return "one of " + ", ".join(map(str, args))
+        return ("one of " if len(args) > 1 else "") + ", ".join(map(str, args))
     if origin in (Union, types.UnionType):
         return " or ".join(describe(a) for a in args)
     if origin in (list, tuple, Sequence) and args:

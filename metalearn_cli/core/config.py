@@ -179,22 +179,33 @@ def parse_chain(values: Mapping[str, Any]) -> ChainConfig:
     training = [stage for stage in STAGES if stage != "evaluate"]
     shared = {key: value for key, value in values.items() if key not in {"stages", *sections.values()}}
     problems = []
-    if wrong := mismatch(values.get("stages"), list[Literal["pretrain", "transfer", "meta-train"]]):
-        problems.append(Problem("stages", wrong))
-    stages = [stage for stage in training if stage in (values.get("stages") or ())]
-    known = set().union(*({f.name for f in fields(cls)} for cls in STAGES.values()))
-    problems += [Problem(k, "no such setting of run", _closest(k, known | {*sections.values()})) for k in shared.keys() - known]
-    merged = {}
+    stages = [stage for stage in training if stage in _listed(values.get("stages"))]
+    if not stages or values.get("stages") != stages:
+        allowed = f"must be a list of {', '.join(training)} in this order, of which any may be left out but not all"
+        problems.append(Problem("stages", f"{allowed}, got {values.get('stages')!r}"))
+    names = {stage: {f.name for f in fields(STAGES[stage])} - {"ckpt"} for stage in STAGES}  # the chain knows the ckpt
+    known = set().union(*names.values())
+    for key in shared:
+        takers = [section for stage, section in sections.items() if key in names[stage]]
+        if key not in known:
+            problems.append(Problem(key, "no such setting of run", _closest(key, known | {*sections.values()})))
+        elif all(key in _listed(values.get(section)) for section in takers):
+            own = " or ".join(f"{section}.{key}" for section in takers)
+            problems.append(Problem(key, f"has no effect, as every stage has its own; set {own}"))
+    merged: dict[str, dict[str, Any]] = {}
     for stage in [*stages, "evaluate"]:
         section = values.get(sections[stage])
         if not isinstance(section, Mapping):
             problems.append(Problem(sections[stage], f"must be the settings of {stage}, got {section!r}"))
             continue
-        names = {f.name for f in fields(STAGES[stage])}
-        merged[stage] = {k: v for k, v in shared.items() if k in names} | dict(section)
+        merged[stage] = {k: v for k, v in shared.items() if k in names[stage]} | dict(section)
+        problems += [Problem(f"{sections[stage]}.ckpt", "no such setting of run")] * ("ckpt" in section)
+        if stage == "evaluate":
+            merged[stage]["ckpt"] = None
         for problem in _problems(STAGES[stage], merged[stage], ""):
             top = problem.key.split(".")[0]
-            problems.append(problem if top in shared else problem._replace(key=f"{sections[stage]}.{problem.key}"))
+            everywhere = top in shared and top not in section
+            problems.append(problem if everywhere else problem._replace(key=f"{sections[stage]}.{problem.key}"))
     if problems:
         raise ConfigError(dict.fromkeys(problems))
     return ChainConfig(
@@ -213,6 +224,10 @@ def plain(config: Any) -> dict[str, Any]:
 def digest(value: Any) -> str:
     """Return the sha256 (hex) of plain values, independent of the order of keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _listed(value: Any) -> Any:
+    return value if isinstance(value, list | tuple | Mapping) else ()
 
 
 def _closest(name: object, known: Any) -> str:

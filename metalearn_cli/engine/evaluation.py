@@ -5,6 +5,8 @@ Legend: E episodes, S support items, ... the shape of one item.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -39,10 +41,11 @@ def score_episodes(
     episodes: int,
     normalisation: Normalisation,
     runtime: Runtime,
+    advance: Callable[[int], None] = lambda done: None,
 ) -> Tensor:
     """Return the score [E] of each of the sampler's first `episodes` one-task batches, on the CPU.
 
-    Scores are accuracies in [0, 1], or squared errors for regression.
+    Scores are accuracies in [0, 1], or squared errors for regression. `advance` is told how many are done.
     """
     scores = []
     with torch.no_grad():  # inner gradients are taken by torch.func.grad, which works all the same
@@ -50,4 +53,5 @@ def score_episodes(
             episode = runtime.cast(Episode(*(part[0] for part in sampler.batch(index, 1))))
             output = algorithm(under_protocol(apply, episode, normalisation), params, episode, way=sampler.way)
             scores.append(score(output.logits, episode.query_y))
+            advance(index + 1)
     return torch.stack(scores).cpu()

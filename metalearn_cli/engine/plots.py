@@ -103,7 +103,7 @@ def episode_picture(episode: Episode, logits: Tensor, path: Path, queries: int =
 def _show(axis, image: Tensor) -> None:  # type: ignore[no-untyped-def]
     """Draw one image [C, H, W]."""
     pixels = image.detach().float().cpu().clamp(0, 1)
-    axis.imshow(pixels[0] if len(pixels) == 1 else pixels.permute(1, 2, 0), cmap="gray_r", vmin=0, vmax=1)
+    axis.imshow((pixels[0] if len(pixels) == 1 else pixels.permute(1, 2, 0)).numpy(), cmap="gray_r", vmin=0, vmax=1)
 
 
 def _write(figure: Figure, path: Path) -> None:

@@ -217,7 +217,9 @@ def train(prepared: Prepared, reporter: Reporter, run: runs.Run | None = None, *
     parent = prepared.parent.parent_entry if prepared.parent else None
     if run is None:
         facts |= {"key": prepared.key, "parent": parent, "data": job.data, "steps": config.steps}
-        run = runs.create(config.runs_dir, stage, plain(config), **facts)
+        # what `latest` meant today is what a later `resume` starts from
+        pinned = replace(config, init_from=str(prepared.parent.folder) if prepared.parent else None)
+        run = runs.create(config.runs_dir, stage, plain(pinned), **facts)
     handler = logging.FileHandler(run.folder / "mlx.log")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)

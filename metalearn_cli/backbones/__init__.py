@@ -1,0 +1,1 @@
+"""Layer 1: the networks that all stages share, one per module."""

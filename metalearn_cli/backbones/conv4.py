@@ -1,0 +1,83 @@
+"""Conv4: the four-block convolutional network of few-shot learning.
+
+Sources: Vinyals et al. 2016, https://arxiv.org/abs/1606.04080, section 4.1 (max-pooling); Finn et al. 2017,
+https://arxiv.org/abs/1703.03400, section 5.2 (strided convolution for Omniglot).
+
+Legend: B items, C channels, H height, W width, D features.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import max_pool2d, relu
+
+from metalearn_cli.backbones._norm import BatchNorm, make_norm
+
+BLOCKS = 4
+POOLS = ("max", "stride")
+
+
+class Block(nn.Module):
+    """3x3 convolution, normalisation, ReLU, and half the size."""
+
+    def __init__(self, channels: int, hidden: int, pool: str, norm: str) -> None:
+        super().__init__()
+        # a bias would cancel in the batch normalisation that follows, and its gradient be rounding noise
+        self.conv = nn.Conv2d(channels, hidden, 3, stride=2 if pool == "stride" else 1, padding=1, bias=norm != "batch")
+        self.norm = make_norm(norm, hidden)
+        self.pool = pool
+
+    def forward(self, x: Tensor, reference: int | None) -> Tensor:
+        """Return [B, hidden, H // 2, W // 2], rounded up where a stride does it."""
+        x = self.conv(x)
+        x = relu(self.norm(x, reference) if isinstance(self.norm, BatchNorm) else self.norm(x))
+        return max_pool2d(x, 2) if self.pool == "max" else x
+
+
+class Conv4(nn.Module):
+    """Four blocks of convolution, normalisation, ReLU and pooling; the last feature map, flattened, is the output.
+
+    Args:
+        shape: (C, H, W) of one image, H and W >= 16 for max-pooling.
+        hidden: channels of every block, >= 1.
+        pool: "max" (2x2 max-pooling) or "stride" (convolutions of stride 2 instead).
+        norm: "batch" (statistics of the batch at hand), "group" or "none".
+
+    Attributes:
+        out_dim: D.
+        batch_statistics: whether an item's output depends on the batch it comes in.
+
+    Raises:
+        ValueError: if shape is no image, or too small, or another argument is out of range.
+    """
+
+    def __init__(self, shape: tuple[int, ...], hidden: int = 64, pool: str = "max", norm: str = "batch") -> None:
+        super().__init__()
+        if len(shape) != 3:
+            raise ValueError(f"shape {tuple(shape)} is no image [C, H, W], which conv4 needs; use backbone=mlp")
+        if hidden < 1:
+            raise ValueError(f"hidden must be >= 1, got {hidden}")
+        if pool not in POOLS:
+            raise ValueError(f"pool must be one of {', '.join(POOLS)}, got {pool!r}")
+        smallest = 2**BLOCKS if pool == "max" else 1
+        if min(shape[1:]) < smallest:
+            raise ValueError(f"shape {tuple(shape)} is too small: four poolings need images of {smallest} pixels or more")
+        channels = [shape[0], *[hidden] * (BLOCKS - 1)]
+        self.blocks = nn.ModuleList(Block(c, hidden, pool, norm) for c in channels)
+        self.batch_statistics = norm == "batch"
+        height, width = shape[1:]
+        for _ in range(BLOCKS):
+            height, width = (height // 2, width // 2) if pool == "max" else (-(-height // 2), -(-width // 2))
+        self.out_dim = hidden * height * width
+
+    def forward(self, x: Tensor, *, reference: int | None = None) -> Tensor:
+        """Return features [B, D] of images x [B, C, H, W].
+
+        Args:
+            x: images.
+            reference: how many of the first items give the batch statistics; None means all.
+        """
+        for block in self.blocks:
+            x = block(x, reference)
+        return torch.flatten(x, 1)

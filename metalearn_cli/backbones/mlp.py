@@ -1,0 +1,50 @@
+"""A fully connected network, for items of any shape.
+
+Source: Finn et al. 2017, https://arxiv.org/abs/1703.03400, section 5.1 (two layers of 40 units for the sinusoid).
+
+Legend: B items, D features, ... the shape of one item.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import relu
+
+
+class Mlp(nn.Module):
+    """Linear layers with ReLU, on flattened items.
+
+    Args:
+        shape: of one item.
+        hidden: width D of every layer, >= 1.
+        layers: number of layers, >= 1.
+
+    Attributes:
+        out_dim: D.
+        batch_statistics: False: an item's output depends on nothing else.
+
+    Raises:
+        ValueError: if hidden or layers is out of range.
+    """
+
+    batch_statistics = False
+
+    def __init__(self, shape: tuple[int, ...], hidden: int = 40, layers: int = 2) -> None:
+        super().__init__()
+        if hidden < 1:
+            raise ValueError(f"hidden must be >= 1, got {hidden}")
+        if layers < 1:
+            raise ValueError(f"layers must be >= 1, got {layers}")
+        widths = [math.prod(shape), *[hidden] * layers]
+        self.blocks = nn.ModuleList(nn.Linear(i, o) for i, o in zip(widths[:-1], widths[1:], strict=True))
+        self.out_dim = hidden
+
+    def forward(self, x: Tensor, *, reference: int | None = None) -> Tensor:
+        """Return features [B, D] of items x [B, ...]; `reference` is taken and means nothing here."""
+        x = torch.flatten(x, 1)
+        for block in self.blocks:
+            x = relu(block(x))
+        return x

@@ -1,0 +1,76 @@
+"""`mlx doctor`: what is installed, what this machine can compute, where things are kept."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+from pathlib import Path
+from typing import get_args
+
+import torch
+from torch import nn
+
+from metalearn_cli import __version__
+from metalearn_cli.cli.choices import config_dir
+from metalearn_cli.core.config import Precision
+from metalearn_cli.core.config import Runtime as RuntimeConfig
+from metalearn_cli.core.functional import pure
+from metalearn_cli.data._cache import cache_dir
+from metalearn_cli.engine.runtime import Runtime, available, unsupported
+
+_PACKAGES = ("torch", "lightning-fabric", "hydra-core", "omegaconf", "safetensors", "numpy", "rich", "tqdm")
+
+
+def examine(runs_dir: str) -> dict[str, dict[str, str]]:
+    """Return facts under headings.
+
+    Args:
+        runs_dir: the folder of all runs.
+    """
+    versions = {"metalearn-cli": __version__, "python": f"{platform.python_version()} on {platform.platform()}"}
+    versions |= {name: importlib.metadata.version(name) for name in _PACKAGES}
+    devices = {}
+    for kind, count in available().items():
+        works = [precision for precision in get_args(Precision) if _works(kind, precision)]
+        devices[kind] = f"{_name(kind, count)}; works in {', '.join(works)}"
+    data = os.environ.get("MLX_DATA_DIR")
+    places = {
+        "configs": str(config_dir()),
+        "runs": _place(Path(runs_dir)),
+        "cache": _place(cache_dir()),
+        "data mirror": _place(Path(data)) if data else "not set (MLX_DATA_DIR)",
+    }
+    return {"versions": versions, "devices": devices, "places": places}
+
+
+def _name(kind: str, count: int) -> str:
+    if kind == "gpu":
+        return ", ".join(torch.cuda.get_device_name(index) for index in range(count))
+    return f"{os.cpu_count()} cores, {torch.get_num_threads()} threads" if kind == "cpu" else str(count)
+
+
+def _place(path: Path) -> str:
+    """Say where a folder is, whether it can be written, and how much room there is."""
+    there = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
+    free = f"{shutil.disk_usage(there).free / 2**30:.1f} GiB free"
+    notes = [free] if path.is_dir() else ["not there yet", free]
+    if not os.access(there, os.W_OK):
+        notes.append("cannot be written")
+    return f"{path.absolute()} ({', '.join(notes)})"
+
+
+def _works(kind: str, precision: str) -> bool:
+    """Whether one step of a small network gives finite gradients."""
+    if unsupported(kind, precision):
+        return False
+    runtime = Runtime(RuntimeConfig(accelerator=kind, devices=1, precision=precision, threads=None))  # type: ignore[arg-type]
+    apply, params = pure(nn.Conv2d(1, 4, 3))
+    params = runtime.place(params)
+    (x_BCHW,) = runtime.cast((torch.ones(2, 1, 8, 8, device=runtime.device),))
+    try:
+        runtime.backward(runtime.under_precision(apply)(params, x_BCHW).float().square().mean())
+    except (RuntimeError, TypeError):
+        return False
+    return all(bool(p.grad.isfinite().all()) for p in params.values() if p.grad is not None)

@@ -1,0 +1,193 @@
+"""The command `mlx`: which words go where, and what comes back as the exit code.
+
+Nothing heavy is imported before it is needed: `mlx --help` answers without torch and without Hydra.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import sys
+from collections.abc import Callable, Sequence
+from datetime import datetime, timezone
+from typing import Any
+
+from metalearn_cli import __version__
+from metalearn_cli.cli import args, errors
+from metalearn_cli.cli.args import SHELLS, STAGES, Words, meant
+from metalearn_cli.core.errors import UserError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line.
+
+    Args:
+        argv: its words after `mlx`; None takes those of the process.
+
+    Returns:
+        the exit code: 0 done, 1 crash, 2 the user's input, 130 interrupted.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    # names the folder of a sweep; processes that a job starts inherit it
+    os.environ["MLX_SWEEP_ID"] = f"{datetime.now(timezone.utc):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+    try:
+        code = _dispatch(words)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # `mlx runs | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return errors.DONE
+    except (Exception, KeyboardInterrupt) as error:
+        return errors.explain(error)[0]
+
+
+def _dispatch(argv: list[str]) -> int:
+    if any(word in ("-sc", "--shell-completion") for word in argv):
+        from metalearn_cli.cli.completion import query
+
+        return query(argv)
+    words = args.parse(argv)
+    if "--version" in words.options:
+        print(f"mlx {__version__}")
+    elif not words.command:
+        print(args.overview())
+    elif "--help" in words.options:
+        from metalearn_cli.cli.choices import help_text
+
+        print(help_text(words.command, words.options.get("--config-dir", "")))
+    else:
+        command = _stage if words.command in STAGES else _COMMANDS[words.command]
+        return command(words)
+    return errors.DONE
+
+
+def _stage(words: Words) -> int:
+    from metalearn_cli.cli import launch, views
+
+    inspecting = {"--cfg", "--info", "--hydra-help", "--resolve", "--package"} & words.options.keys()
+    if inspecting:
+        hydra_options = {name: value for name, value in words.options.items() if name != "--json"}
+        return launch.inspect(words.command, hydra_options, words.rest)
+    multirun = "--multirun" in words.options
+    outcomes = launch.run(words.command, words.rest, words.options.get("--config-dir", ""), multirun)
+    if multirun:
+        told = [{"settings": o.words, "status": o.status, "error": o.error, "run": o.run} for o in outcomes]
+        _show(words, {"runs": told}, lambda: views.sweep(outcomes))
+    elif run := outcomes[0].run:
+        _show(words, run, lambda: views.result(run, words.rest))
+    codes = {outcome.code for outcome in outcomes}
+    return next((code for code in (errors.CRASH, errors.REFUSED) if code in codes), errors.DONE)
+
+
+def _resume(words: Words) -> int:
+    from metalearn_cli import stages
+    from metalearn_cli.cli import ui, views
+    from metalearn_cli.cli.compose import changes
+    from metalearn_cli.engine.runs import find_run
+
+    name, *settings = _expect(words, "RUN", several=True)
+    folder = find_run(_runs_dir(words), name)["folder"]
+    changed = changes(settings)
+    with ui.reporting() as reporter:
+        run = stages.resume(folder, reporter, changed)
+    _show(words, run, lambda: views.result(run))
+    return errors.DONE
+
+
+def _ls(words: Words) -> int:
+    from metalearn_cli.cli import choices, views
+
+    extra = words.options.get("--config-dir", "")
+    groups = {name: choices.group(name, extra) for name in words.rest} or choices.catalogue(extra)
+    _show(words, groups, lambda: views.choices(groups))
+    return errors.DONE
+
+
+def _runs(words: Words) -> int:
+    from metalearn_cli.cli import views
+    from metalearn_cli.engine.runs import list_runs
+
+    _expect(words, "")
+    found = list_runs(_runs_dir(words))
+    _show(words, found, lambda: views.runs(found, _runs_dir(words)))
+    return errors.DONE
+
+
+def _show_run(words: Words) -> int:
+    from metalearn_cli.cli import views
+    from metalearn_cli.engine.runs import lineage
+
+    found = lineage(_runs_dir(words), _expect(words, "RUN")[0])
+    _show(words, found, lambda: views.lineage(found))
+    return errors.DONE
+
+
+def _validate(words: Words) -> int:
+    from metalearn_cli.cli import launch
+
+    stage, *settings = _expect(words, "STAGE", several=True)
+    if stage not in STAGES:
+        raise UserError(f"there is no stage {stage!r}; there are {', '.join(STAGES)}{meant(stage, STAGES)}")
+    notes = launch.validate(stage, settings, words.options.get("--config-dir", ""), "--multirun" in words.options)
+    _show(
+        words,
+        {"stage": stage, "valid": True, "notes": notes},
+        lambda: print("\n".join([*notes, f"mlx {stage}: valid"])),
+    )
+    return errors.DONE
+
+
+def _doctor(words: Words) -> int:
+    from metalearn_cli.cli import doctor, views
+
+    _expect(words, "")
+    found = doctor.examine(_runs_dir(words))
+    _show(words, found, lambda: views.facts(found))
+    return errors.DONE
+
+
+def _completion(words: Words) -> int:
+    from metalearn_cli.cli.completion import script
+
+    shell = _expect(words, "bash|zsh|fish")[0]
+    if shell not in SHELLS:
+        raise UserError(f"there is no completion for {shell!r}; there are {', '.join(SHELLS)}{meant(shell, SHELLS)}")
+    print(script(shell))
+    return errors.DONE
+
+
+_COMMANDS: dict[str, Callable[[Words], int]] = {
+    "resume": _resume,
+    "ls": _ls,
+    "runs": _runs,
+    "show": _show_run,
+    "validate": _validate,
+    "doctor": _doctor,
+    "completion": _completion,
+}
+
+
+def _expect(words: Words, what: str, several: bool = False) -> list[str]:
+    """Return the words behind a command that takes one, possibly followed by several; none if `what` is ""."""
+    if what and not words.rest:
+        raise UserError(f"mlx {words.command} needs one word more: mlx {words.command} {what}")
+    if not several and len(words.rest) > bool(what):
+        raise UserError(f"mlx {words.command} takes no {words.rest[-1]!r}; see: mlx {words.command} --help")
+    return words.rest
+
+
+def _runs_dir(words: Words) -> str:
+    return words.options.get("--runs-dir", "runs")
+
+
+def _show(words: Words, result: Any, draw: Callable[[], None]) -> None:
+    """Print a result for a program or for a person."""
+    if "--json" in words.options:
+        print(json.dumps(result, indent=2))
+    else:
+        draw()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,126 @@
+"""The tables that commands end in. Each takes what the engine recorded and says it on stdout."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from metalearn_cli.cli import ui
+from metalearn_cli.cli.words import age, duration, gain, measured, next_command, spread, verdict
+
+Run = Mapping[str, Any]
+
+_WIDE = 110  # columns from which the id of a parent is shown in full
+_VERY_WIDE = 144  # columns from which a sha256 is
+
+
+def result(run: Run, words: Sequence[str] = ()) -> None:
+    """Show what one run came to.
+
+    Args:
+        run: its run.json.
+        words: the settings of its command line.
+    """
+    if "table" in run:
+        chain(run)
+    elif "results" in run:
+        evaluation(run)
+    else:
+        metric, parent = run["metric"], run.get("parent")
+        rows = [[metric["name"].replace("/", " "), f"{_score(metric)} (95 %)"]]
+        rows += [["best step", f"{metric['step']} of {run['steps']}"]]
+        rows += [["time", duration(run["seconds"])]]
+        rows += [["started from", f"{parent['stage']} {parent['run']}"]] if parent else []
+        rows += [["checkpoint", str(run["checkpoint"])]] if run.get("checkpoint") else []
+        ui.table(f"{run['stage']} {run['id']}", ["!", ""], rows)
+    ui.say(f"next: {next_command(run, words)}")
+
+
+def evaluation(run: Run) -> None:
+    """Show the score under each protocol of an evaluation."""
+    rows = [[r["learner"], r["normalisation"], _score(r)] for r in run["results"]]
+    ui.table(_title(run["results"][0], run), ["learner", "normalisation", f"!{_name(run['results'][0])}"], rows)
+
+
+def chain(run: Run) -> None:
+    """Show what each stage of a chain brought, one table per protocol."""
+    for protocol in dict.fromkeys(row["normalisation"] for row in run["table"]):
+        found = [row for row in run["table"] if row["normalisation"] == protocol]
+        rows = []
+        for row in found:
+            after = "untrained" if row["after"] == "nothing" else row["after"]
+            told = ["", ""]  # the first row has nothing to gain on
+            if row["gain"] is not None:
+                told = [
+                    gain(row["name"], row["gain"], row["gain_interval"]),
+                    verdict(row["gain"], row["gain_interval"]),
+                ]
+            rows.append([after, row["learner"], _score(row), *told])
+        title = _title(found[0], run) + (f", {protocol} normalisation" if protocol != "none" else "")
+        ui.table(title, ["!after", "learner", f"!{_name(found[0])}", "!gain", "the stage"], rows)
+
+
+def _title(first: Run, run: Run) -> str:
+    split = first["name"].partition("/")[0]
+    data = run.get("data", {}).get("name", "")
+    shape = f"{first['way']}-way {first['shot']}-shot on {first['episodes']} episodes of {split} classes"
+    return f"{shape}, {data}" if data else shape
+
+
+def _name(result: Run) -> str:
+    return f"{result['name'].partition('/')[2]}, 95 %"
+
+
+def _score(result: Run) -> str:
+    return spread(result["name"], result["value"], result["interval"])
+
+
+def sweep(outcomes: Sequence[Any]) -> None:
+    """Show the jobs of a sweep, with the settings in which they differ."""
+    settings = [dict(w.lstrip("+").split("=", 1) for w in o.words if "=" in w) for o in outcomes]
+    keys = dict.fromkeys(key for s in settings for key in s if len({t.get(key) for t in settings}) > 1)
+    rows = []
+    for outcome, given in zip(outcomes, settings, strict=True):
+        run = outcome.run or {}
+        told = measured(run) if run else outcome.error
+        rows.append([*(given.get(key, "") for key in keys), run.get("id", "-"), outcome.status, told])
+    ui.table(f"{len(outcomes)} runs", [*(f"!{key}" for key in keys), "!run", "!status", "result"], rows)
+    ui.say("next: mlx runs")
+
+
+def runs(found: Sequence[Run], runs_dir: str) -> None:
+    """List runs, newest first."""
+    if not found:
+        ui.say(f"no runs in {runs_dir} yet; next: mlx run")
+        return
+    rows = []
+    for run in found:
+        parent = (run.get("parent") or {}).get("run", "-")
+        parent = parent if ui.width() >= _WIDE or len(parent) < 5 else f"..{parent[-5:]}"
+        rows.append([run["stage"], run["id"], run["status"], measured(run), parent, age(run.get("started_at"))])
+    ui.table(f"runs in {runs_dir}", ["!stage", "!run", "status", "result", "!parent", "!age"], rows, right=["age"])
+
+
+def lineage(found: Sequence[Run]) -> None:
+    """Show a run and its ancestors, each with the checkpoint that was handed on."""
+    sums = 64 if ui.width() >= _VERY_WIDE else 12
+    rows = []
+    for run in found:
+        checkpoint = Path(str(run.get("checkpoint") or run.get("best") or "-")).name
+        rows.append([run["stage"], run["id"], measured(run), checkpoint, str(run.get("sha256") or "-")[:sums]])
+    ui.table(f"{found[0]['id']} and what it came from", ["!stage", "!run", "result", "!checkpoint", "!sha256"], rows)
+    if found[0].get("folder"):
+        ui.say(f"folder: {found[0]['folder']}")
+
+
+def choices(groups: Mapping[str, Mapping[str, str]]) -> None:
+    """List what can be chosen, group by group."""
+    for group, members in groups.items():
+        ui.table("", [f"!{group}=", "what it is"], [[name, line] for name, line in members.items()])
+
+
+def facts(found: Mapping[str, Mapping[str, str]]) -> None:
+    """Show facts under headings."""
+    for heading, entries in found.items():
+        ui.table(heading, ["!", ""], [[name, value] for name, value in entries.items()])

@@ -1,0 +1,200 @@
+"""Characters of many scripts, rendered from the fonts that matplotlib installs: a data set with nothing to download.
+
+Legend: N items, K classes, I instances per class, P pixels per side.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import math
+import unicodedata
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import PIL
+import torch
+from fontTools.ttLib import TTFont
+from PIL import Image, ImageDraw, ImageFilter, ImageFont, features
+
+from metalearn_cli.core.check import Range
+from metalearn_cli.core.errors import UserError
+from metalearn_cli.core.random import derive_seed
+from metalearn_cli.data._cache import Arrays, cached
+from metalearn_cli.data._dataset import Dataset, Split
+
+Array = np.ndarray[Any, Any]
+
+# By first word of the characters' Unicode names. Where two characters look alike, the one named first here is kept:
+# test stands first because its scripts are small. Lisu, Tifinagh, N'Ko and Ogham are left out, the first because it
+# consists of Latin shapes, the others because they are in too few faces.
+SCRIPTS = {
+    "test": ("GREEK", "ARMENIAN", "GEORGIAN", "LAO"),
+    "val": ("HEBREW", "ARABIC", "OLD", "COPTIC"),  # OLD: Old Italic
+    "train": ("LATIN", "CYRILLIC", "CANADIAN"),  # CANADIAN: Canadian aboriginal syllabics
+}
+
+FACES = (
+    *(f"DejaVuSans{style}" for style in ("", "-Bold", "-Oblique", "-BoldOblique")),
+    *(f"DejaVuSansMono{style}" for style in ("", "-Bold", "-Oblique", "-BoldOblique")),
+    *(f"DejaVuSerif{style}" for style in ("", "-Bold", "-Italic", "-BoldItalic")),
+    *(f"STIXGeneral{style}" for style in ("", "Bol", "Italic", "BolIta")),
+)
+
+MIN_FACES = 4  # a character in fewer faces has too little variety
+ALIKE = 0.92  # cosine of two blurred, equally large bitmaps from which on they count as one shape
+REVISION = 1  # to be raised with every change of what is drawn, so that caches are made again
+
+
+def glyphs(
+    instances: Annotated[int, Range(2, 1000)] = 20,
+    size: Annotated[int, Range(8, 128)] = 28,
+    seed: Annotated[int, Range(0)] = 0,
+) -> Dataset:
+    """Characters drawn from fonts, of Omniglot's size and structure; rendered on the spot, nothing to download.
+
+    A class is a character: a base letter (accented forms are near duplicates), present in at least 4 of 16 faces.
+    Splits go by script, and no two characters, whether of one split or of two, look alike in any face: of Latin A,
+    Greek Alpha and Cyrillic A only one is kept, and so of o and O. An instance is the character in one of its faces,
+    rotated by up to 20 degrees, sheared, scaled and shifted.
+
+    Args:
+        instances: items I per class, 2 to 1000.
+        size: height and width P of an image in pixels, 8 to 128.
+        seed: of the choice of faces and the distortions, >= 0; the classes do not depend on it.
+
+    Raises:
+        ValueError: if a value is outside its range.
+        UserError: if matplotlib's fonts are not there.
+    """
+    if not 2 <= instances <= 1000:
+        raise ValueError(f"instances must be from 2 to 1000, got {instances}")
+    if not 8 <= size <= 128:
+        raise ValueError(f"size must be from 8 to 128, got {size}")
+    fonts = _fonts()
+    key = {
+        "revision": REVISION,
+        "instances": instances,
+        "size": size,
+        "seed": seed,
+        "fonts": hashlib.sha256(b"".join(path.read_bytes() for path in fonts)).hexdigest(),
+        "unicode": unicodedata.unidata_version,
+        "pillow": [PIL.__version__, features.version("freetype2")],
+    }
+    arrays = cached("glyphs", key, lambda: _render(fonts, instances, size, seed))
+    splits = {
+        split: Split(
+            items=torch.from_numpy(arrays[f"{split}_items"]),
+            counts=torch.full((len(arrays[f"{split}_names"]),), instances),
+            names=tuple(arrays[f"{split}_names"].tolist()),
+        )
+        for split in ("train", "val", "test")
+    }
+    return Dataset.of("glyphs", "scripts", splits)
+
+
+def _fonts() -> list[Path]:
+    # not imported: matplotlib takes half a second, and only its folder is wanted
+    spec = importlib.util.find_spec("matplotlib")
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError("data glyphs draws with the fonts that matplotlib brings: pip install matplotlib")
+    folder = Path(spec.submodule_search_locations[0]) / "mpl-data" / "fonts" / "ttf"
+    paths = [folder / f"{face}.ttf" for face in FACES]
+    if missing := [path.name for path in paths if not path.is_file()]:
+        raise UserError(
+            f"data glyphs draws with the fonts that matplotlib brings, but {folder} lacks {', '.join(missing)}: "
+            "reinstall matplotlib from PyPI"
+        )
+    return paths
+
+
+def _render(paths: list[Path], instances: int, size: int, seed: int) -> Arrays:
+    """Draw every class: for each split `<split>_items` [N, 1, P, P] uint8 and `<split>_names` [K]."""
+    # 4 pixels per final one; the basic layout draws characters one by one, without the joining forms of Arabic
+    fonts = [ImageFont.truetype(path, 4 * size, layout_engine=ImageFont.Layout.BASIC) for path in paths]
+    covered = [frozenset(TTFont(path, lazy=True).getBestCmap()) for path in paths]
+    characters = {
+        split: [c for script in scripts for c in _letters(script, covered)] for split, scripts in SCRIPTS.items()
+    }
+    distinct = _distinct([c for split in characters.values() for c in split], fonts, covered)
+    arrays: Arrays = {}
+    for split, candidates in characters.items():
+        kept = [c for c in candidates if c in distinct]
+        names = [unicodedata.name(c).replace(" ", "/", 1) for c in kept]
+        items = np.empty((len(kept), instances, 1, size, size), np.uint8)
+        for k, (character, name) in enumerate(zip(kept, names, strict=True)):
+            random = np.random.default_rng(derive_seed(seed, "glyphs", name))
+            faces = random.permutation([f for f, points in enumerate(covered) if ord(character) in points])
+            for i in range(instances):
+                ink = _ink(fonts[faces[i % len(faces)]], character)
+                items[k, i, 0] = _distorted(ink, size, random)
+        arrays[f"{split}_items"] = items.reshape(-1, 1, size, size)
+        arrays[f"{split}_names"] = np.array(names)
+    return arrays
+
+
+def _letters(script: str, covered: list[frozenset[int]]) -> list[str]:
+    """Return the base letters of a script that are in enough faces, by code point."""
+    return [
+        character
+        for character in map(chr, sorted(frozenset().union(*covered)))
+        if unicodedata.category(character) in ("Lu", "Ll", "Lo")
+        and not unicodedata.decomposition(character)
+        and unicodedata.name(character, "").split(" ")[0] == script
+        and sum(ord(character) in points for points in covered) >= MIN_FACES
+    ]
+
+
+def _distinct(characters: list[str], fonts: list[ImageFont.FreeTypeFont], covered: list[frozenset[int]]) -> set[str]:
+    """Drop each character that looks, in any face, like one that stands before it and is kept."""
+    likeness_KK = np.zeros((len(characters), len(characters)), np.float32)
+    for font, points in zip(fonts, covered, strict=True):
+        here = [k for k, character in enumerate(characters) if ord(character) in points]
+        shapes = np.stack([_shape(_ink(font, characters[k])) for k in here])
+        pairs = np.ix_(here, here)
+        likeness_KK[pairs] = np.maximum(likeness_KK[pairs], shapes @ shapes.T)
+    kept: list[int] = []
+    for k in range(len(characters)):
+        if not kept or likeness_KK[k, kept].max() < ALIKE:
+            kept.append(k)
+    return {characters[k] for k in kept}
+
+
+def _ink(font: ImageFont.FreeTypeFont, character: str) -> Image.Image:
+    """Draw a character, ink 255 on 0, cut to its ink."""
+    left, top, right, bottom = font.getbbox(character)
+    image = Image.new("L", (math.ceil(right - left), math.ceil(bottom - top)))
+    ImageDraw.Draw(image).text((-left, -top), character, fill=255, font=font)
+    return image.crop(image.getbbox())
+
+
+def _shape(ink: Image.Image) -> Array:
+    """Bring a character to a common size, blur it and return it as a vector of length 1."""
+    scale = 24 / max(ink.size)
+    small = ink.resize((max(1, round(ink.width * scale)), max(1, round(ink.height * scale))), Image.Resampling.BOX)
+    canvas = Image.new("L", (32, 32))
+    canvas.paste(small, ((32 - small.width) // 2, (32 - small.height) // 2))
+    vector = np.asarray(canvas.filter(ImageFilter.GaussianBlur(1)), np.float32).ravel()
+    return vector / np.linalg.norm(vector)
+
+
+def _distorted(ink: Image.Image, size: int, random: np.random.Generator) -> Array:
+    """Return a character [P, P] under a random small affine map; it stays inside the image as a whole."""
+    angle, shear, stretch, length, right, down = random.random(6)
+    angle = math.radians(-20 + 40 * angle)
+    shear = -0.2 + 0.4 * shear
+    stretch = 0.85 + 0.3 * stretch  # width over height, as compared with the face's
+    rotation = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+    linear = rotation @ np.array([[1.0, shear], [0.0, 1.0]]) @ np.diag([stretch**0.5, stretch**-0.5])
+    extent = np.abs(linear) @ ink.size  # width and height of the distorted bounding box
+    scale = min((0.6 + 0.25 * length) * size / max(ink.size), 0.93 * size / extent.max())
+    room = np.minimum((size - scale * extent) / 2, 0.08 * size)
+    shift = room * (2 * np.array([right, down]) - 1)
+
+    # Pillow asks where each pixel of the result comes from. It is drawn 4 times as large and averaged down.
+    inverse = np.linalg.inv(4 * scale * linear)
+    offset = np.array(ink.size) / 2 - inverse @ (4 * (size / 2 + shift))
+    matrix = (*inverse[0], offset[0], *inverse[1], offset[1])
+    large = ink.transform((4 * size, 4 * size), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
+    return np.asarray(large.reduce(4))

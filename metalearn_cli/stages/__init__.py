@@ -1,0 +1,99 @@
+"""Layer 2: the stages, each a few lines that wire data, network, learner and engine together.
+
+The three functions here are all that the command line calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from metalearn_cli.core.config import STAGES, ChainConfig, parse, plain
+from metalearn_cli.core.errors import UserError
+from metalearn_cli.core.types import Reporter
+from metalearn_cli.engine import runs
+from metalearn_cli.stages._training import MakeJob, prepare, train
+from metalearn_cli.stages.chain import check_chain, run_chain
+from metalearn_cli.stages.evaluate import evaluate, prepare_evaluation
+from metalearn_cli.stages.meta_train import meta_train
+from metalearn_cli.stages.pretrain import pretrain
+from metalearn_cli.stages.transfer import transfer
+
+JOBS: dict[str, MakeJob] = {"pretrain": pretrain, "transfer": transfer, "meta-train": meta_train}
+
+
+def run(stage: str, config: Any, reporter: Reporter, **facts: Any) -> dict[str, Any]:
+    """Run a stage, or the chain, to its end.
+
+    Args:
+        stage: pretrain, transfer, meta-train, evaluate or run.
+        config: its settings, as `core.config.parse` or `parse_chain` returns them.
+        reporter: told what happens.
+        facts: more entries for run.json, such as the sweep that the run belongs to.
+
+    Returns:
+        The run's run.json, with its `folder` and the `checkpoint` that it leaves behind, if any.
+
+    Raises:
+        UserError: if the settings, the inputs or the machine do not allow it.
+    """
+    if isinstance(config, ChainConfig):
+        return run_chain(config, JOBS, reporter, **facts)
+    if stage == "evaluate":
+        return evaluate(prepare_evaluation(config), reporter, **facts)
+    return train(prepare(stage, config, JOBS[stage]), reporter, **facts)
+
+
+def check(stage: str, config: Any) -> list[str]:
+    """Build and check everything that a run would need, writing nothing.
+
+    Returns:
+        Lines that say what it would run on and start from.
+
+    Raises:
+        UserError: as `run` would.
+    """
+    if isinstance(config, ChainConfig):
+        return check_chain(config, JOBS)
+    if stage == "evaluate":
+        return list(prepare_evaluation(config).notes)
+    return list(prepare(stage, config, JOBS[stage]).notes)
+
+
+def resume(folder: str, reporter: Reporter, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Go on with an interrupted run, in its folder.
+
+    Args:
+        folder: the run's folder.
+        reporter: told what happens.
+        changes: settings that differ from those the run was started with, dotted keys; the changed value wins.
+
+    Returns:
+        As `run`.
+
+    Raises:
+        UserError: if there is nothing to go on with, or the changes are not possible.
+    """
+    info, values = runs.find_run("", folder), runs.read_config(Path(folder))
+    stage = info["stage"]
+    if stage not in JOBS:
+        raise UserError(f"{info['id']} is a run of {stage}, which is not resumed: start it again with: mlx {stage}")
+    for key, value in changes.items():
+        *groups, name = key.split(".")
+        section = values
+        for group in groups:
+            section = section.get(group, {})
+        reporter.note(f"{key}: this run has {section.get(name)!r}, going on with {value!r}")
+        section[name] = value
+    prepared = prepare(stage, parse(STAGES[stage], values), JOBS[stage])
+    if info["status"] == "completed" and info["step"] >= prepared.config.steps:
+        message = f"{info['id']} is complete after {info['step']} steps; train longer with: mlx resume {info['id']} steps=N"
+        raise UserError(message)
+    run = runs.reopen(Path(folder))
+    runs.write_json(run.folder / "config.json", plain(prepared.config))
+    run.update(key=prepared.key, steps=prepared.config.steps)
+    return train(prepared, reporter, run)
+
+
+

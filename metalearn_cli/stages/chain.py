@@ -1,0 +1,144 @@
+"""`mlx run`: the training stages one after the other, then one table of what each of them was worth.
+
+Stages that are already done with the same settings and inputs are skipped, an interrupted one goes on: the chain has no
+state of its own besides the runs of its stages.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from metalearn_cli.core.config import ChainConfig, EvaluateConfig, digest, plain
+from metalearn_cli.core.types import Reporter
+from metalearn_cli.engine import runs
+from metalearn_cli.engine.checkpoint import open_checkpoint
+from metalearn_cli.engine.metrics import interval
+from metalearn_cli.stages._training import MakeJob, prepare, train
+from metalearn_cli.stages.evaluate import evaluate, prepare_evaluation, read_episodes
+
+
+def run_chain(config: ChainConfig, make_jobs: dict[str, MakeJob], reporter: Reporter, **facts: Any) -> dict[str, Any]:
+    """Run the chain.
+
+    Args:
+        config: the settings of all its stages.
+        make_jobs: what each training stage trains.
+        reporter: told what happens.
+        facts: more entries for run.json.
+
+    Returns:
+        The chain's run.json; `table` has one row per stage and protocol, see `_table`.
+    """
+    values = plain(config)
+    values.pop("runs_dir")
+    key, began = digest(values), time.monotonic()
+    same = [info for info in runs.list_runs(config.runs_dir) if info["stage"] == "run" and info.get("key") == key]
+    check_chain(config, make_jobs)
+    if same:
+        run = runs.reopen(Path(same[0]["folder"]))
+        run.update(status="running")
+    else:
+        run = runs.create(config.runs_dir, "run", plain(config), key=key, parent=None, **facts)
+    try:
+        evaluations = [("nothing", _evaluated(_untrained(config), reporter))]
+        start = None
+        for stage in config.stages:
+            settings = config.training[stage]
+            settings = replace(settings, init_from=start) if start else settings
+            info = _trained(stage, settings, make_jobs[stage], reporter)
+            start = info["checkpoint"]
+            run.update(parent=_as_parent(info))
+            wanted = replace(config.evaluate, ckpt=start, backbone=None, algorithm=None)
+            evaluations.append((stage, _evaluated(wanted, reporter)))
+        table = _table(evaluations)
+        run.update(
+            status="completed",
+            finished_at=runs.now(),
+            seconds=run.info.get("seconds", 0.0) + time.monotonic() - began,
+            metric=evaluations[-1][1]["metric"],
+            table=table,
+        )
+        reporter.finish(run.info)
+        return {**run.info, "folder": str(run.folder), "checkpoint": start}
+    except BaseException as error:
+        run.update(status="interrupted" if isinstance(error, KeyboardInterrupt) else "failed", error=str(error))
+        raise
+    finally:
+        run.close()
+
+
+def check_chain(config: ChainConfig, make_jobs: dict[str, MakeJob]) -> list[str]:
+    """Build and check what every stage needs, so that the last one's mistakes show before the first one begins.
+
+    Returns:
+        Lines that say what the stages would run on and start from.
+
+    Raises:
+        ConfigError: as `prepare` and `prepare_evaluation` do.
+    """
+    notes = list(prepare_evaluation(_untrained(config)).notes)
+    for stage, settings in config.training.items():
+        first = stage == config.stages[0]
+        notes += prepare(stage, settings if first else replace(settings, init_from=None), make_jobs[stage]).notes
+    return notes
+
+
+def _untrained(config: ChainConfig) -> EvaluateConfig:
+    first = config.training[config.stages[0]]
+    return replace(config.evaluate, ckpt=None, backbone=first.backbone, data=first.data, algorithm=None)
+
+
+def _trained(stage: str, settings: Any, make_job: MakeJob, reporter: Reporter) -> dict[str, Any]:
+    """Return the completed run of a stage: one that is there, one that goes on, or a new one."""
+    prepared = prepare(stage, settings, make_job)
+    found = _found(stage, prepared.key, settings.runs_dir)
+    if found and found["status"] == "completed":
+        reporter.note(f"{stage}: already done with these settings and inputs in {found['folder']}, skipped")
+        return {**found, "checkpoint": str(Path(found["folder"]) / "checkpoints" / found["best"])}
+    return train(prepared, reporter, runs.reopen(Path(found["folder"])) if found else None)
+
+
+def _evaluated(settings: EvaluateConfig, reporter: Reporter) -> dict[str, Any]:
+    """Return the completed evaluation: one that is there, or a new one."""
+    evaluation = prepare_evaluation(settings)
+    found = _found("evaluate", evaluation.key, settings.runs_dir)
+    if found and found["status"] == "completed":
+        reporter.note(f"evaluate: already done with these settings and inputs in {found['folder']}, skipped")
+        return found
+    return evaluate(evaluation, reporter, runs.reopen(Path(found["folder"])) if found else None)
+
+
+def _found(stage: str, key: str, runs_dir: str) -> dict[str, Any] | None:
+    """Return the newest run that did, or began, this work; a completed one before any other."""
+    same = [info for info in runs.list_runs(runs_dir) if info["stage"] == stage and info.get("key") == key]
+    return next((info for info in same if info["status"] == "completed"), same[0] if same else None)
+
+
+def _as_parent(info: dict[str, Any]) -> dict[str, Any]:
+    return open_checkpoint(Path(info["checkpoint"])).parent_entry
+
+
+def _table(evaluations: list[tuple[str, dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Return a row per stage and protocol: its score, and what it gained over the stage before, on the same episodes.
+
+    A gain is positive where the stage helped, also for errors, of which less is better; its interval is that of the
+    mean of the differences episode by episode.
+    """
+    rows = []
+    before: dict[str, torch.Tensor] = {}
+    for stage, info in evaluations:
+        scores = {name: torch.tensor(values) for name, values in read_episodes(Path(info["folder"])).items()}
+        for result in info["results"]:
+            protocol = result["normalisation"]
+            gain = (None, None)
+            if before:
+                sign = -1 if result["name"].endswith("mse") else 1
+                gain = interval(sign * (scores[protocol] - before[protocol]))
+            rows.append({"after": stage, **result, "gain": gain[0], "gain_interval": gain[1]})
+        before = scores
+    return rows

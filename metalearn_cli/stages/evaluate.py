@@ -1,0 +1,193 @@
+"""Evaluation: a learner's score on fixed episodes of unseen classes, with its 95 % interval.
+
+This is the only stage that reads test classes. The episodes depend on the data, their shape and the seed alone, so every
+checkpoint and algorithm is scored on the same ones and any two results compare pairwise.
+"""
+
+from __future__ import annotations
+
+import csv
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from metalearn_cli.core.build import build
+from metalearn_cli.core.config import EvaluateConfig, Normalisation, plain
+from metalearn_cli.core.errors import ConfigError, Problem
+from metalearn_cli.core.functional import pure
+from metalearn_cli.core.types import Algorithm, Apply, Params, Reporter, Sampler
+from metalearn_cli.engine import runs
+from metalearn_cli.engine.checkpoint import Checkpoint, load_into, open_checkpoint
+from metalearn_cli.engine.evaluation import score_episodes
+from metalearn_cli.engine.metrics import interval
+from metalearn_cli.engine.runtime import Runtime
+from metalearn_cli.stages._training import ACCEPTS, describe_data, fresh_network, key_of, load_data, metric_of
+from metalearn_cli.stages.meta_train import check_learner
+
+log = logging.getLogger("metalearn_cli")
+
+FLOORS = {
+    False: {"_target_": "metalearn_cli.algorithms.nearest_centroid.NearestCentroid"},
+    True: {"_target_": "metalearn_cli.algorithms.from_scratch.FromScratch"},
+}
+"""What scores a checkpoint that comes without a learner, by whether the data is a regression."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """An evaluation that is ready to run: everything was built and checked, nothing was written."""
+
+    config: EvaluateConfig
+    runtime: Runtime
+    algorithm: Algorithm
+    apply: Apply
+    params: Params
+    sampler: Sampler
+    protocols: tuple[Normalisation | None, ...]  # (None,) where the network has no batch statistics
+    parent: Checkpoint | None
+    data: dict[str, Any]
+    notes: tuple[str, ...]
+
+    @property
+    def key(self) -> str:
+        """What identifies the result."""
+        return key_of("evaluate", self.config, self.parent, self.data)
+
+
+def prepare_evaluation(config: EvaluateConfig) -> Evaluation:
+    """Build and check everything that an evaluation needs.
+
+    Raises:
+        ConfigError: with what the checkpoint, the data or the machine cannot do.
+        UserError: likewise.
+    """
+    runtime = Runtime(config.runtime)
+    parent, model, recorded = None, {}, {}
+    if config.ckpt is not None:
+        folder = runs.find_checkpoint(config.ckpt, config.runs_dir, ACCEPTS["evaluate"], "ckpt")
+        parent = open_checkpoint(folder)
+        model, recorded = parent.manifest["model"], parent.manifest["data"]
+    backbone = model.get("backbone") or config.backbone
+    data_spec = config.data or recorded.get("spec")
+    needed = {"backbone": backbone, "data": data_spec}
+    if absent := [key for key, spec in needed.items() if spec is None]:
+        raise ConfigError([Problem(key, f"ckpt=null needs one; choose it with {key}=NAME") for key in absent])
+    data = load_data(data_spec, runtime)
+    algorithm_spec = config.algorithm or model.get("algorithm") or FLOORS[data.regression]
+    algorithm: Algorithm = build(algorithm_spec, "algorithm")
+    if problems := check_learner(algorithm, data.regression, config):
+        raise ConfigError(problems)
+    if parent and list(data.shape) != model["shape"]:
+        message = f"{data.name} has items of shape {list(data.shape)}, the checkpoint's network takes {model['shape']}"
+        raise ConfigError([Problem("data", message)])
+    sampler = data.episodes(config.split, way=config.way, shot=config.shot, query=config.query, seed=config.seed)
+    network = fresh_network(backbone, data.shape, config.way if algorithm.needs_head else None, config.seed)
+    apply, params = pure(network)
+    notes = [f"evaluate: {runtime.description}; data {data.name} ({data.protocol}), classes of {config.split}"]
+    params = algorithm.init(params)
+    if parent and algorithm.needs_head and not algorithm.learns:
+        notes.append(f"{type(algorithm).__name__} starts from random weights: of {parent.folder} it uses the architecture")
+    elif parent:
+        trained_here = algorithm_spec.get("_target_") == model.get("algorithm", {}).get("_target_")
+        if trained_here and model["way"] not in (None, config.way):
+            message = f"the checkpoint's head has {model['way']} outputs, so way must be {model['way']}, got {config.way}"
+            raise ConfigError([Problem("way", message)])
+        params, line = load_into(params, parent, "" if trained_here else "backbone.")
+        notes += [f"ckpt {config.ckpt} -> {parent.folder}", line]
+        if recorded.get("fingerprint") != describe_data(data, data_spec)["fingerprint"]:
+            notes.append(f"the checkpoint was trained on {recorded.get('name')}, not on this data")
+    return Evaluation(
+        config=config,
+        runtime=runtime,
+        algorithm=algorithm,
+        apply=runtime.under_precision(apply),
+        params=runtime.place(params),
+        sampler=sampler,
+        protocols=tuple(config.normalisation) if network.backbone.batch_statistics else (None,),
+        parent=parent,
+        data=describe_data(data, data_spec),
+        notes=tuple(notes),
+    )
+
+
+def evaluate(evaluation: Evaluation, reporter: Reporter, run: runs.Run | None = None, **facts: Any) -> dict[str, Any]:
+    """Score every protocol on the same episodes, in a new run folder or an unfinished one.
+
+    Returns:
+        The run's run.json; `results` has one entry per protocol, the scores of single episodes are in episodes.csv.
+    """
+    config, sampler = evaluation.config, evaluation.sampler
+    parent = evaluation.parent.parent_entry if evaluation.parent else None
+    if run is None:
+        facts |= {"key": evaluation.key, "parent": parent, "data": evaluation.data}
+        run = runs.create(config.runs_dir, "evaluate", plain(config), **facts)
+    began = time.monotonic()
+    try:
+        reporter.start("evaluate", str(run.folder), 0, len(evaluation.protocols) * config.episodes)
+        for note in evaluation.notes:
+            reporter.note(note)
+        scores = {}
+        for index, protocol in enumerate(evaluation.protocols):
+            scores[protocol or "none"] = score_episodes(
+                evaluation.algorithm,
+                evaluation.apply,
+                evaluation.params,
+                sampler,
+                config.episodes,
+                protocol or "transductive",
+                evaluation.runtime,
+                lambda done, before=index * config.episodes: reporter.advance(before + done),
+            )
+        results = [_result(evaluation, protocol, values) for protocol, values in scores.items()]
+        _write_episodes(run.folder / "episodes.csv", scores)
+        run.update(
+            status="completed",
+            finished_at=runs.now(),
+            seconds=time.monotonic() - began,
+            metric=results[0],
+            results=results,
+            episodes_hash=sampler.hash(config.episodes),
+        )
+        reporter.finish(run.info)
+        return {**run.info, "folder": str(run.folder)}
+    except BaseException as error:
+        run.update(status="interrupted" if isinstance(error, KeyboardInterrupt) else "failed", error=str(error))
+        raise
+    finally:
+        run.close()
+
+
+def _result(evaluation: Evaluation, protocol: str, scores: Tensor) -> dict[str, Any]:
+    mean, half = interval(scores)
+    config = evaluation.config
+    return {
+        "name": f"{config.split}/{metric_of(evaluation.sampler)}",
+        "value": mean,
+        "interval": half,
+        "episodes": len(scores),
+        "normalisation": protocol,
+        "learner": type(evaluation.algorithm).__name__,
+        "way": config.way,
+        "shot": config.shot,
+        "query": config.query,
+    }
+
+
+def _write_episodes(path: Path, scores: Mapping[str, Tensor]) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["episode", *scores])
+        columns = [values.tolist() for values in scores.values()]
+        writer.writerows([episode, *row] for episode, row in enumerate(zip(*columns, strict=True)))
+
+
+def read_episodes(folder: Path) -> dict[str, list[float]]:
+    """Return the scores of single episodes by protocol, as `evaluate` wrote them."""
+    with (folder / "episodes.csv").open(newline="") as file:
+        header, *rows = csv.reader(file)
+    return {name: [float(row[column]) for row in rows] for column, name in enumerate(header) if column}

@@ -1,0 +1,170 @@
+"""What a command line with mistakes gets: every mistake at once, where it came from, exit 2, and nothing written."""
+
+from pathlib import Path
+
+import pytest
+
+
+def lines_of(text, key):
+    return [line for line in text.splitlines() if line.strip().startswith(key)]
+
+
+def test_every_mistake_at_once(mlx, stage, tmp_path):
+    answer = mlx(
+        "meta-train", "seed=x", "algoritm=maml", "+foo=3", "way=0", "algorithm=mamll", "algorithm.inner_stepz=3", "optimizer=adan", "b=c=d", "maml"
+    )
+    assert answer.code == 2
+    assert answer.out == ""
+    assert "9 problems in the settings of `mlx meta-train`" in answer.err
+    for key, *parts in (
+        ("seed ", "must be a whole number from 0 to 4294967295, got 'x'", "(from the command line)"),
+        ("algoritm = maml", "no such setting", "did you mean: algorithm"),
+        ("foo = 3", "no such setting", "(from the command line)"),
+        ("way", "must be a whole number >= 1, got 0"),
+        ("algorithm ", "there is no algorithm 'mamll'", "maml, nearest_centroid, protonet", "did you mean: maml"),
+        ("algorithm.inner_stepz = 3", "no such setting of Maml", "did you mean: inner_steps"),
+        ("optimizer", "there is no optimizer 'adan'", "did you mean: adam"),
+        ("b=c=d", "cannot be read"),
+        ("maml", "settings are written key=value", "did you mean: algorithm=maml"),
+    ):
+        (line,) = lines_of(answer.err, key)
+        assert all(part in line for part in parts), line
+    assert answer.err.rstrip().endswith("see all settings: mlx meta-train --cfg job")
+    assert "To append to your config" not in answer.err
+    assert "Traceback" not in answer.err
+    assert not stage
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("meta-train", "seed=1,2"), "1,2 is several values; add -m to run each"),
+        (("meta-train", "~nothing"), "'nothing' does not exist"),
+        (("meta-train", "~seed"), "is missing   (from the command line)"),
+        (("meta-train", "hydra.nothing=1"), "Key 'nothing' not in 'HydraConf'"),
+        (("meta-train", "model=gan"), "is nothing to choose in mlx meta-train; there are"),
+        (("meta-train", "=3"), "the name of the setting is missing"),
+        (("meta-train", "seed.x=3"), "must be a whole number from 0 to 4294967295, got {'x': 3}"),
+        (("meta-train", "backbone.hidden=[1,2"), "cannot be read"),
+        (("meta-train", "steps=${nothing}"), "Interpolation key 'nothing' not found"),
+        (("meta-train", "steps=???"), "has no value yet"),
+        (("meta-train", "runtime.precision=8"), "must be one of 32-true, 64-true"),
+        (("meta-train", "backbone._target_=os.system"), "may not be built from a config"),
+        (("meta-train", "algorithm=maml", "algorithm.inner_lr=-1"), "inner_lr must be > 0, got -1"),
+        (("run", "steps=3"), "has no effect, as every stage has its own; set pretrain.steps or transfer.steps"),
+        (("run", "optimizer=sgd"), "optimizer@meta_train.optimizer=sgd"),
+        (("run", "optimizer@pretrain.optimizer=sgdd"), "there is no optimizer 'sgdd'"),
+        (("run", "meta_train.taskz=3"), "did you mean: tasks"),
+        (("run", "stages=[transfer,pretrain]"), "in this order"),
+        (("run", "ckpt=latest"), "no such setting of run"),
+        (("run", "experimnt=x"), "did you mean: experiment"),
+        (("evaluate", "normalisation=both"), "must be a list of one of transductive, inductive, got 'both'"),
+        (("-m", "meta-train", "algorithm=maml,mamll"), "there is no algorithm 'mamll'"),
+        (("-m", "meta-train", "seed=1,-1"), "got -1"),
+        (("meta-train", "algorithm=mamll", "--cfg", "job"), "did you mean: maml"),
+        (("meta-train", "algoritm=maml", "--cfg=job"), "did you mean: algorithm"),
+        (("validate", "meta-train", "algoritm=maml"), "did you mean: algorithm"),
+        (("meta-train", "--config-dir", "nowhere"), "--config-dir nowhere: there is no such folder"),
+    ],
+)
+def test_one_mistake(mlx, stage, tmp_path, words, told):
+    answer = mlx(*words)
+    assert answer.code == 2
+    assert told in answer.err
+    assert answer.out == ""
+    assert "To append to your" not in answer.err
+    assert not stage
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_dropped_choice_is_not_blamed_again(mlx, stage):
+    answer = mlx("meta-train", "algorithm=zzz", "algorithm.inner_lr=0.1")  # protonet, the default, has no inner_lr
+    assert "1 problem" in answer.err
+    assert "inner_lr" not in answer.err
+
+
+def test_origin_is_the_file_that_says_it(mlx, stage):
+    own = Path("mine")
+    (own / "algorithm").mkdir(parents=True)
+    (own / "experiment").mkdir()
+    (own / "algorithm" / "hasty.yaml").write_text("defaults:\n  - maml\n  - _self_\ninner_lr: -1\n")
+    (own / "experiment" / "odd.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - override /method: linear_probe\n  - _self_\nquery: none\nmeta_train:\n  tasks: 0\n"
+    )
+    answer = mlx("meta-train", "algorithm=hasty", "--config-dir", "mine")
+    assert "algorithm.inner_lr  inner_lr must be > 0, got -1   (from mine/algorithm/hasty.yaml)" in answer.err
+    answer = mlx("run", "experiment=odd", "-cd", "mine", "evaluate.episodes=1", "meta_train.steps=x")
+    assert "(from mine/experiment/odd.yaml)" in lines_of(answer.err, "query")[0]
+    assert "(from mine/experiment/odd.yaml)" in lines_of(answer.err, "meta_train.tasks")[0]
+    assert "(from the command line)" in lines_of(answer.err, "evaluate.episodes")[0]
+    assert "(from the command line)" in lines_of(answer.err, "meta_train.steps")[0]
+
+
+def test_origin_of_a_shipped_value(mlx, stage):
+    own = Path("mine/algorithm")
+    own.mkdir(parents=True)
+    (own / "wrong.yaml").write_text("defaults:\n  - maml\n  - _self_\n_target_: metalearn_cli.algorithms.protonet.ProtoNet\n")
+    answer = mlx("meta-train", "algorithm=wrong", "--config-dir=mine")
+    assert "(from configs/algorithm/maml.yaml)" in lines_of(answer.err, "algorithm.inner_lr")[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("inner_lr: [1\n", "is not valid YAML"),
+        ("defaults:\n  - mamll\n", "could not load 'algorithm/mamll'"),
+        ("- 1\n", "must be"),
+    ],
+)
+def test_broken_config_of_the_users(mlx, stage, text, told):
+    own = Path("mine/algorithm")
+    own.mkdir(parents=True)
+    (own / "broken.yaml").write_text(text)
+    answer = mlx("meta-train", "algorithm=broken", "--config-dir", "mine")
+    assert answer.code == 2
+    assert told.lower() in answer.err.lower()
+    assert "Traceback" not in answer.err
+
+
+def test_recipe_that_chooses_what_is_not_there(mlx, stage):
+    own = Path("mine/experiment")
+    own.mkdir(parents=True)
+    (own / "odd.yaml").write_text("# @package _global_\ndefaults:\n  - override /algorithm: mamll\n")
+    answer = mlx("run", "experiment=odd", "--config-dir", "mine")
+    assert "there is no algorithm 'mamll'" in answer.err
+    assert "(from mine/experiment/odd.yaml)   did you mean: maml" in answer.err
+
+
+def test_settings_reach_the_stage(mlx, stage):
+    words = ("meta-train", "algorithm=maml", "algorithm.inner_lr=0.1", "+seed=7", "++way=3", "init_from=latest:transfer", "reinit=[head,backbone.0]")
+    assert mlx(*words, "data.root='a b'").code in (0, 2)  # see below for the data's own settings
+    assert mlx(*words).code == 0
+    ((name, config),) = stage[-1:]
+    assert name == "meta-train"
+    assert config.algorithm["inner_lr"] == 0.1
+    assert (config.seed, config.way, config.init_from, config.reinit) == (7, 3, "latest:transfer", ["head", "backbone.0"])
+    assert config.scheduler["T_max"] == config.steps
+
+
+def test_recipe_beats_the_defaults_and_the_command_line_beats_the_recipe(mlx, stage):
+    own = Path("mine/experiment")
+    own.mkdir(parents=True)
+    (own / "short.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - override /algorithm: maml\n  - override /optimizer@meta_train.optimizer: sgd\n"
+        "  - _self_\nstages: [meta-train]\nmeta_train: {steps: 3, tasks: 2}\n"
+    )
+    assert mlx("run", "experiment=short", "meta_train.tasks=5", "meta_train.way=20", "-cd", "mine").code == 0
+    ((_, config),) = stage
+    assert config.stages == ("meta-train",)
+    trained = config.training["meta-train"]
+    assert (trained.steps, trained.tasks, trained.way, config.evaluate.way) == (3, 5, 20, 5)
+    assert trained.algorithm["_target_"].endswith("Maml")
+    assert trained.optimizer["_target_"] == "torch.optim.SGD"
+
+
+def test_evaluate_takes_a_learner_or_leaves_it_to_the_checkpoint(mlx, stage):
+    assert mlx("evaluate").code == 0
+    assert mlx("evaluate", "algorithm=protonet").code == 0
+    assert [config.algorithm for _, config in stage][0] is None
+    assert stage[1][1].algorithm["_target_"].endswith("ProtoNet")
