@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-import tempfile
-import traceback
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from metalearn_cli.core.errors import ConfigError, UserError
@@ -68,7 +65,7 @@ def explain(error: BaseException) -> tuple[int, str]:
     from metalearn_cli.cli import ui
 
     if isinstance(error, KeyboardInterrupt):
-        ui.error("interrupted")
+        ui.error(str(error) or "interrupted", label="")
         return INTERRUPTED, "interrupted"
     if isinstance(error, ConfigError):
         error = SettingsError("", [Fault(p.key, p.message, hint=p.hint) for p in error.problems])
@@ -79,24 +76,31 @@ def explain(error: BaseException) -> tuple[int, str]:
     if isinstance(error, OSError) and error.errno in _DISK:
         text = f"cannot write to {error.filename or 'the disk'}: {os.strerror(error.errno).lower()}"
     elif not isinstance(error, UserError):
-        log = _log_crash(error)
         text = f"{type(error).__name__}: {error}"
-        last = "".join(traceback.format_exception(error)).rstrip().splitlines()[-4:]
+        log, last = _log_crash(error)
         ui.error("\n".join(["mlx crashed; this is a bug, not your input", *last, f"the whole traceback: {log}"]))
         return CRASH, text
     ui.error(text)
     return REFUSED, text
 
 
-def _log_crash(error: BaseException) -> Path:
-    """Write the traceback to the folder of runs if there is one, else to the folder for temporary files."""
+def _log_crash(error: BaseException) -> tuple[str, list[str]]:
+    """Write the traceback to the folder of runs if there is one, else to the folder for temporary files.
+
+    Returns:
+        the file's path, and the last lines of the traceback.
+    """
+    import tempfile
+    import traceback
+
     text = "".join(traceback.format_exception(error))
-    name = f"mlx-crash-{os.environ.get('MLX_SWEEP_ID', os.getpid())}.log"
-    for folder in (Path("runs"), Path(tempfile.gettempdir())):
+    path = os.devnull
+    for folder in ("runs", tempfile.gettempdir()):
+        path = os.path.join(folder, f"mlx-crash-{os.environ['MLX_SWEEP_ID']}.log")
         try:
-            with (folder / name).open("a") as file:
+            with open(path, "a") as file:
                 file.write(text)
-            return folder / name
+            break
         except OSError:
             continue
-    return Path(os.devnull)
+    return path, text.rstrip().splitlines()[-4:]

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError  # type: ignore[import-untyped]
+from yaml import YAMLError
 
 from metalearn_cli.cli.args import closest
 from metalearn_cli.cli.compose import HYDRA_ERRORS, Composer, settings, values_of
@@ -144,7 +144,12 @@ def _refused(composer: Composer, override: Override, accepted: Sequence[str], er
     key, value = override.get_key_element().lstrip("+~"), override.value()
     if isinstance(error, MissingConfigException):
         fault = _broken(composer, error)
-        return fault._replace(key=key, origin=TYPED) if override.key_or_group == fault.key else fault
+        chosen = f"{override.key_or_group}/{value}"
+        if error.missing_cfg_file == chosen:
+            return fault._replace(key=key, origin=TYPED)
+        if composer.is_choice(override) and fault.origin == composer.file(composer.stage):
+            return fault._replace(origin=composer.file(chosen))  # it overrides a choice of the command's own config
+        return fault
     if isinstance(error, YAMLError):
         return Fault(f"{key}={value}", _first_line(error), TYPED)
     if composer.is_choice(override):
@@ -166,7 +171,7 @@ def _broken(composer: Composer, error: Exception) -> Fault:
     if not isinstance(error, MissingConfigException) or not error.missing_cfg_file:
         return Fault("", _first_line(error))
     group, _, name = error.missing_cfg_file.rpartition("/")
-    options = list(error.options or ())
+    options = composer.loader.get_group_options(group)
     there = f"there are {', '.join(options)}" if options else "there are none"
     asking = re.match(r"In '(.+?)'", str(error))
     origin = composer.file(asking[1]) if asking else ""
@@ -232,5 +237,5 @@ def _first_line(error: BaseException) -> str:
     if isinstance(error, YAMLError):
         return f"is not valid YAML: {' '.join(str(error).split())}"
     source = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
-    lines = str(source).splitlines()
+    lines: list[str] = str(source).splitlines()
     return lines[0] if lines else type(error).__name__

@@ -20,6 +20,7 @@ from metalearn_cli.cli.compose import HYDRA_ERRORS, Composer, settings, values_o
 from metalearn_cli.cli.errors import SettingsError
 from metalearn_cli.cli.faults import check, located
 from metalearn_cli.core.errors import ConfigError, UserError
+from metalearn_cli.engine.runs import TRAINING
 
 
 class Outcome(NamedTuple):
@@ -102,6 +103,10 @@ def run_stage(config: DictConfig) -> None:
         with ui.reporting() as reporter:
             done = stages.run(stage, settings(stage, values), reporter, sweep=sweep)
         _outcomes.append(Outcome(words, done, errors.DONE))
+    except KeyboardInterrupt as stop:
+        # a chain and an evaluation are started again; what is done already they skip
+        again = f"mlx resume {reporter.folder}" if stage in TRAINING and reporter.folder else "the same command"
+        raise KeyboardInterrupt(f"interrupted; go on with: {again}") from stop
     except Exception as error:
         extra = next((s.path for s in job.runtime.config_sources if s.provider == "command-line"), "")
         _outcomes.append(Outcome(words, None, *errors.explain(with_origins(error, Composer(stage, extra), words))))

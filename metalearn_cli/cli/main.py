@@ -5,12 +5,10 @@ Nothing heavy is imported before it is needed: `mlx --help` answers without torc
 
 from __future__ import annotations
 
-import json
 import os
-import secrets
 import sys
+import time
 from collections.abc import Callable, Sequence
-from datetime import datetime, timezone
 from typing import Any
 
 from metalearn_cli import __version__
@@ -30,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     # names the folder of a sweep; processes that a job starts inherit it
-    os.environ["MLX_SWEEP_ID"] = f"{datetime.now(timezone.utc):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+    os.environ["MLX_SWEEP_ID"] = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{os.urandom(2).hex()}"
     try:
         code = _dispatch(words)
         sys.stdout.flush()
@@ -184,6 +182,8 @@ def _runs_dir(words: Words) -> str:
 def _show(words: Words, result: Any, draw: Callable[[], None]) -> None:
     """Print a result for a program or for a person."""
     if "--json" in words.options:
+        import json
+
         print(json.dumps(result, indent=2))
     else:
         draw()

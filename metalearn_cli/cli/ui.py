@@ -16,7 +16,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-from tqdm import tqdm  # type: ignore[import-untyped]
+from tqdm import tqdm
 
 from metalearn_cli.cli.errors import Fault
 from metalearn_cli.cli.words import duration, measured, number
@@ -70,10 +70,9 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], rig
     _console().print()
 
 
-def error(text: str) -> None:
+def error(text: str, label: str = "error: ") -> None:
     """Print an error to stderr."""
-    console = _console(stderr=True)
-    console.print(Text.assemble(("error: ", "bold red"), text), soft_wrap=True)
+    _console(stderr=True).print(Text.assemble((label, "bold red"), text), soft_wrap=True)
 
 
 def faults(stage: str, found: Sequence[Fault]) -> None:
@@ -107,16 +106,22 @@ def reporting() -> Iterator[Progress]:
 
 
 class Progress:
-    """A `core.types.Reporter` on stderr: one bar on a terminal, a line per report elsewhere."""
+    """A `core.types.Reporter` on stderr: one bar on a terminal, a line per report elsewhere.
+
+    Attributes:
+        folder: the run that was begun last, or "".
+    """
 
     def __init__(self) -> None:
         self._bar: Any = None
+        self.folder = ""
         self._stage, self._steps, self._began = "", 0, time.monotonic()
         self._latest: dict[str, str] = {}
 
     def start(self, stage: str, folder: str, start: int, steps: int) -> None:
         """A stage's loop begins at step `start` of `steps`."""
         self.close()
+        self.folder = folder
         self._stage, self._steps, self._began, self._latest = stage, steps, time.monotonic(), {}
         self.note(f"{stage} -> {folder}")
         if sys.stderr.isatty():

@@ -186,10 +186,10 @@ def parse_chain(values: Mapping[str, Any]) -> ChainConfig:
     names = {stage: {f.name for f in fields(STAGES[stage])} - {"ckpt"} for stage in STAGES}  # the chain knows the ckpt
     known = set().union(*names.values())
     for key in shared:
-        takers = [section for stage, section in sections.items() if key in names[stage]]
+        takers = [sections[stage] for stage in (*stages, "evaluate") if key in names[stage]]
         if key not in known:
             problems.append(Problem(key, "no such setting of run", _closest(key, known | {*sections.values()})))
-        elif all(key in _listed(values.get(section)) for section in takers):
+        elif takers and all(key in _listed(values.get(section)) for section in takers):
             own = " or ".join(f"{section}.{key}" for section in takers)
             problems.append(Problem(key, f"has no effect, as every stage has its own; set {own}"))
     merged: dict[str, dict[str, Any]] = {}

@@ -19,7 +19,9 @@ class Answer(NamedTuple):
 
 
 @pytest.fixture
-def mlx(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Iterator[Callable[..., Answer]]:
+def mlx(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> Iterator[Callable[..., Answer]]:
     """Run `mlx` with the given words, in an empty folder; what Hydra keeps globally is put back."""
     monkeypatch.chdir(tmp_path)
     handlers = logging.getLogger().handlers[:]

@@ -1,0 +1,355 @@
+"""What each command prints, where, and with which exit code."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from metalearn_cli import __version__, stages
+from metalearn_cli.cli.args import COMMANDS, STAGES
+from metalearn_cli.core.errors import ConfigError, Problem, UserError
+
+
+def test_help_imports_nothing_heavy():
+    code = "import sys; from metalearn_cli.cli.main import main; main(['--help']); print(sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    *text, modules = done.stdout.splitlines()
+    assert all(any(line.strip().startswith(command) for line in text) for command in COMMANDS)
+    for heavy in ("torch", "hydra", "omegaconf", "numpy", "rich", "tqdm", "yaml"):
+        assert f"'{heavy}'" not in modules
+
+
+def test_version(mlx):
+    assert mlx("--version") == (0, f"mlx {__version__}\n", "")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(mlx, command):
+    answer = mlx(command, "--help")
+    assert answer.code == 0
+    assert answer.out.startswith(f"usage: mlx {command}")
+    assert "--help" in answer.out
+
+
+def test_help_of_a_stage_shows_choices_settings_and_examples(mlx):
+    out = mlx("meta-train", "-h").out
+    assert "algorithm=protonet  (fomaml | from_scratch | maml | nearest_centroid | protonet)" in out
+    assert "  steps: 600  # optimizer steps, >= 1" in out
+    assert "mlx -m meta-train algorithm=maml,protonet seed=1,2" in out
+    out = mlx("run", "--help").out
+    assert "optimizer@meta_train.optimizer=adam" in out
+    assert "  meta_train:\n    steps: 600" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("metatrain",), "there is no command 'metatrain'; did you mean meta-train?"),
+        (("frobnicate",), "there is no command 'frobnicate'; there are pretrain, transfer"),
+        (("meta-train", "--mulitrun"), "there is no option --mulitrun; did you mean --multirun?"),
+        (("meta-train", "--seed=3"), "there is no option --seed; settings are written key=value, without dashes"),
+        (("meta-train", "--cfg"), "--cfg needs a value"),
+        (("meta-train", "--cfg", "jbo"), "--cfg must be one of job, hydra, all, got 'jbo'; did you mean job?"),
+        (("meta-train", "--json=3"), "--json takes no value"),
+        (("runs", "-m"), "mlx runs has no option --multirun"),
+        (("runs", "x"), "mlx runs takes no 'x'"),
+        (("show",), "mlx show needs one word more"),
+        (("show", "20261"), "there is no run '20261' in runs"),
+        (("resume", "20261"), "there is no run '20261' in runs"),
+        (("validate", "meta-trian"), "did you mean meta-train?"),
+        (("ls", "algoritm"), "did you mean algorithm?"),
+        (("completion", "bahs"), "did you mean bash?"),
+    ],
+)
+def test_mistyped_words(mlx, tmp_path, words, told):
+    answer = mlx(*words)
+    assert answer.code == 2
+    assert told in answer.err
+    assert answer.out == ""
+    assert not list(tmp_path.iterdir())
+
+
+def test_result_is_on_stdout_and_progress_on_stderr(mlx, stage):
+    answer = mlx("meta-train", "data=glyphs", "runs_dir=elsewhere", "seed=3")
+    assert answer.code == 0
+    assert "val accuracy   50.0 +- 1.0 % (95 %)" in answer.out
+    assert "1 min 1 s" in answer.out
+    assert answer.out.rstrip().endswith("next: mlx evaluate ckpt=id-1 runs_dir=elsewhere")
+    assert "meta-train step 1/2, loss 0.5" in answer.err
+    assert "step" not in answer.out.replace("best step", "")
+
+
+def test_json_is_one_object(mlx, stage):
+    answer = mlx("--json", "pretrain")
+    assert json.loads(answer.out)["metric"]["value"] == 0.5
+    answer = mlx("-m", "pretrain", "seed=1,2", "--json")
+    assert [r["run"]["id"] for r in json.loads(answer.out)["runs"]] == ["id-2", "id-3"]
+
+
+def test_options_may_stand_before_the_command(mlx, stage):
+    Path("own").mkdir()
+    assert mlx("-cd", "own", "-m", "meta-train", "algorithm=maml,protonet", "seed=1,2").code == 0
+    assert [(config.algorithm["_target_"][-4:], config.seed) for _, config in stage] == [
+        ("Maml", 1),
+        ("Maml", 2),
+        ("oNet", 1),
+        ("oNet", 2),
+    ]
+
+
+def test_settings_and_options_may_be_mixed(mlx, stage):
+    assert mlx("meta-train", "seed=1", "--json", "way=3").code == 0
+    assert (stage[0][1].seed, stage[0][1].way) == (1, 3)
+
+
+def test_sweep_ends_in_one_table(mlx, stage):
+    answer = mlx("-m", "meta-train", "algorithm=maml,protonet", "seed=1,2", "way=3")
+    assert answer.code == 0
+    assert len(stage) == 4
+    table = answer.out.splitlines()
+    assert table[0] == "4 runs"
+    assert table[1].split() == ["algorithm", "seed", "run", "status", "result"]  # way is the same in all
+    assert table[3].split()[:4] == ["maml", "1", "id-1", "completed"]
+    (sweep,) = Path("runs/sweeps").iterdir()
+    assert stage[0][1].runs_dir == "runs"
+    assert [path.name for path in sweep.iterdir()] == ["multirun.yaml"]
+
+
+def test_sweep_goes_on_after_a_refused_and_a_crashed_job(mlx, stage, monkeypatch, tmp_path):
+    quick = stages.run
+
+    def run(name, config, reporter, **facts):
+        if config.seed == 1:
+            raise ConfigError([Problem("way", "glyphs/test has 3 classes; way must be <= 3")])
+        if config.seed == 2:
+            raise ZeroDivisionError("oh")
+        return quick(name, config, reporter, **facts)
+
+    monkeypatch.setattr(stages, "run", run)
+    Path("runs").mkdir()
+    answer = mlx("-m", "meta-train", "seed=1,2,3", "way=4")
+    assert answer.code == 1
+    assert [line.split()[2] for line in answer.out.splitlines()[3:6]] == ["refused", "crashed", "completed"]
+    assert "way = 4  glyphs/test has 3 classes; way must be <= 3   (from the command line)" in answer.err
+    (log,) = Path("runs").glob("mlx-crash-*.log")
+    assert str(log) in answer.err
+    assert "ZeroDivisionError: oh" in log.read_text()
+    assert "Error executing job with overrides" not in answer.err
+
+
+def test_sweep_of_which_nothing_came_leaves_nothing(mlx, monkeypatch, tmp_path):
+    def run(name, config, reporter, **facts):
+        raise UserError("no")
+
+    monkeypatch.setattr(stages, "run", run)
+    assert mlx("-m", "meta-train", "seed=1,2").code == 2
+    assert not list(tmp_path.iterdir())
+
+
+def test_mistake_that_shows_only_when_everything_is_built(mlx, monkeypatch, tmp_path):
+    def run(name, config, reporter, **facts):
+        raise ConfigError([Problem("way", "must be <= 3"), Problem("data.root", "there is no folder 'x'")])
+
+    monkeypatch.setattr(stages, "run", run)
+    answer = mlx("meta-train", "way=4")
+    assert (answer.code, answer.out) == (2, "")
+    assert "2 problems in the settings of `mlx meta-train`" in answer.err
+    assert "way = 4    must be <= 3   (from the command line)" in answer.err
+    assert "(from configs/data/glyphs.yaml)" in answer.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_crash_is_told_apart_from_a_mistake(mlx, monkeypatch, tmp_path):
+    def run(name, config, reporter, **facts):
+        raise ZeroDivisionError("oh")
+
+    monkeypatch.setattr(stages, "run", run)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    answer = mlx("meta-train")
+    assert (answer.code, answer.out) == (1, "")
+    assert "ZeroDivisionError: oh" in answer.err
+    (log,) = tmp_path.glob("mlx-crash-*.log")
+    assert str(log) in answer.err
+    assert "in run\n" in log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [
+        (errno.ENOSPC, "no space left on device"),
+        (errno.EROFS, "read-only file system"),
+        (errno.EACCES, "permission denied"),
+    ],
+)
+def test_disk_troubles_are_the_users(mlx, monkeypatch, number, told):
+    def run(name, config, reporter, **facts):
+        raise OSError(number, os.strerror(number), "runs/meta-train/x")
+
+    monkeypatch.setattr(stages, "run", run)
+    answer = mlx("meta-train")
+    assert answer.code == 2
+    assert f"error: cannot write to runs/meta-train/x: {told}" in answer.err
+
+
+def test_file_where_the_folder_of_a_sweep_should_be(mlx, stage):
+    Path("runs").write_text("")
+    answer = mlx("-m", "meta-train", "seed=1,2")
+    assert answer.code == 2
+    assert "cannot write to" in answer.err
+    assert not stage
+
+
+def test_interrupt(mlx, monkeypatch):
+    def run(name, config, reporter, **facts):
+        reporter.start(name, "runs/meta-train/some-id", 0, 3)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stages, "run", run)
+    answer = mlx("-m", "meta-train", "seed=1,2")
+    assert answer.code == 130
+    assert "interrupted; go on with: mlx resume runs/meta-train/some-id" in answer.err
+
+
+def test_hydras_own_views_of_the_settings(mlx, stage):
+    answer = mlx("--cfg", "job", "meta-train", "algorithm=maml", "-p", "algorithm")
+    assert answer.code == 0
+    assert "inner_lr: 0.4" in answer.out
+    assert "stage/meta_train" in mlx("meta-train", "--info", "defaults").out
+    assert "algorithm: protonet" in mlx("meta-train", "-i", "defaults-tree").out
+    assert not stage
+
+
+def test_ls(mlx):
+    out = mlx("ls", "algorithm").out
+    assert any(line.startswith("maml ") and "Finn et al. 2017" in line for line in out.splitlines())
+    assert "conv4" not in out
+    groups = json.loads(mlx("ls", "--json").out)
+    assert {"algorithm", "backbone", "data", "method", "model", "optimizer", "runtime", "scheduler"} <= groups.keys()
+    assert not {"stage", "hydra"} & groups.keys()
+    assert all(line for choices in groups.values() for line in choices.values())
+    own = Path("mine/algorithm")
+    own.mkdir(parents=True)
+    (own / "hasty.yaml").write_text("# @package _global_\n# A hasty one.\nx: 1\n")
+    assert json.loads(mlx("ls", "algorithm", "-cd", "mine", "--json").out)["algorithm"]["hasty"] == "A hasty one."
+
+
+def write_run(stage, run_id, **facts):
+    folder = Path("runs") / stage / run_id
+    folder.mkdir(parents=True)
+    info = {
+        "id": run_id,
+        "stage": stage,
+        "status": "completed",
+        "started_at": f"2026-01-0{run_id[-1]}T00:00:00+00:00",
+        "parent": None,
+    }
+    (folder / "run.json").write_text(json.dumps({**info, **facts}))
+
+
+def test_runs_and_show(mlx):
+    assert "no runs in runs yet" in mlx("runs").out
+    write_run(
+        "pretrain", "a1", metric={"name": "val/accuracy", "value": 0.5, "interval": 0.01, "step": 2}, best="step-000002"
+    )
+    parent = {
+        "run": "a1",
+        "stage": "pretrain",
+        "step": 2,
+        "checkpoint": "runs/pretrain/a1/checkpoints/step-000002",
+        "sha256": "f" * 64,
+    }
+    write_run("transfer", "b2", parent=parent, status="running")
+    lines = mlx("runs").out.splitlines()
+    assert lines[1].split() == ["stage", "run", "status", "result", "parent", "age"]
+    assert lines[3].split()[:5] == ["transfer", "b2", "died", "-", "a1"]
+    assert "50.0 +- 1.0 %" in lines[4]
+    assert [run["id"] for run in json.loads(mlx("runs", "--json").out)] == ["b2", "a1"]
+    assert mlx("runs", "--runs-dir", "other").out.startswith("no runs in other")
+    lines = mlx("show", "b").out.splitlines()
+    assert lines[3].split()[:2] == ["transfer", "b2"]
+    assert lines[4].split()[-2:] == ["step-000002", "f" * 64]
+    assert json.loads(mlx("show", "b2", "--json").out)[1]["sha256"] == "f" * 64
+    assert "did you mean a1?" in mlx("show", "a11").err
+
+
+def test_resume_passes_changes_on(mlx, monkeypatch):
+    write_run("pretrain", "a1", status="interrupted")
+    seen = {}
+
+    def resume(folder, reporter, changes):
+        seen.update(changes)
+        raise UserError("enough")
+
+    monkeypatch.setattr(stages, "resume", resume)
+    assert mlx("resume", "a1", "steps=30", "optimizer.lr=1e-3", "reinit=[a,b]", "runtime.threads=null").code == 2
+    assert seen == {"steps": 30, "optimizer.lr": 1e-3, "reinit": ["a", "b"], "runtime.threads": None}
+    answer = mlx("resume", "a1", "steps", "+x=1", "seed=1,2")
+    assert answer.code == 2
+    assert "3 problems" in answer.err
+
+
+def test_validate(mlx, monkeypatch, tmp_path):
+    monkeypatch.setattr(stages, "check", lambda stage, config: [f"{stage} on {config.way} ways"])
+    answer = mlx("validate", "meta-train", "way=3")
+    assert (answer.code, answer.err) == (0, "")
+    assert answer.out == "meta-train on 3 ways\nmlx meta-train: valid\n"
+    assert json.loads(mlx("validate", "run", "--json").out)["valid"] is True
+
+    def check(stage, config):
+        raise ConfigError([Problem("way", "too many")])
+
+    monkeypatch.setattr(stages, "check", check)
+    answer = mlx("validate", "meta-train", "way=3")
+    assert answer.code == 2
+    assert "way = 3  too many   (from the command line)" in answer.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_doctor(mlx, tmp_path):
+    found = json.loads(mlx("doctor", "--json", "--runs-dir", "elsewhere").out)
+    assert found["versions"]["metalearn-cli"] == __version__
+    assert "32-true" in found["devices"]["cpu"]
+    assert str(tmp_path / "elsewhere") in found["places"]["runs"]
+    assert "GiB free" in found["places"]["runs"]
+    assert "versions" in mlx("doctor").out
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("line", "expected", "unexpected"),
+    [
+        ("mlx me", {"meta-train"}, {"pretrain"}),
+        ("mlx ", set(COMMANDS), set()),
+        ("mlx meta-train --mu", {"--multirun"}, {"--json"}),
+        ("mlx meta-train algorithm=ma", {"algorithm=maml"}, {"algorithm=protonet"}),
+        ("mlx -m meta-train optimizer.", {"optimizer.lr="}, set()),
+        ("mlx meta-train seed=1 wa", {"way="}, {"seed="}),
+        ("mlx validate ", set(STAGES), {"ls"}),
+        ("mlx ls alg", {"algorithm"}, {"backbone"}),
+        ("mlx show a", {"a1"}, set()),
+        ("mlx completion ", {"bash", "zsh", "fish"}, set()),
+        ("mlx meta-train a=[", set(), set()),
+    ],
+)
+def test_completion(mlx, monkeypatch, line, expected, unexpected):
+    write_run("pretrain", "a1")
+    monkeypatch.setenv("COMP_LINE", line)
+    found = set(mlx("-sc", "query=bash").out.split())
+    assert expected <= found
+    assert not unexpected & found
+
+
+def test_completion_in_bash(mlx, tmp_path):
+    (tmp_path / "mlx").write_text(f'#!/bin/sh\nexec {sys.executable} -m metalearn_cli.cli.main "$@"\n')
+    (tmp_path / "mlx").chmod(0o755)
+    script = mlx("completion", "bash").out
+    typed = "COMP_LINE='mlx meta-t'; COMP_POINT=10; COMP_WORDS=(mlx meta-t); COMP_CWORD=1; _mlx_complete"
+    typed += '; echo "<${COMPREPLY[0]}>"'
+    env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(["bash", "-c", f"{script}\n{typed}"], capture_output=True, text=True, env=env, check=True)
+    assert done.stdout == "<meta-train >\n"

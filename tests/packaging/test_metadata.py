@@ -1,0 +1,36 @@
+"""What the package imports is what its metadata asks for, so that an installation has all it needs and nothing else."""
+
+import ast
+import re
+import sys
+from importlib.metadata import packages_distributions, requires
+from pathlib import Path
+
+import metalearn_cli
+
+OPTIONAL = {"torch_xla"}  # on TPU machines only, which bring it
+
+
+def normalised(name):
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_dependencies_are_the_imports():
+    imported = set()
+    for file in Path(metalearn_cli.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                imported.add(node.module.partition(".")[0])
+    distributions = packages_distributions()
+    third_party = imported - set(sys.stdlib_module_names) - OPTIONAL - {"metalearn_cli"}
+    declared = {
+        normalised(re.match(r"[\w.-]+", line)[0]) for line in requires("metalearn-cli") or [] if "extra ==" not in line
+    }
+    assert {normalised(distributions[name][0]) for name in third_party} == declared
+
+
+def test_the_package_itself_imports_nothing_heavy():
+    tree = ast.parse(Path(metalearn_cli.__file__).read_text())
+    assert not any(isinstance(node, ast.Import | ast.ImportFrom) for node in ast.walk(tree))

@@ -1,0 +1,102 @@
+"""MAML's meta-gradient against an independent plain implementation: autograd, modules without functional calls, a loop."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import batch_norm, conv2d, cross_entropy, linear, max_pool2d, relu
+
+from metalearn_cli.algorithms.maml import Maml
+from metalearn_cli.backbones._network import Network
+from metalearn_cli.backbones.conv4 import Conv4
+from metalearn_cli.core.functional import pure
+from metalearn_cli.core.random import seeded
+from metalearn_cli.core.types import Episode, Params
+
+QUERY, SIZE, HIDDEN = 2, 16, 8
+
+
+def plain_network(p: Params, x: Tensor) -> Tensor:
+    for i in range(4):
+        block = f"backbone.blocks.{i}"
+        x = conv2d(x, p[f"{block}.conv.weight"], padding=1)
+        x = batch_norm(x, None, None, p[f"{block}.norm.weight"], p[f"{block}.norm.bias"], training=True)
+        x = max_pool2d(relu(x), 2)
+    return linear(x.flatten(1), p["head.weight"], p["head.bias"])
+
+
+def plain_meta_gradient(params: Params, episodes: Episode, lr: float, steps: int, first_order: bool) -> list[Tensor]:
+    """Algorithm 2 of the paper, written down once more without anything of ours."""
+    total = torch.zeros((), dtype=episodes.support_x.dtype)
+    for sx, sy, qx, qy in zip(*episodes, strict=True):
+        fast = params
+        for _ in range(steps):
+            loss = cross_entropy(plain_network(fast, sx), sy)
+            grads = torch.autograd.grad(loss, list(fast.values()), create_graph=not first_order)
+            fast = {n: p - lr * g for (n, p), g in zip(fast.items(), grads, strict=True)}
+        total = total + cross_entropy(plain_network(fast, qx), qy) / len(episodes.support_x)
+    return list(torch.autograd.grad(total, list(params.values())))
+
+
+def our_meta_gradient(params: Params, episodes: Episode, way: int, learner: Maml, network: Network) -> list[Tensor]:
+    apply, _ = pure(network)
+    for task in range(len(episodes.support_x)):
+        episode = Episode(*(part[task] for part in episodes))
+        (learner(apply, params, episode, way=way).loss / len(episodes.support_x)).backward()
+    gradients = [p.grad for p in params.values()]
+    for p in params.values():
+        p.grad = None
+    return gradients
+
+
+def setting(way: int, dtype: torch.dtype) -> tuple[Network, Params, Episode]:
+    with seeded(0, "maml", way):
+        network = Network(Conv4((1, SIZE, SIZE), hidden=HIDDEN), way)
+        sx, qx = torch.rand(2, way, 1, SIZE, SIZE), torch.rand(2, way * QUERY, 1, SIZE, SIZE)
+    sy = torch.arange(way).expand(2, -1)
+    _, params = pure(network)
+    params = {n: p.detach().to(dtype).requires_grad_() for n, p in params.items()}
+    return network, params, Episode(sx.to(dtype), sy, qx.to(dtype), sy.repeat(1, QUERY))
+
+
+def distance(a: list[Tensor], b: list[Tensor]) -> float:
+    """Relative distance of two gradients, as one long vector each, in float64."""
+    one, two = (torch.cat([g.double().flatten() for g in gradient]) for gradient in (a, b))
+    return ((one - two).norm() / two.norm()).item()
+
+
+CASES = pytest.mark.parametrize(
+    ("way", "steps", "first_order"), [(w, s, f) for w in (5, 20) for s in (1, 5) for f in (False, True)]
+)
+
+
+@CASES
+def test_meta_gradient_equals_the_plain_loop_in_float64(way: int, steps: int, first_order: bool) -> None:
+    network, params, episodes = setting(way, torch.float64)
+    ours = our_meta_gradient(params, episodes, way, Maml(0.4, steps, first_order), network.double())
+    assert distance(ours, plain_meta_gradient(params, episodes, 0.4, steps, first_order)) < 1e-9
+
+
+@CASES
+def test_in_float32_it_is_no_further_from_float64_than_the_plain_loop(way: int, steps: int, first_order: bool) -> None:
+    _, exact_params, exact_episodes = setting(way, torch.float64)
+    exact = plain_meta_gradient(exact_params, exact_episodes, 0.4, steps, first_order)
+    network, params, episodes = setting(way, torch.float32)
+    plain = distance(plain_meta_gradient(params, episodes, 0.4, steps, first_order), exact)
+    ours = distance(our_meta_gradient(params, episodes, way, Maml(0.4, steps, first_order), network), exact)
+    # the two sum in different orders, so each is off by its own rounding: a factor, and one unit of float32
+    assert ours <= 1.5 * plain + 1.2e-7
+
+
+def test_first_and_second_order_differ() -> None:
+    network, params, episodes = setting(5, torch.float64)
+    network.double()
+    second, first = (our_meta_gradient(params, episodes, 5, Maml(0.4, 1, order), network) for order in (False, True))
+    assert distance(first, second) > 1e-3
+
+
+@pytest.mark.parametrize(("settings", "name"), [({"inner_lr": 0.0}, "inner_lr"), ({"inner_steps": 0}, "inner_steps")])
+def test_refuses_impossible_settings(settings: dict[str, float], name: str) -> None:
+    with pytest.raises(ValueError, match=name):
+        Maml(**settings)

@@ -1,0 +1,63 @@
+"""Values against annotations, and what is allowed in words."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import pytest
+
+from metalearn_cli.core.check import Range, describe, fits, mismatch
+
+Small = Annotated[int, Range(1, 3)]
+
+
+@pytest.mark.parametrize(
+    ("value", "annotation"),
+    [
+        (1, int),
+        (1, float),
+        (1.5, float),
+        (True, bool),
+        ("a", str),
+        (None, int | None),
+        (3, Small),
+        (2, Small | None),
+        ("auto", Literal["auto"] | list[int]),
+        ([0], Literal["auto"] | list[int]),
+        ([], list[int]),
+        ([0.9, 1], tuple[float, float]),
+        ({"a": 1}, dict),
+        ({"a": 1}, Mapping[str, Any]),
+        (object(), Any),
+    ],
+)
+def test_fits(value, annotation):
+    assert fits(value, annotation)
+    assert mismatch(value, annotation) == ""
+
+
+@pytest.mark.parametrize(
+    ("value", "annotation", "allowed"),
+    [
+        (1.0, int, "a whole number"),
+        (True, int, "a whole number"),
+        (True, float, "a number"),
+        (float("nan"), float, "a number"),
+        (1, bool, "true or false"),
+        (1, str, "text"),
+        (0, Small, "a whole number from 1 to 3"),
+        (4, Small, "a whole number from 1 to 3"),
+        ("2", Small | None, "a whole number from 1 to 3 or null"),
+        (0, Annotated[int, Range(1)], "a whole number >= 1"),
+        (-1, Annotated[int, Range(0, 2**32 - 1)], "a whole number from 0 to 4294967295"),
+        (0, Annotated[float, Range(0.5, 1)], "a number from 0.5 to 1"),
+        ("c", Literal["a", "b"], "one of a, b"),
+        (True, Literal[1], "1"),
+        (["x"], list[int], "a list of a whole number"),
+        ("abc", list[str], "a list of text"),
+        ([1], Mapping[str, Any], "Mapping"),
+    ],
+)
+def test_does_not_fit(value, annotation, allowed):
+    assert not fits(value, annotation)
+    assert describe(annotation) == allowed
+    assert mismatch(value, annotation) == f"must be {allowed}, got {value!r}"
