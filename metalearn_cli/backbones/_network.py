@@ -5,6 +5,8 @@ Legend: B items, D features, O outputs, ... the shape of one item.
 
 from __future__ import annotations
 
+from typing import cast
+
 from torch import Tensor, nn
 
 
@@ -19,7 +21,7 @@ class Network(nn.Module):
     def __init__(self, backbone: nn.Module, outputs: int | None) -> None:
         super().__init__()
         self.backbone = backbone
-        self.head = nn.Identity() if outputs is None else nn.Linear(int(backbone.out_dim), outputs)
+        self.head = nn.Identity() if outputs is None else nn.Linear(cast(int, backbone.out_dim), outputs)
 
     def forward(self, x: Tensor, *, reference: int | None = None) -> Tensor:
         """Return features [B, D], or the head's outputs [B, O].
@@ -28,4 +30,5 @@ class Network(nn.Module):
             x: items [B, ...].
             reference: how many of the first items give the batch statistics; None means all.
         """
-        return self.head(self.backbone(x, reference=reference))  # type: ignore[no-any-return]
+        output: Tensor = self.head(self.backbone(x, reference=reference))
+        return output

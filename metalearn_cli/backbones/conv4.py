@@ -31,8 +31,9 @@ class Block(nn.Module):
     def forward(self, x: Tensor, reference: int | None) -> Tensor:
         """Return [B, hidden, H // 2, W // 2], rounded up where a stride does it."""
         x = self.conv(x)
-        x = relu(self.norm(x, reference) if isinstance(self.norm, BatchNorm) else self.norm(x))
-        return max_pool2d(x, 2) if self.pool == "max" else x
+        x = self.norm(x, reference) if isinstance(self.norm, BatchNorm) else self.norm(x)
+        # the same as pooling after ReLU, on a quarter of the pixels
+        return relu(max_pool2d(x, 2) if self.pool == "max" else x)
 
 
 class Conv4(nn.Module):
@@ -62,7 +63,9 @@ class Conv4(nn.Module):
             raise ValueError(f"pool must be one of {', '.join(POOLS)}, got {pool!r}")
         smallest = 2**BLOCKS if pool == "max" else 1
         if min(shape[1:]) < smallest:
-            raise ValueError(f"shape {tuple(shape)} is too small: four poolings need images of {smallest} pixels or more")
+            raise ValueError(
+                f"shape {tuple(shape)} is too small: four poolings need images of {smallest} pixels or more"
+            )
         channels = [shape[0], *[hidden] * (BLOCKS - 1)]
         self.blocks = nn.ModuleList(Block(c, hidden, pool, norm) for c in channels)
         self.batch_statistics = norm == "batch"

@@ -16,7 +16,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-from tqdm import tqdm
+from tqdm import tqdm  # type: ignore[import-untyped]
 
 from metalearn_cli.cli.errors import Fault
 from metalearn_cli.cli.words import duration, measured, number

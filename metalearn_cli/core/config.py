@@ -257,7 +257,7 @@ def _problems(cls: type, values: Mapping[str, Any], prefix: str) -> list[Problem
         value = values[name]
         if is_dataclass(annotation):
             if isinstance(value, Mapping):
-                problems += _problems(annotation, value, f"{key}.")
+                problems += _problems(get_type_hints(cls)[name], value, f"{key}.")
             else:
                 problems.append(Problem(key, f"must be a group of settings, got {value!r}"))
         elif annotation == Spec or (annotation == Spec | None and value is not None):

@@ -36,7 +36,7 @@ SCRIPTS = {
     "train": ("LATIN", "CYRILLIC", "CANADIAN"),  # CANADIAN: Canadian aboriginal syllabics
 }
 
-# Syllabics write w- and long vowels as dots on another syllable: accented forms, though Unicode does not decompose them.
+# Syllabics write w- and long vowels as dots at another syllable: accented forms, though they do not decompose.
 DOTTED_SYLLABLE = re.compile(r"CANADIAN SYLLABICS .*(W[AEIO]+|AAI?|II|OO)")
 
 FACES = (
@@ -115,13 +115,12 @@ def _fonts() -> list[Path]:
 
 def _render(paths: list[Path], instances: int, size: int, seed: int) -> Arrays:
     """Draw every class: for each split `<split>_items` [N, 1, P, P] uint8 and `<split>_names` [K]."""
-    # 4 pixels per final one; the basic layout draws characters one by one, without the joining forms of Arabic
-    fonts = [ImageFont.truetype(path, 4 * size, layout_engine=ImageFont.Layout.BASIC) for path in paths]
+    fonts = [_font(path, 4 * size) for path in paths]
     covered = [frozenset(TTFont(path, lazy=True).getBestCmap()) for path in paths]
     characters = {
         split: [c for script in scripts for c in _letters(script, covered)] for split, scripts in SCRIPTS.items()
     }
-    distinct = _distinct([c for split in characters.values() for c in split], fonts, covered)
+    distinct = _distinct([c for split in characters.values() for c in split], paths, covered)
     arrays: Arrays = {}
     for split, candidates in characters.items():
         kept = [c for c in candidates if c in distinct]
@@ -151,10 +150,11 @@ def _letters(script: str, covered: list[frozenset[int]]) -> list[str]:
     ]
 
 
-def _distinct(characters: list[str], fonts: list[ImageFont.FreeTypeFont], covered: list[frozenset[int]]) -> set[str]:
+def _distinct(characters: list[str], paths: list[Path], covered: list[frozenset[int]]) -> set[str]:
     """Drop each character that looks, in any face, like one that stands before it and is kept."""
     likeness_KK = np.zeros((len(characters), len(characters)), np.float32)
-    for font, points in zip(fonts, covered, strict=True):
+    for path, points in zip(paths, covered, strict=True):
+        font = _font(path, 48)
         here = [k for k, character in enumerate(characters) if ord(character) in points]
         shapes = np.stack([_shape(_ink(font, characters[k])) for k in here])
         pairs = np.ix_(here, here)
@@ -164,6 +164,11 @@ def _distinct(characters: list[str], fonts: list[ImageFont.FreeTypeFont], covere
         if not kept or likeness_KK[k, kept].max() < ALIKE:
             kept.append(k)
     return {characters[k] for k in kept}
+
+
+def _font(path: Path, pixels: int) -> ImageFont.FreeTypeFont:
+    # the basic layout draws characters one by one, without looking for joining forms
+    return ImageFont.truetype(path, pixels, layout_engine=ImageFont.Layout.BASIC)
 
 
 def _ink(font: ImageFont.FreeTypeFont, character: str) -> Image.Image:

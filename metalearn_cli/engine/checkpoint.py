@@ -23,7 +23,7 @@ from torch import Tensor
 
 from metalearn_cli.core.errors import ConfigError, Problem, UserError
 from metalearn_cli.core.types import Params
-from metalearn_cli.engine.runs import _read_json, now, sha256_of, write_json
+from metalearn_cli.engine.runs import now, read_json, sha256_of, write_json
 
 FORMAT = 1
 _TENSORS, _RESUME, _MANIFEST = "model.safetensors", "resume.pt", "manifest.json"
@@ -56,7 +56,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     Raises:
         UserError: if it is missing, damaged or of another format.
     """
-    manifest = _read_json(folder / _MANIFEST)
+    manifest = read_json(folder / _MANIFEST)
     missing = {"format", "run", "stage", "step", "model", "signature", "files"} - manifest.keys()
     if manifest.get("format") != FORMAT or missing:
         what = f"format {manifest.get('format')!r}" if manifest.get("format") != FORMAT else f"no {min(missing)}"
@@ -83,9 +83,10 @@ def read_resume(checkpoint: Checkpoint) -> dict[str, Any]:
         UserError: if the file is not the one that was written, or holds anything but tensors and plain values.
     """
     try:
-        return torch.load(_verified(checkpoint, _RESUME), map_location="cpu", weights_only=True)  # type: ignore[no-any-return]
+        state: dict[str, Any] = torch.load(_verified(checkpoint, _RESUME), map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise UserError(f"{checkpoint.folder / _RESUME} is damaged: {error}") from error
+    return state
 
 
 def _verified(checkpoint: Checkpoint, name: str) -> Path:
@@ -156,9 +157,7 @@ class Checkpoints:
         facts: what every manifest of the run says: run, stage, model, parent, data, config_hash.
     """
 
-    def __init__(
-        self, folder: Path, keep: int, metric: str, higher_is_better: bool, facts: Mapping[str, Any]
-    ) -> None:
+    def __init__(self, folder: Path, keep: int, metric: str, higher_is_better: bool, facts: Mapping[str, Any]) -> None:
         self.folder = folder / "checkpoints"
         self.best: dict[str, Any] = {}  # name, step and metrics of the best one so far
         self._keep = keep

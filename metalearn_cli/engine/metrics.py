@@ -60,5 +60,3 @@ def read_metrics(folder: Path) -> list[dict[str, float]]:
         except ValueError:
             break
     return lines
-
-

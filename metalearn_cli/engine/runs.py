@@ -110,10 +110,10 @@ def reopen(folder: Path) -> Run:
 
 def read_config(folder: Path) -> dict[str, Any]:
     """Return the settings a run was started with."""
-    return _read_json(folder / "config.json")
+    return read_json(folder / "config.json")
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text())
     except FileNotFoundError as error:
@@ -126,7 +126,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _read(folder: Path) -> dict[str, Any]:
-    return {**_read_json(folder / "run.json"), "folder": str(folder)}
+    return {**read_json(folder / "run.json"), "folder": str(folder)}
 
 
 def _is_held(folder: Path) -> bool:

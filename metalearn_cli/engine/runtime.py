@@ -6,7 +6,7 @@ functional calls. Precision is applied around `apply` instead, see `Runtime.unde
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from lightning_fabric import Fabric
@@ -71,7 +71,8 @@ class Runtime:
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         # the index form is for accelerators only: on a CPU `devices` counts processes
-        self._fabric = Fabric(accelerator=kind, devices=1 if kind in ("cpu", "mps") else [index], precision=config.precision)
+        devices = 1 if kind in ("cpu", "mps") else [index]
+        self._fabric = Fabric(accelerator=kind, devices=devices, precision=config.precision)
         self.device = self._fabric.device
         self.dtype = _WEIGHTS.get(config.precision, torch.float32)
         threads = f", {torch.get_num_threads()} threads" if kind == "cpu" else ""
@@ -83,8 +84,8 @@ class Runtime:
 
     def cast(self, tensors: Tensors) -> Tensors:
         """Return a named or plain tuple of tensors with its floats in the precision's number format."""
-        cast = [t.to(self.dtype) if t.is_floating_point() else t for t in tensors]
-        return type(tensors)(*cast) if hasattr(tensors, "_fields") else type(tensors)(cast)  # type: ignore[arg-type]
+        parts = [t.to(self.dtype) if t.is_floating_point() else t for t in tensors]
+        return type(tensors)(*parts) if hasattr(tensors, "_fields") else type(tensors)(parts)
 
     def under_precision(self, apply: Apply) -> Apply:
         """Return `apply` under the precision's autocast; its output is in full precision, as losses want it."""
@@ -97,7 +98,7 @@ class Runtime:
 
     def setup(self, optimizer: Optimizer) -> Optimizer:
         """Return the optimizer such that its step undoes the loss scaling of 16-mixed."""
-        return self._fabric.setup_optimizers(optimizer)  # type: ignore[no-any-return]
+        return cast(Optimizer, self._fabric.setup_optimizers(optimizer))
 
     def backward(self, loss: Tensor) -> None:
         """Add the loss's gradient to the leaves, scaled where the precision asks for it."""

@@ -33,7 +33,9 @@ class Finetune:
             ValueError: if the backbone has fewer blocks than shall learn.
         """
         if self.blocks is not None and self.blocks > len(blocks):
-            raise ValueError(f"blocks must be at most {len(blocks)}, the backbone's number of blocks, got {self.blocks}")
+            raise ValueError(
+                f"blocks must be at most {len(blocks)}, the backbone's number of blocks, got {self.blocks}"
+            )
         learning = list(reversed(blocks))[: self.blocks]
         backbone = {name: self.decay**depth for depth, names in enumerate(learning, start=1) for name in names}
         return {**dict.fromkeys(head, 1.0), **backbone}

@@ -86,14 +86,12 @@ def resume(folder: str, reporter: Reporter, changes: Mapping[str, Any]) -> dict[
             section = section.get(group, {})
         reporter.note(f"{key}: this run has {section.get(name)!r}, going on with {value!r}")
         section[name] = value
-    prepared = prepare(stage, parse(STAGES[stage], values), JOBS[stage])
+    config: Any = parse(STAGES[stage], values)
+    prepared = prepare(stage, config, JOBS[stage])
     if info["status"] == "completed" and info["step"] >= prepared.config.steps:
-        message = f"{info['id']} is complete after {info['step']} steps; train longer with: mlx resume {info['id']} steps=N"
+        message = f"{info['id']} is complete; to train longer: mlx resume {info['id']} steps=N with N > {info['step']}"
         raise UserError(message)
     run = runs.reopen(Path(folder))
     runs.write_json(run.folder / "config.json", plain(prepared.config))
     run.update(key=prepared.key, steps=prepared.config.steps)
     return train(prepared, reporter, run)
-
-
-

@@ -24,7 +24,14 @@ from metalearn_cli.core.functional import pure
 from metalearn_cli.core.random import seeded
 from metalearn_cli.core.types import Algorithm, Apply, Params, Reporter, Sampler
 from metalearn_cli.engine import runs
-from metalearn_cli.engine.checkpoint import Checkpoint, Checkpoints, load_into, open_checkpoint, read_resume, read_tensors
+from metalearn_cli.engine.checkpoint import (
+    Checkpoint,
+    Checkpoints,
+    load_into,
+    open_checkpoint,
+    read_resume,
+    read_tensors,
+)
 from metalearn_cli.engine.evaluation import score_episodes
 from metalearn_cli.engine.loop import Losses, fit
 from metalearn_cli.engine.metrics import Recorder, interval, read_metrics
@@ -102,7 +109,9 @@ def blocks_of(params: Params) -> list[list[str]]:
     return [[name for name in names if name.split(".")[2] == str(index)] for index in indices]
 
 
-def few_shot_probe(backbone: nn.Module, data: Any, config: _Training, runtime: Runtime) -> Callable[[Params], dict[str, float]]:
+def few_shot_probe(
+    backbone: nn.Module, data: Any, config: _Training, runtime: Runtime
+) -> Callable[[Params], dict[str, float]]:
     """Return the validation of stages without episodes: what the backbone's features are worth as they are.
 
     Raises:
@@ -328,5 +337,3 @@ def _train(prepared: Prepared, reporter: Reporter, run: runs.Run) -> dict[str, A
     )
     reporter.finish(run.info)
     return {**run.info, "folder": str(run.folder), "checkpoint": str(checkpoints.folder / best["name"])}
-
-

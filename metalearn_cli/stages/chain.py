@@ -135,7 +135,7 @@ def _table(evaluations: list[tuple[str, dict[str, Any]]]) -> list[dict[str, Any]
         scores = {name: torch.tensor(values) for name, values in read_episodes(Path(info["folder"])).items()}
         for result in info["results"]:
             protocol = result["normalisation"]
-            gain = (None, None)
+            gain: tuple[float | None, float | None] = (None, None)
             if before:
                 sign = -1 if result["name"].endswith("mse") else 1
                 gain = interval(sign * (scores[protocol] - before[protocol]))

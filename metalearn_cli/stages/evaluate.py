@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -72,15 +73,15 @@ def prepare_evaluation(config: EvaluateConfig) -> Evaluation:
         folder = runs.find_checkpoint(config.ckpt, config.runs_dir, ACCEPTS["evaluate"], "ckpt")
         parent = open_checkpoint(folder)
         model, recorded = parent.manifest["model"], parent.manifest["data"]
-    backbone = model.get("backbone") or config.backbone
-    data_spec = config.data or recorded.get("spec")
+    backbone: Any = model.get("backbone") or config.backbone
+    data_spec: Any = config.data or recorded.get("spec")
     needed = {"backbone": backbone, "data": data_spec}
     if absent := [key for key, spec in needed.items() if spec is None]:
         raise ConfigError([Problem(key, f"ckpt=null needs one; choose it with {key}=NAME") for key in absent])
     data = load_data(data_spec, runtime)
     algorithm_spec = config.algorithm or model.get("algorithm") or FLOORS[data.regression]
     algorithm: Algorithm = build(algorithm_spec, "algorithm")
-    if problems := check_learner(algorithm, data.regression, config):
+    if problems := check_learner(algorithm, data.regression, config.runtime.precision):
         raise ConfigError(problems)
     if parent and list(data.shape) != model["shape"]:
         message = f"{data.name} has items of shape {list(data.shape)}, the checkpoint's network takes {model['shape']}"
@@ -91,11 +92,13 @@ def prepare_evaluation(config: EvaluateConfig) -> Evaluation:
     notes = [f"evaluate: {runtime.description}; data {data.name} ({data.protocol}), classes of {config.split}"]
     params = algorithm.init(params)
     if parent and algorithm.needs_head and not algorithm.learns:
-        notes.append(f"{type(algorithm).__name__} starts from random weights: of {parent.folder} it uses the architecture")
+        notes.append(f"{type(algorithm).__name__} starts from random weights; {parent.folder} gives the architecture")
     elif parent:
         trained_here = algorithm_spec.get("_target_") == model.get("algorithm", {}).get("_target_")
         if trained_here and model["way"] not in (None, config.way):
-            message = f"the checkpoint's head has {model['way']} outputs, so way must be {model['way']}, got {config.way}"
+            message = (
+                f"the checkpoint's head has {model['way']} outputs, so way must be {model['way']}, got {config.way}"
+            )
             raise ConfigError([Problem("way", message)])
         params, line = load_into(params, parent, "" if trained_here else "backbone.")
         notes += [f"ckpt {config.ckpt} -> {parent.folder}", line]
@@ -131,7 +134,7 @@ def evaluate(evaluation: Evaluation, reporter: Reporter, run: runs.Run | None = 
         reporter.start("evaluate", str(run.folder), 0, len(evaluation.protocols) * config.episodes)
         for note in evaluation.notes:
             reporter.note(note)
-        scores = {}
+        scores: dict[str, Tensor] = {}
         for index, protocol in enumerate(evaluation.protocols):
             scores[protocol or "none"] = score_episodes(
                 evaluation.algorithm,
@@ -141,7 +144,7 @@ def evaluate(evaluation: Evaluation, reporter: Reporter, run: runs.Run | None = 
                 config.episodes,
                 protocol or "transductive",
                 evaluation.runtime,
-                lambda done, before=index * config.episodes: reporter.advance(before + done),
+                partial(_advance, reporter, index * config.episodes),
             )
         results = [_result(evaluation, protocol, values) for protocol, values in scores.items()]
         _write_episodes(run.folder / "episodes.csv", scores)
@@ -160,6 +163,10 @@ def evaluate(evaluation: Evaluation, reporter: Reporter, run: runs.Run | None = 
         raise
     finally:
         run.close()
+
+
+def _advance(reporter: Reporter, before: int, done: int) -> None:
+    reporter.advance(before + done)
 
 
 def _result(evaluation: Evaluation, protocol: str, scores: Tensor) -> dict[str, Any]:

@@ -28,7 +28,7 @@ def meta_train(config: MetaTrainConfig, runtime: Runtime) -> Job:
     algorithm: Algorithm = build(config.algorithm, "algorithm")
     data = load_data(config.data, runtime)
     train_way = config.train_way or config.way
-    problems = check_learner(algorithm, data.regression, config)
+    problems = check_learner(algorithm, data.regression, config.runtime.precision)
     if not algorithm.learns:
         message = "has nothing to meta-train; score it with: mlx evaluate algorithm=..."
         problems.append(Problem("algorithm", f"{type(algorithm).__name__} {message}"))
@@ -65,7 +65,8 @@ def meta_train(config: MetaTrainConfig, runtime: Runtime) -> Job:
             episode = runtime.cast(Episode(*(part[0] for part in samplers["val"].batch(0, 1))))
             run = under_protocol(apply, episode, config.normalisation)
             logits = algorithm(run, params, episode, way=config.way).logits
-        episode_picture(Episode(*(part.float().cpu() for part in episode)), logits.float().cpu(), folder / "episode.png")
+        shown = Episode(*(part.float().cpu() for part in episode))
+        episode_picture(shown, logits.float().cpu(), folder / "episode.png")
 
     return Job(
         params=params,
@@ -87,13 +88,13 @@ def meta_train(config: MetaTrainConfig, runtime: Runtime) -> Job:
     )
 
 
-def check_learner(algorithm: Algorithm, regression: bool, config: MetaTrainConfig) -> list[Problem]:
+def check_learner(algorithm: Algorithm, regression: bool, precision: str) -> list[Problem]:
     """Return what a learner cannot do with this data or in this precision."""
     name = type(algorithm).__name__
     problems = []
     if regression and not algorithm.handles_regression:
-        problems.append(Problem("algorithm", f"{name} classifies, but the data's targets are numbers; use algorithm=maml"))
-    if algorithm.inner_gradients and config.runtime.precision == "16-mixed":
-        message = f"16-mixed scales losses, which the gradients inside {name} do not survive; use bf16-mixed or 32-true"
+        problems.append(Problem("algorithm", f"{name} classifies, but this data's targets are numbers; use maml"))
+    if algorithm.inner_gradients and precision == "16-mixed":
+        message = f"16-mixed scales losses, which gradients inside {name} do not survive; use bf16-mixed or 32-true"
         problems.append(Problem("runtime.precision", message))
     return problems

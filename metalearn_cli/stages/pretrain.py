@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,7 +23,7 @@ def pretrain(config: PretrainConfig, runtime: Runtime) -> Job:
     """Wrap the model around a backbone and train both on batches of items; few-shot accuracy selects the best."""
     data = load_data(config.data, runtime)
     if data.regression:
-        raise ConfigError([Problem("data", f"{data.name} is a stream of regression tasks without items to pretrain on")])
+        raise ConfigError([Problem("data", f"{data.name} is a stream of tasks without items to pretrain on")])
     backbone = fresh_network(config.backbone, data.shape, None, config.seed).backbone
     with seeded(config.seed, "model"):
         model = build(

@@ -9,82 +9,84 @@ def lines_of(text, key):
     return [line for line in text.splitlines() if line.strip().startswith(key)]
 
 
-def test_every_mistake_at_once(mlx, stage, tmp_path):
-    answer = mlx(
-        "meta-train",
-        "seed=x",
-        "algoritm=maml",
-        "+foo=3",
-        "way=0",
-        "algorithm=mamll",
-        "algorithm.inner_stepz=3",
-        "optimizer=adan",
-        "b=c=d",
-        "maml",
-    )
-    assert answer.code == 2
-    assert answer.out == ""
-    assert "9 problems in the settings of `mlx meta-train`" in answer.err
-    for key, *parts in (
-        ("seed ", "must be a whole number from 0 to 4294967295, got 'x'", "(from the command line)"),
-        ("algoritm = maml", "no such setting", "did you mean: algorithm"),
-        ("foo = 3", "no such setting", "(from the command line)"),
-        ("way", "must be a whole number >= 1, got 0"),
-        ("algorithm ", "there is no algorithm 'mamll'", "maml, nearest_centroid, protonet", "did you mean: maml"),
-        ("algorithm.inner_stepz = 3", "no such setting of Maml", "did you mean: inner_steps"),
-        ("optimizer", "there is no optimizer 'adan'", "did you mean: adam"),
-        ("b=c=d", "cannot be read"),
-        ("maml", "settings are written key=value", "did you mean: algorithm=maml"),
-    ):
+def check(mlx, stage, tmp_path, words, expected):
+    """Run words that are wrong; `expected` maps the beginning of each line to what the line says."""
+    answer = mlx(*words)
+    assert (answer.code, answer.out) == (2, "")
+    for key, parts in expected.items():
         (line,) = lines_of(answer.err, key)
         assert all(part in line for part in parts), line
-    assert answer.err.rstrip().endswith("see all settings: mlx meta-train --cfg job")
-    assert "To append to your config" not in answer.err
+    number = f"{len(expected)} problem{'s' * (len(expected) > 1)} in the settings of `mlx "
+    assert number in answer.err
+    assert "see all settings: mlx " in answer.err.splitlines()[-1]
+    assert "To append to your" not in answer.err  # Hydra's advice, which makes a typo into a setting
     assert "Traceback" not in answer.err
     assert not stage
     assert not list(tmp_path.iterdir())
 
 
+def test_every_mistake_at_once(mlx, stage, tmp_path):
+    words = {
+        "seed=x": ("seed ", "must be a whole number from 0 to 4294967295, got 'x'", "(from the command line)"),
+        "algoritm=maml": ("algoritm = maml", "no such setting", "did you mean: algorithm"),
+        "+foo=3": ("foo = 3", "no such setting", "(from the command line)"),
+        "way=0": ("way", "must be a whole number >= 1, got 0"),
+        "algorithm=mamll": ("algorithm ", "there is no algorithm 'mamll'", "protonet", "did you mean: maml"),
+        "algorithm.inner_lr=-1": ("algorithm.inner_lr", "inner_lr must be > 0, got -1"),
+        "optimizer=adan": ("optimizer", "there is no optimizer 'adan'", "did you mean: adam"),
+        "scheduler@x=step": ("scheduler@x", "is chosen here with scheduler=step"),
+        "model=gan": ("model", "is nothing to choose in mlx meta-train; there are", "algorithm"),
+        "b=c=d": ("b=c=d", "cannot be read"),
+        "keep=[1,2": ("keep=[1,2", "cannot be read"),
+        "maml": ("maml", "settings are written key=value", "did you mean: algorithm=maml"),
+        "=3": ("=3", "the name of the setting is missing"),
+        "shot=1,2": ("shot", "1,2 is several values; add -m to run each"),
+        "tasks.x=3": ("tasks", "must be a whole number >= 1, got {'x': 3}"),
+        "~nothing": ("nothing", "'nothing' does not exist"),
+        "~query": ("query", "is missing", "(from the command line)"),
+        "hydra.none=1": ("hydra.none", "Key 'none' not in 'HydraConf'"),
+        "val_episodes=${nothing}": ("val_episodes", "cannot be filled in: Interpolation key 'nothing' not found"),
+        "train_way=???": ("train_way", "has no value yet"),
+        "runtime.precision=8": ("runtime.precision", "must be one of 32-true, 64-true"),
+        "backbone._target_=os.system": ("backbone._target_", "may not be built from a config"),
+    }
+    check(mlx, stage, tmp_path, ("meta-train", *words), {key: parts for key, *parts in words.values()})
+
+
+def test_every_mistake_of_a_chain_at_once(mlx, stage, tmp_path):
+    words = {
+        "steps=3": ("steps", "has no effect, as every stage has its own; set pretrain.steps or transfer.steps"),
+        "optimizer=sgd": ("optimizer ", "is chosen here with", "optimizer@meta_train.optimizer=sgd"),
+        "optimizer@pretrain.optimizer=sgdd": ("optimizer@pretrain.optimizer", "there is no optimizer 'sgdd'", "sgd"),
+        "meta_train.taskz=3": ("meta_train.taskz", "did you mean: tasks"),
+        "evaluate.normalisation=both": (
+            "evaluate.norm",
+            "must be a list of one of transductive, inductive, got 'both'",
+        ),
+        "stages=[transfer,meta-train,pretrain]": ("stages", "in this order"),
+        "ckpt=latest": ("ckpt", "no such setting of run"),
+        "experimnt=x": ("experimnt", "did you mean: experiment"),
+    }
+    check(mlx, stage, tmp_path, ("run", *words), {key: parts for key, *parts in words.values()})
+
+
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "key", "told"),
     [
-        (("meta-train", "seed=1,2"), "1,2 is several values; add -m to run each"),
-        (("meta-train", "~nothing"), "'nothing' does not exist"),
-        (("meta-train", "~seed"), "is missing   (from the command line)"),
-        (("meta-train", "hydra.nothing=1"), "Key 'nothing' not in 'HydraConf'"),
-        (("meta-train", "model=gan"), "is nothing to choose in mlx meta-train; there are"),
-        (("meta-train", "=3"), "the name of the setting is missing"),
-        (("meta-train", "seed.x=3"), "must be a whole number from 0 to 4294967295, got {'x': 3}"),
-        (("meta-train", "backbone.hidden=[1,2"), "cannot be read"),
-        (("meta-train", "steps=${nothing}"), "Interpolation key 'nothing' not found"),
-        (("meta-train", "steps=???"), "has no value yet"),
-        (("meta-train", "runtime.precision=8"), "must be one of 32-true, 64-true"),
-        (("meta-train", "backbone._target_=os.system"), "may not be built from a config"),
-        (("meta-train", "algorithm=maml", "algorithm.inner_lr=-1"), "inner_lr must be > 0, got -1"),
-        (("run", "steps=3"), "has no effect, as every stage has its own; set pretrain.steps or transfer.steps"),
-        (("run", "optimizer=sgd"), "optimizer@meta_train.optimizer=sgd"),
-        (("run", "optimizer@pretrain.optimizer=sgdd"), "there is no optimizer 'sgdd'"),
-        (("run", "meta_train.taskz=3"), "did you mean: tasks"),
-        (("run", "stages=[transfer,pretrain]"), "in this order"),
-        (("run", "ckpt=latest"), "no such setting of run"),
-        (("run", "experimnt=x"), "did you mean: experiment"),
-        (("evaluate", "normalisation=both"), "must be a list of one of transductive, inductive, got 'both'"),
-        (("-m", "meta-train", "algorithm=maml,mamll"), "there is no algorithm 'mamll'"),
-        (("-m", "meta-train", "seed=1,-1"), "got -1"),
-        (("meta-train", "algorithm=mamll", "--cfg", "job"), "did you mean: maml"),
-        (("meta-train", "algoritm=maml", "--cfg=job"), "did you mean: algorithm"),
-        (("validate", "meta-train", "algoritm=maml"), "did you mean: algorithm"),
-        (("meta-train", "--config-dir", "nowhere"), "--config-dir nowhere: there is no such folder"),
+        (("-m", "meta-train", "algorithm=maml,mamll", "seed=1,-1"), "algorithm", "there is no algorithm 'mamll'"),
+        (("meta-train", "algorithm=mamll", "seed=-1", "--cfg", "job"), "algorithm", "did you mean: maml"),
+        (("meta-train", "algoritm=maml", "seed=-1", "--cfg=job"), "algoritm", "did you mean: algorithm"),
+        (("validate", "meta-train", "algoritm=maml", "seed=-1"), "algoritm", "did you mean: algorithm"),
     ],
 )
-def test_one_mistake(mlx, stage, tmp_path, words, told):
-    answer = mlx(*words)
+def test_every_way_in_checks_the_same(mlx, stage, tmp_path, words, key, told):
+    check(mlx, stage, tmp_path, words, {key: [told], "seed": ["got -1"]})
+
+
+def test_folder_that_is_not_there(mlx, stage):
+    answer = mlx("meta-train", "--config-dir", "nowhere")
     assert answer.code == 2
-    assert told in answer.err
-    assert answer.out == ""
-    assert "To append to your" not in answer.err
-    assert not stage
-    assert not list(tmp_path.iterdir())
+    assert "--config-dir nowhere: there is no such folder" in answer.err
 
 
 def test_a_dropped_choice_is_not_blamed_again(mlx, stage):

@@ -23,7 +23,7 @@ def call(*words, cwd):
 
 @pytest.fixture(scope="module")
 def wheels(tmp_path_factory):
-    """Build a wheel from the sdist, as installers do, and one from the checkout, as `make build` does not."""
+    """Build a wheel from an sdist, and another one straight from the checkout."""
     through_sdist, direct = tmp_path_factory.mktemp("sdist"), tmp_path_factory.mktemp("direct")
     build = [sys.executable, "-m", "build", "--no-isolation"]  # the build backend is in the dev extra: no network
     call(*build, "--outdir", str(through_sdist), cwd=ROOT)

@@ -1,4 +1,4 @@
-"""MAML's meta-gradient against an independent plain implementation: autograd, modules without functional calls, a loop."""
+"""MAML's meta-gradient against an independent plain implementation: autograd and a Python loop."""
 
 from __future__ import annotations
 

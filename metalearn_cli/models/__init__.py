@@ -1,0 +1,1 @@
+"""Layer 1: what pretraining wraps around a backbone, one model per module."""

@@ -1,0 +1,64 @@
+"""Networks from a vector to an item: the autoencoder's decoder and the GAN's generator.
+
+Legend: B items, Z dimensions of the vector, C channels, H height, W width, ... the shape of one item.
+"""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor, nn
+from torch.nn.functional import interpolate, relu
+
+
+class ConvDecoder(nn.Module):
+    """A linear layer draws a map of less than 8 x 8; each 3x3 convolution after it sees it doubled, up to H x W.
+
+    Args:
+        inputs: Z.
+        shape: (C, H, W) of an image.
+        hidden: channels of the first map, >= 1; every next one has half of them, down to 16.
+    """
+
+    def __init__(self, inputs: int, shape: tuple[int, ...], hidden: int) -> None:
+        super().__init__()
+        size = shape[1:]
+        sizes = [size]
+        while max(size) >= 8:
+            size = tuple(-(-side // 2) for side in size)  # rounded up, so that odd sizes come out exactly too
+            sizes.insert(0, size)
+        self.start, self.sizes = size, sizes[1:] or sizes
+        widths = [max(hidden >> level, min(hidden, 16)) for level in range(len(self.sizes))]
+        self.first = nn.Linear(inputs, hidden * math.prod(size))
+        self.norms = nn.ModuleList(nn.GroupNorm(math.gcd(width, 8), width) for width in widths)
+        pairs = zip(widths, [*widths[1:], shape[0]], strict=True)
+        self.convs = nn.ModuleList(nn.Conv2d(i, o, 3, padding=1) for i, o in pairs)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Return images [B, C, H, W], unbounded, from vectors z [B, Z]."""
+        x = self.first(z).unflatten(1, (-1, *self.start))
+        for norm, conv, size in zip(self.norms, self.convs, self.sizes, strict=True):
+            x = conv(interpolate(relu(norm(x)), size=size))
+        return x
+
+
+class DenseDecoder(nn.Sequential):
+    """Two linear layers with normalisation and ReLU, and a third one to the item.
+
+    Args:
+        inputs: Z.
+        shape: of one item.
+        hidden: width of the two layers, >= 1.
+    """
+
+    def __init__(self, inputs: int, shape: tuple[int, ...], hidden: int) -> None:
+        super().__init__(
+            nn.Linear(inputs, hidden),
+            nn.LayerNorm(hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, hidden),
+            nn.LayerNorm(hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, math.prod(shape)),
+            nn.Unflatten(1, shape),
+        )
