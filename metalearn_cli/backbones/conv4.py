@@ -63,9 +63,7 @@ class Conv4(nn.Module):
             raise ValueError(f"pool must be one of {', '.join(POOLS)}, got {pool!r}")
         smallest = 2**BLOCKS if pool == "max" else 1
         if min(shape[1:]) < smallest:
-            raise ValueError(
-                f"shape {tuple(shape)} is too small: four poolings need images of {smallest} pixels or more"
-            )
+            raise ValueError(f"shape {tuple(shape)} is too small: four poolings need {smallest} pixels or more a side")
         channels = [shape[0], *[hidden] * (BLOCKS - 1)]
         self.blocks = nn.ModuleList(Block(c, hidden, pool, norm) for c in channels)
         self.batch_statistics = norm == "batch"

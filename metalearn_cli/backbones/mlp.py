@@ -8,6 +8,7 @@ Legend: B items, D features, ... the shape of one item.
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +40,7 @@ class Mlp(nn.Module):
         if layers < 1:
             raise ValueError(f"layers must be >= 1, got {layers}")
         widths = [math.prod(shape), *[hidden] * layers]
-        self.blocks = nn.ModuleList(nn.Linear(i, o) for i, o in zip(widths[:-1], widths[1:], strict=True))
+        self.blocks = nn.ModuleList(nn.Linear(i, o) for i, o in pairwise(widths))
         self.out_dim = hidden
 
     def forward(self, x: Tensor, *, reference: int | None = None) -> Tensor:

@@ -15,8 +15,8 @@ def pure(module: nn.Module) -> tuple[Apply, Params]:
         module: any module without hidden state: no buffers (running statistics), no tied parameters.
 
     Returns:
-        `apply(params, *args, **kwargs)`, which runs `module` with exactly these tensors, and the module's own tensors by
-        name, detached copies that require gradients.
+        `apply(params, *args, **kwargs)`, which runs `module` with exactly these tensors, and the module's own tensors
+        by name, detached copies that require gradients.
 
     Raises:
         ValueError: if the module has buffers or tied parameters, naming them.

@@ -7,6 +7,7 @@ sha256 of its manifest whenever it is read.
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import os
 import pickle
 import platform
@@ -109,7 +110,7 @@ def load_into(params: Params, checkpoint: Checkpoint, prefix: str, reinit: Seque
         reinit: beginnings of names that stay fresh, whatever the checkpoint has.
 
     Returns:
-        The tensors, and one line on what was loaded and what was not.
+        The tensors, loaded ones in the number format they are stored in, and one line on what was loaded and what not.
 
     Raises:
         ConfigError: if any tensor of the part is missing, additional or of another shape, and not named in `reinit`;
@@ -143,7 +144,7 @@ def load_into(params: Params, checkpoint: Checkpoint, prefix: str, reinit: Seque
     others = sorted(set(params) - loaded)
     line = f"loaded {len(loaded)}/{len(wanted)} tensors, {100 * share:.1f} % of the {prefix.rstrip('.') or 'network'}"
     line += f", from {checkpoint.folder}" + (f"; fresh: {', '.join(others)}" if others else "")
-    return {name: stored[name].to(t.dtype) if name in loaded else t for name, t in params.items()}, line
+    return {name: stored[name] if name in loaded else t for name, t in params.items()}, line
 
 
 class Checkpoints:
@@ -175,7 +176,7 @@ class Checkpoints:
             metrics: the validation metrics at this step; empty if there was no evaluation, then it cannot be the best.
         """
         name = f"step-{step:06d}"
-        if metrics and (not self.best or self._sign * (metrics[self._metric] - self.best["metrics"][self._metric]) > 0):
+        if metrics and self._improves(metrics[self._metric]):
             self.best = {"name": name, "step": step, "metrics": dict(metrics)}
         self.folder.mkdir(exist_ok=True)
         temporary = self.folder / f".{name}"
@@ -200,11 +201,18 @@ class Checkpoints:
 
     def all(self) -> list[Path]:
         """Return the checkpoint folders, oldest first."""
-        return sorted(self.folder.glob("step-*"))
+        steps = {path.name.removeprefix("step-"): path for path in self.folder.glob("step-*")}
+        return [steps[step] for step in sorted(filter(str.isdigit, steps), key=int)]
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from a checkpoint's resume state: which checkpoint is the best so far."""
         self.best = state["best"]
+
+    def _improves(self, value: float) -> bool:
+        if not self.best:
+            return True
+        best = self.best["metrics"][self._metric]
+        return math.isnan(best) or self._sign * value > self._sign * best
 
     def _manifest(self, step: int, tensors: Params, metrics: Mapping[str, float], folder: Path) -> dict[str, Any]:
         files = {f.name: {"sha256": sha256_of(f), "bytes": f.stat().st_size} for f in sorted(folder.iterdir())}

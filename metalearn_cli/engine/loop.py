@@ -42,7 +42,7 @@ def fit(
 ) -> None:
     """Train from step `start` to step `steps`.
 
-    Step i is a function of (params, optimizer state, seed, i): a run that is stopped and goes on equals one that is not.
+    Step i is a function of (params, optimizer state, seed, i): a run that stops and goes on equals one that does not.
 
     Args:
         runtime: device and precision.
@@ -62,7 +62,7 @@ def fit(
         advance: told after every step.
 
     Raises:
-        NonFiniteError: if a loss is not finite; the weights are still those of the last good step.
+        NonFiniteError: if a loss or a gradient is not finite; the weights are still those of the last good step.
         KeyboardInterrupt: after SIGINT, once the current step is done and saved.
     """
     stepper = runtime.setup(optimizer)
@@ -73,12 +73,11 @@ def fit(
             parts = []
             for loss, metrics in losses(params, batches(step)):
                 if not torch.isfinite(loss):
-                    raise NonFiniteError(
-                        f"the loss became {loss.item():g} at step {step + 1} of {steps}; nothing was updated. "
-                        "A lower learning rate is the usual cure (optimizer.lr, or algorithm.inner_lr)"
-                    )
+                    raise _diverged(f"the loss became {loss.item():g}", step, steps)
                 runtime.backward(loss)
                 parts.append(metrics)
+            if runtime.overflowed(params):
+                raise _diverged("a gradient is not finite", step, steps)
             stepper.step()
             lr = optimizer.param_groups[-1]["lr"]
             scheduler.step()
@@ -89,15 +88,20 @@ def fit(
             if done % every.log == 0 or done == steps:
                 record(done, {f"train/{name}": _mean(window, name) for name in window[0]} | {"train/lr": lr})
                 window.clear()
-            stop = done == steps or bool(interrupted)
+            stop = bool(interrupted)  # asked once: what is stopped is saved
             values = {}
             if done % every.evaluate == 0 or done == steps:
                 values = evaluate(params)
                 record(done, values)
             if values or stop or done % every.save == 0:
                 save(done, window, values)
-            if interrupted and done < steps:
+            if stop and done < steps:
                 raise KeyboardInterrupt
+
+
+def _diverged(what: str, step: int, steps: int) -> NonFiniteError:
+    cure = "A lower learning rate is the usual cure (optimizer.lr, or algorithm.inner_lr)"
+    return NonFiniteError(f"{what} at step {step + 1} of {steps}; nothing was updated. {cure}")
 
 
 def _mean(window: list[dict[str, float]], name: str) -> float:

@@ -11,6 +11,7 @@ from tensorboardX import SummaryWriter
 from torch import Tensor
 
 from metalearn_cli.core.types import Reporter
+from metalearn_cli.engine.runs import write_text
 
 
 def interval(scores: Tensor) -> tuple[float, float]:
@@ -34,7 +35,7 @@ class Recorder:
         self._path = folder / "metrics.jsonl"
         self._reporter = reporter
         kept = [line for line in read_metrics(folder) if line["step"] <= start] if start else []
-        self._path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        write_text(self._path, "".join(json.dumps(line) + "\n" for line in kept))
         self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1 if start else None)
 
     def __call__(self, step: int, values: Mapping[str, float]) -> None:

@@ -27,11 +27,16 @@ def now() -> str:
 
 
 def write_json(path: Path, value: Any) -> None:
+    """Write plain values as `write_text` does."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
     """Write a file that is either the old one or the new one, whatever happens meanwhile."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with temporary.open("w") as file:
-            file.write(json.dumps(value, indent=2) + "\n")
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -100,12 +105,16 @@ def create(runs_dir: str, stage: str, config: Mapping[str, Any], **facts: Any) -
 
 
 def reopen(folder: Path) -> Run:
-    """Lock an existing run folder, to go on in it.
+    """Lock an existing run folder, to go on in it; how it ended before is forgotten.
 
     Raises:
         UserError: if it is no run folder, or another process has it.
     """
-    return Run(folder, _read(folder))
+    run = Run(folder, _read(folder))
+    for ending in ("finished_at", "error"):
+        run.info.pop(ending, None)
+    run.update(status="running")
+    return run
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -114,10 +123,15 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
+    """Read a file of a run or checkpoint folder.
+
+    Raises:
+        UserError: if it is missing or damaged.
+    """
     try:
         value = json.loads(path.read_text())
     except FileNotFoundError as error:
-        raise UserError(f"{path.parent} is no run folder: {path.name} is missing") from error
+        raise UserError(f"{path} is missing") from error
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
     if not isinstance(value, dict):
@@ -126,7 +140,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _read(folder: Path) -> dict[str, Any]:
-    return {**read_json(folder / "run.json"), "folder": str(folder)}
+    info = read_json(folder / "run.json")
+    if absent := {"id", "stage", "status"} - info.keys():
+        raise UserError(f"{folder / 'run.json'} is damaged: it has no {min(absent)}")
+    return {**info, "folder": str(folder)}
 
 
 def _is_held(folder: Path) -> bool:
@@ -187,6 +204,9 @@ def find_checkpoint(name: str, runs_dir: str, accepts: tuple[str, ...], setting:
         UserError: if nothing matches; it says what was looked at and which command would make one.
     """
     if (Path(name) / "manifest.json").is_file():
+        stage = read_json(Path(name) / "manifest.json").get("stage")
+        if stage not in accepts:
+            raise UserError(f"{setting}={name}: made by {stage}, but allowed here is {' or '.join(accepts)}")
         return Path(name)
     if name == "latest" or name.startswith("latest:"):
         stages = accepts if name == "latest" else (name.removeprefix("latest:"),)

@@ -11,6 +11,7 @@ from typing import TypeVar, cast
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
+from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from metalearn_cli.core.config import Runtime as RuntimeConfig
@@ -74,6 +75,7 @@ class Runtime:
         devices = 1 if kind in ("cpu", "mps") else [index]
         self._fabric = Fabric(accelerator=kind, devices=devices, precision=config.precision)
         self.device = self._fabric.device
+        self._scales = config.precision == "16-mixed"
         self.dtype = _WEIGHTS.get(config.precision, torch.float32)
         threads = f", {torch.get_num_threads()} threads" if kind == "cpu" else ""
         self.description = f"{self.device.type}{threads}, {config.precision}"
@@ -92,7 +94,9 @@ class Runtime:
 
         def applied(params: Params, *args: object, **kwargs: object) -> Tensor:
             with self._fabric.autocast():
-                return apply(params, *args, **kwargs)
+                output = apply(params, *args, **kwargs)
+            # a model gives its loss with metrics: autocast itself keeps losses in full precision
+            return output.to(self.dtype) if isinstance(output, Tensor) else output
 
         return applied
 
@@ -103,3 +107,8 @@ class Runtime:
     def backward(self, loss: Tensor) -> None:
         """Add the loss's gradient to the leaves, scaled where the precision asks for it."""
         self._fabric.backward(loss)
+
+    def overflowed(self, params: Params) -> bool:
+        """Return whether a gradient is not finite; 16-mixed sees to that itself, by leaving such a step out."""
+        gradients = [p.grad for p in params.values() if p.grad is not None]
+        return not self._scales and not torch.isfinite(get_total_norm(gradients))

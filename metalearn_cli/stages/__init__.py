@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from metalearn_cli.core.config import STAGES, ChainConfig, parse, plain
-from metalearn_cli.core.errors import UserError
+from metalearn_cli.core.errors import ConfigError, Problem, UserError
 from metalearn_cli.core.types import Reporter
 from metalearn_cli.engine import runs
 from metalearn_cli.stages._training import MakeJob, prepare, train
@@ -21,6 +21,9 @@ from metalearn_cli.stages.pretrain import pretrain
 from metalearn_cli.stages.transfer import transfer
 
 JOBS: dict[str, MakeJob] = {"pretrain": pretrain, "transfer": transfer, "meta-train": meta_train}
+
+_FIXED = {"backbone", "model", "method", "algorithm", "way", "data", "init_from", "reinit", "runs_dir"}
+"""Settings that make a run what it is: `resume` does not change them."""
 
 
 def run(stage: str, config: Any, reporter: Reporter, **facts: Any) -> dict[str, Any]:
@@ -79,19 +82,38 @@ def resume(folder: str, reporter: Reporter, changes: Mapping[str, Any]) -> dict[
     stage = info["stage"]
     if stage not in JOBS:
         raise UserError(f"{info['id']} is a run of {stage}, which is not resumed: start it again with: mlx {stage}")
+    fixed = [key for key in changes if key.split(".")[0] in _FIXED]
+    if fixed:
+        message = f"is fixed once a run has begun; begin a new one with: mlx {stage} init_from={info['id']}"
+        raise ConfigError([Problem(key, message) for key in fixed])
+    if "steps" in changes and values["scheduler"].get("T_max") == values["steps"]:
+        # configs tie the length of a cosine to that of the stage, but config.json has only the numbers
+        changes = {"scheduler.T_max": changes["steps"], **changes}
     for key, value in changes.items():
-        *groups, name = key.split(".")
-        section = values
-        for group in groups:
-            section = section.get(group, {})
-        reporter.note(f"{key}: this run has {section.get(name)!r}, going on with {value!r}")
-        section[name] = value
+        before = _change(values, key, value)
+        reporter.note(f"{key}: this run has {before!r}, going on with {value!r}")
     config: Any = parse(STAGES[stage], values)
     prepared = prepare(stage, config, JOBS[stage])
     if info["status"] == "completed" and info["step"] >= prepared.config.steps:
         message = f"{info['id']} is complete; to train longer: mlx resume {info['id']} steps=N with N > {info['step']}"
         raise UserError(message)
+    if info.get("step", 0) > prepared.config.steps:
+        raise UserError(f"steps={prepared.config.steps}: {info['id']} has done {info['step']} steps already")
+    if info["data"]["fingerprint"] != prepared.job.data["fingerprint"]:
+        raise UserError(f"data {info['data']['name']} has changed since {info['id']} began: its fingerprint is another")
     run = runs.reopen(Path(folder))
     runs.write_json(run.folder / "config.json", plain(prepared.config))
     run.update(key=prepared.key, steps=prepared.config.steps)
     return train(prepared, reporter, run)
+
+
+def _change(values: dict[str, Any], key: str, value: Any) -> Any:
+    """Set a dotted key and return what it was; a key that is not there is left to `parse` to refuse."""
+    *groups, name = key.split(".")
+    for group in groups:
+        values = values.setdefault(group, {})
+        if not isinstance(values, dict):
+            raise ConfigError([Problem(key, f"no such setting: {group} is {values!r}")])
+    before = values.get(name)
+    values[name] = value
+    return before

@@ -1,6 +1,7 @@
 """What the three training stages share: from settings to a finished, or resumed, run.
 
-A stage says what is trained on what (a `Job`); this module opens the run, hands it to the one loop and keeps its record.
+A stage says what is trained on what (a `Job`); this module opens the run, hands it to the one loop and keeps its
+record.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,9 +17,12 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from metalearn_cli.backbones._network import Network
 from metalearn_cli.core.build import Spec, build
+from metalearn_cli.core.check import mismatch
 from metalearn_cli.core.config import _Training, digest, plain
 from metalearn_cli.core.errors import ConfigError, Problem, UserError
 from metalearn_cli.core.functional import pure
@@ -87,7 +92,7 @@ def load_data(spec: Spec, runtime: Runtime) -> Any:
 
 
 def describe_data(data: Any, spec: Spec) -> dict[str, Any]:
-    """Return what run.json and manifests record of a data set, enough to load it again and to see that it is the same."""
+    """Return what run.json and manifests record of a data set, enough to load it again and to recognise it."""
     return {"name": data.name, "protocol": data.protocol, "fingerprint": data.fingerprint, "spec": dict(spec)}
 
 
@@ -119,6 +124,7 @@ def few_shot_probe(
     """
     spec = {"_target_": "metalearn_cli.algorithms.nearest_centroid.NearestCentroid"}
     apply, own = pure(Network(backbone, None))
+    apply = runtime.under_precision(apply)
     sampler = data.episodes("val", way=config.way, shot=config.shot, query=config.query, seed=config.seed)
     validate = validation(build(spec, "algorithm"), apply, sampler, config.val_episodes, "transductive", runtime)
     return lambda params: validate({name: params[name] for name in own})
@@ -165,6 +171,8 @@ class Prepared:
     config: Any
     runtime: Runtime
     job: Job
+    optimizer: Optimizer
+    scheduler: LRScheduler
     parent: Checkpoint | None
     notes: tuple[str, ...]
 
@@ -201,7 +209,31 @@ def prepare(stage: str, config: _Training, make_job: MakeJob) -> Prepared:
         job = replace(job, params=params)
         notes.append(line)
     job = replace(job, params=runtime.place(job.params))
-    return Prepared(stage, config, runtime, job, parent, tuple(notes))
+    return Prepared(stage, config, runtime, job, *_optimizer(config, job), parent, tuple(notes))
+
+
+def _optimizer(config: _Training, job: Job) -> tuple[Optimizer, LRScheduler]:
+    """Build what changes the tensors that learn, each at its own rate; the others need no gradients."""
+    base: Any = config.optimizer.get("lr")
+    if wrong := mismatch(base, float):
+        raise ConfigError([Problem("optimizer.lr", wrong)])
+    for name in job.params.keys() - job.rates.keys():
+        job.params[name].requires_grad_(False)
+    groups = [
+        {"params": [job.params[n] for n, r in job.rates.items() if r == rate], "lr": base * rate}
+        for rate in sorted(set(job.rates.values()))
+    ]
+    optimizer = build(config.optimizer, "optimizer", params=groups)
+    return optimizer, build(config.scheduler, "scheduler", optimizer=optimizer)
+
+
+def _take_up(optimizer: Optimizer, scheduler: LRScheduler, memory: dict[str, Any], step: int) -> None:
+    """Put optimizer and scheduler where they were after `step` steps; rates follow the settings, which may be new."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch wants an optimizer step before each of the scheduler's
+        for _ in range(step):
+            scheduler.step()
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": memory})
 
 
 def _measured(checkpoint: Checkpoint) -> str:
@@ -255,17 +287,7 @@ def _last_words(run: runs.Run, status: str, error: BaseException) -> None:
 def _train(prepared: Prepared, reporter: Reporter, run: runs.Run) -> dict[str, Any]:
     config, job, stage = prepared.config, prepared.job, prepared.stage
     began = time.monotonic() - run.info.get("seconds", 0.0)
-    params = job.params
-    learning = {name: params[name] for name in job.rates}
-    for name in params.keys() - learning.keys():
-        params[name].requires_grad_(False)
-    base = config.optimizer["lr"]
-    groups = [
-        {"params": [learning[n] for n, r in job.rates.items() if r == rate], "lr": base * rate}
-        for rate in sorted(set(job.rates.values()))
-    ]
-    optimizer = build(config.optimizer, "optimizer", params=groups)
-    scheduler = build(config.scheduler, "scheduler", optimizer=optimizer)
+    params, optimizer = job.params, prepared.optimizer
     facts = {
         "run": run.info["id"],
         "stage": stage,
@@ -279,12 +301,12 @@ def _train(prepared: Prepared, reporter: Reporter, run: runs.Run) -> dict[str, A
     if existing := checkpoints.all():
         newest = open_checkpoint(existing[-1])
         start = newest.manifest["step"]
+        stored, _ = load_into(params, newest, "")
         with torch.no_grad():
-            for name, tensor in read_tensors(newest).items():
+            for name, tensor in stored.items():
                 params[name].copy_(tensor)
         state = read_resume(newest)
-        optimizer.load_state_dict(state["optimizer"])
-        scheduler.load_state_dict(state["scheduler"])
+        _take_up(optimizer, prepared.scheduler, state["optimizer"], start)
         window = state["window"]
         checkpoints.restore(state)
         prepared = replace(prepared, notes=(*prepared.notes, f"goes on after step {start} of {config.steps}"))
@@ -296,7 +318,7 @@ def _train(prepared: Prepared, reporter: Reporter, run: runs.Run) -> dict[str, A
     record = Recorder(run.folder, reporter, start)
 
     def save(step: int, window: list[dict[str, float]], metrics: dict[str, float]) -> None:
-        state = {"optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict(), "window": window}
+        state = {"optimizer": optimizer.state_dict()["state"], "window": window}
         checkpoints.save(step, params, state, metrics)
         best = checkpoints.best.get("name") or f"step-{step:06d}"
         run.update(step=step, last=f"step-{step:06d}", best=best, seconds=time.monotonic() - began)
@@ -306,7 +328,7 @@ def _train(prepared: Prepared, reporter: Reporter, run: runs.Run) -> dict[str, A
             runtime=prepared.runtime,
             params=params,
             optimizer=optimizer,
-            scheduler=scheduler,
+            scheduler=prepared.scheduler,
             batches=job.batches,
             losses=job.losses,
             evaluate=job.evaluate,

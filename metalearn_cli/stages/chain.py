@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from metalearn_cli.core.config import ChainConfig, EvaluateConfig, digest, plain
+from metalearn_cli.core.errors import ConfigError, Problem
 from metalearn_cli.core.types import Reporter
 from metalearn_cli.engine import runs
 from metalearn_cli.engine.checkpoint import open_checkpoint
@@ -45,7 +46,7 @@ def run_chain(config: ChainConfig, make_jobs: dict[str, MakeJob], reporter: Repo
     else:
         run = runs.create(config.runs_dir, "run", plain(config), key=key, parent=None, **facts)
     try:
-        evaluations = [("nothing", _evaluated(_untrained(config), reporter))]
+        evaluations = [("nothing", _evaluated(_scoring(config, None), reporter))]
         start = None
         for stage in config.stages:
             settings = config.training[stage]
@@ -53,8 +54,7 @@ def run_chain(config: ChainConfig, make_jobs: dict[str, MakeJob], reporter: Repo
             info = _trained(stage, settings, make_jobs[stage], reporter)
             start = info["checkpoint"]
             run.update(parent=_as_parent(info))
-            wanted = replace(config.evaluate, ckpt=start, backbone=None, algorithm=None)
-            evaluations.append((stage, _evaluated(wanted, reporter)))
+            evaluations.append((stage, _evaluated(_scoring(config, start), reporter)))
         table = _table(evaluations)
         run.update(
             status="completed",
@@ -81,16 +81,22 @@ def check_chain(config: ChainConfig, make_jobs: dict[str, MakeJob]) -> list[str]
     Raises:
         ConfigError: as `prepare` and `prepare_evaluation` do.
     """
-    notes = list(prepare_evaluation(_untrained(config)).notes)
+    notes = list(prepare_evaluation(_scoring(config, None)).notes)
     for stage, settings in config.training.items():
         first = stage == config.stages[0]
-        notes += prepare(stage, settings if first else replace(settings, init_from=None), make_jobs[stage]).notes
+        prepared = prepare(stage, settings if first else replace(settings, init_from=None), make_jobs[stage])
+        notes += prepared.notes
+        if (way := prepared.job.model.get("way")) not in (None, config.evaluate.way):
+            message = f"must be {way}, the outputs of the head that {stage} trains, got {config.evaluate.way}"
+            raise ConfigError([Problem("evaluate.way", message)])
     return notes
 
 
-def _untrained(config: ChainConfig) -> EvaluateConfig:
+def _scoring(config: ChainConfig, ckpt: str | None) -> EvaluateConfig:
+    """Return how a checkpoint, or the untrained backbone, is evaluated: always on the same episodes."""
     first = config.training[config.stages[0]]
-    return replace(config.evaluate, ckpt=None, backbone=first.backbone, data=first.data, algorithm=None)
+    backbone, data = None if ckpt else first.backbone, config.evaluate.data or first.data
+    return replace(config.evaluate, ckpt=ckpt, backbone=backbone, data=data, algorithm=None)
 
 
 def _trained(stage: str, settings: Any, make_job: MakeJob, reporter: Reporter) -> dict[str, Any]:
@@ -132,7 +138,8 @@ def _table(evaluations: list[tuple[str, dict[str, Any]]]) -> list[dict[str, Any]
     rows = []
     before: dict[str, torch.Tensor] = {}
     for stage, info in evaluations:
-        scores = {name: torch.tensor(values) for name, values in read_episodes(Path(info["folder"])).items()}
+        episodes = read_episodes(Path(info["folder"]))
+        scores = {name: torch.tensor(values, dtype=torch.float64) for name, values in episodes.items()}
         for result in info["results"]:
             protocol = result["normalisation"]
             gain: tuple[float | None, float | None] = (None, None)

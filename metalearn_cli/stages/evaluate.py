@@ -1,7 +1,7 @@
 """Evaluation: a learner's score on fixed episodes of unseen classes, with its 95 % interval.
 
-This is the only stage that reads test classes. The episodes depend on the data, their shape and the seed alone, so every
-checkpoint and algorithm is scored on the same ones and any two results compare pairwise.
+This is the only stage that reads test classes. The episodes depend on the data, their shape and the seed alone, so
+every checkpoint and algorithm is scored on the same ones and any two results compare pairwise.
 """
 
 from __future__ import annotations
@@ -73,6 +73,10 @@ def prepare_evaluation(config: EvaluateConfig) -> Evaluation:
         folder = runs.find_checkpoint(config.ckpt, config.runs_dir, ACCEPTS["evaluate"], "ckpt")
         parent = open_checkpoint(folder)
         model, recorded = parent.manifest["model"], parent.manifest["data"]
+        if config.backbone is not None:
+            raise ConfigError([Problem("backbone", "is only for ckpt=null: a checkpoint brings its own")])
+    if not config.normalisation:
+        raise ConfigError([Problem("normalisation", "must name at least one of transductive, inductive")])
     backbone: Any = model.get("backbone") or config.backbone
     data_spec: Any = config.data or recorded.get("spec")
     needed = {"backbone": backbone, "data": data_spec}
@@ -96,9 +100,7 @@ def prepare_evaluation(config: EvaluateConfig) -> Evaluation:
     elif parent:
         trained_here = algorithm_spec.get("_target_") == model.get("algorithm", {}).get("_target_")
         if trained_here and model["way"] not in (None, config.way):
-            message = (
-                f"the checkpoint's head has {model['way']} outputs, so way must be {model['way']}, got {config.way}"
-            )
+            message = f"the checkpoint's head is for way = {model['way']}, got {config.way}"
             raise ConfigError([Problem("way", message)])
         params, line = load_into(params, parent, "" if trained_here else "backbone.")
         notes += [f"ckpt {config.ckpt} -> {parent.folder}", line]

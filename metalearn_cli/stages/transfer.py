@@ -21,7 +21,7 @@ from metalearn_cli.core.types import Method, Params
 from metalearn_cli.engine.runtime import Runtime
 from metalearn_cli.stages._training import Job, blocks_of, describe_data, few_shot_probe, fresh_network, load_data
 
-_CHUNK = 500  # items per forward pass when all held-out items are scored
+_CHUNK = 500  # most items per forward pass when all held-out items are scored; equal parts, for batch statistics
 
 
 def transfer(config: TransferConfig, runtime: Runtime) -> Job:
@@ -51,7 +51,7 @@ def transfer(config: TransferConfig, runtime: Runtime) -> Job:
     def evaluate(params: Params) -> dict[str, float]:
         x, y = runtime.cast(data.all("train", "held_out"))
         with torch.no_grad():
-            logits = torch.cat([apply(params, part) for part in x.split(_CHUNK)])
+            logits = torch.cat([apply(params, part) for part in x.tensor_split(-(-len(x) // _CHUNK))])
         return {"val/held_out_accuracy": score(logits, y).item(), **probe(params)}
 
     def pictures(params: Params, folder: Path) -> None:
