@@ -71,8 +71,8 @@ clean: ## remove caches and build products; .venv and runs/ stay
 	find metalearn_cli tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(READY): | pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
-	  { echo 'error: Python 3.10 or newer is needed, and "$(PYTHON)" is none; name one: make setup PYTHON=python3.11' >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	  echo 'error: $(PYTHON) is no Python 3.10 or newer; name one that is: make setup PYTHON=python3.11' >&2; exit 1; }
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev]'
 	@touch $@

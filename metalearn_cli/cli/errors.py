@@ -12,18 +12,9 @@ from metalearn_cli.core.errors import ConfigError, UserError
 DONE, CRASH, REFUSED, INTERRUPTED = 0, 1, 2, 130
 """Exit codes."""
 
-_DISK = (
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EFBIG,
-    errno.EROFS,
-    errno.EACCES,
-    errno.EPERM,
-    errno.ENOTDIR,
-    errno.EEXIST,
-    errno.EISDIR,
-    errno.ENAMETOOLONG,
-)
+_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EEXIST, errno.EISDIR, errno.ENOTDIR)
+_FINDING = (errno.EACCES, errno.EPERM, errno.ENOENT)
+"""What a disk can refuse, which is for the user to mend."""
 
 
 class Fault(NamedTuple):
@@ -73,8 +64,9 @@ def explain(error: BaseException) -> tuple[int, str]:
         ui.faults(error.stage, error.faults)
         return REFUSED, str(error)
     text = str(error)
-    if isinstance(error, OSError) and error.errno in _DISK:
-        text = f"cannot write to {error.filename or 'the disk'}: {os.strerror(error.errno).lower()}"
+    if isinstance(error, OSError) and error.errno in (*_WRITING, *_FINDING):
+        verb = "write to" if error.errno in _WRITING else "read or write"
+        text = f"cannot {verb} {error.filename or 'the disk'}: {os.strerror(error.errno).lower()}"
     elif not isinstance(error, UserError):
         text = f"{type(error).__name__}: {error}"
         log, last = _log_crash(error)

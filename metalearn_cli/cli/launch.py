@@ -69,11 +69,13 @@ def inspect(stage: str, options: Mapping[str, str], words: Sequence[str]) -> int
     Raises:
         UserError: if they are wrong.
     """
+    if "--multirun" in options:
+        raise UserError("-m runs jobs, --cfg and --info only show settings; leave one of them out")
     flags = [part for name, value in options.items() for part in (name, value) if part]
     try:
         app(stage, [*flags, *words])
     except SystemExit as stop:
-        return int(stop.code or 0)
+        return errors.REFUSED if stop.code else errors.DONE
     except HYDRA_ERRORS as error:
         check(Composer(stage, options.get("--config-dir", "")), words, multirun=False)
         raise UserError(str(error)) from error
@@ -94,7 +96,9 @@ def app(stage: str, argv: Sequence[str]) -> None:
 def run_stage(config: DictConfig) -> None:
     """Run one job of Hydra's. At module level, so that launchers can pickle it; it keeps its errors from Hydra."""
     from metalearn_cli import stages
+    from metalearn_cli.engine.runtime import keep_memory
 
+    keep_memory()
     job = HydraConfig.get()
     stage, words = str(job.job.config_name), list(job.overrides.task)
     sweep = os.environ["MLX_SWEEP_ID"] if job.mode == RunMode.MULTIRUN else None
@@ -105,8 +109,8 @@ def run_stage(config: DictConfig) -> None:
         _outcomes.append(Outcome(words, done, errors.DONE))
     except KeyboardInterrupt as stop:
         # a chain and an evaluation are started again; what is done already they skip
-        again = f"mlx resume {reporter.folder}" if stage in TRAINING and reporter.folder else "the same command"
-        raise KeyboardInterrupt(f"interrupted; go on with: {again}") from stop
+        again = f"mlx resume {reporter.folder}" if stage in TRAINING else "the same command"
+        raise KeyboardInterrupt(f"interrupted; go on with: {again}" if reporter.folder else "interrupted") from stop
     except Exception as error:
         extra = next((s.path for s in job.runtime.config_sources if s.provider == "command-line"), "")
         _outcomes.append(Outcome(words, None, *errors.explain(with_origins(error, Composer(stage, extra), words))))

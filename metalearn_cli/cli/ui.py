@@ -135,12 +135,14 @@ class Progress:
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Values measured after `step` steps."""
-        shown = {n: v for n, v in values.items() if n != "train/lr" and not n.endswith("_interval")}
-        self._latest |= {n.removeprefix("train/").replace("/", " "): number(n, v) for n, v in shown.items()}
-        text = ", ".join(f"{name} {value}" for name, value in self._latest.items())
+        found = [(n, v) for n, v in values.items() if n != "train/lr" and not n.endswith("_interval")]
+        shown = {name.removeprefix("train/").replace("/", " "): number(name, value) for name, value in found}
         if self._bar is not None:
+            self._latest |= shown
+            text = ", ".join(f"{name} {value}" for name, value in self._latest.items())
             self._bar.set_postfix_str(text.replace("accuracy", "acc"))
         else:
+            text = ", ".join(f"{name} {value}" for name, value in shown.items())
             self.note(f"{self._stage} step {step}/{self._steps}, {text} ({duration(time.monotonic() - self._began)})")
 
     def note(self, text: str) -> None:

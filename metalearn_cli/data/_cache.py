@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import logging
 import os
+import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
@@ -32,12 +34,13 @@ def cached(name: str, key: Mapping[str, Any], build: Callable[[], Arrays]) -> Ar
 
     Args:
         name: start of the file's name.
-        key: everything that the result depends on, as plain values.
+        key: everything that the result depends on, as plain values, except for the code of the module of `build`.
         build: makes the arrays; their names must not be "sha256".
 
     A damaged cache file is built again, and a folder that cannot be written is done without; both are logged.
     """
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+    code = inspect.getsource(sys.modules[build.__module__])
+    digest = hashlib.sha256(json.dumps([key, code], sort_keys=True).encode()).hexdigest()
     path = cache_dir() / f"{name}-{digest[:16]}.npz"
     try:
         return _load(path)
@@ -54,7 +57,8 @@ def cached(name: str, key: Mapping[str, Any], build: Callable[[], Arrays]) -> Ar
 
 
 def _load(path: Path) -> Arrays:
-    with np.load(path, allow_pickle=False) as file:
+    # opened here, because numpy leaves a damaged file open
+    with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
         arrays = dict(file)
     if str(arrays.pop(_CHECKSUM)) != _checksum(arrays):
         raise ValueError("its checksum does not match")

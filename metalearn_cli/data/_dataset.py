@@ -13,7 +13,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from metalearn_cli.core.errors import UserError
+from metalearn_cli.core.errors import ConfigError, Problem, UserError
 from metalearn_cli.core.random import derive_seed
 from metalearn_cli.core.types import Episode
 
@@ -117,7 +117,7 @@ class Dataset:
         """
         first, counts = self._part(split, part)
         end = counts.cumsum(0)
-        drawn = torch.randint(int(end[-1]), (size,), generator=_generator(seed, "batch", split, part, step))
+        drawn = torch.randint(int(end[-1]), (size,), generator=generator(seed, "batch", split, part, step))
         y = torch.searchsorted(end, drawn, right=True)
         items = self.splits[split].items
         return _gather(items, first[y] + drawn - (end - counts)[y]), y.to(items.device)
@@ -134,18 +134,17 @@ class Dataset:
         """Return the stream of `way`-way `shot`-shot episodes with `query` query items per class.
 
         Raises:
-            UserError: if the split has too few classes, or a class too few items.
+            ConfigError: if the split has too few classes, or a class too few items.
         """
         counts, name = self._split(split).counts, f"{self.name}/{split}"
-        problems = []
+        problems = at_least_one(shot, query)
         if not 2 <= way <= len(counts):
-            problems.append(f"way = {way} but {name} has {len(counts)} classes: way must be >= 2 and <= {len(counts)}")
-        if shot < 1 or query < 1:
-            problems.append(f"shot = {shot} and query = {query}: each must be >= 1")
+            problems.append(Problem("way", f"{name} has {len(counts)} classes; way must be from 2 to {len(counts)}"))
         if shot + query > (smallest := int(counts.min())):
-            problems.append(f"shot + query = {shot + query} but the smallest class of {name} has {smallest} items")
+            message = f"a class of {name} has only {smallest} items; shot + query must be <= {smallest}"
+            problems.append(Problem("query", f"{message}, got {shot} + {query}"))
         if problems:
-            raise UserError(f"data {self.name} cannot give these episodes: {'; '.join(problems)}")
+            raise ConfigError(problems)
         return EpisodeSampler(self, split, way, shot, query, seed)
 
     def _split(self, split: str) -> Split:
@@ -205,7 +204,7 @@ class EpisodeSampler:
         classes, most = len(counts), int(counts.max())
         # the order of random keys is a random order, so their top k are k draws without replacement
         keys = torch.rand(
-            tasks, classes + self.way * most, generator=_generator(self.seed, "episodes", self.split, step)
+            tasks, classes + self.way * most, generator=generator(self.seed, "episodes", self.split, step)
         )
         chosen: Tensor = keys[:, :classes].topk(self.way).indices
         item_keys = keys[:, classes:].reshape(tasks, self.way, most)
@@ -215,9 +214,14 @@ class EpisodeSampler:
         return first[chosen][..., None] + within
 
 
-def _generator(seed: int, purpose: str, *parts: int | str) -> torch.Generator:
-    # on the CPU whatever the device, so that every device draws the same
+def generator(seed: int, purpose: str, *parts: int | str) -> torch.Generator:
+    """Return a source of randomness for one purpose and step; on the CPU, so that all devices draw alike."""
     return torch.Generator().manual_seed(derive_seed(seed, purpose, *parts))
+
+
+def at_least_one(shot: int, query: int) -> list[Problem]:
+    """Return what is wrong with an episode's numbers of items, whatever the data."""
+    return [Problem(key, f"must be >= 1, got {n}") for key, n in (("shot", shot), ("query", query)) if n < 1]
 
 
 def _gather(items: Tensor, index: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from metalearn_cli.data._dataset import SPLITS, Dataset, Split
 
 
 def gaussian(
-    items: Annotated[int, Range(60)] = 1000,
+    items: Annotated[int, Range(12)] = 1000,
     features: Annotated[int, Range(1)] = 100,
     classes: Annotated[int, Range(6)] = 20,
     seed: Annotated[int, Range(0)] = 0,

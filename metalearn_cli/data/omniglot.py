@@ -11,7 +11,7 @@ import hashlib
 import io
 import os
 import zipfile
-from collections.abc import Callable
+import zlib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,7 +24,7 @@ from metalearn_cli.core.check import Range
 from metalearn_cli.core.errors import UserError
 from metalearn_cli.core.random import derive_seed
 from metalearn_cli.data._cache import Arrays, cache_dir, cached
-from metalearn_cli.data._dataset import Dataset, Split
+from metalearn_cli.data._dataset import SPLITS, Dataset, Split
 
 Array = np.ndarray[Any, Any]
 
@@ -37,19 +37,26 @@ CHECKSUMS = {
     "splits/vinyals/val.txt": "sha256:11f99e54faee3e26f53d3231c1cceac5bf7b8730e9be31cb6dab256551dc0c1a",
     "splits/vinyals/test.txt": "sha256:845264cc5c156180828ccf17915668b17ee21424d0170df6e7d81676aa5d1204",
 }
-"""Of the upstream files. Local copies may be packed otherwise: of them the pixels are checked."""
+"""Of the upstream files. A local archive may be packed otherwise: of it the pixels are checked."""
 
 PIXELS = {
-    "images_background.zip": "51ca506ce7ea3430a8b51e6e6426a1035e782f1b3fdd7d385232445603f2f4b6",
-    "images_evaluation.zip": "57262cc3e42fa55b35985f8f2df924c5716fcf2a372bf410590b5c66b4698ebd",
+    "images_background": "51ca506ce7ea3430a8b51e6e6426a1035e782f1b3fdd7d385232445603f2f4b6",
+    "images_evaluation": "57262cc3e42fa55b35985f8f2df924c5716fcf2a372bf410590b5c66b4698ebd",
 }
-"""sha256 of all drawings of an archive at full size, one bit per pixel, in the order of their names."""
+"""sha256 of all drawings of an image set at full size, one bit per pixel, in the order of their names."""
 
-CHARACTERS = {"images_background.zip": 964, "images_evaluation.zip": 659}
+HOW_TO_GET = (
+    f"to do it by hand, put images_background.zip and images_evaluation.zip from {IMAGES} and, for split vinyals, "
+    f"splits/vinyals/{{train,val,test}}.txt from {LISTS} into a folder named by data.root=FOLDER, or into "
+    "FOLDER/omniglot with MLX_DATA_DIR=FOLDER"
+)
+
+CHARACTERS = {"images_background": 964, "images_evaluation": 659}
 DRAWINGS = 20
 TURNS = ("000", "090", "180", "270")
+VALIDATION_ALPHABETS = 5  # of Lake's background alphabets
 SIDE = 105
-LARGEST = 1 << 20  # bytes of one drawing, several thousand times what they have; more is no drawing
+LARGEST = 1 << 16  # bytes of a drawing's file, a hundred times what they have
 
 
 def omniglot(
@@ -65,8 +72,8 @@ def omniglot(
             al. 2017); "maml": 1100/100/423 by a seeded shuffle, each four times by rotation (Finn et al. 2017); "lake":
             the background alphabets, five of them for validation, and the evaluation alphabets for testing, without
             rotation (Lake et al. 2015).
-        root: folder with images_background.zip and images_evaluation.zip (and splits/vinyals/*.txt); None means
-            $MLX_DATA_DIR/omniglot, or without that a download.
+        root: folder with images_background.zip and images_evaluation.zip, or these two unpacked, and where possible
+            splits/vinyals/*.txt; None means $MLX_DATA_DIR/omniglot, or without that a download.
         size: height and width P of an image in pixels, 8 to 105.
         seed: of the shuffle of split "maml", >= 0.
 
@@ -78,28 +85,22 @@ def omniglot(
         raise ValueError(f"split must be vinyals, maml or lake, got {split!r}")
     if not 8 <= size <= SIDE:
         raise ValueError(f"size must be from 8 to {SIDE}, got {size}")
-    images: dict[str, Array] = {}
-    origin: dict[str, str] = {}
-    for archive in CHARACTERS:
-        path = _file(archive, root)
-        content = hashlib.sha256(path.read_bytes()).hexdigest()
-        key = {"archive": content, "size": size, "pillow": PIL.__version__}
-        arrays = cached(f"omniglot-{archive.split('.')[0]}", key, _decoder(path, archive, size))
-        for name, drawings in zip(arrays["names"].tolist(), arrays["items"], strict=True):
-            images[name], origin[name] = drawings, archive
+    folder = _folder(root)
+    characters = {name: _characters(name, folder, size) for name in CHARACTERS}
+    images = characters["images_background"] | characters["images_evaluation"]
     if split == "vinyals":
-        names = {part: _listed(part, root, images) for part in ("train", "val", "test")}
+        names = {part: _listed(part, folder) for part in SPLITS}
     elif split == "maml":
         shuffled = np.random.default_rng(derive_seed(seed, "omniglot")).permutation(sorted(images)).tolist()
         parts = {"train": shuffled[:1100], "val": shuffled[1100:1200], "test": shuffled[1200:]}
         names = {part: [f"{name}/rot{turn}" for name in kept for turn in TURNS] for part, kept in parts.items()}
     else:
-        background = sorted(name for name in images if origin[name] == "images_background.zip")
-        alphabets = sorted({name.split("/")[0] for name in background})
+        background = sorted(characters["images_background"])
+        validation = sorted({name.split("/")[0] for name in background})[-VALIDATION_ALPHABETS:]
         names = {
-            "train": [name for name in background if name.split("/")[0] not in alphabets[-5:]],
-            "val": [name for name in background if name.split("/")[0] in alphabets[-5:]],
-            "test": sorted(name for name in images if origin[name] == "images_evaluation.zip"),
+            "train": [name for name in background if name.split("/")[0] not in validation],
+            "val": [name for name in background if name.split("/")[0] in validation],
+            "test": sorted(characters["images_evaluation"]),
         }
     return Dataset.of("omniglot", split, {part: _split(kept, images) for part, kept in names.items()})
 
@@ -114,76 +115,103 @@ def _split(names: list[str], images: dict[str, Array]) -> Split:
     return Split(items, torch.full((len(names),), DRAWINGS), tuple(names))
 
 
-def _listed(part: str, root: str | None, images: dict[str, Array]) -> list[str]:
-    path = _file(f"splits/vinyals/{part}.txt", root)
-    names = path.read_text().split()
-    for name in names:
-        character, _, turn = name.partition("/rot")
-        if character not in images or turn not in TURNS:
-            raise UserError(f"{path} names {name!r}, which Omniglot does not have")
+def _folder(root: str | None) -> Path | None:
+    """Return where the user says that the files are, or None for a download."""
+    mirror = os.environ.get("MLX_DATA_DIR")
+    if root:
+        folder, setting = Path(root).expanduser(), "data.root"
+    elif mirror:
+        folder, setting = Path(mirror).expanduser() / "omniglot", "MLX_DATA_DIR"
+    else:
+        return None
+    if not folder.is_dir():
+        raise UserError(f"data omniglot: {setting} says to look into {folder}, which is no folder; {HOW_TO_GET}")
+    return folder
+
+
+def _downloaded(name: str) -> Path:
+    """Return a file of upstream's, from the cache if it was downloaded before."""
+    import pooch  # not at the top: it brings a web client
+
+    url = (IMAGES if name.endswith(".zip") else LISTS) + name
+    try:
+        found = pooch.retrieve(url, CHECKSUMS[name], path=cache_dir() / "downloads", fname=name.replace("/", "-"))
+    except (OSError, ValueError) as error:  # no network; a file that is not what was published
+        raise UserError(f"data omniglot could not be downloaded from {url} ({error}); {HOW_TO_GET}") from error
+    return Path(found)
+
+
+def _listed(part: str, folder: Path | None) -> list[str]:
+    """Return the classes of a part of the Vinyals split."""
+    name = f"splits/vinyals/{part}.txt"
+    path = folder / name if folder and (folder / name).is_file() else _downloaded(name)
+    try:
+        names = path.read_text(encoding="ascii").split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    text = "".join(f"{entry}\n" for entry in names)  # whatever the line ends are
+    if f"sha256:{hashlib.sha256(text.encode()).hexdigest()}" != CHECKSUMS[name]:
+        raise UserError(f"{path} is not the list that upstream published; get it from {LISTS}{name}")
     return names
 
 
-def _file(name: str, root: str | None) -> Path:
-    """Return where a file lies, downloading it if nothing says that it is here."""
-    mirror = os.environ.get("MLX_DATA_DIR")
-    folder = Path(root).expanduser() if root else Path(mirror).expanduser() / "omniglot" if mirror else None
-    if folder is not None:
-        if not (folder / name).is_file():
-            setting = "data.root" if root else "MLX_DATA_DIR"
-            raise UserError(f"data omniglot: {folder / name} is missing ({setting} says to look there)")
-        return folder / name
-    import pooch  # imported where needed: it brings a web client
-
-    base = IMAGES if name.endswith(".zip") else LISTS
+def _characters(name: str, folder: Path | None, size: int) -> dict[str, Array]:
+    """Return the drawings [20, P, P] uint8, ink 255, of each character of an image set."""
+    path = folder / f"{name}.zip" if folder else _downloaded(f"{name}.zip")
+    if folder and not path.is_file():
+        path = folder / name
+        if not path.is_dir():
+            raise UserError(f"data omniglot: {folder} has neither {name}.zip nor a folder {name}; {HOW_TO_GET}")
     try:
-        local = pooch.retrieve(base + name, CHECKSUMS[name], path=cache_dir() / "downloads", fname=name.replace("/", "-"))
-    except Exception as error:
+        contents = _contents(path, name)
+    except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"{path} is damaged or cannot be read ({error}); {HOW_TO_GET}") from error
+    digest = hashlib.sha256(b"".join(contents.values())).hexdigest()
+    key = {"files": list(contents), "content": digest, "size": size, "pillow": PIL.__version__}
+    arrays = cached(f"omniglot-{name}", key, lambda: _decoded(path, name, contents, size))
+    return dict(zip(arrays["names"].tolist(), arrays["items"], strict=True))
+
+
+def _contents(path: Path, name: str) -> dict[str, bytes]:
+    """Read the image files of a folder or archive, by names such as "Angelic/character01/0965_01.png", sorted."""
+    if path.is_dir():
+        files = {file.relative_to(path).as_posix(): file.read_bytes() for file in path.glob("*/*/*.png")}
+        return dict(sorted(files.items()))
+    with zipfile.ZipFile(path) as archive:  # nothing is unpacked to disk
+        members = [m for m in archive.infolist() if m.filename.startswith(f"{name}/") and m.filename.endswith(".png")]
+        for member in members:
+            if member.file_size > LARGEST:
+                raise UserError(f"{path}: {member.filename} is too large for a drawing ({member.file_size} bytes)")
+        return {m.filename.removeprefix(f"{name}/"): archive.read(m) for m in sorted(members, key=lambda m: m.filename)}
+
+
+def _decoded(path: Path, name: str, contents: dict[str, bytes], size: int) -> Arrays:
+    """Decode every drawing of an image set: `items` [K, 20, P, P] uint8, ink 255, and `names` [K]."""
+    characters: dict[str, list[Image.Image]] = {}
+    for file, content in contents.items():
+        characters.setdefault(file.rpartition("/")[0], []).append(_drawing(content, f"{path}: {file}"))
+    wrong = [f"{character} has {len(found)}" for character, found in characters.items() if len(found) != DRAWINGS]
+    if len(characters) != CHARACTERS[name] or wrong:
         raise UserError(
-            f"data omniglot could not be downloaded from {base}{name} ({error}); put it into a folder by hand and name "
-            "that with data.root=FOLDER, or FOLDER/omniglot with MLX_DATA_DIR=FOLDER"
-        ) from error
-    return Path(local)
-
-
-def _decoder(path: Path, archive: str, size: int) -> Callable[[], Arrays]:
-    return lambda: _decode(path, archive, size)
-
-
-def _decode(path: Path, archive: str, size: int) -> Arrays:
-    """Read every drawing of an archive: `items` [K, 20, P, P] uint8, ink 255, and `names` [K]."""
-    try:
-        with zipfile.ZipFile(path) as file:
-            members = sorted(name for name in file.namelist() if name.endswith(".png"))
-            drawings = {name: _drawing(file, name, path) for name in members}
-    except (zipfile.BadZipFile, OSError) as error:
-        raise UserError(f"{path} is damaged or no zip archive: {error}; get it again") from error
-    by_character: dict[str, list[Image.Image]] = {}
-    for name, drawing in drawings.items():
-        by_character.setdefault("/".join(name.split("/")[-3:-1]), []).append(drawing)
-    wrong = [name for name, found in by_character.items() if len(found) != DRAWINGS]
-    if len(by_character) != CHARACTERS[archive] or wrong:
-        raise UserError(
-            f"{path} is incomplete: {CHARACTERS[archive]} characters of {DRAWINGS} drawings are expected, it has "
-            f"{len(by_character)}{f', and {wrong[0]} has {len(by_character[wrong[0]])}' if wrong else ''}"
+            f"{path} is incomplete: it has {len(characters)} of {CHARACTERS[name]} characters"
+            f"{f'; {wrong[0]} of {DRAWINGS} drawings' if wrong else ''}; {HOW_TO_GET}"
         )
-    digest = hashlib.sha256(b"".join(drawing.tobytes() for drawing in drawings.values())).hexdigest()
-    if digest != PIXELS[archive]:
+    digest = hashlib.sha256(b"".join(d.tobytes() for found in characters.values() for d in found)).hexdigest()
+    if digest != PIXELS[name]:
         raise UserError(f"{path} does not hold the drawings that upstream published (sha256 of the pixels {digest})")
-    items = np.stack([[_small(d, size) for d in found] for found in by_character.values()])
-    return {"items": items, "names": np.array(list(by_character))}
+    items = np.stack([[_small(drawing, size) for drawing in found] for found in characters.values()])
+    return {"items": items, "names": np.array(list(characters))}
 
 
-def _drawing(file: zipfile.ZipFile, name: str, path: Path) -> Image.Image:
-    if file.getinfo(name).file_size > LARGEST:
-        raise UserError(f"{path}: {name} is too large for a drawing ({file.getinfo(name).file_size} bytes)")
+def _drawing(content: bytes, name: str) -> Image.Image:
+    """Decode a drawing; its paper is 1, its ink 0."""
     try:
-        image = Image.open(io.BytesIO(file.read(name)), formats=["PNG"])
+        image = Image.open(io.BytesIO(content), formats=["PNG"])
         if image.size != (SIDE, SIDE):
-            raise UserError(f"{path}: {name} has {image.size[0]}x{image.size[1]} pixels, expected are {SIDE}x{SIDE}")
+            raise UserError(f"{name} has {image.width}x{image.height} pixels, expected are {SIDE}x{SIDE}")
         return image.convert("1")
-    except (OSError, ValueError, SyntaxError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: {name} cannot be read as an image: {error}") from error
+    except (OSError, ValueError, SyntaxError) as error:
+        raise UserError(f"{name} cannot be read as an image: {error}") from error
 
 
 def _small(drawing: Image.Image, size: int) -> Array:

@@ -29,7 +29,7 @@ def learning_curves(lines: Sequence[dict[str, float]], title: str, path: Path) -
     names = {name for line in lines for name in line if "/" in name and not name.endswith("_interval")}
     panels = sorted({name.split("/", 1)[1] for name in names} - {"lr"})
     figure = Figure(figsize=(4.2 * len(panels), 3.2), layout="constrained")
-    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    axes = figure.subplots(1, len(panels), squeeze=False, sharex=True)[0]
     for axis, panel in zip(axes, panels, strict=True):
         for part, colour in _COLOURS.items():
             name = f"{part}/{panel}"
@@ -42,7 +42,7 @@ def learning_curves(lines: Sequence[dict[str, float]], title: str, path: Path) -
                 low, high = ([v + sign * h for v, h in zip(values, intervals, strict=True)] for sign in (-1, 1))
                 axis.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
         axis.set_xlabel("step")
-        axis.set_title(panel, fontsize=10)
+        axis.set_title(panel.replace("_", " "), fontsize=10)
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8, frameon=False)
     figure.suptitle(title, fontsize=11)
@@ -76,7 +76,7 @@ def episode_picture(episode: Episode, logits: Tensor, path: Path, queries: int =
     support = [episode.support_x[episode.support_y == way] for way in range(ways)]
     chosen = [(episode.query_y == way).nonzero()[:queries, 0] for way in range(ways)]
     shots, columns = len(support[0]), len(support[0]) + len(chosen[0])
-    figure = Figure(figsize=(0.7 * columns, 0.7 * ways + 0.5), layout="constrained")
+    figure = Figure(figsize=(max(4.0, 0.7 * columns), 0.7 * ways + 0.5), layout="constrained")
     axes = figure.subplots(ways, columns, squeeze=False)
     for way in range(ways):
         for column in range(columns):

@@ -68,6 +68,7 @@ class Run:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
+            self._lock.close()
             raise UserError(f"{folder} is in use by another mlx process") from error
 
     def update(self, **changes: Any) -> None:

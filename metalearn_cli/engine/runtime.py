@@ -6,6 +6,7 @@ functional calls. Precision is applied around `apply` instead, see `Runtime.unde
 
 from __future__ import annotations
 
+import ctypes
 from typing import TypeVar, cast
 
 import torch
@@ -45,6 +46,21 @@ def unsupported(kind: str, precision: str) -> str:
     return ""
 
 
+def keep_memory() -> None:
+    """Let glibc keep freed memory for the next step instead of returning it to the system each time.
+
+    For programs that train, not for those that import this package. Elsewhere than on glibc it does nothing.
+    """
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):
+        return
+    m_trim_threshold, m_top_pad, m_mmap_threshold = -1, -2, -3  # malloc.h
+    mallopt(m_mmap_threshold, 1 << 30)
+    mallopt(m_trim_threshold, (1 << 31) - 1)
+    mallopt(m_top_pad, 64 << 20)
+
+
 class Runtime:
     """One device of one process, and everything that depends on it.
 
@@ -81,8 +97,16 @@ class Runtime:
         self.description = f"{self.device.type}{threads}, {config.precision}"
 
     def place(self, params: Params) -> Params:
-        """Return the tensors as leaves on the device, in the precision's number format."""
-        return {n: p.detach().to(self.device, self.dtype, copy=True).requires_grad_() for n, p in params.items()}
+        """Return the tensors as leaves on the device, in the precision's number format.
+
+        Convolution kernels are laid out channels-last, which makes the convolutions' outputs so, too: about twice as
+        fast on a CPU, and what tensor cores want.
+        """
+        placed = {}
+        for name, p in params.items():
+            layout = torch.channels_last if p.ndim == 4 else torch.contiguous_format
+            placed[name] = p.detach().to(self.device, self.dtype, copy=True, memory_format=layout).requires_grad_()
+        return placed
 
     def cast(self, tensors: Tensors) -> Tensors:
         """Return a named or plain tuple of tensors with its floats in the precision's number format."""

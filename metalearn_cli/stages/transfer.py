@@ -1,7 +1,8 @@
 """Transfer: carry a pretrained backbone over to a labelled task, the classification of the training classes.
 
-The last fifth of each class's items is held out; the accuracy on it is reported beside the few-shot accuracy on
-validation classes, which selects the best checkpoint: the next stage wants features, not this classifier.
+The last fifth of each class's items is held out; the accuracy on it (val/label_accuracy) is reported beside the few-shot
+accuracy on validation classes (val/accuracy), which selects the best checkpoint: the next stage wants features, not this
+classifier.
 """
 
 from __future__ import annotations
@@ -46,13 +47,13 @@ def transfer(config: TransferConfig, runtime: Runtime) -> Job:
         x, y = batch
         logits = apply(params, x)
         loss = task_loss(logits, y)
-        yield loss, {"loss": loss.detach(), "accuracy": score(logits, y)}
+        yield loss, {"loss": loss.detach(), "label_accuracy": score(logits, y)}
 
     def evaluate(params: Params) -> dict[str, float]:
         x, y = runtime.cast(data.all("train", "held_out"))
         with torch.no_grad():
             logits = torch.cat([apply(params, part) for part in x.tensor_split(-(-len(x) // _CHUNK))])
-        return {"val/held_out_accuracy": score(logits, y).item(), **probe(params)}
+        return {"val/label_accuracy": score(logits, y).item(), **probe(params)}
 
     def pictures(params: Params, folder: Path) -> None:
         """Write nothing: the learning curves say it all."""

@@ -56,6 +56,8 @@ def test_help_of_a_stage_shows_choices_settings_and_examples(mlx):
         (("meta-train", "--cfg"), "--cfg needs a value"),
         (("meta-train", "--cfg", "jbo"), "--cfg must be one of job, hydra, all, got 'jbo'; did you mean job?"),
         (("meta-train", "--json=3"), "--json takes no value"),
+        (("-m", "meta-train", "--cfg", "job"), "leave one of them out"),
+        (("meta-train", "--cfg", "job", "-p", "nothing"), "package 'nothing' not found"),
         (("runs", "-m"), "mlx runs has no option --multirun"),
         (("runs", "x"), "mlx runs takes no 'x'"),
         (("show",), "mlx show needs one word more"),
@@ -169,12 +171,13 @@ def test_crash_is_told_apart_from_a_mistake(mlx, monkeypatch, tmp_path):
     [
         (errno.ENOSPC, "no space left on device"),
         (errno.EROFS, "read-only file system"),
-        (errno.EACCES, "permission denied"),
+        (errno.ENOENT, "no such file or directory"),
     ],
 )
 def test_disk_troubles_are_the_users(capsys, number, told):
+    verb = "read or write" if number == errno.ENOENT else "write to"
     assert explain(OSError(number, os.strerror(number), "runs/meta-train/x"))[0] == 2
-    assert capsys.readouterr().err == f"error: cannot write to runs/meta-train/x: {told}\n"
+    assert capsys.readouterr().err == f"error: cannot {verb} runs/meta-train/x: {told}\n"
 
 
 def test_file_where_the_folder_of_a_sweep_should_be(mlx, stage):

@@ -10,9 +10,11 @@ from torch.nn.functional import batch_norm, conv2d, cross_entropy, linear, max_p
 from metalearn_cli.algorithms.maml import Maml
 from metalearn_cli.backbones._network import Network
 from metalearn_cli.backbones.conv4 import Conv4
+from metalearn_cli.core.config import Runtime as RuntimeConfig
 from metalearn_cli.core.functional import pure
 from metalearn_cli.core.random import seeded
 from metalearn_cli.core.types import Episode, Params
+from metalearn_cli.engine.runtime import Runtime
 
 QUERY, SIZE, HIDDEN = 2, 16, 8
 
@@ -56,7 +58,8 @@ def setting(way: int, dtype: torch.dtype) -> tuple[Network, Params, Episode]:
         sx, qx = torch.rand(2, way, 1, SIZE, SIZE), torch.rand(2, way * QUERY, 1, SIZE, SIZE)
     sy = torch.arange(way).expand(2, -1)
     _, params = pure(network)
-    params = {n: p.detach().to(dtype).requires_grad_() for n, p in params.items()}
+    precision = "64-true" if dtype == torch.float64 else "32-true"
+    params = Runtime(RuntimeConfig("cpu", 1, precision, None)).place(params)  # in the layout that the engine uses
     return network, params, Episode(sx.to(dtype), sy, qx.to(dtype), sy.repeat(1, QUERY))
 
 

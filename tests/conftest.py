@@ -1,0 +1,115 @@
+"""The smallest settings of every stage, and a reporter that remembers what it was told."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from metalearn_cli.core.config import STAGES, parse, parse_chain
+
+PROTONET = {"_target_": "metalearn_cli.algorithms.protonet.ProtoNet"}
+EVERY_STAGE = {
+    "seed": 0,
+    "runtime": {"accelerator": "cpu", "devices": 1, "precision": "32-true", "threads": 1},
+    "way": 2,
+    "shot": 1,
+    "query": 3,
+    "backbone": {"_target_": "metalearn_cli.backbones.mlp.Mlp", "hidden": 8, "layers": 3},
+    "data": {"_target_": "metalearn_cli.data.gaussian.gaussian", "items": 160, "features": 6, "classes": 16},
+}
+TRAINING = {
+    "init_from": None,
+    "reinit": [],
+    "steps": 5,
+    "optimizer": {"_target_": "torch.optim.Adam", "lr": 0.01},
+    "scheduler": {"_target_": "torch.optim.lr_scheduler.CosineAnnealingLR", "T_max": 5},
+    "every": {"log": 2, "evaluate": 3, "save": 2},
+    "keep": 1,
+    "val_episodes": 4,
+}
+OWN = {
+    "pretrain": {"model": {"_target_": "metalearn_cli.models.classifier.Classifier"}, "batch_size": 8},
+    "transfer": {"method": {"_target_": "metalearn_cli.methods.finetune.Finetune"}, "batch_size": 8},
+    "meta-train": {
+        "algorithm": PROTONET,
+        "tasks": 2,
+        "train_way": None,
+        "train_query": None,
+        "normalisation": "transductive",
+    },
+    "evaluate": {"split": "test", "episodes": 6, "normalisation": ["transductive", "inductive"]},
+}
+OF_EVALUATE = {"ckpt": "latest", "backbone": None, "data": None, "algorithm": None}
+
+
+class Said:
+    """A `core.types.Reporter` that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.started: list[tuple[str, int, int]] = []
+        self.steps: list[int] = []
+        self.measured: list[tuple[int, dict[str, float]]] = []
+        self.notes: list[str] = []
+        self.finished: list[Mapping[str, Any]] = []
+
+    def start(self, stage: str, folder: str, start: int, steps: int) -> None:
+        self.started.append((stage, start, steps))
+
+    def advance(self, step: int) -> None:
+        self.steps.append(step)
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        self.measured.append((step, dict(values)))
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        self.finished.append(dict(summary))
+
+
+@pytest.fixture
+def said() -> Said:
+    """Return a reporter that keeps what it is told in `started, steps, measured, notes, finished`."""
+    return Said()
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """Return a function from a stage, and changes (a__b for the key a.b), to plain settings; runs go to tmp_path/runs."""
+
+    def make(stage: str, **changes: Any) -> dict[str, Any]:
+        common = {**EVERY_STAGE, "runs_dir": str(tmp_path / "runs")}
+        values: dict[str, Any]
+        if stage == "run":
+            sections = {"transfer": {**TRAINING, **OWN["transfer"]}, "meta_train": {**TRAINING, **OWN["meta-train"]}}
+            values = {**common, **sections, "evaluate": OWN["evaluate"], "stages": ["transfer", "meta-train"]}
+            values["init_from"] = values["transfer"].pop("init_from")
+            del values["meta_train"]["init_from"]
+        else:
+            values = {**common, **(OF_EVALUATE if stage == "evaluate" else TRAINING), **OWN[stage]}
+        values = copy.deepcopy(values)
+        for key, value in changes.items():
+            *groups, name = key.split("__")
+            section = values
+            for group in groups:
+                section = section[group]
+            section[name] = value
+        return values
+
+    return make
+
+
+@pytest.fixture
+def config(settings: Callable[..., dict[str, Any]]) -> Callable[..., Any]:
+    """Return a function from a stage, and changes, to its parsed settings."""
+
+    def make(stage: str, **changes: Any) -> Any:
+        values = settings(stage, **changes)
+        return parse_chain(values) if stage == "run" else parse(STAGES[stage], values)
+
+    return make

@@ -1,0 +1,117 @@
+"""What every file under configs/ must be: found, complete, commented, composable, and the image of its module."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from metalearn_cli.core.build import PASSED_IN, locate
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = ROOT / "configs"
+PACKAGES = {
+    "backbone": "backbones",
+    "model": "models",
+    "method": "methods",
+    "algorithm": "algorithms",
+    "data": "data",
+}
+COMPONENTS = sorted(path for group in PACKAGES for path in (CONFIGS / group).glob("*.yaml"))
+EVERY = sorted(path for path in CONFIGS.rglob("*.yaml"))
+EXPERIMENTS = sorted((CONFIGS / "experiment").glob("*.yaml"))
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(CONFIGS).with_suffix(""))
+
+
+def settings(path: Path) -> dict:
+    """Return a component's settings, with those of the file it inherits from."""
+    config = OmegaConf.load(path)
+    parents = [parent for parent in config.pop("defaults", []) if parent != "_self_"]
+    inherited = {k: v for parent in parents for k, v in settings(path.with_name(f"{parent}.yaml")).items()}
+    return inherited | OmegaConf.to_container(config)
+
+
+@pytest.mark.parametrize("path", COMPONENTS, ids=name_of)
+def test_target_lies_in_the_package_of_its_folder(path: Path) -> None:
+    target = settings(path)["_target_"]
+    assert target.startswith(f"metalearn_cli.{PACKAGES[path.parent.name]}.")
+    assert callable(locate(target))
+
+
+@pytest.mark.parametrize("path", COMPONENTS, ids=name_of)
+def test_keys_and_values_are_the_constructors_parameters_and_defaults(path: Path) -> None:
+    values = settings(path)
+    constructor = locate(values.pop("_target_"))
+    passed_in = PASSED_IN.get(path.parent.name, frozenset())
+    parameters = {n: p for n, p in inspect.signature(constructor).parameters.items() if n not in passed_in}
+    assert values.keys() == parameters.keys()
+    if OmegaConf.load(path).get("defaults") is None:  # a file that inherits is there to differ
+        assert values == {name: parameter.default for name, parameter in parameters.items()}
+
+
+@pytest.mark.parametrize("group", PACKAGES)
+def test_every_public_module_has_a_config(group: str) -> None:
+    package = importlib.import_module(f"metalearn_cli.{PACKAGES[group]}")
+    modules = {path.stem for path in Path(package.__path__[0]).glob("[a-z]*.py")}
+    configured = {settings(path)["_target_"].split(".")[2] for path in (CONFIGS / group).glob("*.yaml")}
+    assert modules == configured
+
+
+@pytest.mark.parametrize("path", EVERY, ids=name_of)
+def test_says_what_it_is_in_its_first_lines(path: Path) -> None:
+    lines = [line for line in path.read_text().splitlines() if not line.startswith("# @package")]
+    assert re.match(r"# \S.{10,}", lines[0]), "the first line is what `mlx ls` shows"
+
+
+@pytest.mark.parametrize("path", [p for p in EVERY if "hydra" not in p.parts], ids=name_of)
+def test_every_key_has_a_comment(path: Path) -> None:
+    bare, indents = [], []  # the indentation of the sections that a line is in
+    previous = ""
+    for line in path.read_text().splitlines():
+        match = re.match(r"( *)([A-Za-z_]\w*):(.*)", line)
+        if match:
+            indent, key, rest = len(match[1]), match[2], match[3]
+            indents = [i for i in indents if i < indent]
+            if not rest.strip():
+                indents.append(indent)  # a section: its keys carry the comments
+            elif "#" not in rest and not previous.lstrip().startswith("#") and key != "_target_":
+                bare.append(key)
+        previous = line
+    assert not bare
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=name_of)
+def test_an_experiment_says_command_time_and_result(path: Path) -> None:
+    header = "\n".join(line for line in path.read_text().splitlines() if line.startswith("#"))
+    assert re.search(r"command: +mlx \S+ experiment=" + path.stem, header)
+    assert re.search(r"time: +\S*\d.* on .*cores", header) or "under 1 minute" in header
+    assert re.search(r"expect: +\S", header)
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=name_of)
+def test_an_experiment_composes_and_is_valid(path: Path, mlx) -> None:
+    code, out, err = mlx("run", f"experiment={path.stem}", "--cfg", "job")
+    assert code == 0, err
+    assert OmegaConf.create(out).data["_target_"]
+
+
+@pytest.mark.parametrize("path", [p for p in COMPONENTS if p.parent.name != "data"], ids=name_of)
+def test_every_choice_composes_in_every_stage_that_has_its_group(path: Path, mlx) -> None:
+    group = path.parent.name
+    stages = {
+        "backbone": ("pretrain", "transfer", "meta-train", "run"),
+        "model": ("pretrain", "run"),
+        "method": ("transfer", "run"),
+        "algorithm": ("meta-train", "evaluate", "run"),
+    }[group]
+    for stage in stages:
+        code, out, err = mlx(stage, f"{group}={path.stem}", "--cfg", "job")
+        assert code == 0, err
+        assert OmegaConf.create(out)[group]["_target_"] == settings(path)["_target_"]

@@ -1,0 +1,217 @@
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+from torch import Tensor
+
+from metalearn_cli.core.errors import ConfigError, UserError
+from metalearn_cli.data._dataset import Dataset, Split
+
+COUNTS = {"train": (7, 12, 5, 9, 30, 5), "val": (10, 5), "test": (6, 6, 6)}
+
+
+def split(counts: tuple[int, ...], prefix: str) -> Split:
+    """Items that know where they are: [class, position]."""
+    items = [[k, i] for k, count in enumerate(counts) for i in range(count)]
+    names = tuple(f"{prefix}{k}" for k in range(len(counts)))
+    return Split(torch.tensor(items, dtype=torch.float32), torch.tensor(counts), names)
+
+
+@pytest.fixture
+def data() -> Dataset:
+    return Dataset.of("marked", "by hand", {name: split(counts, name) for name, counts in COUNTS.items()})
+
+
+def rows(x: Tensor) -> list[tuple[float, ...]]:
+    return [tuple(row) for row in x.tolist()]
+
+
+def test_an_episode_draws_classes_and_items_without_replacement_from_ragged_classes(data: Dataset) -> None:
+    episodes = data.episodes("train", way=4, shot=2, query=3, seed=0).batch(0, 300)
+    assert [part.shape for part in episodes] == [(300, 8, 2), (300, 8), (300, 12, 2), (300, 12)]
+    seen = set()
+    for support_x, support_y, query_x, query_y in zip(*episodes, strict=True):
+        items = rows(torch.cat([support_x, query_x]))
+        assert len(set(items)) == 20  # support and query share nothing
+        classes = {}
+        for (k, position), label in zip(items, torch.cat([support_y, query_y]).tolist(), strict=True):
+            assert 0 <= position < COUNTS["train"][int(k)]
+            assert classes.setdefault(label, k) == k  # one class per label ...
+            seen.add((k, position))
+        assert sorted(classes) == [0, 1, 2, 3]
+        assert len(set(classes.values())) == 4  # ... and one label per class
+        assert support_y.bincount().tolist() == [2] * 4
+        assert query_y.bincount().tolist() == [3] * 4
+    assert len(seen) == sum(COUNTS["train"])  # every item has its turn, the last of the largest class too
+
+
+def test_episodes_are_uniform_over_classes_and_over_a_classs_items(data: Dataset) -> None:
+    x = data.episodes("train", way=2, shot=1, query=4, seed=1).batch(0, 6000).support_x
+    k = x[..., 0].flatten().long()
+    assert (k.bincount() / len(k) - 1 / 6).abs().max() < 0.015
+    positions = x[..., 1].flatten()[k == 0].long()
+    assert (positions.bincount() / len(positions) - 1 / 7).abs().max() < 0.03
+
+
+def test_batches_are_a_function_of_seed_split_and_step(data: Dataset) -> None:
+    def drawn(split: str = "train", seed: int = 0, step: int = 0) -> Tensor:
+        return data.episodes(split, way=2, shot=1, query=3, seed=seed).batch(step, 5).query_x
+
+    torch.manual_seed(1)
+    first = drawn()
+    torch.manual_seed(2)
+    assert torch.equal(first, drawn())
+    for other in (drawn(seed=1), drawn(step=1), drawn(split="val")):
+        assert not torch.equal(first, other)
+
+
+def test_the_first_episodes_of_a_batch_do_not_depend_on_how_many_there_are(data: Dataset) -> None:
+    sampler = data.episodes("train", way=3, shot=1, query=2, seed=0)
+    for few, many in zip(sampler.batch(4, 2), sampler.batch(4, 9), strict=True):
+        assert torch.equal(few, many[:2])
+
+
+def test_the_hash_names_the_episodes(data: Dataset) -> None:
+    def hash_of(data: Dataset = data, split: str = "test", shot: int = 1, seed: int = 0, episodes: int = 20) -> str:
+        return data.episodes(split, way=2, shot=shot, query=2, seed=seed).hash(episodes)
+
+    other = {**data.splits, "train": split((7, 12), "train")}
+    different = [
+        hash_of(),
+        hash_of(split="val"),
+        hash_of(shot=2),
+        hash_of(seed=1),
+        hash_of(episodes=21),
+        hash_of(Dataset.of("marked", "by hand", other)),
+    ]
+    assert hash_of() == different[0]
+    assert len(set(different)) == len(different)
+
+
+def test_the_hash_stays_what_it_was(data: Dataset) -> None:
+    # Recorded results name their episodes by it. If it changes, results before and after are not on the same episodes:
+    # say so in CHANGELOG.md and pin the new one.
+    sampler = data.episodes("test", way=2, shot=1, query=2, seed=0)
+    assert sampler.hash(5) == "049b5646b81d6bcc9d15e9e2cfe5fc18220146947a70e61b380b2a7b3a68757f"
+
+
+def test_impossible_episodes_are_refused_with_every_problem(data: Dataset) -> None:
+    with pytest.raises(ConfigError) as error:
+        data.episodes("val", way=3, shot=0, query=9, seed=0)
+    assert {p.key: p.message for p in error.value.problems} == {
+        "way": "marked/val has 2 classes; way must be from 2 to 2",
+        "shot": "must be >= 1, got 0",
+        "query": "a class of marked/val has only 5 items; shot + query must be <= 5, got 0 + 9",
+    }
+    with pytest.raises(ConfigError, match="way must be from 2 to 6"):
+        data.episodes("train", way=1, shot=1, query=1, seed=0)
+    with pytest.raises(UserError, match="no split 'dev'; it has train, val, test"):
+        data.episodes("dev", way=2, shot=1, query=1, seed=0)
+
+
+def test_an_episode_may_use_up_the_split() -> None:
+    data = Dataset.of("tiny", "by hand", {"train": split((3, 3), "c")})
+    episode = data.episodes("train", way=2, shot=1, query=2, seed=0).batch(0, 1)
+    assert len(set(rows(torch.cat([episode.support_x[0], episode.query_x[0]])))) == 6
+
+
+def test_parts_hold_every_item_once_and_hold_out_the_last_fifth(data: Dataset) -> None:
+    parts = {part: data.all("train", part) for part in ("all", "fit", "held_out")}
+    for x, y in parts.values():
+        assert torch.equal(x[:, 0].long(), y)
+    assert rows(parts["all"][0]) == rows(data.splits["train"].items)
+    assert sorted(rows(parts["fit"][0]) + rows(parts["held_out"][0])) == sorted(rows(parts["all"][0]))
+    held_out = parts["held_out"][1].bincount().tolist()
+    assert held_out == [1, 2, 1, 1, 6, 1]
+    last = {k: count - held for k, (count, held) in enumerate(zip(COUNTS["train"], held_out, strict=True))}
+    assert all(position >= last[int(k)] for k, position in rows(parts["held_out"][0]))
+
+
+@pytest.mark.parametrize("part", ["all", "fit", "held_out"])
+def test_a_batch_is_uniform_over_a_part_with_its_labels(data: Dataset, part: str) -> None:
+    x, y = data.batch("train", part, 20000, seed=0, step=3)
+    assert x.shape == (20000, 2)
+    assert torch.equal(x[:, 0].long(), y)
+    allowed = rows(data.all("train", part)[0])
+    drawn = Counter(rows(x))
+    assert drawn.keys() == set(allowed)
+    assert max(abs(n * len(allowed) / 20000 - 1) for n in drawn.values()) < 0.25
+
+
+def test_a_batch_is_a_function_of_its_arguments(data: Dataset) -> None:
+    first = data.batch("train", "all", 50, seed=0, step=0)[0]
+    torch.manual_seed(5)
+    assert torch.equal(first, data.batch("train", "all", 50, seed=0, step=0)[0])
+    assert not torch.equal(first, data.batch("train", "all", 50, seed=0, step=1)[0])
+    assert not torch.equal(first, data.batch("train", "all", 50, seed=1, step=0)[0])
+
+
+def test_images_come_out_between_0_and_1() -> None:
+    images = torch.tensor([0, 51, 255, 102], dtype=torch.uint8).reshape(4, 1, 1, 1)
+    data = Dataset.of("grey", "by hand", {"train": Split(images, torch.tensor([2, 2]), ("a", "b"))})
+    assert data.value_range == "unit"
+    assert data.shape == (1, 1, 1)
+    assert data.all("train", "all")[0].flatten().tolist() == pytest.approx([0, 0.2, 1, 0.4])
+    assert data.batch("train", "all", 3, seed=0, step=0)[0].dtype == torch.float32
+    assert data.episodes("train", way=2, shot=1, query=1, seed=0).batch(0, 1).query_x.max() <= 1
+    assert data.splits["train"].items.max() == 255  # as it was
+
+
+def test_the_fingerprint_is_of_pixels_names_and_counts(data: Dataset) -> None:
+    test = data.splits["test"]
+    changed = test.items.clone()
+    changed[-1, -1] += 1
+    variants = [
+        test,
+        Split(changed, test.counts, test.names),
+        Split(test.items, torch.tensor([5, 7, 6]), test.names),
+        Split(test.items, test.counts, ("x", "y", "z")),
+    ]
+    prints = [Dataset.of("marked", "by hand", {**data.splits, "test": v}).fingerprint for v in variants]
+    assert prints[0] == data.fingerprint
+    assert len(set(prints)) == 4
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_another_device_draws_the_same(data: Dataset) -> None:
+    moved = data.to("cuda")
+    assert moved.fingerprint == data.fingerprint
+    pairs = [
+        (moved.episodes("train", 3, 1, 2, 0).batch(1, 4), data.episodes("train", 3, 1, 2, 0).batch(1, 4)),
+        (moved.batch("train", "fit", 9, 0, 1), data.batch("train", "fit", 9, 0, 1)),
+        (moved.all("val", "held_out"), data.all("val", "held_out")),
+    ]
+    for there, here in pairs:
+        for a, b in zip(there, here, strict=True):
+            assert a.is_cuda
+            assert torch.equal(a.cpu(), b)
+    assert moved.episodes("val", 2, 1, 2, 0).hash(3) == data.episodes("val", 2, 1, 2, 0).hash(3)
+
+
+@pytest.mark.parametrize(
+    ("items", "counts", "names", "message"),
+    [
+        (torch.zeros(4, 2, dtype=torch.float64), [2, 2], ("a", "b"), "items must be uint8 or float32"),
+        (torch.zeros(4, 2), [2, 1], ("a", "b"), "counts must sum to the 4 items, got 3"),
+        (torch.zeros(4, 2), [4, 0], ("a", "b"), "counts must be int64 and >= 1"),
+        (torch.zeros(4, 2), [4], ("a", "b"), "for each of 2 classes"),
+        (torch.zeros(4, 2), [2, 2], ("a", "a"), "names must differ"),
+    ],
+)
+def test_a_split_that_does_not_fit_together_is_refused(
+    items: Tensor, counts: list[int], names: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        Split(items, torch.tensor(counts), names)
+
+
+def test_splits_that_share_a_class_or_a_wrong_name_are_refused() -> None:
+    with pytest.raises(ValueError, match="share no class; c0 is in train and test"):
+        Dataset.of("bad", "by hand", {"train": split((2, 2), "c"), "test": split((2,), "c")})
+    with pytest.raises(ValueError, match="named train, val, test, got 'dev'"):
+        Dataset.of("bad", "by hand", {"dev": split((2, 2), "c")})
+    wide = Split(torch.zeros(2, 3), torch.tensor([2]), ("d",))
+    with pytest.raises(ValueError, match=r"items of shape \(2,\); test does not"):
+        Dataset.of("bad", "by hand", {"train": split((2, 2), "c"), "test": wide})

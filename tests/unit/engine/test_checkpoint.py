@@ -1,0 +1,220 @@
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from metalearn_cli.core.errors import ConfigError, UserError
+from metalearn_cli.engine import checkpoint as module
+from metalearn_cli.engine.checkpoint import Checkpoints, load_into, open_checkpoint, read_resume, read_tensors
+
+FACTS = {"run": "r", "stage": "pretrain", "model": {}, "data": {}, "parent": None, "config_hash": "k"}
+PARAMS = {
+    "backbone.blocks.0.weight": torch.arange(6.0).reshape(2, 3).requires_grad_(),
+    "backbone.blocks.0.bias": torch.tensor([0.1, 0.2]),
+    "head.weight": torch.ones(5, 2),
+}
+
+
+def checkpoints(folder: Path, keep: int = 1, higher: bool = True) -> Checkpoints:
+    return Checkpoints(folder, keep, "val/x", higher, FACTS)
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    """Return a checkpoint's folder."""
+    checkpoints(tmp_path).save(7, PARAMS, {"window": [{"loss": 1.0}]}, {"val/x": 0.5})
+    return tmp_path / "checkpoints" / "step-000007"
+
+
+def refused(call: Any, *args: Any) -> str:
+    with pytest.raises(UserError) as caught:
+        call(*args)
+    return str(caught.value)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / "checkpoints").iterdir())
+
+
+def test_roundtrip(saved):
+    found = open_checkpoint(saved)
+    assert (found.manifest["step"], found.manifest["stage"], found.manifest["metrics"]) == (7, "pretrain", {"val/x": 0.5})
+    assert found.manifest["signature"]["head.weight"] == "float32 [5, 2]"
+    tensors = read_tensors(found)
+    assert tensors.keys() == PARAMS.keys()
+    assert all(torch.equal(tensors[name], p) for name, p in PARAMS.items())
+    best = {"name": "step-000007", "step": 7, "metrics": {"val/x": 0.5}}
+    assert read_resume(found) == {"window": [{"loss": 1.0}], "best": best}
+    assert found.parent_entry == {
+        "run": "r",
+        "stage": "pretrain",
+        "step": 7,
+        "checkpoint": str(saved),
+        "sha256": module.sha256_of(saved / "manifest.json"),
+    }
+
+
+@pytest.mark.parametrize("broken", ["save_file", "write_json", "_flush"])
+@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
+def test_failure_while_saving_leaves_the_earlier_ones(saved, monkeypatch, broken, error):
+    def fail(*args: object) -> None:
+        raise error
+
+    monkeypatch.setattr(module, broken, fail)
+    folder = saved.parents[1]
+    with pytest.raises(type(error)):
+        checkpoints(folder).save(8, PARAMS, {}, {"val/x": 0.9})
+    assert names(folder) == [saved.name]
+    read_tensors(open_checkpoint(saved))
+    read_resume(open_checkpoint(saved))
+
+
+def test_leftover_of_a_killed_process_is_not_taken_for_a_checkpoint(saved):
+    half = saved.parent / ".step-000008"
+    half.mkdir()
+    (half / "model.safetensors").write_text("half")
+    kept = checkpoints(saved.parents[1], keep=2)
+    assert kept.all() == [saved]
+    kept.save(8, PARAMS, {}, {})
+    assert names(saved.parents[1]) == ["step-000007", "step-000008"]
+
+
+def test_keeps_the_best_and_the_newest(tmp_path):
+    kept = checkpoints(tmp_path, keep=2)
+    for step, value in enumerate([0.1, 0.9, 0.3, 0.9, 0.2], start=1):
+        kept.save(step, PARAMS, {}, {"val/x": value})
+    kept.save(6, PARAMS, {}, {})  # between two evaluations
+    assert names(tmp_path) == ["step-000002", "step-000005", "step-000006"]  # of two equally good ones the first
+    assert kept.best["step"] == 2
+    again = checkpoints(tmp_path, keep=1)
+    again.restore(read_resume(open_checkpoint(kept.all()[-1])))
+    again.save(7, PARAMS, {}, {"val/x": 0.8})
+    assert names(tmp_path) == ["step-000002", "step-000007"]
+
+
+@pytest.mark.parametrize(("higher", "best"), [(True, 3), (False, 2)])
+def test_best_goes_by_the_metrics_direction_and_is_never_nan(tmp_path, higher, best):
+    kept = checkpoints(tmp_path, higher=higher)
+    for step, value in enumerate([math.nan, 1.0, 2.0, math.nan], start=1):
+        kept.save(step, PARAMS, {}, {"val/x": value})
+    assert kept.best["step"] == best
+
+
+def test_order_is_that_of_numbers(tmp_path):
+    kept = checkpoints(tmp_path)
+    kept.save(999_999, PARAMS, {}, {})
+    (tmp_path / "checkpoints" / "step-000001.bak").mkdir()  # somebody's copy
+    kept.save(1_000_000, PARAMS, {}, {})
+    assert names(tmp_path) == ["step-000001.bak", "step-1000000"]
+
+
+@pytest.mark.parametrize(
+    ("file", "read"),
+    [("model.safetensors", read_tensors), ("resume.pt", read_resume)],
+)
+@pytest.mark.parametrize("damage", [lambda b: b[:-1], lambda b: b"", lambda b: b[:-1] + bytes([b[-1] ^ 1]), None])
+def test_damaged_file_is_named(saved, file, read, damage):
+    found = open_checkpoint(saved)
+    path = saved / file
+    if damage:
+        path.write_bytes(damage(path.read_bytes()))
+    else:
+        path.unlink()
+    assert str(path) in refused(read, found)
+
+
+def test_file_that_is_damaged_in_agreement_with_its_manifest(saved):
+    manifest = json.loads((saved / "manifest.json").read_text())
+    for file in ("model.safetensors", "resume.pt"):
+        (saved / file).write_bytes(b"nonsense" * 9)
+        manifest["files"][file]["sha256"] = module.sha256_of(saved / file)
+    (saved / "manifest.json").write_text(json.dumps(manifest))
+    found = open_checkpoint(saved)
+    assert str(saved / "model.safetensors") in refused(read_tensors, found)
+    assert str(saved / "resume.pt") in refused(read_resume, found)
+
+
+def test_resume_state_cannot_run_code(saved):
+    torch.save({"optimizer": print}, saved / "resume.pt")
+    manifest = json.loads((saved / "manifest.json").read_text())
+    manifest["files"]["resume.pt"]["sha256"] = module.sha256_of(saved / "resume.pt")
+    (saved / "manifest.json").write_text(json.dumps(manifest))
+    assert str(saved / "resume.pt") in refused(read_resume, open_checkpoint(saved))
+
+
+@pytest.mark.parametrize(
+    ("text", "told"), [("{", "cannot be read"), ("{}", "format None"), ('{"format": 1}', "no files"), (None, "missing")]
+)
+def test_damaged_manifest_is_named(saved, text, told):
+    path = saved / "manifest.json"
+    path.unlink() if text is None else path.write_text(text)
+    said = refused(open_checkpoint, saved)
+    assert str(saved) in said and told in said
+
+
+def fresh(**changes: torch.Tensor | None) -> dict[str, torch.Tensor]:
+    """Return other values for the tensors of PARAMS; `None` leaves one out."""
+    params = {name: torch.zeros(p.shape) for name, p in PARAMS.items()}
+    for name, tensor in changes.items():
+        params[name.replace("__", ".")] = tensor
+    return {name: p for name, p in params.items() if p is not None}
+
+
+def test_load_all(saved):
+    params, line = load_into(fresh(), open_checkpoint(saved), "")
+    assert all(torch.equal(params[name], p) for name, p in PARAMS.items())
+    assert line == f"loaded 3/3 tensors, 100.0 % of the network, from {saved}"
+
+
+def test_load_one_part(saved):
+    before = fresh(head__weight=torch.zeros(3, 2), head__bias=torch.zeros(3))
+    params, line = load_into(before, open_checkpoint(saved), "backbone.")
+    assert torch.equal(params["backbone.blocks.0.bias"], PARAMS["backbone.blocks.0.bias"])
+    assert params["head.weight"] is before["head.weight"]
+    assert line == f"loaded 2/2 tensors, 100.0 % of the backbone, from {saved}; fresh: head.bias, head.weight"
+
+
+@pytest.mark.parametrize(
+    ("params", "told"),
+    [
+        (fresh(backbone__blocks__0__bias=None), "backbone.blocks.0.bias (here absent, there [2])"),
+        (fresh(backbone__blocks__1__bias=torch.zeros(4)), "backbone.blocks.1.bias (here [4], there absent)"),
+        (fresh(backbone__blocks__0__bias=torch.zeros(3)), "backbone.blocks.0.bias (here [3], there [2])"),
+        (fresh(backbone__blocks__0__weight=torch.zeros(3, 2)), "backbone.blocks.0.weight (here [3, 2], there [2, 3])"),
+    ],
+)
+def test_other_architecture_is_refused(saved, params, told):
+    with pytest.raises(ConfigError) as caught:
+        load_into(params, open_checkpoint(saved), "backbone.")
+    (problem,) = caught.value.problems
+    assert problem.key == "init_from"
+    assert f"has another architecture: {told}; choose the same backbone settings" in problem.message
+
+
+def test_reinit_accepts_what_it_names(saved):
+    params = fresh(backbone__blocks__0__weight=torch.zeros(7, 7))
+    loaded, line = load_into(params, open_checkpoint(saved), "backbone.", ["backbone.blocks.0.weight"])
+    assert loaded["backbone.blocks.0.weight"] is params["backbone.blocks.0.weight"]
+    assert torch.equal(loaded["backbone.blocks.0.bias"], PARAMS["backbone.blocks.0.bias"])
+    assert line.startswith("loaded 1/2 tensors, 3.9 % of the backbone")  # 2 of 51 numbers
+    assert line.endswith("fresh: backbone.blocks.0.weight, head.weight")
+
+
+def test_reinit_that_names_nothing_is_refused_with_everything_else(saved):
+    with pytest.raises(ConfigError) as caught:
+        load_into(fresh(backbone__blocks__0__bias=torch.zeros(3)), open_checkpoint(saved), "backbone.", ["bakcbone"])
+    assert [problem.key for problem in caught.value.problems] == ["reinit", "init_from"]
+    assert "no tensor's name begins with 'bakcbone'; there are backbone.blocks.0.bias" in str(caught.value)
+
+
+def test_number_format_is_kept_until_the_tensors_are_placed(tmp_path):
+    third = {"backbone.0.x": torch.tensor([1 / 3], dtype=torch.float64)}
+    checkpoints(tmp_path).save(1, third, {}, {})
+    found = open_checkpoint(tmp_path / "checkpoints" / "step-000001")
+    loaded, _ = load_into({"backbone.0.x": torch.zeros(1)}, found, "backbone.")
+    assert loaded["backbone.0.x"].item() == 1 / 3

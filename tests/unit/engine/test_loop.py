@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+import os
+import signal
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from metalearn_cli.core.config import Every
+from metalearn_cli.core.config import Runtime as RuntimeConfig
+from metalearn_cli.core.errors import NonFiniteError
+from metalearn_cli.engine.loop import fit
+from metalearn_cli.engine.runtime import Runtime
+
+RUNTIME = Runtime(RuntimeConfig(accelerator="cpu", devices=1, precision="32-true", threads=1))
+EVERY = Every(log=2, evaluate=3, save=4)
+
+
+class Task:
+    """A line to be fitted, by parts of a batch; everything that the loop said is kept."""
+
+    def __init__(self) -> None:
+        self.params = {"w": torch.zeros(3).requires_grad_(), "frozen": torch.ones(1)}
+        self.optimizer = torch.optim.SGD([self.params["w"]], lr=0.1, momentum=0.9)
+        self.scheduler = torch.optim.lr_scheduler.StepLR(self.optimizer, 2, 0.5)
+        self.window: list[dict[str, float]] = []
+        self.recorded: list[tuple[int, dict[str, float]]] = []
+        self.saved: list[tuple[int, int, dict[str, float]]] = []
+        self.advanced: list[int] = []
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        x = torch.randn(4, 3, generator=torch.Generator().manual_seed(step))
+        return x, x.sum(1)
+
+    def losses(self, params: Any, batch: Any) -> Any:
+        for x, y in zip(*(part.chunk(2) for part in batch), strict=True):
+            noise = 0.01 * torch.randn(len(y))  # of the global generator, as a learner's would be
+            loss = (x @ params["w"] - y + noise).square().mean()
+            yield loss / 2, {"loss": loss.detach()}
+
+    def evaluate(self, params: Any) -> dict[str, float]:
+        return {"val/x": params["w"].sum().item()}
+
+    def fit(self, steps: int = 6, start: int = 0, **changes: Any) -> Task:
+        arguments: dict[str, Any] = dict(
+            runtime=RUNTIME,
+            params=self.params,
+            optimizer=self.optimizer,
+            scheduler=self.scheduler,
+            batches=self.batch,
+            losses=self.losses,
+            evaluate=self.evaluate,
+            every=EVERY,
+            seed=0,
+            start=start,
+            steps=steps,
+            window=self.window,
+            save=lambda step, window, values: self.saved.append((step, len(window), values)),
+            record=lambda step, values: self.recorded.append((step, dict(values))),
+            advance=self.advanced.append,
+        )
+        fit(**{**arguments, **changes})
+        return self
+
+
+def test_everything_happens_at_its_step():
+    task = Task().fit(steps=7)
+    assert task.advanced == [1, 2, 3, 4, 5, 6, 7]
+    names = [(step, sorted(values)) for step, values in task.recorded]
+    train, val = ["train/loss", "train/lr"], ["val/x"]
+    assert names == [(2, train), (3, val), (4, train), (6, train), (6, val), (7, train), (7, val)]
+    assert [(step, size, sorted(values)) for step, size, values in task.saved] == [
+        (3, 1, val),  # every evaluation is saved, so that the best can be kept
+        (4, 0, []),
+        (6, 0, val),
+        (7, 0, val),
+    ]
+
+
+def test_what_is_logged_is_the_mean_since_the_last_line():
+    single = Task().fit(every=Every(1, 9, 9))
+    pairs = Task().fit()
+    losses = [values["train/loss"] for _, values in single.recorded if "train/loss" in values]
+    logged = [values["train/loss"] for _, values in pairs.recorded if "train/loss" in values]
+    assert logged == pytest.approx([sum(losses[i : i + 2]) / 2 for i in (0, 2, 4)])
+    rates = [values["train/lr"] for _, values in single.recorded if "train/lr" in values]
+    assert rates == pytest.approx([0.1, 0.1, 0.05, 0.05, 0.025, 0.025])  # those with which the steps were taken
+
+
+def test_parts_of_a_batch_give_the_gradient_of_the_mean_loss():
+    def losses_by(parts: int) -> Any:
+        def losses(params: Any, batch: Any) -> Any:
+            for x, y in zip(*(part.chunk(parts) for part in batch), strict=True):
+                loss = (x @ params["w"] - y).square().mean()
+                yield loss / parts, {"loss": loss.detach()}
+
+        return losses
+
+    one, four = (Task().fit(steps=1, losses=losses_by(parts)) for parts in (1, 4))
+    torch.testing.assert_close(one.params["w"], four.params["w"])
+    assert one.recorded[0][1]["train/loss"] == pytest.approx(four.recorded[0][1]["train/loss"])
+    x, y = one.batch(0)
+    torch.testing.assert_close(one.params["w"].detach(), 0.1 * 2 * x.T @ y / 4)  # a gradient step from 0, by hand
+
+
+def test_graph_of_a_part_is_gone_before_the_next_part():
+    freed = []
+
+    def losses(params: Any, batch: Any) -> Any:
+        for _ in range(3):
+            loss = params["w"].square().sum().exp()
+            yield loss, {"loss": loss.detach()}
+            with pytest.raises(RuntimeError, match="second time"):
+                loss.backward()
+            freed.append(True)
+
+    Task().fit(steps=1, losses=losses)
+    assert len(freed) == 3
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3, 4, 5])
+def test_stopped_and_gone_on_equals_uninterrupted(stop):
+    whole = Task().fit()
+
+    task = Task()
+    with pytest.raises(KeyboardInterrupt):
+        task.fit(advance=lambda step: os.kill(os.getpid(), signal.SIGINT) if step == stop else None)
+    assert task.saved[-1][0] == stop
+    state = [task.optimizer.state_dict(), task.scheduler.state_dict()]
+    torch.manual_seed(99)  # nothing may depend on what the other process left behind
+
+    again = Task()
+    again.params["w"].data.copy_(task.params["w"])
+    again.optimizer.load_state_dict(state[0])
+    again.scheduler.load_state_dict(state[1])
+    again.window.extend(task.window)
+    again.fit(start=stop)
+    assert torch.equal(again.params["w"], whole.params["w"])
+    before = [line for line in task.recorded if line[0] <= stop]
+    assert before + again.recorded == whole.recorded
+
+
+def test_second_sigint_acts_at_once():
+    def twice(step: int) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    task = Task()
+    with pytest.raises(KeyboardInterrupt):
+        task.fit(advance=twice)
+    assert task.saved == []
+
+
+def test_sigint_in_the_last_step_changes_nothing():
+    task = Task().fit(steps=3, advance=lambda step: os.kill(os.getpid(), signal.SIGINT) if step == 3 else None)
+    assert task.saved[-1][0] == 3
+
+
+def test_handler_of_sigint_is_put_back():
+    before = signal.getsignal(signal.SIGINT)
+    Task().fit(steps=1)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_loss_that_is_not_finite_leaves_the_weights(value):
+    task = Task()
+    seen = []
+
+    def losses(params: Any, batch: Any) -> Any:
+        loss = params["w"].sum() + 1
+        yield loss, {"loss": loss.detach()}
+        seen.append(params["w"].detach().clone())
+        bad = params["w"].sum() * (value if len(seen) == 3 else 1.0)
+        yield bad, {"loss": bad.detach()}
+
+    with pytest.raises(NonFiniteError, match=r"the loss became (nan|-inf|inf) at step 3 of 6; nothing was updated"):
+        task.fit(losses=losses)
+    assert torch.equal(task.params["w"], seen[-1])
+    assert task.advanced == [1, 2]
+
+
+def test_gradient_that_is_not_finite_leaves_the_weights():
+    task = Task()
+
+    def losses(params: Any, batch: Any) -> Any:
+        loss = params["w"].sum() + params["w"].abs().sqrt().sum()  # finite at 0, its gradient is not
+        yield loss, {"loss": loss.detach()}
+
+    with pytest.raises(NonFiniteError, match="a gradient is not finite at step 1 of 6"):
+        task.fit(losses=losses)
+    assert torch.equal(task.params["w"], torch.zeros(3))
+
+
+def test_tensors_that_the_optimizer_does_not_hold_stay():
+    task = Task().fit()
+    assert torch.equal(task.params["frozen"], torch.ones(1))
+    assert not torch.equal(task.params["w"], torch.zeros(3))

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+
+from metalearn_cli.engine.metrics import Recorder, interval, read_metrics
+
+
+def test_interval_by_hand():
+    mean, half = interval(torch.tensor([0.2, 0.4, 0.9]))
+    deviation = math.sqrt((0.3**2 + 0.1**2 + 0.4**2) / 2)  # of the mean 0.5, with n - 1
+    assert mean == pytest.approx(0.5)
+    assert half == pytest.approx(1.96 * deviation / math.sqrt(3))
+
+
+def test_interval_of_a_constant_is_none():
+    assert interval(torch.full((5,), 0.25)) == (0.25, 0.0)
+
+
+def test_interval_is_reckoned_in_double_precision():
+    scores = torch.tensor([1e8, 1e8 + 8])
+    assert interval(scores) == (1e8 + 4, pytest.approx(1.96 * math.sqrt(32) / math.sqrt(2)))
+
+
+def test_interval_covers():
+    draws = torch.rand(2000, 50, generator=torch.Generator().manual_seed(0))
+    means = [interval(row) for row in draws]
+    assert 0.93 < sum(abs(mean - 0.5) < half for mean, half in means) / 2000 < 0.96
+
+
+def test_recorded_is_read_and_reported(tmp_path, said):
+    record = Recorder(tmp_path, said)
+    record(1, {"train/loss": 0.1})
+    record(2, {"val/accuracy": 1 / 3})
+    record.close()
+    assert read_metrics(tmp_path) == [{"step": 1, "train/loss": 0.1}, {"step": 2, "val/accuracy": 1 / 3}]
+    assert said.measured == [(1, {"train/loss": 0.1}), (2, {"val/accuracy": 1 / 3})]
+    (events,) = (tmp_path / "tensorboard").iterdir()
+    assert b"val/accuracy" in events.read_bytes()
+
+
+def test_what_came_after_the_checkpoint_is_forgotten(tmp_path, said):
+    record = Recorder(tmp_path, said)
+    for step in (2, 3, 4, 6):
+        record(step, {"x": step})
+    record.close()
+    text = (tmp_path / "metrics.jsonl").read_text()
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 7, "x"')  # killed while writing
+    again = Recorder(tmp_path, said, start=4)
+    again(6, {"x": 6})
+    again.close()
+    assert (tmp_path / "metrics.jsonl").read_text() == text
+
+
+def test_new_start_forgets_everything(tmp_path, said):
+    (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 1}) + "\n")
+    Recorder(tmp_path, said).close()
+    assert read_metrics(tmp_path) == []
+
+
+def test_no_metrics_yet(tmp_path):
+    assert read_metrics(tmp_path) == []

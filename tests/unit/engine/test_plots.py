@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from PIL import Image
+
+from metalearn_cli.core.types import Episode
+from metalearn_cli.engine.plots import episode_picture, image_grid, learning_curves
+
+
+def opened(path) -> Image.Image:
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        return image.convert("RGB")
+
+
+def lines():
+    train = [{"step": s, "train/loss": 2 / s, "train/accuracy": 1 - 1 / s, "train/lr": 0.1} for s in range(20, 620, 20)]
+    val = [{"step": s, "val/accuracy": 1 - 2 / s, "val/accuracy_interval": 0.03} for s in (200, 400, 600)]
+    return sorted(train + val, key=lambda line: line["step"])
+
+
+def test_learning_curves(tmp_path):
+    path = tmp_path / "plots" / "curves.png"
+    learning_curves(lines(), "meta-train 20260101-000000-abcd", path)
+    image = opened(path)
+    assert image.width > 1.5 * image.height  # two panels: loss and accuracy; the learning rate is none
+    assert 600 < image.width < 1600
+    colours = {colour for _, colour in image.getcolors(image.width * image.height)}
+    assert {(0, 114, 178), (213, 94, 0)} <= colours  # training and validation
+
+
+def test_learning_curves_of_a_single_line(tmp_path):
+    learning_curves([{"step": 1, "train/loss": math.nan, "train/lr": 0.1}], "x", tmp_path / "x.png")
+    assert opened(tmp_path / "x.png").width > 200
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_image_grid(tmp_path, channels):
+    image_grid(torch.rand(10, channels, 8, 8), 4, "samples", tmp_path / "grid.png")
+    assert 150 < opened(tmp_path / "grid.png").width < 600
+
+
+def test_episode_picture_tells_right_from_wrong(tmp_path):
+    y = torch.arange(6) % 2
+    episode = Episode(torch.rand(2, 1, 8, 8), torch.tensor([0, 1]), torch.rand(6, 1, 8, 8), y)
+    right = torch.nn.functional.one_hot(y, 2).float()
+    green, red = (0, 158, 115), (213, 94, 0)
+    for name, logits, expected in (("right", right, {green}), ("wrong", 1 - right, {red})):
+        episode_picture(episode, logits, tmp_path / f"{name}.png")
+        image = opened(tmp_path / f"{name}.png")
+        colours = {colour for _, colour in image.getcolors(image.width * image.height)}
+        assert colours & {green, red} == expected

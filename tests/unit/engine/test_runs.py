@@ -1,0 +1,212 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from metalearn_cli.core.errors import UserError
+from metalearn_cli.engine import runs
+
+STAGES = ("pretrain", "transfer")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> str:
+    return str(tmp_path / "runs")
+
+
+def finished(folder: str, stage: str, **facts: Any) -> runs.Run:
+    """Return a completed run with one checkpoint, as a stage leaves it behind."""
+    run = runs.create(folder, stage, {"steps": 4}, parent=None, **facts)
+    checkpoint = run.folder / "checkpoints" / "step-000004"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "manifest.json").write_text(json.dumps({"stage": stage}))
+    run.update(status="completed", finished_at=runs.now(), best="step-000004")
+    run.close()
+    return run
+
+
+def refused(call: Any, *args: Any) -> str:
+    with pytest.raises(UserError) as caught:
+        call(*args)
+    return str(caught.value)
+
+
+def test_created_run_can_be_read_and_reopened(folder):
+    run = runs.create(folder, "pretrain", {"steps": 4}, parent=None)
+    assert run.folder.parent == Path(folder) / "pretrain"
+    assert runs.read_config(run.folder) == {"steps": 4}
+    written = json.loads((run.folder / "run.json").read_text())
+    assert (written["id"], written["stage"], written["status"]) == (run.folder.name, "pretrain", "running")
+    run.update(step=3)
+    run.close()
+    again = runs.reopen(run.folder)
+    assert again.info["step"] == 3
+    again.close()
+
+
+def test_no_two_runs_share_a_folder(folder, monkeypatch):
+    drawn = iter(["aaaa", "aaaa", "bbbb"])
+    monkeypatch.setattr(runs.secrets, "token_hex", lambda n: next(drawn))
+    monkeypatch.setattr(runs, "datetime", Still)
+    one, two = runs.create(folder, "pretrain", {}), runs.create(folder, "pretrain", {})
+    assert (one.folder.name[-4:], two.folder.name[-4:]) == ("aaaa", "bbbb")
+    one.close()
+    two.close()
+
+
+class Still(runs.datetime):
+    """A clock that stands."""
+
+    @classmethod
+    def now(cls, tz=None):
+        return cls(2026, 1, 1, tzinfo=tz)
+
+
+def test_file_in_the_way_of_the_folder(tmp_path):
+    (tmp_path / "runs").write_text("")
+    with pytest.raises(OSError, match="runs"):
+        runs.create(str(tmp_path / "runs"), "pretrain", {})
+
+
+def test_running_folder_belongs_to_one_process(folder):
+    run = runs.create(folder, "pretrain", {})
+    assert "in use by another mlx process" in refused(runs.reopen, run.folder)
+    assert runs.list_runs(folder)[0]["status"] == "running"
+    run.close()
+
+
+def test_reopening_forgets_how_the_run_ended(folder):
+    run = runs.create(folder, "pretrain", {})
+    run.update(status="failed", error="OSError: disk full", finished_at=runs.now())
+    run.close()
+    run = runs.reopen(run.folder)
+    run.close()
+    info = json.loads((run.folder / "run.json").read_text())
+    assert info["status"] == "running"
+    assert not {"error", "finished_at", "folder"} & info.keys()
+
+
+def test_killed_process_is_shown_as_died(folder):
+    code = "import sys, time; from metalearn_cli.engine import runs; run = runs.create(sys.argv[1], 'pretrain', {})\n"
+    code += "print('ready', flush=True); time.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-c", code, folder], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    with process.stdout:
+        assert process.stdout.readline() == b"ready\n"
+    (run,) = runs.list_runs(folder)
+    assert run["status"] == "running"
+    process.kill()
+    process.wait()
+    (run,) = runs.list_runs(folder)
+    assert run["status"] == "died"
+    runs.reopen(Path(run["folder"])).close()
+
+
+def test_list_is_newest_first_and_leaves_out_what_is_no_run(folder):
+    names = [finished(folder, "pretrain").folder.name for _ in range(3)]
+    for other, text in {"a": "{", "b": "[]", "c": '{"name": "not ours"}'}.items():
+        path = Path(folder) / "pretrain" / other
+        path.mkdir()
+        (path / "run.json").write_text(text)
+    assert [info["id"] for info in runs.list_runs(folder)] == names[::-1]
+    assert runs.list_runs(folder + "/nowhere") == []
+
+
+def test_find_run(folder):
+    one, two = (finished(folder, stage) for stage in STAGES)
+    (Path(folder) / "transfer" / "x").mkdir()
+    runs.write_json(Path(folder) / "transfer" / "x" / "run.json", {**two.info, "id": one.info["id"] + "x"})
+    assert runs.find_run(folder, one.info["id"])["stage"] == "pretrain"  # the whole id, though another begins with it
+    assert runs.find_run(folder, two.info["id"][:-1])["stage"] == "transfer"
+    assert runs.find_run("elsewhere", str(two.folder))["id"] == two.info["id"]
+
+
+def test_find_run_refuses(folder):
+    one, two = (finished(folder, stage).info["id"] for stage in STAGES)
+    said = refused(runs.find_run, folder, one[:8])
+    assert f"{two} or {one}" in said
+    assert f"did you mean {one}?" in refused(runs.find_run, folder, one[:-1] + "z")
+    assert "mlx runs" in refused(runs.find_run, folder, "something")
+
+
+def test_find_checkpoint_latest_is_what_was_completed_last(folder):
+    old, young = finished(folder, "transfer"), finished(folder, "pretrain")
+    later = runs.reopen(old.folder)
+    later.update(status="completed", finished_at=runs.now())
+    later.close()
+    runs.create(folder, "pretrain", {}).close()  # newer, but not completed
+    find = runs.find_checkpoint
+    assert find("latest", folder, STAGES, "init_from") == old.folder / "checkpoints" / "step-000004"
+    assert find("latest:pretrain", folder, STAGES, "init_from").parents[1] == young.folder
+    assert find(young.info["id"], folder, STAGES, "init_from").parents[1] == young.folder
+    assert find(str(young.folder), folder, STAGES, "init_from").parents[1] == young.folder
+    path = young.folder / "checkpoints" / "step-000004"
+    assert find(str(path), folder, STAGES, "init_from") == path
+
+
+def test_find_checkpoint_refuses(folder):
+    def said(name: str) -> str:
+        return refused(runs.find_checkpoint, name, folder, STAGES, "init_from")
+
+    assert said("latest").endswith("no completed run of pretrain or transfer in " + folder + " (none at all); "
+                                   "make one with: mlx pretrain")  # fmt: skip
+    unfinished = runs.create(folder, "transfer", {})
+    assert "no completed run of transfer" in said("latest:transfer") and "(1 unfinished)" in said("latest:transfer")
+    assert "mlx transfer" in said("latest:transfer")
+    assert f"{unfinished.info['id']} has saved no checkpoint (status running)" in said(unfinished.info["id"])
+    unfinished.close()
+    assert "did you mean latest:pretrain?" in said("latest:pretrian")
+    assert "allowed here is latest, latest:pretrain, latest:transfer" in said("latest:meta-train")
+    assert "there is no run 'nothing'" in said("nothing")
+
+
+def test_find_checkpoint_refuses_another_stage_however_it_is_named(folder):
+    run = finished(folder, "meta-train")
+    for name in (run.info["id"], str(run.folder), str(run.folder / "checkpoints" / "step-000004")):
+        said = refused(runs.find_checkpoint, name, folder, STAGES, "init_from")
+        assert said.startswith(f"init_from={name}: ")
+        assert "meta-train, but allowed here is pretrain or transfer" in said
+
+
+def test_lineage_goes_back_to_the_first_also_past_a_missing_one(folder):
+    first = finished(folder, "pretrain")
+    gone = {"run": "20200101-000000-0000", "stage": "transfer", "step": 4, "checkpoint": "there", "sha256": "cd"}
+    entry = {"run": first.info["id"], "stage": "pretrain", "step": 4, "checkpoint": "here", "sha256": "ab"}
+    second = finished(folder, "transfer")
+    second.info["parent"] = entry
+    runs.write_json(second.folder / "run.json", second.info)
+    chain = runs.lineage(folder, second.info["id"])
+    assert [(info["id"], info.get("sha256")) for info in chain] == [(second.info["id"], None), (first.info["id"], "ab")]
+    third = finished(folder, "meta-train")
+    runs.write_json(third.folder / "run.json", {**third.info, "parent": gone})
+    chain = runs.lineage(folder, third.info["id"])
+    assert [(info["id"], info["status"]) for info in chain][1:] == [(gone["run"], "gone")]
+    assert chain[1]["sha256"] == "cd"
+    assert "there is no run" in refused(runs.lineage, folder, "nothing")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [(None, "run.json is missing"), ("{", "run.json cannot be read"), ("[]", "should hold an object"), ("{}", "no id")],
+)
+def test_damaged_run(tmp_path, text, told):
+    if text is not None:
+        (tmp_path / "run.json").write_text(text)
+    said = refused(runs.reopen, tmp_path)
+    assert told in said and str(tmp_path) in said
+
+
+def test_written_file_is_the_old_one_or_the_new_one(tmp_path):
+    path = tmp_path / "x.json"
+    runs.write_json(path, {"a": 1})
+    with pytest.raises(TypeError):
+        runs.write_json(path, {"a": object()})
+    with pytest.raises(UnicodeEncodeError):
+        runs.write_text(path, "begun \ud800")
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert list(tmp_path.iterdir()) == [path]

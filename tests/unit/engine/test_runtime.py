@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from metalearn_cli.core.config import Runtime as RuntimeConfig
+from metalearn_cli.core.errors import ConfigError
+from metalearn_cli.core.types import Episode
+from metalearn_cli.engine import runtime as module
+from metalearn_cli.engine.runtime import Runtime, unsupported
+
+
+def runtime(**changes: Any) -> Runtime:
+    return Runtime(RuntimeConfig(**{"accelerator": "cpu", "devices": 1, "precision": "32-true", "threads": 1, **changes}))
+
+
+def problems(**changes: Any) -> dict[str, str]:
+    with pytest.raises(ConfigError) as caught:
+        runtime(**changes)
+    return {problem.key: problem.message for problem in caught.value.problems}
+
+
+@pytest.fixture
+def processor_only(monkeypatch):
+    monkeypatch.setattr(module, "available", lambda: {"cpu": 1})
+
+
+@pytest.mark.parametrize("kind", ["gpu", "mps", "tpu"])
+def test_device_that_is_not_there(processor_only, kind):
+    assert problems(accelerator=kind) == {"runtime.accelerator": f"{kind} is not on this machine; it has cpu"}
+
+
+@pytest.mark.parametrize("devices", [[3], [-1], [], [0, 1]])
+def test_device_index_that_is_not_there(processor_only, devices):
+    wanted = f"must be 1, auto or the index of one device, 0 to 0, in brackets; got {devices}"
+    assert problems(devices=devices) == {"runtime.devices": wanted}
+
+
+def test_all_problems_at_once(processor_only):
+    assert problems(devices=[3], precision="16-mixed").keys() == {"runtime.devices", "runtime.precision"}
+
+
+@pytest.mark.parametrize(("kind", "precision", "told"), [
+    ("cpu", "16-mixed", "use bf16-mixed"),
+    ("mps", "16-mixed", "use bf16-mixed"),
+    ("mps", "64-true", "use 32-true"),
+])  # fmt: skip
+def test_precision_that_a_device_has_not(kind, precision, told):
+    assert told in unsupported(kind, precision)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "64-true", "bf16-mixed", "bf16-true"])
+def test_precisions_of_a_processor(precision):
+    assert unsupported("cpu", precision) == ""
+
+
+@pytest.mark.parametrize("devices", [1, "auto", [0]])
+def test_devices_that_are_the_processor(processor_only, devices):
+    found = runtime(accelerator="auto", devices=devices)
+    assert found.device == torch.device("cpu")
+    assert found.description == "cpu, 1 threads, 32-true"
+
+
+def test_threads():
+    before = torch.get_num_threads()
+    try:
+        assert runtime(threads=2).description == "cpu, 2 threads, 32-true"
+        assert torch.get_num_threads() == 2
+        runtime(threads=None)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+FORMATS = {
+    "32-true": (torch.float32, torch.float32),
+    "64-true": (torch.float64, torch.float64),
+    "bf16-true": (torch.bfloat16, torch.bfloat16),
+    "bf16-mixed": (torch.float32, torch.bfloat16),
+}
+
+
+@pytest.mark.parametrize("precision", FORMATS)
+def test_number_formats(precision):
+    weights, inside = FORMATS[precision]
+    found = runtime(precision=precision)
+    seen = []
+
+    def apply(params, x):
+        seen.append((x @ params["w"]).dtype)
+        return x @ params["w"]
+
+    own = torch.ones(2, 2)
+    params = found.place({"w": own})
+    episode = found.cast(Episode(torch.ones(3, 2), torch.tensor([0, 1, 1]), torch.ones(1, 2), torch.tensor([0])))
+    assert params["w"].dtype == episode.support_x.dtype == weights
+    assert episode.query_y.dtype == torch.int64
+    assert params["w"].is_leaf and params["w"].requires_grad and params["w"].data_ptr() != own.data_ptr()
+    output = found.under_precision(apply)(params, episode.support_x)
+    assert seen == [inside]
+    assert output.dtype == weights
+    found.backward(output.float().sum())
+    assert params["w"].grad.dtype == weights
+    assert isinstance(found.cast((torch.ones(1), torch.ones(1, dtype=torch.int64))), tuple)
+
+
+def test_precision_reaches_gradients_of_gradients():
+    found = runtime(precision="bf16-mixed")
+    params = found.place({"w": torch.tensor([[0.5]])})
+    apply = found.under_precision(lambda p, x: torch.tanh(x @ p["w"]))
+
+    def inner(p):
+        return apply(p, torch.ones(1, 1)).square().sum()
+
+    slope = torch.func.grad(inner)(params)["w"]
+    slope.sum().backward()
+    exact = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
+    (first,) = torch.autograd.grad(torch.tanh(exact).square(), exact, create_graph=True)
+    (second,) = torch.autograd.grad(first, exact)
+    assert params["w"].grad.item() == pytest.approx(second.item(), abs=0.05)
+
+
+def test_gradient_that_is_not_finite_is_seen():
+    found = runtime()
+    params = found.place({"w": torch.ones(2), "unused": torch.ones(2)})
+    assert not found.overflowed(params)
+    params["w"].grad = torch.tensor([1.0, float("nan")])
+    assert found.overflowed(params)

@@ -1,0 +1,74 @@
+"""What the tests of stages share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from metalearn_cli import stages
+from metalearn_cli.core.errors import ConfigError
+from metalearn_cli.core.random import seeded
+from metalearn_cli.data._dataset import SPLITS, Dataset, Split
+from metalearn_cli.engine.checkpoint import open_checkpoint, read_tensors
+from metalearn_cli.stages import _training
+
+
+@pytest.fixture(autouse=True)
+def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave learning curves out, which take longer than the training."""
+    monkeypatch.setattr(_training, "learning_curves", lambda *args: None)
+
+
+@pytest.fixture
+def images(monkeypatch: pytest.MonkeyPatch) -> Dataset:
+    """Give every stage small random images in place of the data it asks for."""
+    names = [tuple(f"{split}{k}" for k in range(6)) for split in SPLITS]
+    with seeded(0):
+        items = torch.randint(0, 256, (3, 6 * 10, 1, 16, 16), dtype=torch.uint8)
+    splits = {s: Split(items[i], torch.full((6,), 10), names[i]) for i, s in enumerate(SPLITS)}
+    data = Dataset.of("images", "any", splits)
+    for module in ("pretrain", "transfer", "meta_train", "evaluate"):
+        monkeypatch.setattr(import_module(f"metalearn_cli.stages.{module}"), "load_data", lambda spec, runtime: data)
+    return data
+
+
+@pytest.fixture
+def go(config: Callable[..., Any], said: Any) -> Callable[..., dict[str, Any]]:
+    """Return a function that runs a stage with the given changes."""
+    return lambda stage, **changes: stages.run(stage, config(stage, **changes), said)
+
+
+@pytest.fixture
+def refused(config: Callable[..., Any], tmp_path: Path) -> Callable[..., dict[str, str]]:
+    """Return a function that gives the problems of a stage by key, and sees that nothing was written."""
+
+    def problems(stage: str, **changes: Any) -> dict[str, str]:
+        before = sorted(tmp_path.rglob("*"))
+        found = []
+        for call in (stages.check, lambda *args: stages.run(*args, None)):  # type: ignore[arg-type]
+            with pytest.raises(ConfigError) as caught:
+                call(stage, config(stage, **changes))
+            found.append({problem.key: problem.message for problem in caught.value.problems})
+        assert sorted(tmp_path.rglob("*")) == before
+        assert found[0] == found[1]
+        return found[0]
+
+    return problems
+
+
+@pytest.fixture
+def tensors() -> Callable[[Any], dict[str, torch.Tensor]]:
+    """Return a function from a finished run, or a checkpoint's folder, to its tensors."""
+    return lambda run: read_tensors(open_checkpoint(Path(run["checkpoint"] if isinstance(run, dict) else run)))
+
+
+@pytest.fixture
+def manifest() -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """Return a function from a finished run to the manifest of its best checkpoint."""
+    return lambda run: json.loads((Path(run["checkpoint"]) / "manifest.json").read_text())

@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from metalearn_cli import stages
+from metalearn_cli.core.errors import NonFiniteError
+from metalearn_cli.engine import plots, runs
+from metalearn_cli.stages import _training
+from metalearn_cli.stages._training import prepare
+
+MAML = {"_target_": "metalearn_cli.algorithms.maml.Maml", "inner_lr": 0.1}
+FOMAML = {**MAML, "first_order": True}
+PROTONET = {"_target_": "metalearn_cli.algorithms.protonet.ProtoNet"}
+NEAREST = {"_target_": "metalearn_cli.algorithms.nearest_centroid.NearestCentroid"}
+SCRATCH = {"_target_": "metalearn_cli.algorithms.from_scratch.FromScratch"}
+SINUSOID = {"_target_": "metalearn_cli.data.sinusoid.Sinusoid"}
+CONV4 = {"_target_": "metalearn_cli.backbones.conv4.Conv4", "hidden": 2}
+
+
+@pytest.mark.parametrize("algorithm", [MAML, FOMAML, PROTONET], ids=["maml", "fomaml", "protonet"])
+def test_learns(config, algorithm):
+    settings = config("meta-train", algorithm=algorithm, tasks=4)
+    prepared = prepare("meta-train", settings, stages.JOBS["meta-train"])
+    job, losses = prepared.job, []
+    for _ in range(30):  # the same batch again and again: its loss has to fall
+        prepared.optimizer.zero_grad()
+        parts = list(job.losses(job.params, job.batches(0)))
+        sum(loss for loss, _ in parts).backward()
+        prepared.optimizer.step()
+        losses.append(sum(loss.item() for loss, _ in parts))
+    assert len(parts) == 4
+    assert losses[-1] < 0.9 * losses[0]
+
+
+def test_logged_loss_is_that_of_a_task(config):
+    prepared = prepare("meta-train", config("meta-train", tasks=4), stages.JOBS["meta-train"])
+    parts = list(prepared.job.losses(prepared.job.params, prepared.job.batches(0)))
+    for loss, metrics in parts:
+        torch.testing.assert_close(loss, metrics["loss"] / 4)
+
+
+def test_run_and_what_it_leaves_behind(go, manifest, said):
+    done = go("meta-train", algorithm=MAML)
+    assert done["metric"]["name"] == "val/accuracy" and 0 <= done["metric"]["value"] <= 1
+    assert manifest(done)["model"] == {
+        "backbone": {"_target_": "metalearn_cli.backbones.mlp.Mlp", "hidden": 8, "layers": 3},
+        "shape": [6],
+        "algorithm": MAML,
+        "way": 2,
+        "normalisation": "transductive",
+    }
+    assert manifest(done)["data"]["spec"]["items"] == 160
+    assert manifest(done)["config_hash"] == done["key"]
+    lines = [json.loads(line) for line in (Path(done["folder"]) / "metrics.jsonl").read_text().splitlines()]
+    assert lines == [{"step": step, **values} for step, values in said.measured]
+    assert "pid" in done and done["seconds"] > 0
+    assert (Path(done["folder"]) / "mlx.log").is_file()
+    assert runs.read_config(Path(done["folder"]))["algorithm"] == MAML
+    assert said.notes == ["meta-train: cpu, 1 threads, 32-true; data gaussian (directions)"]
+
+
+@pytest.mark.parametrize("floor", [NEAREST, SCRATCH])
+def test_floors_have_nothing_to_learn(refused, floor):
+    name = floor["_target_"].rpartition(".")[2]
+    assert refused("meta-train", algorithm=floor) == {
+        "algorithm": f"{name} has nothing to meta-train; score it with: mlx evaluate algorithm=..."
+    }
+
+
+def test_train_way_needs_no_head(go, refused, manifest):
+    found = refused("meta-train", algorithm=MAML, train_way=3)
+    assert found == {"train_way": "must equal way (2) or be null: the head has one output per way, got 3"}
+    assert manifest(go("meta-train", train_way=3, steps=1))["model"]["way"] is None
+
+
+def test_training_episodes_have_their_own_size(config):
+    job = prepare("meta-train", config("meta-train", train_way=4, train_query=5), stages.JOBS["meta-train"]).job
+    episodes = job.batches(0)
+    assert episodes.support_x.shape == (2, 4, 6)
+    assert episodes.query_x.shape == (2, 20, 6)
+
+
+def test_impossible_episodes_of_both_splits_at_once(refused):
+    found = refused("meta-train", train_way=9, way=5, query=10, algorithm=PROTONET)
+    text = " ".join(found.values())
+    assert "gaussian/train has 8 classes" in text and "gaussian/val has 4 classes" in text
+    assert "shot + query = 11" in text
+
+
+def test_16_bit_with_inner_gradients_is_refused(config, monkeypatch):
+    from metalearn_cli.stages.meta_train import check_learner
+
+    (problem,) = check_learner(stages.evaluate.__globals__["build"](MAML, "algorithm"), False, "16-mixed")
+    assert problem.key == "runtime.precision" and "use bf16-mixed or 32-true" in problem.message
+
+
+def test_regression_needs_a_learner_of_numbers(refused):
+    found = refused("meta-train", data=SINUSOID, way=1)
+    assert found == {"algorithm": "ProtoNet classifies, but this data's targets are numbers; use maml"}
+
+
+def test_regression_needs_one_way(refused):
+    assert "way must be 1" in refused("meta-train", data=SINUSOID, algorithm=MAML)["way"]
+
+
+def test_other_stages_refuse_regression(refused):
+    assert "without labelled items" in refused("transfer", data=SINUSOID, way=1)["data"]
+
+
+def test_regression(go, manifest):
+    done = go("meta-train", data=SINUSOID, algorithm={**MAML, "inner_lr": 0.01}, way=1, shot=5)
+    assert done["metric"]["name"] == "val/mse"
+    best = min(line["val/mse"] for line in _lines(done) if "val/mse" in line)
+    assert done["metric"]["value"] == manifest(done)["metrics"]["val/mse"] == best
+
+
+def _lines(done):
+    return [json.loads(line) for line in (Path(done["folder"]) / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize(("precision", "stored"), [
+    ("64-true", "float64"),
+    ("bf16-mixed", "float32"),
+    ("bf16-true", "bfloat16"),
+])  # fmt: skip
+@pytest.mark.parametrize("algorithm", [MAML, PROTONET], ids=["maml", "protonet"])
+def test_precision(go, tensors, algorithm, precision, stored):
+    done = go("meta-train", algorithm=algorithm, runtime__precision=precision)
+    assert {str(t.dtype) for t in tensors(done).values()} == {f"torch.{stored}"}
+    assert go("evaluate", runtime__precision=precision)["results"][0]["episodes"] == 6
+
+
+def test_double_precision_survives_the_hand_off(go, tensors):
+    first = go("transfer", runtime__precision="64-true")
+    second = go("meta-train", init_from="latest", runtime__precision="64-true", optimizer__lr=0.0)
+    for name, tensor in tensors(second).items():
+        assert torch.equal(tensor, tensors(first)[name])
+    assert not torch.equal(tensor, tensor.float().double())
+
+
+@pytest.mark.parametrize("normalisation", ["transductive", "inductive"])
+@pytest.mark.parametrize("algorithm", [MAML, PROTONET], ids=["maml", "protonet"])
+def test_images_under_both_protocols(go, images, monkeypatch, algorithm, normalisation):
+    if algorithm is PROTONET and normalisation == "inductive":
+        monkeypatch.setattr(_training, "learning_curves", plots.learning_curves)
+    done = go("meta-train", backbone=CONV4, algorithm=algorithm, normalisation=normalisation, steps=2)
+    with Image.open(Path(done["folder"]) / "plots" / "episode.png") as picture:
+        assert picture.format == "PNG"
+    assert (Path(done["folder"]) / "plots" / "learning_curves.png").is_file() == (
+        algorithm is PROTONET and normalisation == "inductive"
+    )
+
+
+def test_protocol_changes_the_training(config, images):
+    losses = []
+    for normalisation in ("transductive", "inductive"):
+        settings = config("meta-train", backbone=CONV4, normalisation=normalisation)
+        job = prepare("meta-train", settings, stages.JOBS["meta-train"]).job
+        losses.append(next(iter(job.losses(job.params, job.batches(0))))[0].item())
+    assert losses[0] != losses[1]
+
+
+def test_diverging_run_fails_in_words_and_keeps_its_last_good_checkpoint(go, tmp_path, said):
+    step = {"_target_": "torch.optim.lr_scheduler.StepLR", "step_size": 3, "gamma": 1e30}
+    with pytest.raises(NonFiniteError, match="nothing was updated"):
+        go("meta-train", scheduler=step, steps=9, optimizer={"_target_": "torch.optim.SGD", "lr": 0.1})
+    (info,) = runs.list_runs(str(tmp_path / "runs"))
+    assert info["status"] == "failed" and "NonFiniteError" in info["error"]
+    assert info["step"] >= 3
+    log = (Path(info["folder"]) / "mlx.log").read_text()
+    assert "nothing was updated" in log and "Traceback" not in log
+    assert said.finished == []
+
+
+def test_crash_leaves_its_traceback_in_the_log(config, said, tmp_path, monkeypatch):
+    prepared = prepare("meta-train", config("meta-train"), stages.JOBS["meta-train"])
+    monkeypatch.setattr(_training, "fit", lambda **arguments: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        _training.train(prepared, said)
+    (info,) = runs.list_runs(str(tmp_path / "runs"))
+    assert (info["status"], info["error"]) == ("failed", "ZeroDivisionError: division by zero")
+    assert "Traceback" in (Path(info["folder"]) / "mlx.log").read_text()
+    runs.reopen(Path(info["folder"])).close()  # the lock was given back
+
+
+def test_facts_of_the_command_line_are_recorded(config, said):
+    done = stages.run("meta-train", config("meta-train", steps=1), said, sweep="s1")
+    assert done["sweep"] == "s1"
+
+
+def test_same_seed_same_numbers(go, tensors):
+    torch.manual_seed(1)
+    one = go("meta-train", algorithm=MAML)
+    torch.manual_seed(2)
+    two, other = go("meta-train", algorithm=MAML), go("meta-train", algorithm=MAML, seed=1)
+    assert _lines(one) == _lines(two) != _lines(other)
+    assert all(torch.equal(t, tensors(two)[name]) for name, t in tensors(one).items())
+    assert one["key"] == two["key"] != other["key"]
