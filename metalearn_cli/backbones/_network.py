@@ -22,6 +22,8 @@ class Network(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.head = nn.Identity() if outputs is None else nn.Linear(cast(int, backbone.out_dim), outputs)
+        for parameter in self.head.parameters():
+            nn.init.zeros_(parameter)  # no class is preferred before its first example
 
     def forward(self, x: Tensor, *, reference: int | None = None) -> Tensor:
         """Return features [B, D], or the head's outputs [B, O].

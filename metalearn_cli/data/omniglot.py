@@ -54,6 +54,7 @@ HOW_TO_GET = (
 CHARACTERS = {"images_background": 964, "images_evaluation": 659}
 DRAWINGS = 20
 TURNS = ("000", "090", "180", "270")
+MAML_CUTS = (1100, 1200)  # of the shuffled characters: 1100 train, 100 validate, the rest test
 VALIDATION_ALPHABETS = 5  # of Lake's background alphabets
 SIDE = 105
 LARGEST = 1 << 16  # bytes of a drawing's file, a hundred times what they have
@@ -91,8 +92,8 @@ def omniglot(
     if split == "vinyals":
         names = {part: _listed(part, folder) for part in SPLITS}
     elif split == "maml":
-        shuffled = np.random.default_rng(derive_seed(seed, "omniglot")).permutation(sorted(images)).tolist()
-        parts = {"train": shuffled[:1100], "val": shuffled[1100:1200], "test": shuffled[1200:]}
+        shuffled = np.random.default_rng(derive_seed(seed, "omniglot")).permutation(sorted(images))
+        parts = dict(zip(SPLITS, np.split(shuffled, MAML_CUTS), strict=True))
         names = {part: [f"{name}/rot{turn}" for name in kept for turn in TURNS] for part, kept in parts.items()}
     else:
         background = sorted(characters["images_background"])
@@ -162,13 +163,14 @@ def _characters(name: str, folder: Path | None, size: int) -> dict[str, Array]:
         path = folder / name
         if not path.is_dir():
             raise UserError(f"data omniglot: {folder} has neither {name}.zip nor a folder {name}; {HOW_TO_GET}")
+    state = hashlib.sha256()
     try:
-        contents = _contents(path, name)
-    except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"{path} is damaged or cannot be read ({error}); {HOW_TO_GET}") from error
-    digest = hashlib.sha256(b"".join(contents.values())).hexdigest()
-    key = {"files": list(contents), "content": digest, "size": size, "pillow": PIL.__version__}
-    arrays = cached(f"omniglot-{name}", key, lambda: _decoded(path, name, contents, size))
+        for file in sorted(path.glob("*/*/*.png")) if path.is_dir() else [path]:
+            state.update(file.relative_to(path).as_posix().encode() + file.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    key = {"content": state.hexdigest(), "size": size, "pillow": PIL.__version__}
+    arrays = cached(f"omniglot-{name}", key, lambda: _decoded(path, name, size))
     return dict(zip(arrays["names"].tolist(), arrays["items"], strict=True))
 
 
@@ -185,8 +187,12 @@ def _contents(path: Path, name: str) -> dict[str, bytes]:
         return {m.filename.removeprefix(f"{name}/"): archive.read(m) for m in sorted(members, key=lambda m: m.filename)}
 
 
-def _decoded(path: Path, name: str, contents: dict[str, bytes], size: int) -> Arrays:
+def _decoded(path: Path, name: str, size: int) -> Arrays:
     """Decode every drawing of an image set: `items` [K, 20, P, P] uint8, ink 255, and `names` [K]."""
+    try:
+        contents = _contents(path, name)
+    except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"{path} is damaged or cannot be read ({error}); {HOW_TO_GET}") from error
     characters: dict[str, list[Image.Image]] = {}
     for file, content in contents.items():
         characters.setdefault(file.rpartition("/")[0], []).append(_drawing(content, f"{path}: {file}"))

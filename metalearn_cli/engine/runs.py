@@ -11,6 +11,7 @@ import json
 import os
 import secrets
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime, timezone
 from difflib import get_close_matches
 from pathlib import Path
@@ -75,6 +76,12 @@ class Run:
         """Change run.json."""
         self.info.update(changes)
         write_json(self.folder / "run.json", {k: v for k, v in self.info.items() if k != "folder"})
+
+    def fail(self, error: BaseException) -> None:
+        """Record what ended the run; where even that cannot be written it stays `running` and is shown as died."""
+        status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        with suppress(OSError):
+            self.update(status=status, finished_at=now(), error=f"{type(error).__name__}: {error}")
 
     def close(self) -> None:
         """Let other processes have the folder."""

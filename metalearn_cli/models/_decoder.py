@@ -6,9 +6,45 @@ Legend: B items, Z dimensions of the vector, C channels, H height, W width, ... 
 from __future__ import annotations
 
 import math
+from typing import Literal, get_args
 
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, relu
+
+Decoder = Literal["auto", "conv", "dense"]
+"""conv is for images; auto takes it for them, and dense for everything else."""
+
+
+def make_decoder(inputs: int, shape: tuple[int, ...], hidden: int, decoder: Decoder = "auto") -> nn.Module:
+    """Return a network from [B, Z] to unbounded items [B, ...].
+
+    Args:
+        inputs: Z.
+        shape: of one item.
+        hidden: channels of the first map (conv) or width of the two layers (dense), >= 1.
+        decoder: which kind.
+
+    Raises:
+        ValueError: if hidden is out of range, or there is no such decoder for this shape.
+    """
+    if hidden < 1:
+        raise ValueError(f"hidden must be >= 1, got {hidden}")
+    if decoder not in get_args(Decoder):
+        raise ValueError(f"decoder must be one of {', '.join(get_args(Decoder))}, got {decoder!r}")
+    if decoder == "conv" and len(shape) != 3:
+        raise ValueError(f"decoder conv draws images [C, H, W], but items have the shape {tuple(shape)}; use dense")
+    if decoder == "conv" or (decoder == "auto" and len(shape) == 3):
+        return ConvDecoder(inputs, shape, hidden)
+    return nn.Sequential(
+        nn.Linear(inputs, hidden),
+        nn.LayerNorm(hidden),
+        nn.ReLU(),
+        nn.Linear(hidden, hidden),
+        nn.LayerNorm(hidden),
+        nn.ReLU(),
+        nn.Linear(hidden, math.prod(shape)),
+        nn.Unflatten(1, shape),
+    )
 
 
 class ConvDecoder(nn.Module):
@@ -36,29 +72,7 @@ class ConvDecoder(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Return images [B, C, H, W], unbounded, from vectors z [B, Z]."""
-        x = self.first(z).unflatten(1, (-1, *self.start))
+        x: Tensor = self.first(z).unflatten(1, (-1, *self.start))
         for norm, conv, size in zip(self.norms, self.convs, self.sizes, strict=True):
             x = conv(interpolate(relu(norm(x)), size=size))
         return x
-
-
-class DenseDecoder(nn.Sequential):
-    """Two linear layers with normalisation and ReLU, and a third one to the item.
-
-    Args:
-        inputs: Z.
-        shape: of one item.
-        hidden: width of the two layers, >= 1.
-    """
-
-    def __init__(self, inputs: int, shape: tuple[int, ...], hidden: int) -> None:
-        super().__init__(
-            nn.Linear(inputs, hidden),
-            nn.LayerNorm(hidden),
-            nn.ReLU(),
-            nn.Linear(hidden, hidden),
-            nn.LayerNorm(hidden),
-            nn.ReLU(),
-            nn.Linear(hidden, math.prod(shape)),
-            nn.Unflatten(1, shape),
-        )

@@ -1,36 +1,38 @@
-"""Denoising autoencoder: rebuild an item from the backbone's features of a corrupted copy.
+"""Autoencoder: Hinton & Salakhutdinov 2006; with noise or jitter a denoising one, Vincent et al. 2008.
 
-Sources: Hinton & Salakhutdinov 2006, Science 313; Vincent et al. 2008 (denoising), ICML.
+Sources: https://doi.org/10.1126/science.1127647, https://doi.org/10.1145/1390156.1390294.
 
 Legend: B items, N images, C channels, H height, W width, ... the shape of one item.
 """
 
 from __future__ import annotations
 
-from typing import Literal, cast
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import affine_grid, binary_cross_entropy_with_logits, grid_sample, mse_loss
 
-from metalearn_cli.models._decoder import ConvDecoder, DenseDecoder
+from metalearn_cli.core.check import Range
+from metalearn_cli.models._decoder import Decoder, make_decoder
 
 
 class Autoencoder(nn.Module):
-    """The loss fits the data: cross-entropy per pixel for values in [0, 1], squared error for real ones.
+    """Rebuild an item from the backbone's features of it, or of a corrupted copy.
 
     Args:
-        backbone: the encoder; maps items [B, ...] to features and says their number as `out_dim`.
+        backbone: maps [B, ...] to [B, D] and says D as `out_dim`.
         shape: of one item.
-        value_range: "unit" for values in [0, 1], "real" for standardised ones.
-        decoder: "conv" (images only), "dense", or "auto" (conv for images).
-        hidden: channels (conv) or width (dense) of the decoder, >= 1.
-        noise: standard deviation of the noise added to the input, >= 0.
-        warp: standard deviation of the entries of the random affine map that distorts an input image, >= 0; what is
-            rebuilt is the undistorted image, so features learn to see through such changes.
+        value_range: "unit" (values in [0, 1]: cross-entropy per value) or "real" (squared error).
+        decoder: "conv" (images), "dense" (any item) or "auto" (conv for images).
+        hidden: channels of the first map (conv) or width (dense) of the decoder, >= 1.
+        noise: standard deviation of the noise added to the backbone's input, >= 0.
+        jitter: images only: standard deviation of the entries of a random affine map (the identity plus such noise;
+            shifts in half image sides are half as large) that distorts the backbone's input, >= 0. What is to be
+            rebuilt is the undistorted image, so the features come to say what is drawn rather than how it lies.
 
     Raises:
-        ValueError: if a value is out of range, or conv is asked for items that are no images.
+        ValueError: if a setting is out of range, or decoder does not fit the shape.
     """
 
     def __init__(
@@ -38,43 +40,42 @@ class Autoencoder(nn.Module):
         backbone: nn.Module,
         shape: tuple[int, ...],
         value_range: str,
-        decoder: Literal["auto", "conv", "dense"] = "auto",
-        hidden: int = 64,
-        noise: float = 0.0,
-        warp: float = 0.2,
+        decoder: Decoder = "auto",
+        hidden: Annotated[int, Range(1)] = 64,
+        noise: Annotated[float, Range(0)] = 0.0,
+        jitter: Annotated[float, Range(0)] = 0.2,
     ) -> None:
         super().__init__()
-        is_image = len(shape) == 3
-        if decoder == "conv" and not is_image:
-            raise ValueError(f"decoder conv needs images, but items have shape {list(shape)}; use dense or auto")
-        for name, value, low in (("hidden", hidden, 1), ("noise", noise, 0), ("warp", warp, 0)):
-            if value < low:
-                raise ValueError(f"{name} must be >= {low}, got {value}")
+        for name, value in (("noise", noise), ("jitter", jitter)):
+            if not value >= 0:
+                raise ValueError(f"{name} must be >= 0, got {value}")
         self.backbone = backbone
-        kind = ConvDecoder if decoder == "conv" or (decoder == "auto" and is_image) else DenseDecoder
-        self.decoder = kind(cast(int, backbone.out_dim), tuple(shape), hidden)
+        self.decoder = make_decoder(int(backbone.out_dim), shape, hidden, decoder)
         self.unit = value_range == "unit"
+        self.images = len(shape) == 3
         self.noise = noise
-        self.warp = warp if is_image else 0.0
+        self.jitter = jitter
 
     def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss [] and metrics of items x [B, ...]; their classes y are not looked at."""
-        output = self.decoder(self.backbone(self._corrupted(x)))
-        loss = binary_cross_entropy_with_logits(output, x) if self.unit else mse_loss(output, x)
-        rebuilt = output.detach().sigmoid() if self.unit else output.detach()
-        return loss, {"mse": mse_loss(rebuilt, x)}
+        """Return the loss [] of rebuilding items x [B, ...], and the mean squared error; the labels y are not used."""
+        rebuilt = self.decoder(self.backbone(self._corrupted(x)))
+        if not self.unit:
+            loss = mse_loss(rebuilt, x)
+            return loss, {"mse": loss.detach()}
+        loss = binary_cross_entropy_with_logits(rebuilt, x)
+        return loss, {"mse": mse_loss(rebuilt.detach().sigmoid(), x)}
 
     def pictures(self, x: Tensor) -> dict[str, Tensor]:
-        """Return images [2 N, C, H, W] in rows of 8: originals, and under each its reconstruction."""
-        if x.ndim != 4 or not self.unit:
+        """Return images x [N, C, H, W] and what is rebuilt of them, in turns of 8, in [0, 1]."""
+        if not (self.images and self.unit):
             return {}
-        rebuilt = self.decoder(self.backbone(x)).sigmoid()
-        rows = [part for pair in zip(x.split(8), rebuilt.split(8), strict=True) for part in pair]
-        return {"reconstructions": torch.cat(rows)}
+        pairs = zip(x.split(8), self.decoder(self.backbone(x)).sigmoid().split(8), strict=True)
+        return {"reconstructions": torch.cat([row for pair in pairs for row in pair])}
 
     def _corrupted(self, x: Tensor) -> Tensor:
-        if self.warp:
-            maps = torch.eye(2, 3, device=x.device, dtype=x.dtype) + self.warp * torch.randn(
+        if self.images and self.jitter:
+            spread = x.new_tensor([1.0, 1.0, 0.5])
+            maps = torch.eye(2, 3, device=x.device, dtype=x.dtype) + self.jitter * spread * torch.randn(
                 len(x), 2, 3, device=x.device, dtype=x.dtype
             )
             x = grid_sample(x, affine_grid(maps, list(x.shape), align_corners=False), align_corners=False)

@@ -267,21 +267,13 @@ def train(prepared: Prepared, reporter: Reporter, run: runs.Run | None = None, *
     try:
         return _train(prepared, reporter, run)
     except BaseException as error:
-        status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-        log.error("%s: %s", status, error, exc_info=not isinstance(error, KeyboardInterrupt | UserError))
-        _last_words(run, status, error)
+        run.fail(error)
+        log.error("%s: %s", run.info["status"], error, exc_info=not isinstance(error, KeyboardInterrupt | UserError))
         raise
     finally:
         log.removeHandler(handler)
         handler.close()
         run.close()
-
-
-def _last_words(run: runs.Run, status: str, error: BaseException) -> None:
-    try:
-        run.update(status=status, finished_at=runs.now(), error=f"{type(error).__name__}: {error}")
-    except OSError:
-        log.error("run.json could not be written either")  # a full disk: it stays `running` and is shown as died
 
 
 def _train(prepared: Prepared, reporter: Reporter, run: runs.Run) -> dict[str, Any]:

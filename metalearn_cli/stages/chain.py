@@ -66,7 +66,7 @@ def run_chain(config: ChainConfig, make_jobs: dict[str, MakeJob], reporter: Repo
         reporter.finish(run.info)
         return {**run.info, "folder": str(run.folder), "checkpoint": start}
     except BaseException as error:
-        run.update(status="interrupted" if isinstance(error, KeyboardInterrupt) else "failed", error=str(error))
+        run.fail(error)
         raise
     finally:
         run.close()

@@ -103,7 +103,7 @@ def prepare_evaluation(config: EvaluateConfig) -> Evaluation:
             message = f"the checkpoint's head is for way = {model['way']}, got {config.way}"
             raise ConfigError([Problem("way", message)])
         params, line = load_into(params, parent, "" if trained_here else "backbone.")
-        notes += [f"ckpt {config.ckpt} -> {parent.folder}", line]
+        notes += [f"ckpt {config.ckpt} -> {parent.folder}"] * (config.ckpt != str(parent.folder)) + [line]
         if recorded.get("fingerprint") != describe_data(data, data_spec)["fingerprint"]:
             notes.append(f"the checkpoint was trained on {recorded.get('name')}, not on this data")
     return Evaluation(
@@ -161,7 +161,7 @@ def evaluate(evaluation: Evaluation, reporter: Reporter, run: runs.Run | None = 
         reporter.finish(run.info)
         return {**run.info, "folder": str(run.folder)}
     except BaseException as error:
-        run.update(status="interrupted" if isinstance(error, KeyboardInterrupt) else "failed", error=str(error))
+        run.fail(error)
         raise
     finally:
         run.close()

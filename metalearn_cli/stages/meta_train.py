@@ -41,7 +41,9 @@ def meta_train(config: MetaTrainConfig, runtime: Runtime) -> Job:
         try:
             samplers[split] = data.episodes(split, way=way, shot=config.shot, query=query, seed=config.seed)
         except UserError as error:
-            problems += error.problems if isinstance(error, ConfigError) else [Problem("", str(error))]
+            found = error.problems if isinstance(error, ConfigError) else [Problem("", str(error))]
+            own = {k: f"train_{k}" for k in ("way", "query") if split == "train" and getattr(config, f"train_{k}")}
+            problems += [problem._replace(key=own.get(problem.key, problem.key)) for problem in found]
     if problems:
         raise ConfigError(dict.fromkeys(problems))
     network = fresh_network(config.backbone, data.shape, config.way if algorithm.needs_head else None, config.seed)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from statistics import geometric_mean
+
 import pytest
 import torch
 from torch import Tensor
@@ -16,7 +18,7 @@ from metalearn_cli.core.random import seeded
 from metalearn_cli.core.types import Episode, Params
 from metalearn_cli.engine.runtime import Runtime
 
-QUERY, SIZE, HIDDEN = 2, 16, 8
+QUERY, SIZE, HIDDEN, SEEDS = 2, 16, 8, 3
 
 
 def plain_network(p: Params, x: Tensor) -> Tensor:
@@ -52,9 +54,10 @@ def our_meta_gradient(params: Params, episodes: Episode, way: int, learner: Maml
     return gradients
 
 
-def setting(way: int, dtype: torch.dtype) -> tuple[Network, Params, Episode]:
-    with seeded(0, "maml", way):
+def setting(way: int, dtype: torch.dtype, seed: int = 0) -> tuple[Network, Params, Episode]:
+    with seeded(seed, "maml", way):
         network = Network(Conv4((1, SIZE, SIZE), hidden=HIDDEN), way)
+        torch.nn.init.normal_(network.head.weight)
         sx, qx = torch.rand(2, way, 1, SIZE, SIZE), torch.rand(2, way * QUERY, 1, SIZE, SIZE)
     sy = torch.arange(way).expand(2, -1)
     _, params = pure(network)
@@ -69,27 +72,28 @@ def distance(a: list[Tensor], b: list[Tensor]) -> float:
     return ((one - two).norm() / two.norm()).item()
 
 
-CASES = pytest.mark.parametrize(
-    ("way", "steps", "first_order"), [(w, s, f) for w in (5, 20) for s in (1, 5) for f in (False, True)]
-)
+CASES = [(way, steps, first_order) for way in (5, 20) for steps in (1, 5) for first_order in (False, True)]
 
 
-@CASES
+@pytest.mark.parametrize(("way", "steps", "first_order"), CASES)
 def test_meta_gradient_equals_the_plain_loop_in_float64(way: int, steps: int, first_order: bool) -> None:
     network, params, episodes = setting(way, torch.float64)
     ours = our_meta_gradient(params, episodes, way, Maml(0.4, steps, first_order), network.double())
     assert distance(ours, plain_meta_gradient(params, episodes, 0.4, steps, first_order)) < 1e-9
 
 
-@CASES
-def test_in_float32_it_is_no_further_from_float64_than_the_plain_loop(way: int, steps: int, first_order: bool) -> None:
-    _, exact_params, exact_episodes = setting(way, torch.float64)
-    exact = plain_meta_gradient(exact_params, exact_episodes, 0.4, steps, first_order)
-    network, params, episodes = setting(way, torch.float32)
-    plain = distance(plain_meta_gradient(params, episodes, 0.4, steps, first_order), exact)
-    ours = distance(our_meta_gradient(params, episodes, way, Maml(0.4, steps, first_order), network), exact)
-    # the two sum in different orders, so each is off by its own rounding: a factor, and one unit of float32
-    assert ours <= 1.5 * plain + 1.2e-7
+def test_in_float32_it_is_no_further_from_float64_than_the_plain_loop() -> None:
+    # how much a single gradient is off is chance (a ReLU on a kink multiplies it), so the geometric mean is compared
+    ratios = []
+    for seed in range(SEEDS):
+        for way, steps, first_order in CASES:
+            _, exact_params, exact_episodes = setting(way, torch.float64, seed)
+            exact = plain_meta_gradient(exact_params, exact_episodes, 0.4, steps, first_order)
+            network, params, episodes = setting(way, torch.float32, seed)
+            plain = distance(plain_meta_gradient(params, episodes, 0.4, steps, first_order), exact)
+            ours = distance(our_meta_gradient(params, episodes, way, Maml(0.4, steps, first_order), network), exact)
+            ratios.append(ours / plain)
+    assert geometric_mean(ratios) <= 1, ratios
 
 
 def test_first_and_second_order_differ() -> None:

@@ -26,7 +26,7 @@ def images(data: Dataset) -> torch.Tensor:
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
     """Small scripts only, in a cache of their own."""
-    monkeypatch.setattr(module, "SCRIPTS", {"test": ("LAO",), "val": ("HEBREW",), "train": ("ARMENIAN",)})
+    monkeypatch.setattr(module, "SCRIPTS", {"test": ("LAO",), "val": ("HEBREW",), "train": ("GREEK",)})
     monkeypatch.setenv("MLX_CACHE_DIR", str(tmp_path / "cache"))
     return monkeypatch
 
@@ -63,11 +63,11 @@ def test_every_image_is_ink_inside_the_picture(images: torch.Tensor) -> None:
 
 
 def test_no_character_is_the_box_of_a_missing_one(data: Dataset) -> None:
-    """Fonts draw what they do not have as one and the same box: no two classes may share a face's bitmap."""
+    """The DejaVu fonts draw what they do not have as a box; the STIX fonts draw nothing."""
     paths = module._fonts()
-    for path in (paths[0], paths[8], paths[12]):
+    for path in paths[:12]:
         font = module._font(path, 48)
-        missing = module._shape(module._ink(font, "\U000e0fff"))
+        missing = module._shape(module._ink(font, "\u0378"))
         covered = module._covered(path)
         for split in data.splits.values():
             for name in split.names:
@@ -83,9 +83,9 @@ def test_looking_alike(data: Dataset) -> None:
     def likeness(a: str, b: str) -> float:
         return float(module._shape(module._ink(font, a)) @ module._shape(module._ink(font, b)))
 
-    for pair in ("A\u0391", "o\u039f", "cC", "S\u10bd", "H\u157c"):  # Alpha, Omicron, Georgian Jhan, syllabic Nunavut H
+    for pair in ("A\u0391", "o\u039f", "cC", "H\u157c"):  # Alpha, Omicron, syllabic Nunavut H
         assert likeness(*pair) > module.ALIKE, pair
-    for pair in combinations("ABCEFIKX", 2):
+    for pair in combinations("ACEIKOSX", 2):
         assert likeness(*pair) < module.ALIKE, pair
 
 

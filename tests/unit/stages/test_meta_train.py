@@ -8,10 +8,12 @@ import torch
 from PIL import Image
 
 from metalearn_cli import stages
+from metalearn_cli.core.build import build
 from metalearn_cli.core.errors import NonFiniteError
 from metalearn_cli.engine import plots, runs
 from metalearn_cli.stages import _training
 from metalearn_cli.stages._training import prepare
+from metalearn_cli.stages.meta_train import check_learner
 
 MAML = {"_target_": "metalearn_cli.algorithms.maml.Maml", "inner_lr": 0.1}
 FOMAML = {**MAML, "first_order": True}
@@ -86,16 +88,18 @@ def test_training_episodes_have_their_own_size(config):
 
 
 def test_impossible_episodes_of_both_splits_at_once(refused):
-    found = refused("meta-train", train_way=9, way=5, query=10, algorithm=PROTONET)
-    text = " ".join(found.values())
-    assert "gaussian/train has 8 classes" in text and "gaussian/val has 4 classes" in text
-    assert "shot + query = 11" in text
+    found = refused("meta-train", train_way=9, way=5, train_query=11, query=12)
+    assert found == {
+        "train_way": "gaussian/train has 8 classes; way must be from 2 to 8",
+        "train_query": "a class of gaussian/train has only 10 items; shot + query must be <= 10, got 1 + 11",
+        "way": "gaussian/val has 4 classes; way must be from 2 to 4",
+        "query": "a class of gaussian/val has only 10 items; shot + query must be <= 10, got 1 + 12",
+    }
+    assert refused("meta-train", way=9).keys() == {"way"}
 
 
-def test_16_bit_with_inner_gradients_is_refused(config, monkeypatch):
-    from metalearn_cli.stages.meta_train import check_learner
-
-    (problem,) = check_learner(stages.evaluate.__globals__["build"](MAML, "algorithm"), False, "16-mixed")
+def test_16_bit_with_inner_gradients_is_refused():
+    (problem,) = check_learner(build(MAML, "algorithm"), False, "16-mixed")
     assert problem.key == "runtime.precision" and "use bf16-mixed or 32-true" in problem.message
 
 

@@ -6,11 +6,13 @@ import pytest
 import torch
 
 from metalearn_cli import stages
+from metalearn_cli.backbones.conv4 import Conv4
 from metalearn_cli.stages._training import fresh_network, prepare
 
 FINETUNE = "metalearn_cli.methods.finetune.Finetune"
 PROBE = {"_target_": "metalearn_cli.methods.linear_probe.LinearProbe"}
 BACKBONE = {"_target_": "metalearn_cli.backbones.mlp.Mlp", "hidden": 8, "layers": 3}
+CONV4 = {"_target_": "metalearn_cli.backbones.conv4.Conv4", "hidden": 2}
 WEIGHTS = [f"backbone.blocks.{block}.weight" for block in range(3)]
 
 
@@ -80,11 +82,13 @@ def test_same_backbone_in_every_stage(config):
         assert torch.equal(jobs[0].params[name], start()[name])
 
 
-def test_held_out_items_are_scored_in_parts_of_several(go, images, monkeypatch):
-    # 12 held-out items in parts of at most 11: a last part of one would have no batch statistics
+def test_held_out_items_are_scored_in_equal_parts(config, images, monkeypatch):
     monkeypatch.setattr(import_module("metalearn_cli.stages.transfer"), "_CHUNK", 11)
-    done = go("transfer", backbone={"_target_": "metalearn_cli.backbones.conv4.Conv4", "hidden": 2}, steps=1)
-    assert done["status"] == "completed"
+    job = prepare("transfer", config("transfer", backbone=CONV4), stages.JOBS["transfer"]).job
+    sizes, forward = [], Conv4.forward
+    monkeypatch.setattr(Conv4, "forward", lambda self, x, **kw: sizes.append(len(x)) or forward(self, x, **kw))
+    assert 0 <= job.evaluate(job.params)["val/label_accuracy"] <= 1
+    assert sizes[:2] == [6, 6]  # of 12 items; a last part of one would be its own mean
 
 
 @pytest.mark.parametrize("optimizer", [{"lr": -1.0}, {"lr": None}, {"lr": "fast"}, {"lr": 0.1, "momentum": -1.0}])

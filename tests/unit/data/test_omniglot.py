@@ -1,0 +1,250 @@
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import zipfile
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pooch
+import pytest
+import torch
+from PIL import Image
+
+from metalearn_cli.core.errors import UserError
+from metalearn_cli.data import omniglot as module
+from metalearn_cli.data._dataset import Dataset
+from metalearn_cli.data.omniglot import omniglot
+
+MIRROR = Path(os.environ.get("MLX_DATA_DIR") or Path(__file__).parents[4] / "shared" / "data").resolve()
+SETS = ("images_background", "images_evaluation")
+CHARACTERS = 8  # of each small set
+
+real = pytest.mark.skipif(
+    not (MIRROR / "omniglot" / "images_background.zip").is_file(),
+    reason="needs Omniglot's files in $MLX_DATA_DIR/omniglot or ../shared/data/omniglot",
+)
+
+
+def png(seed: int, side: int = 105) -> bytes:
+    pixels = np.random.default_rng(seed).random((side, side)) > 0.1
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@cache
+def members(name: str) -> dict[str, bytes]:
+    """Drawings of 8 characters of 8 alphabets, by name in the archive."""
+    return {
+        f"{name}/{name[7:10]}alphabet{k}/character01/{k:04d}_{i:02d}.png": png(SETS.index(name) * 1000 + k * 20 + i)
+        for k in range(CHARACTERS)
+        for i in range(20)
+    }
+
+
+def pack(path: Path, contents: dict[str, bytes]) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in contents.items():
+            archive.writestr(name, content)
+
+
+@pytest.fixture
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with small archives in Omniglot's layout, taken for the published ones; the cache is empty."""
+    monkeypatch.setenv("MLX_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.delenv("MLX_DATA_DIR", raising=False)
+    monkeypatch.setattr(module, "CHARACTERS", dict.fromkeys(SETS, CHARACTERS))
+    root = tmp_path / "root"
+    root.mkdir()
+    for name in SETS:
+        pack(root / f"{name}.zip", members(name))
+        drawings = [module._drawing(content, file) for file, content in sorted(members(name).items())]
+        digest = module.hashlib.sha256(b"".join(drawing.tobytes() for drawing in drawings)).hexdigest()
+        monkeypatch.setitem(module.PIXELS, name, digest)
+    return root
+
+
+def lake(root: Path) -> Dataset:
+    return omniglot(split="lake", root=str(root))
+
+
+def refusal(root: Path | None, split: str = "lake") -> str:
+    with pytest.raises(UserError) as error:
+        omniglot(split=split, root=root and str(root))  # type: ignore[arg-type]
+    return str(error.value)
+
+
+def test_lakes_split_parts_the_background_by_alphabets(small: Path) -> None:
+    data = lake(small)
+    assert {name: len(split.names) for name, split in data.splits.items()} == {"train": 3, "val": 5, "test": 8}
+    assert all(name.startswith("evaalphabet") for name in data.splits["test"].names)
+    alphabets = [{name.split("/")[0] for name in data.splits[part].names} for part in ("train", "val")]
+    assert alphabets[0].isdisjoint(alphabets[1])
+
+
+def test_drawings_are_ink_on_nothing_averaged_down(small: Path) -> None:
+    items = omniglot(split="lake", root=str(small), size=105).splits["test"].items
+    assert set(items.unique().tolist()) == {0, 255}
+    assert float(items.float().mean()) / 255 == pytest.approx(0.1, abs=0.01)  # of the pixels are ink
+    # 105 = 3 * 35: each pixel is the mean of 3 x 3
+    third = omniglot(split="lake", root=str(small), size=35).splits["test"].items
+    expected = torch.nn.functional.avg_pool2d(items.float(), 3)
+    assert (third - expected).abs().max() <= 1
+
+
+def test_rotations_are_classes_of_their_own(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAML_CUTS", (8, 12))
+    data = omniglot(split="maml", root=str(small))
+    split = data.splits["train"]
+    assert [len(part.names) for part in data.splits.values()] == [4 * 8, 4 * 4, 4 * 4]
+    by_name = dict(zip(split.names, split.items.reshape(-1, 20, 28, 28), strict=True))
+    for name in split.names:
+        character, _, turn = name.partition("/rot")
+        turned = torch.rot90(by_name[f"{character}/rot000"], int(turn) // 90, dims=(-2, -1))
+        assert torch.equal(by_name[name], turned)
+
+
+def test_folders_serve_as_well_as_archives(small: Path) -> None:
+    fingerprint = lake(small).fingerprint
+    for name in SETS:
+        with zipfile.ZipFile(small / f"{name}.zip") as archive:
+            archive.extractall(small)
+        (small / f"{name}.zip").unlink()
+    shutil.rmtree(small.parent / "cache")
+    assert lake(small).fingerprint == fingerprint
+
+
+def test_the_mirror_serves_and_root_goes_before_it(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small.rename(small.parent / "omniglot")
+    monkeypatch.setenv("MLX_DATA_DIR", str(small.parent))
+    omniglot(split="lake")
+    message = refusal(small)
+    assert f"data.root says to look into {small}, which is no folder" in message
+    monkeypatch.setenv("MLX_DATA_DIR", str(small))
+    assert "MLX_DATA_DIR says to look into" in refusal(None)
+
+
+def test_decodes_once(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fingerprint = lake(small).fingerprint
+    monkeypatch.setattr(module, "_drawing", None)
+    assert lake(small).fingerprint == fingerprint
+
+
+def test_a_cache_does_not_hide_that_the_files_are_gone_or_broken(small: Path) -> None:
+    lake(small)
+    archive = small / "images_background.zip"
+    content = archive.read_bytes()
+    archive.write_bytes(content[: len(content) // 2])
+    assert f"{archive} is damaged or cannot be read" in refusal(small)
+    archive.unlink()
+    message = refusal(small)
+    assert f"{small} has neither images_background.zip nor a folder images_background" in message
+    assert module.IMAGES in message and "data.root=FOLDER" in message  # how to get it
+
+
+def damaged_member(contents: dict[str, bytes]) -> dict[str, bytes]:
+    name = sorted(contents)[25]
+    return contents | {name: contents[name][:60]}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (damaged_member, r"images_evaluation\.zip: evaalphabet1/character01/0001_05\.png cannot be read as an image"),
+        (lambda c: c | {sorted(c)[3]: png(0, side=28)}, r"0000_03\.png has 28x28 pixels, expected are 105x105"),
+        (lambda c: c | {sorted(c)[3]: bytes(1 << 17)}, r"0000_03\.png is too large for a drawing \(131072 bytes\)"),
+        (lambda c: dict(sorted(c.items())[:140]), "is incomplete: it has 7 of 8 characters"),
+        (lambda c: dict(sorted(c.items())[:159]), "evaalphabet7/character01 has 19 of 20 drawings"),
+        (lambda c: {}, "is incomplete: it has 0 of 8 characters"),
+        (lambda c: c | {sorted(c)[3]: png(77777)}, "does not hold the drawings that upstream published"),
+    ],
+)
+def test_what_is_wrong_with_an_archive_is_said(
+    small: Path, change: Callable[[dict[str, bytes]], dict[str, bytes]], said: str
+) -> None:
+    pack(small / "images_evaluation.zip", change(members("images_evaluation")))
+    with pytest.raises(UserError, match=said):
+        lake(small)
+
+
+def test_a_byte_that_flipped_is_said(small: Path) -> None:
+    archive = small / "images_evaluation.zip"
+    content = bytearray(archive.read_bytes())
+    content[200] ^= 255
+    archive.write_bytes(bytes(content))
+    assert "images_evaluation/evaalphabet0/character01/0000_00.png" in refusal(small)
+
+
+def test_nothing_is_unpacked(small: Path) -> None:
+    contents = members("images_evaluation") | {"images_evaluation/../../../evil/x/y.png": png(1)}
+    pack(small / "images_evaluation.zip", contents)
+    refusal(small)
+    assert not (small.parents[1] / "evil").exists()
+    assert sorted(path.name for path in small.iterdir()) == [f"{name}.zip" for name in SETS]
+
+
+def test_a_failed_download_says_what_to_put_where(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def retrieve(url: str, known_hash: str, **rest: object) -> str:
+        asked.append((url, known_hash))
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(pooch, "retrieve", retrieve)
+    message = refusal(None)
+    assert asked == [(f"{module.IMAGES}images_background.zip", "md5:68d2efa1b9178cc56df9314c21c6e718")]
+    assert f"could not be downloaded from {module.IMAGES}images_background.zip (no network)" in message
+    assert "MLX_DATA_DIR=FOLDER" in message
+
+
+def test_downloads_what_nobody_has(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pooch, "retrieve", lambda url, known_hash, **rest: str(small / url.rpartition("/")[2]))
+    omniglot(split="lake")
+
+
+@pytest.mark.parametrize("content", [b"Angelic/character01/rot000\n", b"", b"\xff\xfe"])
+def test_another_list_is_not_taken_for_the_vinyals_split(small: Path, content: bytes) -> None:
+    (small / "splits" / "vinyals").mkdir(parents=True)
+    (small / "splits" / "vinyals" / "train.txt").write_bytes(content)
+    message = refusal(small, "vinyals")
+    assert "train.txt" in message
+    assert "not the list that upstream published" in message or "cannot be read" in message
+
+
+def test_refuses_naming_the_argument() -> None:
+    with pytest.raises(ValueError, match=r"^split must be vinyals, maml or lake, got 'snell'"):
+        omniglot(split="snell")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"^size must be "):
+        omniglot(size=106)
+
+
+def test_the_shuffle_follows_the_seed(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAML_CUTS", (8, 12))
+    first, again, other = (omniglot(split="maml", root=str(small), seed=seed) for seed in (0, 0, 1))
+    assert first.fingerprint == again.fingerprint
+    assert set(first.splits["train"].names) != set(other.splits["train"].names)
+
+
+@real
+@pytest.mark.parametrize(
+    ("split", "classes", "fingerprint"),
+    [
+        ("vinyals", (4112, 688, 1692), "e756d90f9e44434a994a7e08be1e1dcbeb8565839ef5a8cc7787c064761a1811"),
+        ("maml", (4400, 400, 1692), "db7044987e605f53c3c919790d4d28c20619cceadd5ff93b604622ec5cf36bf2"),
+        ("lake", (813, 151, 659), "94e3ea17be6c27e6596ad5a20ba0e38127e09257306953aa06aec7daa47219d7"),
+    ],
+)
+def test_the_published_splits(
+    monkeypatch: pytest.MonkeyPatch, split: str, classes: tuple[int, ...], fingerprint: str
+) -> None:
+    monkeypatch.setenv("MLX_DATA_DIR", str(MIRROR))
+    data = omniglot(split=split)  # type: ignore[arg-type]
+    assert tuple(len(data.splits[part].names) for part in ("train", "val", "test")) == classes
+    assert all(set(part.counts.tolist()) == {20} for part in data.splits.values())
+    characters = [{name.partition("/rot")[0] for name in part.names} for part in data.splits.values()]
+    assert len(set.union(*characters)) == sum(map(len, characters)) == 1623  # no character on two sides
+    assert data.fingerprint == fingerprint  # results of other versions of the split do not compare

@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from metalearn_cli import stages
+from metalearn_cli.core.errors import UserError
+from metalearn_cli.engine import runs
+from metalearn_cli.stages import evaluate as module_function
+from metalearn_cli.stages.evaluate import prepare_evaluation, read_episodes
+
+MAML = {"_target_": "metalearn_cli.algorithms.maml.Maml", "inner_lr": 0.1}
+FOMAML = {**MAML, "first_order": True}
+PROTONET = {"_target_": "metalearn_cli.algorithms.protonet.ProtoNet"}
+NEAREST = {"_target_": "metalearn_cli.algorithms.nearest_centroid.NearestCentroid"}
+SCRATCH = {"_target_": "metalearn_cli.algorithms.from_scratch.FromScratch", "steps": 2}
+MLP = {"_target_": "metalearn_cli.backbones.mlp.Mlp", "hidden": 8}
+CONV4 = {"_target_": "metalearn_cli.backbones.conv4.Conv4", "hidden": 2}
+GAUSSIAN = {"_target_": "metalearn_cli.data.gaussian.gaussian", "items": 160, "features": 6, "classes": 16}
+SINUSOID = {"_target_": "metalearn_cli.data.sinusoid.Sinusoid"}
+
+
+def test_result_is_what_was_measured(go, manifest, said):
+    trained = go("meta-train", algorithm=MAML)
+    said.steps.clear()
+    done = go("evaluate", split="val", episodes=5, seed=3)
+    (result,) = done["results"]
+    assert {k: v for k, v in result.items() if k not in ("value", "interval")} == {
+        "name": "val/accuracy",
+        "episodes": 5,
+        "normalisation": "none",  # an mlp has no batch statistics
+        "learner": "Maml",
+        "way": 2,
+        "shot": 1,
+        "query": 3,
+    }
+    scores = torch.tensor(read_episodes(Path(done["folder"]))["none"], dtype=torch.float64)
+    assert result["value"] == pytest.approx(scores.mean().item())
+    assert result["interval"] == pytest.approx(1.96 * scores.std().item() / 5**0.5)
+    assert done["metric"] == result
+    assert done["parent"]["run"] == trained["id"]
+    assert said.steps == [1, 2, 3, 4, 5]
+    assert said.started[-1] == ("evaluate", 0, 5)
+    assert json.loads((Path(done["folder"]) / "run.json").read_text())["status"] == "completed"
+
+
+def test_validation_of_training_is_what_evaluation_gives(go):
+    trained = go("meta-train", algorithm=MAML)
+    again = go("evaluate", split="val", episodes=4)["results"][0]
+    assert (again["value"], again["interval"]) == (trained["metric"]["value"], trained["metric"]["interval"])
+
+
+def test_same_episodes_for_every_learner_and_checkpoint(config, go):
+    go("meta-train", algorithm=MAML)
+    done = [go("evaluate", algorithm=algorithm) for algorithm in (None, FOMAML, PROTONET, NEAREST, SCRATCH)]
+    done.append(go("evaluate", ckpt=None, backbone=MLP, data=GAUSSIAN))
+    assert len({run["episodes_hash"] for run in done}) == 1
+    assert [run["results"][0]["learner"] for run in done] == [
+        *("Maml", "Maml", "ProtoNet", "NearestCentroid", "FromScratch", "NearestCentroid")
+    ]
+    assert len({run["key"] for run in done}) == 6
+    other = [go("evaluate", **c)["episodes_hash"] for c in ({"seed": 1}, {"shot": 2}, {"split": "val"})]
+    assert len({done[0]["episodes_hash"], *other}) == 4
+
+
+def test_floor_from_scratch_does_not_see_the_weights(go, said):
+    go("meta-train", optimizer__lr=0.5)
+    from_checkpoint = go("evaluate", algorithm=SCRATCH)
+    assert any("starts from random weights" in note for note in said.notes)
+    backbone = {**MLP, "layers": 3}
+    untrained = go("evaluate", ckpt=None, backbone=backbone, data=GAUSSIAN, algorithm=SCRATCH)
+    assert from_checkpoint["metric"]["value"] == untrained["metric"]["value"]
+
+
+def test_learner_that_was_not_trained_takes_the_backbone_alone(go, said):
+    trained = go("transfer")
+    said.notes.clear()
+    go("evaluate", algorithm=MAML)
+    assert f"ckpt latest -> {trained['checkpoint']}" in said.notes
+    line = f"loaded 6/6 tensors, 100.0 % of the backbone, from {trained['checkpoint']}; fresh: head.bias, head.weight"
+    assert line in said.notes
+
+
+def test_way_of_a_head_is_fixed(go, refused):
+    go("meta-train", algorithm=MAML)
+    assert refused("evaluate", way=3) == {"way": "the checkpoint's head is for way = 2, got 3"}
+    assert go("evaluate", way=3, algorithm=PROTONET)["results"][0]["way"] == 3
+
+
+def test_way_without_a_head_is_free(go):
+    go("meta-train")
+    assert go("evaluate", way=4)["results"][0]["learner"] == "ProtoNet"
+
+
+def test_untrained_needs_a_backbone_and_data(refused):
+    assert refused("evaluate", ckpt=None) == {
+        "backbone": "ckpt=null needs one; choose it with backbone=NAME",
+        "data": "ckpt=null needs one; choose it with data=NAME",
+    }
+
+
+def test_backbone_of_a_checkpoint_is_not_replaced(go, refused):
+    go("transfer", steps=1)
+    assert refused("evaluate", backbone=MLP) == {"backbone": "is only for ckpt=null: a checkpoint brings its own"}
+
+
+def test_no_protocol_at_all(refused):
+    found = refused("evaluate", ckpt=None, backbone=MLP, data=GAUSSIAN, normalisation=[])
+    assert found == {"normalisation": "must name at least one of transductive, inductive"}
+
+
+def test_data_of_another_shape(go, refused):
+    go("transfer", steps=1)
+    found = refused("evaluate", data={**GAUSSIAN, "features": 7})
+    assert found == {"data": "gaussian has items of shape [7], the checkpoint's network takes [6]"}
+
+
+def test_other_data_is_told(go, said):
+    go("transfer", steps=1)
+    go("evaluate", data={**GAUSSIAN, "seed": 1})
+    assert "the checkpoint was trained on gaussian, not on this data" in said.notes
+
+
+def test_both_protocols_on_the_same_episodes(go, images, said):
+    done = go("evaluate", ckpt=None, backbone=CONV4, data=GAUSSIAN)
+    assert [result["normalisation"] for result in done["results"]] == ["transductive", "inductive"]
+    episodes = read_episodes(Path(done["folder"]))
+    assert list(episodes) == ["transductive", "inductive"]
+    assert episodes["transductive"] != episodes["inductive"]
+    assert said.steps == list(range(1, 13))
+    only = go("evaluate", ckpt=None, backbone=CONV4, data=GAUSSIAN, normalisation=["inductive"])
+    assert only["results"] == done["results"][1:]
+
+
+def test_regression(go):
+    go("meta-train", data=SINUSOID, algorithm={**MAML, "inner_lr": 0.01}, way=1)
+    done = go("evaluate", way=1)
+    assert done["metric"]["name"] == "test/mse"
+    floor = go("evaluate", ckpt=None, backbone=MLP, data=SINUSOID, way=1)
+    assert floor["metric"]["learner"] == "FromScratch"
+    assert floor["episodes_hash"] == done["episodes_hash"]
+
+
+def test_no_checkpoint(config, said):
+    with pytest.raises(UserError, match="ckpt=latest: no completed run of pretrain or transfer or meta-train in"):
+        stages.run("evaluate", config("evaluate"), said)
+
+
+def test_failure_is_recorded(config, said, tmp_path, monkeypatch):
+    prepared = prepare_evaluation(config("evaluate", ckpt=None, backbone=MLP, data=GAUSSIAN))
+    monkeypatch.setitem(module_function.__globals__, "score_episodes", lambda *args: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        module_function(prepared, said)
+    (info,) = runs.list_runs(str(tmp_path / "runs"))
+    assert (info["status"], info["error"]) == ("failed", "ZeroDivisionError: division by zero")
+
+
+def test_key_does_not_depend_on_where_things_lie(config, tmp_path):
+    one = prepare_evaluation(config("evaluate", ckpt=None, backbone=MLP, data=GAUSSIAN))
+    two = prepare_evaluation(config("evaluate", ckpt=None, backbone=MLP, data=GAUSSIAN, runs_dir="elsewhere"))
+    other = prepare_evaluation(config("evaluate", ckpt=None, backbone=MLP, data={**GAUSSIAN, "seed": 1}))
+    assert one.key == two.key != other.key

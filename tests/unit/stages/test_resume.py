@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from metalearn_cli import stages
+from metalearn_cli.core.errors import ConfigError, UserError
+from metalearn_cli.engine import runs
+
+MAML = {"_target_": "metalearn_cli.algorithms.maml.Maml", "inner_lr": 0.1}
+CONV4 = {"_target_": "metalearn_cli.backbones.conv4.Conv4", "hidden": 2}
+
+
+@pytest.fixture
+def interrupted(config, said, tmp_path, monkeypatch):
+    """Return a function that begins a stage, stops it by SIGINT in step `stop`, and gives the run's folder."""
+
+    def begin(stage, stop=2, **changes):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(said, "advance", lambda step: os.kill(os.getpid(), signal.SIGINT) if step == stop else None)
+            stages.run(stage, config(stage, **changes), said)
+        return runs.list_runs(str(tmp_path / "runs"))[0]["folder"]
+
+    return begin
+
+
+@pytest.mark.parametrize("stop", [1, 3, 4])
+def test_equals_the_uninterrupted_run_bit_for_bit(go, interrupted, said, tensors, stop):
+    whole = go("meta-train", algorithm=MAML)
+    folder = interrupted("meta-train", algorithm=MAML, stop=stop)
+    info = json.loads((Path(folder) / "run.json").read_text())
+    assert (info["status"], info["step"]) == ("interrupted", stop)
+    torch.manual_seed(7)
+    said.started.clear()
+    done = stages.resume(folder, said, {})
+    assert said.started == [("meta-train", stop, 5)]
+    assert f"goes on after step {stop} of 5" in said.notes
+    assert (Path(folder) / "metrics.jsonl").read_bytes() == (Path(whole["folder"]) / "metrics.jsonl").read_bytes()
+    assert all(torch.equal(t, tensors(done)[name]) for name, t in tensors(whole).items())
+    same = ("status", "step", "steps", "best", "last", "metric", "key", "parent", "data")
+    assert {k: done[k] for k in same} == {k: whole[k] for k in same}
+    assert "error" not in done
+    last = [Path(run["folder"]) / "checkpoints" / run["last"] for run in (whole, done)]
+    assert all(torch.equal(t, tensors(last[1])[name]) for name, t in tensors(last[0]).items())
+
+
+def test_images_in_every_memory_layout(go, images, interrupted, said, tensors):
+    settings = {"backbone": CONV4, "steps": 4}
+    whole = go("meta-train", **settings)
+    done = stages.resume(interrupted("meta-train", **settings), said, {})
+    assert all(torch.equal(t, tensors(done)[name]) for name, t in tensors(whole).items())
+
+
+def test_goes_on_from_where_it_started(go, interrupted, said):
+    """What `latest` meant at the start is what it means on resuming, though there is something newer."""
+    first = go("transfer", steps=1)
+    folder = interrupted("meta-train", init_from="latest")
+    go("transfer", steps=1, seed=1)
+    assert stages.resume(folder, said, {})["parent"]["run"] == first["id"]
+
+
+def test_run_without_a_checkpoint_starts_over(config, go, said, monkeypatch, tmp_path):
+    whole = go("transfer")
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(said, "start", lambda *args: 1 / 0)
+        stages.run("transfer", config("transfer"), said)
+    done = stages.resume(runs.list_runs(str(tmp_path / "runs"))[0]["folder"], said, {})
+    assert done["metric"] == whole["metric"]
+
+
+def test_changes_win_and_are_told(interrupted, said):
+    folder = interrupted("meta-train")
+    done = stages.resume(folder, said, {"steps": 4, "every.log": 1, "optimizer.lr": 0.5})
+    assert {"steps: this run has 5, going on with 4", "every.log: this run has 2, going on with 1"} <= {*said.notes}
+    assert done["steps"] == done["step"] == 4
+    rates = [values["train/lr"] for step, values in said.measured if "train/lr" in values and step > 2]
+    # a cosine from the new 0.5 over the new 4 steps
+    assert rates == pytest.approx([0.25 * (1 + torch.tensor(s * torch.pi / 4).cos().item()) for s in (2, 3)])
+    config = runs.read_config(Path(folder))
+    assert (config["steps"], config["optimizer"]["lr"], config["scheduler"]["T_max"]) == (4, 0.5, 4)
+
+
+def test_finished_run_can_go_on_longer(go, said, tensors):
+    done = go("meta-train")
+    longer = stages.resume(done["folder"], said, {"steps": 8})
+    assert (longer["id"], longer["step"], longer["status"]) == (done["id"], 8, "completed")
+    assert said.started[-1] == ("meta-train", 5, 8)
+    rates = {step: values["train/lr"] for step, values in said.measured if "train/lr" in values}
+    assert rates[6] > rates[8] > 0  # the cosine ends at the new end instead of rising again
+    assert "scheduler.T_max: this run has 5, going on with 8" in said.notes
+
+
+def test_unchanged_scheduler_of_another_kind(go, said):
+    step = {"_target_": "torch.optim.lr_scheduler.StepLR", "step_size": 2, "gamma": 0.5}
+    done = go("transfer", scheduler=step)
+    said.measured.clear()
+    stages.resume(done["folder"], said, {"steps": 6})
+    (rate,) = [values["train/lr"] for _, values in said.measured if "train/lr" in values]
+    assert rate == pytest.approx(0.01 / 4)
+
+
+def refused(folder, said, changes):
+    before = {path: path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
+    with pytest.raises(UserError) as caught:
+        stages.resume(str(folder), said, changes)
+    assert {path: path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()} == before
+    return caught.value
+
+
+@pytest.mark.parametrize("changes", [
+    {"backbone.hidden": 9}, {"algorithm.inner_lr": 0.2}, {"data.seed": 1}, {"way": 3}, {"init_from": "latest"},
+])  # fmt: skip
+def test_what_the_run_is_does_not_change(go, said, changes):
+    done = go("meta-train", algorithm=MAML)
+    error = refused(done["folder"], said, {**changes, "steps": 9})
+    assert isinstance(error, ConfigError)
+    (problem,) = error.problems
+    assert problem.key == next(iter(changes))
+    assert f"begin a new one with: mlx meta-train init_from={done['id']}" in problem.message
+
+
+@pytest.mark.parametrize(("changes", "key", "hint"), [
+    ({"optimzer.lr": 1.0}, "optimzer", "optimizer"),
+    ({"stepz": 9}, "stepz", "steps"),
+    ({"every.safe": 1}, "every.safe", "save"),
+    ({"steps.x": 1}, "steps.x", ""),
+    ({"tasks": 0}, "tasks", ""),
+])  # fmt: skip
+def test_changes_are_checked(go, said, changes, key, hint):
+    error = refused(go("meta-train", steps=1)["folder"], said, {"steps": 9, **changes})
+    assert isinstance(error, ConfigError)
+    (problem,) = error.problems
+    assert (problem.key, problem.hint) == (key, hint)
+
+
+def test_nothing_to_go_on_with(go, said, tmp_path):
+    done = go("meta-train", steps=3)
+    assert f"mlx resume {done['id']} steps=N with N > 3" in str(refused(done["folder"], said, {}))
+    assert "complete" in str(refused(done["folder"], said, {"steps": 2}))
+    evaluation = go("evaluate")
+    assert "is a run of evaluate, which is not resumed" in str(refused(evaluation["folder"], said, {}))
+    assert "there is no run" in str(refused(tmp_path / "nothing", said, {}))
+
+
+def test_fewer_steps_than_are_done(interrupted, said):
+    folder = interrupted("meta-train", stop=3)
+    assert "has done 3 steps already" in str(refused(folder, said, {"steps": 2}))
+
+
+def test_data_that_changed_meanwhile(interrupted, said, images):
+    folder = interrupted("meta-train", backbone=CONV4)
+    info = json.loads((Path(folder) / "run.json").read_text())
+    assert info["data"]["fingerprint"] == images.fingerprint
+    info["data"]["fingerprint"] = "another"
+    runs.write_json(Path(folder) / "run.json", info)
+    assert "data images has changed since" in str(refused(folder, said, {}))
+
+
+def test_run_of_a_living_process_is_left_alone(go, said):
+    done = go("meta-train")
+    held = runs.reopen(Path(done["folder"]))
+    with pytest.raises(UserError, match="in use by another mlx process"):
+        stages.resume(done["folder"], said, {"steps": 9})
+    held.close()
+
+
+def test_damaged_checkpoint_is_named(interrupted, said):
+    folder = interrupted("meta-train")
+    file = Path(folder) / "checkpoints" / "step-000002" / "resume.pt"
+    file.write_bytes(file.read_bytes()[:-3])
+    with pytest.raises(UserError, match="resume.pt is damaged"):
+        stages.resume(folder, said, {})
