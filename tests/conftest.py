@@ -86,10 +86,10 @@ def settings(tmp_path: Path) -> Callable[..., dict[str, Any]]:
         common = {**EVERY_STAGE, "runs_dir": str(tmp_path / "runs")}
         values: dict[str, Any]
         if stage == "run":
-            sections = {"transfer": {**TRAINING, **OWN["transfer"]}, "meta_train": {**TRAINING, **OWN["meta-train"]}}
-            values = {**common, **sections, "evaluate": OWN["evaluate"], "stages": ["transfer", "meta-train"]}
-            values["init_from"] = values["transfer"].pop("init_from")
-            del values["meta_train"]["init_from"]
+            names = ["pretrain", "transfer", "meta-train"]
+            training = {k: v for k, v in TRAINING.items() if k != "init_from"}
+            sections = {name.replace("-", "_"): {**training, **OWN[name]} for name in names}
+            values = {**common, **sections, "evaluate": OWN["evaluate"], "stages": names, "init_from": None}
         else:
             values = {**common, **(OF_EVALUATE if stage == "evaluate" else TRAINING), **OWN[stage]}
         values = copy.deepcopy(values)

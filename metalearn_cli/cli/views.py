@@ -28,7 +28,9 @@ def result(run: Run, words: Sequence[str] = ()) -> None:
         evaluation(run)
     else:
         metric, parent = run["metric"], run.get("parent")
-        rows = [[metric["name"].replace("/", " "), f"{_score(metric)} (95 %)"]]
+        rows = [
+            [metric["name"].replace("/", " "), f"{spread(metric['name'], metric['value'], metric['interval'])} (95 %)"]
+        ]
         rows += [["best step", f"{metric['step']} of {run['steps']}"]]
         rows += [["time", duration(run["seconds"])]]
         rows += [["started from", f"{parent['stage']} {parent['run']}"]] if parent else []
@@ -59,6 +61,7 @@ def chain(run: Run) -> None:
             rows.append([after, row["learner"], _score(row), *told])
         title = _title(found[0], run) + (f", {protocol} normalisation" if protocol != "none" else "")
         ui.table(title, ["!after", "learner", f"!{_name(found[0])}", "!gain", "the stage"], rows)
+    ui.say("+- is half a 95 % interval; a gain is over the row above, episode by episode\n")
 
 
 def _title(first: Run, run: Run) -> str:
@@ -69,11 +72,14 @@ def _title(first: Run, run: Run) -> str:
 
 
 def _name(result: Run) -> str:
-    return f"{result['name'].partition('/')[2]}, 95 %"
+    """Return the heading of a column of scores."""
+    name = str(result["name"].partition("/")[2])
+    return f"{name} %" if name == "accuracy" else name
 
 
 def _score(result: Run) -> str:
-    return spread(result["name"], result["value"], result["interval"])
+    """Return a score without its unit, which stands in the heading."""
+    return spread(result["name"], result["value"], result["interval"]).removesuffix(" %")
 
 
 def sweep(outcomes: Sequence[Any]) -> None:

@@ -1,7 +1,7 @@
 """Transfer: carry a pretrained backbone over to a labelled task, the classification of the training classes.
 
-The last fifth of each class's items is held out; the accuracy on it (val/label_accuracy) is reported beside the few-shot
-accuracy on validation classes (val/accuracy), which selects the best checkpoint: the next stage wants features, not this
+The last fifth of each class's items is held out; the accuracy on it (label_accuracy) is reported beside the few-shot
+accuracy on validation classes (accuracy), which selects the best checkpoint: the next stage wants features, not this
 classifier.
 """
 

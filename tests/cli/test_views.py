@@ -101,10 +101,10 @@ def test_table_of_a_chain(capsys):
     out = capsys.readouterr().out
     assert out.count("5-way 1-shot on 1000 episodes of test classes") == 2
     rows = [re.split(r"\s{2,}", line) for line in out.splitlines()]
-    assert ["untrained", "NearestCentroid", "36.0 +- 0.6 %"] in rows
-    assert ["pretrain", "NearestCentroid", "53.0 +- 0.6 %", "+17.0 +- 0.5", "helps"] in rows
-    assert ["transfer", "NearestCentroid", "53.2 +- 0.6 %", "+0.2 +- 0.5", "no clear difference"] in rows
-    assert ["meta-train", "ProtoNet", "50.0 +- 0.6 %", "-3.2 +- 0.5", "hurts"] in rows
+    assert ["untrained", "NearestCentroid", "36.0 +- 0.6"] in rows
+    assert ["pretrain", "NearestCentroid", "53.0 +- 0.6", "+17.0 +- 0.5", "helps"] in rows
+    assert ["transfer", "NearestCentroid", "53.2 +- 0.6", "+0.2 +- 0.5", "no clear difference"] in rows
+    assert ["meta-train", "ProtoNet", "50.0 +- 0.6", "-3.2 +- 0.5", "hurts"] in rows
     assert out.rstrip().endswith(f"next: mlx show {ID}")
 
 

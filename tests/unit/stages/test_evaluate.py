@@ -125,13 +125,14 @@ def test_other_data_is_told(go, said):
 
 
 def test_both_protocols_on_the_same_episodes(go, images, said):
-    done = go("evaluate", ckpt=None, backbone=CONV4, data=GAUSSIAN)
+    untrained = {"ckpt": None, "backbone": {**CONV4, "hidden": 8}, "data": GAUSSIAN, "way": 4, "query": 8}
+    done = go("evaluate", **untrained)
     assert [result["normalisation"] for result in done["results"]] == ["transductive", "inductive"]
     episodes = read_episodes(Path(done["folder"]))
     assert list(episodes) == ["transductive", "inductive"]
     assert episodes["transductive"] != episodes["inductive"]
     assert said.steps == list(range(1, 13))
-    only = go("evaluate", ckpt=None, backbone=CONV4, data=GAUSSIAN, normalisation=["inductive"])
+    only = go("evaluate", **untrained, normalisation=["inductive"])
     assert only["results"] == done["results"][1:]
 
 

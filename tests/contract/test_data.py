@@ -1,0 +1,164 @@
+"""What every data set must be: disjoint, deterministic, in its range, and a source of episodes.
+
+The data sets are found by listing configs/data, so that a new one is tested by being there.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from metalearn_cli.core.build import build, problems_of
+from metalearn_cli.core.errors import ConfigError, UserError
+
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "configs" / "data"
+NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+MIRROR = Path(os.environ.get("MLX_DATA_DIR") or ROOT.parent / "shared" / "data").resolve()
+NEEDS = {"omniglot": MIRROR / "omniglot" / "images_background.zip"}
+SPLITS = ("train", "val", "test")
+TASKS, SHOT, QUERY = 3, 1, 15
+
+
+def load(name: str) -> dict[str, Any]:
+    return OmegaConf.to_container(OmegaConf.load(FOLDER / f"{name}.yaml"))  # type: ignore[return-value]
+
+
+def make(name: str) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLX_DATA_DIR", str(MIRROR))
+        return build(load(name), "data")
+
+
+made = cache(make)
+
+
+@pytest.fixture(params=NAMES)
+def name(request: pytest.FixtureRequest) -> str:
+    if request.param in NEEDS and not NEEDS[request.param].is_file():
+        pytest.skip(f"needs {NEEDS[request.param].name} in $MLX_DATA_DIR/{request.param} or ../shared/data")
+    return request.param
+
+
+@pytest.fixture
+def data(name: str) -> Any:
+    return made(name)
+
+
+@pytest.fixture(params=SPLITS)
+def split(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def way_of(data: Any) -> int:
+    return 1 if data.regression else 5
+
+
+def sampler_of(data: Any, split: str, seed: int = 0) -> Any:
+    return data.episodes(split, way=way_of(data), shot=SHOT, query=QUERY, seed=seed)
+
+
+def check_range(data: Any, x: Tensor) -> None:
+    assert x.dtype == torch.float32
+    assert x.isfinite().all()
+    if data.value_range == "unit":
+        assert x.min() >= 0 and x.max() <= 1
+        assert x.max() > 0.5  # not scaled twice
+    else:
+        assert data.value_range == "real"
+        assert x.min() < -0.5 and x.max() > 0.5
+
+
+def test_its_config_is_free_of_problems(name: str) -> None:
+    assert problems_of(load(name), "data") == []
+
+
+def test_says_what_it_is(name: str, data: Any) -> None:
+    assert data.name == name
+    assert data.protocol
+    assert len(data.fingerprint) == 64
+    assert data.to("cpu").fingerprint == data.fingerprint
+
+
+def test_is_a_function_of_its_settings(name: str, data: Any) -> None:
+    assert make(name).fingerprint == data.fingerprint
+
+
+def test_splits_share_no_class(data: Any) -> None:
+    names = [name for split in data.splits.values() for name in split.names]
+    assert len(set(names)) == len(names)
+    if not data.regression:
+        assert tuple(data.splits) == SPLITS
+
+
+def test_episodes_have_the_promised_shapes_labels_and_range(data: Any, split: str) -> None:
+    way = way_of(data)
+    sampler = sampler_of(data, split)
+    assert (sampler.way, sampler.regression) == (way, data.regression)
+    episodes = sampler.batch(0, TASKS)
+    assert episodes.support_x.shape == (TASKS, way * SHOT, *data.shape)
+    assert episodes.query_x.shape == (TASKS, way * QUERY, *data.shape)
+    check_range(data, episodes.query_x)
+    for y, per_class in ((episodes.support_y, SHOT), (episodes.query_y, QUERY)):
+        if data.regression:
+            assert y.shape == (TASKS, per_class, 1)
+            assert y.dtype == torch.float32
+        else:
+            assert y.dtype == torch.int64
+            assert all(task.bincount(minlength=way).tolist() == [per_class] * way for task in y)
+
+
+def test_support_and_query_share_no_item(data: Any, split: str) -> None:
+    for support_x, _, query_x, _ in zip(*sampler_of(data, split).batch(1, TASKS), strict=True):
+        items = torch.cat([support_x, query_x]).flatten(1)
+        assert len(torch.unique(items, dim=0)) == len(items)
+
+
+def test_episodes_are_a_function_of_seed_split_and_step(data: Any, split: str) -> None:
+    def query(data: Any = data, split: str = split, seed: int = 0, step: int = 7) -> Tensor:
+        return sampler_of(data, split, seed).batch(step, 2).query_x
+
+    first = query()
+    torch.rand(1)
+    assert torch.equal(first, query())
+    assert not torch.equal(first, query(seed=1))
+    assert not torch.equal(first, query(step=8))
+    assert not torch.equal(first, query(split=SPLITS[SPLITS.index(split) - 1]))
+
+
+def test_the_hash_is_of_the_episodes(data: Any) -> None:
+    hashes = [sampler_of(data, split, seed).hash(9) for split in SPLITS for seed in (0, 1)]
+    assert len(set(hashes)) == len(hashes)
+    assert hashes[0] == sampler_of(data, "train").hash(9) != sampler_of(data, "train").hash(10)
+
+
+def test_impossible_episodes_are_refused(data: Any, split: str) -> None:
+    for wrong in ({"way": 10**6}, {"way": 0}, {"shot": 0}, {"query": 0}):
+        with pytest.raises(ConfigError) as error:
+            data.episodes(split, **{"way": way_of(data), "shot": SHOT, "query": QUERY, "seed": 0} | wrong)
+        assert [problem.key for problem in error.value.problems] == list(wrong)
+    with pytest.raises(UserError, match="no split"):
+        data.episodes("nonsense", way_of(data), SHOT, QUERY, 0)
+
+
+def test_batches_and_held_out_items(data: Any, split: str) -> None:
+    if data.regression:
+        pytest.skip("regression tasks are made on the spot: no items, no classes")
+    classes = len(data.splits[split].names)
+    for part in ("all", "fit", "held_out"):
+        x, y = data.batch(split, part, 40, seed=0, step=0)
+        assert x.shape == (40, *data.shape)
+        check_range(data, x)
+        assert y.dtype == torch.int64
+        assert 0 <= y.min() and y.max() < classes
+    x, y = data.all(split, "held_out")
+    assert len(x) == len(y)
+    assert y.unique().tolist() == list(range(classes))
+    assert len(x) <= len(data.splits[split].items) / 4

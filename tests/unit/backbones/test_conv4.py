@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn.functional import batch_norm, conv2d, max_pool2d, relu
+
+from metalearn_cli.backbones._norm import BatchNorm
+from metalearn_cli.backbones.conv4 import Conv4
+
+
+@pytest.mark.parametrize(
+    ("shape", "pool", "out_dim"),
+    [
+        ((1, 28, 28), "max", 8),
+        ((1, 28, 28), "stride", 8 * 2 * 2),
+        ((3, 84, 84), "max", 8 * 5 * 5),
+        ((1, 33, 17), "max", 8 * 2 * 1),
+        ((1, 33, 17), "stride", 8 * 3 * 2),
+        ((1, 5, 1), "stride", 8),
+    ],
+)
+def test_feature_size(shape: tuple[int, ...], pool: str, out_dim: int) -> None:
+    network = Conv4(shape, hidden=8, pool=pool)
+    assert network.out_dim == out_dim
+    assert network(torch.rand(2, *shape)).shape == (2, out_dim)
+
+
+def test_max_pooling_equals_the_textbook_order() -> None:
+    torch.manual_seed(0)
+    network = Conv4((1, 16, 16), hidden=4)
+    x = torch.rand(3, 1, 16, 16)
+    expected = x
+    for block in network.blocks:
+        expected = batch_norm(conv2d(expected, block.conv.weight, padding=1), None, None, training=True)
+        expected = max_pool2d(relu(expected), 2)
+    torch.testing.assert_close(network(x), expected.flatten(1))
+
+
+def test_strides_are_those_of_tensorflow_same_padding_on_odd_sizes() -> None:
+    # 7 -> 4: windows centred on pixels 0, 2, 4, 6
+    network = Conv4((1, 7, 7), hidden=1, pool="stride", norm="none")
+    block = network.blocks[0]
+    with torch.no_grad():
+        block.conv.weight.zero_()[0, 0, 1, 1] = 1.0
+        block.conv.bias.zero_()
+    x = torch.arange(49.0).reshape(1, 1, 7, 7)
+    assert torch.equal(block(x, None), x[..., ::2, ::2])
+
+
+@pytest.mark.parametrize("norm", ["batch", "group", "none"])
+def test_a_convolution_has_a_bias_unless_batch_norm_would_cancel_it(norm: str) -> None:
+    network = Conv4((1, 16, 16), hidden=6, norm=norm)
+    assert all((block.conv.bias is None) is (norm == "batch") for block in network.blocks)
+    assert network.batch_statistics is (norm == "batch")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"shape": (100,)}, r"^shape \(100,\) is no image"),
+        ({"shape": (1, 15, 28)}, r"^shape \(1, 15, 28\) is too small"),
+        ({"hidden": 0}, "^hidden must be >= 1, got 0"),
+        ({"pool": "mean"}, "^pool must be one of max, stride, got 'mean'"),
+        ({"norm": "layer"}, "^norm must be one of batch, group, none, got 'layer'"),
+    ],
+)
+def test_refuses(settings: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Conv4(**{"shape": (1, 28, 28), **settings})
+
+
+@pytest.mark.parametrize("reference", [None, 5])
+def test_batch_norm_by_its_definition(reference: int | None) -> None:
+    torch.manual_seed(0)
+    norm = BatchNorm(3).double()
+    with torch.no_grad():
+        norm.weight.normal_()
+        norm.bias.normal_()
+    x = 3 * torch.randn(8, 3, 4, 4, dtype=torch.float64) + 2
+    mean, variance = x[:reference].mean((0, 2, 3)), x[:reference].var((0, 2, 3), correction=0)
+    scaled = (x - mean[:, None, None]) / (variance[:, None, None] + 1e-5).sqrt()
+    torch.testing.assert_close(norm(x, reference), scaled * norm.weight[:, None, None] + norm.bias[:, None, None])

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from metalearn_cli import stages
+from metalearn_cli.stages._training import prepare
+
+MODELS = {
+    "autoencoder": {"_target_": "metalearn_cli.models.autoencoder.Autoencoder", "hidden": 16},
+    "gan": {"_target_": "metalearn_cli.models.gan.Gan", "latent": 4, "hidden": 16},
+    "classifier": {"_target_": "metalearn_cli.models.classifier.Classifier"},
+}
+PICTURES = {"autoencoder": {"reconstructions.png"}, "gan": {"samples.png"}, "classifier": set()}
+CONV4 = {"_target_": "metalearn_cli.backbones.conv4.Conv4", "hidden": 2}
+SINUSOID = {"_target_": "metalearn_cli.data.sinusoid.Sinusoid"}
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_vectors(go, tensors, model, said):
+    done = go("pretrain", model=MODELS[model], optimizer__lr=0.001)
+    assert done["metric"]["name"] == "val/accuracy"
+    assert all("train/loss" in values for _, values in said.measured if "train/lr" in values)
+    names = {name.split(".")[0] for name in tensors(done)}
+    assert "backbone" in names and len(names) > 1
+    followed = go("meta-train", init_from="latest:pretrain", optimizer__lr=0.0, steps=1)
+    for name, tensor in tensors(followed).items():
+        assert torch.equal(tensor, tensors(done)[name])
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_images(go, images, model):
+    done = go("pretrain", model=MODELS[model], backbone=CONV4, steps=2)
+    plots = Path(done["folder"]) / "plots"
+    assert {path.name for path in plots.glob("*")} == PICTURES[model]
+    for name in PICTURES[model]:
+        with Image.open(plots / name) as picture:
+            assert picture.format == "PNG" and picture.width > 200
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
+@pytest.mark.parametrize("model", MODELS)
+def test_precision(go, images, model, precision):
+    done = go("pretrain", model=MODELS[model], backbone=CONV4, steps=1, runtime__precision=precision)
+    assert done["status"] == "completed"
+
+
+def test_backbone_is_that_of_the_other_stages(config):
+    jobs = [prepare(stage, config(stage), stages.JOBS[stage]).job for stage in ("pretrain", "meta-train")]
+    for name in jobs[1].params:
+        assert torch.equal(*(job.params[name] for job in jobs))
+
+
+@pytest.mark.parametrize(("changes", "key", "told"), [
+    ({"model": {**MODELS["gan"], "latent": 0}}, "model.latent", "latent must be >= 1"),
+    ({"data": SINUSOID, "way": 1}, "data", "without items to pretrain on"),
+    ({"backbone": CONV4}, "backbone", "is no image"),
+    ({"way": 5}, "way", "gaussian/val has 4 classes"),
+])  # fmt: skip
+def test_refused(refused, changes, key, told):
+    assert told in refused("pretrain", **changes)[key]
