@@ -90,6 +90,7 @@ def settings(tmp_path: Path) -> Callable[..., dict[str, Any]]:
             training = {k: v for k, v in TRAINING.items() if k != "init_from"}
             sections = {name.replace("-", "_"): {**training, **OWN[name]} for name in names}
             values = {**common, **sections, "evaluate": OWN["evaluate"], "stages": names, "init_from": None}
+            values["algorithm"] = sections["meta_train"].pop("algorithm")
         else:
             values = {**common, **(OF_EVALUATE if stage == "evaluate" else TRAINING), **OWN[stage]}
         values = copy.deepcopy(values)

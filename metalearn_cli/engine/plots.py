@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -51,12 +52,16 @@ def learning_curves(lines: Sequence[dict[str, float]], title: str, path: Path) -
 
 def image_grid(images: Tensor, columns: int, title: str, path: Path) -> None:
     """Draw images [N, C, H, W] in [0, 1] row by row."""
-    rows = -(-len(images) // columns)
-    figure = Figure(figsize=(0.6 * columns, 0.6 * rows + 0.4), layout="constrained")
-    for index, axis in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
-        axis.axis("off")
-        if index < len(images):
-            _show(axis, images[index])
+    count, channels, height, width = images.shape
+    rows = -(-count // columns)
+    white = float(channels > 1)  # one channel is drawn as ink, see `_show`
+    cells = torch.full((rows * columns, channels, height + 4, width + 4), white)
+    cells[:count, :, 2:-2, 2:-2] = images
+    sheet = cells.unflatten(0, (rows, columns)).permute(2, 0, 3, 1, 4).flatten(1, 2).flatten(2)
+    figure = Figure(figsize=(0.6 * columns, 0.6 * rows * (height + 4) / (width + 4) + 0.4), layout="constrained")
+    axis = figure.subplots()
+    axis.axis("off")
+    _show(axis, sheet)
     figure.suptitle(title, fontsize=10)
     _write(figure, path)
 

@@ -7,7 +7,7 @@ Legend: B items, N images, C channels, H height, W width, ... the shape of one i
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, cast
 
 import torch
 from torch import Tensor, nn
@@ -50,7 +50,7 @@ class Autoencoder(nn.Module):
             if not value >= 0:
                 raise ValueError(f"{name} must be >= 0, got {value}")
         self.backbone = backbone
-        self.decoder = make_decoder(int(backbone.out_dim), shape, hidden, decoder)
+        self.decoder = make_decoder(cast(int, backbone.out_dim), shape, hidden, decoder)
         self.unit = value_range == "unit"
         self.images = len(shape) == 3
         self.noise = noise

@@ -5,6 +5,8 @@ Legend: B items, K classes, ... the shape of one item.
 
 from __future__ import annotations
 
+from typing import cast
+
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -26,7 +28,7 @@ class Classifier(nn.Module):
         if not 0 <= smoothing < 1:
             raise ValueError(f"smoothing must be in [0, 1), got {smoothing}")
         self.backbone = backbone
-        self.head = nn.Linear(int(backbone.out_dim), classes)
+        self.head = nn.Linear(cast(int, backbone.out_dim), classes)
         self.smoothing = smoothing
 
     def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

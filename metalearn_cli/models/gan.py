@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from metalearn_cli.models._decoder import ConvDecoder, DenseDecoder
+from metalearn_cli.models._decoder import make_decoder
 
 
 class Gan(nn.Module):
@@ -47,7 +47,7 @@ class Gan(nn.Module):
                 raise ValueError(f"{name} must be >= {low}, got {value}")
         self.backbone = backbone
         self.critic = nn.Linear(cast(int, backbone.out_dim), 1)
-        self.generator = (ConvDecoder if len(shape) == 3 else DenseDecoder)(latent, tuple(shape), hidden)
+        self.generator = make_decoder(latent, shape, hidden, "auto")
         self.latent = latent
         self.gamma = gamma
         self.unit = value_range == "unit"
@@ -77,8 +77,9 @@ class Gan(nn.Module):
         return {"samples": self._generate(x)} if x.ndim == 4 and self.unit else {}
 
     def _judge(self, x: Tensor) -> Tensor:
-        return self.critic(self.backbone(x))[:, 0]  # type: ignore[no-any-return]
+        scores: Tensor = self.critic(self.backbone(x))
+        return scores[:, 0]
 
     def _generate(self, x: Tensor) -> Tensor:
-        output = self.generator(torch.randn(len(x), self.latent, device=x.device, dtype=x.dtype))
-        return output.sigmoid() if self.unit else output  # type: ignore[no-any-return]
+        output: Tensor = self.generator(torch.randn(len(x), self.latent, device=x.device, dtype=x.dtype))
+        return output.sigmoid() if self.unit else output

@@ -39,8 +39,11 @@ def test_learning_curves_of_a_single_line(tmp_path):
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_image_grid(tmp_path, channels):
-    image_grid(torch.rand(10, channels, 8, 8), 4, "samples", tmp_path / "grid.png")
-    assert 150 < opened(tmp_path / "grid.png").width < 600
+    images = torch.rand(10, channels, 8, 8)
+    image_grid(images, 4, "samples", tmp_path / "grid.png")
+    image = opened(tmp_path / "grid.png")
+    assert 150 < image.width < 600
+    assert {image.getpixel((x, image.height - 8)) for x in range(image.width // 2 + 8, image.width)} == {(255, 255, 255)}
 
 
 def test_episode_picture_tells_right_from_wrong(tmp_path):

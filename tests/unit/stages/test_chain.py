@@ -32,7 +32,7 @@ def scores(info):
 
 
 def test_table_has_a_row_per_stage_with_paired_gains(go, listed, said):
-    done = go("run", meta_train__algorithm=MAML, evaluate__episodes=20)
+    done = go("run", algorithm=MAML, evaluate__episodes=20)
     table, evaluations = done["table"], listed("evaluate")
     assert [row["after"] for row in table] == ["nothing", "pretrain", "transfer", "meta-train"]
     assert [row["learner"] for row in table] == [*["NearestCentroid"] * 3, "Maml"]
@@ -114,7 +114,7 @@ def test_both_protocols_and_the_gain_of_each(go, images):
 
 def test_gain_of_regression_is_the_error_that_went_away(go):
     settings = {"stages": ["meta-train"], "data": SINUSOID, "way": 1, "shot": 5}
-    table = go("run", **settings, meta_train__algorithm={**MAML, "inner_lr": 0.01})["table"]
+    table = go("run", **settings, algorithm={**MAML, "inner_lr": 0.01})["table"]
     assert [row["name"] for row in table] == ["test/mse"] * 2
     assert [row["learner"] for row in table] == ["FromScratch", "Maml"]
     assert table[1]["gain"] == pytest.approx(table[0]["value"] - table[1]["value"])
@@ -136,7 +136,7 @@ def test_chain_starts_where_init_from_says(go, listed):
 @pytest.mark.parametrize(("changes", "key", "told"), [
     ({"meta_train__train_way": 9}, "train_way", "gaussian/train has 8 classes"),
     ({"meta_train__optimizer__lr": -1.0}, "optimizer", "learning rate"),
-    ({"evaluate__way": 3, "meta_train__algorithm": MAML}, "evaluate.way", "must be 2, the outputs of the head"),
+    ({"evaluate__way": 3, "algorithm": MAML}, "evaluate.way", "must be 2, the outputs of the head"),
     ({"evaluate__query": 10}, "query", "gaussian/test has only 10 items"),
     ({"runtime__accelerator": "tpu"}, "runtime.accelerator", "tpu is not on this machine"),
     ({"init_from": "latest"}, "init_from", "no completed run of pretrain"),
