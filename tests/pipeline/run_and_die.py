@@ -13,6 +13,7 @@ from pathlib import Path
 from metalearn_cli import stages
 from metalearn_cli.core.config import parse_chain
 from metalearn_cli.engine import checkpoint
+from metalearn_cli.stages import _training
 
 
 def die(*args: object) -> None:
@@ -40,6 +41,7 @@ class Reporter:
 
 
 if __name__ == "__main__":
+    _training.learning_curves = lambda *args: None  # which take longer than the training
     file, stage, step, *where = sys.argv[1:]
     reporter = Reporter(stage, int(step), *(where or ["step"]))
     stages.run("run", parse_chain(json.loads(Path(file).read_text())), reporter)

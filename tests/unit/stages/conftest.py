@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -20,9 +21,10 @@ from metalearn_cli.stages import _training
 
 
 @pytest.fixture(autouse=True)
-def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave learning curves out, which take longer than the training."""
+def nothing_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out what takes longer than the training: learning curves, and waiting for the disk."""
     monkeypatch.setattr(_training, "learning_curves", lambda *args: None)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
 @pytest.fixture
