@@ -80,7 +80,7 @@ def said() -> Said:
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Callable[..., dict[str, Any]]:
-    """Return a function from a stage, and changes (a__b for the key a.b), to plain settings; runs go to tmp_path/runs."""
+    """Return a function from a stage, and changes (a__b for a.b), to plain settings whose runs go to tmp_path/runs."""
 
     def make(stage: str, **changes: Any) -> dict[str, Any]:
         common = {**EVERY_STAGE, "runs_dir": str(tmp_path / "runs")}

@@ -95,13 +95,12 @@ def _examine(composer: Composer, words: list[str]) -> tuple[Any, list[Fault]]:
     try:
         composed = composer.load(words)
     except HYDRA_ERRORS as error:
-        words, faults, dropped = _culprits(composer, words)
-        if not faults:
-            return None, [_broken(composer, error)]
         try:
+            composer.load([])
+            words, faults, dropped = _culprits(composer, words)
             composed = composer.load(words)
-        except HYDRA_ERRORS:
-            return None, faults
+        except HYDRA_ERRORS:  # no word is to blame alone
+            return None, faults or [_broken(composer, error)]
     values, problems = values_of(composed)
     config = None
     try:
@@ -132,7 +131,8 @@ def _culprits(composer: Composer, words: Sequence[str]) -> tuple[list[str], list
         except HYDRA_ERRORS as error:
             fault = _refused(composer, override, accepted, error)
             faults.append(fault)
-            if fault.hint and composer.is_choice(override) and "=" not in fault.hint:
+            own = fault.key == override.get_key_element().lstrip("+~") and composer.is_choice(override)
+            if own and fault.hint and "=" not in fault.hint:
                 accepted.append(f"{override.get_key_element()}={fault.hint}")
             else:
                 dropped.append(_section(override))

@@ -149,6 +149,8 @@ class ChainConfig:
     runs_dir: str
     training: dict[str, _Training]
     evaluate: EvaluateConfig
+    shared: tuple[str, ...]
+    """Settings that stand at the top level and hold for every stage; all others stand in a stage's own section."""
 
 
 Config = TypeVar("Config")
@@ -213,6 +215,7 @@ def parse_chain(values: Mapping[str, Any]) -> ChainConfig:
         runs_dir=values["runs_dir"],
         training={stage: _construct(STAGES[stage], merged[stage]) for stage in stages},  # type: ignore[misc]
         evaluate=_construct(EvaluateConfig, merged["evaluate"]),
+        shared=tuple(sorted(shared)),
     )
 
 

@@ -7,6 +7,7 @@ functional calls. Precision is applied around `apply` instead, see `Runtime.unde
 from __future__ import annotations
 
 import ctypes
+import logging
 from typing import TypeVar, cast
 
 import torch
@@ -72,6 +73,8 @@ class Runtime:
     """
 
     def __init__(self, config: RuntimeConfig) -> None:
+        # Fabric announces the precision that our own notes name already
+        logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
         kinds = available()
         kind = next(iter(kinds)) if config.accelerator == "auto" else config.accelerator
         index = config.devices[0] if isinstance(config.devices, list) and config.devices else 0

@@ -194,7 +194,7 @@ def prepare(stage: str, config: _Training, make_job: MakeJob) -> Prepared:
     try:
         parent = starting_point(config, stage)
     except UserError as error:
-        problems.append(Problem("init_from", str(error).removeprefix("init_from")))
+        problems.append(Problem("init_from", str(error).removeprefix(f"init_from={config.init_from}: ")))
     try:
         runtime = Runtime(config.runtime)
         job = make_job(config, runtime)
@@ -204,7 +204,8 @@ def prepare(stage: str, config: _Training, make_job: MakeJob) -> Prepared:
         raise ConfigError(problems)
     notes = [f"{stage}: {runtime.description}; data {job.data['name']} ({job.data['protocol']})"]
     if parent:
-        notes.append(f"init_from {config.init_from} -> {parent.folder}{_measured(parent)}")
+        source = "" if config.init_from == str(parent.folder) else f"{config.init_from} -> "
+        notes.append(f"init_from {source}{parent.folder}{_measured(parent)}")
         params, line = load_into(job.params, parent, "backbone.", config.reinit)
         job = replace(job, params=params)
         notes.append(line)
@@ -224,6 +225,11 @@ def _optimizer(config: _Training, job: Job) -> tuple[Optimizer, LRScheduler]:
         for rate in sorted(set(job.rates.values()))
     ]
     optimizer = build(config.optimizer, "optimizer", params=groups)
+    trial = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    try:
+        _take_up(trial, build(config.scheduler, "scheduler", optimizer=trial), {}, 1)
+    except ArithmeticError as error:  # torch checks few of a scheduler's values before it computes with them
+        raise ConfigError([Problem("scheduler", f"cannot be computed with these values: {error}")]) from error
     return optimizer, build(config.scheduler, "scheduler", optimizer=optimizer)
 
 

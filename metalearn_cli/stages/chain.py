@@ -60,6 +60,7 @@ def run_chain(config: ChainConfig, make_jobs: dict[str, MakeJob], reporter: Repo
             status="completed",
             finished_at=runs.now(),
             seconds=run.info.get("seconds", 0.0) + time.monotonic() - began,
+            data=evaluations[-1][1]["data"],
             metric=evaluations[-1][1]["metric"],
             table=table,
         )
@@ -84,7 +85,14 @@ def check_chain(config: ChainConfig, make_jobs: dict[str, MakeJob]) -> list[str]
     notes = list(prepare_evaluation(_scoring(config, None)).notes)
     for stage, settings in config.training.items():
         first = stage == config.stages[0]
-        prepared = prepare(stage, settings if first else replace(settings, init_from=None), make_jobs[stage])
+        try:
+            prepared = prepare(stage, settings if first else replace(settings, init_from=None), make_jobs[stage])
+        except ConfigError as error:
+            own = stage.replace("-", "_")
+            named = [
+                p if p.key.split(".")[0] in config.shared else p._replace(key=f"{own}.{p.key}") for p in error.problems
+            ]
+            raise ConfigError(named) from error
         notes += prepared.notes
         if (way := prepared.job.model.get("way")) not in (None, config.evaluate.way):
             message = f"must be {way}, the outputs of the head that {stage} trains, got {config.evaluate.way}"

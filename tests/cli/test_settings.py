@@ -144,9 +144,10 @@ def test_recipe_that_chooses_what_is_not_there(mlx, stage):
     own = Path("mine/experiment")
     own.mkdir(parents=True)
     (own / "odd.yaml").write_text("# @package _global_\ndefaults:\n  - override /algorithm: mamll\n")
-    answer = mlx("run", "experiment=odd", "--config-dir", "mine")
+    answer = mlx("run", "experiment=odd", "seed=-1", "--config-dir", "mine")
     assert "there is no algorithm 'mamll'" in answer.err
     assert "(from mine/experiment/odd.yaml)   did you mean: maml" in answer.err
+    assert "got -1" in answer.err
 
 
 def test_settings_reach_the_stage(mlx, stage):

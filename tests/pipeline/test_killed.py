@@ -18,6 +18,7 @@ from metalearn_cli.engine import runs
 from metalearn_cli.engine.checkpoint import open_checkpoint, read_tensors
 from metalearn_cli.stages import _training
 
+MAML = {"_target_": "metalearn_cli.algorithms.maml.Maml", "inner_lr": 0.1}
 SLOW = pytest.mark.slow
 
 
@@ -30,7 +31,7 @@ SLOW = pytest.mark.slow
 ])  # fmt: skip
 def test_killed_chain_goes_on(settings, said, tmp_path, monkeypatch, stage, step, where):
     monkeypatch.setattr(_training, "learning_curves", lambda *args: None)
-    values = settings("run", stages=["transfer", "meta-train"], algorithm={"_target_": "metalearn_cli.algorithms.maml.Maml", "inner_lr": 0.1})
+    values = settings("run", stages=["transfer", "meta-train"], algorithm=MAML)
     file = tmp_path / "settings.json"
     file.write_text(json.dumps(values))
     command = [sys.executable, str(Path(__file__).with_name("run_and_die.py")), str(file), stage, str(step), where]

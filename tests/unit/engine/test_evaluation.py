@@ -23,9 +23,9 @@ ALGORITHMS = [Maml(0.1), ProtoNet(), NearestCentroid(), FromScratch(steps=2)]
 RUNTIME = Runtime(RuntimeConfig(accelerator="cpu", devices=1, precision="32-true", threads=1))
 
 
-def network(algorithm, backbone):
+def network(algorithm, backbone, shape=(1, SIDE, SIDE)):
     with seeded(0):
-        return pure(Network(backbone((1, SIDE, SIDE)), WAY if algorithm.needs_head else None))
+        return pure(Network(backbone(shape), WAY if algorithm.needs_head else None))
 
 
 def conv(norm):
@@ -86,15 +86,15 @@ def test_support_set_itself_is_seen_the_same_way_in_both_protocols():
 
 @pytest.fixture
 def sampler():
-    items = torch.cat([torch.full((15, 1, SIDE, SIDE), 80), torch.full((15, 1, SIDE, SIDE), 150)])
-    items += torch.randint(0, 100, items.shape, generator=torch.Generator().manual_seed(0))
-    test = Split(items.to(torch.uint8), torch.tensor([15, 15]), ("dark", "bright"))
-    return Dataset.of("noise", "any", {"test": test}).episodes("test", WAY, SHOT, QUERY, seed=0)
+    items = torch.randn(30, 5, generator=torch.Generator().manual_seed(0))
+    items[:15, 0] += 2.0
+    test = Split(items, torch.tensor([15, 15]), ("right", "left"))
+    return Dataset.of("clouds", "any", {"test": test}).episodes("test", WAY, SHOT, QUERY, seed=0)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS, ids=lambda a: type(a).__name__)
 def test_scores_are_those_of_single_episodes(algorithm, sampler):
-    apply, params = network(algorithm, Mlp)
+    apply, params = network(algorithm, Mlp, (5,))
     told = []
     scores = score_episodes(algorithm, apply, params, sampler, 4, "transductive", RUNTIME, told.append)
     assert told == [1, 2, 3, 4]
@@ -108,7 +108,7 @@ def test_scores_are_those_of_single_episodes(algorithm, sampler):
 
 def test_evaluation_changes_no_parameter(sampler):
     algorithm = Maml(0.5)
-    apply, params = network(algorithm, conv("batch"))
+    apply, params = network(algorithm, Mlp, (5,))
     before = {name: p.detach().clone() for name, p in params.items()}
     score_episodes(algorithm, apply, params, sampler, 2, "inductive", RUNTIME)
     assert all(torch.equal(before[name], p) and p.grad is None for name, p in params.items())

@@ -43,7 +43,8 @@ def test_image_grid(tmp_path, channels):
     image_grid(images, 4, "samples", tmp_path / "grid.png")
     image = opened(tmp_path / "grid.png")
     assert 150 < image.width < 600
-    assert {image.getpixel((x, image.height - 8)) for x in range(image.width // 2 + 8, image.width)} == {(255, 255, 255)}
+    empty = {image.getpixel((x, image.height - 8)) for x in range(image.width // 2 + 8, image.width)}
+    assert empty == {(255, 255, 255)}  # the last row has two of four
 
 
 def test_episode_picture_tells_right_from_wrong(tmp_path):

@@ -13,7 +13,8 @@ from metalearn_cli.engine.runtime import Runtime, unsupported
 
 
 def runtime(**changes: Any) -> Runtime:
-    return Runtime(RuntimeConfig(**{"accelerator": "cpu", "devices": 1, "precision": "32-true", "threads": 1, **changes}))
+    values = {"accelerator": "cpu", "devices": 1, "precision": "32-true", "threads": 1, **changes}
+    return Runtime(RuntimeConfig(**values))
 
 
 def problems(**changes: Any) -> dict[str, str]:

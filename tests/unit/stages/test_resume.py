@@ -60,8 +60,12 @@ def test_goes_on_from_where_it_started(go, interrupted, said):
     """What `latest` meant at the start is what it means on resuming, though there is something newer."""
     first = go("transfer", steps=1)
     folder = interrupted("meta-train", init_from="latest")
+    key = json.loads((Path(folder) / "run.json").read_text())["key"]
     go("transfer", steps=1, seed=1)
-    assert stages.resume(folder, said, {})["parent"]["run"] == first["id"]
+    done = stages.resume(folder, said, {})
+    assert (done["parent"]["run"], done["key"]) == (first["id"], key)
+    started = [note.split(" (")[0] for note in said.notes if note.startswith("init_from")]
+    assert started == [f"init_from latest -> {first['checkpoint']}", f"init_from {first['checkpoint']}"]
 
 
 def test_run_without_a_checkpoint_starts_over(config, go, said, monkeypatch, tmp_path):
@@ -173,5 +177,5 @@ def test_damaged_checkpoint_is_named(interrupted, said):
     folder = interrupted("meta-train")
     file = Path(folder) / "checkpoints" / "step-000002" / "resume.pt"
     file.write_bytes(file.read_bytes()[:-3])
-    with pytest.raises(UserError, match="resume.pt is damaged"):
+    with pytest.raises(UserError, match=r"resume\.pt is damaged"):
         stages.resume(folder, said, {})

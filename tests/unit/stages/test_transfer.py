@@ -54,13 +54,20 @@ def test_blocks_learn_at_their_rates(config, said):
         settings = config("transfer", method={"_target_": FINETUNE, "decay": decay}, optimizer=sgd, scheduler=constant)
         prepared = prepare("transfer", settings, stages.JOBS["transfer"])
         params, job = prepared.job.params, prepared.job
+        params["head.weight"].data.fill_(0.1).view(-1)[::3] = -0.2  # from a head of zeros no gradient comes down
         before = {name: p.detach().clone() for name, p in params.items()}
         ((loss, _),) = job.losses(params, job.batches(0))
         loss.backward()
         prepared.optimizer.step()
         moved[decay] = [(params[name] - before[name]).detach() for name in [*WEIGHTS, "head.weight"]]
     for even, slower, factor in zip(moved[1.0], moved[0.5], [0.125, 0.25, 0.5, 1.0], strict=True):
+        assert even.abs().max() > 1e-4
         torch.testing.assert_close(slower, even * factor)
+
+
+def test_frozen_tensors_cost_no_gradient(config):
+    params = prepare("transfer", config("transfer", method=PROBE), stages.JOBS["transfer"]).job.params
+    assert {name for name, p in params.items() if p.requires_grad} == {"head.weight", "head.bias"}
 
 
 def test_logged_rate_is_that_of_the_head(go, said):
