@@ -1,35 +1,42 @@
-"""A generative adversarial network whose discriminator's trunk is the backbone that moves on.
+"""Generative adversarial network whose discriminator's trunk is the backbone.
 
-Source: Huang et al. 2024, "The GAN is dead; long live the GAN!" (R3GAN), https://arxiv.org/abs/2501.05441: the
-relativistic pairing loss with zero-centred gradient penalties on real (R1) and generated items (R2), equations 2 to 4.
+Sources: Huang et al. 2024, https://arxiv.org/abs/2501.05441 (relativistic loss with both gradient penalties, "R3GAN");
+Lin et al. 2025, https://arxiv.org/abs/2501.08316, section 3.3 (the penalty by a finite difference).
 
-Legend: B items, N images, C channels, H height, W width, Z dimensions of the noise, ... the shape of one item.
+Legend: B items, N images, C channels, H height, W width, ... the shape of one item.
 """
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Annotated, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from metalearn_cli.core.check import Range
 from metalearn_cli.models._decoder import make_decoder
+
+SIGMA = 0.1  # of the noise by which the finite difference of the gradient penalties looks around
 
 
 class Gan(nn.Module):
-    """Both players learn in one step from one scalar, whose gradient is right for each of them.
+    """Two players in one loss: a generator, and a discriminator made of the backbone and a linear layer.
+
+    The discriminator learns to score an item above a generated one, the generator the opposite. Penalties on the
+    squared gradient of the score, at items (R1) and at generated ones (R2), make the game converge. They are finite
+    differences along random directions: the exact ones need second derivatives, which cost several times as much.
 
     Args:
-        backbone: the discriminator's trunk; maps items [B, ...] to features and says their number as `out_dim`.
+        backbone: maps [B, ...] to [B, D] and says D as `out_dim`.
         shape: of one item.
-        value_range: "unit" for values in [0, 1], "real" for standardised ones.
-        latent: Z, >= 1.
-        hidden: channels (images) or width (vectors) of the generator, >= 1.
+        value_range: "unit" (values in [0, 1]) or "real".
+        latent: dimensions of the generator's standard normal input, >= 1.
+        hidden: channels of the first map (images) or width (vectors) of the generator, >= 1.
         gamma: weight of the gradient penalties, >= 0.
 
     Raises:
-        ValueError: if a value is out of range.
+        ValueError: if a setting is out of range.
     """
 
     def __init__(
@@ -37,49 +44,59 @@ class Gan(nn.Module):
         backbone: nn.Module,
         shape: tuple[int, ...],
         value_range: str,
-        latent: int = 64,
-        hidden: int = 64,
-        gamma: float = 1.0,
+        latent: Annotated[int, Range(1)] = 64,
+        hidden: Annotated[int, Range(1)] = 64,
+        gamma: Annotated[float, Range(0)] = 0.1,
     ) -> None:
         super().__init__()
-        for name, value, low in (("latent", latent, 1), ("hidden", hidden, 1), ("gamma", gamma, 0)):
-            if value < low:
-                raise ValueError(f"{name} must be >= {low}, got {value}")
+        if latent < 1:
+            raise ValueError(f"latent must be >= 1, got {latent}")
+        if not gamma >= 0:
+            raise ValueError(f"gamma must be >= 0, got {gamma}")
         self.backbone = backbone
         self.critic = nn.Linear(cast(int, backbone.out_dim), 1)
-        self.generator = make_decoder(latent, shape, hidden, "auto")
+        self.generator = make_decoder(latent, shape, hidden)
         self.latent = latent
         self.gamma = gamma
         self.unit = value_range == "unit"
+        self.images = len(shape) == 3
 
     def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss [] and metrics of items x [B, ...]; their classes y are not looked at."""
-        fake = self._generate(x)
-        real, shown = x.detach().requires_grad_(), fake.detach().requires_grad_()
-        # one pass, so that where the backbone uses batch statistics both players' items share them
-        real_score, fake_score = self._judge(torch.cat([real, shown])).split(len(x))
-        gradients = torch.autograd.grad(real_score.sum() + fake_score.sum(), (real, shown), create_graph=True)
-        penalty = torch.stack([g.flatten(1).square().sum(1).mean() for g in gradients]).sum()
-        loss_critic = softplus(fake_score - real_score).mean()
-        loss_generator = softplus(real_score - fake_score).mean()
-        # the generator's loss reaches it through the images alone, so the critic gets no gradient of it
-        (pull,) = torch.autograd.grad(loss_generator, shown, retain_graph=True)
-        surrogate = ((fake - fake.detach()) * pull).sum()
-        metrics = {
-            "critic": loss_critic.detach(),
-            "generator": loss_generator.detach(),
-            "penalty": penalty.detach(),
-        }
-        return loss_critic + self.gamma / 2 * penalty + surrogate, metrics
+        """Return a loss [] whose gradient is each player's own, and metrics; the labels y are not used.
+
+        Args:
+            x: items [B, ...].
+            y: not used.
+
+        Returns:
+            The discriminator's loss with penalties, plus a term of value zero that carries the generator's gradient.
+        """
+        made = self.generate(x)
+        fake = made.detach().requires_grad_()
+        # one batch each, so that batch statistics do not tie the scores of real items to those of generated ones
+        real_score, real_slope = self._score(x)
+        fake_score, fake_slope = self._score(fake)
+        loss = softplus(fake_score - real_score).mean()
+        penalty = real_slope + fake_slope
+        # the generator's loss, differentiated here by the generated items alone, does not reach the discriminator
+        generator_loss = softplus(real_score - fake_score).mean()
+        (slope,) = torch.autograd.grad(generator_loss, fake, retain_graph=True)
+        total = loss + self.gamma / 2 * penalty + ((made - fake.detach()) * slope).sum()
+        metrics = {"discriminator": loss, "generator": generator_loss, "penalty": penalty}
+        return total, {name: value.detach() for name, value in metrics.items()}
+
+    def generate(self, like: Tensor) -> Tensor:
+        """Return as many new items [B, ...] as there are in `like`, on its device and in its number format."""
+        z = torch.randn(len(like), self.latent, device=like.device, dtype=like.dtype)
+        made: Tensor = self.generator(z)
+        return made.sigmoid() if self.unit else made
 
     def pictures(self, x: Tensor) -> dict[str, Tensor]:
-        """Return as many generated images [N, C, H, W] as there are in x."""
-        return {"samples": self._generate(x)} if x.ndim == 4 and self.unit else {}
+        """Return as many generated images [N, C, H, W] in [0, 1] as there are in x."""
+        return {"samples": self.generate(x)} if self.images and self.unit else {}
 
-    def _judge(self, x: Tensor) -> Tensor:
-        scores: Tensor = self.critic(self.backbone(x))
-        return scores[:, 0]
-
-    def _generate(self, x: Tensor) -> Tensor:
-        output: Tensor = self.generator(torch.randn(len(x), self.latent, device=x.device, dtype=x.dtype))
-        return output.sigmoid() if self.unit else output
+    def _score(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the score of each item [B] and an estimate of the mean squared gradient [] of the score."""
+        near = x + SIGMA * torch.randn_like(x)
+        score, near_score = self.critic(self.backbone(torch.cat([x, near])))[:, 0].chunk(2)
+        return score, ((near_score - score) / SIGMA).square().mean()
