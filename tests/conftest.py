@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -93,7 +93,7 @@ def settings(tmp_path: Path) -> Callable[..., dict[str, Any]]:
             values["algorithm"] = sections["meta_train"].pop("algorithm")
         else:
             values = {**common, **(OF_EVALUATE if stage == "evaluate" else TRAINING), **OWN[stage]}
-        values = copy.deepcopy(values)
+        values = json.loads(json.dumps(values))  # a copy whose sections share nothing
         for key, value in changes.items():
             *groups, name = key.split("__")
             section = values

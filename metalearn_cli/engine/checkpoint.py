@@ -58,7 +58,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         UserError: if it is missing, damaged or of another format.
     """
     manifest = read_json(folder / _MANIFEST)
-    missing = {"format", "run", "stage", "step", "model", "signature", "files"} - manifest.keys()
+    missing = {"data", "files", "format", "metrics", "model", "run", "signature", "stage", "step"} - manifest.keys()
     if manifest.get("format") != FORMAT or missing:
         what = f"format {manifest.get('format')!r}" if manifest.get("format") != FORMAT else f"no {min(missing)}"
         raise UserError(f"{folder} is no checkpoint that this version reads ({what}; it reads format {FORMAT})")

@@ -54,7 +54,8 @@ class Gan(nn.Module):
         if not gamma >= 0:
             raise ValueError(f"gamma must be >= 0, got {gamma}")
         self.backbone = backbone
-        self.critic = nn.Linear(cast(int, backbone.out_dim), 1)
+        # no bias: a relativistic loss only sees differences of scores
+        self.critic = nn.Linear(cast(int, backbone.out_dim), 1, bias=False)
         self.generator = make_decoder(latent, shape, hidden)
         self.latent = latent
         self.gamma = gamma
@@ -71,6 +72,7 @@ class Gan(nn.Module):
         Returns:
             The discriminator's loss with penalties, plus a term of value zero that carries the generator's gradient.
         """
+        x = x[: -(-len(x) // 4)]
         made = self.generate(x)
         fake = made.detach().requires_grad_()
         # one batch each, so that batch statistics do not tie the scores of real items to those of generated ones

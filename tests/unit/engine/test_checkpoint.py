@@ -149,7 +149,7 @@ def test_resume_state_cannot_run_code(saved):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"), [("{", "cannot be read"), ("{}", "format None"), ('{"format": 1}', "no files"), (None, "missing")]
+    ("text", "told"), [("{", "cannot be read"), ("{}", "format None"), ('{"format": 1}', "no data"), (None, "missing")]
 )
 def test_damaged_manifest_is_named(saved, text, told):
     path = saved / "manifest.json"

@@ -55,7 +55,7 @@ def test_backbone_is_that_of_the_other_stages(config):
 
 
 @pytest.mark.parametrize(("changes", "key", "told"), [
-    ({"model": {**MODELS["gan"], "latent": 0}}, "model.latent", "latent must be >= 1"),
+    ({"model": {**MODELS["autoencoder"], "decoder": "conv"}}, "model.decoder", "decoder conv"),
     ({"data": SINUSOID, "way": 1}, "data", "without items to pretrain on"),
     ({"backbone": CONV4}, "backbone", "is no image"),
     ({"way": 5}, "way", "gaussian/val has 4 classes"),

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy, mse_loss
+
+from metalearn_cli.backbones.mlp import Mlp
+from metalearn_cli.models.autoencoder import Autoencoder
+
+IMAGE = (1, 9, 9)
+
+
+def autoencoder(shape: tuple[int, ...], value_range: str, **settings: object) -> Autoencoder:
+    torch.manual_seed(0)
+    return Autoencoder(Mlp(shape, hidden=8), shape, value_range, hidden=8, **settings)
+
+
+def test_unit_values_are_scored_by_cross_entropy() -> None:
+    model, x = autoencoder(IMAGE, "unit", jitter=0.0), torch.rand(4, *IMAGE)
+    loss, metrics = model(x, torch.zeros(4))
+    rebuilt = model.decoder(model.backbone(x)).sigmoid()
+    torch.testing.assert_close(loss, binary_cross_entropy(rebuilt, x))
+    torch.testing.assert_close(metrics["mse"], mse_loss(rebuilt, x).detach())
+
+
+def test_real_values_are_scored_by_squared_error() -> None:
+    model, x = autoencoder((6,), "real"), 10 * torch.randn(4, 6)
+    loss, _ = model(x, torch.zeros(4))
+    torch.testing.assert_close(loss, mse_loss(model.decoder(model.backbone(x)), x))
+
+
+def seen_by_backbone(model: Autoencoder, x: Tensor) -> Tensor:
+    seen: list[Tensor] = []
+    model.backbone.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    model(x, torch.zeros(len(x)))
+    return seen[0]
+
+
+def test_noise_has_the_standard_deviation_it_says() -> None:
+    x = torch.zeros(500, 6)
+    assert (seen_by_backbone(autoencoder((6,), "real", noise=0.5), x) - x).std() == pytest.approx(0.5, rel=0.05)
+    assert torch.equal(seen_by_backbone(autoencoder((6,), "real"), x), x)
+
+
+def test_jitter_moves_each_image_in_its_own_way_and_the_target_stays() -> None:
+    x = torch.zeros(2, *IMAGE)
+    x[:, :, 3:6, 3:6] = 1.0
+    model = autoencoder(IMAGE, "unit", jitter=0.3)
+    seen = seen_by_backbone(model, x)
+    assert not torch.allclose(seen[0], seen[1], atol=0.05)
+    assert not torch.allclose(seen[0], x[0], atol=0.05)
+    torch.testing.assert_close(seen_by_backbone(autoencoder(IMAGE, "unit", jitter=1e-6), x), x, atol=1e-4, rtol=0)
+
+    class Perfect(nn.Module):
+        def forward(self, z: Tensor) -> Tensor:
+            return 100 * (2 * x - 1)
+
+    model.decoder = Perfect()
+    assert model(x, torch.zeros(2))[0] == pytest.approx(0, abs=1e-6)
+
+
+def test_pictures_show_originals_above_their_reconstructions() -> None:
+    model, x = autoencoder(IMAGE, "unit"), torch.rand(16, *IMAGE)
+    with torch.no_grad():
+        images = model.pictures(x)["reconstructions"]
+        rebuilt = model.decoder(model.backbone(x)).sigmoid()
+    torch.testing.assert_close(images, torch.cat([x[:8], rebuilt[:8], x[8:], rebuilt[8:]]))
+
+
+@pytest.mark.parametrize(
+    ("shape", "settings", "message"),
+    [
+        ((6,), {"decoder": "conv"}, "^decoder conv draws images"),
+        ((6,), {"decoder": "linear"}, "^decoder must be one of auto, conv, dense, got 'linear'"),
+        (IMAGE, {"noise": -1.0}, "^noise must be >= 0"),
+        (IMAGE, {"jitter": float("nan")}, "^jitter must be >= 0"),
+    ],
+)
+def test_refuses(shape: tuple[int, ...], settings: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        autoencoder(shape, "unit", **settings)
+
+
+@pytest.mark.parametrize(("shape", "value_range"), [(IMAGE, "unit"), ((6,), "real")])
+def test_learns_to_rebuild(shape: tuple[int, ...], value_range: str) -> None:
+    model = autoencoder(shape, value_range)
+    x = torch.rand(4, *shape)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    errors = []
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss, metrics = model(x, torch.zeros(4))
+        loss.backward()
+        optimizer.step()
+        errors.append(metrics["mse"].item())
+    assert errors[-1] < 0.5 * errors[0]

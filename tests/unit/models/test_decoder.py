@@ -1,0 +1,23 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from metalearn_cli.models._decoder import ConvDecoder, make_decoder
+
+
+@pytest.mark.parametrize("decoder", ["auto", "conv", "dense"])
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 33, 17), (2, 7, 3), (1, 1, 64)])
+def test_draws_images_of_every_size(shape: tuple[int, ...], decoder: str) -> None:
+    network = make_decoder(5, shape, 8, decoder)
+    assert network(torch.randn(2, 5)).shape == (2, *shape)
+    assert isinstance(network, ConvDecoder) is (decoder != "dense")
+
+
+def test_draws_vectors() -> None:
+    assert make_decoder(5, (7,), 8)(torch.randn(2, 5)).shape == (2, 7)
+
+
+def test_refuses() -> None:
+    with pytest.raises(ValueError, match=r"^hidden must be >= 1, got 0"):
+        make_decoder(5, (7,), 0)

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn.functional import softplus
+
+from metalearn_cli.backbones.mlp import Mlp
+from metalearn_cli.core.functional import pure
+from metalearn_cli.models import gan
+from metalearn_cli.models.gan import Gan
+
+
+def model_and_items(gamma: float = 0.5) -> tuple[Gan, torch.Tensor]:
+    torch.manual_seed(0)
+    model = Gan(Mlp((3,), hidden=16), (3,), "real", latent=2, hidden=8, gamma=gamma).double()
+    return model, torch.randn(48, 3, dtype=torch.float64)
+
+
+def score(model: Gan, x: torch.Tensor) -> torch.Tensor:
+    return model.critic(model.backbone(x))[:, 0]
+
+
+def test_the_gradient_is_each_players_own() -> None:
+    model, x = model_and_items(gamma=0.0)
+    apply, params = pure(model)
+    torch.manual_seed(1)
+    loss, metrics = apply(params, x, None)
+    gradients = dict(zip(params, torch.autograd.grad(loss, list(params.values())), strict=True))
+
+    torch.manual_seed(1)
+    x = x[:12]  # a quarter of the batch
+    fake = model.generate(x)
+    for own, player_loss in (
+        (("backbone.", "critic."), softplus(score(model, fake.detach()) - score(model, x)).mean()),
+        (("generator.",), softplus(score(model, x) - score(model, fake)).mean()),
+    ):
+        tensors = {name: p for name, p in model.named_parameters() if name.startswith(own)}
+        for name, expected in zip(tensors, torch.autograd.grad(player_loss, list(tensors.values())), strict=True):
+            torch.testing.assert_close(gradients[name], expected)
+        assert any(metric == player_loss for metric in metrics.values())
+
+
+def test_the_loss_is_the_discriminators_with_its_penalty() -> None:
+    model, x = model_and_items(gamma=0.5)
+    loss, metrics = model(x, None)
+    assert loss.item() == pytest.approx((metrics["discriminator"] + 0.25 * metrics["penalty"]).item())
+
+
+def test_the_penalty_estimates_the_squared_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gan, "SIGMA", 1e-4)
+    model, _ = model_and_items()
+    x = torch.randn(20_000, 3, dtype=torch.float64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(score(model, x).sum(), x)
+    _, estimate = model._score(x.detach())
+    assert estimate.item() == pytest.approx(gradient.square().sum(1).mean().item(), rel=0.05)
+
+
+def test_learns_where_the_items_lie() -> None:
+    torch.manual_seed(0)
+    model = Gan(Mlp((2,), hidden=32), (2,), "real", latent=4, hidden=32, gamma=1.0)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, betas=(0.0, 0.999))
+    centre = torch.tensor([2.0, -1.0])
+    for _ in range(300):
+        optimizer.zero_grad()
+        model(centre + 0.2 * torch.randn(256, 2), None)[0].backward()
+        optimizer.step()
+    assert (model.generate(torch.zeros(500, 2)).mean(0) - centre).norm() < 0.3
+
+
+@pytest.mark.parametrize(("name", "value"), [("latent", 0), ("hidden", 0), ("gamma", -1.0)])
+def test_refuses(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"^{name} must be"):
+        Gan(Mlp((3,)), (3,), "real", **{name: value})
