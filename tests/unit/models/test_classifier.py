@@ -15,7 +15,7 @@ def test_loss_and_accuracy() -> None:
     loss, metrics = model(x, y)
     logits = model.head(model.backbone(x))
     torch.testing.assert_close(loss, cross_entropy(logits, y, label_smoothing=0.1))
-    assert metrics["accuracy"] == (logits.argmax(1) == y).float().mean()
+    assert metrics["label_accuracy"] == (logits.argmax(1) == y).float().mean()
 
 
 @pytest.mark.parametrize("smoothing", [-0.1, 1.0])
@@ -34,4 +34,4 @@ def test_learns_small_data_by_heart() -> None:
         loss, metrics = model(x, y)
         loss.backward()
         optimizer.step()
-    assert metrics["accuracy"] == 1.0
+    assert metrics["label_accuracy"] == 1.0
