@@ -1,14 +1,17 @@
-"""The smallest settings of every stage, and a reporter that remembers what it was told."""
+"""The smallest settings of every stage, a reporter that remembers, and a command line in the test's own process."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
+from hydra.core.global_hydra import GlobalHydra
 
+from metalearn_cli.cli.main import main
 from metalearn_cli.core.config import STAGES, parse, parse_chain
 
 PROTONET = {"_target_": "metalearn_cli.algorithms.protonet.ProtoNet"}
@@ -114,3 +117,30 @@ def config(settings: Callable[..., dict[str, Any]]) -> Callable[..., Any]:
         return parse_chain(values) if stage == "run" else parse(STAGES[stage], values)
 
     return make
+
+
+class Answer(NamedTuple):
+    """What a command line came to."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def mlx(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> Iterator[Callable[..., Answer]]:
+    """Run `mlx` with the given words, in an empty folder; what Hydra keeps globally is put back."""
+    monkeypatch.chdir(tmp_path)
+    handlers = logging.getLogger().handlers[:]
+
+    def call(*words: str) -> Answer:
+        try:
+            code = main(words)
+        finally:
+            GlobalHydra.instance().clear()
+        return Answer(code, *capsys.readouterr())
+
+    yield call
+    logging.getLogger().handlers[:] = handlers

@@ -1,40 +1,8 @@
-"""One way to run a command line in the test's own process."""
+"""Something quick in place of the stages."""
 
-import logging
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
-from hydra.core.global_hydra import GlobalHydra
-
-from metalearn_cli.cli.main import main
-
-
-class Answer(NamedTuple):
-    """What a command line came to."""
-
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def mlx(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Any
-) -> Iterator[Callable[..., Answer]]:
-    """Run `mlx` with the given words, in an empty folder; what Hydra keeps globally is put back."""
-    monkeypatch.chdir(tmp_path)
-    handlers = logging.getLogger().handlers[:]
-
-    def call(*words: str) -> Answer:
-        try:
-            code = main(words)
-        finally:
-            GlobalHydra.instance().clear()
-        return Answer(code, *capsys.readouterr())
-
-    yield call
-    logging.getLogger().handlers[:] = handlers
 
 
 @pytest.fixture
