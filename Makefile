@@ -22,7 +22,7 @@ help: ## show this list
 setup: $(READY) ## create .venv with the versions of constraints.txt (once; the other targets call it)
 
 demo: $(READY) ## the whole chain on the built-in data, ending in a table of what each stage brought
-	$(BIN)/mlx run $(ARGS)
+	$(BIN)/mlx run backbone.hidden=32 $(ARGS)
 
 ##@ Stages
 
