@@ -39,11 +39,11 @@ def test_every_command_has_help(mlx, command):
 def test_help_of_a_stage_shows_choices_settings_and_examples(mlx):
     out = mlx("meta-train", "-h").out
     assert "algorithm=protonet  (fomaml | from_scratch | maml | nearest_centroid | protonet)" in out
-    assert "  steps: 600  # optimizer steps, >= 1" in out
+    assert "  steps: 400  # optimizer steps, >= 1" in out
     assert "mlx -m meta-train algorithm=maml,protonet seed=1,2" in out
     out = mlx("run", "--help").out
     assert "optimizer@meta_train.optimizer=adam" in out
-    assert "  meta_train:\n    steps: 600" in out
+    assert "  meta_train:\n    steps: 400" in out
 
 
 @pytest.mark.parametrize(
