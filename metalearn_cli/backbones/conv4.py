@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import max_pool2d, relu
 
-from metalearn_cli.backbones._norm import BatchNorm, make_norm
+from metalearn_cli.backbones._norm import BatchNormReluPool, make_norm
 
 BLOCKS = 4
 POOLS = ("max", "stride")
@@ -25,13 +25,15 @@ class Block(nn.Module):
         super().__init__()
         # a bias would cancel in the batch normalisation that follows, and its gradient be rounding noise
         self.conv = nn.Conv2d(channels, hidden, 3, stride=2 if pool == "stride" else 1, padding=1, bias=norm != "batch")
-        self.norm = make_norm(norm, hidden)
+        self.norm = make_norm(norm, hidden, pool == "max")
         self.pool = pool
 
     def forward(self, x: Tensor, reference: int | None) -> Tensor:
         """Return [B, hidden, H // 2, W // 2], rounded up where a stride does it."""
         x = self.conv(x)
-        x = self.norm(x, reference) if isinstance(self.norm, BatchNorm) else self.norm(x)
+        if isinstance(self.norm, BatchNormReluPool):
+            return self.norm(x, reference)
+        x = self.norm(x)
         # the same as pooling after ReLU, on a quarter of the pixels
         return relu(max_pool2d(x, 2) if self.pool == "max" else x)
 

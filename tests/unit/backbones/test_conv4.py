@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch.nn.functional import batch_norm, conv2d, max_pool2d, relu
 
-from metalearn_cli.backbones._norm import BatchNorm
 from metalearn_cli.backbones.conv4 import Conv4
 
 
@@ -67,16 +66,3 @@ def test_a_convolution_has_a_bias_unless_batch_norm_would_cancel_it(norm: str) -
 def test_refuses(settings: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Conv4(**{"shape": (1, 28, 28), **settings})
-
-
-@pytest.mark.parametrize("reference", [None, 5])
-def test_batch_norm_by_its_definition(reference: int | None) -> None:
-    torch.manual_seed(0)
-    norm = BatchNorm(3).double()
-    with torch.no_grad():
-        norm.weight.normal_()
-        norm.bias.normal_()
-    x = 3 * torch.randn(8, 3, 4, 4, dtype=torch.float64) + 2
-    mean, variance = x[:reference].mean((0, 2, 3)), x[:reference].var((0, 2, 3), correction=0)
-    scaled = (x - mean[:, None, None]) / (variance[:, None, None] + 1e-5).sqrt()
-    torch.testing.assert_close(norm(x, reference), scaled * norm.weight[:, None, None] + norm.bias[:, None, None])

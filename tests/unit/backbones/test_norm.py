@@ -1,0 +1,99 @@
+"""The fused layer against the plain operations that it stands for, and its derivatives against autograd's."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import max_pool2d, relu
+
+from metalearn_cli.backbones._norm import BatchNormReluPool
+
+CASES = [(pool, reference) for pool in (True, False) for reference in (None, 2)]
+
+
+def plain(x: Tensor, weight: Tensor, bias: Tensor, reference: int | None, pool: bool) -> Tensor:
+    """The textbook: normalise, ReLU, pool; every derivative is autograd's."""
+    first = x[:reference]
+    mean, variance = first.mean((0, 2, 3)), first.var((0, 2, 3), correction=0)
+    wide = [t[:, None, None] for t in (mean, variance, weight, bias)]
+    y = relu((x - wide[0]) / (wide[1] + 1e-5).sqrt() * wide[2] + wide[3])
+    return max_pool2d(y, 2) if pool else y
+
+
+def tensors(dtype: torch.dtype = torch.float64, size: int = 5) -> list[Tensor]:
+    torch.manual_seed(3)
+    x = 2 * torch.randn(4, 6, size, size + 1) + torch.randn(6, 1, 1)
+    weight, bias = torch.tensor([1.0, -0.7, 0.3, 1.5, -2.0, 1.0]), 0.3 * torch.randn(6)
+    x = x.contiguous(memory_format=torch.channels_last)
+    return [t.to(dtype).requires_grad_() for t in (x, weight, bias)]
+
+
+def fused(x: Tensor, weight: Tensor, bias: Tensor, reference: int | None, pool: bool) -> Tensor:
+    layer = BatchNormReluPool(len(weight), pool)
+    return torch.func.functional_call(layer, {"weight": weight, "bias": bias}, (x, reference))
+
+
+def derivatives(function, inputs, reference, pool):
+    """The output, all first derivatives of a weighted sum of it, and all second ones of a weighted sum of those."""
+    generator = torch.Generator().manual_seed(5)
+
+    def weighted(t: Tensor) -> Tensor:
+        return (t * torch.randn(t.shape, generator=generator, dtype=torch.float64).to(t.dtype)).sum()
+
+    y = function(*inputs, reference, pool)
+    cotangent = torch.randn(y.shape, generator=generator, dtype=torch.float64).to(y.dtype).requires_grad_()
+    first = torch.autograd.grad(y, inputs, cotangent, create_graph=True)
+    second = torch.autograd.grad(sum(weighted(g) for g in first), [*inputs, cotangent])
+    return [y, *first, *second]
+
+
+@pytest.mark.parametrize(("pool", "reference"), CASES)
+def test_values_and_both_derivatives_equal_the_plain_operations(pool, reference):
+    ours = derivatives(fused, tensors(), reference, pool)
+    theirs = derivatives(plain, tensors(), reference, pool)
+    for one, two in zip(ours, theirs, strict=True):
+        assert (one - two).norm() <= 1e-11 * two.norm()
+
+
+@pytest.mark.parametrize(("pool", "reference"), CASES)
+def test_derivatives_by_finite_differences(pool, reference):
+    x, weight, bias = tensors(size=3)
+    x = x.detach()[:3, :2].requires_grad_()
+    inputs = (x, weight.detach()[:2].requires_grad_(), bias.detach()[:2].requires_grad_())
+    torch.autograd.gradcheck(lambda *t: fused(*t, reference, pool), inputs)
+    torch.autograd.gradgradcheck(lambda *t: fused(*t, reference, pool), inputs)
+
+
+@pytest.mark.parametrize(("pool", "reference"), CASES)
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_batch_of_tasks_equals_one_task_after_the_other(pool, reference, shared):
+    x, weight, bias = (t.detach() for t in tensors())
+    tasks = torch.stack([x, 2 * x + 1, x.flip(0)])
+    weights = weight if shared else torch.stack([weight, -weight, weight + 0.1])
+
+    def second_order(x: Tensor, weight: Tensor) -> Tensor:
+        def once(weight: Tensor) -> Tensor:
+            return fused(x, weight, bias, reference, pool).pow(2).sum()
+
+        moved = weight - 0.01 * torch.func.grad(once)(weight)
+        return fused(x, moved, bias, reference, pool).pow(2).sum()
+
+    leaf = weights.clone().requires_grad_()
+    batched = torch.func.vmap(second_order, in_dims=(0, None if shared else 0))(tasks, leaf)
+    (gradient,) = torch.autograd.grad(batched.sum(), leaf)
+    again = weights.clone().requires_grad_()
+    single = torch.stack([second_order(t, again if shared else again[i]) for i, t in enumerate(tasks)])
+    (expected,) = torch.autograd.grad(single.sum(), again)
+    torch.testing.assert_close(batched, single, rtol=1e-11, atol=0)
+    torch.testing.assert_close(gradient, expected, rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1000.0])
+def test_float32_statistics_keep_their_digits_even_far_from_zero(offset):
+    torch.manual_seed(0)
+    x = (torch.randn(64, 8, 28, 28) + offset).contiguous(memory_format=torch.channels_last)
+    layer = BatchNormReluPool(8, pool=False)
+    exact = layer.double()(x.double())
+    error = (layer.float()(x).double() - exact).norm() / exact.norm()
+    assert error < 1e-6 * max(1.0, offset / 10)
