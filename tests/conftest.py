@@ -17,7 +17,15 @@ from metalearn_cli.core.config import STAGES, parse, parse_chain
 PROTONET = {"_target_": "metalearn_cli.algorithms.protonet.ProtoNet"}
 EVERY_STAGE = {
     "seed": 0,
-    "runtime": {"accelerator": "cpu", "devices": 1, "precision": "32-true", "threads": 1},
+    "runtime": {
+        "accelerator": "cpu",
+        "devices": 1,
+        "precision": "32-true",
+        "threads": 1,
+        "task_batching": "auto",
+        "task_chunk": None,
+        "tuned": False,
+    },
     "way": 2,
     "shot": 1,
     "query": 3,

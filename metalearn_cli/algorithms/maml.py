@@ -5,9 +5,9 @@ Legend: S support items, Q query items, W ways.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
+from metalearn_cli.core.functional import gradient
 from metalearn_cli.core.learning import task_loss
 from metalearn_cli.core.types import Apply, Episode, EpisodeOutput, Params
 
@@ -50,9 +50,7 @@ class Maml:
 
         fast = params
         for _ in range(self.inner_steps):
-            gradients = torch.func.grad(support_loss)(fast)
-            if self.first_order:
-                gradients = {name: g.detach() for name, g in gradients.items()}
+            gradients = gradient(support_loss, fast, self.first_order)
             fast = {name: p - self.inner_lr * gradients[name] for name, p in fast.items()}
         logits = apply(fast, episode.query_x)
         return EpisodeOutput(task_loss(logits, episode.query_y), logits)

@@ -1,7 +1,7 @@
 """Normalisation without hidden state, and batch normalisation fused with the ReLU and max-pooling that follow it.
 
-Pooling comes first here: max-pooling and ReLU commute with an increasing affine map, so normalising the pooled values is
-the same and touches a quarter of the pixels. Both derivatives are written out (closed forms), because the graph that
+Pooling comes first here: max-pooling and ReLU commute with an increasing affine map, so normalising the pooled values
+is the same and touches a quarter of the pixels. Both derivatives are written out (closed forms), because the graph that
 autograd would record for them costs several times as much memory traffic.
 
 Legend: B items, R items that give the statistics, M = R * H * W values behind each of them, C channels, H height,
@@ -90,9 +90,9 @@ def _scattered(pooled: Tensor, like: Tensor, index: Tensor | None) -> Tensor:
 
 
 def _pooled(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the values [B, C, h, w] of x that are the largest of their 2x2 window once normalised, and where they are."""
+    """Return the values [B, C, h, w] of x that are the largest of their 2x2 window once normalised, and their places."""
     if not bool((weight < 0).any()):
-        return cast(tuple[Tensor, Tensor], max_pool2d(x, 2, return_indices=True))
+        return max_pool2d(x, 2, return_indices=True)
     sign = _wide(torch.where(weight < 0, -1.0, 1.0).to(x.dtype))  # a negative weight makes the smallest the largest
     pooled, index = max_pool2d(x * sign, 2, return_indices=True)
     return pooled * sign, index
@@ -108,7 +108,7 @@ def _gathered(x: Tensor, index: Tensor | None) -> Tensor:
 
 
 def _folded(info: Any, in_dims: Sequence[int | None], args: Sequence[Any]) -> list[Any]:
-    """Make the channels of T tasks those of one: images [T, B, C, H, W] become [B, T * C, H, W], [T, C] becomes [T * C].
+    """Make the channels of T tasks those of one: [T, B, C, H, W] becomes [B, T * C, H, W], and [T, C] [T * C].
 
     What the tasks share is repeated for each.
     """
@@ -144,7 +144,7 @@ class _Forward(Function):
         offset = _sum(centred) / (len(first) * x[0, 0].numel())
         variance = _sum(centred.square_()) / (len(first) * x[0, 0].numel()) - offset.square()
         mean, scale = shift + offset, (variance + _EPS).rsqrt()
-        pooled, index = (_pooled(x, weight) if pool else (None, None))
+        pooled, index = _pooled(x, weight) if pool else (None, None)
         y = torch.addcmul(_wide(bias), (x if pooled is None else pooled) - _wide(mean), _wide(weight * scale)).relu_()
         return y, pooled, index, mean, scale
 

@@ -65,7 +65,7 @@ def _works(kind: str, precision: str) -> bool:
     """Whether one step of a small network gives finite gradients."""
     if unsupported(kind, precision):
         return False
-    runtime = Runtime(RuntimeConfig(accelerator=kind, devices=1, precision=precision, threads=None))  # type: ignore[arg-type]
+    runtime = Runtime(RuntimeConfig(kind, 1, precision, None, "auto", None, tuned=False))  # type: ignore[arg-type]
     apply, params = pure(nn.Conv2d(1, 4, 3))
     params = runtime.place(params)
     (x_BCHW,) = runtime.cast((torch.ones(2, 1, 8, 8, device=runtime.device),))

@@ -96,16 +96,18 @@ def app(stage: str, argv: Sequence[str]) -> None:
 def run_stage(config: DictConfig) -> None:
     """Run one job of Hydra's. At module level, so that launchers can pickle it; it keeps its errors from Hydra."""
     from metalearn_cli import stages
-    from metalearn_cli.engine.runtime import keep_memory
+    from metalearn_cli.engine.runtime import tune
 
-    keep_memory()
     job = HydraConfig.get()
     stage, words = str(job.job.config_name), list(job.overrides.task)
     sweep = os.environ["MLX_SWEEP_ID"] if job.mode == RunMode.MULTIRUN else None
     values, _ = values_of(config)
     try:
         with ui.reporting() as reporter:
-            done = stages.run(stage, settings(stage, values), reporter, sweep=sweep)
+            config = settings(stage, values)
+            if (config.evaluate if stage == "run" else config).runtime.tuned:
+                tune()
+            done = stages.run(stage, config, reporter, sweep=sweep)
         _outcomes.append(Outcome(words, done, errors.DONE))
     except KeyboardInterrupt as stop:
         # a chain and an evaluation are started again; what is done already they skip

@@ -19,6 +19,7 @@ from metalearn_cli.core.errors import ConfigError, Problem
 
 Count = Annotated[int, Range(1)]
 Normalisation = Literal["transductive", "inductive"]
+TaskBatching = Literal["auto", "loop", "threads", "groups", "vmap"]
 Precision = Literal["32-true", "64-true", "bf16-mixed", "bf16-true", "16-mixed"]
 
 
@@ -33,7 +34,13 @@ class Runtime:
     precision: Precision
     """Number format of weights and computation, in Lightning Fabric's names."""
     threads: Count | None
-    """CPU threads of one operation; null leaves it to torch (one per core)."""
+    """CPU threads, at most one per core; null = one per core."""
+    task_batching: TaskBatching
+    """How the tasks of a meta-batch are computed, see `engine.tasks`."""
+    task_chunk: Count | None
+    """Tasks computed as one batch, for vmap and groups; null = a number that is usually quick."""
+    tuned: bool
+    """Whether the process's memory allocator and number format are set for speed; see `engine.runtime.tune`."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,12 @@
-"""The one place where a module becomes a pure function of its tensors."""
+"""The one place where a module becomes a pure function of its tensors, and gradients are taken of such functions."""
 
 from __future__ import annotations
 
+import copy
+import threading
+from collections.abc import Callable
+
+import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -29,8 +34,31 @@ def pure(module: nn.Module) -> tuple[Apply, Params]:
     if tied:
         raise ValueError(f"the network ties parameters: {', '.join(sorted(tied))}")
 
+    copies = threading.local()  # the call swaps tensors inside the module, so each thread has a module of its own
+
     def apply(params: Params, *args: object, **kwargs: object) -> Tensor:
+        if not hasattr(copies, "module"):
+            copies.module = copy.deepcopy(module)
         # strict: a misspelt name would otherwise set a new attribute and train nothing
-        return functional_call(module, params, args, kwargs, strict=True)
+        return functional_call(copies.module, params, args, kwargs, strict=True)
 
     return apply, {name: p.detach().clone().requires_grad_() for name, p in module.named_parameters()}
+
+
+def gradient(loss: Callable[[Params], Tensor], params: Params, first_order: bool = False) -> Params:
+    """Return the gradient of a loss [], for an algorithm to take a step with; it can be differentiated in turn.
+
+    Args:
+        loss: a function of the tensors.
+        params: where the gradient is taken; they need not be leaves.
+        first_order: return a constant instead, which costs less.
+    """
+    if torch._C._are_functorch_transforms_active():  # a batch of tasks, where only this kind of gradient is possible
+        at = {name: p.detach() for name, p in params.items()} if first_order else params
+        return torch.func.grad(loss)(at)
+    # elsewhere autograd, with half as much work for the interpreter; it records nothing that nobody will ask for
+    again = torch.is_grad_enabled() and not first_order
+    with torch.enable_grad():
+        at = {name: p if again and p.requires_grad else p.detach().requires_grad_() for name, p in params.items()}
+        found = torch.autograd.grad(loss(at), list(at.values()), create_graph=again)
+    return dict(zip(at, found, strict=True))

@@ -14,6 +14,7 @@ from metalearn_cli.core.config import Normalisation
 from metalearn_cli.core.learning import score
 from metalearn_cli.core.types import Algorithm, Apply, Episode, Params, Sampler
 from metalearn_cli.engine.runtime import Runtime
+from metalearn_cli.engine.tasks import Tasks
 
 
 def under_protocol(apply: Apply, episode: Episode, normalisation: Normalisation) -> Apply:
@@ -47,11 +48,14 @@ def score_episodes(
 
     Scores are accuracies in [0, 1], or squared errors for regression. `advance` is told how many are done.
     """
+
+    def task(params: Params, episode: Episode) -> Tensor:
+        output = algorithm(under_protocol(apply, episode, normalisation), params, episode, way=sampler.way)
+        return score(output.logits, episode.query_y)
+
     scores = []
-    with torch.no_grad():  # inner gradients are taken by torch.func.grad, which works all the same
-        for index in range(episodes):
-            episode = runtime.cast(Episode(*(part[0] for part in sampler.batch(index, 1))))
-            output = algorithm(under_protocol(apply, episode, normalisation), params, episode, way=sampler.way)
-            scores.append(score(output.logits, episode.query_y))
-            advance(index + 1)
+    tasks = Tasks(runtime, episodes)
+    for scored in tasks.each(task, params, lambda index: runtime.cast(sampler.batch(index, 1)), episodes):
+        scores.append(scored)
+        advance(len(scores))
     return torch.stack(scores).cpu()

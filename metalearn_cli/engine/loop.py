@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import signal
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,8 +19,8 @@ from metalearn_cli.core.random import derive_seed
 from metalearn_cli.core.types import Params
 from metalearn_cli.engine.runtime import Runtime
 
-Losses = Callable[[Params, Any], Iterable[tuple[Tensor, Mapping[str, Tensor]]]]
-"""The parts of a batch's loss [], each with metrics to log; a part's graph is freed before the next one is made."""
+Gradients = Callable[[Params, Any], Mapping[str, Tensor]]
+"""Adds the gradient of a batch's loss to the leaves, and returns metrics [] to log, "loss" among them."""
 
 
 def fit(
@@ -29,7 +30,7 @@ def fit(
     optimizer: Optimizer,
     scheduler: LRScheduler,
     batches: Callable[[int], Any],
-    losses: Losses,
+    gradients: Gradients,
     evaluate: Callable[[Params], dict[str, float]],
     every: Every,
     seed: int,
@@ -50,7 +51,7 @@ def fit(
         optimizer: as it comes from torch.
         scheduler: stepped once per optimizer step.
         batches: the batch of a step.
-        losses: the parts of a batch's loss.
+        gradients: gives the leaves their gradients.
         evaluate: validation metrics of the tensors.
         every: how often to log, evaluate and save.
         seed: of everything random inside a step.
@@ -70,12 +71,10 @@ def fit(
         for step in range(start, steps):
             torch.manual_seed(derive_seed(seed, "step", step))
             optimizer.zero_grad(set_to_none=True)
-            parts = []
-            for loss, metrics in losses(params, batches(step)):
-                if not torch.isfinite(loss):
-                    raise _diverged(f"the loss became {loss.item():g}", step, steps)
-                runtime.backward(loss)
-                parts.append(metrics)
+            metrics = gradients(params, batches(step))
+            values = {name: value.item() for name, value in metrics.items()}
+            if not math.isfinite(values["loss"]):
+                raise _diverged(f"the loss became {values['loss']:g}", step, steps)
             if runtime.overflowed(params):
                 raise _diverged("a gradient is not finite", step, steps)
             stepper.step()
@@ -83,18 +82,18 @@ def fit(
             scheduler.step()
 
             done = step + 1
-            window.append({name: torch.stack([p[name] for p in parts]).mean().item() for name in parts[0]})
+            window.append(values)
             advance(done)
             if done % every.log == 0 or done == steps:
                 record(done, {f"train/{name}": _mean(window, name) for name in window[0]} | {"train/lr": lr})
                 window.clear()
             stop = bool(interrupted)  # asked once: what is stopped is saved
-            values = {}
+            scores: dict[str, float] = {}
             if done % every.evaluate == 0 or done == steps:
-                values = evaluate(params)
-                record(done, values)
-            if values or stop or done % every.save == 0:
-                save(done, window, values)
+                scores = evaluate(params)
+                record(done, scores)
+            if scores or stop or done % every.save == 0:
+                save(done, window, scores)
             if stop and done < steps:
                 raise KeyboardInterrupt
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import os
 from typing import TypeVar, cast
 
 import torch
@@ -22,6 +23,11 @@ from metalearn_cli.core.types import Apply, Params
 
 _WEIGHTS = {"64-true": torch.float64, "bf16-true": torch.bfloat16}
 Tensors = TypeVar("Tensors", bound=tuple[Tensor, ...])
+
+
+def cores() -> int:
+    """Return how many processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def available() -> dict[str, int]:
@@ -47,11 +53,13 @@ def unsupported(kind: str, precision: str) -> str:
     return ""
 
 
-def keep_memory() -> None:
-    """Let glibc keep freed memory for the next step instead of returning it to the system each time.
+def tune() -> None:
+    """Set up this process for training: the program's business, not that of whoever imports this package.
 
-    For programs that train, not for those that import this package. Elsewhere than on glibc it does nothing.
+    glibc keeps freed memory for the next step instead of returning it to the system each time (elsewhere nothing
+    happens), and denormal numbers, which processors are slow at, count as zero.
     """
+    torch.set_flush_denormal(True)
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
     except (OSError, AttributeError):
@@ -84,15 +92,24 @@ class Runtime:
         elif isinstance(config.devices, list) and (len(config.devices) != 1 or not 0 <= index < kinds[kind]):
             wanted = f"1, auto or the index of one device, 0 to {kinds[kind] - 1}"
             problems.append(Problem("runtime.devices", f"must be {wanted}, in brackets; got {config.devices}"))
+        if config.threads is not None and config.threads > cores():
+            message = f"this machine has {cores()} cores; must be at most that, or null, got {config.threads}"
+            problems.append(Problem("runtime.threads", message))
+        if config.task_chunk is not None and config.task_batching in ("loop", "threads"):
+            message = f"is for vmap and groups; {config.task_batching} computes one task at a time"
+            problems.append(Problem("runtime.task_chunk", message))
+        if config.task_batching in ("threads", "groups") and kind in kinds and kind != "cpu":
+            message = f"{config.task_batching} is for the cpu; on {kind} use vmap or loop"
+            problems.append(Problem("runtime.task_batching", message))
         if kind in kinds and (reason := unsupported(kind, config.precision)):
             problems.append(Problem("runtime.precision", f"{config.precision} on {kind}: {reason}"))
         if problems:
             raise ConfigError(problems)
-        if config.threads is not None:
-            torch.set_num_threads(config.threads)
+        torch.set_num_threads(config.threads or cores())
         # the index form is for accelerators only: on a CPU `devices` counts processes
         devices = 1 if kind in ("cpu", "mps") else [index]
         self._fabric = Fabric(accelerator=kind, devices=devices, precision=config.precision)
+        self.config = config
         self.device = self._fabric.device
         self._scales = config.precision == "16-mixed"
         self.dtype = _WEIGHTS.get(config.precision, torch.float32)

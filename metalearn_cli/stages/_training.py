@@ -38,7 +38,7 @@ from metalearn_cli.engine.checkpoint import (
     read_tensors,
 )
 from metalearn_cli.engine.evaluation import score_episodes
-from metalearn_cli.engine.loop import Losses, fit
+from metalearn_cli.engine.loop import Gradients, fit
 from metalearn_cli.engine.metrics import Recorder, interval, read_metrics
 from metalearn_cli.engine.plots import learning_curves
 from metalearn_cli.engine.runtime import Runtime
@@ -62,7 +62,7 @@ class Job:
         params: all tensors, freshly initialised; those of the backbone are named "backbone.*".
         rates: learning-rate multiplier of each tensor that learns.
         batches: the batch of a step.
-        losses: the parts of a batch's loss.
+        gradients: gives the leaves the gradients of a batch's loss.
         evaluate: validation metrics of the tensors, under the names `metric` and others.
         metric: the one that selects the best checkpoint.
         higher_is_better: whether more of it is better.
@@ -74,7 +74,7 @@ class Job:
     params: Params
     rates: dict[str, float]
     batches: Callable[[int], Any]
-    losses: Losses
+    gradients: Gradients
     evaluate: Callable[[Params], dict[str, float]]
     metric: str
     higher_is_better: bool
@@ -328,7 +328,7 @@ def _train(prepared: Prepared, reporter: Reporter, run: runs.Run) -> dict[str, A
             optimizer=optimizer,
             scheduler=prepared.scheduler,
             batches=job.batches,
-            losses=job.losses,
+            gradients=job.gradients,
             evaluate=job.evaluate,
             every=config.every,
             seed=config.seed,

@@ -5,7 +5,6 @@ Legend: T tasks per step.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -20,6 +19,7 @@ from metalearn_cli.core.types import Algorithm, Episode, Params
 from metalearn_cli.engine.evaluation import under_protocol
 from metalearn_cli.engine.plots import episode_picture
 from metalearn_cli.engine.runtime import Runtime
+from metalearn_cli.engine.tasks import Tasks
 from metalearn_cli.stages._training import Job, describe_data, fresh_network, load_data, metric_of, validation
 
 
@@ -51,14 +51,12 @@ def meta_train(config: MetaTrainConfig, runtime: Runtime) -> Job:
     apply = runtime.under_precision(apply)
     params = algorithm.init(params)
     metric = metric_of(samplers["val"])
+    tasks = Tasks(runtime, config.tasks)
 
-    def losses(params: Params, episodes: Episode) -> Iterator[tuple[Tensor, Mapping[str, Tensor]]]:
-        tasks = len(episodes.support_x)
-        for task in range(tasks):
-            episode = Episode(*(part[task] for part in episodes))
-            run = under_protocol(apply, episode, config.normalisation)
-            output = algorithm(run, params, episode, way=train_way)
-            yield output.loss / tasks, {"loss": output.loss.detach(), metric: score(output.logits, episode.query_y)}
+    def task(params: Params, episode: Episode) -> dict[str, Tensor]:
+        run = under_protocol(apply, episode, config.normalisation)
+        output = algorithm(run, params, episode, way=train_way)
+        return {"loss": output.loss, metric: score(output.logits, episode.query_y)}
 
     def pictures(params: Params, folder: Path) -> None:
         if len(data.shape) != 3:
@@ -74,7 +72,7 @@ def meta_train(config: MetaTrainConfig, runtime: Runtime) -> Job:
         params=params,
         rates=dict.fromkeys(params, 1.0),
         batches=lambda step: runtime.cast(samplers["train"].batch(step, config.tasks)),
-        losses=losses,
+        gradients=lambda params, episodes: tasks.gradients(task, params, episodes),
         evaluate=validation(algorithm, apply, samplers["val"], config.val_episodes, config.normalisation, runtime),
         metric=f"val/{metric}",
         higher_is_better=not data.regression,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -40,9 +40,10 @@ def pretrain(config: PretrainConfig, runtime: Runtime) -> Job:
     def batches(step: int) -> tuple[Tensor, Tensor]:
         return runtime.cast(data.batch("train", "all", config.batch_size, config.seed, step))
 
-    def losses(params: Params, batch: tuple[Tensor, Tensor]) -> Iterator[tuple[Tensor, Mapping[str, Tensor]]]:
+    def gradients(params: Params, batch: tuple[Tensor, Tensor]) -> Mapping[str, Tensor]:
         loss, metrics = apply(params, *batch)
-        yield loss, {"loss": loss.detach(), **metrics}
+        runtime.backward(loss)
+        return {"loss": loss.detach(), **metrics}
 
     def pictures(params: Params, folder: Path) -> None:
         x, _ = data.batch("val", "all", 32, config.seed, 0)
@@ -56,7 +57,7 @@ def pretrain(config: PretrainConfig, runtime: Runtime) -> Job:
         params=params,
         rates=dict.fromkeys(params, 1.0),
         batches=batches,
-        losses=losses,
+        gradients=gradients,
         evaluate=few_shot_probe(backbone, data, config, runtime),
         metric="val/accuracy",
         higher_is_better=True,

@@ -7,7 +7,7 @@ classifier.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -43,11 +43,12 @@ def transfer(config: TransferConfig, runtime: Runtime) -> Job:
     def batches(step: int) -> tuple[Tensor, Tensor]:
         return runtime.cast(data.batch("train", "fit", config.batch_size, config.seed, step))
 
-    def losses(params: Params, batch: tuple[Tensor, Tensor]) -> Iterator[tuple[Tensor, Mapping[str, Tensor]]]:
+    def gradients(params: Params, batch: tuple[Tensor, Tensor]) -> Mapping[str, Tensor]:
         x, y = batch
         logits = apply(params, x)
         loss = task_loss(logits, y)
-        yield loss, {"loss": loss.detach(), "label_accuracy": score(logits, y)}
+        runtime.backward(loss)
+        return {"loss": loss.detach(), "label_accuracy": score(logits, y)}
 
     def evaluate(params: Params) -> dict[str, float]:
         x, y = runtime.cast(data.all("train", "held_out"))
@@ -62,7 +63,7 @@ def transfer(config: TransferConfig, runtime: Runtime) -> Job:
         params=params,
         rates=rates,
         batches=batches,
-        losses=losses,
+        gradients=gradients,
         evaluate=evaluate,
         metric="val/accuracy",
         higher_is_better=True,

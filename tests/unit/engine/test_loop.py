@@ -14,12 +14,21 @@ from metalearn_cli.core.errors import NonFiniteError
 from metalearn_cli.engine.loop import fit
 from metalearn_cli.engine.runtime import Runtime
 
-RUNTIME = Runtime(RuntimeConfig(accelerator="cpu", devices=1, precision="32-true", threads=1))
+RUNTIME = Runtime(
+    RuntimeConfig(
+        accelerator="cpu", devices=1, precision="32-true", threads=1, task_batching="auto", task_chunk=None, tuned=False
+    )
+)
 EVERY = Every(log=2, evaluate=3, save=4)
 
 
+def backward(loss: Tensor) -> dict[str, Tensor]:
+    loss.backward()
+    return {"loss": loss.detach()}
+
+
 class Task:
-    """A line to be fitted, by parts of a batch; everything that the loop said is kept."""
+    """A line to be fitted; everything that the loop said is kept."""
 
     def __init__(self) -> None:
         self.params = {"w": torch.zeros(3).requires_grad_(), "frozen": torch.ones(1)}
@@ -34,11 +43,10 @@ class Task:
         x = torch.randn(4, 3, generator=torch.Generator().manual_seed(step))
         return x, x.sum(1)
 
-    def losses(self, params: Any, batch: Any) -> Any:
-        for x, y in zip(*(part.chunk(2) for part in batch), strict=True):
-            noise = 0.01 * torch.randn(len(y))  # of the global generator, as a learner's would be
-            loss = (x @ params["w"] - y + noise).square().mean()
-            yield loss / 2, {"loss": loss.detach()}
+    def gradients(self, params: Any, batch: Any) -> Any:
+        x, y = batch
+        noise = 0.01 * torch.randn(len(y))  # of the global generator, as a model's would be
+        return backward((x @ params["w"] - y + noise).square().mean())
 
     def evaluate(self, params: Any) -> dict[str, float]:
         return {"val/x": params["w"].sum().item()}
@@ -50,7 +58,7 @@ class Task:
             optimizer=self.optimizer,
             scheduler=self.scheduler,
             batches=self.batch,
-            losses=self.losses,
+            gradients=self.gradients,
             evaluate=self.evaluate,
             every=EVERY,
             seed=0,
@@ -87,37 +95,6 @@ def test_what_is_logged_is_the_mean_since_the_last_line():
     assert logged == pytest.approx([sum(losses[i : i + 2]) / 2 for i in (0, 2, 4)])
     rates = [values["train/lr"] for _, values in single.recorded if "train/lr" in values]
     assert rates == pytest.approx([0.1, 0.1, 0.05, 0.05, 0.025, 0.025])  # those with which the steps were taken
-
-
-def test_parts_of_a_batch_give_the_gradient_of_the_mean_loss():
-    def losses_by(parts: int) -> Any:
-        def losses(params: Any, batch: Any) -> Any:
-            for x, y in zip(*(part.chunk(parts) for part in batch), strict=True):
-                loss = (x @ params["w"] - y).square().mean()
-                yield loss / parts, {"loss": loss.detach()}
-
-        return losses
-
-    one, four = (Task().fit(steps=1, losses=losses_by(parts)) for parts in (1, 4))
-    torch.testing.assert_close(one.params["w"], four.params["w"])
-    assert one.recorded[0][1]["train/loss"] == pytest.approx(four.recorded[0][1]["train/loss"])
-    x, y = one.batch(0)
-    torch.testing.assert_close(one.params["w"].detach(), 0.1 * 2 * x.T @ y / 4)  # a gradient step from 0, by hand
-
-
-def test_graph_of_a_part_is_gone_before_the_next_part():
-    freed = []
-
-    def losses(params: Any, batch: Any) -> Any:
-        for _ in range(3):
-            loss = params["w"].square().sum().exp()
-            yield loss, {"loss": loss.detach()}
-            with pytest.raises(RuntimeError, match="second time"):
-                loss.backward()
-            freed.append(True)
-
-    Task().fit(steps=1, losses=losses)
-    assert len(freed) == 3
 
 
 @pytest.mark.parametrize("stop", [1, 2, 3, 4, 5])
@@ -169,15 +146,12 @@ def test_loss_that_is_not_finite_leaves_the_weights(value):
     task = Task()
     seen = []
 
-    def losses(params: Any, batch: Any) -> Any:
-        loss = params["w"].sum() + 1
-        yield loss, {"loss": loss.detach()}
+    def gradients(params: Any, batch: Any) -> Any:
         seen.append(params["w"].detach().clone())
-        bad = params["w"].sum() * (value if len(seen) == 3 else 1.0)
-        yield bad, {"loss": bad.detach()}
+        return backward(params["w"].sum() * (value if len(seen) == 3 else 1.0))
 
     with pytest.raises(NonFiniteError, match=r"the loss became (nan|-inf|inf) at step 3 of 6; nothing was updated"):
-        task.fit(losses=losses)
+        task.fit(gradients=gradients)
     assert torch.equal(task.params["w"], seen[-1])
     assert task.advanced == [1, 2]
 
@@ -185,12 +159,11 @@ def test_loss_that_is_not_finite_leaves_the_weights(value):
 def test_gradient_that_is_not_finite_leaves_the_weights():
     task = Task()
 
-    def losses(params: Any, batch: Any) -> Any:
-        loss = params["w"].sum() + params["w"].abs().sqrt().sum()  # finite at 0, its gradient is not
-        yield loss, {"loss": loss.detach()}
+    def gradients(params: Any, batch: Any) -> Any:
+        return backward(params["w"].sum() + params["w"].abs().sqrt().sum())  # finite at 0, its gradient is not
 
     with pytest.raises(NonFiniteError, match="a gradient is not finite at step 1 of 6"):
-        task.fit(losses=losses)
+        task.fit(gradients=gradients)
     assert torch.equal(task.params["w"], torch.zeros(3))
 
 

@@ -13,7 +13,8 @@ from metalearn_cli.engine.runtime import Runtime, unsupported
 
 
 def runtime(**changes: Any) -> Runtime:
-    values = {"accelerator": "cpu", "devices": 1, "precision": "32-true", "threads": 1, **changes}
+    values = {"accelerator": "cpu", "devices": 1, "precision": "32-true", "threads": 1}
+    values |= {"task_batching": "auto", "task_chunk": None, "tuned": False, **changes}
     return Runtime(RuntimeConfig(**values))
 
 

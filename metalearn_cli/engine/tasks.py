@@ -1,0 +1,120 @@
+"""How the tasks of a meta-batch are computed: one after the other, over threads, or several as one batch.
+
+Algorithms are pure functions of one episode and know nothing of this. All ways give the same gradients, up to rounding,
+and each of them gives the same numbers every time: who computes what, and the order of sums, is fixed beforehand.
+
+Legend: T tasks of a meta-batch, E episodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metalearn_cli.core.types import Episode, Params
+from metalearn_cli.engine.runtime import Runtime
+
+Task = Callable[[Params, Episode], Any]
+"""A pure function of one episode; to be trained, it returns a dict of tensors [] whose "loss" is minimised."""
+
+
+class Tasks:
+    """Computes tasks in the way that the settings say.
+
+    loop and vmap use the calling thread, whose operations may use several cores; threads and groups use one thread per
+    core with one core each. vmap and groups compute `chunk` tasks as one batch, loop and threads one task at a time. So
+    memory is that of `chunk` tasks per thread, however many tasks there are.
+
+    Args:
+        runtime: the device and its settings.
+        tasks: T, how many tasks there are at a time.
+
+    Attributes:
+        batching: what `auto` came to.
+    """
+
+    def __init__(self, runtime: Runtime, tasks: int) -> None:
+        self._runtime = runtime
+        config = runtime.config
+        cores = torch.get_num_threads()
+        self.batching: str = config.task_batching
+        if self.batching == "auto":
+            on_cpu = "threads" if min(tasks, cores) > 1 else "loop"
+            self.batching = on_cpu if runtime.device.type == "cpu" else "vmap"
+        self._batched = self.batching in ("vmap", "groups")
+        self._chunk = (config.task_chunk or min(tasks, DEFAULT_CHUNK[self.batching])) if self._batched else 1
+        self._threads = min(cores, -(-tasks // self._chunk)) if self.batching in ("threads", "groups") else 1
+        self._pool = ThreadPoolExecutor(self._threads, "mlx-task", _one_core) if self._threads > 1 else None
+
+    def gradients(self, task: Task, params: Params, episodes: Episode) -> dict[str, Tensor]:
+        """Add the gradient of the mean loss over T tasks to the leaves `params`.
+
+        Args:
+            task: returns tensors [], among them "loss".
+            params: leaves; those that require gradients get them.
+            episodes: T of them, stacked.
+
+        Returns:
+            The mean of each of the tensors, detached.
+        """
+        tasks = len(episodes.support_x)
+        parts = [Episode(*(t[i : i + self._chunk] for t in episodes)) for i in range(0, tasks, self._chunk)]
+
+        def share(worker: int) -> tuple[Params, list[dict[str, Tensor]]]:
+            # leaves of one's own, so that threads do not add to the same gradient
+            own = {n: p.detach().requires_grad_(p.requires_grad) for n, p in params.items()} if self._pool else params
+            done = []
+            for part in parts[worker :: self._threads]:
+                values = self._apply(task, own, part)
+                self._runtime.backward(values["loss"].sum() / tasks)
+                done.append({name: value.detach() for name, value in values.items()})
+            return own, done
+
+        shares = list(self._over_threads(share, range(self._threads)))
+        for name, p in params.items():
+            for own, _ in shares if self._pool else ():
+                if (gradient := own[name].grad) is not None:
+                    p.grad = gradient if p.grad is None else p.grad.add_(gradient)
+        values = [value for _, done in shares for value in done]
+        return {name: torch.cat([value[name] for value in values]).mean() for name in values[0]}
+
+    def each(self, task: Task, params: Params, episodes: Callable[[int], Episode], count: int) -> Iterator[Tensor]:
+        """Yield the tensor [] that `task` makes of each of `count` episodes, in order, without gradients.
+
+        Args:
+            task: returns a tensor [].
+            params: what it is given.
+            episodes: returns the episode with an index, as a meta-batch of one.
+            count: how many.
+        """
+
+        def part(start: int) -> Tensor:
+            with torch.no_grad():  # gradients inside a task are taken by torch.func.grad, which works all the same
+                drawn = [episodes(index) for index in range(start, min(start + self._chunk, count))]
+                value: Tensor = self._apply(task, params, Episode(*map(torch.cat, zip(*drawn, strict=True))))
+                return value
+
+        for values in self._over_threads(part, range(0, count, self._chunk)):
+            yield from values
+
+    def _apply(self, task: Task, params: Params, part: Episode) -> Any:
+        """Return what `task` makes of a part of a meta-batch, with a leading dimension of tasks."""
+        if self._batched:
+            return torch.func.vmap(task, in_dims=(None, 0))(params, part)
+        value = task(params, Episode(*(t[0] for t in part)))
+        return value[None] if isinstance(value, Tensor) else {name: v[None] for name, v in value.items()}
+
+    def _over_threads(self, function: Callable[[int], Any], arguments: Sequence[int]) -> Iterator[Any]:
+        return self._pool.map(function, arguments) if self._pool else map(function, arguments)
+
+
+DEFAULT_CHUNK = {"vmap": 32, "groups": 4}
+"""Tasks that are computed as one batch where the settings do not say it."""
+
+
+def _one_core() -> None:
+    torch.set_num_threads(1)

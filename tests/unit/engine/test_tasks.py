@@ -1,0 +1,168 @@
+"""Every way to compute the tasks of a meta-batch gives the same gradients, and the same bits every time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from metalearn_cli.algorithms.maml import Maml
+from metalearn_cli.algorithms.protonet import ProtoNet
+from metalearn_cli.backbones._network import Network
+from metalearn_cli.backbones.conv4 import Conv4
+from metalearn_cli.core.config import Runtime as RuntimeConfig
+from metalearn_cli.core.functional import pure
+from metalearn_cli.core.learning import score
+from metalearn_cli.core.random import seeded
+from metalearn_cli.core.types import Episode, Params
+from metalearn_cli.engine import runtime as module
+from metalearn_cli.engine.evaluation import under_protocol
+from metalearn_cli.engine.runtime import Runtime
+from metalearn_cli.engine.tasks import Tasks
+
+WAY, TASKS = 3, 5  # a number of tasks that neither the threads nor the chunks divide
+WAYS = [("loop", None), ("threads", None), ("groups", 2), ("vmap", 2), ("vmap", None)]
+LEARNERS = {
+    **{f"maml-{s}-{o}": Maml(0.2, s, o == "first") for s in (1, 5) for o in ("first", "second")},
+    "protonet": ProtoNet(),
+}
+
+
+@pytest.fixture(autouse=True)
+def two_cores(monkeypatch):
+    before = torch.get_num_threads()
+    monkeypatch.setattr(module, "cores", lambda: 2)
+    yield
+    torch.set_num_threads(before)
+
+
+def runtime(batching: str = "auto", chunk: int | None = None, precision: str = "64-true", **changes: Any) -> Runtime:
+    values = {"threads": None, **changes}
+    return Runtime(RuntimeConfig("cpu", 1, precision, task_batching=batching, task_chunk=chunk, tuned=False, **values))
+
+
+def problem(learner: Any, found: Runtime, pool: str = "max") -> tuple[Any, Params, Episode]:
+    """A task of a learner on a small conv4 with batch statistics, its parameters, and a meta-batch."""
+    with seeded(0, "tasks"):
+        network = Network(Conv4((1, 16, 16), hidden=4, pool=pool), WAY if learner.needs_head else None)
+        support_x, query_x = torch.rand(TASKS, WAY, 1, 16, 16), torch.rand(TASKS, 2 * WAY, 1, 16, 16)
+    y = torch.arange(WAY).expand(TASKS, -1)
+    apply, params = pure(network)
+
+    def task(params: Params, episode: Episode) -> dict[str, Tensor]:
+        output = learner(under_protocol(apply, episode, "inductive"), params, episode, way=WAY)
+        return {"loss": output.loss, "accuracy": score(output.logits, episode.query_y)}
+
+    return task, found.place(params), found.cast(Episode(support_x, y, query_x, y.repeat(1, 2)))
+
+
+def plain(task: Any, params: Params, episodes: Episode) -> tuple[Tensor, list[Tensor]]:
+    """The mean loss and its gradient, by a Python loop and one call of autograd."""
+    losses = [task(params, Episode(*(part[t] for part in episodes)))["loss"] for t in range(TASKS)]
+    loss = torch.stack(losses).mean()
+    return loss, list(torch.autograd.grad(loss, list(params.values())))
+
+
+@pytest.mark.parametrize(("batching", "chunk"), WAYS)
+@pytest.mark.parametrize("learner", LEARNERS)
+@pytest.mark.parametrize("pool", ["max", "stride"])
+def test_gradients_equal_those_of_a_plain_loop(learner, batching, chunk, pool):
+    found = runtime(batching, chunk)
+    task, params, episodes = problem(LEARNERS[learner], found, pool)
+    values = Tasks(found, TASKS).gradients(task, params, episodes)
+    loss, expected = plain(task, params, episodes)
+    torch.testing.assert_close(values["loss"], loss, rtol=1e-12, atol=0)
+    assert not values["loss"].requires_grad
+    for p, gradient in zip(params.values(), expected, strict=True):
+        assert (p.grad - gradient).norm() <= 1e-9 * gradient.norm()
+
+
+@pytest.mark.parametrize(("batching", "chunk"), WAYS)
+def test_same_bits_every_time_in_float32(batching, chunk):
+    trained = []
+    for _ in range(2):
+        found = runtime(batching, chunk, "32-true")
+        task, params, episodes = problem(LEARNERS["maml-1-second"], found)
+        tasks, optimizer = Tasks(found, TASKS), torch.optim.Adam(list(params.values()))
+        for _ in range(3):
+            optimizer.zero_grad()
+            tasks.gradients(task, params, episodes)
+            optimizer.step()
+        trained.append(params)
+    assert all(torch.equal(p, trained[1][name]) for name, p in trained[0].items())
+
+
+@pytest.mark.parametrize(("batching", "chunk"), WAYS)
+def test_each_gives_the_episodes_in_order_and_without_gradients(batching, chunk):
+    found = runtime(batching, chunk)
+    task, params, episodes = problem(LEARNERS["maml-1-second"], found)
+    one = Tasks(found, TASKS).each(
+        lambda p, e: task(p, e)["loss"], params, lambda i: Episode(*(t[i : i + 1] for t in episodes)), TASKS
+    )
+    expected = [task(params, Episode(*(t[i] for t in episodes)))["loss"].detach() for i in range(TASKS)]
+    found_losses = torch.stack(list(one))
+    assert not found_losses.requires_grad
+    torch.testing.assert_close(found_losses, torch.stack(expected), rtol=1e-11, atol=0)
+
+
+@pytest.mark.parametrize(("batching", "chunk", "held"), [("loop", None, 1), ("vmap", 2, 2)])
+def test_a_part_is_gone_before_the_next_one(batching, chunk, held):
+    found = runtime(batching, chunk)
+    sizes = []
+
+    def task(params: Params, episode: Episode) -> dict[str, Tensor]:
+        sizes.append(len(alive))
+        kept = _Counted.apply(params["w"] * episode.support_x.sum())
+        return {"loss": kept.square().sum()}
+
+    alive: set[int] = set()
+
+    class _Counted(torch.autograd.Function):
+        generate_vmap_rule = True
+
+        @staticmethod
+        def forward(x: Tensor) -> Tensor:
+            return x.clone()
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+            alive.add(id(ctx))
+
+        @staticmethod
+        def backward(ctx: Any, gradient: Tensor) -> Tensor:
+            alive.clear()
+            return gradient
+
+    params = {"w": torch.ones(2, dtype=torch.float64).requires_grad_()}
+    x = torch.ones(4, 1, dtype=torch.float64)
+    Tasks(found, 4).gradients(task, params, Episode(x, x, x, x))
+    assert sizes == [0] * (4 // held)
+
+
+def test_what_auto_comes_to():
+    assert Tasks(runtime(), 4).batching == "threads"
+    assert Tasks(runtime(), 1).batching == "loop"
+    assert Tasks(runtime(threads=1), 4).batching == "loop"
+
+
+def test_tensors_that_do_not_learn_get_no_gradient():
+    found = runtime("threads")
+    task, params, episodes = problem(LEARNERS["protonet"], found)
+    frozen = next(iter(params))
+    params[frozen].requires_grad_(False)
+    Tasks(found, TASKS).gradients(task, params, episodes)
+    assert params[frozen].grad is None
+    assert all(p.grad is not None for name, p in params.items() if name != frozen)
+
+
+def test_an_error_in_a_thread_is_raised_here():
+    found = runtime("threads")
+    task, params, episodes = problem(LEARNERS["protonet"], found)
+
+    def broken(params: Params, episode: Episode) -> dict[str, Tensor]:
+        raise ZeroDivisionError("in a task")
+
+    with pytest.raises(ZeroDivisionError, match="in a task"):
+        Tasks(found, TASKS).gradients(broken, params, episodes)
