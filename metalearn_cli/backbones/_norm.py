@@ -90,7 +90,7 @@ def _scattered(pooled: Tensor, like: Tensor, index: Tensor | None) -> Tensor:
 
 
 def _pooled(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the values [B, C, h, w] of x that are the largest of their 2x2 window once normalised, and their places."""
+    """Return the values [B, C, h, w] of x that are the largest of their window once normalised, and their places."""
     if not bool((weight < 0).any()):
         return max_pool2d(x, 2, return_indices=True)
     sign = _wide(torch.where(weight < 0, -1.0, 1.0).to(x.dtype))  # a negative weight makes the smallest the largest

@@ -29,6 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     # names the folder of a sweep; processes that a job starts inherit it
     os.environ["MLX_SWEEP_ID"] = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{os.urandom(2).hex()}"
+    # read when torch is loaded: threads that wait sleep; on busy cores, spinning makes everything several times slower
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         code = _dispatch(words)
         sys.stdout.flush()

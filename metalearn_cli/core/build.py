@@ -20,7 +20,7 @@ ALLOWED = ("metalearn_cli.", "torch.optim.")
 PASSED_IN = {
     "backbone": frozenset({"shape"}),
     "model": frozenset({"backbone", "shape", "value_range", "classes"}),
-    "optimizer": frozenset({"params"}),
+    "optimizer": frozenset({"params", "fused"}),
     "scheduler": frozenset({"optimizer"}),
 }
 """Arguments that stages pass to a component, facts about the data and objects built before: no config sets them."""

@@ -35,6 +35,7 @@ class Tasks:
 
     Attributes:
         batching: what `auto` came to.
+        description: how many tasks run at once, and how.
     """
 
     def __init__(self, runtime: Runtime, tasks: int) -> None:
@@ -48,7 +49,20 @@ class Tasks:
         self._batched = self.batching in ("vmap", "groups")
         self._chunk = (config.task_chunk or min(tasks, DEFAULT_CHUNK[self.batching])) if self._batched else 1
         self._threads = min(cores, -(-tasks // self._chunk)) if self.batching in ("threads", "groups") else 1
+        at_once = self._chunk * self._threads
+        self.description = f"{at_once} task{'s' * (at_once > 1)} at once ({self.batching})"
         self._pool = ThreadPoolExecutor(self._threads, "mlx-task", _one_core) if self._threads > 1 else None
+
+    def refused(self, task: Task, params: Params, episodes: Episode) -> str:
+        """Return why `task` cannot be computed in this way, or "" if it can; the first two of `episodes` are tried."""
+        if not self._batched:
+            return ""
+        try:
+            with torch.no_grad():
+                self._apply(task, params, Episode(*(part[:2] for part in episodes)))
+        except RuntimeError as error:
+            return f"{self.batching} cannot batch this network over tasks ({str(error).splitlines()[0]}); use loop"
+        return ""
 
     def gradients(self, task: Task, params: Params, episodes: Episode) -> dict[str, Tensor]:
         """Add the gradient of the mean loss over T tasks to the leaves `params`.

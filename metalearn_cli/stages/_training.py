@@ -69,6 +69,7 @@ class Job:
         model: what a checkpoint says of itself, enough to build the network again.
         data: name, protocol and fingerprint of the data.
         pictures: writes the stage's own pictures into a folder, given trained tensors.
+        notes: what the user should see of how the stage computes.
     """
 
     params: Params
@@ -81,6 +82,7 @@ class Job:
     model: dict[str, Any]
     data: dict[str, Any]
     pictures: Callable[[Params, Path], None]
+    notes: tuple[str, ...] = ()
 
 
 MakeJob = Callable[[Any, Runtime], Job]
@@ -202,7 +204,7 @@ def prepare(stage: str, config: _Training, make_job: MakeJob) -> Prepared:
         raise ConfigError([*problems, *error.problems]) from error
     if problems:
         raise ConfigError(problems)
-    notes = [f"{stage}: {runtime.description}; data {job.data['name']} ({job.data['protocol']})"]
+    notes = [f"{stage}: {runtime.description}; data {job.data['name']} ({job.data['protocol']})", *job.notes]
     if parent:
         source = "" if config.init_from == str(parent.folder) else f"{config.init_from} -> "
         notes.append(f"init_from {source}{parent.folder}{_measured(parent)}")
@@ -224,7 +226,8 @@ def _optimizer(config: _Training, job: Job) -> tuple[Optimizer, LRScheduler]:
         {"params": [job.params[n] for n, r in job.rates.items() if r == rate], "lr": base * rate}
         for rate in sorted(set(job.rates.values()))
     ]
-    optimizer = build(config.optimizer, "optimizer", params=groups)
+    # one kernel for all tensors, where the optimizer has it
+    optimizer = build(config.optimizer, "optimizer", params=groups, fused=True)
     trial = torch.optim.SGD([torch.zeros(1)], lr=1.0)
     try:
         _take_up(trial, build(config.scheduler, "scheduler", optimizer=trial), {}, 1)

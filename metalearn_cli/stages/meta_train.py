@@ -44,6 +44,8 @@ def meta_train(config: MetaTrainConfig, runtime: Runtime) -> Job:
             found = error.problems if isinstance(error, ConfigError) else [Problem("", str(error))]
             own = {k: f"train_{k}" for k in ("way", "query") if split == "train" and getattr(config, f"train_{k}")}
             problems += [problem._replace(key=own.get(problem.key, problem.key)) for problem in found]
+    if (chunk := config.runtime.task_chunk or 1) > config.tasks:
+        problems.append(Problem("runtime.task_chunk", f"must be at most tasks ({config.tasks}), got {chunk}"))
     if problems:
         raise ConfigError(dict.fromkeys(problems))
     network = fresh_network(config.backbone, data.shape, config.way if algorithm.needs_head else None, config.seed)
@@ -58,6 +60,12 @@ def meta_train(config: MetaTrainConfig, runtime: Runtime) -> Job:
         output = algorithm(run, params, episode, way=train_way)
         return {"loss": output.loss, metric: score(output.logits, episode.query_y)}
 
+    def batches(step: int) -> Episode:
+        return runtime.cast(samplers["train"].batch(step, config.tasks))
+
+    if reason := tasks.refused(task, runtime.place(params), batches(0)):
+        raise ConfigError([Problem("runtime.task_batching", reason)])
+
     def pictures(params: Params, folder: Path) -> None:
         if len(data.shape) != 3:
             return
@@ -71,7 +79,7 @@ def meta_train(config: MetaTrainConfig, runtime: Runtime) -> Job:
     return Job(
         params=params,
         rates=dict.fromkeys(params, 1.0),
-        batches=lambda step: runtime.cast(samplers["train"].batch(step, config.tasks)),
+        batches=batches,
         gradients=lambda params, episodes: tasks.gradients(task, params, episodes),
         evaluate=validation(algorithm, apply, samplers["val"], config.val_episodes, config.normalisation, runtime),
         metric=f"val/{metric}",
@@ -85,6 +93,7 @@ def meta_train(config: MetaTrainConfig, runtime: Runtime) -> Job:
         },
         data=describe_data(data, config.data),
         pictures=pictures,
+        notes=(f"{config.tasks} tasks a step, {tasks.description}",),
     )
 
 

@@ -28,6 +28,7 @@ LEARNERS = {
     **{f"maml-{s}-{o}": Maml(0.2, s, o == "first") for s in (1, 5) for o in ("first", "second")},
     "protonet": ProtoNet(),
 }
+CHECKPOINTING = Maml(0.2, 5, gradient_checkpointing=True)
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +40,7 @@ def two_cores(monkeypatch):
 
 
 def runtime(batching: str = "auto", chunk: int | None = None, precision: str = "64-true", **changes: Any) -> Runtime:
-    values = {"threads": None, **changes}
+    values = {"threads": 1 if batching in ("loop", "vmap") else None, **changes}
     return Runtime(RuntimeConfig("cpu", 1, precision, task_batching=batching, task_chunk=chunk, tuned=False, **values))
 
 
@@ -77,6 +78,27 @@ def test_gradients_equal_those_of_a_plain_loop(learner, batching, chunk, pool):
     assert not values["loss"].requires_grad
     for p, gradient in zip(params.values(), expected, strict=True):
         assert (p.grad - gradient).norm() <= 1e-9 * gradient.norm()
+
+
+@pytest.mark.parametrize("batching", ["loop", "threads"])
+def test_gradient_checkpointing_changes_no_gradient(batching):
+    found = runtime(batching)
+    task, params, episodes = problem(CHECKPOINTING, found)
+    Tasks(found, TASKS).gradients(task, params, episodes)
+    _, expected = plain(problem(LEARNERS["maml-5-second"], found)[0], params, episodes)
+    for p, gradient in zip(params.values(), expected, strict=True):
+        assert (p.grad - gradient).norm() <= 1e-9 * gradient.norm()
+
+
+@pytest.mark.parametrize("batching", ["vmap", "groups"])
+def test_what_cannot_be_batched_is_refused_in_words(batching):
+    found = runtime(batching)
+    task, params, episodes = problem(LEARNERS["protonet"], found)
+    assert Tasks(found, TASKS).refused(task, params, episodes) == ""
+    for unfit in (problem(CHECKPOINTING, found)[0], lambda p, e: {"loss": torch.tensor(e.query_x.sum().item())}):
+        reason = Tasks(found, TASKS).refused(unfit, params, episodes)
+        assert reason.startswith(f"{batching} cannot batch this network over tasks (") and reason.endswith("use loop")
+    assert Tasks(runtime("threads"), TASKS).refused(unfit, params, episodes) == ""
 
 
 @pytest.mark.parametrize(("batching", "chunk"), WAYS)
@@ -159,7 +181,7 @@ def test_tensors_that_do_not_learn_get_no_gradient():
 
 def test_an_error_in_a_thread_is_raised_here():
     found = runtime("threads")
-    task, params, episodes = problem(LEARNERS["protonet"], found)
+    _, params, episodes = problem(LEARNERS["protonet"], found)
 
     def broken(params: Params, episode: Episode) -> dict[str, Tensor]:
         raise ZeroDivisionError("in a task")

@@ -53,7 +53,10 @@ def test_run_and_what_it_leaves_behind(go, manifest, said):
     assert "pid" in done and done["seconds"] > 0
     assert (Path(done["folder"]) / "mlx.log").is_file()
     assert runs.read_config(Path(done["folder"]))["algorithm"] == MAML
-    assert said.notes == ["meta-train: cpu, 1 threads, 32-true; data gaussian (directions)"]
+    assert said.notes == [
+        "meta-train: cpu, 1 threads, 32-true; data gaussian (directions)",
+        "2 tasks a step, 1 task at once (loop)",
+    ]
 
 
 @pytest.mark.parametrize("floor", [NEAREST, SCRATCH])
