@@ -55,6 +55,7 @@ OPTIONS = (
     Option("--help", "-h", "", "show this text", tuple(COMMANDS)),
     Option("--json", "", "", "print the result as JSON", tuple(c for c in COMMANDS if c != "completion")),
     Option("--runs-dir", "", "DIR", "folder of all runs (default: runs)", ("resume", "runs", "show", "doctor")),
+    Option("--bench", "", "", "measure a meta-training step in every way that this machine has", ("doctor",)),
     Option("--multirun", "-m", "", "run every combination of comma-separated values", (*STAGES, "validate")),
     Option("--config-dir", "-cd", "DIR", "a folder with configs of your own", (*STAGES, "validate", "ls")),
     Option("--cfg", "-c", "WHAT", "print the settings: job, hydra or all", tuple(STAGES), ("job", "hydra", "all")),

@@ -143,6 +143,10 @@ def _doctor(words: Words) -> int:
 
     _expect(words, "")
     found = doctor.examine(_runs_dir(words))
+    if "--bench" in words.options:
+        from metalearn_cli.cli.bench import measure
+
+        found |= measure()
     _show(words, found, lambda: views.facts(found))
     return errors.DONE
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+from contextlib import nullcontext
 from typing import TypeVar, cast
 
 import torch
@@ -134,10 +135,12 @@ class Runtime:
         return type(tensors)(*parts) if hasattr(tensors, "_fields") else type(tensors)(parts)
 
     def under_precision(self, apply: Apply) -> Apply:
-        """Return `apply` under the precision's autocast; its output is in full precision, as losses want it."""
+        """Return `apply` under the autocast of a mixed precision; its output is in full precision, as losses want it."""
+        # of the others Fabric would set torch's default number format, for all threads, where ours is the tensors' own
+        mixed = self.config.precision.endswith("-mixed")
 
         def applied(params: Params, *args: object, **kwargs: object) -> Tensor:
-            with self._fabric.autocast():
+            with self._fabric.autocast() if mixed else nullcontext():
                 output = apply(params, *args, **kwargs)
             # a model gives its loss with metrics: autocast itself keeps losses in full precision
             return output.to(self.dtype) if isinstance(output, Tensor) else output

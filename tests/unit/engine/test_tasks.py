@@ -80,6 +80,21 @@ def test_gradients_equal_those_of_a_plain_loop(learner, batching, chunk, pool):
         assert (p.grad - gradient).norm() <= 1e-9 * gradient.norm()
 
 
+@pytest.mark.parametrize("precision", ["64-true", "bf16-true"])
+def test_threads_leave_the_default_number_format_alone(precision):
+    found = runtime("threads", precision=precision)
+    _, params, episodes = problem(LEARNERS["protonet"], found)
+    seen = []
+
+    def apply(params: Params, x: Tensor) -> Tensor:
+        seen.append(torch.get_default_dtype())
+        return x.sum() + sum(p.sum() for p in params.values())
+
+    run = found.under_precision(apply)
+    Tasks(found, TASKS).gradients(lambda p, e: {"loss": run(p, e.query_x)}, params, episodes)
+    assert set(seen) == {torch.float32}
+
+
 @pytest.mark.parametrize("batching", ["loop", "threads"])
 def test_gradient_checkpointing_changes_no_gradient(batching):
     found = runtime(batching)

@@ -1,0 +1,20 @@
+"""`mlx doctor --bench`."""
+
+from __future__ import annotations
+
+import json
+
+from metalearn_cli.cli import bench
+
+
+def test_measures_every_way_and_every_precision(mlx, monkeypatch):
+    small = {"tasks": 2, "hidden": 2}
+    monkeypatch.setattr(bench, "measure", lambda measure=bench.measure: measure(**small))
+    monkeypatch.setattr(bench, "tune", lambda: None)
+    found = json.loads(mlx("doctor", "--bench", "--json").out)
+    ways, precisions = (lines for heading, lines in found.items() if ": " in heading)
+    assert ways.keys() == {"auto", "loop", "threads", "groups", "vmap"}
+    assert all(" ms, " in line for line in ways.values())
+    assert precisions["64-true"].endswith("error 0.0e+00")
+    assert 0 < float(precisions["32-true"].split()[-1]) < float(precisions["bf16-mixed"].split()[-1])
+    assert precisions["16-mixed"].startswith("not here: 16-mixed on cpu")
