@@ -135,7 +135,7 @@ class Runtime:
         return type(tensors)(*parts) if hasattr(tensors, "_fields") else type(tensors)(parts)
 
     def under_precision(self, apply: Apply) -> Apply:
-        """Return `apply` under the autocast of a mixed precision; its output is in full precision, as losses want it."""
+        """Return `apply` under a mixed precision's autocast; its output is in full precision, as losses want it."""
         # of the others Fabric would set torch's default number format, for all threads, where ours is the tensors' own
         mixed = self.config.precision.endswith("-mixed")
 
