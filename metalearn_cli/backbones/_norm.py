@@ -130,7 +130,16 @@ def _unfolded(info: Any, outputs: Sequence[Tensor | None]) -> tuple[tuple[Tensor
     return tuple(None if t is None else t.unflatten(cast(int, d), (info.batch_size, -1)) for t, d in pairs), dims
 
 
-class _Forward(Function):
+class _Op(Function):
+    @classmethod
+    def apply(cls, *args: Any) -> Any:
+        if torch._C._are_functorch_transforms_active():
+            return super().apply(*args)
+        # past the binding of default arguments, which takes longer than the computation on a small support set
+        return super(Function, cls).apply(*args)
+
+
+class _Forward(_Op):
     """y = relu(pool(weight * n + bias)) with n = (x - mean) * scale, mean and scale those of the first R items.
 
     The other outputs are what the derivatives need: the pooled x, where it came from, mean and scale.
@@ -164,7 +173,7 @@ class _Forward(Function):
         return _unfolded(info, _Forward.apply(*_folded(info, in_dims, args)))
 
 
-class _Backward(Function):
+class _Backward(_Op):
     """The gradient of `_Forward`, itself differentiable once.
 
     With g the incoming gradient where ReLU let through, and n at the pooled places:

@@ -41,7 +41,7 @@ def pure(module: nn.Module) -> tuple[Apply, Params]:
         if not hasattr(copies, "module"):
             copies.module = copy.deepcopy(module)
         # strict: a misspelt name would otherwise set a new attribute and train nothing
-        return functional_call(copies.module, params, args, kwargs, strict=True)
+        return functional_call(copies.module, params, args, kwargs, tie_weights=False, strict=True)
 
     return apply, {name: p.detach().clone().requires_grad_() for name, p in module.named_parameters()}
 
