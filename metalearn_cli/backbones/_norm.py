@@ -136,7 +136,7 @@ class _Op(Function):
         if torch._C._are_functorch_transforms_active():
             return super().apply(*args)
         # past the binding of default arguments, which takes longer than the computation on a small support set
-        return super(Function, cls).apply(*args)
+        return super(Function, cls).apply(*args)  # type: ignore[misc]  # it is a builtin's
 
 
 class _Forward(_Op):
