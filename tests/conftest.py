@@ -29,6 +29,8 @@ EVERY_STAGE = {
         "task_batching": "auto",
         "task_chunk": None,
         "tuned": False,
+        "stop_on": [],
+        "anomaly": False,
     },
     "way": 2,
     "shot": 1,
@@ -45,6 +47,9 @@ TRAINING = {
     "every": {"log": 2, "evaluate": 3, "save": 2},
     "keep": 1,
     "val_episodes": 4,
+    "patience": None,
+    "on_nonfinite": "stop",
+    "nonfinite_limit": 2,
 }
 OWN = {
     "pretrain": {"model": {"_target_": "metalearn_cli.models.classifier.Classifier"}, "batch_size": 8},

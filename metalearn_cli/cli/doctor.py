@@ -7,7 +7,7 @@ import os
 import platform
 import shutil
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from torch import nn
@@ -65,7 +65,8 @@ def _works(kind: str, precision: str) -> bool:
     """Whether one step of a small network gives finite gradients."""
     if unsupported(kind, precision):
         return False
-    runtime = Runtime(RuntimeConfig(kind, 1, precision, None, "auto", None, tuned=False))  # type: ignore[arg-type]
+    given: Any = (kind, 1, precision, None)
+    runtime = Runtime(RuntimeConfig(*given, "auto", None, tuned=False, stop_on=[], anomaly=False))
     apply, params = pure(nn.Conv2d(1, 4, 3))
     params = runtime.place(params)
     (x_BCHW,) = runtime.cast((torch.ones(2, 1, 8, 8, device=runtime.device),))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from metalearn_cli.core.errors import ConfigError, UserError
+from metalearn_cli.core.errors import ConfigError, Stopped, UserError
 
-DONE, CRASH, REFUSED, INTERRUPTED = 0, 1, 2, 130
-"""Exit codes."""
+DONE, CRASH, REFUSED, SIGNALLED = 0, 1, 2, 128
+"""Exit codes; to the last one the number of the signal is added, as shells do: 130 for Ctrl-C, 143 for SIGTERM."""
 
 _WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EEXIST, errno.EISDIR, errno.ENOTDIR)
 _FINDING = (errno.EACCES, errno.EPERM, errno.ENOENT)
@@ -56,8 +57,9 @@ def explain(error: BaseException) -> tuple[int, str]:
     from metalearn_cli.cli import ui
 
     if isinstance(error, KeyboardInterrupt):
-        ui.error(str(error) or "interrupted", label="")
-        return INTERRUPTED, "interrupted"
+        stopped = error if isinstance(error, Stopped) else Stopped(signal.SIGINT)
+        ui.error(str(stopped), label="")
+        return SIGNALLED + stopped.number, str(stopped)
     if isinstance(error, ConfigError):
         error = SettingsError("", [Fault(p.key, p.message, hint=p.hint) for p in error.problems])
     if isinstance(error, SettingsError):

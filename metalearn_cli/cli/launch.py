@@ -19,7 +19,7 @@ from metalearn_cli.cli.choices import config_dir
 from metalearn_cli.cli.compose import HYDRA_ERRORS, Composer, settings, values_of
 from metalearn_cli.cli.errors import SettingsError
 from metalearn_cli.cli.faults import check, located
-from metalearn_cli.core.errors import ConfigError, UserError
+from metalearn_cli.core.errors import ConfigError, Stopped, UserError
 from metalearn_cli.engine.runs import TRAINING
 
 
@@ -109,10 +109,10 @@ def run_stage(config: DictConfig) -> None:
                 tune()
             done = stages.run(stage, config, reporter, sweep=sweep)
         _outcomes.append(Outcome(words, done, errors.DONE))
-    except KeyboardInterrupt as stop:
+    except Stopped as stop:
         # a chain and an evaluation are started again; what is done already they skip
         again = f"mlx resume {reporter.folder}" if stage in TRAINING else "the same command"
-        raise KeyboardInterrupt(f"interrupted; go on with: {again}" if reporter.folder else "interrupted") from stop
+        raise Stopped(stop.number, f"go on with: {again}" if reporter.folder else "") from stop
     except Exception as error:
         extra = next((s.path for s in job.runtime.config_sources if s.provider == "command-line"), "")
         _outcomes.append(Outcome(words, None, *errors.explain(with_origins(error, Composer(stage, extra), words))))

@@ -14,7 +14,7 @@ from typing import Any
 from metalearn_cli import __version__
 from metalearn_cli.cli import args, errors
 from metalearn_cli.cli.args import SHELLS, STAGES, Words, meant
-from metalearn_cli.core.errors import UserError
+from metalearn_cli.core.errors import Stopped, UserError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: its words after `mlx`; None takes those of the process.
 
     Returns:
-        the exit code: 0 done, 1 crash, 2 the user's input, 130 interrupted.
+        the exit code: 0 done, 1 crash, 2 the user's input, 128 + a signal's number if it stopped the run.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     # names the folder of a sweep; processes that a job starts inherit it
@@ -89,8 +89,11 @@ def _resume(words: Words) -> int:
     name, *settings = _expect(words, "RUN", several=True)
     folder = find_run(_runs_dir(words), name)["folder"]
     changed = changes(settings)
-    with ui.reporting() as reporter:
-        run = stages.resume(folder, reporter, changed)
+    try:
+        with ui.reporting() as reporter:
+            run = stages.resume(folder, reporter, changed)
+    except Stopped as stop:
+        raise Stopped(stop.number, f"go on with: mlx resume {folder}") from stop
     _show(words, run, lambda: views.result(run))
     return errors.DONE
 

@@ -20,6 +20,7 @@ from metalearn_cli.core.errors import ConfigError, Problem
 Count = Annotated[int, Range(1)]
 Normalisation = Literal["transductive", "inductive"]
 TaskBatching = Literal["auto", "loop", "threads", "groups", "vmap"]
+Signal = Literal["SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU"]
 Precision = Literal["32-true", "64-true", "bf16-mixed", "bf16-true", "16-mixed"]
 
 
@@ -41,6 +42,10 @@ class Runtime:
     """Tasks computed as one batch, for vmap and groups; null = a number that is usually quick."""
     tuned: bool
     """Whether the process's memory allocator and number format are set for speed; see `engine.runtime.tune`."""
+    stop_on: list[Signal]
+    """Signals besides SIGINT and SIGTERM on which a run saves a checkpoint and ends."""
+    anomaly: bool
+    """Name the operation behind a gradient that is NaN, at the price of speed."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,12 @@ class _Training(_Common):
     """How many of the newest checkpoints stay, besides the best one."""
     val_episodes: Annotated[int, Range(2)]
     """Validation episodes at each evaluation."""
+    patience: Count | None
+    """Evaluations in a row without a better result after which training ends early; null = never."""
+    on_nonfinite: Literal["stop", "skip"]
+    """What becomes of a step whose loss or gradient is not finite: end of the run, or left out."""
+    nonfinite_limit: Count
+    """For skip: steps in a row that may be left out; one more stops the run."""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ Everything raised as `UserError` is shown as a sentence, without a traceback, an
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -36,4 +37,18 @@ class ConfigError(UserError):
 
 
 class NonFiniteError(UserError):
-    """A loss stopped being a finite number; raised before it could reach the weights."""
+    """A loss or a gradient stopped being a finite number; raised before it could reach the weights."""
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal asked the run to stop.
+
+    Args:
+        number: the signal's.
+        advice: how to go on, or "".
+    """
+
+    def __init__(self, number: int, advice: str = "") -> None:
+        self.number = number
+        name = "interrupted" if number == signal.SIGINT else f"stopped by {signal.Signals(number).name}"
+        super().__init__(f"{name}; {advice}" if advice else name)

@@ -1,14 +1,17 @@
 """Checkpoints: a folder of tensors (safetensors), what `resume` needs, and a readable manifest of everything else.
 
-A checkpoint appears under its name only when it is whole (written aside, flushed, renamed), and is checked against the
-sha256 of its manifest whenever it is read.
+A checkpoint appears under its name only when it is whole (written aside, flushed, renamed). Its manifest has the sha256
+of every other file and its own, and all of them are checked whenever it is opened.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
+import io
+import json
+import logging
 import math
-import os
 import pickle
 import platform
 import shutil
@@ -19,15 +22,20 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
+from metalearn_cli.core.config import digest
 from metalearn_cli.core.errors import ConfigError, Problem, UserError
 from metalearn_cli.core.types import Params
-from metalearn_cli.engine.runs import now, read_json, sha256_of, write_json
+from metalearn_cli.engine.runs import flush, now, read_json, sha256_of, write_bytes
 
-FORMAT = 1
+FORMAT = 2
 _TENSORS, _RESUME, _MANIFEST = "model.safetensors", "resume.pt", "manifest.json"
+_SEAL = "sha256"
+
+log = logging.getLogger("metalearn_cli")
 
 
 @dataclass(frozen=True)
@@ -36,8 +44,8 @@ class Checkpoint:
 
     Attributes:
         folder: where it lies.
-        manifest: its manifest.json.
-        sha256: of the manifest, which holds the sha256 of every other file: one number for the whole checkpoint.
+        manifest: its manifest.json, without the manifest's own sha256.
+        sha256: of the manifest's file, which holds the sha256 of every other file: one number for the whole checkpoint.
     """
 
     folder: Path
@@ -52,17 +60,23 @@ class Checkpoint:
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:
-    """Read a checkpoint's manifest.
+    """Read a checkpoint's manifest and check that every file of it is the one that was written.
 
     Raises:
-        UserError: if it is missing, damaged or of another format.
+        UserError: if a file is missing or damaged, or the format is another.
     """
     manifest = read_json(folder / _MANIFEST)
+    manifest.pop(_SEAL, None)
     missing = {"data", "files", "format", "metrics", "model", "run", "signature", "stage", "step"} - manifest.keys()
     if manifest.get("format") != FORMAT or missing:
         what = f"format {manifest.get('format')!r}" if manifest.get("format") != FORMAT else f"no {min(missing)}"
         raise UserError(f"{folder} is no checkpoint that this version reads ({what}; it reads format {FORMAT})")
-    return Checkpoint(folder, manifest, sha256_of(folder / _MANIFEST))
+    if (folder / _MANIFEST).read_bytes() != _sealed(manifest):  # read again: its bytes count, not what they mean
+        raise UserError(f"{folder / _MANIFEST} is damaged: it is not as it was written")
+    checkpoint = Checkpoint(folder, manifest, sha256_of(folder / _MANIFEST))
+    for name in manifest["files"]:
+        _verified(checkpoint, name)
+    return checkpoint
 
 
 def read_tensors(checkpoint: Checkpoint) -> Params:
@@ -95,7 +109,11 @@ def _verified(checkpoint: Checkpoint, name: str) -> Path:
     expected = checkpoint.manifest["files"].get(name, {}).get("sha256")
     if not path.is_file():
         raise UserError(f"{path} is missing")
-    if (found := sha256_of(path)) != expected:
+    try:
+        found = sha256_of(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    if found != expected:
         raise UserError(f"{path} is damaged: its sha256 is {found[:12]}..., its manifest says {str(expected)[:12]}...")
     return path
 
@@ -148,7 +166,7 @@ def load_into(params: Params, checkpoint: Checkpoint, prefix: str, reinit: Seque
 
 
 class Checkpoints:
-    """The checkpoints of one run: `step-000500` and so on, of which the best one and the `keep` newest stay.
+    """The checkpoints of one run: `step-000500` and so on, of which `tidy` leaves the best one and the `keep` newest.
 
     Args:
         folder: the run's folder.
@@ -167,7 +185,7 @@ class Checkpoints:
         self._facts = facts
 
     def save(self, step: int, params: Params, state: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
-        """Write a checkpoint, then remove those that are neither the best nor among the newest.
+        """Write a checkpoint.
 
         Args:
             step: optimizer steps done.
@@ -175,38 +193,80 @@ class Checkpoints:
             state: what `resume` needs besides them; `self.best` is added to it.
             metrics: the validation metrics at this step; empty if there was no evaluation, then it cannot be the best.
         """
-        name = f"step-{step:06d}"
+        name = _name(step)
         if metrics and self._improves(metrics[self._metric]):
             self.best = {"name": name, "step": step, "metrics": dict(metrics)}
-        self.folder.mkdir(exist_ok=True)
+        tensors = {n: p.detach().cpu().contiguous() for n, p in params.items()}
+        resume = io.BytesIO()
+        torch.save({**state, "best": self.best}, resume)
+        # made here and written by `write_bytes`, because the libraries' own errors do not say that a disk is full
+        files = {_TENSORS: to_safetensors(tensors), _RESUME: resume.getvalue()}
         temporary = self.folder / f".{name}"
-        shutil.rmtree(temporary, ignore_errors=True)
         try:
+            if not self.folder.is_dir():
+                self.folder.mkdir()
+                flush(self.folder.parent)
+            shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir()
-            tensors = {n: p.detach().cpu().contiguous() for n, p in params.items()}
-            save_file(tensors, temporary / _TENSORS)
-            torch.save({**state, "best": self.best}, temporary / _RESUME)
-            write_json(temporary / _MANIFEST, self._manifest(step, tensors, metrics, temporary))
-            for entry in (*temporary.iterdir(), temporary):
-                _flush(entry)
-            shutil.rmtree(self.folder / name, ignore_errors=True)
+            for file, data in files.items():
+                write_bytes(temporary / file, data)
+            write_bytes(temporary / _MANIFEST, _sealed(self._manifest(step, tensors, metrics, files)))
             temporary.rename(self.folder / name)
-            _flush(self.folder)
+            flush(self.folder)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
+
+    def tidy(self) -> None:
+        """Remove what a killed process left half done, and the checkpoints that are neither the best nor the newest."""
         for old in self.all()[: -self._keep]:
             if old.name != self.best.get("name"):
-                shutil.rmtree(old)
+                old.rename(self.folder / f".{old.name}")  # at once: no half checkpoint stands under its name
+        for leftover in self.folder.glob(".step-*"):
+            shutil.rmtree(leftover)
 
     def all(self) -> list[Path]:
         """Return the checkpoint folders, oldest first."""
         steps = {path.name.removeprefix("step-"): path for path in self.folder.glob("step-*")}
         return [steps[step] for step in sorted(filter(str.isdigit, steps), key=int)]
 
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from a checkpoint's resume state: which checkpoint is the best so far."""
-        self.best = state["best"]
+    def newest(self) -> tuple[Checkpoint, dict[str, Any]] | None:
+        """Return what to go on from: the newest checkpoint that is whole, with its resume state; None if there is none.
+
+        Damaged ones that are newer are named in a warning and set aside as `step-000500.damaged`; `best` is what it was.
+
+        Raises:
+            UserError: if all are damaged, or the best one is.
+        """
+        damaged: dict[Path, UserError] = {}
+        for folder in reversed(self.all()):
+            try:
+                checkpoint = open_checkpoint(folder)
+                state = read_resume(checkpoint)
+                read_tensors(checkpoint)
+            except UserError as error:
+                damaged[folder] = error
+                continue
+            self.best = state["best"]
+            if self.best and self.best["name"] != folder.name:
+                open_checkpoint(self.folder / self.best["name"])
+            for bad, reason in damaged.items():
+                log.warning("%s; going on from %s instead", reason, folder.name)
+                aside = bad.with_name(f"{bad.name}.damaged")
+                shutil.rmtree(aside, ignore_errors=True)
+                bad.rename(aside)
+            return checkpoint, state
+        if damaged:
+            raise next(iter(damaged.values()))
+        return None
+
+    def summary(self, step: int) -> dict[str, Any]:
+        """Return what run.json says of the checkpoints after `step` steps: the steps, and the last and best one."""
+        return {"step": step, "last": _name(step), "best": self.best.get("name") or _name(step)}
+
+    def stale(self, step: int, every: int) -> int:
+        """Return how many evaluations, one after each `every` steps, there were since the best one."""
+        return step // every - self.best["step"] // every if self.best else 0
 
     def _improves(self, value: float) -> bool:
         if not self.best:
@@ -214,8 +274,9 @@ class Checkpoints:
         best = self.best["metrics"][self._metric]
         return math.isnan(best) or self._sign * value > self._sign * best
 
-    def _manifest(self, step: int, tensors: Params, metrics: Mapping[str, float], folder: Path) -> dict[str, Any]:
-        files = {f.name: {"sha256": sha256_of(f), "bytes": f.stat().st_size} for f in sorted(folder.iterdir())}
+    def _manifest(
+        self, step: int, tensors: Params, metrics: Mapping[str, float], files: Mapping[str, bytes]
+    ) -> dict[str, Any]:
         packages = ("metalearn-cli", "torch", "safetensors")
         return {
             "format": FORMAT,
@@ -225,7 +286,7 @@ class Checkpoints:
             "created_at": now(),
             "signature": {name: _signature(t) for name, t in tensors.items()},
             "versions": {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in packages}},
-            "files": files,
+            "files": {n: {"sha256": hashlib.sha256(b).hexdigest(), "bytes": len(b)} for n, b in files.items()},
         }
 
 
@@ -233,9 +294,10 @@ def _signature(tensor: Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
 
 
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _name(step: int) -> str:
+    return f"step-{step:06d}"
+
+
+def _sealed(manifest: Mapping[str, Any]) -> bytes:
+    """Return the one way to write a manifest, with its own sha256: any other byte in the file is damage."""
+    return (json.dumps({**manifest, _SEAL: digest(manifest)}, indent=2) + "\n").encode()

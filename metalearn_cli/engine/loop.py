@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import math
-import signal
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,13 +14,31 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from metalearn_cli.core.config import Every
-from metalearn_cli.core.errors import NonFiniteError
+from metalearn_cli.core.errors import NonFiniteError, Stopped
 from metalearn_cli.core.random import derive_seed
 from metalearn_cli.core.types import Params
 from metalearn_cli.engine.runtime import Runtime
+from metalearn_cli.engine.signals import first_signal
 
 Gradients = Callable[[Params, Any], Mapping[str, Tensor]]
 """Adds the gradient of a batch's loss to the leaves, and returns metrics [] to log, "loss" among them."""
+
+log = logging.getLogger("metalearn_cli")
+
+
+@dataclass
+class Memory:
+    """What the loop keeps in mind from one step to the next, besides tensors; part of every checkpoint.
+
+    Attributes:
+        window: metrics of the steps since the last log line.
+        skipped: steps left out, because a loss or a gradient was not finite.
+        in_a_row: how many of them immediately before the next step.
+    """
+
+    window: list[dict[str, float]] = field(default_factory=list)
+    skipped: int = 0
+    in_a_row: int = 0
 
 
 def fit(
@@ -36,8 +54,10 @@ def fit(
     seed: int,
     start: int,
     steps: int,
-    window: list[dict[str, float]],
-    save: Callable[[int, list[dict[str, float]], dict[str, float]], None],
+    memory: Memory,
+    skips: int,
+    exhausted: Callable[[int], bool],
+    save: Callable[[int, dict[str, float]], None],
     record: Callable[[int, Mapping[str, float]], None],
     advance: Callable[[int], None],
 ) -> None:
@@ -57,71 +77,70 @@ def fit(
         seed: of everything random inside a step.
         start: steps that are done already.
         steps: steps that shall be done at the end.
-        window: metrics of the steps since the last log line; empty at the start of a run.
-        save: writes a checkpoint, given (step, window, validation metrics).
+        memory: fresh at the start of a run; kept up to date.
+        skips: steps in a row that may be left out because a loss or a gradient is not finite.
+        exhausted: whether training shall end early, after so many steps.
+        save: writes a checkpoint, given (step, validation metrics).
         record: takes the metrics of a step.
         advance: told after every step.
 
     Raises:
-        NonFiniteError: if a loss or a gradient is not finite; the weights are still those of the last good step.
-        KeyboardInterrupt: after SIGINT, once the current step is done and saved.
+        NonFiniteError: if a loss or a gradient is not finite once more than `skips` allows; the weights are still those
+            of the last good step.
+        Stopped: after a signal, once the current step is done and saved; after a second one, at once.
     """
     stepper = runtime.setup(optimizer)
-    with _interruptible() as interrupted:
+    asked: list[int] = []
+    window = memory.window
+    with first_signal(runtime.stop_on, asked.append):
         for step in range(start, steps):
+            if exhausted(step):
+                break
             torch.manual_seed(derive_seed(seed, "step", step))
             optimizer.zero_grad(set_to_none=True)
-            metrics = gradients(params, batches(step))
-            values = {name: value.item() for name, value in metrics.items()}
-            if not math.isfinite(values["loss"]):
-                raise _diverged(f"the loss became {values['loss']:g}", step, steps)
-            if runtime.overflowed(params):
-                raise _diverged("a gradient is not finite", step, steps)
-            stepper.step()
+            try:
+                with runtime.watched():
+                    metrics = gradients(params, batches(step))
+                values = {name: value.item() for name, value in metrics.items()}
+                if not math.isfinite(values["loss"]):
+                    raise NonFiniteError(f"the loss became {values['loss']:g}")
+                if wrong := runtime.overflow(params):
+                    raise NonFiniteError(wrong)
+                stepper.step()
+                memory.in_a_row = 0
+                window.append(values)
+            except NonFiniteError as error:
+                _skip(memory, skips, f"{error} at step {step + 1} of {steps}")
             lr = optimizer.param_groups[-1]["lr"]
             scheduler.step()
 
             done = step + 1
-            window.append(values)
             advance(done)
             if done % every.log == 0 or done == steps:
-                record(done, {f"train/{name}": _mean(window, name) for name in window[0]} | {"train/lr": lr})
+                means = {f"train/{name}": _mean(window, name) for name in (window[0] if window else ())}
+                record(done, means | {"train/lr": lr} | ({"train/skipped": memory.skipped} if memory.skipped else {}))
                 window.clear()
-            stop = bool(interrupted)  # asked once: what is stopped is saved
+            stop = bool(asked)  # read once: what is stopped is saved
             scores: dict[str, float] = {}
             if done % every.evaluate == 0 or done == steps:
                 scores = evaluate(params)
                 record(done, scores)
             if scores or stop or done % every.save == 0:
-                save(done, window, scores)
+                save(done, scores)
             if stop and done < steps:
-                raise KeyboardInterrupt
+                raise Stopped(asked[0])
 
 
-def _diverged(what: str, step: int, steps: int) -> NonFiniteError:
-    cure = "A lower learning rate is the usual cure (optimizer.lr, or algorithm.inner_lr)"
-    return NonFiniteError(f"{what} at step {step + 1} of {steps}; nothing was updated. {cure}")
+def _skip(memory: Memory, skips: int, what: str) -> None:
+    """Leave a step out, or end the run if that are too many."""
+    memory.skipped += 1
+    memory.in_a_row += 1
+    if memory.in_a_row > skips:
+        after = f", after {skips} steps left out in a row" if skips else ""
+        cure = "A lower learning rate is the usual cure (optimizer.lr, or algorithm.inner_lr)"
+        raise NonFiniteError(f"{what}{after}; nothing was updated. {cure}")
+    log.warning("%s: the step is left out (%d in a row, %d in all)", what, memory.in_a_row, memory.skipped)
 
 
 def _mean(window: list[dict[str, float]], name: str) -> float:
     return sum(values[name] for values in window) / len(window)
-
-
-@contextmanager
-def _interruptible() -> Iterator[list[int]]:
-    """Collect the first SIGINT in a list, so that a step can be finished and saved; a second one acts at once."""
-    received: list[int] = []
-
-    def remember(number: int, frame: object) -> None:
-        received.append(number)
-        signal.signal(signal.SIGINT, previous)
-
-    try:
-        previous = signal.signal(signal.SIGINT, remember)
-    except ValueError:  # not in the main thread: whoever runs us handles signals
-        yield received
-        return
-    try:
-        yield received
-    finally:
-        signal.signal(signal.SIGINT, previous)

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-from tensorboardX import SummaryWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.record_writer import RecordWriter
+from tensorboardX.summary import scalar
 from torch import Tensor
 
+from metalearn_cli.core.errors import UserError
 from metalearn_cli.core.types import Reporter
-from metalearn_cli.engine.runs import write_text
+from metalearn_cli.engine.runs import flush, naming, write_text
 
 
 def interval(scores: Tensor) -> tuple[float, float]:
@@ -36,28 +43,66 @@ class Recorder:
         self._reporter = reporter
         kept = [line for line in read_metrics(folder) if line["step"] <= start] if start else []
         write_text(self._path, "".join(json.dumps(line) + "\n" for line in kept))
-        self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1 if start else None)
+        self._folder = folder / "tensorboard"
+        self._folder.mkdir(exist_ok=True)
+        # each start has a file of its own, in the order of names also within a second; written without a thread, so
+        # that a full disk is an error here and `sync` knows what is written
+        name = f"events.out.tfevents.{int(time.time())}.{len(list(self._folder.iterdir())):04d}"
+        with naming(self._folder):
+            self._events = RecordWriter(str(self._folder / name))
+        self._event(file_version="brain.Event:2")
+        self._event(
+            step=start + 1, session_log=SessionLog(status=SessionLog.START)
+        )  # forget these steps and later ones
+        self.sync()
 
     def __call__(self, step: int, values: Mapping[str, float]) -> None:
-        """Record what was measured after `step` steps."""
-        with self._path.open("a") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
+        """Record what was measured after `step` steps.
+
+        Raises:
+            OSError: if it cannot be written; the lines before it stay whole.
+        """
+        size = self._path.stat().st_size
+        try:
+            with naming(self._path), self._path.open("a") as file:
+                file.write(json.dumps({"step": step, **values}) + "\n")
+        except OSError:
+            with suppress(OSError):
+                os.truncate(self._path, size)
+            raise
         for name, value in values.items():
-            self._events.add_scalar(name, value, step)
+            self._event(step=step, summary=scalar(name, value))
         self._reporter.metrics(step, values)
 
+    def _event(self, **contents: Any) -> None:
+        with naming(self._folder):
+            self._events.write(Event(wall_time=time.time(), **contents).SerializeToString())
+
+    def sync(self) -> None:
+        """Have everything on the disk; a checkpoint that is saved afterwards finds it there, whatever happens."""
+        flush(self._path)
+        with naming(self._folder):
+            self._events.flush()
+
     def close(self) -> None:
-        """Flush the TensorBoard events."""
-        self._events.close()
+        """Write what is left of the TensorBoard events."""
+        with naming(self._folder):
+            self._events.close()
 
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:
-    """Return the lines of a run's metrics.jsonl; a last line that was cut short is left out."""
+    """Return the lines of a run's metrics.jsonl; a last line that was cut short is left out.
+
+    Raises:
+        UserError: if any other line is damaged.
+    """
     path = folder / "metrics.jsonl"
+    texts = path.read_text().splitlines() if path.is_file() else []
     lines = []
-    for line in path.read_text().splitlines() if path.is_file() else ():
+    for number, text in enumerate(texts, start=1):
         try:
-            lines.append(json.loads(line))
-        except ValueError:
-            break
+            lines.append(json.loads(text))
+        except ValueError as error:
+            if number < len(texts):
+                raise UserError(f"{path} is damaged in line {number}: {error}") from error
     return lines

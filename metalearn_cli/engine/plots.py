@@ -5,6 +5,7 @@ Legend: N images, C channels (1 or 3), H height, W width.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from metalearn_cli.core.types import Episode
+from metalearn_cli.engine.runs import write_bytes
 
 # two colours that remain apart in print and for the colour-blind (Okabe & Ito 2008)
 _COLOURS = {"train": "#0072B2", "val": "#D55E00"}
@@ -113,4 +115,6 @@ def _show(axis, image: Tensor) -> None:  # type: ignore[no-untyped-def]
 
 def _write(figure: Figure, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    FigureCanvasAgg(figure).print_png(str(path))
+    picture = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(picture)
+    write_bytes(path, picture.getvalue())

@@ -10,8 +10,8 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from difflib import get_close_matches
 from pathlib import Path
@@ -33,16 +33,47 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file that is either the old one or the new one, whatever happens meanwhile."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    """Write a text as `write_bytes` does."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file that is either the old one or the new one, whatever happens meanwhile, and on the disk.
+
+    Raises:
+        OSError: with the file's name.
+    """
+    temporary = path.with_name(f".{path.name}.new")
     try:
-        with temporary.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with naming(path):
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+            flush(path.parent)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Give the errors of a block the name of the file that it writes: a full disk comes without one."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def flush(path: Path) -> None:
+    """Have a file's contents, or a folder's entries, on the disk before anything that follows."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
     finally:
-        temporary.unlink(missing_ok=True)
+        os.close(descriptor)
 
 
 def sha256_of(path: Path) -> str:
@@ -106,6 +137,7 @@ def create(runs_dir: str, stage: str, config: Mapping[str, Any], **facts: Any) -
         except FileExistsError:
             if not folder.is_dir():
                 raise  # a file stands where the folder of runs should be
+    flush(folder.parent)
     run = Run(folder, {"id": run_id, "stage": stage, "status": "running", "started_at": now(), **facts})
     write_json(folder / "config.json", config)
     run.update()
@@ -119,7 +151,7 @@ def reopen(folder: Path) -> Run:
         UserError: if it is no run folder, or another process has it.
     """
     run = Run(folder, _read(folder))
-    for ending in ("finished_at", "error"):
+    for ending in ("finished_at", "error", "stopped_early"):
         run.info.pop(ending, None)
     run.update(status="running")
     return run
@@ -149,8 +181,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def _read(folder: Path) -> dict[str, Any]:
     info = read_json(folder / "run.json")
-    if absent := {"id", "stage", "status"} - info.keys():
-        raise UserError(f"{folder / 'run.json'} is damaged: it has no {min(absent)}")
+    if absent := sorted(key for key in ("id", "stage", "status") if not isinstance(info.get(key), str)):
+        raise UserError(f"{folder / 'run.json'} is damaged: it has no {absent[0]}")
     return {**info, "folder": str(folder)}
 
 

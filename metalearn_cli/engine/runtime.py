@@ -9,7 +9,9 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
-from contextlib import nullcontext
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import TypeVar, cast
 
 import torch
@@ -19,11 +21,13 @@ from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from metalearn_cli.core.config import Runtime as RuntimeConfig
-from metalearn_cli.core.errors import ConfigError, Problem
+from metalearn_cli.core.errors import ConfigError, NonFiniteError, Problem
 from metalearn_cli.core.types import Apply, Params
 
 _WEIGHTS = {"64-true": torch.float64, "bf16-true": torch.bfloat16}
 Tensors = TypeVar("Tensors", bound=tuple[Tensor, ...])
+
+log = logging.getLogger("metalearn_cli")
 
 
 def cores() -> int:
@@ -71,6 +75,12 @@ def tune() -> None:
     mallopt(m_top_pad, 64 << 20)
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that there was not enough memory, of the processor or of a GPU."""
+    told = ("DefaultCPUAllocator: ", "bad_alloc", "out of memory", "Cannot allocate memory")
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(t in str(error) for t in told))
+
+
 class Runtime:
     """One device of one process, and everything that depends on it.
 
@@ -113,6 +123,8 @@ class Runtime:
         self.config = config
         self.device = self._fabric.device
         self._scales = config.precision == "16-mixed"
+        self._anomaly = config.anomaly
+        self.stop_on = config.stop_on
         self.dtype = _WEIGHTS.get(config.precision, torch.float32)
         threads = f", {torch.get_num_threads()} threads" if kind == "cpu" else ""
         self.description = f"{self.device.type}{threads}, {config.precision}"
@@ -155,7 +167,32 @@ class Runtime:
         """Add the loss's gradient to the leaves, scaled where the precision asks for it."""
         self._fabric.backward(loss)
 
-    def overflowed(self, params: Params) -> bool:
-        """Return whether a gradient is not finite; 16-mixed sees to that itself, by leaving such a step out."""
-        gradients = [p.grad for p in params.values() if p.grad is not None]
-        return not self._scales and not torch.isfinite(get_total_norm(gradients))
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Within a block, find the operation behind a gradient that is NaN, where `runtime.anomaly` asks for it.
+
+        Raises:
+            NonFiniteError: naming the operation.
+        """
+        if not self._anomaly:
+            yield
+            return
+        with warnings.catch_warnings(record=True) as told, torch.autograd.set_detect_anomaly(True):
+            warnings.simplefilter("always")
+            try:
+                yield
+            except RuntimeError as error:
+                if "returned nan" not in str(error):
+                    raise
+                traces = [str(w.message) for w in told if "Traceback of forward call" in str(w.message)]
+                log.info("\n".join(traces))  # where in the code; long
+                raise NonFiniteError(f"a gradient became nan ({str(error).rstrip('.')})") from error
+
+    def overflow(self, params: Params) -> str:
+        """Say which gradients are not finite, or ""; 16-mixed sees to that itself, by leaving such a step out."""
+        gradients = {name: p.grad for name, p in params.items() if p.grad is not None}
+        if self._scales or torch.isfinite(get_total_norm(list(gradients.values()))):
+            return ""
+        bad = [name for name, gradient in gradients.items() if not torch.isfinite(gradient).all()]
+        more = f" and of {len(bad) - 3} more tensors" if len(bad) > 3 else ""
+        return f"the gradient of {', '.join(bad[:3])}{more} is not finite" if bad else "the gradient's norm overflows"

@@ -13,6 +13,7 @@ from metalearn_cli.core.config import STAGES, ChainConfig, parse, plain
 from metalearn_cli.core.errors import ConfigError, Problem, UserError
 from metalearn_cli.core.types import Reporter
 from metalearn_cli.engine import runs
+from metalearn_cli.engine.signals import first_signal, stop
 from metalearn_cli.stages._training import MakeJob, prepare, train
 from metalearn_cli.stages.chain import check_chain, run_chain
 from metalearn_cli.stages.evaluate import evaluate, prepare_evaluation
@@ -40,12 +41,15 @@ def run(stage: str, config: Any, reporter: Reporter, **facts: Any) -> dict[str, 
 
     Raises:
         UserError: if the settings, the inputs or the machine do not allow it.
+        Stopped: after a signal; a training stage has saved a checkpoint then.
     """
-    if isinstance(config, ChainConfig):
-        return run_chain(config, JOBS, reporter, **facts)
-    if stage == "evaluate":
-        return evaluate(prepare_evaluation(config), reporter, **facts)
-    return train(prepare(stage, config, JOBS[stage]), reporter, **facts)
+    runtime = config.evaluate.runtime if isinstance(config, ChainConfig) else config.runtime
+    with first_signal(runtime.stop_on, stop):
+        if isinstance(config, ChainConfig):
+            return run_chain(config, JOBS, reporter, **facts)
+        if stage == "evaluate":
+            return evaluate(prepare_evaluation(config), reporter, **facts)
+        return train(prepare(stage, config, JOBS[stage]), reporter, **facts)
 
 
 def check(stage: str, config: Any) -> list[str]:
@@ -77,6 +81,7 @@ def resume(folder: str, reporter: Reporter, changes: Mapping[str, Any]) -> dict[
 
     Raises:
         UserError: if there is nothing to go on with, or the changes are not possible.
+        Stopped: as `run`.
     """
     info, values = runs.find_run("", folder), runs.read_config(Path(folder))
     stage = info["stage"]
@@ -86,6 +91,14 @@ def resume(folder: str, reporter: Reporter, changes: Mapping[str, Any]) -> dict[
     if fixed:
         message = f"is fixed once a run has begun; begin a new one with: mlx {stage} init_from={info['id']}"
         raise ConfigError([Problem(key, message) for key in fixed])
+    try:
+        parse(STAGES[stage], values)
+    except ConfigError as error:
+        raise UserError(f"{Path(folder) / 'config.json'} is damaged, or of another version: {error}") from error
+    try:
+        fingerprint, recorded = info["data"]["fingerprint"], info["data"]["name"]
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{Path(folder) / 'run.json'} is damaged: it has no data, or data without {error}") from error
     if "steps" in changes and values["scheduler"].get("T_max") == values["steps"]:
         # configs tie the length of a cosine to that of the stage, but config.json has only the numbers
         changes = {"scheduler.T_max": changes["steps"], **changes}
@@ -94,17 +107,21 @@ def resume(folder: str, reporter: Reporter, changes: Mapping[str, Any]) -> dict[
         reporter.note(f"{key}: this run has {before!r}, going on with {value!r}")
     config: Any = parse(STAGES[stage], values)
     prepared = prepare(stage, config, JOBS[stage])
+    if info["status"] == "completed" and info.get("stopped_early") and "patience" not in changes:
+        message = f"{info['id']} ended early, after step {info['step']}; to go on all the same, change its patience"
+        raise UserError(f"{message} ({config.patience}): mlx resume {info['id']} patience=N, or null for never")
     if info["status"] == "completed" and info["step"] >= prepared.config.steps:
         message = f"{info['id']} is complete; to train longer: mlx resume {info['id']} steps=N with N > {info['step']}"
         raise UserError(message)
     if info.get("step", 0) > prepared.config.steps:
         raise UserError(f"steps={prepared.config.steps}: {info['id']} has done {info['step']} steps already")
-    if info["data"]["fingerprint"] != prepared.job.data["fingerprint"]:
-        raise UserError(f"data {info['data']['name']} has changed since {info['id']} began: its fingerprint is another")
-    run = runs.reopen(Path(folder))
-    runs.write_json(run.folder / "config.json", plain(prepared.config))
-    run.update(key=prepared.key, steps=prepared.config.steps)
-    return train(prepared, reporter, run)
+    if fingerprint != prepared.job.data["fingerprint"]:
+        raise UserError(f"data {recorded} has changed since {info['id']} began: its fingerprint is another")
+    with first_signal(prepared.config.runtime.stop_on, stop):
+        run = runs.reopen(Path(folder))
+        runs.write_json(run.folder / "config.json", plain(prepared.config))
+        run.update(key=prepared.key, steps=prepared.config.steps)
+        return train(prepared, reporter, run)
 
 
 def _change(values: dict[str, Any], key: str, value: Any) -> Any:

@@ -10,8 +10,9 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from metalearn_cli.backbones._network import Network
 from metalearn_cli.core.build import Spec, build
 from metalearn_cli.core.check import mismatch
 from metalearn_cli.core.config import _Training, digest, plain
-from metalearn_cli.core.errors import ConfigError, Problem, UserError
+from metalearn_cli.core.errors import ConfigError, NonFiniteError, Problem, UserError
 from metalearn_cli.core.functional import pure
 from metalearn_cli.core.random import seeded
 from metalearn_cli.core.types import Algorithm, Apply, Params, Reporter, Sampler
@@ -34,14 +35,13 @@ from metalearn_cli.engine.checkpoint import (
     Checkpoints,
     load_into,
     open_checkpoint,
-    read_resume,
     read_tensors,
 )
 from metalearn_cli.engine.evaluation import score_episodes
-from metalearn_cli.engine.loop import Gradients, fit
+from metalearn_cli.engine.loop import Gradients, Memory, fit
 from metalearn_cli.engine.metrics import Recorder, interval, read_metrics
 from metalearn_cli.engine.plots import learning_curves
-from metalearn_cli.engine.runtime import Runtime
+from metalearn_cli.engine.runtime import Runtime, out_of_memory
 
 ACCEPTS = {
     "pretrain": ("pretrain",),
@@ -50,6 +50,9 @@ ACCEPTS = {
     "evaluate": runs.TRAINING,
 }
 """Whose checkpoints each stage may start from."""
+
+_SIZES = ("tasks", "batch_size", "way", "shot", "query", "train_way", "train_query")
+"""Settings on which the memory of a step depends."""
 
 log = logging.getLogger("metalearn_cli")
 
@@ -199,7 +202,8 @@ def prepare(stage: str, config: _Training, make_job: MakeJob) -> Prepared:
         problems.append(Problem("init_from", str(error).removeprefix(f"init_from={config.init_from}: ")))
     try:
         runtime = Runtime(config.runtime)
-        job = make_job(config, runtime)
+        with enough_memory(stage, config):
+            job = make_job(config, runtime)
     except ConfigError as error:
         raise ConfigError([*problems, *error.problems]) from error
     if problems:
@@ -270,19 +274,62 @@ def train(prepared: Prepared, reporter: Reporter, run: runs.Run | None = None, *
         # what `latest` meant today is what a later `resume` starts from
         pinned = replace(config, init_from=str(prepared.parent.folder) if prepared.parent else None)
         run = runs.create(config.runs_dir, stage, plain(pinned), **facts)
-    handler = logging.FileHandler(run.folder / "mlx.log")
+    try:
+        with _logging_to(run.folder / "mlx.log"):
+            try:
+                with enough_memory(stage, config):
+                    return _train(prepared, reporter, run)
+            except BaseException as error:
+                run.fail(error)
+                known = isinstance(error, KeyboardInterrupt | UserError)
+                log.error("%s: %s", run.info["status"], error, exc_info=not known)
+                raise
+    finally:
+        run.close()
+
+
+@contextmanager
+def enough_memory(stage: str, config: Any) -> Iterator[None]:
+    """Within a block, turn a want of memory into advice.
+
+    Raises:
+        UserError: naming the settings that lower it.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        shown = [f"{name} ({getattr(config, name)})" for name in _SIZES if getattr(config, name, None) is not None]
+        shown.append(f"runtime.precision ({config.runtime.precision}; bf16-mixed takes about half)")
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        message = f"{stage} ran out of memory: lower {', '.join(shown)}, or the backbone's width [{reason}]"
+        raise UserError(message) from error
+
+
+@contextmanager
+def _logging_to(path: Path) -> Iterator[None]:
+    """Within a block, write the package's log to a file, too."""
+    handler = _LogFile(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
     try:
-        return _train(prepared, reporter, run)
-    except BaseException as error:
-        run.fail(error)
-        log.error("%s: %s", run.info["status"], error, exc_info=not isinstance(error, KeyboardInterrupt | UserError))
-        raise
+        yield
     finally:
         log.removeHandler(handler)
         handler.close()
-        run.close()
+
+
+class _LogFile(logging.FileHandler):
+    """A log that a full disk cuts short: what ends the run then is a result that cannot be written."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Say nothing."""
+
+    def close(self) -> None:
+        """Give up what cannot be written."""
+        with suppress(OSError):
+            super().close()
 
 
 def _train(prepared: Prepared, reporter: Reporter, run: runs.Run) -> dict[str, Any]:
@@ -298,19 +345,20 @@ def _train(prepared: Prepared, reporter: Reporter, run: runs.Run) -> dict[str, A
         "config_hash": run.info["key"],
     }
     checkpoints = Checkpoints(run.folder, config.keep, job.metric, job.higher_is_better, facts)
-    start, window = 0, []
-    if existing := checkpoints.all():
-        newest = open_checkpoint(existing[-1])
+    memory = Memory()
+    start = 0
+    if found := checkpoints.newest():
+        newest, state = found
         start = newest.manifest["step"]
         stored, _ = load_into(params, newest, "")
         with torch.no_grad():
             for name, tensor in stored.items():
                 params[name].copy_(tensor)
-        state = read_resume(newest)
         _take_up(optimizer, prepared.scheduler, state["optimizer"], start)
-        window = state["window"]
-        checkpoints.restore(state)
+        memory = Memory(**state["memory"])
         prepared = replace(prepared, notes=(*prepared.notes, f"goes on after step {start} of {config.steps}"))
+        run.update(**checkpoints.summary(start))  # which a killed process may not have come to
+    checkpoints.tidy()
     run.update(status="running", pid=os.getpid())
     reporter.start(stage, str(run.folder), start, config.steps)
     for note in prepared.notes:
@@ -318,11 +366,15 @@ def _train(prepared: Prepared, reporter: Reporter, run: runs.Run) -> dict[str, A
         reporter.note(note)
     record = Recorder(run.folder, reporter, start)
 
-    def save(step: int, window: list[dict[str, float]], metrics: dict[str, float]) -> None:
-        state = {"optimizer": optimizer.state_dict()["state"], "window": window}
+    def save(step: int, metrics: dict[str, float]) -> None:
+        record.sync()  # a checkpoint answers for every line up to its step
+        state = {"optimizer": optimizer.state_dict()["state"], "memory": asdict(memory)}
         checkpoints.save(step, params, state, metrics)
-        best = checkpoints.best.get("name") or f"step-{step:06d}"
-        run.update(step=step, last=f"step-{step:06d}", best=best, seconds=time.monotonic() - began)
+        run.update(**checkpoints.summary(step), seconds=time.monotonic() - began)
+        checkpoints.tidy()  # last, so that what run.json names is always there
+
+    def exhausted(step: int) -> bool:
+        return config.patience is not None and checkpoints.stale(step, config.every.evaluate) >= config.patience
 
     try:
         fit(
@@ -337,14 +389,27 @@ def _train(prepared: Prepared, reporter: Reporter, run: runs.Run) -> dict[str, A
             seed=config.seed,
             start=start,
             steps=config.steps,
-            window=window,
+            memory=memory,
+            skips=config.nonfinite_limit if config.on_nonfinite == "skip" else 0,
+            exhausted=exhausted,
             save=save,
             record=record,
             advance=reporter.advance,
         )
-    finally:
-        record.close()
-    best = checkpoints.best
+    except BaseException as error:
+        with suppress(OSError):  # on a full disk the first error counts
+            record.close()
+        if isinstance(error, NonFiniteError):
+            saved = checkpoints.all()
+            last = f"the last good checkpoint is {saved[-1]}" if saved else "there is no checkpoint yet"
+            raise NonFiniteError(f"{stage}: {error}; {last}") from error
+        raise
+    record.close()
+    best, done = checkpoints.best, run.info["step"]
+    if done < config.steps:
+        early = f"ended early after step {done} of {config.steps}: {config.patience} evaluations without a better"
+        reporter.note(f"{early} {job.metric} than at step {best['step']}")
+        run.info["stopped_early"] = True
     trained = read_tensors(open_checkpoint(checkpoints.folder / best["name"]))
     with torch.no_grad():
         for name, tensor in trained.items():

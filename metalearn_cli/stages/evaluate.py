@@ -7,6 +7,7 @@ every checkpoint and algorithm is scored on the same ones and any two results co
 from __future__ import annotations
 
 import csv
+import io
 import logging
 import time
 from collections.abc import Mapping
@@ -27,7 +28,15 @@ from metalearn_cli.engine.checkpoint import Checkpoint, load_into, open_checkpoi
 from metalearn_cli.engine.evaluation import score_episodes
 from metalearn_cli.engine.metrics import interval
 from metalearn_cli.engine.runtime import Runtime
-from metalearn_cli.stages._training import ACCEPTS, describe_data, fresh_network, key_of, load_data, metric_of
+from metalearn_cli.stages._training import (
+    ACCEPTS,
+    describe_data,
+    enough_memory,
+    fresh_network,
+    key_of,
+    load_data,
+    metric_of,
+)
 from metalearn_cli.stages.meta_train import check_learner
 
 log = logging.getLogger("metalearn_cli")
@@ -82,7 +91,8 @@ def prepare_evaluation(config: EvaluateConfig) -> Evaluation:
     needed = {"backbone": backbone, "data": data_spec}
     if absent := [key for key, spec in needed.items() if spec is None]:
         raise ConfigError([Problem(key, f"ckpt=null needs one; choose it with {key}=NAME") for key in absent])
-    data = load_data(data_spec, runtime)
+    with enough_memory("evaluate", config):
+        data = load_data(data_spec, runtime)
     algorithm_spec = config.algorithm or model.get("algorithm") or FLOORS[data.regression]
     algorithm: Algorithm = build(algorithm_spec, "algorithm")
     if problems := check_learner(algorithm, data.regression, config.runtime.precision):
@@ -138,16 +148,17 @@ def evaluate(evaluation: Evaluation, reporter: Reporter, run: runs.Run | None = 
             reporter.note(note)
         scores: dict[str, Tensor] = {}
         for index, protocol in enumerate(evaluation.protocols):
-            scores[protocol or "none"] = score_episodes(
-                evaluation.algorithm,
-                evaluation.apply,
-                evaluation.params,
-                sampler,
-                config.episodes,
-                protocol or "transductive",
-                evaluation.runtime,
-                partial(_advance, reporter, index * config.episodes),
-            )
+            with enough_memory("evaluate", config):
+                scores[protocol or "none"] = score_episodes(
+                    evaluation.algorithm,
+                    evaluation.apply,
+                    evaluation.params,
+                    sampler,
+                    config.episodes,
+                    protocol or "transductive",
+                    evaluation.runtime,
+                    partial(_advance, reporter, index * config.episodes),
+                )
         results = [_result(evaluation, protocol, values) for protocol, values in scores.items()]
         _write_episodes(run.folder / "episodes.csv", scores)
         run.update(
@@ -188,11 +199,12 @@ def _result(evaluation: Evaluation, protocol: str, scores: Tensor) -> dict[str, 
 
 
 def _write_episodes(path: Path, scores: Mapping[str, Tensor]) -> None:
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["episode", *scores])
-        columns = [values.tolist() for values in scores.values()]
-        writer.writerows([episode, *row] for episode, row in enumerate(zip(*columns, strict=True)))
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(["episode", *scores])
+    columns = [values.tolist() for values in scores.values()]
+    writer.writerows([episode, *row] for episode, row in enumerate(zip(*columns, strict=True)))
+    runs.write_text(path, text.getvalue())
 
 
 def read_episodes(folder: Path) -> dict[str, list[float]]:

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from metalearn_cli import __version__, stages
 from metalearn_cli.cli.args import COMMANDS, STAGES
 from metalearn_cli.cli.errors import explain
-from metalearn_cli.core.errors import ConfigError, Problem, UserError
+from metalearn_cli.core.errors import ConfigError, Problem, Stopped, UserError
 
 
 def test_help_imports_nothing_heavy():
@@ -188,15 +189,23 @@ def test_file_where_the_folder_of_a_sweep_should_be(mlx, stage):
     assert not stage
 
 
-def test_interrupt(mlx, monkeypatch):
+@pytest.mark.parametrize(
+    ("number", "code", "told"),
+    [
+        (signal.SIGINT, 130, "interrupted"),
+        (signal.SIGTERM, 143, "stopped by SIGTERM"),
+        (signal.SIGUSR1, 138, "SIGUSR1"),
+    ],
+)
+def test_stop(mlx, monkeypatch, number, code, told):
     def run(name, config, reporter, **facts):
         reporter.start(name, "runs/meta-train/some-id", 0, 3)
-        raise KeyboardInterrupt
+        raise Stopped(number)
 
     monkeypatch.setattr(stages, "run", run)
     answer = mlx("meta-train")
-    assert answer.code == 130
-    assert "interrupted; go on with: mlx resume runs/meta-train/some-id" in answer.err
+    assert answer.code == code
+    assert f"{told}; go on with: mlx resume runs/meta-train/some-id" in answer.err
 
 
 def test_hydras_own_views_of_the_settings(mlx, stage):

@@ -16,7 +16,7 @@ from metalearn_cli.core.config import (
 )
 from metalearn_cli.core.errors import ConfigError
 
-RUNTIME = {"accelerator": "cpu", "devices": 1, "precision": "32-true", "threads": None}
+RUNTIME = {"accelerator": "cpu", "devices": 1, "precision": "32-true", "threads": None, "stop_on": [], "anomaly": False}
 COMMON = {"seed": 0, "runs_dir": "runs", "way": 5, "shot": 1, "query": 15, "runtime": RUNTIME}
 ADAM = {"_target_": "torch.optim.Adam", "lr": 0.001}
 CONSTANT = {"_target_": "torch.optim.lr_scheduler.ConstantLR"}
@@ -31,6 +31,9 @@ TRAINED = {
     "every": {"log": 1, "evaluate": 2, "save": 3},
     "keep": 1,
     "val_episodes": 2,
+    "patience": None,
+    "on_nonfinite": "stop",
+    "nonfinite_limit": 1,
     "reinit": [],
 }
 META = {"tasks": 2, "train_way": None, "train_query": 5, "normalisation": "transductive"}

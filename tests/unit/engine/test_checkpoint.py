@@ -43,7 +43,7 @@ def names(folder: Path) -> list[str]:
 
 def test_roundtrip(saved):
     found = open_checkpoint(saved)
-    expected = {**FACTS, "format": 1, "step": 7, "metrics": {"val/x": 0.5}}
+    expected = {**FACTS, "format": 2, "step": 7, "metrics": {"val/x": 0.5}}
     assert {key: found.manifest[key] for key in expected} == expected
     assert found.manifest["signature"]["head.weight"] == "float32 [5, 2]"
     tensors = read_tensors(found)
@@ -60,7 +60,7 @@ def test_roundtrip(saved):
     }
 
 
-@pytest.mark.parametrize("broken", ["save_file", "write_json", "_flush"])
+@pytest.mark.parametrize("broken", ["to_safetensors", "write_bytes"])
 @pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
 def test_failure_while_saving_leaves_the_earlier_ones(saved, monkeypatch, broken, error):
     def fail(*args: object) -> None:
@@ -75,6 +75,14 @@ def test_failure_while_saving_leaves_the_earlier_ones(saved, monkeypatch, broken
     read_resume(open_checkpoint(saved))
 
 
+def seal(folder: Path, manifest: dict[str, Any]) -> None:
+    """Write a manifest as whoever forges one would: in agreement with itself and with the files."""
+    for name, entry in manifest["files"].items():
+        entry["sha256"] = module.sha256_of(folder / name)
+    manifest.pop("sha256", None)
+    (folder / "manifest.json").write_bytes(module._sealed(manifest))
+
+
 def test_leftover_of_a_killed_process_is_not_taken_for_a_checkpoint(saved):
     half = saved.parent / ".step-000008"
     half.mkdir()
@@ -85,16 +93,28 @@ def test_leftover_of_a_killed_process_is_not_taken_for_a_checkpoint(saved):
     assert names(saved.parents[1]) == ["step-000007", "step-000008"]
 
 
+def test_half_removed_checkpoints_are_cleared_away(saved):
+    (saved.parent / ".step-000008").mkdir()
+    (saved.parent / ".step-000008" / "model.safetensors").write_text("half")
+    kept = checkpoints(saved.parents[1])
+    kept.tidy()
+    assert names(saved.parents[1]) == [saved.name]
+
+
 def test_keeps_the_best_and_the_newest(tmp_path):
     kept = checkpoints(tmp_path, keep=2)
     for step, value in enumerate([0.1, 0.9, 0.3, 0.9, 0.2], start=1):
         kept.save(step, PARAMS, {}, {"val/x": value})
+        kept.tidy()
     kept.save(6, PARAMS, {}, {})  # between two evaluations
+    kept.tidy()
     assert names(tmp_path) == ["step-000002", "step-000005", "step-000006"]  # of two equally good ones the first
     assert kept.best["step"] == 2
     again = checkpoints(tmp_path, keep=1)
-    again.restore(read_resume(open_checkpoint(kept.all()[-1])))
+    newest, state = again.newest()
+    assert (newest.folder, state["best"]) == (kept.all()[-1], kept.best)
     again.save(7, PARAMS, {}, {"val/x": 0.8})
+    again.tidy()
     assert names(tmp_path) == ["step-000002", "step-000007"]
 
 
@@ -111,12 +131,13 @@ def test_order_is_that_of_numbers(tmp_path):
     kept.save(999_999, PARAMS, {}, {})
     (tmp_path / "checkpoints" / "step-000001.bak").mkdir()  # somebody's copy
     kept.save(1_000_000, PARAMS, {}, {})
+    kept.tidy()
     assert names(tmp_path) == ["step-000001.bak", "step-1000000"]
 
 
 @pytest.mark.parametrize(
     ("file", "read"),
-    [("model.safetensors", read_tensors), ("resume.pt", read_resume)],
+    [("model.safetensors", read_tensors), ("resume.pt", read_resume), ("manifest.json", None)],
 )
 @pytest.mark.parametrize("damage", [lambda b: b[:-1], lambda b: b"", lambda b: b[:-1] + bytes([b[-1] ^ 1]), None])
 def test_damaged_file_is_named(saved, file, read, damage):
@@ -126,15 +147,66 @@ def test_damaged_file_is_named(saved, file, read, damage):
         path.write_bytes(damage(path.read_bytes()))
     else:
         path.unlink()
-    assert str(path) in refused(read, found)
+    assert str(path) in refused(open_checkpoint, saved)
+    if read:  # also what was damaged after it was opened
+        assert str(path) in refused(read, found)
+
+
+def damage(folder: Path, file: str = "model.safetensors") -> None:
+    path = folder / file
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "resume.pt", "manifest.json"])
+def test_damaged_newest_is_named_and_the_one_before_it_taken(tmp_path, caplog, file):
+    kept = checkpoints(tmp_path, keep=3)
+    for step, value in enumerate([0.5, 0.4, 0.9], start=1):
+        kept.save(step, PARAMS, {}, {"val/x": value})
+    one, two, three = kept.all()
+    damage(three, file)
+    damage(two, file)
+    again = checkpoints(tmp_path, keep=3)
+    newest, state = again.newest()
+    assert (newest.folder, again.best["name"]) == (one, "step-000001")
+    assert [str(folder / file) in line for folder, line in zip((three, two), caplog.messages, strict=True)] == [
+        True
+    ] * 2
+    assert "going on from step-000001 instead" in caplog.text
+    assert names(tmp_path) == ["step-000001", "step-000002.damaged", "step-000003.damaged"]
+    again.save(2, PARAMS, {}, {})  # the name is free again
+    damage(two, file)
+    checkpoints(tmp_path).newest()
+    assert names(tmp_path) == ["step-000001", "step-000002.damaged", "step-000003.damaged"]
+
+
+def test_nothing_whole_to_go_on_from(saved):
+    assert checkpoints(saved.parents[1] / "elsewhere").newest() is None
+    damage(saved)
+    assert str(saved / "model.safetensors") in refused(checkpoints(saved.parents[1]).newest)
+    assert names(saved.parents[1]) == [saved.name]
+
+
+def test_damaged_best_is_named_before_the_run_goes_on(tmp_path):
+    kept = checkpoints(tmp_path, keep=2)
+    kept.save(1, PARAMS, {}, {"val/x": 0.5})
+    kept.save(2, PARAMS, {}, {"val/x": 0.4})
+    damage(tmp_path / "checkpoints" / "step-000001")
+    assert "step-000001" in refused(checkpoints(tmp_path).newest)
+
+
+def test_evaluations_since_the_best(tmp_path):
+    kept = checkpoints(tmp_path)
+    assert kept.stale(9, 3) == 0
+    for step, value in ((3, 0.5), (6, 0.6), (9, 0.6), (12, 0.1)):
+        kept.save(step, PARAMS, {}, {"val/x": value})
+    assert [kept.stale(step, 3) for step in (6, 8, 9, 12, 13)] == [0, 0, 1, 2, 2]
 
 
 def test_file_that_is_damaged_in_agreement_with_its_manifest(saved):
     manifest = json.loads((saved / "manifest.json").read_text())
     for file in ("model.safetensors", "resume.pt"):
         (saved / file).write_bytes(b"nonsense" * 9)
-        manifest["files"][file]["sha256"] = module.sha256_of(saved / file)
-    (saved / "manifest.json").write_text(json.dumps(manifest))
+    seal(saved, manifest)
     found = open_checkpoint(saved)
     assert str(saved / "model.safetensors") in refused(read_tensors, found)
     assert str(saved / "resume.pt") in refused(read_resume, found)
@@ -143,13 +215,12 @@ def test_file_that_is_damaged_in_agreement_with_its_manifest(saved):
 def test_resume_state_cannot_run_code(saved):
     torch.save({"optimizer": print}, saved / "resume.pt")
     manifest = json.loads((saved / "manifest.json").read_text())
-    manifest["files"]["resume.pt"]["sha256"] = module.sha256_of(saved / "resume.pt")
-    (saved / "manifest.json").write_text(json.dumps(manifest))
+    seal(saved, manifest)
     assert str(saved / "resume.pt") in refused(read_resume, open_checkpoint(saved))
 
 
 @pytest.mark.parametrize(
-    ("text", "told"), [("{", "cannot be read"), ("{}", "format None"), ('{"format": 1}', "no data"), (None, "missing")]
+    ("text", "told"), [("{", "cannot be read"), ("{}", "format None"), ('{"format": 2}', "no data"), (None, "missing")]
 )
 def test_damaged_manifest_is_named(saved, text, told):
     path = saved / "manifest.json"

@@ -11,14 +11,10 @@ from torch import Tensor
 from metalearn_cli.core.config import Every
 from metalearn_cli.core.config import Runtime as RuntimeConfig
 from metalearn_cli.core.errors import NonFiniteError
-from metalearn_cli.engine.loop import fit
+from metalearn_cli.engine.loop import Memory, fit
 from metalearn_cli.engine.runtime import Runtime
 
-RUNTIME = Runtime(
-    RuntimeConfig(
-        accelerator="cpu", devices=1, precision="32-true", threads=1, task_batching="auto", task_chunk=None, tuned=False
-    )
-)
+RUNTIME = Runtime(RuntimeConfig("cpu", 1, "32-true", 1, "auto", None, tuned=False, stop_on=[], anomaly=False))
 EVERY = Every(log=2, evaluate=3, save=4)
 
 
@@ -34,7 +30,7 @@ class Task:
         self.params = {"w": torch.zeros(3).requires_grad_(), "frozen": torch.ones(1)}
         self.optimizer = torch.optim.SGD([self.params["w"]], lr=0.1, momentum=0.9)
         self.scheduler = torch.optim.lr_scheduler.StepLR(self.optimizer, 2, 0.5)
-        self.window: list[dict[str, float]] = []
+        self.memory = Memory()
         self.recorded: list[tuple[int, dict[str, float]]] = []
         self.saved: list[tuple[int, int, dict[str, float]]] = []
         self.advanced: list[int] = []
@@ -64,8 +60,10 @@ class Task:
             seed=0,
             start=start,
             steps=steps,
-            window=self.window,
-            save=lambda step, window, values: self.saved.append((step, len(window), values)),
+            memory=self.memory,
+            skips=0,
+            exhausted=lambda step: False,
+            save=lambda step, values: self.saved.append((step, len(self.memory.window), values)),
             record=lambda step, values: self.recorded.append((step, dict(values))),
             advance=self.advanced.append,
         )
@@ -112,7 +110,7 @@ def test_stopped_and_gone_on_equals_uninterrupted(stop):
     again.params["w"].data.copy_(task.params["w"])
     again.optimizer.load_state_dict(state[0])
     again.scheduler.load_state_dict(state[1])
-    again.window.extend(task.window)
+    again.memory.window.extend(task.memory.window)
     again.fit(start=stop)
     assert torch.equal(again.params["w"], whole.params["w"])
     before = [line for line in task.recorded if line[0] <= stop]
@@ -162,7 +160,7 @@ def test_gradient_that_is_not_finite_leaves_the_weights():
     def gradients(params: Any, batch: Any) -> Any:
         return backward(params["w"].sum() + params["w"].abs().sqrt().sum())  # finite at 0, its gradient is not
 
-    with pytest.raises(NonFiniteError, match="a gradient is not finite at step 1 of 6"):
+    with pytest.raises(NonFiniteError, match="the gradient of w is not finite at step 1 of 6"):
         task.fit(gradients=gradients)
     assert torch.equal(task.params["w"], torch.zeros(3))
 

@@ -6,15 +6,15 @@ import pytest
 import torch
 
 from metalearn_cli.core.config import Runtime as RuntimeConfig
-from metalearn_cli.core.errors import ConfigError
+from metalearn_cli.core.errors import ConfigError, NonFiniteError
 from metalearn_cli.core.types import Episode
 from metalearn_cli.engine import runtime as module
-from metalearn_cli.engine.runtime import Runtime, unsupported
+from metalearn_cli.engine.runtime import Runtime, out_of_memory, unsupported
 
 
 def runtime(**changes: Any) -> Runtime:
     values = {"accelerator": "cpu", "devices": 1, "precision": "32-true", "threads": 1}
-    values |= {"task_batching": "auto", "task_chunk": None, "tuned": False, **changes}
+    values |= {"task_batching": "auto", "task_chunk": None, "tuned": False, "stop_on": [], "anomaly": False, **changes}
     return Runtime(RuntimeConfig(**values))
 
 
@@ -127,6 +127,40 @@ def test_precision_reaches_gradients_of_gradients():
 def test_gradient_that_is_not_finite_is_seen():
     found = runtime()
     params = found.place({"w": torch.ones(2), "unused": torch.ones(2)})
-    assert not found.overflowed(params)
+    assert found.overflow(params) == ""
     params["w"].grad = torch.tensor([1.0, float("nan")])
-    assert found.overflowed(params)
+    assert found.overflow(params) == "the gradient of w is not finite"
+    params["w"].grad = torch.full((2,), 3e38)
+    assert found.overflow(params) == "the gradient's norm overflows"
+    params = found.place({name: torch.ones(1) for name in "abcde"})
+    for p in params.values():
+        p.grad = torch.tensor([float("inf")])
+    assert found.overflow(params) == "the gradient of a, b, c and of 2 more tensors is not finite"
+
+
+def test_anomaly_names_the_operation():
+    def step(found: Runtime) -> None:
+        with found.watched():
+            x = torch.zeros(1, requires_grad=True)
+            found.backward((x.sqrt() * 0).sum())
+
+    step(runtime())
+    with pytest.raises(NonFiniteError, match=r"Function 'SqrtBackward0' returned nan values"):
+        step(runtime(anomaly=True))
+    with pytest.raises(RuntimeError, match="something else"), runtime(anomaly=True).watched():
+        raise RuntimeError("something else")
+    assert not torch.is_anomaly_enabled()
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (MemoryError(), True),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"), True),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), True),
+        (RuntimeError("shapes cannot be multiplied"), False),
+        (OSError(12, "Cannot allocate memory"), False),
+    ],
+)
+def test_out_of_memory(error, expected):
+    assert out_of_memory(error) is expected

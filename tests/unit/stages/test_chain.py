@@ -146,7 +146,7 @@ def test_failure_of_a_stage_is_that_of_the_chain(go, listed, monkeypatch):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch, pytest.raises(OSError):
-        patch.setattr("metalearn_cli.engine.checkpoint.save_file", disk_full)
+        patch.setattr("metalearn_cli.engine.checkpoint.to_safetensors", disk_full)
         go("run", **SHORT)
     for stage in ("run", "transfer"):
         (info,) = listed(stage)
