@@ -98,31 +98,32 @@ def said() -> Said:
     return Said()
 
 
+def smallest(stage: str, folder: Path, /, **changes: Any) -> dict[str, Any]:
+    """Return the plain settings of a stage whose runs go to a folder, with changes (a__b for a.b)."""
+    common = {**EVERY_STAGE, "runs_dir": str(folder)}
+    values: dict[str, Any]
+    if stage == "run":
+        names = ["pretrain", "transfer", "meta-train"]
+        training = {k: v for k, v in TRAINING.items() if k != "init_from"}
+        sections = {name.replace("-", "_"): {**training, **OWN[name]} for name in names}
+        values = {**common, **sections, "evaluate": OWN["evaluate"], "stages": names, "init_from": None}
+        values["algorithm"] = sections["meta_train"].pop("algorithm")
+    else:
+        values = {**common, **(OF_EVALUATE if stage == "evaluate" else TRAINING), **OWN[stage]}
+    values = json.loads(json.dumps(values))  # a copy whose sections share nothing
+    for key, value in changes.items():
+        *groups, name = key.split("__")
+        section = values
+        for group in groups:
+            section = section[group]
+        section[name] = value
+    return values
+
+
 @pytest.fixture
 def settings(tmp_path: Path) -> Callable[..., dict[str, Any]]:
-    """Return a function from a stage, and changes (a__b for a.b), to plain settings whose runs go to tmp_path/runs."""
-
-    def make(stage: str, **changes: Any) -> dict[str, Any]:
-        common = {**EVERY_STAGE, "runs_dir": str(tmp_path / "runs")}
-        values: dict[str, Any]
-        if stage == "run":
-            names = ["pretrain", "transfer", "meta-train"]
-            training = {k: v for k, v in TRAINING.items() if k != "init_from"}
-            sections = {name.replace("-", "_"): {**training, **OWN[name]} for name in names}
-            values = {**common, **sections, "evaluate": OWN["evaluate"], "stages": names, "init_from": None}
-            values["algorithm"] = sections["meta_train"].pop("algorithm")
-        else:
-            values = {**common, **(OF_EVALUATE if stage == "evaluate" else TRAINING), **OWN[stage]}
-        values = json.loads(json.dumps(values))  # a copy whose sections share nothing
-        for key, value in changes.items():
-            *groups, name = key.split("__")
-            section = values
-            for group in groups:
-                section = section[group]
-            section[name] = value
-        return values
-
-    return make
+    """Return a function from a stage, and changes, to plain settings whose runs go to tmp_path/runs."""
+    return lambda stage, **changes: smallest(stage, tmp_path / "runs", **changes)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import inspect
 import json
@@ -10,7 +11,8 @@ import os
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ Arrays = dict[str, np.ndarray[Any, Any]]
 
 _log = logging.getLogger("metalearn_cli")
 _CHECKSUM = "sha256"
+_UNREADABLE = (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile)
 
 
 def cache_dir() -> Path:
@@ -37,23 +40,46 @@ def cached(name: str, key: Mapping[str, Any], build: Callable[[], Arrays]) -> Ar
         key: everything that the result depends on, as plain values, except for the code of the module of `build`.
         build: makes the arrays; their names must not be "sha256".
 
-    A damaged cache file is built again, and a folder that cannot be written is done without; both are logged.
+    A damaged cache file is built again, and a folder that cannot be written is done without; both are logged. Where
+    several processes want the same, one builds and the others wait for it.
     """
     code = inspect.getsource(sys.modules[build.__module__])
     digest = hashlib.sha256(json.dumps([key, code], sort_keys=True).encode()).hexdigest()
     path = cache_dir() / f"{name}-{digest[:16]}.npz"
-    try:
+    with suppress(*_UNREADABLE):
         return _load(path)
-    except FileNotFoundError:
-        pass
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        _log.warning("the cache file %s is damaged or unreadable (%s) and is made again", path, error)
-    arrays = build()
-    try:
-        _save(path, arrays)
-    except OSError as error:
-        _log.warning("cannot write to the cache (%s): %s has to be made again in the next run", error, name)
+    with _alone(path.parent):
+        try:
+            return _load(path)  # another process may have made it meanwhile
+        except FileNotFoundError:
+            pass
+        except _UNREADABLE as error:
+            _log.warning("the cache file %s is damaged or unreadable (%s) and is made again", path, error)
+        arrays = build()
+        try:
+            _save(path, arrays)
+        except OSError as error:
+            _log.warning("cannot write to the cache (%s): %s has to be made again in the next run", error, name)
     return arrays
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold off the other processes that build for this folder; where it cannot be locked, do without."""
+    lock = None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(folder, os.O_RDONLY)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    except OSError:
+        pass  # whoever writes then says that it cannot
+    try:
+        yield
+    finally:
+        if lock is not None:
+            os.close(lock)
+        with suppress(OSError):
+            folder.rmdir()  # a build that failed leaves no empty folder
 
 
 def _load(path: Path) -> Arrays:

@@ -70,7 +70,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     missing = {"data", "files", "format", "metrics", "model", "run", "signature", "stage", "step"} - manifest.keys()
     if manifest.get("format") != FORMAT or missing:
         what = f"format {manifest.get('format')!r}" if manifest.get("format") != FORMAT else f"no {min(missing)}"
-        raise UserError(f"{folder} is no checkpoint that this version reads ({what}; it reads format {FORMAT})")
+        raise UserError(f"{folder / _MANIFEST} is none that this version reads ({what}; it reads format {FORMAT})")
     if (folder / _MANIFEST).read_bytes() != _sealed(manifest):  # read again: its bytes count, not what they mean
         raise UserError(f"{folder / _MANIFEST} is damaged: it is not as it was written")
     checkpoint = Checkpoint(folder, manifest, sha256_of(folder / _MANIFEST))
@@ -233,7 +233,7 @@ class Checkpoints:
     def newest(self) -> tuple[Checkpoint, dict[str, Any]] | None:
         """Return what to go on from: the newest checkpoint that is whole, with its resume state; None if there is none.
 
-        Damaged ones that are newer are named in a warning and set aside as `step-000500.damaged`; `best` is what it was.
+        Damaged newer ones are named in a warning and set aside as `step-000500.damaged`; `best` is what it was then.
 
         Raises:
             UserError: if all are damaged, or the best one is.

@@ -166,7 +166,7 @@ def test_damaged_newest_is_named_and_the_one_before_it_taken(tmp_path, caplog, f
     damage(three, file)
     damage(two, file)
     again = checkpoints(tmp_path, keep=3)
-    newest, state = again.newest()
+    newest, _ = again.newest()
     assert (newest.folder, again.best["name"]) == (one, "step-000001")
     assert [str(folder / file) in line for folder, line in zip((three, two), caplog.messages, strict=True)] == [
         True
