@@ -178,6 +178,8 @@ class Checkpoints:
 
     def __init__(self, folder: Path, keep: int, metric: str, higher_is_better: bool, facts: Mapping[str, Any]) -> None:
         self.folder = folder / "checkpoints"
+        self.folder.mkdir(exist_ok=True)  # once: a run whose checkpoints vanish shall stop
+        flush(folder)
         self.best: dict[str, Any] = {}  # name, step and metrics of the best one so far
         self._keep = keep
         self._metric = metric
@@ -203,9 +205,6 @@ class Checkpoints:
         files = {_TENSORS: to_safetensors(tensors), _RESUME: resume.getvalue()}
         temporary = self.folder / f".{name}"
         try:
-            if not self.folder.is_dir():
-                self.folder.mkdir()
-                flush(self.folder.parent)
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir()
             for file, data in files.items():

@@ -50,11 +50,15 @@ class Recorder:
         name = f"events.out.tfevents.{int(time.time())}.{len(list(self._folder.iterdir())):04d}"
         with naming(self._folder):
             self._events = RecordWriter(str(self._folder / name))
-        self._event(file_version="brain.Event:2")
-        self._event(
-            step=start + 1, session_log=SessionLog(status=SessionLog.START)
-        )  # forget these steps and later ones
-        self.sync()
+        try:
+            self._event(file_version="brain.Event:2")
+            # forget what earlier starts said of the steps that are to come
+            self._event(step=start + 1, session_log=SessionLog(status=SessionLog.START))
+            self.sync()
+        except OSError:
+            with suppress(OSError):
+                self.close()
+            raise
 
     def __call__(self, step: int, values: Mapping[str, float]) -> None:
         """Record what was measured after `step` steps.

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
@@ -139,13 +140,23 @@ def create(runs_dir: str, stage: str, config: Mapping[str, Any], **facts: Any) -
                 raise  # a file stands where the folder of runs should be
     flush(folder.parent)
     run = Run(folder, {"id": run_id, "stage": stage, "status": "running", "started_at": now(), **facts})
-    write_json(folder / "config.json", config)
-    run.update()
+    try:
+        write_json(folder / "config.json", config)
+        run.update()
+    except BaseException:
+        run.close()
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
     return run
 
 
-def reopen(folder: Path) -> Run:
+def reopen(folder: Path, config: Mapping[str, Any] | None = None, **changes: Any) -> Run:
     """Lock an existing run folder, to go on in it; how it ended before is forgotten.
+
+    Args:
+        folder: the run's folder.
+        config: the settings to go on with; None for those of before.
+        changes: entries of run.json that change.
 
     Raises:
         UserError: if it is no run folder, or another process has it.
@@ -153,7 +164,13 @@ def reopen(folder: Path) -> Run:
     run = Run(folder, _read(folder))
     for ending in ("finished_at", "error", "stopped_early"):
         run.info.pop(ending, None)
-    run.update(status="running")
+    try:
+        if config is not None:
+            write_json(folder / "config.json", config)
+        run.update(status="running", **changes)
+    except BaseException:
+        run.close()
+        raise
     return run
 
 

@@ -118,9 +118,7 @@ def resume(folder: str, reporter: Reporter, changes: Mapping[str, Any]) -> dict[
     if fingerprint != prepared.job.data["fingerprint"]:
         raise UserError(f"data {recorded} has changed since {info['id']} began: its fingerprint is another")
     with first_signal(prepared.config.runtime.stop_on, stop):
-        run = runs.reopen(Path(folder))
-        runs.write_json(run.folder / "config.json", plain(prepared.config))
-        run.update(key=prepared.key, steps=prepared.config.steps)
+        run = runs.reopen(Path(folder), plain(prepared.config), key=prepared.key, steps=prepared.config.steps)
         return train(prepared, reporter, run)
 
 

@@ -42,7 +42,6 @@ def run_chain(config: ChainConfig, make_jobs: dict[str, MakeJob], reporter: Repo
     check_chain(config, make_jobs)
     if same:
         run = runs.reopen(Path(same[0]["folder"]))
-        run.update(status="running")
     else:
         run = runs.create(config.runs_dir, "run", plain(config), key=key, parent=None, **facts)
     try:

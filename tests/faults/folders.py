@@ -31,7 +31,9 @@ def differences(one: list[dict[str, Any]], two: list[dict[str, Any]]) -> list[st
     if [run["run"]["stage"] for run in one] != [run["run"]["stage"] for run in two]:
         return [f"runs: {[run['run']['stage'] for run in one]} and {[run['run']['stage'] for run in two]}"]
     pairs = zip(one, two, strict=True)
-    return [f"{a['run']['stage']}: {part}: {a[part]} and {b[part]}" for a, b in pairs for part in a if a[part] != b[part]]
+    return [
+        f"{a['run']['stage']}: {part}: {a[part]} and {b[part]}" for a, b in pairs for part in a if a[part] != b[part]
+    ]
 
 
 def _run(folder: Path, info: dict[str, Any]) -> dict[str, Any]:

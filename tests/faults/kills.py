@@ -2,20 +2,22 @@
 
 Usage: kills.py COUNT [SEED [STAGE ...]]; ends with "N faults injected, M runs lost something", and 1 if M > 0.
 
-Half of the kills come at a random time, half right before a random file-system operation of the run. Every process is
+Half of the kills come at a random time, half right before a random file-system operation of the run; where COUNT is
+`all`, one comes before each file-system operation. Every process is
 forked from this one, which has imported everything and computed nothing, so that a kill costs a fraction of a second.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
+import shutil
 import signal
 import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,7 @@ from metalearn_cli.stages import _training
 MAML = {"_target_": "metalearn_cli.algorithms.maml.Maml", "inner_lr": 0.1}
 WORK = {
     "steps": 12,
-    "every": {"log": 1, "evaluate": 3, "save": 2},
+    "every": {"log": 5, "evaluate": 3, "save": 2},
     "keep": 2,
     "patience": 2,
     "scheduler": {"_target_": "torch.optim.lr_scheduler.CosineAnnealingLR", "T_max": 12},
@@ -113,28 +115,33 @@ def ended(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def kill(stage: str, folder: Path, draw: random.Random, seconds: float, operations: int) -> str:
-    """Kill a run at a random instant.
+def kill(stage: str, folder: Path, when: float | int) -> str:
+    """Kill a run after so many seconds, or before its file-system operation of that number.
 
     Returns:
         when that was, or "" if the run was quicker.
     """
-    if draw.random() < 0.5:
-        pause = draw.uniform(0, seconds)
-        pid = live(stage, folder)
-        time.sleep(pause)
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-        when = f"after {pause:.3f} s"
+    if isinstance(when, int):
+        pid, told = live(stage, folder, dying=when), f"before operation {when}"
     else:
-        dying = draw.randint(1, operations)
-        pid = live(stage, folder, dying)
-        when = f"before operation {dying}"
-    return when if ended(pid) == -signal.SIGKILL else ""
+        pid, told = live(stage, folder), f"after {when:.3f} s"
+        time.sleep(when)
+        os.kill(pid, signal.SIGKILL)  # not waited for yet, so it is there
+    return told if ended(pid) == -signal.SIGKILL else ""
 
 
-def campaign(stage: str, wanted: int, draw: random.Random, folder: Path) -> tuple[int, int]:
-    """Kill a stage so many times.
+def plans(wanted: int | None, draw: random.Random, seconds: float, operations: int) -> Iterator[list[float | int]]:
+    """Give for each run when it shall be killed: once, or once more while it goes on; without end, unless for all."""
+    if wanted is None:
+        yield from ([number] for number in range(1, operations + 1))
+        return
+    while True:
+        again = 1 + (draw.random() < 0.35)
+        yield [draw.choice([draw.uniform(0, seconds), draw.randint(1, operations)]) for _ in range(again)]
+
+
+def campaign(stage: str, wanted: int | None, draw: random.Random, folder: Path) -> tuple[int, int]:
+    """Kill a stage so many times, or before each of its file-system operations.
 
     Returns:
         how many kills there were, and how many of the runs lost something.
@@ -146,21 +153,22 @@ def campaign(stage: str, wanted: int, draw: random.Random, folder: Path) -> tupl
     seconds, operations = time.monotonic() - began, int(whole.with_suffix(".count").read_text())
     expected = result(whole)
     kills, lost, number = 0, 0, 0
-    while kills < wanted:
-        number += 1
+    for number, plan in enumerate(plans(wanted, draw, seconds, operations), start=1):
         one = folder / f"{stage}-{number}"
-        # about a third of the runs are killed again while they go on
-        times = [kill(stage, one, draw, seconds, operations)]
-        while kills + len(times) < wanted and draw.random() < 0.35:
-            times.append(kill(stage, one, draw, seconds, operations))
-        times = [when for when in times if when]
+        times = [told for when in plan[: (wanted or kills + 1) - kills] if (told := kill(stage, one, when))]
         kills += len(times)
         crashed = ended(live(stage, one))
         problems = [one.with_suffix(".log").read_text()] if crashed else differences(expected, result(one))
         if problems:
             lost += 1
             print(f"{stage} killed {', then '.join(times)}:", *problems, sep="\n  ")
-    print(f"{stage}: {kills} kills in {number} runs of {operations} operations and {seconds:.2f} s, {lost} lost", flush=True)
+        shutil.rmtree(one)
+        if kills == wanted:
+            break
+    print(
+        f"{stage}: {kills} kills in {number} runs of {operations} operations and {seconds:.2f} s, {lost} lost",
+        flush=True,
+    )
     return kills, lost
 
 
@@ -168,7 +176,7 @@ def main(count: str, seed: str = "0", *wanted: str) -> int:
     """Run the campaigns of all stages, or of those that are named."""
     _training.learning_curves = lambda *args: None  # which take longer than the training
     names = wanted or ("pretrain", "transfer", "meta-train", "run")
-    share = [int(count) // len(names) + (i < int(count) % len(names)) for i in range(len(names))]
+    share = [None if count == "all" else len(range(int(count))[i :: len(names)]) for i in range(len(names))]
     with tempfile.TemporaryDirectory() as folder:
         found = [
             campaign(stage, n, random.Random(f"{seed} {stage}"), Path(folder))

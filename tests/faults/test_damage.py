@@ -1,4 +1,4 @@
-"""Damage to a checkpoint's files: all of it is found when the checkpoint is opened, and a run goes on from before it."""
+"""Damage to a checkpoint's files is found when the checkpoint is opened, and a run goes on from the one before it."""
 
 from __future__ import annotations
 

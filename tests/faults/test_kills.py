@@ -12,10 +12,21 @@ import pytest
 FAULTS = os.environ.get("MLX_FAULTS", "200")
 
 
-@pytest.mark.parametrize("count", ["4", pytest.param(FAULTS, marks=pytest.mark.slow)])
-def test_nothing_is_lost(count):
-    command = [sys.executable, str(Path(__file__).with_name("kills.py")), count]
+def killed(*words):
+    """Return what kills.py says, if it is content."""
+    command = [sys.executable, str(Path(__file__).with_name("kills.py")), *words]
     done = subprocess.run(command, capture_output=True, text=True)
     print(done.stdout)
-    assert done.stdout.endswith(f"\n{count} faults injected, 0 runs lost something\n"), done.stdout + done.stderr
-    assert done.returncode == 0
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("count", ["4", pytest.param(FAULTS, marks=pytest.mark.slow)])
+def test_at_random_instants(count):
+    assert killed(count).endswith(f"\n{count} faults injected, 0 runs lost something\n")
+
+
+@pytest.mark.slow
+def test_before_every_file_system_operation():
+    said = killed("all", "0", "meta-train").splitlines()[-1]
+    assert said.endswith(" faults injected, 0 runs lost something") and int(said.split()[0]) > 200

@@ -180,6 +180,7 @@ def test_damaged_newest_is_named_and_the_one_before_it_taken(tmp_path, caplog, f
 
 
 def test_nothing_whole_to_go_on_from(saved):
+    (saved.parents[1] / "elsewhere").mkdir()
     assert checkpoints(saved.parents[1] / "elsewhere").newest() is None
     damage(saved)
     assert str(saved / "model.safetensors") in refused(checkpoints(saved.parents[1]).newest)

@@ -1,0 +1,100 @@
+"""Commands that a signal stops: what they save, what they say, how they go on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from metalearn_cli.cli.ui import Progress
+from metalearn_cli.engine import runs
+
+SMALL = ("data=gaussian", "backbone=mlp", "query=3", "runtime.threads=1", "runtime.stop_on=[SIGUSR1]")
+TRAINING = ("steps=6", "val_episodes=2", "every.evaluate=5")
+
+
+@pytest.fixture(autouse=True)
+def nothing_slow(monkeypatch):
+    monkeypatch.setattr("metalearn_cli.stages._training.learning_curves", lambda *args: None)
+
+
+@pytest.fixture
+def signalled(mlx, monkeypatch):
+    """Return a function that runs a command and sends it signals in a step."""
+
+    def call(words, step, *numbers):
+        def advance(self, done):
+            if done == step:
+                for number in numbers:
+                    os.kill(os.getpid(), number)
+
+        before = [signal.getsignal(number) for number in numbers]
+        with monkeypatch.context() as patch:
+            patch.setattr(Progress, "advance", advance)
+            answer = mlx(*words)
+        assert [signal.getsignal(number) for number in numbers] == before
+        return answer
+
+    return call
+
+
+def latest(stage):
+    return next(info for info in runs.list_runs("runs") if info["stage"] == stage)
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "told"),
+    [
+        (signal.SIGINT, 130, "interrupted"),
+        (signal.SIGTERM, 143, "stopped by SIGTERM"),
+        (signal.SIGUSR1, 138, "stopped by SIGUSR1"),
+    ],
+)
+def test_training_saves_and_says_how_to_go_on(mlx, signalled, number, code, told):
+    answer = signalled(("transfer", "init_from=null", *SMALL, *TRAINING), 3, number)
+    run = latest("transfer")
+    assert (answer.code, answer.out) == (code, "")
+    assert answer.err.splitlines()[-1] == f"{told}; go on with: mlx resume {run['folder']}"
+    assert (run["status"], run["step"], run["last"]) == ("interrupted", 3, "step-000003")
+    answer = signalled(("resume", run["folder"]), 5, number)  # what it says can be typed, and stops likewise
+    assert answer.code == code
+    assert answer.err.splitlines()[-1] == f"{told}; go on with: mlx resume {run['folder']}"
+    assert json.loads(mlx("resume", run["folder"], "--json").out)["status"] == "completed"
+
+
+def test_second_signal_ends_at_once(signalled):
+    answer = signalled(("transfer", "init_from=null", *SMALL, *TRAINING), 3, signal.SIGTERM, signal.SIGTERM)
+    run = latest("transfer")
+    assert answer.code == 143
+    assert "step" not in run and run["status"] == "interrupted"
+    assert not list(Path(run["folder"], "checkpoints").iterdir())
+
+
+def test_evaluation_and_chain_are_typed_again(mlx, signalled):
+    sections = [f"{s}.{word}" for s in ("pretrain", "meta_train") for word in TRAINING]
+    chain = ("run", *SMALL, *sections, "stages=[pretrain,meta-train]", "evaluate.episodes=3", "model=classifier")
+    answer = signalled(chain, 2, signal.SIGTERM)  # while the untrained backbone is evaluated
+    assert answer.code == 143 and "stopped by SIGTERM; go on with: the same command" in answer.err
+    assert [(info["stage"], info["status"]) for info in runs.list_runs("runs")] == [
+        ("evaluate", "interrupted"),
+        ("run", "interrupted"),
+    ]
+    answer = signalled(chain, 5, signal.SIGTERM)  # in the pretraining
+    assert answer.code == 143 and "go on with: the same command" in answer.err
+    assert (latest("pretrain")["status"], latest("pretrain")["step"]) == ("interrupted", 5)
+    assert mlx(*chain).code == 0
+    assert {info["status"] for info in runs.list_runs("runs")} == {"completed"}
+    words = ("evaluate", "query=3", "episodes=4", "runtime.stop_on=[SIGUSR1]")
+    answer = signalled(words, 2, signal.SIGUSR1)
+    assert answer.code == 138 and "stopped by SIGUSR1; go on with: the same command" in answer.err
+    assert latest("evaluate")["status"] == "interrupted"
+
+
+def test_signal_that_is_none_is_refused(mlx, tmp_path):
+    answer = mlx("meta-train", "runtime.stop_on=[SIGUSER1]")
+    assert answer.code == 2
+    assert "must be a list of one of SIGHUP, SIGUSR1, SIGUSR2, SIGXCPU, got ['SIGUSER1']" in answer.err
+    assert not list(tmp_path.iterdir())
