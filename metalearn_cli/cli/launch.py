@@ -110,12 +110,20 @@ def run_stage(config: DictConfig) -> None:
             done = stages.run(stage, config, reporter, sweep=sweep)
         _outcomes.append(Outcome(words, done, errors.DONE))
     except Stopped as stop:
-        # a chain and an evaluation are started again; what is done already they skip
-        again = f"mlx resume {reporter.folder}" if stage in TRAINING else "the same command"
-        raise Stopped(stop.number, f"go on with: {again}" if reporter.folder else "") from stop
+        raise Stopped(stop.number, _advice(stage, reporter.folder)) from stop
     except Exception as error:
         extra = next((s.path for s in job.runtime.config_sources if s.provider == "command-line"), "")
-        _outcomes.append(Outcome(words, None, *errors.explain(with_origins(error, Composer(stage, extra), words))))
+        code, text = errors.explain(with_origins(error, Composer(stage, extra), words))
+        if code == errors.REFUSED and reporter.folder:
+            reporter.note(f"once that is mended, {_advice(stage, reporter.folder)}")
+        _outcomes.append(Outcome(words, None, code, text))
+
+
+def _advice(stage: str, folder: str) -> str:
+    """Say how to go on with what stopped in a run folder, or "" if it had none yet."""
+    # a chain and an evaluation are started again; what is done already they skip
+    again = f"mlx resume {folder}" if stage in TRAINING else "the same command"
+    return f"go on with: {again}" if folder else ""
 
 
 def with_origins(error: Exception, composer: Composer, words: Sequence[str]) -> Exception:

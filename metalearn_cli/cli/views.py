@@ -32,6 +32,7 @@ def result(run: Run, words: Sequence[str] = ()) -> None:
             [metric["name"].replace("/", " "), f"{spread(metric['name'], metric['value'], metric['interval'])} (95 %)"]
         ]
         rows += [["best step", f"{metric['step']} of {run['steps']}"]]
+        rows += [["ended early", f"after step {run['step']}"]] if run.get("stopped_early") else []
         rows += [["time", duration(run["seconds"])]]
         rows += [["started from", f"{parent['stage']} {parent['run']}"]] if parent else []
         rows += [["checkpoint", str(run["checkpoint"])]] if run.get("checkpoint") else []

@@ -118,6 +118,12 @@ def _verified(checkpoint: Checkpoint, name: str) -> Path:
     return path
 
 
+def saved_steps(folder: Path) -> list[int]:
+    """Return the steps after which a run, given its folder, has saved a checkpoint that is still there."""
+    names = [path.name.removeprefix("step-") for path in (folder / "checkpoints").glob("step-*")]
+    return sorted(int(name) for name in names if name.isdigit())
+
+
 def load_into(params: Params, checkpoint: Checkpoint, prefix: str, reinit: Sequence[str] = ()) -> tuple[Params, str]:
     """Replace the tensors of one part of a network by a checkpoint's, strictly.
 
@@ -226,8 +232,7 @@ class Checkpoints:
 
     def all(self) -> list[Path]:
         """Return the checkpoint folders, oldest first."""
-        steps = {path.name.removeprefix("step-"): path for path in self.folder.glob("step-*")}
-        return [steps[step] for step in sorted(filter(str.isdigit, steps), key=int)]
+        return [self.folder / _name(step) for step in saved_steps(self.folder.parent)]
 
     def newest(self) -> tuple[Checkpoint, dict[str, Any]] | None:
         """Return what to go on from: the newest checkpoint that is whole, with its resume state; None if there is none.

@@ -13,6 +13,7 @@ from metalearn_cli.core.config import STAGES, ChainConfig, parse, plain
 from metalearn_cli.core.errors import ConfigError, Problem, UserError
 from metalearn_cli.core.types import Reporter
 from metalearn_cli.engine import runs
+from metalearn_cli.engine.checkpoint import saved_steps
 from metalearn_cli.engine.signals import first_signal, stop
 from metalearn_cli.stages._training import MakeJob, prepare, train
 from metalearn_cli.stages.chain import check_chain, run_chain
@@ -113,8 +114,8 @@ def resume(folder: str, reporter: Reporter, changes: Mapping[str, Any]) -> dict[
     if info["status"] == "completed" and info["step"] >= prepared.config.steps:
         message = f"{info['id']} is complete; to train longer: mlx resume {info['id']} steps=N with N > {info['step']}"
         raise UserError(message)
-    if info.get("step", 0) > prepared.config.steps:
-        raise UserError(f"steps={prepared.config.steps}: {info['id']} has done {info['step']} steps already")
+    if (done := max(saved_steps(Path(folder)), default=0)) > prepared.config.steps:
+        raise UserError(f"steps={prepared.config.steps}: {info['id']} has done {done} steps already")
     if fingerprint != prepared.job.data["fingerprint"]:
         raise UserError(f"data {recorded} has changed since {info['id']} began: its fingerprint is another")
     with first_signal(prepared.config.runtime.stop_on, stop):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -301,9 +302,10 @@ def enough_memory(stage: str, config: Any) -> Iterator[None]:
         if not out_of_memory(error):
             raise
         shown = [f"{name} ({getattr(config, name)})" for name in _SIZES if getattr(config, name, None) is not None]
-        shown.append(f"runtime.precision ({config.runtime.precision}; bf16-mixed takes about half)")
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        message = f"{stage} ran out of memory: lower {', '.join(shown)}, or the backbone's width [{reason}]"
+        shown.append(f"runtime.precision ({config.runtime.precision})")
+        wanted = re.search(r"tried to allocate [\d.]+ \w+", str(error), re.IGNORECASE)
+        reason = f", as it {wanted[0].lower()}" if wanted else ""
+        message = f"{stage} ran out of memory{reason}; lower {', '.join(shown)}, or the backbone's width"
         raise UserError(message) from error
 
 

@@ -181,6 +181,20 @@ def test_disk_troubles_are_the_users(capsys, number, told):
     assert capsys.readouterr().err == f"error: cannot {verb} runs/meta-train/x: {told}\n"
 
 
+def test_trouble_after_the_start_says_how_to_go_on(mlx, monkeypatch):
+    def run(name, config, reporter, **facts):
+        reporter.start(name, f"runs/{name}/some-id", 0, 3)
+        raise OSError(errno.ENOSPC, "No space left on device", f"runs/{name}/some-id/metrics.jsonl")
+
+    monkeypatch.setattr(stages, "run", run)
+    for stage, again in (("meta-train", "mlx resume runs/meta-train/some-id"), ("evaluate", "the same command")):
+        answer = mlx(stage)
+        assert answer.code == 2
+        error, advice = answer.err.splitlines()[-2:]
+        assert error == f"error: cannot write to runs/{stage}/some-id/metrics.jsonl: no space left on device"
+        assert advice == f"once that is mended, go on with: {again}"
+
+
 def test_file_where_the_folder_of_a_sweep_should_be(mlx, stage):
     Path("runs").write_text("")
     answer = mlx("-m", "meta-train", "seed=1")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from metalearn_cli.core.config import Every
 from metalearn_cli.core.config import Runtime as RuntimeConfig
-from metalearn_cli.core.errors import NonFiniteError
+from metalearn_cli.core.errors import NonFiniteError, Stopped
 from metalearn_cli.engine.loop import Memory, fit
 from metalearn_cli.engine.runtime import Runtime
 
@@ -133,10 +133,28 @@ def test_sigint_in_the_last_step_changes_nothing():
     assert task.saved[-1][0] == 3
 
 
-def test_handler_of_sigint_is_put_back():
-    before = signal.getsignal(signal.SIGINT)
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGHUP"])
+def test_other_signals_stop_likewise(name):
+    number = signal.Signals[name]
+    runtime = Runtime(RuntimeConfig("cpu", 1, "32-true", 1, stop_on=["SIGUSR1", "SIGHUP"], anomaly=False))
+    task = Task()
+    with pytest.raises(Stopped) as caught:
+        task.fit(advance=lambda step: os.kill(os.getpid(), number) if step == 2 else None, runtime=runtime)
+    assert (caught.value.number, task.saved) == (number, [(2, 0, {})])
+
+
+def test_handlers_of_signals_are_put_back():
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)]
     Task().fit(steps=1)
-    assert signal.getsignal(signal.SIGINT) is before
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)] == before
+
+
+def test_training_ends_early():
+    task = Task().fit(exhausted=lambda step: step >= 3)
+    assert task.advanced == [1, 2, 3]
+    assert [step for step, _, _ in task.saved] == [3]
+    again = Task().fit(start=3, exhausted=lambda step: step >= 3)
+    assert again.advanced == again.saved == []
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -163,6 +181,57 @@ def test_gradient_that_is_not_finite_leaves_the_weights():
     with pytest.raises(NonFiniteError, match="the gradient of w is not finite at step 1 of 6"):
         task.fit(gradients=gradients)
     assert torch.equal(task.params["w"], torch.zeros(3))
+
+
+class Trouble(Task):
+    """A loss that is no number in some steps, and a gradient that is not in others."""
+
+    def __init__(self, losses: tuple[int, ...] = (), gradients: tuple[int, ...] = ()) -> None:
+        super().__init__()
+        self.bad = (losses, gradients)
+        self.step = 0
+
+    def batch(self, step: int) -> Any:
+        self.step = step + 1
+        return super().batch(step)
+
+    def losses(self, params: Any, batch: Any) -> Any:
+        for loss, metrics in super().losses(params, batch):
+            if self.step in self.bad[0]:
+                loss = loss * float("nan")
+            elif self.step in self.bad[1]:
+                loss = loss + (params["w"] * 0).abs().sqrt().sum()
+            yield loss, {"loss": loss.detach(), **metrics}
+
+
+def test_step_that_is_left_out_changes_nothing_but_the_rate(caplog):
+    task = Trouble(losses=(2,), gradients=(3,)).fit(skips=2, every=Every(1, 9, 9))
+    assert task.advanced == [1, 2, 3, 4, 5, 6]
+    assert (task.memory.skipped, task.memory.in_a_row) == (2, 0)
+    by_hand = Trouble()
+    by_hand.fit(steps=1)
+    for _ in range(2):
+        by_hand.scheduler.step()
+    by_hand.fit(start=3)
+    assert torch.equal(task.params["w"], by_hand.params["w"])
+    said = {step: values.get("train/skipped") for step, values in task.recorded if "train/lr" in values}
+    assert said == {1: None, 2: 1, 3: 2, 4: 2, 5: 2, 6: 2}
+    assert "train/loss" not in dict(task.recorded)[2]
+    assert "the loss became nan at step 2 of 6: the step is left out (1 in a row, 1 in all)" in caplog.messages
+    assert "the gradient of w is not finite at step 3 of 6: the step is left out (2 in a row" in caplog.text
+
+
+def test_too_many_steps_left_out_stop_the_run():
+    task = Trouble(losses=(2, 4, 5, 6))
+    with pytest.raises(NonFiniteError, match="the loss became nan at step 6 of 6, after 2 steps left out in a row"):
+        task.fit(skips=2)
+    assert task.advanced == [1, 2, 3, 4, 5]
+
+
+def test_anomaly_is_told_with_its_step():
+    runtime = Runtime(RuntimeConfig("cpu", 1, "32-true", 1, stop_on=[], anomaly=True))
+    with pytest.raises(NonFiniteError, match=r"Function 'AbsBackward0' returned nan .* at step 2 of 6"):
+        Trouble(gradients=(2,)).fit(runtime=runtime)
 
 
 def test_tensors_that_the_optimizer_does_not_hold_stay():

@@ -2,10 +2,14 @@ from __future__ import annotations
 
 import json
 import math
+import resource
+import signal
 
 import pytest
 import torch
+from faults.folders import scalars
 
+from metalearn_cli.core.errors import UserError
 from metalearn_cli.engine.metrics import Recorder, interval, read_metrics
 
 
@@ -64,3 +68,36 @@ def test_new_start_forgets_everything(tmp_path, said):
 
 def test_no_metrics_yet(tmp_path):
     assert read_metrics(tmp_path) == []
+
+
+def test_tensorboard_reads_each_step_once_however_often_it_was_begun_anew(tmp_path, said):
+    for start, end in ((0, 3), (0, 5), (4, 7), (4, 4), (4, 6)):  # five starts, all within a second or two
+        record = Recorder(tmp_path, said, start)
+        for step in range(start + 1, end + 1):
+            record(step, {"x": float(step), "y": 0.5})
+        record.close()
+    assert scalars(tmp_path / "tensorboard") == [(s, n, v) for s in range(1, 7) for n, v in (("x", s), ("y", 0.5))]
+    assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_line_that_cannot_be_written_leaves_no_half(tmp_path, said, monkeypatch):
+    record = Recorder(tmp_path, said)
+    record(1, {"x": 1.0})
+    before = (tmp_path / "metrics.jsonl").read_text()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 5, limits[1]))
+        with pytest.raises(OSError, match=r"metrics\.jsonl"):
+            record(2, {"x": 2.0})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert (tmp_path / "metrics.jsonl").read_text() == before
+    record.close()
+
+
+def test_damage_in_the_middle_is_told(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"ste\n{"step": 3}\n')
+    with pytest.raises(UserError, match=r"metrics\.jsonl is damaged in line 2"):
+        read_metrics(tmp_path)

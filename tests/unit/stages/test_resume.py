@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -179,3 +180,85 @@ def test_damaged_checkpoint_is_named(interrupted, said):
     file.write_bytes(file.read_bytes()[:-3])
     with pytest.raises(UserError, match=r"resume\.pt is damaged"):
         stages.resume(folder, said, {})
+
+
+def test_damaged_settings_and_record_of_a_run(interrupted, said):
+    folder = Path(interrupted("meta-train"))
+    for name, damage, told in (
+        ("config.json", lambda values: values.pop("tasks"), "config.json is damaged, or of another version: tasks: is"),
+        (
+            "config.json",
+            lambda values: values.update(scheduler=3),
+            "config.json is damaged, or of another version: sch",
+        ),
+        ("run.json", lambda values: values.pop("data"), "run.json is damaged: it has no data"),
+        ("run.json", lambda values: values.update(data=[]), "run.json is damaged: it has no data"),
+        ("run.json", lambda values: values.update(stage=["meta-train"]), "run.json is damaged: it has no stage"),
+    ):
+        text = (folder / name).read_text()
+        values = json.loads(text)
+        damage(values)
+        (folder / name).write_text(json.dumps(values))
+        assert told in str(refused(folder, said, {"steps": 9}))
+        (folder / name).write_text(text)
+    assert stages.resume(str(folder), said, {})["status"] == "completed"
+
+
+@pytest.mark.parametrize("stop", [2, 3, 5, 7])
+def test_steps_that_are_left_out(go, interrupted, said, tensors, monkeypatch, stop):
+    module = import_module("metalearn_cli.stages.transfer")
+    loss = module.task_loss
+    # a function of the batch, so that the same steps are bad in every run
+    monkeypatch.setattr(module, "task_loss", lambda x, y: loss(x, y) * (float("nan") if y.sum() % 3 == 0 else 1))
+    settings = {"steps": 8, "on_nonfinite": "skip", "nonfinite_limit": 7}
+    whole = go("transfer", **settings)
+    skipped = [values["train/skipped"] for _, values in said.measured if "train/skipped" in values]
+    assert 0 < skipped[0] <= skipped[-1] < 7
+    done = stages.resume(interrupted("transfer", stop=stop, **settings), said, {})
+    assert (Path(done["folder"]) / "metrics.jsonl").read_bytes() == (
+        Path(whole["folder"]) / "metrics.jsonl"
+    ).read_bytes()
+    assert all(torch.equal(t, tensors(done)[name]) for name, t in tensors(whole).items())
+
+
+EARLY = {
+    "steps": 12,
+    "patience": 2,
+    "every__evaluate": 2,
+    "optimizer__lr": 0.0,
+}  # nothing is ever better than the first
+
+
+def test_training_that_ended_early_is_complete(go, said, capsys):
+    done = go("transfer", **EARLY)
+    assert (done["status"], done["step"], done["steps"], done["stopped_early"]) == ("completed", 6, 12, True)
+    assert said.notes[-1] == (
+        "ended early after step 6 of 12: 2 evaluations without a better val/accuracy than at step 2"
+    )
+    assert "ended early, after step 6; to go on all the same, change its patience (2)" in str(
+        refused(done["folder"], said, {"steps": 20})
+    )
+    longer = stages.resume(done["folder"], said, {"patience": 3})
+    assert (longer["step"], longer["stopped_early"]) == (8, True)
+    longest = stages.resume(done["folder"], said, {"patience": None})
+    assert longest["step"] == 12 and "stopped_early" not in longest
+
+
+@pytest.mark.parametrize("stop", [1, 4, 5, 6])
+def test_ends_early_also_when_resumed(go, interrupted, said, stop):
+    whole = go("transfer", **EARLY)
+    done = stages.resume(interrupted("transfer", stop=stop, **EARLY), said, {})
+    assert {k: done[k] for k in ("step", "best", "stopped_early")} == {
+        k: whole[k] for k in ("step", "best", "stopped_early")
+    }
+    assert (Path(done["folder"]) / "metrics.jsonl").read_bytes() == (
+        Path(whole["folder"]) / "metrics.jsonl"
+    ).read_bytes()
+
+
+def test_newest_checkpoint_counts_also_where_run_json_is_behind(interrupted, said):
+    folder = Path(interrupted("meta-train", stop=4, keep=2))
+    info = json.loads((folder / "run.json").read_text())
+    runs.write_json(folder / "run.json", {**info, "step": 2, "last": "step-000002"})  # killed between the two
+    assert "has done 4 steps already" in str(refused(folder, said, {"steps": 3}))
+    assert stages.resume(str(folder), said, {})["status"] == "completed"
