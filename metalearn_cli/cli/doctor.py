@@ -65,8 +65,8 @@ def _works(kind: str, precision: str) -> bool:
     """Whether one step of a small network gives finite gradients."""
     if unsupported(kind, precision):
         return False
-    given: Any = (kind, 1, precision, None)
-    runtime = Runtime(RuntimeConfig(*given, "auto", None, tuned=False, stop_on=[], anomaly=False))
+    given: Any = (kind, 1, precision, None, "auto", None, False, [], False)
+    runtime = Runtime(RuntimeConfig(*given))
     apply, params = pure(nn.Conv2d(1, 4, 3))
     params = runtime.place(params)
     (x_BCHW,) = runtime.cast((torch.ones(2, 1, 8, 8, device=runtime.device),))

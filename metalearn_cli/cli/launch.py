@@ -96,7 +96,6 @@ def app(stage: str, argv: Sequence[str]) -> None:
 def run_stage(config: DictConfig) -> None:
     """Run one job of Hydra's. At module level, so that launchers can pickle it; it keeps its errors from Hydra."""
     from metalearn_cli import stages
-    from metalearn_cli.engine.runtime import tune
 
     job = HydraConfig.get()
     stage, words = str(job.job.config_name), list(job.overrides.task)
@@ -104,10 +103,7 @@ def run_stage(config: DictConfig) -> None:
     values, _ = values_of(config)
     try:
         with ui.reporting() as reporter:
-            config = settings(stage, values)
-            if (config.evaluate if stage == "run" else config).runtime.tuned:
-                tune()
-            done = stages.run(stage, config, reporter, sweep=sweep)
+            done = stages.run(stage, settings(stage, values), reporter, sweep=sweep)
         _outcomes.append(Outcome(words, done, errors.DONE))
     except Stopped as stop:
         raise Stopped(stop.number, _advice(stage, reporter.folder)) from stop

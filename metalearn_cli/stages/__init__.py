@@ -5,15 +5,17 @@ The three functions here are all that the command line calls.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from metalearn_cli.core.config import STAGES, ChainConfig, parse, plain
+from metalearn_cli.core.config import STAGES, ChainConfig, Runtime, parse, plain
 from metalearn_cli.core.errors import ConfigError, Problem, UserError
 from metalearn_cli.core.types import Reporter
 from metalearn_cli.engine import runs
 from metalearn_cli.engine.checkpoint import saved_steps
+from metalearn_cli.engine.runtime import tune
 from metalearn_cli.engine.signals import first_signal, stop
 from metalearn_cli.stages._training import MakeJob, prepare, train
 from metalearn_cli.stages.chain import check_chain, run_chain
@@ -44,8 +46,7 @@ def run(stage: str, config: Any, reporter: Reporter, **facts: Any) -> dict[str, 
         UserError: if the settings, the inputs or the machine do not allow it.
         Stopped: after a signal; a training stage has saved a checkpoint then.
     """
-    runtime = config.evaluate.runtime if isinstance(config, ChainConfig) else config.runtime
-    with first_signal(runtime.stop_on, stop):
+    with _process(config.evaluate.runtime if isinstance(config, ChainConfig) else config.runtime):
         if isinstance(config, ChainConfig):
             return run_chain(config, JOBS, reporter, **facts)
         if stage == "evaluate":
@@ -96,10 +97,6 @@ def resume(folder: str, reporter: Reporter, changes: Mapping[str, Any]) -> dict[
         parse(STAGES[stage], values)
     except ConfigError as error:
         raise UserError(f"{Path(folder) / 'config.json'} is damaged, or of another version: {error}") from error
-    try:
-        fingerprint, recorded = info["data"]["fingerprint"], info["data"]["name"]
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{Path(folder) / 'run.json'} is damaged: it has no data, or data without {error}") from error
     if "steps" in changes and values["scheduler"].get("T_max") == values["steps"]:
         # configs tie the length of a cosine to that of the stage, but config.json has only the numbers
         changes = {"scheduler.T_max": changes["steps"], **changes}
@@ -107,20 +104,41 @@ def resume(folder: str, reporter: Reporter, changes: Mapping[str, Any]) -> dict[
         before = _change(values, key, value)
         reporter.note(f"{key}: this run has {before!r}, going on with {value!r}")
     config: Any = parse(STAGES[stage], values)
+    with _process(config.runtime):
+        return _resumed(Path(folder), info, config, changes, reporter)
+
+
+def _resumed(
+    folder: Path, info: dict[str, Any], config: Any, changes: Mapping[str, Any], reporter: Reporter
+) -> dict[str, Any]:
+    """Go on with a run whose settings are known."""
+    stage = info["stage"]
+    try:
+        fingerprint, recorded = info["data"]["fingerprint"], info["data"]["name"]
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{folder / 'run.json'} is damaged: it has no data, or data without {error}") from error
     prepared = prepare(stage, config, JOBS[stage])
     if info["status"] == "completed" and info.get("stopped_early") and "patience" not in changes:
         message = f"{info['id']} ended early, after step {info['step']}; to go on all the same, change its patience"
         raise UserError(f"{message} ({config.patience}): mlx resume {info['id']} patience=N, or null for never")
-    if info["status"] == "completed" and info["step"] >= prepared.config.steps:
+    if info["status"] == "completed" and info["step"] >= config.steps:
         message = f"{info['id']} is complete; to train longer: mlx resume {info['id']} steps=N with N > {info['step']}"
         raise UserError(message)
-    if (done := max(saved_steps(Path(folder)), default=0)) > prepared.config.steps:
-        raise UserError(f"steps={prepared.config.steps}: {info['id']} has done {done} steps already")
+    if (done := max(saved_steps(folder), default=0)) > config.steps:
+        raise UserError(f"steps={config.steps}: {info['id']} has done {done} steps already")
     if fingerprint != prepared.job.data["fingerprint"]:
         raise UserError(f"data {recorded} has changed since {info['id']} began: its fingerprint is another")
-    with first_signal(prepared.config.runtime.stop_on, stop):
-        run = runs.reopen(Path(folder), plain(prepared.config), key=prepared.key, steps=prepared.config.steps)
-        return train(prepared, reporter, run)
+    run = runs.reopen(folder, plain(config), key=prepared.key, steps=config.steps)
+    return train(prepared, reporter, run)
+
+
+@contextmanager
+def _process(runtime: Runtime) -> Iterator[None]:
+    """Set up this process for a run: as quick as the settings say, and stopped by their signals."""
+    if runtime.tuned:
+        tune()
+    with first_signal(runtime.stop_on, stop):
+        yield
 
 
 def _change(values: dict[str, Any], key: str, value: Any) -> Any:

@@ -52,8 +52,14 @@ ACCEPTS = {
 }
 """Whose checkpoints each stage may start from."""
 
-_SIZES = ("tasks", "batch_size", "way", "shot", "query", "train_way", "train_query")
-"""Settings on which the memory of a step depends."""
+_OF_EPISODES = ("runtime.task_chunk", "runtime.threads", "runtime.precision", "way", "shot", "query")
+_SIZES = {
+    "pretrain": ("batch_size", "runtime.precision"),
+    "transfer": ("batch_size", "runtime.precision"),
+    "meta-train": ("tasks", *_OF_EPISODES, "train_way", "train_query"),
+    "evaluate": _OF_EPISODES,
+}
+"""Settings on which the memory of a stage depends."""
 
 log = logging.getLogger("metalearn_cli")
 
@@ -301,8 +307,9 @@ def enough_memory(stage: str, config: Any) -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
-        shown = [f"{name} ({getattr(config, name)})" for name in _SIZES if getattr(config, name, None) is not None]
-        shown.append(f"runtime.precision ({config.runtime.precision})")
+        values = plain(config)
+        values |= {f"runtime.{name}": value for name, value in values["runtime"].items()}
+        shown = [f"{name} ({'null' if values[name] is None else values[name]})" for name in _SIZES[stage]]
         wanted = re.search(r"tried to allocate [\d.]+ \w+", str(error), re.IGNORECASE)
         reason = f", as it {wanted[0].lower()}" if wanted else ""
         message = f"{stage} ran out of memory{reason}; lower {', '.join(shown)}, or the backbone's width"

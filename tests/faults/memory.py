@@ -14,7 +14,6 @@ from conftest import Said, smallest
 
 from metalearn_cli import stages
 from metalearn_cli.core.config import STAGES, parse
-from metalearn_cli.engine.runtime import keep_memory
 
 
 class Peak(Said):
@@ -33,9 +32,7 @@ class Peak(Said):
 
 
 if __name__ == "__main__":
-    keep_memory()  # as the command line does
     steps = [int(word) for word in sys.argv[2:]]
-    work = {"steps": steps[-1], "every": {"log": 1, "evaluate": 50, "save": 50}, "on_nonfinite": "skip"}
-    stages.run(
-        "meta-train", parse(STAGES["meta-train"], smallest("meta-train", Path(sys.argv[1]), **work)), Peak(steps)
-    )
+    work = {"steps": steps[-1], "every": {"log": 1, "evaluate": 50, "save": 50}, "runtime__tuned": True}
+    values = smallest("meta-train", Path(sys.argv[1]), **work)
+    stages.run("meta-train", parse(STAGES["meta-train"], values), Peak(steps))

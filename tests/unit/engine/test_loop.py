@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -136,7 +137,7 @@ def test_sigint_in_the_last_step_changes_nothing():
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGHUP"])
 def test_other_signals_stop_likewise(name):
     number = signal.Signals[name]
-    runtime = Runtime(RuntimeConfig("cpu", 1, "32-true", 1, stop_on=["SIGUSR1", "SIGHUP"], anomaly=False))
+    runtime = Runtime(replace(RUNTIME.config, stop_on=["SIGUSR1", "SIGHUP"]))
     task = Task()
     with pytest.raises(Stopped) as caught:
         task.fit(advance=lambda step: os.kill(os.getpid(), number) if step == 2 else None, runtime=runtime)
@@ -195,13 +196,12 @@ class Trouble(Task):
         self.step = step + 1
         return super().batch(step)
 
-    def losses(self, params: Any, batch: Any) -> Any:
-        for loss, metrics in super().losses(params, batch):
-            if self.step in self.bad[0]:
-                loss = loss * float("nan")
-            elif self.step in self.bad[1]:
-                loss = loss + (params["w"] * 0).abs().sqrt().sum()
-            yield loss, {"loss": loss.detach(), **metrics}
+    def gradients(self, params: Any, batch: Any) -> Any:
+        if self.step in self.bad[0]:
+            return backward(params["w"].sum() * float("nan"))
+        if self.step in self.bad[1]:
+            return backward((params["w"] * 0).abs().sqrt().sum())
+        return super().gradients(params, batch)
 
 
 def test_step_that_is_left_out_changes_nothing_but_the_rate(caplog):
@@ -229,7 +229,7 @@ def test_too_many_steps_left_out_stop_the_run():
 
 
 def test_anomaly_is_told_with_its_step():
-    runtime = Runtime(RuntimeConfig("cpu", 1, "32-true", 1, stop_on=[], anomaly=True))
+    runtime = Runtime(replace(RUNTIME.config, anomaly=True))
     with pytest.raises(NonFiniteError, match=r"Function 'AbsBackward0' returned nan .* at step 2 of 6"):
         Trouble(gradients=(2,)).fit(runtime=runtime)
 

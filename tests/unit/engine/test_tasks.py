@@ -40,7 +40,7 @@ def two_cores(monkeypatch):
 
 
 def runtime(batching: str = "auto", chunk: int | None = None, precision: str = "64-true", **changes: Any) -> Runtime:
-    values = {"threads": 1 if batching in ("loop", "vmap") else None, **changes}
+    values = {"threads": 1 if batching in ("loop", "vmap") else None, "stop_on": [], "anomaly": False, **changes}
     return Runtime(RuntimeConfig("cpu", 1, precision, task_batching=batching, task_chunk=chunk, tuned=False, **values))
 
 

@@ -262,3 +262,14 @@ def test_newest_checkpoint_counts_also_where_run_json_is_behind(interrupted, sai
     runs.write_json(folder / "run.json", {**info, "step": 2, "last": "step-000002"})  # killed between the two
     assert "has done 4 steps already" in str(refused(folder, said, {"steps": 3}))
     assert stages.resume(str(folder), said, {})["status"] == "completed"
+
+
+def test_process_is_set_up_alike(go, interrupted, said, monkeypatch):
+    """What counts denormal numbers as zero has to do so again in the process that goes on."""
+    tuned = []
+    monkeypatch.setattr(stages, "tune", lambda: tuned.append(True))
+    go("meta-train")
+    folder = interrupted("meta-train", runtime__tuned=True)
+    assert len(tuned) == 1
+    stages.resume(folder, said, {})
+    assert len(tuned) == 2
