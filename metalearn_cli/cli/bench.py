@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from statistics import median
 from typing import get_args
 
@@ -35,11 +36,12 @@ def measure(tasks: int = TASKS, hidden: int = 64) -> dict[str, dict[str, str]]:
     """
     tune()
     shape = f"{tasks} tasks of 5-way 1-shot, conv4 with {hidden} channels, 28x28"
-    ways = {name: RuntimeConfig("auto", 1, "32-true", None, name, None, True) for name in get_args(TaskBatching)}
+    usual = RuntimeConfig("auto", 1, "32-true", None, "auto", None, tuned=True, stop_on=[], anomaly=False)
+    ways = {name: replace(usual, task_batching=name) for name in get_args(TaskBatching)}
     found = {f"task_batching: a step of MAML, {shape}": _in_turn(ways, tasks, hidden)}
-    exact, _ = _step(RuntimeConfig("auto", 1, "64-true", None, "auto", None, True), tasks, hidden)
+    exact, _ = _step(replace(usual, precision="64-true"), tasks, hidden)
     reference = exact()
-    precisions = {name: RuntimeConfig("auto", 1, name, None, "auto", None, True) for name in get_args(Precision)}
+    precisions = {name: replace(usual, precision=name) for name in get_args(Precision)}
     heading = "precision: the same, and the relative error of the meta-gradient against 64-true"
     found[heading] = _in_turn(precisions, tasks, hidden, reference)
     return found

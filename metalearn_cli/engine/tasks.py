@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from metalearn_cli.core.types import Episode, Params
-from metalearn_cli.engine.runtime import Runtime
+from metalearn_cli.engine.runtime import Runtime, out_of_memory
 
 Task = Callable[[Params, Episode], Any]
 """A pure function of one episode; to be trained, it returns a dict of tensors [] whose "loss" is minimised."""
@@ -61,6 +61,8 @@ class Tasks:
             with torch.no_grad():
                 self._apply(task, params, Episode(*(part[:2] for part in episodes)))
         except RuntimeError as error:
+            if out_of_memory(error):
+                raise
             return f"{self.batching} cannot batch this network over tasks ({str(error).splitlines()[0]}); use loop"
         return ""
 
