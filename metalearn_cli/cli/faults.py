@@ -14,6 +14,7 @@ from yaml import YAMLError
 from metalearn_cli.cli.args import closest
 from metalearn_cli.cli.compose import HYDRA_ERRORS, Composer, settings, values_of
 from metalearn_cli.cli.errors import Fault, SettingsError
+from metalearn_cli.core.check import LONGEST, shown
 from metalearn_cli.core.errors import ConfigError, Problem
 
 TYPED = "the command line"
@@ -79,8 +80,9 @@ def located(
     faults = []
     for problem in problems:
         value = _find(values, problem.key)
-        shown = isinstance(value, str | int | float) and repr(value) not in problem.message
-        key = f"{problem.key} = {value}" if shown else problem.key
+        telling = isinstance(value, str | int | float) and shown(value) not in problem.message
+        text = value if isinstance(value, str) and len(value) < LONGEST else shown(value)
+        key = f"{problem.key} = {text}" if telling else problem.key
         hint = problem.hint
         if not hint and "." not in problem.key and problem.message.startswith("no such setting"):
             hint = closest(problem.key, composer.groups)

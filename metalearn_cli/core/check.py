@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 
@@ -21,6 +21,12 @@ class Range(NamedTuple):
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
 
 
+LONGEST = 200
+"""Characters of a value that a message quotes."""
+
+_LISTS = (list, tuple, Sequence, Iterable)
+
+
 def describe(annotation: Any) -> str:
     """Say in words which values an annotation allows."""
     origin, args = get_origin(annotation), get_args(annotation)
@@ -31,14 +37,21 @@ def describe(annotation: Any) -> str:
     if origin is Literal:
         return ("one of " if len(args) > 1 else "") + ", ".join(map(str, args))
     if origin in (Union, types.UnionType):
-        return " or ".join(describe(a) for a in args)
-    if origin in (list, tuple, Sequence) and args:
+        return " or ".join(describe(a) for a in args if a in _WORDS or get_origin(a)) or str(annotation)
+    if origin is tuple and Ellipsis not in args:
+        return f"a list of {len(args)}: {', '.join(map(describe, args))}"
+    if origin in _LISTS and args:
         return f"a list of {describe(args[0])}"
+    if origin is Callable:
+        return "a function, which no config can hold"
     return str(getattr(annotation, "__name__", annotation))
 
 
 def fits(value: Any, annotation: Any) -> bool:
-    """Whether `value` may stand where `annotation` is written; annotations it does not know fit everything."""
+    """Whether `value` may stand where `annotation` is written; annotations it does not know fit everything.
+
+    Lists stand for tuples too: YAML and JSON know no others.
+    """
     origin, args = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         return fits(value, args[0]) and all(
@@ -48,19 +61,32 @@ def fits(value: Any, annotation: Any) -> bool:
         return any(value == a and type(value) is type(a) for a in args)
     if origin in (Union, types.UnionType):
         return any(fits(value, a) for a in args)
-    if origin in (list, tuple, Sequence):
+    if origin is tuple and Ellipsis not in args:
+        same = isinstance(value, list | tuple) and len(value) == len(args)
+        return same and all(fits(v, a) for v, a in zip(value, args, strict=True))
+    if origin in _LISTS:
         return isinstance(value, list | tuple) and (not args or all(fits(v, args[0]) for v in value))
+    if origin is Callable:
+        return callable(value)
     if origin in (dict, Mapping) or annotation in (dict, Mapping):
         return isinstance(value, Mapping)
     if annotation in (int, float):
-        # NaN fits no number: it would pass every comparison that follows
+        # NaN would pass every comparison that follows, and what is beyond 64 bits overflows somewhere
         numbers = int if annotation is int else (int, float)
-        return isinstance(value, numbers) and not isinstance(value, bool) and value == value
-    if annotation in (bool, str, type(None)):
-        return isinstance(value, annotation)
-    return True
+        finite = isinstance(value, numbers) and not isinstance(value, bool) and abs(value) < float("inf")
+        return finite and (isinstance(value, float) or -(2**63) <= value < 2**63)
+    return isinstance(value, annotation) if isinstance(annotation, type) and annotation is not Any else True
+
+
+def shown(value: object) -> str:
+    """Return a value as messages quote it: on one line, and not the whole of a long one."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a number of thousands of digits; lists in lists in lists
+        return f"a {type(value).__name__} too long to show"
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
 def mismatch(value: Any, annotation: Any) -> str:
     """Return what is wrong with `value` as a sentence's end, or "" if it fits."""
-    return "" if fits(value, annotation) else f"must be {describe(annotation)}, got {value!r}"
+    return "" if fits(value, annotation) else f"must be {describe(annotation)}, got {shown(value)}"

@@ -14,7 +14,7 @@ from difflib import get_close_matches
 from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 from metalearn_cli.core.build import Spec, build, problems_of
-from metalearn_cli.core.check import Range, mismatch
+from metalearn_cli.core.check import Range, mismatch, shown
 from metalearn_cli.core.errors import ConfigError, Problem
 
 Count = Annotated[int, Range(1)]
@@ -202,7 +202,7 @@ def parse_chain(values: Mapping[str, Any]) -> ChainConfig:
     stages = [stage for stage in training if stage in _listed(values.get("stages"))]
     if not stages or values.get("stages") != stages:
         allowed = f"must be a list of {', '.join(training)} in this order, of which any may be left out but not all"
-        problems.append(Problem("stages", f"{allowed}, got {values.get('stages')!r}"))
+        problems.append(Problem("stages", f"{allowed}, got {shown(values.get('stages'))}"))
     names = {stage: {f.name for f in fields(STAGES[stage])} - {"ckpt"} for stage in STAGES}  # the chain knows the ckpt
     known = set().union(*names.values())
     for key in shared:
@@ -216,7 +216,7 @@ def parse_chain(values: Mapping[str, Any]) -> ChainConfig:
     for stage in [*stages, "evaluate"]:
         section = values.get(sections[stage])
         if not isinstance(section, Mapping):
-            problems.append(Problem(sections[stage], f"must be the settings of {stage}, got {section!r}"))
+            problems.append(Problem(sections[stage], f"must be the settings of {stage}, got {shown(section)}"))
             continue
         merged[stage] = {k: v for k, v in shared.items() if k in names[stage]} | dict(section)
         problems += [Problem(f"{sections[stage]}.ckpt", "no such setting of run")] * ("ckpt" in section)
@@ -280,7 +280,7 @@ def _problems(cls: type, values: Mapping[str, Any], prefix: str) -> list[Problem
             if isinstance(value, Mapping):
                 problems += _problems(get_type_hints(cls)[name], value, f"{key}.")
             else:
-                problems.append(Problem(key, f"must be a group of settings, got {value!r}"))
+                problems.append(Problem(key, f"must be a group of settings, got {shown(value)}"))
         elif annotation == Spec or (annotation == Spec | None and value is not None):
             problems += problems_of(value, key) or _refused(value, key)
         elif wrong := mismatch(value, annotation):

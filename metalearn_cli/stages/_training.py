@@ -23,7 +23,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from metalearn_cli.backbones._network import Network
-from metalearn_cli.core.build import Spec, build
+from metalearn_cli.core.build import Spec, blamed_on, build
 from metalearn_cli.core.check import mismatch
 from metalearn_cli.core.config import _Training, digest, plain
 from metalearn_cli.core.errors import ConfigError, NonFiniteError, Problem, UserError
@@ -239,11 +239,14 @@ def _optimizer(config: _Training, job: Job) -> tuple[Optimizer, LRScheduler]:
     ]
     # one kernel for all tensors, where the optimizer has it
     optimizer = build(config.optimizer, "optimizer", params=groups, fused=True)
-    trial = torch.optim.SGD([torch.zeros(1)], lr=1.0)
-    try:
-        _take_up(trial, build(config.scheduler, "scheduler", optimizer=trial), {}, 1)
-    except ArithmeticError as error:  # torch checks few of a scheduler's values before it computes with them
-        raise ConfigError([Problem("scheduler", f"cannot be computed with these values: {error}")]) from error
+    # torch checks few of these values before it computes with them: one step of something small shows what is wrong
+    toy = torch.zeros(2, 2, requires_grad=True)
+    toy.grad = torch.ones_like(toy)
+    trial = build(config.optimizer, "optimizer", params=[toy], fused=True)
+    with blamed_on(config.optimizer, "optimizer"):
+        trial.step()
+    with blamed_on(config.scheduler, "scheduler"):
+        _take_up(trial, build(config.scheduler, "scheduler", optimizer=trial), trial.state_dict()["state"], 1)
     return optimizer, build(config.scheduler, "scheduler", optimizer=optimizer)
 
 

@@ -42,13 +42,13 @@ def settings(path: Path) -> dict:
 def test_target_lies_in_the_package_of_its_folder(path: Path) -> None:
     target = settings(path)["_target_"]
     assert target.startswith(f"metalearn_cli.{PACKAGES[path.parent.name]}.")
-    assert callable(locate(target))
+    assert callable(locate(target, path.parent.name))
 
 
 @pytest.mark.parametrize("path", COMPONENTS, ids=name_of)
 def test_keys_and_values_are_the_constructors_parameters_and_defaults(path: Path) -> None:
     values = settings(path)
-    constructor = locate(values.pop("_target_"))
+    constructor = locate(values.pop("_target_"), path.parent.name)
     passed_in = PASSED_IN.get(path.parent.name, frozenset())
     parameters = {n: p for n, p in inspect.signature(constructor).parameters.items() if n not in passed_in}
     assert values.keys() == parameters.keys()

@@ -11,29 +11,103 @@ MAML = {"_target_": "metalearn_cli.algorithms.maml.Maml", "inner_lr": 0.1, "inne
 
 
 def test_locate():
-    assert locate("metalearn_cli.algorithms.maml.Maml") is Maml
-    assert locate("torch.optim.Adam") is torch.optim.Adam
+    assert locate("metalearn_cli.algorithms.maml.Maml", "algorithm") is Maml
+    assert locate("torch.optim.Adam", "optimizer") is torch.optim.Adam
+    assert locate("torch.optim.lr_scheduler.StepLR", "scheduler") is torch.optim.lr_scheduler.StepLR
 
 
 @pytest.mark.parametrize(
     ("target", "told"),
     [
-        ("os.system", "may not be built from a config"),
-        ("torch.load", "may not be built from a config"),
-        ("metalearn_cli", "may not be built from a config"),
-        ("metalearn_cli.engine.runs.os", "is not a class or function"),  # a module
-        ("metalearn_cli.engine.runs.Path", "is not a class or function"),  # allowed module, foreign object
-        ("metalearn_cli.core.build.importlib.import_module", "does not exist"),  # no way through a module's imports
+        ("os.system", "may not be built from a config; allowed is metalearn_cli.algorithms.NAME.Name"),
+        ("torch.load", "may not be built"),
+        ("torch.optim.Adam", "may not be built"),  # of another group
+        ("metalearn_cli", "may not be built"),
+        ("metalearn_cli.algorithms", "may not be built"),
+        ("metalearn_cli.engine.runs.os.system", "may not be built"),
+        ("metalearn_cli.engine.runs.create", "may not be built"),  # defined there, but no component
+        ("metalearn_cli.algorithms.maml.torch.load", "may not be built"),
+        ("metalearn_cli.algorithms.maml.Maml.__init__.__globals__", "may not be built"),
+        ("metalearn_cli.algorithms.maml.__builtins__", "may not be built"),
+        ("metalearn_cli.algorithms.__init__.os", "may not be built"),
+        ("metalearn_cli.algorithms._private.Private", "may not be built"),
+        ("metalearn_cli.backbones.conv4.Conv4", "may not be built"),
+        ("metalearn_cli.algorithms..maml.Maml", "may not be built"),
+        (" metalearn_cli.algorithms.maml.Maml", "may not be built"),
+        ("metalearn_cli.algorithms.maml.torch", "is no algorithm"),  # a module
+        ("metalearn_cli.algorithms.maml.task_loss", "is no algorithm"),  # a foreign function
+        ("metalearn_cli.algorithms.nearest_centroid.ProtoNet", "is no algorithm"),  # another module's component
         ("metalearn_cli.algorithms.maml.Mamll", "does not exist"),
-        ("metalearn_cli.nothing.Maml", "does not exist"),
+        ("metalearn_cli.algorithms.nothing.Nothing", "does not exist"),
         ("metalearn_cli.algorithms.maml.", "does not exist"),
-        ("torch.optim..Adam", "does not exist"),
+        ("metalearn_cli.algorithms.ma\x00ml.Maml", "does not exist"),
     ],
 )
 def test_locate_refuses(target, told):
     with pytest.raises(ValueError, match=told):
-        locate(target)
+        locate(target, "algorithm")
     assert problems_of({"_target_": target}, "algorithm")[0].key == "algorithm._target_"
+
+
+@pytest.mark.parametrize(
+    ("target", "key"),
+    [
+        ("torch.optim.Optimizer", "optimizer"),  # abstract
+        ("torch.optim.lr_scheduler.LRScheduler", "scheduler"),
+        ("torch.optim.lr_scheduler", "optimizer"),  # a module
+        ("torch.optim.lr_scheduler.StepLR", "optimizer"),
+        ("torch.optim.swa_utils.AveragedModel", "optimizer"),
+        ("torch.optim.adam.Adam", "optimizer"),
+        ("torch.optim.optimizer.warnings", "optimizer"),
+        ("torch.optim.lr_scheduler.partial", "scheduler"),
+        ("torch.optim.lr_scheduler.Optimizer", "scheduler"),
+        ("metalearn_cli.data._cache.cached", "data"),
+        ("metalearn_cli.data._dataset.Dataset", "data"),
+        ("metalearn_cli.data.omniglot.Path", "data"),
+        ("metalearn_cli.data.omniglot.cached", "data"),
+        ("metalearn_cli.data.sinusoid.SinusoidSampler", "data"),
+        ("metalearn_cli.backbones.conv4.Block", "backbone"),  # a part of a component
+    ],
+)
+def test_parts_and_tools_of_an_allowed_module_are_no_components(target, key):
+    with pytest.raises(ValueError, match=r"may not be built from a config|is no "):
+        locate(target, key)
+
+
+@pytest.mark.parametrize(
+    ("spec", "key", "told"),
+    [
+        ({"_target_": "torch.optim.Adam", "betas": [0.9]}, "optimizer.betas", "a list of 2: a number, a number"),
+        ({"_target_": "torch.optim.Adam", "betas": 0.9}, "optimizer.betas", "a list of 2: a number, a number"),
+        ({"_target_": "torch.optim.Adam", "lr": "fast"}, "optimizer.lr", "must be a number, got 'fast'"),
+        ({"_target_": "torch.optim.Adam", "lr": [1]}, "optimizer.lr", "must be a number, got [1]"),
+        ({"_target_": "torch.optim.Adam", "lr": float("inf")}, "optimizer.lr", "must be a number, got inf"),
+        ({"_target_": "torch.optim.Adam", "foreach": True, "fused": True}, "optimizer", "cannot be used with these"),
+        (
+            {"_target_": "torch.optim.lr_scheduler.LambdaLR", "lr_lambda": "os.system"},
+            "scheduler.lr_lambda",
+            "function",
+        ),
+        ({"_target_": "torch.optim.lr_scheduler.MultiStepLR", "milestones": [1, "x"]}, "scheduler.milestones", "list"),
+        (
+            {"_target_": "torch.optim.lr_scheduler.SequentialLR", "schedulers": ["x"], "milestones": []},
+            "scheduler.",
+            "",
+        ),
+    ],
+)
+def test_values_that_torch_would_stumble_over(spec, key, told):
+    objects = {"params": [torch.nn.Parameter(torch.zeros(1))]}
+    with pytest.raises(ConfigError) as caught:
+        build(spec, key.split(".")[0], **objects)
+    assert caught.value.problems[0].key.startswith(key)
+    assert told in caught.value.problems[0].message
+
+
+def test_memory_that_is_not_there_is_a_problem_of_the_settings():
+    spec = {"_target_": "metalearn_cli.backbones.mlp.Mlp", "hidden": 2**60}
+    with pytest.raises(ConfigError, match="Mlp cannot be used with these settings"):
+        build(spec, "backbone", shape=(4,))
 
 
 def test_problems_are_found_all_at_once():

@@ -1,6 +1,7 @@
 """Values against annotations, and what is allowed in words."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
@@ -25,6 +26,8 @@ Small = Annotated[int, Range(1, 3)]
         ([0], Literal["auto"] | list[int]),
         ([], list[int]),
         ([0.9, 1], tuple[float, float]),
+        ([1, 2, 3], tuple[int, ...]),
+        ([1, 2, 3], Iterable[int]),
         ({"a": 1}, dict),
         ({"a": 1}, Mapping[str, Any]),
         (object(), Any),
@@ -42,6 +45,15 @@ def test_fits(value, annotation):
         (True, int, "a whole number"),
         (True, float, "a number"),
         (float("nan"), float, "a number"),
+        (float("-inf"), float, "a number"),
+        (2**63, int, "a whole number"),
+        (-(2**64), float, "a number"),
+        ([0.9], tuple[float, float], "a list of 2: a number, a number"),
+        (0.9, tuple[float, float], "a list of 2: a number, a number"),
+        (["x"], Iterable[int], "a list of a whole number"),
+        ("x", float | Path, "a number"),
+        ("x", Path, "Path"),
+        ("x", Callable[[int], int], "a function, which no config can hold"),
         (1, bool, "true or false"),
         (1, str, "text"),
         (0, Small, "a whole number from 1 to 3"),
@@ -61,3 +73,15 @@ def test_does_not_fit(value, annotation, allowed):
     assert not fits(value, annotation)
     assert describe(annotation) == allowed
     assert mismatch(value, annotation) == f"must be {allowed}, got {value!r}"
+
+
+@pytest.mark.parametrize("value", ["x" * 1000, [[]] * 1000, 16**5000], ids=["text", "list", "number"])
+def test_a_long_value_is_not_quoted_in_full(value):
+    assert len(mismatch(value, float)) < 300
+
+
+def test_a_value_of_endless_depth_is_not_quoted():
+    value: list = []
+    for _ in range(100_000):
+        value = [value]
+    assert mismatch(value, int) == "must be a whole number, got a list too long to show"

@@ -24,7 +24,7 @@ CONSTANT = {"_target_": "torch.optim.lr_scheduler.ConstantLR"}
 PROTONET = {"_target_": "metalearn_cli.algorithms.protonet.ProtoNet"}
 MAML = {"_target_": "metalearn_cli.algorithms.maml.Maml", "inner_lr": 0.1}
 BACKBONE = {"_target_": "metalearn_cli.backbones.mlp.Mlp"}
-DATA = {"_target_": "metalearn_cli.algorithms.nearest_centroid.NearestCentroid"}  # any name: nothing is built here
+DATA = {"_target_": "metalearn_cli.data.gaussian.gaussian"}
 TRAINED = {
     "steps": 3,
     "optimizer": ADAM,
