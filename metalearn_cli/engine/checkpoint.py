@@ -26,9 +26,11 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
+from metalearn_cli.core.check import shown
 from metalearn_cli.core.config import digest
 from metalearn_cli.core.errors import ConfigError, Problem, UserError
 from metalearn_cli.core.types import Params
+from metalearn_cli.engine.records import MANIFEST, RESUME, misshapen
 from metalearn_cli.engine.runs import flush, now, read_json, sha256_of, write_bytes
 
 FORMAT = 2
@@ -67,10 +69,11 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     """
     manifest = read_json(folder / _MANIFEST)
     manifest.pop(_SEAL, None)
-    missing = {"data", "files", "format", "metrics", "model", "run", "signature", "stage", "step"} - manifest.keys()
-    if manifest.get("format") != FORMAT or missing:
-        what = f"format {manifest.get('format')!r}" if manifest.get("format") != FORMAT else f"no {min(missing)}"
+    if manifest.get("format") != FORMAT:
+        what = f"format {shown(manifest.get('format'))}"
         raise UserError(f"{folder / _MANIFEST} is none that this version reads ({what}; it reads format {FORMAT})")
+    if wrong := misshapen(manifest, MANIFEST):
+        raise UserError(f"{folder / _MANIFEST} is damaged: {wrong}")
     if (folder / _MANIFEST).read_bytes() != _sealed(manifest):  # read again: its bytes count, not what they mean
         raise UserError(f"{folder / _MANIFEST} is damaged: it is not as it was written")
     checkpoint = Checkpoint(folder, manifest, sha256_of(folder / _MANIFEST))
@@ -85,10 +88,15 @@ def read_tensors(checkpoint: Checkpoint) -> Params:
     Raises:
         UserError: if the file is not the one that was written.
     """
+    path = _verified(checkpoint, _TENSORS)
     try:
-        return load_file(_verified(checkpoint, _TENSORS))
-    except SafetensorError as error:
-        raise UserError(f"{checkpoint.folder / _TENSORS} is damaged: {error}") from error
+        tensors = load_file(path)
+    except (SafetensorError, LookupError, ValueError, RuntimeError, OSError) as error:
+        raise UserError(f"{path} is damaged: {error}") from error
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            raise UserError(f"{path} is damaged: {name} is of {tensor.dtype}, but weights are floating-point numbers")
+    return tensors
 
 
 def read_resume(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -97,10 +105,17 @@ def read_resume(checkpoint: Checkpoint) -> dict[str, Any]:
     Raises:
         UserError: if the file is not the one that was written, or holds anything but tensors and plain values.
     """
+    path = _verified(checkpoint, _RESUME)
     try:
-        state: dict[str, Any] = torch.load(_verified(checkpoint, _RESUME), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise UserError(f"{checkpoint.folder / _RESUME} is damaged: {error}") from error
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        # torch goes on to say how to load the file all the same, which is what nobody should do
+        reason = str(error).rpartition("WeightsUnpickler error: ")[2].strip().partition("\n")[0]
+        raise UserError(f"{path} is damaged: it holds more than tensors and plain values ({reason})") from error
+    except Exception as error:  # torch's reader comes to almost any error with a file that is none of its own
+        raise UserError(f"{path} is damaged: {str(error).partition(chr(10))[0]}") from error
+    if wrong := misshapen(state, RESUME):
+        raise UserError(f"{path} is damaged: {wrong}")
     return state
 
 

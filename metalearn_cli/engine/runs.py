@@ -19,6 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from metalearn_cli.core.errors import UserError
+from metalearn_cli.engine.records import RUN, misshapen
+
+_LARGEST = 1 << 26
+"""Bytes of a JSON file; those of a network of a thousand tensors have a few hundred thousand."""
 
 TRAINING = ("pretrain", "transfer", "meta-train")
 
@@ -186,9 +190,13 @@ def read_json(path: Path) -> dict[str, Any]:
         UserError: if it is missing or damaged.
     """
     try:
+        if not path.is_file():  # nor would a pipe or a device ever come to its end
+            raise UserError(f"{path} is missing")
+        if path.stat().st_size > _LARGEST:
+            raise UserError(f"{path} is damaged: it has more than {_LARGEST} bytes")
         value = json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise UserError(f"{path} is missing") from error
+    except RecursionError as error:
+        raise UserError(f"{path} is damaged: it is nested too deeply") from error
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
     if not isinstance(value, dict):
@@ -198,8 +206,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def _read(folder: Path) -> dict[str, Any]:
     info = read_json(folder / "run.json")
-    if absent := sorted(key for key in ("id", "stage", "status") if not isinstance(info.get(key), str)):
-        raise UserError(f"{folder / 'run.json'} is damaged: it has no {absent[0]}")
+    if wrong := misshapen(info, RUN):
+        raise UserError(f"{folder / 'run.json'} is damaged: {wrong}")
     return {**info, "folder": str(folder)}
 
 
@@ -303,8 +311,10 @@ def lineage(runs_dir: str, name: str) -> list[dict[str, Any]]:
     """
     chain = [find_run(runs_dir, name)]
     while parent := chain[-1].get("parent"):
+        if parent["run"] in {info["id"] for info in chain}:
+            raise UserError(f"{chain[-1]['id']} is damaged: its run.json makes it an ancestor of itself")
         try:
-            info = find_run(runs_dir, str(parent["run"]))
+            info = find_run(runs_dir, parent["run"])
         except UserError:
             info = {"id": parent["run"], "stage": parent["stage"], "status": "gone", "parent": None}
         chain.append({**info, "checkpoint": parent["checkpoint"], "sha256": parent["sha256"]})

@@ -19,6 +19,8 @@ PARAMS = {
     "head.weight": torch.ones(5, 2),
 }
 
+STATE = {"optimizer": {}, "memory": {"window": [{"loss": 1.0}], "skipped": 0, "in_a_row": 0}}
+
 
 def checkpoints(folder: Path, keep: int = 1, higher: bool = True) -> Checkpoints:
     return Checkpoints(folder, keep, "val/x", higher, FACTS)
@@ -27,7 +29,7 @@ def checkpoints(folder: Path, keep: int = 1, higher: bool = True) -> Checkpoints
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
     """Return a checkpoint's folder."""
-    checkpoints(tmp_path).save(7, PARAMS, {"window": [{"loss": 1.0}]}, {"val/x": 0.5})
+    checkpoints(tmp_path).save(7, PARAMS, STATE, {"val/x": 0.5})
     return tmp_path / "checkpoints" / "step-000007"
 
 
@@ -50,7 +52,7 @@ def test_roundtrip(saved):
     assert tensors.keys() == PARAMS.keys()
     assert all(torch.equal(tensors[name], p) for name, p in PARAMS.items())
     best = {"name": "step-000007", "step": 7, "metrics": {"val/x": 0.5}}
-    assert read_resume(found) == {"window": [{"loss": 1.0}], "best": best}
+    assert read_resume(found) == {**STATE, "best": best}
     assert found.parent_entry == {
         "run": "r",
         "stage": "pretrain",
@@ -69,7 +71,7 @@ def test_failure_while_saving_leaves_the_earlier_ones(saved, monkeypatch, broken
     monkeypatch.setattr(module, broken, fail)
     folder = saved.parents[1]
     with pytest.raises(type(error)):
-        checkpoints(folder).save(8, PARAMS, {}, {"val/x": 0.9})
+        checkpoints(folder).save(8, PARAMS, STATE, {"val/x": 0.9})
     assert names(folder) == [saved.name]
     read_tensors(open_checkpoint(saved))
     read_resume(open_checkpoint(saved))
@@ -89,7 +91,7 @@ def test_leftover_of_a_killed_process_is_not_taken_for_a_checkpoint(saved):
     (half / "model.safetensors").write_text("half")
     kept = checkpoints(saved.parents[1], keep=2)
     assert kept.all() == [saved]
-    kept.save(8, PARAMS, {}, {})
+    kept.save(8, PARAMS, STATE, {})
     assert names(saved.parents[1]) == ["step-000007", "step-000008"]
 
 
@@ -104,16 +106,16 @@ def test_half_removed_checkpoints_are_cleared_away(saved):
 def test_keeps_the_best_and_the_newest(tmp_path):
     kept = checkpoints(tmp_path, keep=2)
     for step, value in enumerate([0.1, 0.9, 0.3, 0.9, 0.2], start=1):
-        kept.save(step, PARAMS, {}, {"val/x": value})
+        kept.save(step, PARAMS, STATE, {"val/x": value})
         kept.tidy()
-    kept.save(6, PARAMS, {}, {})  # between two evaluations
+    kept.save(6, PARAMS, STATE, {})  # between two evaluations
     kept.tidy()
     assert names(tmp_path) == ["step-000002", "step-000005", "step-000006"]  # of two equally good ones the first
     assert kept.best["step"] == 2
     again = checkpoints(tmp_path, keep=1)
     newest, state = again.newest()
     assert (newest.folder, state["best"]) == (kept.all()[-1], kept.best)
-    again.save(7, PARAMS, {}, {"val/x": 0.8})
+    again.save(7, PARAMS, STATE, {"val/x": 0.8})
     again.tidy()
     assert names(tmp_path) == ["step-000002", "step-000007"]
 
@@ -122,15 +124,15 @@ def test_keeps_the_best_and_the_newest(tmp_path):
 def test_best_goes_by_the_metrics_direction_and_is_never_nan(tmp_path, higher, best):
     kept = checkpoints(tmp_path, higher=higher)
     for step, value in enumerate([math.nan, 1.0, 2.0, math.nan], start=1):
-        kept.save(step, PARAMS, {}, {"val/x": value})
+        kept.save(step, PARAMS, STATE, {"val/x": value})
     assert kept.best["step"] == best
 
 
 def test_order_is_that_of_numbers(tmp_path):
     kept = checkpoints(tmp_path)
-    kept.save(999_999, PARAMS, {}, {})
+    kept.save(999_999, PARAMS, STATE, {})
     (tmp_path / "checkpoints" / "step-000001.bak").mkdir()  # somebody's copy
-    kept.save(1_000_000, PARAMS, {}, {})
+    kept.save(1_000_000, PARAMS, STATE, {})
     kept.tidy()
     assert names(tmp_path) == ["step-000001.bak", "step-1000000"]
 
@@ -161,7 +163,7 @@ def damage(folder: Path, file: str = "model.safetensors") -> None:
 def test_damaged_newest_is_named_and_the_one_before_it_taken(tmp_path, caplog, file):
     kept = checkpoints(tmp_path, keep=3)
     for step, value in enumerate([0.5, 0.4, 0.9], start=1):
-        kept.save(step, PARAMS, {}, {"val/x": value})
+        kept.save(step, PARAMS, STATE, {"val/x": value})
     one, two, three = kept.all()
     damage(three, file)
     damage(two, file)
@@ -173,7 +175,7 @@ def test_damaged_newest_is_named_and_the_one_before_it_taken(tmp_path, caplog, f
     ] * 2
     assert "going on from step-000001 instead" in caplog.text
     assert names(tmp_path) == ["step-000001", "step-000002.damaged", "step-000003.damaged"]
-    again.save(2, PARAMS, {}, {})  # the name is free again
+    again.save(2, PARAMS, STATE, {})  # the name is free again
     damage(two, file)
     checkpoints(tmp_path).newest()
     assert names(tmp_path) == ["step-000001", "step-000002.damaged", "step-000003.damaged"]
@@ -189,8 +191,8 @@ def test_nothing_whole_to_go_on_from(saved):
 
 def test_damaged_best_is_named_before_the_run_goes_on(tmp_path):
     kept = checkpoints(tmp_path, keep=2)
-    kept.save(1, PARAMS, {}, {"val/x": 0.5})
-    kept.save(2, PARAMS, {}, {"val/x": 0.4})
+    kept.save(1, PARAMS, STATE, {"val/x": 0.5})
+    kept.save(2, PARAMS, STATE, {"val/x": 0.4})
     damage(tmp_path / "checkpoints" / "step-000001")
     assert "step-000001" in refused(checkpoints(tmp_path).newest)
 
@@ -199,7 +201,7 @@ def test_evaluations_since_the_best(tmp_path):
     kept = checkpoints(tmp_path)
     assert kept.stale(9, 3) == 0
     for step, value in ((3, 0.5), (6, 0.6), (9, 0.6), (12, 0.1)):
-        kept.save(step, PARAMS, {}, {"val/x": value})
+        kept.save(step, PARAMS, STATE, {"val/x": value})
     assert [kept.stale(step, 3) for step in (6, 8, 9, 12, 13)] == [0, 0, 1, 2, 2]
 
 
@@ -221,7 +223,8 @@ def test_resume_state_cannot_run_code(saved):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"), [("{", "cannot be read"), ("{}", "format None"), ('{"format": 2}', "no data"), (None, "missing")]
+    ("text", "told"),
+    [("{", "cannot be read"), ("{}", "format None"), ('{"format": 2}', "it has no run"), (None, "missing")],
 )
 def test_damaged_manifest_is_named(saved, text, told):
     path = saved / "manifest.json"
@@ -287,7 +290,36 @@ def test_reinit_that_names_nothing_is_refused_with_everything_else(saved):
 
 def test_number_format_is_kept_until_the_tensors_are_placed(tmp_path):
     third = {"backbone.0.x": torch.tensor([1 / 3], dtype=torch.float64)}
-    checkpoints(tmp_path).save(1, third, {}, {})
+    checkpoints(tmp_path).save(1, third, STATE, {})
     found = open_checkpoint(tmp_path / "checkpoints" / "step-000001")
     loaded, _ = load_into({"backbone.0.x": torch.zeros(1)}, found, "backbone.")
     assert loaded["backbone.0.x"].item() == 1 / 3
+
+
+def agree(saved, file):
+    """Let the manifest say of a file what a stranger would let it say."""
+    manifest = json.loads((saved / "manifest.json").read_text())
+    manifest["files"][file]["sha256"] = module.sha256_of(saved / file)
+    del manifest["sha256"]
+    (saved / "manifest.json").write_bytes(module._sealed(manifest))
+
+
+@pytest.mark.parametrize(
+    ("state", "told"),
+    [
+        ([1], "must be an object"),
+        ({**STATE, "best": {"name": "../../../x", "step": 1}}, "best.name must be step-N, got '../../../x'"),
+        (STATE, "it has no best"),
+        ({**STATE, "memory": {**STATE["memory"], "window": 3}, "best": {}}, "memory.window must be a list"),
+    ],
+)
+def test_resume_state_of_another_form(saved, state, told):
+    torch.save(state, saved / "resume.pt")
+    agree(saved, "resume.pt")
+    assert told in refused(read_resume, open_checkpoint(saved))
+
+
+def test_tensors_that_are_no_weights(saved):
+    (saved / "model.safetensors").write_bytes(module.to_safetensors({"w": torch.arange(3)}))
+    agree(saved, "model.safetensors")
+    assert "w is of torch.int64, but weights are" in refused(read_tensors, open_checkpoint(saved))

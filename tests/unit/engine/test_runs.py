@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -210,3 +211,32 @@ def test_written_file_is_the_old_one_or_the_new_one(tmp_path):
         runs.write_text(path, "begun \ud800")
     assert json.loads(path.read_text()) == {"a": 1}
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_run_that_is_its_own_ancestor(folder):
+    run = finished(folder, "pretrain")
+    own = {"run": run.info["id"], "stage": "pretrain", "checkpoint": "x", "sha256": "y"}
+    runs.write_json(run.folder / "run.json", {**run.info, "parent": own})
+    assert "makes it an ancestor of itself" in refused(runs.lineage, folder, run.info["id"])
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[" * 100_000, "nested too deeply"),
+        ("9" * 5000, "cannot be read"),
+        (b"\xff\xfe", "cannot be read"),
+        ("[1]", "it should hold an object"),
+        (" " * (runs._LARGEST + 1), f"it has more than {runs._LARGEST} bytes"),
+    ],
+    ids=["deep", "long number", "no text", "list", "large"],
+)
+def test_json_of_a_stranger(tmp_path, text, told):
+    path = tmp_path / "run.json"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    assert told in refused(runs.read_json, path)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "run.json")
+    assert "is missing" in refused(runs.read_json, tmp_path / "run.json")

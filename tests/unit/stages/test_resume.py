@@ -192,8 +192,8 @@ def test_damaged_settings_and_record_of_a_run(interrupted, said):
             "config.json is damaged, or of another version: sch",
         ),
         ("run.json", lambda values: values.pop("data"), "run.json is damaged: it has no data"),
-        ("run.json", lambda values: values.update(data=[]), "run.json is damaged: it has no data"),
-        ("run.json", lambda values: values.update(stage=["meta-train"]), "run.json is damaged: it has no stage"),
+        ("run.json", lambda values: values.update(data=[]), "run.json is damaged: data must be an object"),
+        ("run.json", lambda values: values.update(stage=["meta-train"]), "run.json is damaged: stage must be a name"),
     ):
         text = (folder / name).read_text()
         values = json.loads(text)

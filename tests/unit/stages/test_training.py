@@ -7,7 +7,7 @@ from metalearn_cli.core.errors import ConfigError
 
 
 @pytest.mark.parametrize(
-    ("key", "settings", "told"),
+    ("key", "spec", "told"),
     [
         ("optimizer", {"_target_": "torch.optim.LBFGS", "lr": 0.1}, "LBFGS cannot be used with these settings"),
         ("optimizer", {"_target_": "torch.optim.SparseAdam", "lr": 0.1}, "SparseAdam does not support dense gradients"),
@@ -18,9 +18,9 @@ from metalearn_cli.core.errors import ConfigError
         ("scheduler", {"_target_": "torch.optim.lr_scheduler.StepLR", "step_size": 0}, "cannot be used"),
     ],
 )
-def test_what_torch_cannot_compute_with_is_refused(config, said, tmp_path, key, settings, told):
+def test_what_torch_cannot_compute_with_is_refused(config, said, tmp_path, key, spec, told):
     with pytest.raises(ConfigError) as caught:
-        stages.run("pretrain", config("pretrain", **{key: settings}), said)
+        stages.run("pretrain", config("pretrain", **{key: spec}), said)
     (problem,) = caught.value.problems
     assert problem.key == key
     assert told in problem.message

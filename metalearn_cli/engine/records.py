@@ -1,0 +1,120 @@
+"""What run.json, manifest.json and the state for `resume` hold: they may come from a stranger, so they are checked.
+
+A shape is a `Leaf`, a list of one shape (a list of such), or a dict from keys to shapes: "key?" may be absent or null,
+"*" stands for all other keys. Keys that a shape does not name are not looked at.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from metalearn_cli.core.check import shown
+
+
+class Leaf(NamedTuple):
+    """One value: what it must be in words, and whether it is."""
+
+    what: str
+    holds: Callable[[Any], bool]
+
+
+def _matches(pattern: str) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, str) and re.fullmatch(pattern, value) is not None
+
+
+def _is_moment(value: Any) -> bool:
+    try:
+        return datetime.fromisoformat(value).tzinfo is not None
+    except (TypeError, ValueError):
+        return False
+
+
+TEXT = Leaf("text", lambda value: isinstance(value, str))
+NUMBER = Leaf("a number", lambda value: isinstance(value, int | float) and not isinstance(value, bool))  # NaN is one
+COUNT = Leaf("a whole number >= 0", lambda value: type(value) is int and 0 <= value < 2**63)
+NAME = Leaf("a name without folders", _matches(r"\w[\w.-]*"))
+CHECKPOINT = Leaf("step-N", _matches(r"step-\d{1,18}"))
+SHA256 = Leaf("64 hexadecimal digits", _matches(r"[0-9a-f]{64}"))
+TRUTH = Leaf("true or false", lambda value: isinstance(value, bool))
+MOMENT = Leaf("a time with its zone, as in 2026-01-31T12:00:00+00:00", _is_moment)
+OBJECT = Leaf("an object", lambda value: isinstance(value, dict))
+
+PARENT = {"run": TEXT, "stage": TEXT, "step?": COUNT, "checkpoint": TEXT, "sha256": TEXT}
+DATA = {"name?": TEXT, "protocol?": TEXT, "fingerprint?": TEXT, "spec?": OBJECT}
+SCORE = {
+    "name": TEXT,
+    "value": NUMBER,
+    "interval?": NUMBER,
+    "episodes?": COUNT,
+    "normalisation?": TEXT,
+    "learner?": TEXT,
+    "way?": COUNT,
+    "shot?": COUNT,
+    "query?": COUNT,
+    "step?": COUNT,
+}
+
+RUN = {
+    "id": NAME,
+    "stage": NAME,
+    "status": TEXT,
+    "started_at?": MOMENT,
+    "finished_at?": MOMENT,
+    "seconds?": NUMBER,
+    "step?": COUNT,
+    "steps?": COUNT,
+    "best?": CHECKPOINT,
+    "last?": CHECKPOINT,
+    "stopped_early?": TRUTH,
+    "key?": TEXT,
+    "data?": DATA,
+    "parent?": PARENT,
+    "metric?": SCORE,
+    "results?": [SCORE],
+    "table?": [{**SCORE, "after": TEXT, "gain?": NUMBER, "gain_interval?": NUMBER}],
+}
+
+MANIFEST = {
+    "run": NAME,
+    "stage": NAME,
+    "step": COUNT,
+    "metrics": {"*": NUMBER},
+    "model": {"backbone?": OBJECT, "shape?": [COUNT], "algorithm?": OBJECT, "way?": COUNT},
+    "data": DATA,
+    "parent?": PARENT,
+    "signature": {"*": TEXT},
+    "files": {"*": {"sha256": SHA256, "bytes?": COUNT}},
+}
+
+RESUME = {
+    "optimizer": OBJECT,
+    "memory": {"window": [{"*": NUMBER}], "skipped": COUNT, "in_a_row": COUNT},
+    "best": {"name?": CHECKPOINT, "step?": COUNT, "metrics?": {"*": NUMBER}},
+}
+
+
+def misshapen(value: Any, shape: Any, key: str = "") -> str:
+    """Return what is wrong with a value ("step must be a whole number >= 0, got -1"), or ""."""
+    if isinstance(shape, Leaf):
+        return "" if shape.holds(value) else f"{key} must be {shape.what}, got {shown(value)}"
+    if isinstance(shape, list):
+        if not isinstance(value, list):
+            return f"{key} must be a list, got {shown(value)}"
+        parts = [(f"{key}.{index}", part, shape[0]) for index, part in enumerate(value)]
+    else:
+        if not isinstance(value, dict):
+            return f"{key} must be an object, got {shown(value)}"
+        parts = []
+        within = f"{key}." if key else ""
+        for name, wanted in shape.items():
+            own = name.rstrip("?")
+            if name == "*":
+                parts += [(f"{within}{own}", part, wanted) for own, part in value.items()]
+            elif own in value and not (own != name and value[own] is None):
+                parts.append((f"{within}{own}", value[own], wanted))
+            elif own == name:
+                return f"it has no {within}{own}"
+    return next(filter(None, (misshapen(part, wanted, where) for where, part, wanted in parts)), "")
