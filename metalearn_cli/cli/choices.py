@@ -49,7 +49,7 @@ def catalogue(extra: str = "") -> dict[str, dict[str, str]]:
     """Return every group's choices with the first comment line of each: {"algorithm": {"maml": "MAML: ..."}}."""
     groups: dict[str, dict[str, str]] = {}
     for path in sorted(path for folder in folders(extra) for path in folder.glob("*/*.yaml")):
-        if path.parent.name not in _HIDDEN:
+        if path.parent.name not in _HIDDEN and path.is_file():
             groups.setdefault(path.parent.name, {}).setdefault(path.stem, _first_line(path))
     return dict(sorted(groups.items()))
 
@@ -90,7 +90,9 @@ def help_text(command: str, extra: str = "") -> str:
 
 def _first_line(path: Path) -> str:
     """Return the first comment of a file, up to the end of its sentence's line; recipes say `# @package` first."""
-    comments = (line.lstrip("# ").strip() for line in path.read_text().splitlines() if line.startswith("#"))
+    with path.open(encoding="utf-8", errors="replace") as file:
+        head = file.read(4096)
+    comments = (line.lstrip("# ").strip() for line in head.splitlines() if line.startswith("#"))
     return next((line for line in comments if line and not line.startswith("@package")), "")
 
 

@@ -7,13 +7,15 @@ knows reaches our own check, too, and is reported with the others.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra import version
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.sources_registry import SourcesRegistry
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -26,11 +28,20 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from metalearn_cli.cli.choices import folders
+from metalearn_cli.cli.vet import DEEPEST, MOST, VettedConfigSource, too_complex
 from metalearn_cli.core.config import STAGES, parse, parse_chain
 from metalearn_cli.core.errors import ConfigError, Problem
 
 HYDRA_ERRORS = (HydraException, OmegaConfBaseException, YAMLError, ValueError)
 """What a composition raises for words or configs that are wrong."""
+
+
+_OF_HYDRA = re.compile(r"hydra(/(launcher|sweeper)$|\.(launcher|sweeper|sweep)\.)")
+"""What a command line may set of Hydra's own part: the rest writes or runs what mlx knows nothing of."""
+
+
+class NotForUse(HydraException):
+    """A word that Hydra would take, but mlx does not."""
 
 
 class Composer:
@@ -50,8 +61,11 @@ class Composer:
         version.setbase("1.3")
         setup_globals()
         path = create_config_search_path(str(shipped))
+        SourcesRegistry.instance().register(VettedConfigSource)
         for folder in own:
-            path.prepend("command-line", f"file://{folder.resolve()}", SearchPathQuery(provider="schema"))
+            # the app that runs the stage reads the same files afterwards, in Hydra's own way
+            address = f"{VettedConfigSource.scheme()}://{folder.resolve()}"
+            path.prepend("command-line", address, SearchPathQuery(provider="schema"))
         self.loader = ConfigLoaderImpl(path)
         self.groups = self.loader.list_groups("")
 
@@ -59,9 +73,17 @@ class Composer:
         """Parse one word.
 
         Raises:
-            HydraException: if it is no override.
+            HydraException: if it is no override, or one that is not the user's.
         """
-        return OverridesParser.create(self.loader).parse_overrides([word])[0]
+        override = _parsed(word, self.loader)
+        key, package = override.key_or_group.lstrip("/"), override.package or ""
+        if (
+            re.match(r"hydra\b", package)
+            or (re.match(r"hydra\b", key) and not _OF_HYDRA.match(key))
+            or (key.startswith("hydra") and "_target_" in word)
+        ):
+            raise NotForUse("of hydra, only launcher and sweeper can be chosen, and they and sweep be set")
+        return override
 
     def is_choice(self, override: Override) -> bool:
         """Whether a word chooses a config of a group, rather than giving a value."""
@@ -90,7 +112,7 @@ class Composer:
         found = []
         for default in self.loader.compute_defaults_list(self.stage, list(words), RunMode.RUN).defaults:
             result = self.loader.repository.load_config(str(default.config_path))
-            if result is not None and result.path.startswith("file://"):
+            if result is not None and result.provider in ("main", "command-line"):
                 section = result.header["package"] if default.package is None else default.package
                 section = "" if section in (None, "_global_") else str(section)
                 contents = OmegaConf.to_container(result.config, resolve=False)
@@ -104,17 +126,21 @@ class Composer:
             return config
         if result.provider == "main":
             return f"configs/{config}.yaml"
-        path = Path(result.path.removeprefix("file://")) / f"{config}.yaml"
+        path = Path(result.path.partition("://")[2]) / f"{config}.yaml"
         return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def values_of(config: DictConfig) -> tuple[dict[str, Any], list[Problem]]:
-    """Return a composed config without Hydra's part as plain values, and what could not be filled in."""
+    """Return a composed config without Hydra's part as plain values, and what could not be filled in.
+
+    Raises:
+        ConfigError: if it has too many values, as references can make of few.
+    """
     config = config.copy()
     with open_dict(config):
         config.pop("hydra", None)
     problems: list[Problem] = []
-    return _plain(config, "", problems), problems
+    return _plain(config, "", problems, iter(range(MOST))), problems
 
 
 def settings(stage: str, values: Mapping[str, Any]) -> Any:
@@ -126,13 +152,17 @@ def settings(stage: str, values: Mapping[str, Any]) -> Any:
     return parse_chain(values) if stage == "run" else parse(STAGES[stage], values)
 
 
-def _plain(node: Any, prefix: str, problems: list[Problem]) -> Any:
-    if isinstance(node, DictConfig):
-        pairs = _pairs(node, node.keys(), prefix, problems)
-        return {key: _plain(value, f"{prefix}{key}.", problems) for key, value in pairs}
-    if isinstance(node, ListConfig):
-        return [_plain(v, f"{prefix}{i}.", problems) for i, v in _pairs(node, range(len(node)), prefix, problems)]
-    return node
+def _plain(node: Any, prefix: str, problems: list[Problem], left: Iterator[int]) -> Any:
+    if next(left, None) is None:
+        raise ConfigError([Problem("", f"the settings have more than {MOST} values")])
+    if not isinstance(node, DictConfig | ListConfig):
+        return node
+    if prefix.count(".") > DEEPEST:
+        key = prefix.split(".")[0]
+        raise ConfigError([Problem(key, f"is nested deeper than {DEEPEST} levels; does it refer to itself?")])
+    keys = node.keys() if isinstance(node, DictConfig) else range(len(node))
+    pairs = [(key, _plain(v, f"{prefix}{key}.", problems, left)) for key, v in _pairs(node, keys, prefix, problems)]
+    return dict(pairs) if isinstance(node, DictConfig) else [value for _, value in pairs]
 
 
 def _pairs(node: Any, keys: Iterable[Any], prefix: str, problems: list[Problem]) -> list[tuple[Any, Any]]:
@@ -148,6 +178,12 @@ def _pairs(node: Any, keys: Iterable[Any], prefix: str, problems: list[Problem])
     return pairs
 
 
+def _parsed(word: str, loader: ConfigLoaderImpl | None = None) -> Override:
+    if reason := too_complex(word):
+        raise NotForUse(reason)
+    return OverridesParser.create(loader).parse_overrides([word])[0]
+
+
 def changes(words: Sequence[str]) -> dict[str, Any]:
     """Return settings given as plain `key=value`, for a run whose other settings are known.
 
@@ -158,7 +194,7 @@ def changes(words: Sequence[str]) -> dict[str, Any]:
     problems = []
     for word in words:
         try:
-            override = OverridesParser.create().parse_overrides([word])[0]
+            override = _parsed(word)
             if override.get_key_element() != override.key_or_group or override.is_sweep_override():
                 raise HydraException("only plain key=value can be changed")
             found[override.key_or_group] = override.value()

@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from metalearn_cli.cli.args import closest
-from metalearn_cli.cli.compose import HYDRA_ERRORS, Composer, settings, values_of
+from metalearn_cli.cli.compose import HYDRA_ERRORS, Composer, NotForUse, settings, values_of
 from metalearn_cli.cli.errors import Fault, SettingsError
 from metalearn_cli.core.check import LONGEST, shown
 from metalearn_cli.core.errors import ConfigError, Problem
@@ -181,6 +181,8 @@ def _broken(composer: Composer, error: Exception) -> Fault:
 
 
 def _unreadable(composer: Composer, word: str, error: Exception) -> Fault:
+    if isinstance(error, NotForUse):
+        return Fault(shown(word.partition("=")[0])[1:-1], str(error), TYPED)
     if "=" in word:
         reason = _first_line(error).removeprefix("LexerNoViableAltException: ")
         return Fault(

@@ -72,12 +72,16 @@ def inspect(stage: str, options: Mapping[str, str], words: Sequence[str]) -> int
     if "--multirun" in options:
         raise UserError("-m runs jobs, --cfg and --info only show settings; leave one of them out")
     flags = [part for name, value in options.items() for part in (name, value) if part]
+    composer = Composer(stage, options.get("--config-dir", ""))
     try:
+        for word in words:
+            composer.read(word)
+        composer.load(words)  # vets the user's own files
         app(stage, [*flags, *words])
     except SystemExit as stop:
         return errors.REFUSED if stop.code else errors.DONE
     except HYDRA_ERRORS as error:
-        check(Composer(stage, options.get("--config-dir", "")), words, multirun=False)
+        check(composer, words, multirun=False)
         raise UserError(str(error)) from error
     return errors.DONE
 

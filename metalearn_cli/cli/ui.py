@@ -22,12 +22,19 @@ from metalearn_cli.cli.errors import Fault
 from metalearn_cli.cli.words import duration, measured, number
 
 _UNWRAPPED = 400  # columns where there is no terminal
+_CONTROL = {code: "?" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 
 
 def _console(stderr: bool = False) -> Console:
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() else _UNWRAPPED
     return Console(file=stream, width=width, highlight=False, markup=False, emoji=False)
+
+
+def _safe(text: str, stderr: bool = False) -> str:
+    """Return a text that no terminal obeys and every stream can write: names and values may come from a file."""
+    encoding = (sys.stderr if stderr else sys.stdout).encoding or "utf-8"
+    return text.translate(_CONTROL).encode(encoding, "backslashreplace").decode(encoding)
 
 
 def width() -> int:
@@ -44,7 +51,7 @@ def _draw(console: Console, renderable: Any) -> None:
 
 def say(text: str) -> None:
     """Print a line of the result to stdout."""
-    _console().print(text, soft_wrap=True)
+    _console().print(_safe(text), soft_wrap=True)
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str] = ()) -> None:
@@ -58,21 +65,21 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], rig
     """
     drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, show_header=any(n.lstrip("!") for n in columns))
     if title:
-        _console().print(Text(title, "bold"), soft_wrap=True)
+        _console().print(Text(_safe(title), "bold"), soft_wrap=True)
     for name in columns:
         shown = name.lstrip("!")
         drawn.add_column(
             Text(shown), justify="right" if shown in right else "left", no_wrap=name.startswith("!"), overflow="fold"
         )
     for row in rows:
-        drawn.add_row(*(Text(cell) for cell in row))
+        drawn.add_row(*(Text(_safe(cell)) for cell in row))
     _draw(_console(), drawn)
     _console().print()
 
 
 def error(text: str, label: str = "error: ") -> None:
     """Print an error to stderr."""
-    _console(stderr=True).print(Text.assemble((label, "bold red"), text), soft_wrap=True)
+    _console(stderr=True).print(Text.assemble((label, "bold red"), _safe(text, stderr=True)), soft_wrap=True)
 
 
 def faults(stage: str, found: Sequence[Fault]) -> None:
@@ -82,10 +89,11 @@ def faults(stage: str, found: Sequence[Fault]) -> None:
     console.print(Text.assemble(("error: ", "bold red"), number, f" of `mlx {stage}`" if stage else ""))
     grid = Table.grid(padding=(0, 2, 0, 2), pad_edge=True)
     for fault in found:
-        origin = f"   (from {fault.origin})" if fault.origin else ""
-        hint = f"   did you mean: {fault.hint}" if fault.hint else ""
-        text = Text.assemble(fault.message, (origin, "dim"), (hint, "bold"))
-        grid.add_row(*[Text(fault.key, overflow="fold")] * any(f.key for f in found), text)
+        key, message, origin, hint = (_safe(part, stderr=True) for part in fault)
+        origin = f"   (from {origin})" if origin else ""
+        hint = f"   did you mean: {hint}" if hint else ""
+        text = Text.assemble(message, (origin, "dim"), (hint, "bold"))
+        grid.add_row(*[Text(key, overflow="fold")] * any(f.key for f in found), text)
     _draw(console, grid)
     if stage:
         console.print(f"see all settings: mlx {stage} --cfg job")
@@ -147,7 +155,7 @@ class Progress:
 
     def note(self, text: str) -> None:
         """One line that the user should see: a choice made, a hand-off, a skipped stage."""
-        tqdm.write(text, file=sys.stderr)
+        tqdm.write(_safe(text, stderr=True), file=sys.stderr)
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """The stage is over; `summary` is its run.json."""

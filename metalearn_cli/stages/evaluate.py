@@ -18,7 +18,7 @@ from typing import Any
 
 from torch import Tensor
 
-from metalearn_cli.core.build import build
+from metalearn_cli.core.build import build, problems_of
 from metalearn_cli.core.config import EvaluateConfig, Normalisation, plain
 from metalearn_cli.core.errors import ConfigError, Problem
 from metalearn_cli.core.functional import pure
@@ -82,6 +82,10 @@ def prepare_evaluation(config: EvaluateConfig) -> Evaluation:
         folder = runs.find_checkpoint(config.ckpt, config.runs_dir, ACCEPTS["evaluate"], "ckpt")
         parent = open_checkpoint(folder)
         model, recorded = parent.manifest["model"], parent.manifest["data"]
+        specs = {"backbone": model.get("backbone"), "algorithm": model.get("algorithm"), "data": recorded.get("spec")}
+        wrong = [p for key, spec in specs.items() if spec is not None for p in problems_of(spec, key)]
+        if wrong:
+            raise ConfigError([Problem("ckpt", f"{folder / 'manifest.json'}: {p.key} {p.message}") for p in wrong])
         if config.backbone is not None:
             raise ConfigError([Problem("backbone", "is only for ckpt=null: a checkpoint brings its own")])
     if not config.normalisation:
@@ -97,8 +101,9 @@ def prepare_evaluation(config: EvaluateConfig) -> Evaluation:
     algorithm: Algorithm = build(algorithm_spec, "algorithm")
     if problems := check_learner(algorithm, data.regression, config.runtime.precision):
         raise ConfigError(problems)
-    if parent and list(data.shape) != model["shape"]:
-        message = f"{data.name} has items of shape {list(data.shape)}, the checkpoint's network takes {model['shape']}"
+    if parent and list(data.shape) != model.get("shape"):
+        takes = model.get("shape")
+        message = f"{data.name} has items of shape {list(data.shape)}, the checkpoint's network takes {takes}"
         raise ConfigError([Problem("data", message)])
     sampler = data.episodes(config.split, way=config.way, shot=config.shot, query=config.query, seed=config.seed)
     network = fresh_network(backbone, data.shape, config.way if algorithm.needs_head else None, config.seed)
