@@ -22,9 +22,11 @@ COMMANDS = {
     "runs": "list the runs",
     "show": "one run and its ancestors, with checksums",
     "validate": "check the settings of a stage without running it",
+    "data": "check a data set before training on it",
     "doctor": "versions, devices, precisions, and where things are kept",
     "completion": "print the completion script of a shell",
 }
+DATA = {"check": "everything that is wrong with it; exit code 0 if training may start, else 2"}
 SHELLS = ("bash", "zsh", "fish")
 
 
@@ -57,7 +59,7 @@ OPTIONS = (
     Option("--runs-dir", "", "DIR", "folder of all runs (default: runs)", ("resume", "runs", "show", "doctor")),
     Option("--bench", "", "", "measure a meta-training step in every way that this machine has", ("doctor",)),
     Option("--multirun", "-m", "", "run every combination of comma-separated values", (*STAGES, "validate")),
-    Option("--config-dir", "-cd", "DIR", "a folder with configs of your own", (*STAGES, "validate", "ls")),
+    Option("--config-dir", "-cd", "DIR", "a folder with configs of your own", (*STAGES, "validate", "ls", "data")),
     Option("--cfg", "-c", "WHAT", "print the settings: job, hydra or all", tuple(STAGES), ("job", "hydra", "all")),
     Option("--resolve", "", "", "with --cfg: with references filled in", tuple(STAGES)),
     Option("--package", "-p", "KEY", "with --cfg: only this part", tuple(STAGES)),

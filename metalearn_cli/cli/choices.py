@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from metalearn_cli.cli.args import COMMANDS, STAGES, meant, option_lines
+from metalearn_cli.cli.args import COMMANDS, DATA, STAGES, meant, option_lines
 from metalearn_cli.core.errors import UserError
 
 _HIDDEN = ("hydra", "stage")  # groups that are parts of the commands, nothing to choose
@@ -17,6 +17,7 @@ _EXAMPLES = {
         "mlx -m meta-train algorithm=maml,protonet seed=1,2",
     ),
     "evaluate": ("mlx evaluate ckpt=latest:meta-train", "mlx evaluate ckpt=null backbone=conv4 data=glyphs way=20"),
+    "data": ("mlx data check", "mlx data check data=omniglot data.root=FOLDER way=20 shot=5"),
     "run": ("mlx run", "mlx run data=omniglot meta_train.steps=2000 optimizer@meta_train.optimizer=sgd"),
 }
 
@@ -69,6 +70,7 @@ def group(name: str, extra: str = "") -> dict[str, str]:
 def help_text(command: str, extra: str = "") -> str:
     """Return the text of `mlx COMMAND --help`."""
     words = {"resume": "RUN [key=value ...]", "ls": "[GROUP]", "show": "RUN", "validate": "STAGE [key=value ...]"}
+    words["data"] = f"{'|'.join(DATA)} [key=value ...]"
     usage = (
         "[key=value ...]"
         if command in STAGES
@@ -81,9 +83,12 @@ def help_text(command: str, extra: str = "") -> str:
         f"{about[0].upper()}{about[1:]}.",
         "",
     ]
-    if command in STAGES:
-        lines += ["choices, GROUP=NAME (more about them: mlx ls GROUP):", *_choice_lines(command, extra), ""]
-        lines += ["settings, KEY=VALUE, with their defaults:", *_setting_lines(command), ""]
+    if command == "data":
+        lines += [*(f"  {name}: {what}" for name, what in DATA.items()), ""]
+    if command in _EXAMPLES:
+        config = "data-check" if command == "data" else command
+        lines += ["choices, GROUP=NAME (more about them: mlx ls GROUP):", *_choice_lines(config, extra), ""]
+        lines += ["settings, KEY=VALUE, with their defaults:", *_setting_lines(config), ""]
         lines += ["examples:", *(f"  {example}" for example in _EXAMPLES[command]), ""]
     return "\n".join([*lines, "options:", *option_lines(command)])
 

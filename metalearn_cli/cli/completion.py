@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from contextlib import redirect_stderr
 
-from metalearn_cli.cli.args import COMMANDS, OPTIONS, SHELLS, STAGES
+from metalearn_cli.cli.args import COMMANDS, DATA, OPTIONS, SHELLS, STAGES
 
 _SCRIPTS = {
     "bash": r"""# mlx completion for bash; put into ~/.bashrc:  eval "$(mlx completion bash)"
@@ -50,9 +50,10 @@ def query(argv: Sequence[str]) -> int:
         candidates = [o.name for o in OPTIONS if not command or command in o.commands]
     elif not command:
         candidates = list(COMMANDS)
-    elif command in STAGES:
-        rest = [word for word in words if word != command]
-        return _of_hydra(command, " ".join(["mlx", *rest, current]), argv)
+    elif command in STAGES or (command == "data" and "check" in words):
+        rest = [word for word in words if word not in (command, "check")]
+        config = command if command in STAGES else "data-check"
+        return _of_hydra(config, " ".join(["mlx", *rest, current]), argv)
     else:
         candidates = _of_command(command)
     print("\n".join(c for c in candidates if c.startswith(current)))
@@ -64,6 +65,8 @@ def _of_command(command: str) -> list[str]:
         return list(STAGES)
     if command == "completion":
         return list(SHELLS)
+    if command == "data":
+        return list(DATA)
     if command == "ls":
         from metalearn_cli.cli.choices import catalogue
 

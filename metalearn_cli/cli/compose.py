@@ -29,7 +29,7 @@ from yaml import YAMLError
 
 from metalearn_cli.cli.choices import folders
 from metalearn_cli.cli.vet import DEEPEST, MOST, VettedConfigSource, too_complex
-from metalearn_cli.core.config import STAGES, parse, parse_chain
+from metalearn_cli.core.config import STAGES, DataConfig, parse, parse_chain
 from metalearn_cli.core.errors import ConfigError, Problem
 
 HYDRA_ERRORS = (HydraException, OmegaConfBaseException, YAMLError, ValueError)
@@ -45,10 +45,10 @@ class NotForUse(HydraException):
 
 
 class Composer:
-    """Composes one stage's settings.
+    """Composes one command's settings.
 
     Args:
-        stage: the command.
+        stage: the command; its config file is of the same name, with a dash for a blank.
         extra: the user's own folder of configs, or "".
 
     Raises:
@@ -57,6 +57,7 @@ class Composer:
 
     def __init__(self, stage: str, extra: str = "") -> None:
         self.stage = stage
+        self.config = stage.replace(" ", "-")
         shipped, *own = folders(extra)
         version.setbase("1.3")
         setup_globals()
@@ -105,12 +106,12 @@ class Composer:
         Raises:
             Exception: one of HYDRA_ERRORS.
         """
-        return self.loader.load_configuration(self.stage, list(words), RunMode.RUN)
+        return self.loader.load_configuration(self.config, list(words), RunMode.RUN)
 
     def files(self, words: Sequence[str]) -> list[tuple[str, str, Any]]:
         """Return the config files behind a composition in the order of merging: (name, section, contents)."""
         found = []
-        for default in self.loader.compute_defaults_list(self.stage, list(words), RunMode.RUN).defaults:
+        for default in self.loader.compute_defaults_list(self.config, list(words), RunMode.RUN).defaults:
             result = self.loader.repository.load_config(str(default.config_path))
             if result is not None and result.provider in ("main", "command-line"):
                 section = result.header["package"] if default.package is None else default.package
@@ -149,6 +150,8 @@ def settings(stage: str, values: Mapping[str, Any]) -> Any:
     Raises:
         ConfigError: with every problem.
     """
+    if stage == "data check":
+        return parse(DataConfig, values)
     return parse_chain(values) if stage == "run" else parse(STAGES[stage], values)
 
 

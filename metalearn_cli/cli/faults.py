@@ -149,7 +149,7 @@ def _refused(composer: Composer, override: Override, accepted: Sequence[str], er
         chosen = f"{override.key_or_group}/{value}"
         if error.missing_cfg_file == chosen:
             return fault._replace(key=key, origin=TYPED)
-        if composer.is_choice(override) and fault.origin == composer.file(composer.stage):
+        if composer.is_choice(override) and fault.origin == composer.file(composer.config):
             return fault._replace(origin=composer.file(chosen))  # it overrides a choice of the command's own config
         return fault
     if isinstance(error, YAMLError):

@@ -142,6 +142,22 @@ def _forget(folder: Path) -> None:
             empty.rmdir()
 
 
+def check_data(words: Sequence[str], extra: str) -> dict[str, Any]:
+    """Return what `stages.data.check_data` finds in the data set that a command line describes.
+
+    Raises:
+        UserError: with what is wrong with the command line.
+    """
+    from metalearn_cli.stages.data import check_data as check_it
+
+    composer = Composer("data check", extra)
+    (job,) = check(composer, words, multirun=False)
+    try:
+        return check_it(job.config)
+    except ConfigError as error:
+        raise with_origins(error, composer, job.words) from error
+
+
 def validate(stage: str, words: Sequence[str], extra: str, multirun: bool) -> list[str]:
     """Check a command line, and that everything it asks for can be built, without running it.
 

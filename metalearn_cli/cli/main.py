@@ -13,7 +13,7 @@ from typing import Any
 
 from metalearn_cli import __version__
 from metalearn_cli.cli import args, errors
-from metalearn_cli.cli.args import SHELLS, STAGES, Words, meant
+from metalearn_cli.cli.args import DATA, SHELLS, STAGES, Words, meant
 from metalearn_cli.core.errors import Stopped, UserError
 
 
@@ -141,6 +141,17 @@ def _validate(words: Words) -> int:
     return errors.DONE
 
 
+def _data(words: Words) -> int:
+    from metalearn_cli.cli import launch, views
+
+    kind, *settings = _expect(words, "|".join(DATA), several=True)
+    if kind not in DATA:
+        raise UserError(f"there is no mlx data {kind!r}; there are {', '.join(DATA)}{meant(kind, DATA)}")
+    found = launch.check_data(settings, words.options.get("--config-dir", ""))
+    _show(words, found, lambda: views.data(found))
+    return errors.DONE if found["may_start"] else errors.REFUSED
+
+
 def _doctor(words: Words) -> int:
     from metalearn_cli.cli import doctor, views
 
@@ -170,6 +181,7 @@ _COMMANDS: dict[str, Callable[[Words], int]] = {
     "runs": _runs,
     "show": _show_run,
     "validate": _validate,
+    "data": _data,
     "doctor": _doctor,
     "completion": _completion,
 }

@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 from tqdm import tqdm  # type: ignore[import-untyped]
 
+from metalearn_cli.cli.args import STAGES
 from metalearn_cli.cli.errors import Fault
 from metalearn_cli.cli.words import duration, measured, number
 
@@ -96,7 +97,7 @@ def faults(stage: str, found: Sequence[Fault]) -> None:
         grid.add_row(*[Text(key, overflow="fold")] * any(f.key for f in found), text)
     _draw(console, grid)
     if stage:
-        console.print(f"see all settings: mlx {stage} --cfg job")
+        console.print(f"see all settings: mlx {stage} {'--cfg job' if stage in STAGES else '--help'}")
 
 
 @contextmanager

@@ -127,6 +127,21 @@ def choices(groups: Mapping[str, Mapping[str, str]]) -> None:
         ui.table("", [f"!{group}=", "what it is"], [[name, line] for name, line in members.items()])
 
 
+def data(found: Mapping[str, Any]) -> None:
+    """Show what a check of a data set found."""
+    if facts := found["data"]:
+        sizes = [f"{name} {s['classes']} classes, {s['items']} items" for name, s in facts["splits"].items()]
+        ui.say(f"{facts['name']} ({'; '.join([facts['protocol'], *sizes])})\n")
+    rows = [["error" if f["blocks"] else "warning", f["where"], f["what"]] for f in found["findings"]]
+    if rows:
+        ui.table("", ["!", "where", "what"], rows)
+    errors = sum(f["blocks"] for f in found["findings"])
+    told = f"{errors} error{'s' * (errors != 1)}, {len(rows) - errors} warning{'s' * (len(rows) - errors != 1)}"
+    ui.say(f"{told}: training may{'' if found['may_start'] else ' not'} start")
+    if found["cure"]:
+        ui.say(found["cure"])
+
+
 def facts(found: Mapping[str, Mapping[str, str]]) -> None:
     """Show facts under headings."""
     for heading, entries in found.items():

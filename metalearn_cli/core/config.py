@@ -151,6 +151,13 @@ class EvaluateConfig(_Common):
     """Protocols to report where the network has batch statistics."""
 
 
+@dataclass(frozen=True)
+class DataConfig(_Common):
+    """`mlx data check`."""
+
+    data: Spec
+
+
 STAGES: dict[str, type[_Common]] = {
     "pretrain": PretrainConfig,
     "transfer": TransferConfig,

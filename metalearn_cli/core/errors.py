@@ -52,3 +52,34 @@ class Stopped(KeyboardInterrupt):
         self.number = number
         name = "interrupted" if number == signal.SIGINT else f"stopped by {signal.Signals(number).name}"
         super().__init__(f"{name}; {advice}" if advice else name)
+
+
+class Finding(NamedTuple):
+    """Something about a data set that its user should know.
+
+    Attributes:
+        blocks: whether no training may start before it is mended.
+        where: the file, split or class.
+        what: what is wrong there, as a sentence that `where` begins.
+    """
+
+    blocks: bool
+    where: str
+    what: str
+
+
+class DataError(UserError):
+    """A data set cannot be used; `findings` lists everything that is wrong, the text the first few.
+
+    Args:
+        findings: what was found.
+        cure: what to do about it, or "".
+    """
+
+    def __init__(self, findings: Iterable[Finding], cure: str = "") -> None:
+        self.findings = tuple(findings)
+        self.cure = cure
+        told = [f"{f.where} {f.what}" for f in self.findings[:3]]
+        more = len(self.findings) - len(told)
+        told += [f"and {more} more, which `mlx data check` lists"] * bool(more)
+        super().__init__("; ".join([*told, *filter(None, [cure])]))

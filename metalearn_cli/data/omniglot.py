@@ -9,7 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import io
+import lzma
 import os
+import stat
+import struct
+import warnings
 import zipfile
 import zlib
 from pathlib import Path
@@ -21,7 +25,7 @@ import torch
 from PIL import Image
 
 from metalearn_cli.core.check import Range
-from metalearn_cli.core.errors import UserError
+from metalearn_cli.core.errors import DataError, Finding, UserError
 from metalearn_cli.core.random import derive_seed
 from metalearn_cli.data._cache import Arrays, cache_dir, cached
 from metalearn_cli.data._dataset import SPLITS, Dataset, Split
@@ -58,6 +62,8 @@ MAML_CUTS = (1100, 1200)  # of the shuffled characters: 1100 train, 100 validate
 VALIDATION_ALPHABETS = 5  # of Lake's background alphabets
 SIDE = 105
 LARGEST = 1 << 16  # bytes of a drawing's file, a hundred times what they have
+LARGEST_ARCHIVE = 1 << 28  # bytes, twenty times what they have
+MOST_MEMBERS = 1 << 16  # of an archive, three times what they have
 
 
 def omniglot(
@@ -80,14 +86,22 @@ def omniglot(
 
     Raises:
         ValueError: if a value is outside its range.
-        UserError: if the files are missing, damaged, or not what upstream published.
+        UserError: if the files are missing, damaged, or not what upstream published; a DataError names each of them.
     """
     if split not in ("vinyals", "maml", "lake"):
         raise ValueError(f"split must be vinyals, maml or lake, got {split!r}")
     if not 8 <= size <= SIDE:
         raise ValueError(f"size must be from 8 to {SIDE}, got {size}")
     folder = _folder(root)
-    characters = {name: _characters(name, folder, size) for name in CHARACTERS}
+    characters: dict[str, dict[str, Array]] = {}
+    findings: list[Finding] = []
+    for name in CHARACTERS:
+        try:
+            characters[name] = _characters(name, folder, size)
+        except DataError as error:
+            findings += error.findings
+    if findings:
+        raise DataError(findings, HOW_TO_GET)
     images = characters["images_background"] | characters["images_evaluation"]
     if split == "vinyals":
         names = {part: _listed(part, folder) for part in SPLITS}
@@ -147,6 +161,8 @@ def _listed(part: str, folder: Path | None) -> list[str]:
     name = f"splits/vinyals/{part}.txt"
     path = folder / name if folder and (folder / name).is_file() else _downloaded(name)
     try:
+        if path.stat().st_size > LARGEST_ARCHIVE:
+            raise UserError(f"{path} is too large for a list of classes")
         names = path.read_text(encoding="ascii").split()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
@@ -163,61 +179,129 @@ def _characters(name: str, folder: Path | None, size: int) -> dict[str, Array]:
         path = folder / name
         if not path.is_dir():
             raise UserError(f"data omniglot: {folder} has neither {name}.zip nor a folder {name}; {HOW_TO_GET}")
-    state = hashlib.sha256()
-    try:
-        for file in sorted(path.glob("*/*/*.png")) if path.is_dir() else [path]:
-            state.update(file.relative_to(path).as_posix().encode() + file.read_bytes())
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
+    state, findings = hashlib.sha256(), []
+    files, most = (sorted(path.glob("*/*/*.png")), LARGEST) if path.is_dir() else ([path], LARGEST_ARCHIVE)
+    for file in files:
+        try:
+            if not file.is_file():  # a pipe or a device would never come to its end
+                findings.append(Finding(True, str(file), "is no file"))
+            elif file.stat().st_size > most:
+                findings.append(Finding(True, str(file), f"is too large: it has more than {most} bytes"))
+            else:
+                state.update(file.relative_to(path).as_posix().encode() + file.read_bytes())
+        except OSError as error:
+            findings.append(Finding(True, str(file), f"cannot be read: {error.strerror}"))
+    if findings:
+        raise DataError(findings)
     key = {"content": state.hexdigest(), "size": size, "pillow": PIL.__version__}
     arrays = cached(f"omniglot-{name}", key, lambda: _decoded(path, name, size))
     return dict(zip(arrays["names"].tolist(), arrays["items"], strict=True))
 
 
-def _contents(path: Path, name: str) -> dict[str, bytes]:
-    """Read the image files of a folder or archive, by names such as "Angelic/character01/0965_01.png", sorted."""
+def _contents(path: Path, name: str) -> tuple[dict[str, bytes], list[Finding]]:
+    """Read the image files of a folder or archive; nothing is unpacked to disk.
+
+    Returns:
+        their contents by names such as "Angelic/character01/0965_01.png", sorted, and what is wrong with others.
+    """
     if path.is_dir():
         files = {file.relative_to(path).as_posix(): file.read_bytes() for file in path.glob("*/*/*.png")}
-        return dict(sorted(files.items()))
-    with zipfile.ZipFile(path) as archive:  # nothing is unpacked to disk
-        members = [m for m in archive.infolist() if m.filename.startswith(f"{name}/") and m.filename.endswith(".png")]
-        for member in members:
-            if member.file_size > LARGEST:
-                raise UserError(f"{path}: {member.filename} is too large for a drawing ({member.file_size} bytes)")
-        return {m.filename.removeprefix(f"{name}/"): archive.read(m) for m in sorted(members, key=lambda m: m.filename)}
+        return dict(sorted(files.items())), []
+    contents: dict[str, bytes] = {}
+    findings = []
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        if len(members) > MOST_MEMBERS:
+            return {}, [Finding(True, str(path), f"has {len(members)} members; more than {MOST_MEMBERS} are refused")]
+        for member in sorted(members, key=lambda m: m.filename):
+            inside = member.filename.removeprefix(f"{name}/")
+            parts = member.filename.replace("\\", "/").split("/")
+            wrong = ""
+            if ".." in parts or not parts[0] or ":" in parts[0]:
+                wrong = "has a name that leads out of the archive"
+            elif stat.S_ISLNK(member.external_attr >> 16):
+                wrong = "is a link, not a file"
+            elif member.file_size > LARGEST:
+                wrong = f"is too large for a drawing ({member.file_size} bytes)"
+            elif inside in contents:
+                wrong = "is there twice"
+            elif inside != member.filename and inside.endswith(".png"):
+                try:
+                    contents[inside] = archive.read(member)  # no more than the size that was declared
+                except _UNREADABLE as error:
+                    wrong = f"cannot be read: {error}"
+            if wrong:
+                findings.append(Finding(True, f"{path}: {member.filename}", wrong))
+    return contents, findings
+
+
+_UNREADABLE = (
+    OSError,
+    EOFError,
+    RuntimeError,
+    ValueError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+)
+"""What reading a damaged archive comes to."""
 
 
 def _decoded(path: Path, name: str, size: int) -> Arrays:
-    """Decode every drawing of an image set: `items` [K, 20, P, P] uint8, ink 255, and `names` [K]."""
+    """Decode every drawing of an image set: `items` [K, 20, P, P] uint8, ink 255, and `names` [K].
+
+    Raises:
+        DataError: with every file that is not what it should be.
+    """
     try:
-        contents = _contents(path, name)
-    except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"{path} is damaged or cannot be read ({error}); {HOW_TO_GET}") from error
+        contents, findings = _contents(path, name)
+    except _UNREADABLE as error:
+        raise DataError([Finding(True, str(path), f"is damaged or cannot be read ({error})")]) from error
     characters: dict[str, list[Image.Image]] = {}
+    counts: dict[str, int] = {}
     for file, content in contents.items():
-        characters.setdefault(file.rpartition("/")[0], []).append(_drawing(content, f"{path}: {file}"))
-    wrong = [f"{character} has {len(found)}" for character, found in characters.items() if len(found) != DRAWINGS]
-    if len(characters) != CHARACTERS[name] or wrong:
-        raise UserError(
-            f"{path} is incomplete: it has {len(characters)} of {CHARACTERS[name]} characters"
-            f"{f'; {wrong[0]} of {DRAWINGS} drawings' if wrong else ''}; {HOW_TO_GET}"
-        )
+        character = file.rpartition("/")[0]
+        counts[character] = counts.get(character, 0) + 1
+        try:
+            characters.setdefault(character, []).append(_drawing(content))
+        except ValueError as error:
+            findings.append(Finding(True, f"{path}: {file}", str(error)))
+    if len(counts) != CHARACTERS[name]:
+        incomplete = f"is incomplete: it has {len(counts)} of {CHARACTERS[name]} characters"
+        findings.append(Finding(True, str(path), incomplete))
+    for character, count in counts.items():
+        if count != DRAWINGS:
+            findings.append(Finding(True, f"{path}: {character}", f"has {count} of {DRAWINGS} drawings"))
+    if findings:
+        raise DataError(findings)
     digest = hashlib.sha256(b"".join(d.tobytes() for found in characters.values() for d in found)).hexdigest()
     if digest != PIXELS[name]:
-        raise UserError(f"{path} does not hold the drawings that upstream published (sha256 of the pixels {digest})")
+        other = f"does not hold the drawings that upstream published (sha256 of the pixels {digest})"
+        raise DataError([Finding(True, str(path), other)])
     items = np.stack([[_small(drawing, size) for drawing in found] for found in characters.values()])
     return {"items": items, "names": np.array(list(characters))}
 
 
-def _drawing(content: bytes, name: str) -> Image.Image:
-    """Decode a drawing; its paper is 1, its ink 0."""
+def _drawing(content: bytes) -> Image.Image:
+    """Decode a drawing; its paper is 1, its ink 0.
+
+    Raises:
+        ValueError: if it is none; its size is known before it is decoded.
+    """
     try:
-        image = Image.open(io.BytesIO(content), formats=["PNG"])
-        if image.size != (SIDE, SIDE):
-            raise UserError(f"{name} has {image.width}x{image.height} pixels, expected are {SIDE}x{SIDE}")
-        return image.convert("1")
-    except (OSError, ValueError, SyntaxError) as error:
-        raise UserError(f"{name} cannot be read as an image: {error}") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(content), formats=["PNG"])
+        if image.size == (SIDE, SIDE):
+            return image.convert("1")
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise ValueError(f"has far too many pixels, expected are {SIDE}x{SIDE}") from error
+    except _UNREADABLE as error:
+        raise ValueError(f"cannot be read as an image: {error}") from error
+    except SyntaxError as error:  # Pillow's word for a broken PNG
+        raise ValueError(f"cannot be read as an image: {error}") from error
+    raise ValueError(f"has {image.width}x{image.height} pixels, expected are {SIDE}x{SIDE}")
 
 
 def _small(drawing: Image.Image, size: int) -> Array:

@@ -26,10 +26,11 @@ from metalearn_cli.backbones._network import Network
 from metalearn_cli.core.build import Spec, blamed_on, build
 from metalearn_cli.core.check import mismatch
 from metalearn_cli.core.config import _Training, digest, plain
-from metalearn_cli.core.errors import ConfigError, NonFiniteError, Problem, UserError
+from metalearn_cli.core.errors import ConfigError, DataError, NonFiniteError, Problem, UserError
 from metalearn_cli.core.functional import pure
 from metalearn_cli.core.random import seeded
 from metalearn_cli.core.types import Algorithm, Apply, Params, Reporter, Sampler
+from metalearn_cli.data._check import findings_of
 from metalearn_cli.engine import runs
 from metalearn_cli.engine.checkpoint import (
     Checkpoint,
@@ -99,8 +100,15 @@ MakeJob = Callable[[Any, Runtime], Job]
 
 
 def load_data(spec: Spec, runtime: Runtime) -> Any:
-    """Build a data set and hold it on the device."""
-    return build(spec, "data").to(runtime.device)
+    """Build a data set and hold it on the device.
+
+    Raises:
+        DataError: if something is wrong with it that no training should start on.
+    """
+    data = build(spec, "data")
+    if blocking := [finding for finding in findings_of(data) if finding.blocks]:
+        raise DataError(blocking)
+    return data.to(runtime.device)
 
 
 def describe_data(data: Any, spec: Spec) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from metalearn_cli.core.errors import UserError
+from metalearn_cli.core.errors import DataError, UserError
 from metalearn_cli.data import omniglot as module
 from metalearn_cli.data._dataset import Dataset
 from metalearn_cli.data.omniglot import omniglot
@@ -62,7 +62,7 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     root.mkdir()
     for name in SETS:
         pack(root / f"{name}.zip", members(name))
-        drawings = [module._drawing(content, file) for file, content in sorted(members(name).items())]
+        drawings = [module._drawing(content) for _, content in sorted(members(name).items())]
         digest = module.hashlib.sha256(b"".join(drawing.tobytes() for drawing in drawings)).hexdigest()
         monkeypatch.setitem(module.PIXELS, name, digest)
     return root
@@ -169,6 +169,36 @@ def test_what_is_wrong_with_an_archive_is_said(
     pack(small / "images_evaluation.zip", change(members("images_evaluation")))
     with pytest.raises(UserError, match=said):
         lake(small)
+
+
+def test_every_drawing_that_cannot_be_used_is_named(small: Path) -> None:
+    for name in SETS:
+        contents = members(name)
+        wrong = sorted(contents)[3:150:30]
+        pack(small / f"{name}.zip", contents | dict.fromkeys(wrong, b"no image"))
+    with pytest.raises(DataError) as error:
+        lake(small)
+    assert len(error.value.findings) == 10
+    assert all(finding.what.startswith("cannot be read as an image") for finding in error.value.findings)
+    assert len({finding.where for finding in error.value.findings}) == 10
+    assert "and 7 more" in str(error.value)
+
+
+def test_every_file_of_a_folder_that_cannot_be_used_is_named(small: Path) -> None:
+    for name in SETS:
+        with zipfile.ZipFile(small / f"{name}.zip") as archive:
+            archive.extractall(small)
+        (small / f"{name}.zip").unlink()
+    files = sorted((small / SETS[1]).glob("*/*/*.png"))
+    files[0].write_bytes(bytes(module.LARGEST + 1))
+    files[1].unlink()
+    os.mkfifo(files[1])
+    files[2].unlink()
+    files[2].mkdir()
+    message = refusal(small)
+    assert f"{files[0]} is too large: it has more than 65536 bytes" in message
+    assert f"{files[1]} is no file" in message
+    assert f"{files[2]} is no file" in message
 
 
 def test_a_byte_that_flipped_is_said(small: Path) -> None:

@@ -1,0 +1,38 @@
+"""A check of a data set before anything is trained on it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from metalearn_cli.core.build import build
+from metalearn_cli.core.config import DataConfig
+from metalearn_cli.core.errors import DataError, Finding
+from metalearn_cli.data._check import episode_findings, findings_of
+
+
+def check_data(config: DataConfig) -> dict[str, Any]:
+    """Read a data set and look at everything that could spoil a training on it.
+
+    Returns:
+        `findings`, each with `blocks`, `where` and `what`; `may_start`, whether none of them blocks; `cure`, what to do
+        about files that cannot be used, or ""; and, if it could be read, `data` with its name, protocol, fingerprint
+        and the numbers of classes and items of each split.
+
+    Raises:
+        UserError: if the data is not there at all, or its settings are wrong.
+    """
+    findings: list[Finding] = []
+    told: dict[str, Any] = {"data": None, "cure": ""}
+    try:
+        data = build(config.data, "data")
+    except DataError as error:
+        findings += error.findings
+        told["cure"] = error.cure
+    else:
+        sizes = {name: {"classes": len(s.names), "items": len(s.items)} for name, s in data.splits.items()}
+        facts = {"name": data.name, "protocol": data.protocol, "fingerprint": data.fingerprint}
+        told["data"] = {**facts, "splits": sizes}
+        findings += findings_of(data) + episode_findings(data, config.way, config.shot, config.query)
+    findings.sort(key=lambda finding: not finding.blocks)
+    may_start = not any(finding.blocks for finding in findings)
+    return {**told, "findings": [finding._asdict() for finding in findings], "may_start": may_start}

@@ -1,0 +1,150 @@
+"""What is wrong with a data set: each kind of fault is put in and has to be told, with its class."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from metalearn_cli.core.errors import Finding
+from metalearn_cli.data._check import episode_findings, findings_of
+from metalearn_cli.data._dataset import Dataset, Split
+from metalearn_cli.data.sinusoid import Sinusoid
+
+COUNT, FEATURES = 6, 5
+
+
+def items(seed: int, classes: int = 3) -> Tensor:
+    return torch.randn(classes * COUNT, FEATURES, generator=torch.Generator().manual_seed(seed))
+
+
+def dataset(**changes: Tensor) -> Dataset:
+    """Three splits of three classes of six vectors; `changes` gives a split other ones."""
+    parts = {name: changes.get(name, items(seed)) for seed, name in enumerate(("train", "val", "test"))}
+    splits = {
+        name: Split(x, torch.full((3,), COUNT), tuple(f"{name}{k}" for k in range(3))) for name, x in parts.items()
+    }
+    return Dataset.of("toy", "by hand", splits)
+
+
+def test_nothing_is_wrong_with_good_data() -> None:
+    assert findings_of(dataset()) == []
+    assert episode_findings(dataset(), way=3, shot=2, query=4) == []
+    assert findings_of(Sinusoid()) == []
+    assert episode_findings(Sinusoid(), way=1, shot=2, query=4) == []
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_values_that_are_no_numbers(value: float) -> None:
+    x = items(7)
+    x[COUNT, 2] = x[COUNT + 1, 0] = value
+    expected = Finding(True, "val: val1", "has 2 items with values that are no numbers (NaN or infinite)")
+    assert findings_of(dataset(val=x)) == [expected]
+    told = episode_findings(dataset(val=torch.full_like(x, value)), way=2, shot=1, query=1)
+    assert {(f.blocks, f.where) for f in told} == {(True, "val")}
+
+
+def test_values_that_are_too_large_are_told_and_do_not_block() -> None:
+    x = items(7)
+    x[0, 0] = 1e7
+    (finding,) = findings_of(dataset(val=x))
+    assert not finding.blocks
+    assert finding.what == "has 1 item with values beyond 1e+06; standardise them"
+
+
+def test_a_class_renamed_and_put_into_another_split_blocks() -> None:
+    x = items(7)
+    x[2 * COUNT :] = dataset().splits["train"].items[:COUNT].flip(0)
+    (finding,) = findings_of(dataset(test=x))
+    assert (finding.blocks, finding.where) == (True, "test: test2")
+    assert finding.what == "leaks into another split: 6 of its items are those of train: train0"
+
+
+def test_most_of_a_class_is_a_class() -> None:
+    train = dataset().splits["train"].items
+    for copied, blocks in ((COUNT // 2, True), (COUNT // 2 - 1, False)):
+        x = items(7)
+        x[:copied] = train[:copied]
+        (finding,) = findings_of(dataset(test=x))
+        assert finding.blocks is blocks
+    assert finding == Finding(False, "test", "shares 2 single items with train")
+
+
+def test_a_class_that_is_twice_in_a_split_is_told() -> None:
+    x = items(7)
+    x[COUNT : 2 * COUNT] = x[:COUNT]
+    (finding,) = findings_of(dataset(train=x))
+    assert finding == Finding(False, "train: train0", "is there twice: 6 of its items are those of train: train1")
+
+
+def test_items_that_repeat_within_a_class_are_told() -> None:
+    x = items(7)
+    x[1] = x[2] = x[0]
+    assert findings_of(dataset(train=x)) == [Finding(False, "train: train0", "has 2 items that repeat others of it")]
+
+
+def test_images_are_compared_by_content_too() -> None:
+    x = torch.randint(0, 256, (3 * COUNT, 1, 4, 4), dtype=torch.uint8)
+    (finding,) = findings_of(dataset(train=x, val=x[:1].repeat(3 * COUNT, 1, 1, 1) ^ 1, test=x ^ 3))[:1]
+    assert not finding.blocks  # val repeats one image, which is in no other split
+    assert {f.where for f in findings_of(dataset(train=x, val=x ^ 3, test=x)) if f.blocks} == {
+        "test: test0",
+        "test: test1",
+        "test: test2",
+    }
+
+
+def test_every_class_with_too_few_items_is_named() -> None:
+    data = dataset()
+    counts = torch.tensor([COUNT + 2, COUNT - 3, COUNT + 1])
+    splits = {**data.splits, "val": replace(data.splits["val"], counts=counts)}
+    told = episode_findings(replace(data, splits=splits), way=4, shot=2, query=5)
+    small = [f for f in told if f.what == "has 3 items; shot + query = 2 + 5 needs 7"]
+    assert [(f.blocks, f.where) for f in small] == [(True, "val: val1")]
+    assert len([f for f in told if f.what == "has 6 items; shot + query = 2 + 5 needs 7"]) == 6
+    assert Finding(True, "val", "has 3 classes; way = 4 needs 4") in told
+
+
+def test_a_split_that_is_missing() -> None:
+    data = dataset()
+    splits = {name: split for name, split in data.splits.items() if name != "test"}
+    assert findings_of(replace(data, splits=splits)) == [Finding(True, "test", "is a split that is missing")]
+
+
+def test_what_a_stream_of_tasks_cannot_give() -> None:
+    told = episode_findings(Sinusoid(), way=5, shot=1, query=1)
+    assert [f.where for f in told] == ["train", "val", "test"]
+    assert "cannot give episodes: way sinusoid is regression" in told[0].what
+
+
+@pytest.mark.parametrize(
+    ("data", "target", "what"),
+    [
+        (dataset(), 7, "gives support labels from 7 to 7; they must be from 0 to 1"),
+        (dataset(), -1, "gives support labels from -1 to -1; they must be from 0 to 1"),
+        (Sinusoid(), float("nan"), "gives support targets with values that are no numbers (NaN or infinite)"),
+    ],
+)
+def test_targets_out_of_range(monkeypatch: pytest.MonkeyPatch, data: Any, target: float, what: str) -> None:
+    way = 1 if data.regression else 2
+    sampler = type(data.episodes("train", way=way, shot=1, query=1, seed=0))
+    batch = sampler.batch
+
+    def marked(self: Any, step: int, tasks: int) -> Any:
+        episode = batch(self, step, tasks)
+        return episode._replace(support_y=torch.full_like(episode.support_y, target))
+
+    monkeypatch.setattr(sampler, "batch", marked)
+    told = episode_findings(data, way=way, shot=1, query=1)
+    assert told == [Finding(True, name, what) for name in ("train", "val", "test")]
+
+
+def test_an_item_that_is_everywhere_is_told_once() -> None:
+    x = items(7, classes=60)
+    x[::COUNT] = 0
+    split = Split(x, torch.full((60,), COUNT), tuple(map(str, range(60))))
+    (finding,) = findings_of(Dataset.of("toy", "by hand", {**dataset().splits, "train": split}))
+    assert finding == Finding(True, "train: 0", "has an item, an empty one perhaps, that 59 other classes have too")
