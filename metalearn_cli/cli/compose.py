@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from yaml import YAMLError
 
 from metalearn_cli.cli.choices import folders
 from metalearn_cli.cli.vet import DEEPEST, MOST, VettedConfigSource, too_complex
+from metalearn_cli.core.check import shown
 from metalearn_cli.core.config import STAGES, DataConfig, parse, parse_chain
 from metalearn_cli.core.errors import ConfigError, Problem
 
@@ -84,6 +86,9 @@ class Composer:
             or (key.startswith("hydra") and "_target_" in word)
         ):
             raise NotForUse("of hydra, only launcher and sweeper can be chosen, and they and sweep be set")
+        value = None if override.is_sweep_override() else override.value()
+        if isinstance(value, list) and self.is_choice(override) and not all(isinstance(name, str) for name in value):
+            raise NotForUse(f"is chosen by name, got {shown(value)}")
         return override
 
     def is_choice(self, override: Override) -> bool:
@@ -98,7 +103,8 @@ class Composer:
 
     def combinations(self, overrides: Sequence[Override]) -> list[list[str]]:
         """Return the words of each job of a sweep, forced."""
-        return BasicSweeper.split_arguments([self.read(self.forced(o)) for o in overrides], None)[0]
+        with _stumbling():
+            return BasicSweeper.split_arguments([self.read(self.forced(o)) for o in overrides], None)[0]
 
     def load(self, words: Sequence[str]) -> DictConfig:
         """Compose.
@@ -106,7 +112,8 @@ class Composer:
         Raises:
             Exception: one of HYDRA_ERRORS.
         """
-        return self.loader.load_configuration(self.config, list(words), RunMode.RUN)
+        with _stumbling():
+            return self.loader.load_configuration(self.config, list(words), RunMode.RUN)
 
     def files(self, words: Sequence[str]) -> list[tuple[str, str, Any]]:
         """Return the config files behind a composition in the order of merging: (name, section, contents)."""
@@ -184,7 +191,17 @@ def _pairs(node: Any, keys: Iterable[Any], prefix: str, problems: list[Problem])
 def _parsed(word: str, loader: ConfigLoaderImpl | None = None) -> Override:
     if reason := too_complex(word):
         raise NotForUse(reason)
-    return OverridesParser.create(loader).parse_overrides([word])[0]
+    with _stumbling():
+        return OverridesParser.create(loader).parse_overrides([word])[0]
+
+
+@contextmanager
+def _stumbling() -> Iterator[None]:
+    """Tell what Hydra comes to with words and files that it did not foresee as an error of Hydra's."""
+    try:
+        yield
+    except (TypeError, AttributeError, LookupError, AssertionError, RecursionError) as error:
+        raise HydraException(f"Hydra cannot make anything of it ({type(error).__name__}: {error})") from error
 
 
 def changes(words: Sequence[str]) -> dict[str, Any]:

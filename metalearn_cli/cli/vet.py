@@ -42,7 +42,10 @@ class VettedConfigSource(FileConfigSource):
         """
         path = Path(self.path) / self._normalize_file_name(config_path)
         _weigh(_text(path), path)
-        result = super().load_config(config_path)
+        try:
+            result = super().load_config(config_path)
+        except ValueError as error:  # a number of thousands of digits
+            raise UserError(f"{path} cannot be read: {error}") from error
         package = str(result.header.get("package") or "")
         contents = OmegaConf.to_container(result.config, resolve=False)
         keys = contents if isinstance(contents, dict) else {}
