@@ -44,7 +44,7 @@ class VettedConfigSource(FileConfigSource):
         _weigh(_text(path), path)
         try:
             result = super().load_config(config_path)
-        except ValueError as error:  # a number of thousands of digits
+        except (OSError, ValueError) as error:  # nothing but a number; one of thousands of digits
             raise UserError(f"{path} cannot be read: {error}") from error
         package = str(result.header.get("package") or "")
         contents = OmegaConf.to_container(result.config, resolve=False)

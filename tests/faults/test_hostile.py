@@ -199,6 +199,11 @@ FILES = {
         f"a: !!python/object/apply:os.system [touch {CANARY}]\n",
         "could not determine a constructor",
     ),
+    "nothing but a number": (
+        "experiment/evil.yaml",
+        "3\n",
+        "evil.yaml cannot be read: Invalid loaded object type: int",
+    ),
     "a file that is too large": ("experiment/evil.yaml", "#" * (1 << 19), "it has more than 262144 bytes"),
     "a file that is no text": ("experiment/evil.yaml", "\udcff\udcfe", "cannot be read as text"),
     "a number of a million digits": (
