@@ -138,6 +138,6 @@ def _reference(value: str) -> str:
     references = value.count("${")
     if references > 1:
         return "a config file may refer to one other setting in a value, not more"
-    if references and ":" in value.partition("${")[2]:
+    if references and ":" in value.partition("${")[2].partition("}")[0]:
         return "a config file may refer to other settings, as in ${way}, but not to anything else"
     return ""

@@ -45,6 +45,7 @@ def test_every_mistake_at_once(mlx, stage, tmp_path):
         "~nothing": ("nothing", "'nothing' does not exist"),
         "~query": ("query", "is missing", "(from the command line)"),
         "hydra.none=1": ("hydra.none", "only launcher and sweeper can be chosen"),
+        "data=[1]": ("data", "is chosen by name, got [1]"),
         "hydra.sweep.none=1": ("hydra.sweep.none", "Key 'none' not in 'SweepDir'"),
         "val_episodes=${nothing}": ("val_episodes", "cannot be filled in: Interpolation key 'nothing' not found"),
         "train_way=???": ("train_way", "has no value yet"),

@@ -12,6 +12,7 @@ import os
 import pickle
 import stat
 import struct
+import sys
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable
@@ -42,7 +43,7 @@ def refused(mlx: Mlx, folder: Path, name: str, *words: str) -> str:
     code, out, err = mlx(*words)
     # the table of `mlx data check` is a result; nothing else is said there
     said = err.strip() or out.strip()
-    print(f"\n{name}\n    {said.splitlines()[0] if len(said.splitlines()) == 1 else said}")
+    print(f"\n{name}\n    {said}", file=sys.__stdout__)
     assert code == 2, said
     assert "Traceback" not in err + out and "crashed" not in err
     assert not list(folder.rglob(CANARY))
@@ -386,7 +387,7 @@ def test_a_resume_file(mlx: Mlx, run: Path, tmp_path: Path, name: str) -> None:
 def refused_resume(mlx: Mlx, run: Path, folder: Path, name: str, *words: str) -> str:
     """Resume a run that has to be refused; its log file is the only thing that may change."""
     code, out, err = mlx("resume", str(run), *words)
-    print(f"\n{name}\n    {err.strip().splitlines()[-1]}")
+    print(f"\n{name}\n    {err.strip()}", file=sys.__stdout__)
     assert (code, out) == (2, ""), err
     assert "Traceback" not in err
     assert not list(folder.rglob(CANARY))
