@@ -13,6 +13,7 @@ import pytest
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as `mlx` does it, before torch is loaded
 
+import torch
 from hydra.core.global_hydra import GlobalHydra
 
 from metalearn_cli.cli.main import main
@@ -158,6 +159,7 @@ def mlx(
             code = main(words)
         finally:
             GlobalHydra.instance().clear()
+            torch.set_flush_denormal(False)  # what `runtime.tuned` sets is the process's, hence other tests' too
         return Answer(code, *capsys.readouterr())
 
     yield call

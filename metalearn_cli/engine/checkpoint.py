@@ -74,7 +74,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         raise UserError(f"{folder / _MANIFEST} is none that this version reads ({what}; it reads format {FORMAT})")
     if wrong := misshapen(manifest, MANIFEST):
         raise UserError(f"{folder / _MANIFEST} is damaged: {wrong}")
-    if (folder / _MANIFEST).read_bytes() != _sealed(manifest):  # read again: its bytes count, not what they mean
+    if (folder / _MANIFEST).read_bytes() != sealed(manifest):  # read again: its bytes count, not what they mean
         raise UserError(f"{folder / _MANIFEST} is damaged: it is not as it was written")
     checkpoint = Checkpoint(folder, manifest, sha256_of(folder / _MANIFEST))
     for name in manifest["files"]:
@@ -230,7 +230,7 @@ class Checkpoints:
             temporary.mkdir()
             for file, data in files.items():
                 write_bytes(temporary / file, data)
-            write_bytes(temporary / _MANIFEST, _sealed(self._manifest(step, tensors, metrics, files)))
+            write_bytes(temporary / _MANIFEST, sealed(self._manifest(step, tensors, metrics, files)))
             temporary.rename(self.folder / name)
             flush(self.folder)
         except BaseException:
@@ -317,6 +317,6 @@ def _name(step: int) -> str:
     return f"step-{step:06d}"
 
 
-def _sealed(manifest: Mapping[str, Any]) -> bytes:
+def sealed(manifest: Mapping[str, Any]) -> bytes:
     """Return the one way to write a manifest, with its own sha256: any other byte in the file is damage."""
     return (json.dumps({**manifest, _SEAL: digest(manifest)}, indent=2) + "\n").encode()

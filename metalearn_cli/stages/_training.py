@@ -245,12 +245,13 @@ def _optimizer(config: _Training, job: Job) -> tuple[Optimizer, LRScheduler]:
         {"params": [job.params[n] for n, r in job.rates.items() if r == rate], "lr": base * rate}
         for rate in sorted(set(job.rates.values()))
     ]
-    # one kernel for all tensors, where the optimizer has it
-    optimizer = build(config.optimizer, "optimizer", params=groups, fused=True)
+    # one kernel for all tensors, where the optimizer has it and the config asks for no other way
+    fused = None if config.optimizer.get("foreach") else True
+    optimizer = build(config.optimizer, "optimizer", params=groups, fused=fused)
     # torch checks few of these values before it computes with them: one step of something small shows what is wrong
     toy = torch.zeros(2, 2, requires_grad=True)
     toy.grad = torch.ones_like(toy)
-    trial = build(config.optimizer, "optimizer", params=[toy], fused=True)
+    trial = build(config.optimizer, "optimizer", params=[toy], fused=fused)
     with blamed_on(config.optimizer, "optimizer"):
         trial.step()
     with blamed_on(config.scheduler, "scheduler"):

@@ -25,6 +25,7 @@ from PIL import Image
 from metalearn_cli import stages
 from metalearn_cli.core.config import STAGES, parse
 from metalearn_cli.data import omniglot
+from metalearn_cli.engine.checkpoint import FORMAT, sealed
 
 SETS = ("images_background", "images_evaluation")
 CHARACTERS = 6  # of each small set
@@ -216,7 +217,7 @@ def manifests(draw: st.DrawFn) -> tuple[str, Any]:
     key = draw(st.sampled_from(["", *FORMS]))
     if not key:
         return key, draw(st.one_of(st.binary(max_size=80), JSON.map(lambda v: json.dumps(v).encode())))
-    wrong = JSON.filter(lambda v: not isinstance(v, FORMS[key] or ()) and v != 1)
+    wrong = JSON.filter(lambda v: not isinstance(v, FORMS[key] or ()) and v != FORMAT)
     return key, draw(wrong)
 
 
@@ -230,13 +231,14 @@ def _bad_manifests(mlx: Mlx, folder: Path, checkpoint: Path, count: int) -> None
     def one(drawn: tuple[str, Any]) -> None:
         key, wrong = drawn
         value = json.loads(good)
+        del value["sha256"]
         if key:
             *groups, name = ["files", "model.safetensors"] if key.startswith("files.") else key.split(".")
             part = value
             for group in groups:
                 part = part[group]
             part[name] = wrong
-            path.write_text(json.dumps(value))
+            path.write_bytes(sealed(value))  # as a stranger can do it too
         else:
             path.write_bytes(wrong)
         refused(mlx, folder, "evaluate", f"ckpt={checkpoint}", "way=2", "query=2", "episodes=2", "runs_dir=new")

@@ -25,6 +25,7 @@ from PIL import Image
 
 from metalearn_cli import stages
 from metalearn_cli.data import omniglot
+from metalearn_cli.engine.checkpoint import sealed
 
 TINY = ("data=gaussian", "backbone=mlp", "way=2", "query=2", "steps=1", "val_episodes=2")
 CANARY = "canary"  # what hostile files try to make
@@ -317,6 +318,12 @@ def run(settings: Callable[..., dict[str, Any]], said: Any, tmp_path: Path) -> P
     return Path(stages.run("meta-train", parse(STAGES["meta-train"], values), said)["folder"])
 
 
+def write(path: Path, value: dict[str, Any]) -> None:
+    """Write a JSON file, a manifest with a seal that fits: a stranger can do that too."""
+    value.pop("sha256", None)
+    path.write_bytes(sealed(value) if path.name == "manifest.json" else json.dumps(value).encode())
+
+
 def change(path: Path, **changes: Any) -> None:
     """Change keys of a JSON file (a__b for a.b)."""
     value = json.loads(path.read_text())
@@ -326,7 +333,7 @@ def change(path: Path, **changes: Any) -> None:
         for group in groups:
             part = part[group]
         part[name] = new
-    path.write_text(json.dumps(value))
+    write(path, value)
 
 
 def checkpoint(run: Path) -> Path:
@@ -338,7 +345,7 @@ def put(run: Path, file: str, content: bytes) -> None:
     (checkpoint(run) / file).write_bytes(content)
     value = json.loads((checkpoint(run) / "manifest.json").read_text())
     value["files"][file] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
-    (checkpoint(run) / "manifest.json").write_text(json.dumps(value))
+    write(checkpoint(run) / "manifest.json", value)
 
 
 class Bomb:
@@ -457,7 +464,7 @@ MANIFESTS = {
     "a model of no form": ({"model": "conv4"}, "model must be an object, got 'conv4'"),
     "a negative shape": ({"model__shape": [-1]}, "model.shape.0 must be a whole number >= 0, got -1"),
     "metrics of no form": ({"metrics": {"x": [1]}}, "metrics.x must be a number, got [1]"),
-    "another format": ({"format": {"a": 1}}, "no checkpoint that this version reads"),
+    "another format": ({"format": {"a": 1}}, "none that this version reads"),
     "another stage": ({"stage": "../../x"}, "allowed here is"),
     "a run elsewhere": ({"run": "../../x"}, "run must be a name without folders"),
 }

@@ -82,7 +82,7 @@ def seal(folder: Path, manifest: dict[str, Any]) -> None:
     for name, entry in manifest["files"].items():
         entry["sha256"] = module.sha256_of(folder / name)
     manifest.pop("sha256", None)
-    (folder / "manifest.json").write_bytes(module._sealed(manifest))
+    (folder / "manifest.json").write_bytes(module.sealed(manifest))
 
 
 def test_leftover_of_a_killed_process_is_not_taken_for_a_checkpoint(saved):
@@ -301,7 +301,7 @@ def agree(saved, file):
     manifest = json.loads((saved / "manifest.json").read_text())
     manifest["files"][file]["sha256"] = module.sha256_of(saved / file)
     del manifest["sha256"]
-    (saved / "manifest.json").write_bytes(module._sealed(manifest))
+    (saved / "manifest.json").write_bytes(module.sealed(manifest))
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,12 @@ def test_good_records(value, shape):
         (GOOD_MANIFEST, MANIFEST, {"files": {"a": None}}, "files.a must be an object, got None"),
         (GOOD_MANIFEST, MANIFEST, {"metrics": {"x": "y"}}, "metrics.x must be a number, got 'y'"),
         (GOOD_RESUME, RESUME, {"best": {"name": "/etc"}}, "best.name must be step-N, got '/etc'"),
-        (GOOD_RESUME, RESUME, {"memory": {**GOOD_RESUME["memory"], "window": [[]]}}, "memory.window.0 must be an object, got []"),
+        (
+            GOOD_RESUME,
+            RESUME,
+            {"memory": {**GOOD_RESUME["memory"], "window": [[]]}},
+            "memory.window.0 must be an object, got []",
+        ),
     ],
 )
 def test_what_is_wrong_is_said(good, shape, changes, told):
