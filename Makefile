@@ -7,10 +7,12 @@ VENV := .venv
 BIN  := $(VENV)/bin
 # Written last, so that a set-up cut short starts again from nothing, and a finished one never runs twice.
 READY := $(VENV)/.ready
+# Of the benchmarks: the peers and this package.
+PEERS := .venv-bench
 
 .DEFAULT_GOAL := help
 STAGES := pretrain transfer meta-train evaluate
-.PHONY: help setup demo $(STAGES) chain smoke test test-all lint types format build clean
+.PHONY: help setup demo $(STAGES) chain smoke test test-all lint types format build clean bench bench-scaling
 
 ##@ Start here
 
@@ -44,6 +46,14 @@ chain: $(READY) ## all four, one after the other; skips what is already done
 smoke: $(READY) ## the chain in under a minute, to see that it runs
 	$(BIN)/mlx run experiment=smoke $(ARGS)
 
+##@ Benchmarks
+
+bench: $(PEERS)/.ready ## speed and memory beside the peers, in an environment of their own (.venv-bench)
+	$(PEERS)/bin/python scripts/bench_peers.py $(ARGS)
+
+bench-scaling: $(READY) ## seconds and memory over tasks, way, shot, inner steps, width, image size and threads
+	$(BIN)/python scripts/bench_scaling.py $(ARGS)
+
 ##@ Development
 
 test: $(READY) ## the tests, without the slow ones
@@ -75,4 +85,8 @@ $(READY): | pyproject.toml constraints.txt
 	  echo 'error: $(PYTHON) is no Python 3.10 or newer; name one that is: make setup PYTHON=python3.11' >&2; exit 1; }
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+$(PEERS)/.ready: | scripts/bench_env.sh constraints.txt
+	scripts/bench_env.sh $(PEERS) $(PYTHON)
 	@touch $@
