@@ -1,9 +1,9 @@
 """How fast we are beside the peers, on the same batches, in turn, in one run: `make bench`.
 
 Before anything is timed, every contestant's gradient is compared in float64 with that of a plain loop. Then each runs
-whole meta-steps (gradients and a step of Adam) in a process of its own; the medians, the peak memory of each process and
-the share of what this machine can do at best, measured in the same turns, go into one table per workload. Needs the
-environment that scripts/bench_env.sh makes; a peer that is not installed is named and left out.
+whole meta-steps (gradients and a step of Adam) in a process of its own. Medians, peak memory and the share of what this
+machine can do at best, measured in the same turns, go into one table per workload. Needs the environment that
+scripts/bench_env.sh makes; a peer that is not installed is named and left out.
 """
 
 from __future__ import annotations
@@ -216,10 +216,8 @@ def end_to_end(options: argparse.Namespace, report: Report) -> None:
         ours, theirs = results[OURS], results.get("learn2learn", Result()).median
         quoted = "" if theirs < float("inf") else " (reported)"
         theirs = REPORTED[workload.name] if quoted else theirs
-        rows.append(
-            [workload.name, number(ours.median), number(theirs) + quoted, number(theirs / ours.median)]
-            + [f"{sampling / ours.median:.1%}", number(ours.peak_mb)]
-        )
+        speed = [number(ours.median), number(theirs) + quoted, number(theirs / ours.median)]
+        rows.append([workload.name, *speed, f"{sampling / ours.median:.1%}", number(ours.peak_mb)])
         what = f"{workload.name} end to end against learn2learn{quoted}"
         report.goal(what, theirs / ours.median, END_TO_END_GOAL[workload.name])
         report.goal(f"{workload.name}, share of data", 100 * sampling / ours.median, 1.0, "%", least=False)
@@ -370,7 +368,7 @@ def pretraining(options: argparse.Namespace, report: Report) -> None:
     report.say(
         f"## Autoencoder pretraining on {data}, batches of {BATCH_SIZE}\n\n"
         + table(["", "ms/step", "images/s", "times ours", "peak MB"], rows)
-        + "\n\nfiles: a DataLoader with 2 workers decodes each drawing when it is drawn. memory: a DataLoader over tensors."
+        + "\n\nfiles: a DataLoader with 2 workers decodes each drawing when it is due; memory: one over ready tensors."
     )
     for name, result in results.items():
         if name != OURS:

@@ -67,7 +67,7 @@ def plain_maml(net: nn.Sequential, workload: Workload) -> Step:
 
 
 def learn2learn_maml(net: nn.Sequential, workload: Workload) -> Step:
-    """learn2learn's examples/vision/maml_omniglot.py: a clone per task, gradients averaged by hand at the end."""
+    """The loop of learn2learn's examples/vision/maml_omniglot.py: a clone per task, gradients averaged by hand."""
     import learn2learn
 
     maml = learn2learn.algorithms.MAML(net, lr=workload.inner_lr, first_order=workload.first_order)
@@ -90,7 +90,7 @@ def learn2learn_maml(net: nn.Sequential, workload: Workload) -> Step:
 
 
 def higher_maml(net: nn.Sequential, workload: Workload) -> Step:
-    """higher's examples/maml-omniglot.py; its first order is the cheapest that its interface allows."""
+    """The loop of higher's examples/maml-omniglot.py; its first order is the cheapest that its interface allows."""
     import higher
 
     optimizer, inner = Adam(net.parameters(), LR), SGD(net.parameters(), lr=workload.inner_lr)
@@ -118,7 +118,7 @@ def higher_maml(net: nn.Sequential, workload: Workload) -> Step:
 
 
 def torchopt_maml(net: nn.Sequential, workload: Workload, per_task: bool = False) -> Step:
-    """torchopt's examples/few-shot/maml_omniglot.py: one backward pass over all tasks; or, kinder, one per task."""
+    """The loop of torchopt's examples/few-shot/maml_omniglot.py: one backward pass for all tasks, or one for each."""
     import torchopt
 
     optimizer, inner = Adam(net.parameters(), LR), torchopt.MetaSGD(net, lr=workload.inner_lr)
@@ -149,12 +149,12 @@ def torchopt_maml(net: nn.Sequential, workload: Workload, per_task: bool = False
 
 
 def torchopt_per_task(net: nn.Sequential, workload: Workload) -> Step:
-    """See `torchopt_maml`."""
+    """See `torchopt_maml`: kinder to it than its example."""
     return torchopt_maml(net, workload, per_task=True)
 
 
 def parallel_metalearn_maml(net: nn.Sequential, workload: Workload, **how: Any) -> Step:
-    """parallel-metalearn's `MAML.step` with a fixed inner learning rate, task by task or under vmap."""
+    """The library's own `MAML.step` with a fixed inner learning rate, task by task or under vmap."""
     from metalearn.algorithms.MAML import MAML
     from metalearn.inner_optimizers.optimizers import InnerSGD
     from metalearn.loss.categorical_accuracy import CategoricalAccuracy
@@ -220,7 +220,7 @@ def plain_protonet(net: nn.Sequential, workload: Workload) -> Step:
 
 
 def learn2learn_protonet(net: nn.Sequential, workload: Workload) -> Step:
-    """learn2learn's examples/vision/protonet_miniimagenet.py: items sorted by class, one pass, then picked apart."""
+    """The loop of learn2learn's examples/vision/protonet_miniimagenet.py: items sorted by class, in one pass."""
     optimizer = Adam(net.parameters(), LR)
     way, items = workload.way, workload.shot + workload.query
 
@@ -246,7 +246,7 @@ def learn2learn_protonet(net: nn.Sequential, workload: Workload) -> Step:
 
 
 def easyfsl_protonet(net: nn.Sequential, workload: Workload) -> Step:
-    """easyfsl's episodic-training notebook: support and query in passes of their own, distances not squared."""
+    """The loop of easyfsl's notebook: support and query in passes of their own, distances not squared."""
     from easyfsl.methods import PrototypicalNetworks
 
     optimizer, classifier = Adam(net.parameters(), LR), PrototypicalNetworks(net)
