@@ -114,11 +114,11 @@ class Ours:
 
     def __init__(self, stage: str, *words: str) -> None:
         from metalearn_cli.cli import compose
-        from metalearn_cli.engine.runtime import keep_memory
+        from metalearn_cli.engine.runtime import tune
         from metalearn_cli.stages import JOBS
         from metalearn_cli.stages._training import prepare
 
-        keep_memory()
+        tune()
         composer = compose.Composer(stage)
         words = ("runtime=cpu", "scheduler=constant", *words)
         values, _ = compose.values_of(composer.load([composer.forced(composer.read(word)) for word in words]))
@@ -141,7 +141,7 @@ class Ours:
             optimizer=self.prepared.optimizer,
             scheduler=self.prepared.scheduler,
             batches=job.batches if batch is None else lambda step: runtime.cast(batch),
-            losses=job.losses,
+            gradients=job.gradients,
             evaluate=lambda params: {},
             every=config.every,
             seed=config.seed,
@@ -169,13 +169,14 @@ class Result:
         return statistics.median(self.seconds) if self.seconds else float("inf")
 
 
-def race(makers: Mapping[str, Maker], turns: int, budget: float = float("inf")) -> dict[str, Result]:
+def race(makers: Mapping[str, Maker], turns: int, budget: float = float("inf"), warm: int = 1) -> dict[str, Result]:
     """Let contestants take turns, each in its own process.
 
     Args:
         makers: what sets each of them up.
-        turns: turns that count, after one that does not.
+        turns: turns that count.
         budget: seconds after which no further round begins; one round counts in any case.
+        warm: turns before them that do not count.
 
     Returns:
         What each came to, in the same order.
@@ -192,12 +193,12 @@ def race(makers: Mapping[str, Maker], turns: int, budget: float = float("inf")) 
             end.close()
             _ask(pipes, results[name], name, None)  # one after the other: setting up is not to disturb the others
         began = time.monotonic()
-        for turn in range(turns + 1):
-            if turn > 1 and time.monotonic() - began > budget:
+        for turn in range(warm + turns):
+            if turn > warm and time.monotonic() - began > budget:
                 break
             for name in list(pipes):
                 seconds = _ask(pipes, results[name], name, turn)
-                if seconds is not None and turn:
+                if seconds is not None and turn >= warm:
                     results[name].seconds.append(seconds)
         for name in list(pipes):
             results[name].peak_mb = _ask(pipes, results[name], name, "peak") or float("nan")
@@ -343,3 +344,9 @@ def arguments(description: str, folder: str) -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="fewer turns: numbers to look at, not to quote")
     parser.add_argument("--save", metavar="FOLDER", type=Path, help=f"write the results there, as in {folder}")
     return parser
+
+
+def command(target: str, words: Sequence[str] | None) -> str:
+    """Return the command that runs a benchmark with these options; None stands for those of this process."""
+    given = " ".join(sys.argv[1:] if words is None else words)
+    return f'make {target} ARGS="{given}"' if given else f"make {target}"

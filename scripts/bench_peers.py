@@ -27,7 +27,21 @@ from typing import Any
 
 import bench_rivals
 import torch
-from bench_common import LIMITS, WORKLOADS, Maker, Ours, Result, Turn, Workload, arguments, machine, number, race, table
+from bench_common import (
+    LIMITS,
+    WORKLOADS,
+    Maker,
+    Ours,
+    Result,
+    Turn,
+    Workload,
+    arguments,
+    command,
+    machine,
+    number,
+    race,
+    table,
+)
 from bench_rivals import PLAIN, Batch
 from torch import Tensor, nn
 
@@ -85,9 +99,9 @@ def contestant(name: str, workload: Workload, path: Path) -> Turn:
         ours = our_side(workload)
         return lambda turn: ours.step(Episode(*batches[turn % BATCHES]))
     if workload.allocator:
-        from metalearn_cli.engine.runtime import keep_memory
+        from metalearn_cli.engine.runtime import tune
 
-        keep_memory()
+        tune()
     step = bench_rivals.rivals(workload)[name](bench_rivals.network(workload), workload)
     return lambda turn: step(batches[turn % BATCHES]) and None
 
@@ -295,7 +309,8 @@ def engine_and_hand(workload: Workload) -> Turn:
     """Set up both; a turn runs one step of each and returns the ratio of their times, engine to hand."""
     from metalearn_cli.core.types import Episode
 
-    ours = Ours("meta-train", "data=glyphs", *workload.settings)
+    # the hand-written loop has no threads of its own
+    ours = Ours("meta-train", "data=glyphs", *workload.settings, "runtime.task_batching=loop")
     batch: Any = ours.prepared.job.batches(0)
     by_hand = written_by_hand(workload, ours.params)
 
@@ -524,7 +539,7 @@ def main(words: list[str] | None = None) -> int:
     if wrong := set(options.only or ()) - set(everyone):
         parser.error(f"no such contestant: {', '.join(sorted(wrong))}; there are {'; '.join(everyone)}")
     report = Report([], {"machine": machine()}, [])
-    report.say(f"# Beside the peers\n\n{machine()}\n\n    {' '.join(['make bench', *_passed_on(words)])}")
+    report.say(f"# Beside the peers\n\n{machine()}\n\n    {command('bench', words)}")
     for part in options.parts or [*WORKLOADS, *PARTS]:
         if part in WORKLOADS:
             compare(WORKLOADS[part], options.only or everyone, options, report)
@@ -536,11 +551,6 @@ def main(words: list[str] | None = None) -> int:
         (options.save / "peers.md").write_text("\n\n".join(report.text) + "\n")
         (options.save / "peers.json").write_text(json.dumps(report.numbers, indent=1) + "\n")
     return 0
-
-
-def _passed_on(words: list[str] | None) -> list[str]:
-    given = sys.argv[1:] if words is None else words
-    return [f'ARGS="{" ".join(given)}"'] if given else []
 
 
 if __name__ == "__main__":
