@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import os
 import shutil
 import statistics
@@ -123,23 +122,19 @@ def gradient(name: str, workload: Workload, batch: Batch) -> Tensor:
 
 def deviations(names: Iterable[str], workload: Workload, path: Path, tasks: int) -> dict[str, float]:
     """Return how far each one's gradient is from the plain loop's, relatively, on the first tasks of a batch."""
-    batch = tuple(t[:tasks].double() if t.is_floating_point() else t[:tasks] for t in torch.load(path)[0])
-    found = {}
-    for name in [PLAIN, *names]:  # each in a new process: some change torch's settings
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
-            try:
-                found[name] = torch.tensor(pool.apply(_gradient, (name, workload, batch)), dtype=torch.float64)
-            except Exception as error:
-                print(f"{name} gave no gradient: {type(error).__name__}: {error}", file=sys.stderr)
+    files = {
+        name: path.with_name(f"gradient{index}.pt") for index, name in enumerate({PLAIN: 0, **dict.fromkeys(names)})
+    }
+    race({name: partial(keep_gradient, name, workload, path, tasks, file) for name, file in files.items()}, 1, warm=0)
+    found = {name: torch.load(file) for name, file in files.items() if file.is_file()}
     plain = found[PLAIN]
     return {name: float((g - plain).norm() / plain.norm()) for name, g in found.items()}
 
 
-def _gradient(name: str, workload: Workload, batch: Batch) -> list[float]:
-    with open(os.devnull, "w") as nowhere:  # some peers print
-        os.dup2(nowhere.fileno(), 1)
-        os.dup2(nowhere.fileno(), 2)
-    return gradient(name, workload, batch).tolist()
+def keep_gradient(name: str, workload: Workload, path: Path, tasks: int, file: Path) -> Turn:
+    """Set one up to write its gradient of the first tasks of a batch to a file."""
+    batch: Any = tuple(t[:tasks].double() if t.is_floating_point() else t[:tasks] for t in torch.load(path)[0])
+    return lambda turn: torch.save(gradient(name, workload, batch), file)
 
 
 @dataclass

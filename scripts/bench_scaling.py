@@ -82,7 +82,7 @@ def measure(sweep: Sweep, quick: bool, budget: float) -> list[tuple[int, float, 
 def plot(results: dict[str, list[tuple[int, float, float, str]]], path: Path) -> None:
     """Draw seconds and memory of every sweep, one panel each."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter, NullLocator
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     columns = min(3, len(results))
     rows = -(-len(results) // columns)
@@ -90,7 +90,10 @@ def plot(results: dict[str, list[tuple[int, float, float, str]]], path: Path) ->
     for index, (name, points) in enumerate(results.items()):
         left = figure.add_subplot(rows, columns, index + 1)
         right = left.twinx()
-        values, seconds, megabytes, _ = zip(*points, strict=True)
+        measured = [point[:3] for point in points if not point[3]]
+        if not measured:
+            continue
+        values, seconds, megabytes = zip(*measured, strict=True)
         for axis, numbers, colour, marker, label in (
             (left, seconds, "#0072B2", "o", "s per step"),
             (right, megabytes, "#D55E00", "s", "peak MB"),
@@ -102,6 +105,9 @@ def plot(results: dict[str, list[tuple[int, float, float, str]]], path: Path) ->
         left.set_yscale("log")
         left.set_xticks(values, [str(value) for value in values])
         left.xaxis.set_minor_locator(NullLocator())
+        left.set_ylim(min(seconds) / 2, 2 * max(seconds))  # wide enough for some ticks of any range
+        left.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        left.yaxis.set_minor_locator(NullLocator())
         left.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
         left.set_xlabel(SWEEPS[name].title)
         right.set_ylim(0, 1.15 * max((m for m in megabytes if m == m), default=1.0))

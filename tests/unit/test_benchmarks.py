@@ -1,0 +1,130 @@
+"""The benchmarks of scripts/: their arithmetic and tables, and the smallest run of each (slow)."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch):
+    """Return a function that imports a script by its name."""
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    return importlib.import_module
+
+
+@pytest.fixture
+def common(script) -> ModuleType:
+    return script("bench_common")
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in SCRIPTS.glob("*.py")))
+def test_every_script_imports_without_the_peers(script, name: str) -> None:
+    assert script(name).__doc__
+
+
+def test_a_table_is_markdown_with_numbers_to_the_right(common: ModuleType) -> None:
+    text = common.table(["", "s/step"], [["plain PyTorch", 2.65], ["ours", "-"]])
+    assert text.splitlines() == [
+        "|               | s/step |",
+        "|---------------|-------:|",
+        "| plain PyTorch |   2.65 |",
+        "| ours          |      - |",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(2.6512, "2.65"), (0.00123, "0.00123"), (1520.4, "1520"), (12, "12"), (float("inf"), "-"), (float("nan"), "-")],
+)
+def test_numbers_have_three_digits_or_a_dash(common: ModuleType, value: float, text: str) -> None:
+    assert common.number(value) == text
+
+
+@pytest.mark.parametrize(
+    ("name", "gflop"), [("W1", 169.6), ("W1-5", 282.7), ("W2", 150.8), ("W4", 565.3), ("W3", 21.2)]
+)
+def test_operations_of_a_step(common: ModuleType, name: str, gflop: float) -> None:
+    assert common.WORKLOADS[name].flops / 1e9 == pytest.approx(gflop, abs=0.05)
+
+
+def test_a_goal_is_reached_missed_or_not_measured(script) -> None:
+    report = script("bench_peers").Report([], {}, [])
+    report.goal("a", 2.0, 2.0)
+    report.goal("b", 1.9, 2.0)
+    report.goal("c", 3.1, 3.0, "%", least=False)
+    report.goal("d", float("inf"), 2.0)
+    assert [goal[-1] for goal in report.goals] == ["reached", "missed", "missed", "not measured"]
+    assert report.goals[2][1:3] == ["3.1 %", "<= 3 %"]
+
+
+@pytest.mark.slow
+def test_all_gradients_of_maml_are_those_of_the_plain_loop(script, common: ModuleType) -> None:
+    rivals, peers = script("bench_rivals"), script("bench_peers")
+    workload = common.Workload("", "", 2, 3, 1, 2, 2, 0.1, False, 1.0, 1.0)
+    x = torch.rand(2, 9, 1, 28, 28, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    y = torch.arange(3).expand(2, -1)
+    batch = (x[:, :3], y, x[:, 3:], y.repeat_interleave(2, 1))
+    exact = ["plain PyTorch", "higher", "torchopt", "torchopt, per task", "learn2learn"]
+    names = [*filter(rivals.installed, exact), "metalearn-cli"]
+    plain, *others = (peers.gradient(name, workload, batch) for name in names)
+    assert plain.norm() > 0
+    for name, gradient in zip(names[1:], others, strict=True):
+        assert (gradient - plain).norm() <= 1e-9 * plain.norm(), name
+
+
+def sleeper(seconds: float, turn: int) -> float:
+    if seconds < 0:
+        raise ValueError("too short\nto measure")
+    return seconds
+
+
+def maker(seconds: float) -> partial:
+    return partial(sleeper, seconds)
+
+
+@pytest.mark.slow
+def test_a_race_gives_medians_and_memory_and_goes_on_without_who_fails(common: ModuleType) -> None:
+    results = common.race({"quick": partial(maker, 0.5), "broken": partial(maker, -1.0)}, turns=3)
+    assert results["quick"].seconds == [0.5] * 3
+    assert results["quick"].median == 0.5
+    assert 1 < results["quick"].peak_mb < 4000
+    assert results["broken"].failure == "ValueError: too short to measure"
+    assert results["broken"].median == float("inf")
+
+
+@pytest.mark.slow
+def test_the_smallest_comparison(script, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    peers = script("bench_peers")
+    only = ["--only", "plain PyTorch", "--only", "metalearn-cli"]
+    assert peers.main(["W3", "--quick", *only, "--save", str(tmp_path)]) == 0
+    numbers = json.loads((tmp_path / "peers.json").read_text())["W3"]["contestants"]
+    assert set(numbers) == {"plain PyTorch", "metalearn-cli"}
+    assert numbers["metalearn-cli"]["gradient_off_by"] <= 1e-9
+    assert all(len(n["seconds"]) == 1 and n["seconds"][0] > 0 and n["peak_mb"] > 100 for n in numbers.values())
+    assert "## Goals" in (tmp_path / "peers.md").read_text()
+    assert "## Goals" in capfd.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_smallest_scaling(script, tmp_path: Path) -> None:
+    assert script("bench_scaling").main(["width", "--quick", "--save", str(tmp_path)]) == 0
+    rows = [line for line in (tmp_path / "scaling.md").read_text().splitlines() if line.startswith("|")]
+    assert [row.split("|")[1].strip() for row in rows[2:]] == ["8", "32"]
+    assert (tmp_path / "scaling.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("name", ["bench_peers", "bench_scaling"])
+def test_a_part_that_is_not_there_is_refused(script, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        script(name).main(["W9"])
+    assert stop.value.code == 2
+    assert "no such" in capsys.readouterr().err
