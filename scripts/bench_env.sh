@@ -8,9 +8,9 @@ folder=$1 python=${2:-python3}
 pip() { "$folder/bin/python" -m pip --disable-pip-version-check "$@"; }
 pip install --constraint constraints.txt --editable . lightning \
   higher==0.2.1 torchopt==0.7.3 parallel-metalearn==0.5.6
-pip install --no-deps easyfsl==1.5.0  # without the torchvision and pandas that its ProtoNet does not use
+pip install --no-deps easyfsl==1.5.0 torchvision==0.28.0  # without pandas, which ProtoNet does not use
 
-# learn2learn 0.2.0 ships C made by a Cython older than Python 3.11: make it anew. It imports gym and torchvision at once.
+# learn2learn 0.2.0 ships C made by a Cython older than Python 3.11: make it anew. It imports gym at once.
 # Whatever of this fails leaves an environment without learn2learn, and the benchmark says so.
 learn2learn() {
   local work
@@ -22,6 +22,6 @@ learn2learn() {
     tar xf "$work/learn2learn-0.2.0.tar.gz" -C "$work" &&
     (cd "$work/learn2learn-0.2.0/learn2learn/data" && "$work/tools/bin/cython" -3 ./*.pyx) &&
     "$work/tools/bin/pip" wheel --no-deps --no-build-isolation -w "$work" "$work/learn2learn-0.2.0" &&
-    pip install --no-deps torchvision==0.28.0 gym==0.26.2 gym-notices cloudpickle scipy "$work"/learn2learn-*.whl
+    pip install --no-deps gym==0.26.2 gym-notices cloudpickle scipy "$work"/learn2learn-*.whl
 }
 learn2learn || echo 'warning: learn2learn could not be built; the benchmark goes on without it' >&2
