@@ -132,7 +132,7 @@ class Ours:
 
     def step(self, batch: Any = None) -> None:
         """Train one step, on the stage's own batch or on the one given."""
-        from metalearn_cli.engine.loop import fit
+        from metalearn_cli.engine.loop import Memory, fit
 
         job, config, runtime = self.prepared.job, self.prepared.config, self.prepared.runtime
         fit(
@@ -147,7 +147,9 @@ class Ours:
             seed=config.seed,
             start=self.done,
             steps=self.done + 1,
-            window=[],
+            memory=Memory(),
+            skips=0,
+            exhausted=lambda step: False,
             save=lambda *args: None,
             record=lambda *args: None,
             advance=lambda step: None,
