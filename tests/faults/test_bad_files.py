@@ -29,7 +29,7 @@ from metalearn_cli.engine.checkpoint import FORMAT, sealed
 
 SETS = ("images_background", "images_evaluation")
 CHARACTERS = 6  # of each small set
-QUICK = 25
+QUICK = 10
 COUNT = int(os.environ.get("MLX_FAULTS", "0"))
 
 Mlx = Callable[..., Any]
