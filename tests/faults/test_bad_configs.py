@@ -254,7 +254,7 @@ def generated(count: int) -> Any:
     )
 
 
-QUICK = 25
+QUICK = 10
 COUNT = int(os.environ.get("MLX_FAULTS", "0"))
 
 
