@@ -109,7 +109,7 @@ class Tasks:
         """
 
         def part(start: int) -> Tensor:
-            with torch.no_grad():  # gradients inside a task are taken by torch.func.grad, which works all the same
+            with torch.no_grad():  # gradients inside a task work all the same: core.functional.gradient turns them on
                 drawn = [episodes(index) for index in range(start, min(start + self._chunk, count))]
                 value: Tensor = self._apply(task, params, Episode(*map(torch.cat, zip(*drawn, strict=True))))
                 return value

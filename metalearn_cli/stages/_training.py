@@ -394,16 +394,26 @@ def _train(prepared: Prepared, reporter: Reporter, run: runs.Run) -> dict[str, A
         run.update(**checkpoints.summary(step), seconds=time.monotonic() - began)
         checkpoints.tidy()  # last, so that what run.json names is always there
 
+    waiting = 0.0
+
+    def batches(step: int) -> Any:
+        nonlocal waiting
+        asked = time.monotonic()
+        batch = job.batches(step)
+        waiting += time.monotonic() - asked
+        return batch
+
     def exhausted(step: int) -> bool:
         return config.patience is not None and checkpoints.stale(step, config.every.evaluate) >= config.patience
 
+    fitting = time.monotonic()
     try:
         fit(
             runtime=prepared.runtime,
             params=params,
             optimizer=optimizer,
             scheduler=prepared.scheduler,
-            batches=job.batches,
+            batches=batches,
             gradients=job.gradients,
             evaluate=job.evaluate,
             every=config.every,
@@ -426,6 +436,7 @@ def _train(prepared: Prepared, reporter: Reporter, run: runs.Run) -> dict[str, A
             raise NonFiniteError(f"{stage}: {error}; {last}") from error
         raise
     record.close()
+    log.info("data took %.2f %% of the training's time", 100 * waiting / (time.monotonic() - fitting))
     best, done = checkpoints.best, run.info["step"]
     if done < config.steps:
         early = f"ended early after step {done} of {config.steps}: {config.patience} evaluations without a better"

@@ -1,4 +1,8 @@
-"""What the training stages share: optimizers and schedules that cannot work are refused before anything is written."""
+"""What the training stages share: settings that cannot work are refused before anything is written; the log."""
+
+import logging
+import re
+from pathlib import Path
 
 import pytest
 
@@ -25,3 +29,10 @@ def test_what_torch_cannot_compute_with_is_refused(config, said, tmp_path, key, 
     assert problem.key == key
     assert told in problem.message
     assert not list(tmp_path.iterdir())
+
+
+def test_the_log_tells_what_data_cost(go, caplog):
+    caplog.set_level(logging.INFO, "metalearn_cli")
+    log = (Path(go("pretrain")["folder"]) / "mlx.log").read_text()
+    (share,) = re.findall(r"data took ([\d.]+) % of the training's time", log)
+    assert 0 < float(share) < 100
