@@ -116,7 +116,7 @@ class Ours:
         from metalearn_cli.cli import compose
         from metalearn_cli.engine.runtime import tune
         from metalearn_cli.stages import JOBS
-        from metalearn_cli.stages._training import prepare
+        from metalearn_cli.stages._preparing import prepare
 
         tune()
         composer = compose.Composer(stage)

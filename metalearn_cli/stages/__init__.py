@@ -17,7 +17,8 @@ from metalearn_cli.engine import runs
 from metalearn_cli.engine.checkpoint import saved_steps
 from metalearn_cli.engine.runtime import tune
 from metalearn_cli.engine.signals import first_signal, stop
-from metalearn_cli.stages._training import MakeJob, prepare, train
+from metalearn_cli.stages._preparing import MakeJob, prepare
+from metalearn_cli.stages._training import train
 from metalearn_cli.stages.chain import check_chain, run_chain
 from metalearn_cli.stages.evaluate import evaluate, prepare_evaluation
 from metalearn_cli.stages.meta_train import meta_train

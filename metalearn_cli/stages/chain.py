@@ -19,7 +19,8 @@ from metalearn_cli.core.types import Reporter
 from metalearn_cli.engine import runs
 from metalearn_cli.engine.checkpoint import open_checkpoint
 from metalearn_cli.engine.metrics import interval
-from metalearn_cli.stages._training import MakeJob, prepare, train
+from metalearn_cli.stages._preparing import MakeJob, prepare
+from metalearn_cli.stages._training import train
 from metalearn_cli.stages.evaluate import evaluate, prepare_evaluation, read_episodes
 
 

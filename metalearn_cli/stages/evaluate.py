@@ -28,7 +28,7 @@ from metalearn_cli.engine.checkpoint import Checkpoint, load_into, open_checkpoi
 from metalearn_cli.engine.evaluation import score_episodes
 from metalearn_cli.engine.metrics import interval
 from metalearn_cli.engine.runtime import Runtime
-from metalearn_cli.stages._training import (
+from metalearn_cli.stages._preparing import (
     ACCEPTS,
     describe_data,
     enough_memory,

@@ -12,7 +12,7 @@ from metalearn_cli.core.build import build
 from metalearn_cli.core.errors import NonFiniteError
 from metalearn_cli.engine import plots, runs
 from metalearn_cli.stages import _training
-from metalearn_cli.stages._training import prepare
+from metalearn_cli.stages._preparing import prepare
 from metalearn_cli.stages.meta_train import check_learner
 
 MAML = {"_target_": "metalearn_cli.algorithms.maml.Maml", "inner_lr": 0.1}
