@@ -54,12 +54,12 @@ class Tasks:
         self._pool = ThreadPoolExecutor(self._threads, "mlx-task", _one_core) if self._threads > 1 else None
 
     def refused(self, task: Task, params: Params, episodes: Episode) -> str:
-        """Return why `task` cannot be computed in this way, or "" if it can; the first two of `episodes` are tried."""
+        """Return why `task` cannot be computed in this way, or "" if it can; it is tried on `episodes`."""
         if not self._batched:
             return ""
         try:
             with torch.no_grad():
-                self._apply(task, params, Episode(*(part[:2] for part in episodes)))
+                self._apply(task, params, episodes)
         except RuntimeError as error:
             if out_of_memory(error):
                 raise

@@ -60,10 +60,10 @@ def meta_train(config: MetaTrainConfig, runtime: Runtime) -> Job:
         output = algorithm(run, params, episode, way=train_way)
         return {"loss": output.loss, metric: score(output.logits, episode.query_y)}
 
-    def batches(step: int) -> Episode:
-        return runtime.cast(samplers["train"].batch(step, config.tasks))
+    def batches(step: int, tasks: int = config.tasks) -> Episode:
+        return runtime.cast(samplers["train"].batch(step, tasks))
 
-    if reason := tasks.refused(task, runtime.place(params), batches(0)):
+    if reason := tasks.refused(task, runtime.place(params), batches(0, tasks=2)):
         raise ConfigError([Problem("runtime.task_batching", reason)])
 
     def pictures(params: Params, folder: Path) -> None:
