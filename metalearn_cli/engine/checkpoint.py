@@ -113,7 +113,8 @@ def read_resume(checkpoint: Checkpoint) -> dict[str, Any]:
         reason = str(error).rpartition("WeightsUnpickler error: ")[2].strip().partition("\n")[0]
         raise UserError(f"{path} is damaged: it holds more than tensors and plain values ({reason})") from error
     except Exception as error:  # torch's reader comes to almost any error with a file that is none of its own
-        raise UserError(f"{path} is damaged: {str(error).partition(chr(10))[0]}") from error
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise UserError(f"{path} is damaged: {reason}") from error
     if wrong := misshapen(state, RESUME):
         raise UserError(f"{path} is damaged: {wrong}")
     return state
