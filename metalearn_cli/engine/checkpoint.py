@@ -14,7 +14,9 @@ import logging
 import math
 import pickle
 import platform
+import re
 import shutil
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,11 +109,14 @@ def read_resume(checkpoint: Checkpoint) -> dict[str, Any]:
     """
     path = _verified(checkpoint, _RESUME)
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's advice on a foreign file, which is refused below
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        # torch goes on to say how to load the file all the same, which is what nobody should do
-        reason = str(error).rpartition("WeightsUnpickler error: ")[2].strip().partition("\n")[0]
-        raise UserError(f"{path} is damaged: it holds more than tensors and plain values ({reason})") from error
+        # not torch's own words, which say how to load the file all the same: nobody should
+        named = re.search(r"GLOBAL ([\w.]+)", str(error))
+        what = f" ({named[1]})" if named else ""
+        raise UserError(f"{path} is damaged: it holds more than tensors and plain values{what}") from error
     except Exception as error:  # torch's reader comes to almost any error with a file that is none of its own
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise UserError(f"{path} is damaged: {reason}") from error
