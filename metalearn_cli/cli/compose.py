@@ -191,8 +191,11 @@ def _pairs(node: Any, keys: Iterable[Any], prefix: str, problems: list[Problem])
 def _parsed(word: str, loader: ConfigLoaderImpl | None = None) -> Override:
     if reason := too_complex(word):
         raise NotForUse(reason)
-    with _stumbling():
-        return OverridesParser.create(loader).parse_overrides([word])[0]
+    try:
+        with _stumbling():
+            return OverridesParser.create(loader).parse_overrides([word])[0]
+    except ValueError as error:
+        raise NotForUse("is too long a number") from error
 
 
 @contextmanager

@@ -200,3 +200,9 @@ def test_evaluate_takes_a_learner_or_leaves_it_to_the_checkpoint(mlx, stage):
     ((_, config),) = stage
     assert config.algorithm["_target_"].endswith("ProtoNet")
     assert config.backbone is config.data is None
+
+
+def test_a_number_without_end(mlx):
+    answer = mlx("pretrain", "seed=" + 5000 * "1")
+    assert answer.code == 2
+    assert "seed  is too long a number" in answer.err
