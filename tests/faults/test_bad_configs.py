@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from faults.generating import generated
+from hypothesis import given
 from hypothesis import strategies as st
 
 TINY = ["data=gaussian", "data.items=60", "data.classes=12", "backbone=mlp", "way=2", "query=2"]
@@ -240,18 +241,6 @@ def check(mlx: Callable[..., Any], folder: Path, *command: str) -> None:
     assert err.startswith("error: ") and out == ""
     left = [path for path in folder.iterdir() if path.name != "own"]
     assert not left, left
-
-
-def generated(count: int) -> Any:
-    """Return hypothesis' settings for `count` examples, the same ones each time."""
-    return settings(
-        max_examples=count,
-        deadline=None,
-        database=None,
-        derandomize=True,
-        phases=[Phase.generate],  # what failed is told as it was drawn: to shrink it would take longer than to read it
-        suppress_health_check=list(HealthCheck),
-    )
 
 
 QUICK = 10

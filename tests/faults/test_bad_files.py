@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from faults.generating import generated
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -33,18 +34,6 @@ QUICK = 10
 COUNT = int(os.environ.get("MLX_FAULTS", "0"))
 
 Mlx = Callable[..., Any]
-
-
-def generated(count: int) -> Any:
-    """Return hypothesis' settings for `count` examples, the same ones each time."""
-    return settings(
-        max_examples=count,
-        deadline=None,
-        database=None,
-        derandomize=True,
-        phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )
 
 
 def refused(mlx: Mlx, folder: Path, *words: str) -> str:
