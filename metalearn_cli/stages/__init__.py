@@ -119,13 +119,13 @@ def _resumed(
     except (KeyError, TypeError) as error:
         raise UserError(f"{folder / 'run.json'} is damaged: it has no data, or data without {error}") from error
     prepared = prepare(stage, config, JOBS[stage])
+    done = max(saved_steps(folder), default=0)
     if info["status"] == "completed" and info.get("stopped_early") and "patience" not in changes:
-        message = f"{info['id']} ended early, after step {info['step']}; to go on all the same, change its patience"
+        message = f"{info['id']} ended early, after step {done}; to go on all the same, change its patience"
         raise UserError(f"{message} ({config.patience}): mlx resume {info['id']} patience=N, or null for never")
-    if info["status"] == "completed" and info["step"] >= config.steps:
-        message = f"{info['id']} is complete; to train longer: mlx resume {info['id']} steps=N with N > {info['step']}"
-        raise UserError(message)
-    if (done := max(saved_steps(folder), default=0)) > config.steps:
+    if info["status"] == "completed" and done >= config.steps:
+        raise UserError(f"{info['id']} is complete; to train longer: mlx resume {info['id']} steps=N with N > {done}")
+    if done > config.steps:
         raise UserError(f"steps={config.steps}: {info['id']} has done {done} steps already")
     if fingerprint != prepared.job.data["fingerprint"]:
         raise UserError(f"data {recorded} has changed since {info['id']} began: its fingerprint is another")

@@ -91,14 +91,14 @@ class _LogFile(logging.FileHandler):
 
 def _train(prepared: Prepared, reporter: Reporter, run: runs.Run) -> dict[str, Any]:
     config, job, stage = prepared.config, prepared.job, prepared.stage
-    began = time.monotonic() - run.info.get("seconds", 0.0)
+    began = time.monotonic() - (run.info.get("seconds") or 0.0)
     params, optimizer = job.params, prepared.optimizer
     facts = {
         "run": run.info["id"],
         "stage": stage,
         "model": job.model,
         "data": job.data,
-        "parent": run.info["parent"],
+        "parent": run.info.get("parent"),
         "config_hash": run.info["key"],
     }
     checkpoints = Checkpoints(run.folder, config.keep, job.metric, job.higher_is_better, facts)

@@ -527,6 +527,27 @@ def test_a_run_by_a_stranger(mlx: Mlx, run: Path, tmp_path: Path, name: str) -> 
     assert mlx("runs", "--json").code == 0
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("missing", [None, "absent"], ids=["null", "absent"])
+@pytest.mark.parametrize("status", ["completed", "interrupted"])
+def test_a_run_that_says_too_little(mlx: Mlx, run: Path, status: str, missing: str | None) -> None:
+    """Every entry of run.json may be missing: what needs it says so, or does without."""
+    whole = json.loads((run / "run.json").read_text())
+    for key in whole:
+        value = {**whole, "status": status, key: None}
+        if missing:
+            del value[key]
+        for words in (
+            ("resume", str(run)),
+            ("show", str(run)),
+            ("evaluate", f"ckpt={run}", "way=2", "query=2"),
+            ("runs",),
+        ):
+            write(run / "run.json", value)
+            code, _, err = mlx(*words)
+            assert code in (0, 2), f"{key} of a {status} run, mlx {words[0]}: {err}"
+
+
 CONFIGS = {
     "a foreign target": ({"optimizer": {"_target_": "os.system", "command": "touch canary"}}, "'os.system' may not be"),
     "no scheduler": ({"scheduler": None}, "scheduler"),
