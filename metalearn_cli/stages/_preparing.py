@@ -20,7 +20,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from metalearn_cli.backbones._network import Network
 from metalearn_cli.core.build import Spec, blamed_on, build
-from metalearn_cli.core.check import mismatch
+from metalearn_cli.core.check import mismatch, shown
 from metalearn_cli.core.config import _Training, digest, plain
 from metalearn_cli.core.errors import ConfigError, DataError, Problem, UserError
 from metalearn_cli.core.functional import pure
@@ -257,6 +257,33 @@ def take_up(optimizer: Optimizer, scheduler: LRScheduler, memory: dict[str, Any]
         for _ in range(step):
             scheduler.step()
     optimizer.load_state_dict({**optimizer.state_dict(), "state": memory})
+
+
+def misfit(optimizer: Optimizer, memory: Any) -> str:
+    """Return why a state cannot be this optimizer's after some steps, or "": its kernels do not look at shapes."""
+    groups = [
+        {**group, "params": [torch.zeros_like(p, requires_grad=True) for p in group["params"]]}
+        for group in optimizer.param_groups
+    ]
+    kind: Any = type(optimizer)
+    twin: Optimizer = kind(groups)
+    for p in (p for group in groups for p in group["params"]):
+        p.grad = torch.zeros_like(p)
+    twin.step()
+    wanted = twin.state_dict()["state"]
+    for index, entries in memory.items():
+        if index not in wanted:
+            return f"the optimizer's state has {shown(index)}, which is no tensor's"
+        if not isinstance(entries, dict):
+            return f"the optimizer's state of tensor {index} must be an object, got {shown(entries)}"
+        for name, value in wanted[index].items() if entries else ():  # empty before the first step
+            if _form(entries.get(name)) != _form(value):
+                return f"the optimizer's {name} of tensor {index} is missing or of another shape"
+    return ""
+
+
+def _form(value: Any) -> Any:
+    return (value.shape, value.is_floating_point()) if isinstance(value, torch.Tensor) else type(value)
 
 
 def _measured(checkpoint: Checkpoint) -> str:

@@ -26,7 +26,7 @@ from metalearn_cli.engine.checkpoint import (
 from metalearn_cli.engine.loop import Memory, fit
 from metalearn_cli.engine.metrics import Recorder, read_metrics
 from metalearn_cli.engine.plots import learning_curves
-from metalearn_cli.stages._preparing import Prepared, enough_memory, take_up
+from metalearn_cli.stages._preparing import Prepared, enough_memory, misfit, take_up
 
 log = logging.getLogger("metalearn_cli")
 
@@ -111,6 +111,8 @@ def _train(prepared: Prepared, reporter: Reporter, run: runs.Run) -> dict[str, A
         with torch.no_grad():
             for name, tensor in stored.items():
                 params[name].copy_(tensor)
+        if wrong := misfit(optimizer, state["optimizer"]):
+            raise UserError(f"{newest.folder} cannot be gone on with: {wrong}")
         take_up(optimizer, prepared.scheduler, state["optimizer"], start)
         memory = Memory(**state["memory"])
         prepared = replace(prepared, notes=(*prepared.notes, f"goes on after step {start} of {config.steps}"))

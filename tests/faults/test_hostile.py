@@ -392,6 +392,24 @@ def test_a_resume_file(mlx: Mlx, run: Path, tmp_path: Path, name: str) -> None:
     assert "weights_only" not in told  # how to let it in all the same
 
 
+STATES = {
+    "an optimizer without averages": lambda state: {k: {"step": v["step"]} for k, v in state.items()},
+    "averages of another shape": lambda state: {k: {**v, "exp_avg": torch.zeros(1)} for k, v in state.items()},
+    "averages of whole numbers": lambda state: {k: {**v, "exp_avg": v["exp_avg"].long()} for k, v in state.items()},
+    "averages in words": lambda state: {k: {**v, "exp_avg": "evil"} for k, v in state.items()},
+    "a state in words": lambda state: dict.fromkeys(state, "evil"),
+    "a state of no tensor": lambda state: {**state, 99: {}},
+    "tensors by name": lambda state: {str(k): v for k, v in state.items()},
+}
+
+
+@pytest.mark.parametrize("name", some(STATES, "averages of another shape"))
+def test_an_optimizers_state(mlx: Mlx, run: Path, tmp_path: Path, name: str) -> None:
+    state = torch.load(checkpoint(run) / "resume.pt", weights_only=True)
+    put(run, "resume.pt", torch_file({**state, "optimizer": STATES[name](state["optimizer"])}))
+    assert "the optimizer's" in refused_resume(mlx, run, tmp_path, name, "steps=4")
+
+
 def refused_resume(mlx: Mlx, run: Path, folder: Path, name: str, *words: str) -> str:
     """Resume a run that has to be refused; its log file is the only thing that may change."""
     code, out, err = mlx("resume", str(run), *words)
