@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import shutil
@@ -16,19 +15,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+from drawings import SETS, members, packed, png, publish
 from faults.generating import generated
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 
 from metalearn_cli import stages
 from metalearn_cli.core.config import STAGES, parse
-from metalearn_cli.data import omniglot
 from metalearn_cli.engine.checkpoint import FORMAT, sealed
 
-SETS = ("images_background", "images_evaluation")
 CHARACTERS = 6  # of each small set
 QUICK = 10
 COUNT = int(os.environ.get("MLX_FAULTS", "0"))
@@ -45,42 +41,15 @@ def refused(mlx: Mlx, folder: Path, *words: str) -> str:
     return str(err)
 
 
-def png(seed: int, side: int = 105, mode: str = "1") -> bytes:
-    pixels = np.random.default_rng(seed).random((side, side)) > 0.1
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).convert(mode).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
 @cache
-def members(name: str) -> dict[str, bytes]:
-    """Drawings of 6 characters of 6 alphabets, by name in the archive."""
-    return {
-        f"{name}/{name[7:10]}alphabet{k}/character01/{k:04d}_{i:02d}.png": png(SETS.index(name) * 1000 + k * 20 + i)
-        for k in range(CHARACTERS)
-        for i in range(20)
-    }
-
-
-@cache
-def packed(name: str) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for member, content in members(name).items():
-            archive.writestr(member, content)
-    return buffer.getvalue()
+def archive(name: str) -> bytes:
+    return packed(members(name, CHARACTERS), zipfile.ZIP_DEFLATED)
 
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with small archives in Omniglot's layout, taken for the published ones."""
-    monkeypatch.setenv("MLX_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.delenv("MLX_DATA_DIR", raising=False)
-    monkeypatch.setattr(omniglot, "CHARACTERS", dict.fromkeys(SETS, CHARACTERS))
-    for name in SETS:
-        drawings = [omniglot._drawing(content) for _, content in sorted(members(name).items())]
-        digest = omniglot.hashlib.sha256(b"".join(drawing.tobytes() for drawing in drawings)).hexdigest()
-        monkeypatch.setitem(omniglot.PIXELS, name, digest)
+    publish(CHARACTERS, tmp_path, monkeypatch)
     folder = tmp_path / "root"
     folder.mkdir()
     return folder
@@ -99,9 +68,9 @@ BAD_IMAGES = st.one_of(
 def damage(draw: st.DrawFn) -> tuple[str, bytes]:
     """Return a kind of damage and an archive that has it."""
     kind = draw(st.sampled_from(["cut", "flipped", "image", "missing", "more", "renamed", "junk", "overwritten"]))
-    whole, name = packed(SETS[1]), SETS[1]
+    whole, name = archive(SETS[1]), SETS[1]
     at = draw(st.integers(0, len(whole) - 1))
-    contents = dict(members(name))
+    contents = dict(members(name, CHARACTERS))
     chosen = draw(st.sampled_from(sorted(contents)))
     if kind == "cut":
         return kind, whole[:at]
@@ -122,17 +91,13 @@ def damage(draw: st.DrawFn) -> tuple[str, bytes]:
     else:
         to = draw(st.sampled_from(["..", "a/b", "x", "\x1b[2J", "\u00e9"]))
         contents[f"{name}/{to}/character01/0.png"] = contents.pop(chosen)
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for member, content in contents.items():
-            archive.writestr(member, content)
-    return kind, buffer.getvalue()
+    return kind, packed(contents)
 
 
 def _bad_data(mlx: Mlx, folder: Path, root: Path, count: int) -> None:
     """Refuse `count` archives; a flipped bit that leaves every pixel as it was, in a date say, is no damage."""
     kinds: Counter[str] = Counter()
-    intact = json.loads(_checked(mlx, root, packed(SETS[1])).out)["data"]["fingerprint"]
+    intact = json.loads(_checked(mlx, root, archive(SETS[1])).out)["data"]["fingerprint"]
 
     @generated(4 * count)
     @given(damage())
@@ -159,7 +124,7 @@ def _bad_data(mlx: Mlx, folder: Path, root: Path, count: int) -> None:
 
 
 def _checked(mlx: Mlx, root: Path, content: bytes) -> Any:
-    (root / "images_background.zip").write_bytes(packed(SETS[0]))
+    (root / "images_background.zip").write_bytes(archive(SETS[0]))
     (root / "images_evaluation.zip").write_bytes(content)
     shutil.rmtree(root.parent / "cache", ignore_errors=True)
     return mlx("--json", "data", "check", "data=omniglot", "data.split=lake", "data.root=root", "way=2", "query=1")

@@ -1,18 +1,15 @@
 from __future__ import annotations
 
-import io
 import os
 import shutil
 import zipfile
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 
-import numpy as np
 import pooch
 import pytest
 import torch
-from PIL import Image
+from drawings import SETS, members, packed, png, publish
 
 from metalearn_cli.core.errors import DataError, UserError
 from metalearn_cli.data import omniglot as module
@@ -20,7 +17,6 @@ from metalearn_cli.data._dataset import Dataset
 from metalearn_cli.data.omniglot import omniglot
 
 MIRROR = Path(os.environ.get("MLX_DATA_DIR") or Path(__file__).parents[4] / "shared" / "data").resolve()
-SETS = ("images_background", "images_evaluation")
 CHARACTERS = 8  # of each small set
 
 real = pytest.mark.skipif(
@@ -29,42 +25,14 @@ real = pytest.mark.skipif(
 )
 
 
-def png(seed: int, side: int = 105) -> bytes:
-    pixels = np.random.default_rng(seed).random((side, side)) > 0.1
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-@cache
-def members(name: str) -> dict[str, bytes]:
-    """Drawings of 8 characters of 8 alphabets, by name in the archive."""
-    return {
-        f"{name}/{name[7:10]}alphabet{k}/character01/{k:04d}_{i:02d}.png": png(SETS.index(name) * 1000 + k * 20 + i)
-        for k in range(CHARACTERS)
-        for i in range(20)
-    }
-
-
-def pack(path: Path, contents: dict[str, bytes]) -> None:
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, content in contents.items():
-            archive.writestr(name, content)
-
-
 @pytest.fixture
 def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with small archives in Omniglot's layout, taken for the published ones; the cache is empty."""
-    monkeypatch.setenv("MLX_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.delenv("MLX_DATA_DIR", raising=False)
-    monkeypatch.setattr(module, "CHARACTERS", dict.fromkeys(SETS, CHARACTERS))
+    publish(CHARACTERS, tmp_path, monkeypatch)
     root = tmp_path / "root"
     root.mkdir()
     for name in SETS:
-        pack(root / f"{name}.zip", members(name))
-        drawings = [module._drawing(content) for _, content in sorted(members(name).items())]
-        digest = module.hashlib.sha256(b"".join(drawing.tobytes() for drawing in drawings)).hexdigest()
-        monkeypatch.setitem(module.PIXELS, name, digest)
+        (root / f"{name}.zip").write_bytes(packed(members(name, CHARACTERS)))
     return root
 
 
@@ -166,16 +134,16 @@ def damaged_member(contents: dict[str, bytes]) -> dict[str, bytes]:
 def test_what_is_wrong_with_an_archive_is_said(
     small: Path, change: Callable[[dict[str, bytes]], dict[str, bytes]], said: str
 ) -> None:
-    pack(small / "images_evaluation.zip", change(members("images_evaluation")))
+    (small / "images_evaluation.zip").write_bytes(packed(change(members("images_evaluation", CHARACTERS))))
     with pytest.raises(UserError, match=said):
         lake(small)
 
 
 def test_every_drawing_that_cannot_be_used_is_named(small: Path) -> None:
     for name in SETS:
-        contents = members(name)
+        contents = members(name, CHARACTERS)
         wrong = sorted(contents)[3:150:30]
-        pack(small / f"{name}.zip", contents | dict.fromkeys(wrong, b"no image"))
+        (small / f"{name}.zip").write_bytes(packed(contents | dict.fromkeys(wrong, b"no image")))
     with pytest.raises(DataError) as error:
         lake(small)
     assert len(error.value.findings) == 10
@@ -210,8 +178,8 @@ def test_a_byte_that_flipped_is_said(small: Path) -> None:
 
 
 def test_nothing_is_unpacked(small: Path) -> None:
-    contents = members("images_evaluation") | {"images_evaluation/../../../evil/x/y.png": png(1)}
-    pack(small / "images_evaluation.zip", contents)
+    contents = members("images_evaluation", CHARACTERS) | {"images_evaluation/../../../evil/x/y.png": png(1)}
+    (small / "images_evaluation.zip").write_bytes(packed(contents))
     refusal(small)
     assert not (small.parents[1] / "evil").exists()
     assert sorted(path.name for path in small.iterdir()) == [f"{name}.zip" for name in SETS]
