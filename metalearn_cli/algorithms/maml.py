@@ -59,7 +59,7 @@ class Maml:
 
         def step(fast: Params) -> Params:
             gradients = gradient(support_loss, fast, self.first_order)
-            return {name: p - self.inner_lr * gradients[name] for name, p in fast.items()}
+            return {name: p.sub(gradients[name], alpha=self.inner_lr) for name, p in fast.items()}
 
         fast = params
         for _ in range(self.inner_steps):

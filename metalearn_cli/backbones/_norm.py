@@ -16,7 +16,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import Function, once_differentiable
-from torch.nn.functional import max_pool2d
+from torch.nn.functional import conv2d, max_pool2d, relu, unfold
 
 NORMS = ("batch", "group", "none")
 
@@ -52,6 +52,33 @@ class BatchNormReluPool(nn.Module):
         y = cast(Tensor, _Forward.apply(*tensors, len(x) if reference is None else reference, self.pool)[0])
         return y.to(x.dtype)
 
+    def of_convolution(self, conv: nn.Conv2d, x: Tensor, reference: int | None = None) -> Tensor:
+        """Return `self(conv(x), reference)`, at a fraction of the memory traffic where x has few channels.
+
+        A convolution is linear in the patches that it sees, so their mean and covariance give its outputs' mean and
+        variance, without a look at these. Then normalising them is a convolution with other kernels.
+
+        Args:
+            conv: a convolution without bias.
+            x: its inputs [B, C, H, W]; the covariance of a patch has 9 * C rows where kernels are 3x3.
+            reference: see `forward`.
+        """
+        precise = torch.promote_types(x.dtype, torch.float32)
+        with torch.autocast(x.device.type, enabled=False):
+            kernels, weight, bias = (t.to(precise) for t in (conv.weight, self.weight, self.bias))
+            padding = cast(tuple[int, int], conv.padding)
+            patches = unfold(x[:reference].to(precise), conv.kernel_size, padding=padding, stride=conv.stride)
+            mean = patches.mean((0, 2))
+            centred = patches - mean[:, None]
+            # image by image, as one long product would lose digits
+            covariance = (centred @ centred.mT).mean(0) / patches.shape[2]
+            rows = kernels.flatten(1)
+            steep = weight * ((rows @ covariance * rows).sum(1) + _EPS).rsqrt()
+            level = bias - steep * (rows @ mean)
+        y = conv2d(x, (kernels * steep[:, None, None, None]).to(x.dtype), None, conv.stride, conv.padding)
+        y = max_pool2d(y, 2) if self.pool else y
+        return relu(y + _wide(level)).to(y.dtype)
+
 
 def make_norm(norm: str, channels: int, pool: bool) -> nn.Module:
     """Return the layer that a backbone's `norm` setting names; "batch" brings ReLU and pooling with it.
@@ -72,13 +99,23 @@ _EPS = 1e-5
 
 
 def _sum(x: Tensor) -> Tensor:
-    """Return the sum over everything but channels [C], by torch's blockwise addition, which keeps float32 accurate."""
-    return x.sum((0, 2, 3))
+    """Return the sum over all but channels [1, C, 1, 1], by torch's blockwise addition: it keeps float32 accurate."""
+    return x.sum((0, 2, 3), keepdim=True)
 
 
 def _wide(c: Tensor) -> Tensor:
-    """Return [C] as [C, 1, 1], to be combined with images."""
-    return c[:, None, None]
+    """Return [C] as [1, C, 1, 1], to be combined with images."""
+    return c.view(1, -1, 1, 1)
+
+
+def _first(x: Tensor, reference: int) -> Tensor:
+    """Return the first R items."""
+    return x if reference == len(x) else x[:reference]
+
+
+def _count(x: Tensor, reference: int) -> int:
+    """Return M."""
+    return reference * x.shape[2] * x.shape[3]
 
 
 def _scattered(pooled: Tensor, like: Tensor, index: Tensor | None) -> Tensor:
@@ -91,7 +128,7 @@ def _scattered(pooled: Tensor, like: Tensor, index: Tensor | None) -> Tensor:
 
 def _pooled(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Return the values [B, C, h, w] of x that are the largest of their window once normalised, and their places."""
-    if not bool((weight < 0).any()):
+    if x.is_cpu and not bool((weight < 0).any()):  # elsewhere the look itself would have to wait for the device
         return max_pool2d(x, 2, return_indices=True)
     sign = _wide(torch.where(weight < 0, -1.0, 1.0).to(x.dtype))  # a negative weight makes the smallest the largest
     pooled, index = max_pool2d(x * sign, 2, return_indices=True)
@@ -142,27 +179,28 @@ class _Op(Function):
 class _Forward(_Op):
     """y = relu(pool(weight * n + bias)) with n = (x - mean) * scale, mean and scale those of the first R items.
 
-    The other outputs are what the derivatives need: the pooled x, where it came from, mean and scale.
+    The other outputs are what the derivatives need: the pooled n, where it came from, mean, scale and weight * scale.
     """
 
     @staticmethod
     def forward(x: Tensor, weight: Tensor, bias: Tensor, reference: int, pool: bool) -> tuple[Tensor | None, ...]:
-        first = x[:reference]
-        shift = first[0, :, 0, 0]  # close enough to the mean for the difference below to lose no digits
-        centred = first - _wide(shift)
-        offset = _sum(centred) / (len(first) * x[0, 0].numel())
-        variance = _sum(centred.square_()) / (len(first) * x[0, 0].numel()) - offset.square()
-        mean, scale = shift + offset, (variance + _EPS).rsqrt()
-        pooled, index = _pooled(x, weight) if pool else (None, None)
-        y = torch.addcmul(_wide(bias), (x if pooled is None else pooled) - _wide(mean), _wide(weight * scale)).relu_()
-        return y, pooled, index, mean, scale
+        first = _first(x, reference)
+        count = _count(x, reference)
+        mean = _sum(first) / count
+        squares = _sum((first - mean).square_())
+        scale = torch.add(_EPS, squares, alpha=1 / count).rsqrt_()
+        pooled, index = _pooled(x, weight) if pool else (x, None)
+        n = (pooled - mean).mul_(scale)
+        wide = _wide(weight)
+        y = torch.addcmul(_wide(bias), n, wide).relu_()
+        return y, n, index, mean, scale, wide * scale
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
-        x, weight, _, ctx.reference, _ = inputs
-        y, pooled, index, mean, scale = output
-        ctx.mark_non_differentiable(*(t for t in (pooled, index, mean, scale) if t is not None))
-        ctx.save_for_backward(x, weight, y, pooled, index, mean, scale)
+        y, n, index, mean, scale, steep = output
+        ctx.reference = inputs[3]
+        ctx.mark_non_differentiable(*(t for t in output[1:] if t is not None))
+        ctx.save_for_backward(inputs[0], inputs[1], y, n, index, mean, scale, steep)
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
@@ -187,29 +225,28 @@ class _Backward(_Op):
         x: Tensor,
         weight: Tensor,
         y: Tensor,
-        pooled: Tensor | None,
+        n: Tensor,
         index: Tensor | None,
         mean: Tensor,
         scale: Tensor,
+        steep: Tensor,
         reference: int,
     ) -> tuple[Tensor, ...]:
         g = torch.ops.aten.threshold_backward(grad_y, y, 0)
-        count = reference * x[0, 0].numel()
-        grad_bias = _sum(g)
-        grad_weight = (_sum(g * (x if pooled is None else pooled)) - mean * grad_bias) * scale
-        steep = weight * scale
-        grad_x = _scattered(g * _wide(steep), x, index)
-        slope = -steep * scale * grad_weight / count
-        level = -steep * grad_bias / count - slope * mean
-        grad_x[:reference].addcmul_(x[:reference], _wide(slope)).add_(_wide(level))
-        return grad_x, grad_weight, grad_bias, g
+        grad_bias, grad_weight = _sum(g), _sum(g * n)
+        grad_x = _scattered(g * steep, x, index)
+        unit = steep / -_count(x, reference)
+        slope = unit * scale * grad_weight
+        level = torch.addcmul(unit * grad_bias, slope, mean, value=-1)
+        _first(grad_x, reference).addcmul_(_first(x, reference), slope).add_(level)
+        return grad_x, grad_weight.flatten(), grad_bias.flatten(), g
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
-        _, x, weight, y, pooled, index, mean, scale, ctx.reference = inputs
+        _, x, _, y, n, index, mean, scale, steep, ctx.reference = inputs
         _, grad_weight, grad_bias, g = output
         ctx.mark_non_differentiable(g)
-        ctx.save_for_backward(x, weight, y, pooled, index, mean, scale, grad_weight, grad_bias, g)
+        ctx.save_for_backward(x, y, n, index, mean, scale, steep, grad_weight, grad_bias, g)
 
     @staticmethod
     @once_differentiable
@@ -218,31 +255,29 @@ class _Backward(_Op):
 
         p depends on x through n (in grad_weight and in c_n, below) and through scale, on weight through steep alone.
         """
-        x, weight, y, pooled, index, mean, scale, grad_weight, grad_bias, g = ctx.saved_tensors
-        reference = ctx.reference
-        count = reference * x[0, 0].numel()
-        steep = weight * scale
-        c_pooled, first_c, first_x = _gathered(c, index), c[:reference], x[:reference]
-        c_sum = _sum(first_c)
-        c_n = (_sum(first_c * first_x) - mean * c_sum) * scale
-        inner = _sum(c_pooled * g) - (grad_bias * c_sum + grad_weight * c_n) / count  # sum(c * grad_x) / steep
-        on_weight = c_weight - steep * c_n / count  # derivative of p by grad_weight
-        on_c_n = -steep * grad_weight / count  # and by c_n
+        x, y, n, index, mean, scale, steep, *sums, g = ctx.saved_tensors
+        grad_weight, grad_bias, c_weight, c_bias = (_wide(t) for t in (*sums, c_weight, c_bias))
+        count = _count(x, ctx.reference)
+        first_x, first_c = _first(x, ctx.reference), _first(c, ctx.reference)
+        c_pooled = _gathered(c, index)
+        c_sum = _sum(first_c) / count  # means over the first R items: of c ...
+        c_n = torch.addcmul(_sum(first_c * first_x) / count, mean, c_sum, value=-1) * scale  # ... and of c * n
+        inner = _sum(c_pooled * g).addcmul_(grad_bias, c_sum, value=-1).addcmul_(grad_weight, c_n, value=-1)
+        on_weight = torch.addcmul(c_weight, steep, c_n, value=-1)  # derivative of p by grad_weight
+        on_bias = torch.addcmul(c_bias, steep, c_sum, value=-1)  # by grad_bias
+        on_c_n = steep * grad_weight / -count  # and by the sum of c * n
 
-        slope = on_weight * scale
-        level = c_bias - steep * c_sum / count - slope * mean
-        places = x if pooled is None else pooled
-        on_g = torch.addcmul(torch.addcmul(_wide(level), places, _wide(slope)), c_pooled, _wide(steep))
+        on_g = torch.addcmul(on_bias, n, on_weight).addcmul_(c_pooled, steep)
         on_grad_y = torch.ops.aten.threshold_backward(on_g, y, 0)
 
-        on_n = (on_weight * grad_bias + on_c_n * c_sum) / count  # mean of the derivative of p by n
-        on_n_n = (on_weight * grad_weight + on_c_n * c_n) / count  # and of its product with n
-        slope = -scale * scale * (on_n_n + weight * inner * scale / count)
-        level = -scale * on_n - slope * mean
-        on_x = _scattered(g * _wide(scale * on_weight), x, index)
-        first = on_x[:reference].addcmul_(first_x, _wide(slope))
-        first.addcmul_(first_c, _wide(scale * on_c_n)).add_(_wide(level))
-        return on_grad_y, on_x, scale * inner, *[None] * 6
+        share = on_weight / count
+        on_n = torch.addcmul(on_c_n * c_sum, share, grad_bias)  # mean of the derivative of p by n
+        on_n_n = torch.addcmul(on_c_n * c_n, share, grad_weight)  # and of its product with n
+        slope = torch.addcmul(on_n_n, steep, inner, value=1 / count).mul_(scale).mul_(-scale)
+        level = torch.addcmul(on_n * -scale, slope, mean, value=-1)
+        on_x = _scattered(g * (scale * on_weight), x, index)
+        _first(on_x, ctx.reference).addcmul_(first_x, slope).addcmul_(first_c, scale * on_c_n).add_(level)
+        return on_grad_y, on_x, (scale * inner).flatten(), *[None] * 7
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, *args: Any) -> Any:

@@ -16,6 +16,7 @@ from metalearn_cli.backbones._norm import BatchNormReluPool, make_norm
 
 BLOCKS = 4
 POOLS = ("max", "stride")
+FEW = 3  # channels of images, which make the statistics of a convolution's outputs cheap to come by
 
 
 class Block(nn.Module):
@@ -30,10 +31,10 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, reference: int | None) -> Tensor:
         """Return [B, hidden, H // 2, W // 2], rounded up where a stride does it."""
-        x = self.conv(x)
         if isinstance(self.norm, BatchNormReluPool):
-            return self.norm(x, reference)
-        x = self.norm(x)
+            few = self.conv.in_channels <= FEW
+            return self.norm.of_convolution(self.conv, x, reference) if few else self.norm(self.conv(x), reference)
+        x = self.norm(self.conv(x))
         # the same as pooling after ReLU, on a quarter of the pixels
         return relu(max_pool2d(x, 2) if self.pool == "max" else x)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
-from torch.nn.functional import max_pool2d, relu
+from torch import Tensor, nn
+from torch.nn.functional import conv2d, max_pool2d, relu
 
 from metalearn_cli.backbones._norm import BatchNormReluPool
 
@@ -32,6 +32,33 @@ def tensors(dtype: torch.dtype = torch.float64, size: int = 5) -> list[Tensor]:
 def fused(x: Tensor, weight: Tensor, bias: Tensor, reference: int | None, pool: bool) -> Tensor:
     layer = BatchNormReluPool(len(weight), pool)
     return torch.func.functional_call(layer, {"weight": weight, "bias": bias}, (x, reference))
+
+
+class Folded(nn.Module):
+    """A convolution of few channels, its normalisation folded into its kernels."""
+
+    def __init__(self, kernels: Tensor, pool: bool) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(kernels.shape[-3], kernels.shape[-4], 3, 1 if pool else 2, 1, bias=False)
+        self.norm = BatchNormReluPool(kernels.shape[-4], pool)
+
+    def forward(self, x: Tensor, reference: int | None) -> Tensor:
+        return self.norm.of_convolution(self.conv, x, reference)
+
+
+def folded(x, kernels, weight, bias, reference, pool, layer=None):
+    names = dict(zip(("conv.weight", "norm.weight", "norm.bias"), (kernels, weight, bias), strict=True))
+    return torch.func.functional_call(layer or Folded(kernels, pool), names, (x, reference))
+
+
+def plainly_convolved(x, kernels, weight, bias, reference, pool):
+    return plain(conv2d(x, kernels, stride=1 if pool else 2, padding=1), weight, bias, reference, pool)
+
+
+def images(dtype: torch.dtype = torch.float64, channels: int = 2, size: int = 5) -> list[Tensor]:
+    _, weight, bias = tensors(dtype)
+    x, kernels = torch.rand(4, channels, size, size + 1), torch.randn(6, channels, 3, 3)
+    return [*(t.to(dtype).requires_grad_() for t in (x, kernels)), weight, bias]
 
 
 def derivatives(function, inputs, reference, pool):
@@ -63,6 +90,53 @@ def test_derivatives_by_finite_differences(pool, reference):
     inputs = (x, weight.detach()[:2].requires_grad_(), bias.detach()[:2].requires_grad_())
     torch.autograd.gradcheck(lambda *t: fused(*t, reference, pool), inputs)
     torch.autograd.gradgradcheck(lambda *t: fused(*t, reference, pool), inputs)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(("pool", "reference"), CASES)
+def test_folded_into_a_convolution_it_equals_the_plain_operations(pool, reference, channels):
+    ours = derivatives(folded, images(channels=channels), reference, pool)
+    theirs = derivatives(plainly_convolved, images(channels=channels), reference, pool)
+    for one, two in zip(ours, theirs, strict=True):
+        assert (one - two).norm() <= 1e-11 * two.norm()
+
+
+def test_folded_it_computes_16_bit_convolutions_with_float32_statistics():
+    inputs = [t.detach() for t in images(torch.float32)]
+    exact = folded(*inputs, None, True)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = folded(*inputs, None, True)
+    assert rounded.dtype == torch.bfloat16
+    assert (rounded - exact).norm() < 0.01 * exact.norm()
+    in_bfloat16 = [t.bfloat16() for t in inputs]
+    rounded = folded(*in_bfloat16, None, True)
+    assert rounded.dtype == torch.bfloat16
+    exact = folded(*(t.float() for t in in_bfloat16), None, True)
+    assert (rounded - exact).norm() < 0.01 * exact.norm()
+
+
+@pytest.mark.parametrize(("pool", "reference"), CASES)
+@pytest.mark.parametrize("shared", [True, False])
+def test_folded_a_batch_of_tasks_equals_one_task_after_the_other(pool, reference, shared):
+    x, kernels, weight, bias = (t.detach() for t in images())
+    tasks = torch.stack([x, 2 * x + 1, x.flip(0)])
+    leaves = kernels if shared else torch.stack([kernels, -kernels, kernels + 0.1])
+    layer = Folded(kernels, pool)  # not under vmap, where nothing may be drawn
+
+    def second_order(x: Tensor, kernels: Tensor) -> Tensor:
+        def once(kernels: Tensor) -> Tensor:
+            return folded(x, kernels, weight, bias, reference, pool, layer).pow(2).sum()
+
+        return once(kernels - 0.01 * torch.func.grad(once)(kernels))
+
+    leaf = leaves.clone().requires_grad_()
+    batched = torch.func.vmap(second_order, in_dims=(0, None if shared else 0))(tasks, leaf)
+    again = leaves.clone().requires_grad_()
+    single = torch.stack([second_order(t, again if shared else again[i]) for i, t in enumerate(tasks)])
+    torch.testing.assert_close(batched, single, rtol=1e-11, atol=0)
+    (gradient,) = torch.autograd.grad(batched.sum(), leaf)
+    (expected,) = torch.autograd.grad(single.sum(), again)
+    torch.testing.assert_close(gradient, expected, rtol=1e-9, atol=1e-11)
 
 
 @pytest.mark.parametrize(("pool", "reference"), CASES)
@@ -97,3 +171,13 @@ def test_float32_statistics_keep_their_digits_even_far_from_zero(offset):
     exact = layer.double()(x.double())
     error = (layer.float()(x).double() - exact).norm() / exact.norm()
     assert error < 1e-6 * max(1.0, offset / 10)
+
+
+def test_float32_statistics_of_a_convolution_keep_their_digits():
+    torch.manual_seed(0)
+    x = (torch.rand(64, 1, 28, 28) > 0.8).float()  # strokes on paper
+    inputs = [x, torch.randn(8, 1, 3, 3), torch.ones(8), torch.zeros(8)]
+    inputs[1][0] = torch.tensor([[1.0, -2, 1], [-2, 4, -2], [1, -2, 1]])  # differences alone: the most cancels
+    exact = plainly_convolved(*(t.double() for t in inputs), None, True)
+    error = (folded(*inputs, None, True).double() - exact).norm() / exact.norm()
+    assert error < 1e-6
