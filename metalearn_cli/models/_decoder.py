@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from typing import Literal, get_args
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, relu
 
@@ -73,6 +74,7 @@ class ConvDecoder(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         """Return images [B, C, H, W], unbounded, from vectors z [B, Z]."""
         x: Tensor = self.first(z).unflatten(1, (-1, *self.start))
+        x = x.contiguous(memory_format=torch.channels_last)  # while it is small: the convolutions would do it later
         for norm, conv, size in zip(self.norms, self.convs, self.sizes, strict=True):
             x = conv(interpolate(relu(norm(x)), size=size))
         return x
