@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -78,6 +79,21 @@ def test_gradients_equal_those_of_a_plain_loop(learner, batching, chunk, pool):
     assert not values["loss"].requires_grad
     for p, gradient in zip(params.values(), expected, strict=True):
         assert (p.grad - gradient).norm() <= 1e-9 * gradient.norm()
+
+
+@pytest.mark.parametrize("batching", ["loop", "vmap"])
+@pytest.mark.parametrize("learner", LEARNERS)
+def test_no_step_of_the_computation_waits_for_the_device(learner, batching, monkeypatch):
+    # tensors without values: whoever looks at one, as a host that waits for its GPU does, gets an error
+    monkeypatch.setattr(torch, "autocast", lambda *args, **settings: nullcontext())  # it does not know such a device
+    found = runtime(batching)
+    task, params, episodes = problem(LEARNERS[learner], found)
+    params = {name: p.detach().to("meta").requires_grad_() for name, p in params.items()}
+    values = Tasks(found, TASKS).gradients(task, params, Episode(*(part.to("meta") for part in episodes)))
+    assert values["loss"].is_meta
+    assert all(p.grad.is_meta for p in params.values())
+    with pytest.raises(RuntimeError, match="meta"):
+        bool(values["loss"] > 0)
 
 
 @pytest.mark.parametrize("precision", ["64-true", "bf16-true"])
