@@ -2,8 +2,8 @@
 
 Pooling comes first here: max-pooling and ReLU commute with an increasing affine map, so normalising the pooled values
 is the same and touches a quarter of the pixels. Both derivatives are written out (closed forms), because the graph that
-autograd would record for them costs several times as much memory traffic. The first convolution of images, whose outputs
-are the largest tensors of a network, is normalised without a pass over them: see `of_convolution`.
+autograd would record for them costs several times as much memory traffic. The first convolution of images, whose
+outputs are the largest tensors of a network, is normalised without a pass over them: see `of_convolution`.
 
 Legend: B items, R items that give the statistics, M = R * H * W values behind each of them, C channels, H height,
 W width, h and w height and width after pooling.
