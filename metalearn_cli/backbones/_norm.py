@@ -62,7 +62,7 @@ class BatchNormReluPool(nn.Module):
 
         Args:
             conv: a convolution without bias.
-            x: its inputs [B, C, H, W]; the covariance of a patch has 9 * C rows where kernels are 3x3.
+            x: its inputs [B, c, H, W]; the covariance of a patch has 9 * c rows where kernels are 3x3.
             reference: see `forward`.
         """
         precise = torch.promote_types(x.dtype, torch.float32)
@@ -265,18 +265,18 @@ class _Backward(_Op):
         count = _count(x, ctx.reference)
         first_x, first_c = _first(x, ctx.reference), _first(c, ctx.reference)
         c_pooled = _gathered(c, index)
-        c_sum = _sum(first_c) / count  # means over the first R items: of c ...
-        c_n = torch.addcmul(_sum(first_c * first_x) / count, mean, c_sum, value=-1) * scale  # ... and of c * n
-        inner = _sum(c_pooled * g).addcmul_(grad_bias, c_sum, value=-1).addcmul_(grad_weight, c_n, value=-1)
+        c_mean = _sum(first_c) / count  # means over the first R items: of c ...
+        c_n = torch.addcmul(_sum(first_c * first_x) / count, mean, c_mean, value=-1) * scale  # ... and of c * n
+        inner = _sum(c_pooled * g).addcmul_(grad_bias, c_mean, value=-1).addcmul_(grad_weight, c_n, value=-1)
         on_weight = torch.addcmul(c_weight, steep, c_n, value=-1)  # derivative of p by grad_weight
-        on_bias = torch.addcmul(c_bias, steep, c_sum, value=-1)  # by grad_bias
+        on_bias = torch.addcmul(c_bias, steep, c_mean, value=-1)  # by grad_bias
         on_c_n = steep * grad_weight / -count  # and by the sum of c * n
 
         on_g = torch.addcmul(on_bias, n, on_weight).addcmul_(c_pooled, steep)
         on_grad_y = torch.ops.aten.threshold_backward(on_g, y, 0)
 
         share = on_weight / count
-        on_n = torch.addcmul(on_c_n * c_sum, share, grad_bias)  # mean of the derivative of p by n
+        on_n = torch.addcmul(on_c_n * c_mean, share, grad_bias)  # mean of the derivative of p by n
         on_n_n = torch.addcmul(on_c_n * c_n, share, grad_weight)  # and of its product with n
         slope = torch.addcmul(on_n_n, steep, inner, value=1 / count).mul_(scale).mul_(-scale)
         level = torch.addcmul(on_n * -scale, slope, mean, value=-1)
