@@ -440,7 +440,7 @@ def plain_autoencoder(data: str, source: str) -> tuple[nn.Module, Iterable[Any]]
     model = Autoencoder(encoder, (1, 28, 28), "unit")
     if source == "files":
         return model, DataLoader(Drawings(unpacked()), BATCH_SIZE, shuffle=True, num_workers=2)
-    return model, DataLoader(TensorDataset(images().all("train", "all")[0]), BATCH_SIZE, shuffle=True)
+    return model, DataLoader(TensorDataset(next(images().all("train", "all", 10**6))[0]), BATCH_SIZE, shuffle=True)
 
 
 def plain_pretraining(data: str, source: str) -> Turn:

@@ -1,4 +1,7 @@
-"""What was decoded or rendered once is kept in a folder of the user's; it may be deleted at any time."""
+"""What was decoded or rendered once is kept in a folder of the user's; it may be deleted at any time.
+
+Kept arrays are mapped from their file, not read: of data larger than memory there is what is being used.
+"""
 
 from __future__ import annotations
 
@@ -7,22 +10,24 @@ import hashlib
 import inspect
 import json
 import logging
+import math
 import os
 import sys
 import tempfile
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 
 _log = logging.getLogger("metalearn_cli")
 _CHECKSUM = "sha256"
-_UNREADABLE = (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile)
+_UNREADABLE = (OSError, KeyError, TypeError, ValueError, SafetensorError)
 
 
 def cache_dir() -> Path:
@@ -38,14 +43,14 @@ def cached(name: str, key: Mapping[str, Any], build: Callable[[], Arrays]) -> Ar
     Args:
         name: start of the file's name.
         key: everything that the result depends on, as plain values, except for the code of the module of `build`.
-        build: makes the arrays; their names must not be "sha256".
+        build: makes the arrays, large ones with `large`; their names must not be "sha256".
 
     A damaged cache file is built again, and a folder that cannot be written is done without; both are logged. Where
     several processes want the same, one builds and the others wait for it.
     """
     code = inspect.getsource(sys.modules[build.__module__])
     digest = hashlib.sha256(json.dumps([key, code], sort_keys=True).encode()).hexdigest()
-    path = cache_dir() / f"{name}-{digest[:16]}.npz"
+    path = cache_dir() / f"{name}-{digest[:16]}.safetensors"
     with suppress(*_UNREADABLE):
         return _load(path)
     with _alone(path.parent):
@@ -82,22 +87,36 @@ def _alone(folder: Path) -> Iterator[None]:
             folder.rmdir()  # a build that failed leaves no empty folder
 
 
+def large(*shape: int) -> np.ndarray[Any, Any]:
+    """Return uint8 zeros that need not fit into memory: the cache folder's disk stands behind them, where it can."""
+    with suppress(OSError, AttributeError):  # macOS cannot reserve space
+        cache_dir().mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=cache_dir()) as file:  # it has no name and goes with the array
+            os.posix_fallocate(file.fileno(), 0, math.prod(shape))  # on a full disk, writing to a mapping kills
+            return np.memmap(file, np.uint8, "r+", shape=shape)
+    return np.zeros(shape, np.uint8)
+
+
 def _load(path: Path) -> Arrays:
-    # opened here, because numpy leaves a damaged file open
-    with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-        arrays = dict(file)
-    if str(arrays.pop(_CHECKSUM)) != _checksum(arrays):
+    with safe_open(path, "pt") as file:  # numpy's own form would read the whole of it
+        arrays: Arrays = {name: file.get_tensor(name).numpy() for name in file.keys()}
+        words = dict(file.metadata() or {})
+    checksum = words.pop(_CHECKSUM)
+    arrays |= {name: np.array(json.loads(word)) for name, word in words.items()}
+    if checksum != _checksum(arrays):
         raise ValueError("its checksum does not match")
     return arrays
 
 
 def _save(path: Path, arrays: Arrays) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
+    numbers = {name: array for name, array in arrays.items() if array.dtype.kind != "U"}
+    words = {name: json.dumps(array.tolist()) for name, array in arrays.items() if array.dtype.kind == "U"}
     # written aside and then renamed, so that other processes see the whole file or none
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".tmp")
+    os.close(handle)
     try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez(file, **{_CHECKSUM: np.array(_checksum(arrays))}, **arrays)  # type: ignore[arg-type]
+        save_file(numbers, temporary, words | {_CHECKSUM: _checksum(arrays)})
         os.replace(temporary, path)
     except BaseException:
         os.unlink(temporary)
@@ -108,5 +127,5 @@ def _checksum(arrays: Arrays) -> str:
     state = hashlib.sha256()
     for name, array in sorted(arrays.items()):
         state.update(f"{name} {array.dtype} {array.shape}".encode())
-        state.update(np.ascontiguousarray(array).tobytes())
+        state.update(np.ascontiguousarray(array).view(np.uint8).data)
     return state.hexdigest()

@@ -6,7 +6,7 @@ Legend: N items, K classes, B items of a batch, T tasks, W ways, S support items
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
@@ -122,13 +122,19 @@ class Dataset:
         items = self.splits[split].items
         return _gather(items, first[y] + drawn - (end - counts)[y]), y.to(items.device)
 
-    def all(self, split: str, part: Part) -> tuple[Tensor, Tensor]:
-        """Return every item of a part once, class by class: x [N, ...] float32 and y [N] int64."""
+    def all(self, split: str, part: Part, most: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield every item of a part once, class by class, in equal batches of `most` items or fewer.
+
+        Yields:
+            x [B, ...] float32 and y [B] int64, the class index within the split.
+        """
         first, counts = self._part(split, part)
         y = torch.arange(len(counts)).repeat_interleave(counts)
         index = torch.arange(len(y)) + (first - (counts.cumsum(0) - counts))[y]
         items = self.splits[split].items
-        return _gather(items, index), y.to(items.device)
+        parts = -(-len(y) // most)
+        for i, labels in zip(index.tensor_split(parts), y.tensor_split(parts), strict=True):
+            yield _gather(items, i), labels.to(items.device)
 
     def episodes(self, split: str, way: int, shot: int, query: int, seed: int) -> EpisodeSampler:
         """Return the stream of `way`-way `shot`-shot episodes with `query` query items per class.
@@ -234,5 +240,5 @@ def _fingerprint(splits: Mapping[str, Split]) -> str:
     state = hashlib.sha256()
     for name, split in splits.items():
         state.update(repr((name, split.names, split.counts.tolist(), tuple(split.items.shape))).encode())
-        state.update(split.items.numpy().tobytes())
+        state.update(split.items.contiguous().numpy().data)
     return state.hexdigest()

@@ -22,7 +22,7 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont, features
 from metalearn_cli.core.check import Range
 from metalearn_cli.core.errors import UserError
 from metalearn_cli.core.random import derive_seed
-from metalearn_cli.data._cache import Arrays, cached
+from metalearn_cli.data._cache import Arrays, cached, large
 from metalearn_cli.data._dataset import SPLITS, Dataset, Split
 
 Array = np.ndarray[Any, Any]
@@ -124,7 +124,7 @@ def _render(paths: list[Path], instances: int, size: int, seed: int) -> Arrays:
     for split, candidates in characters.items():
         kept = [c for c in candidates if c in distinct]
         names = [unicodedata.name(c).replace(" ", "/", 1) for c in kept]
-        items = np.empty((len(kept), instances, 1, size, size), np.uint8)
+        items = large(len(kept), instances, 1, size, size)
         for k, (character, name) in enumerate(zip(kept, names, strict=True)):
             random = np.random.default_rng(derive_seed(seed, "glyphs", name))
             faces = random.permutation([f for f, points in enumerate(covered) if ord(character) in points])

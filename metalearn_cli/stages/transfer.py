@@ -51,10 +51,10 @@ def transfer(config: TransferConfig, runtime: Runtime) -> Job:
         return {"loss": loss.detach(), "label_accuracy": score(logits, y)}
 
     def evaluate(params: Params) -> dict[str, float]:
-        x, y = runtime.cast(data.all("train", "held_out"))
         with torch.no_grad():
-            logits = torch.cat([apply(params, part) for part in x.tensor_split(-(-len(x) // _CHUNK))])
-        return {"val/label_accuracy": score(logits, y).item(), **probe(params)}
+            parts = [(apply(params, x), y) for x, y in map(runtime.cast, data.all("train", "held_out", _CHUNK))]
+        logits, labels = map(torch.cat, zip(*parts, strict=True))
+        return {"val/label_accuracy": score(logits, labels).item(), **probe(params)}
 
     def pictures(params: Params, folder: Path) -> None:
         """Write nothing: the learning curves say it all."""

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import errno
 import logging
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
-from metalearn_cli.data._cache import Arrays, cache_dir, cached
+from metalearn_cli.data._cache import Arrays, cache_dir, cached, large
 
 
 @pytest.fixture
@@ -46,7 +50,7 @@ def test_a_damaged_file_is_built_again_and_said(folder: Path, caplog: pytest.Log
     (file,) = folder.iterdir()
     content = file.read_bytes()
     if damage == "another file's content":
-        np.savez(file, x=np.zeros(3), sha256=np.array("0" * 64))
+        save_file({"x": np.zeros(3)}, file, {"sha256": "0" * 64})
     else:
         file.write_bytes({"empty": b"", "truncated": content[:-30], "noise": b"no archive"}[damage])
     with caplog.at_level(logging.WARNING, "metalearn_cli"):
@@ -74,6 +78,35 @@ def test_a_failed_build_leaves_nothing(folder: Path) -> None:
     with pytest.raises(ValueError, match="no"):
         cached("thing", {}, build)
     assert not folder.exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
+def test_what_is_kept_is_mapped_not_read(folder: Path) -> None:
+    build = Builder()
+    cached("thing", {}, build)
+    kept = cached("thing", {}, build)["x"]
+    address = kept.__array_interface__["data"][0]
+    (file,) = folder.iterdir()
+    spans = [line.split()[0] for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith(str(file))]
+    assert any(int(start, 16) <= address < int(end, 16) for start, end in (span.split("-") for span in spans))
+
+
+def test_large_arrays_lie_on_the_disk_and_leave_nothing_there(folder: Path) -> None:
+    array = large(2, 3)
+    assert isinstance(array, np.memmap)
+    array[1] = 7
+    assert array.tolist() == [[0, 0, 0], [7, 7, 7]]
+    assert list(folder.iterdir()) == []
+
+
+def test_large_arrays_do_without_the_disk(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    array = large(2, 3)
+    assert not isinstance(array, np.memmap)
+    assert array.tolist() == [[0, 0, 0], [0, 0, 0]]
 
 
 def test_where_the_folder_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

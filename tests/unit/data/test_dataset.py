@@ -118,7 +118,7 @@ def test_an_episode_may_use_up_the_split() -> None:
 
 
 def test_parts_hold_every_item_once_and_hold_out_the_last_fifth(data: Dataset) -> None:
-    parts = {part: data.all("train", part) for part in ("all", "fit", "held_out")}
+    parts = {part: next(data.all("train", part, 99)) for part in ("all", "fit", "held_out")}
     for x, y in parts.values():
         assert torch.equal(x[:, 0].long(), y)
     assert rows(parts["all"][0]) == rows(data.splits["train"].items)
@@ -129,12 +129,24 @@ def test_parts_hold_every_item_once_and_hold_out_the_last_fifth(data: Dataset) -
     assert all(position >= last[int(k)] for k, position in rows(parts["held_out"][0]))
 
 
+def test_all_items_come_in_equal_batches(data: Dataset) -> None:
+    items = len(data.splits["train"].items)
+    batches = list(data.all("train", "all", items // 2))
+    sizes = [len(x) for x, _ in batches]
+    assert sum(sizes) == items
+    assert len(sizes) == 2 + items % 2
+    assert max(sizes) - min(sizes) <= 1
+    whole = next(data.all("train", "all", items))
+    for parts, one in zip(zip(*batches, strict=True), whole, strict=True):
+        assert torch.equal(torch.cat(parts), one)
+
+
 @pytest.mark.parametrize("part", ["all", "fit", "held_out"])
 def test_a_batch_is_uniform_over_a_part_with_its_labels(data: Dataset, part: str) -> None:
     x, y = data.batch("train", part, 20000, seed=0, step=3)
     assert x.shape == (20000, 2)
     assert torch.equal(x[:, 0].long(), y)
-    allowed = rows(data.all("train", part)[0])
+    allowed = rows(next(data.all("train", part, 99))[0])
     drawn = Counter(rows(x))
     assert drawn.keys() == set(allowed)
     assert max(abs(n * len(allowed) / 20000 - 1) for n in drawn.values()) < 0.25
@@ -153,7 +165,7 @@ def test_images_come_out_between_0_and_1() -> None:
     data = Dataset.of("grey", "by hand", {"train": Split(images, torch.tensor([2, 2]), ("a", "b"))})
     assert data.value_range == "unit"
     assert data.shape == (1, 1, 1)
-    assert data.all("train", "all")[0].flatten().tolist() == pytest.approx([0, 0.2, 1, 0.4])
+    assert next(data.all("train", "all", 99))[0].flatten().tolist() == pytest.approx([0, 0.2, 1, 0.4])
     assert data.batch("train", "all", 3, seed=0, step=0)[0].dtype == torch.float32
     assert data.episodes("train", way=2, shot=1, query=1, seed=0).batch(0, 1).query_x.max() <= 1
     assert data.splits["train"].items.max() == 255  # as it was
@@ -181,7 +193,7 @@ def test_another_device_draws_the_same(data: Dataset) -> None:
     pairs = [
         (moved.episodes("train", 3, 1, 2, 0).batch(1, 4), data.episodes("train", 3, 1, 2, 0).batch(1, 4)),
         (moved.batch("train", "fit", 9, 0, 1), data.batch("train", "fit", 9, 0, 1)),
-        (moved.all("val", "held_out"), data.all("val", "held_out")),
+        (next(moved.all("val", "held_out", 99)), next(data.all("val", "held_out", 99))),
     ]
     for there, here in pairs:
         for a, b in zip(there, here, strict=True):

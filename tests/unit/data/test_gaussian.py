@@ -20,9 +20,9 @@ def test_is_the_documents_toy_in_equal_classes() -> None:
 def test_labels_follow_from_the_vectors() -> None:
     """Class means point into different directions, on items that did not make them."""
     data = gaussian()
-    x, y = data.all("train", "fit")
+    x, y = next(data.all("train", "fit", 9999))
     means = torch.stack([x[y == k].mean(0) for k in range(10)])
-    x, y = data.all("train", "held_out")
+    x, y = next(data.all("train", "held_out", 9999))
     assert float(((x @ means.T).argmax(1) == y).float().mean()) > 0.3  # chance is 0.1
 
 
