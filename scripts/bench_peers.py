@@ -9,7 +9,9 @@ scripts/bench_env.sh makes; a peer that is not installed is named and left out.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
+import mmap
 import os
 import shutil
 import statistics
@@ -50,6 +52,7 @@ TOLERANCE = 1e-9  # of our gradient in float64, relative to the plain loop's
 MEMORY_GOAL = 1.5  # times the leanest peer's
 REPORTED = {"W1": 4.25, "W3": 0.79}  # seconds of learn2learn with its own data path on 2 cores of a Zen 4 server
 END_TO_END_GOAL = {"W1": 2.8, "W3": 4.2}
+STREAMED = 1 << 20  # items of a file too large for the processor's caches, though not for memory
 BATCH_SIZE, BLOCK, UNCOUNTED = 128, 25, 5  # pretraining: images per step, steps per turn, those before the clock starts
 
 
@@ -495,6 +498,70 @@ def lightning_pretraining(data: str, source: str) -> Turn:
     return turn
 
 
+def streaming(options: argparse.Namespace, report: Report) -> None:
+    """Measure autoencoder pretraining on items that are in memory and on those that come from the disk, in turn."""
+    makers = {name: partial(streamed, name == "disk") for name in ("memory", "disk")}
+    results = race(makers, options.turns, options.budget)
+    rows = [[name, number(1e3 * r.median), number(BATCH_SIZE / r.median)] for name, r in results.items()]
+    report.say(
+        f"## Data from memory and from a mapped file of {STREAMED >> 20} million items, batches of {BATCH_SIZE}\n\n"
+        + table(["", "ms/step", "images/s"], rows)
+        + "\n\ndisk: before each step the system forgets what it has read of the file, as if it were larger."
+    )
+    share = 100 * results["memory"].median / results["disk"].median
+    report.goal("pretraining from the disk, of the speed from memory", share, 90.0, "%")
+    report.numbers["streaming"] = {name: asdict(result) for name, result in results.items()}
+
+
+def streamed(cold: bool) -> Turn:
+    """Set our stage up with items in memory or in a mapped file, as the data's cache keeps them.
+
+    A turn is a block of steps. Before each the system forgets what it has read of the file, if that is to be cold.
+    """
+    from metalearn_cli.data._cache import cached, large
+    from metalearn_cli.data._dataset import Dataset, Split
+    from metalearn_cli.engine.loop import Ahead
+
+    drawings = images().splits["train"].items
+    ours = Ours("pretrain", "data=glyphs", "model=autoencoder", f"batch_size={BATCH_SIZE}")
+
+    def build() -> Any:
+        items = large(STREAMED, 1, 28, 28)
+        for part in torch.from_numpy(items).split(len(drawings)):
+            part.copy_(drawings[: len(part)])
+        return {"items": items}
+
+    with tempfile.TemporaryDirectory(dir=sys.prefix) as folder:  # opened, the file can do without its name
+        os.environ["MLX_CACHE_DIR"] = folder
+        cached("streamed", {}, build)
+        items = torch.from_numpy(cached("streamed", {}, build)["items"])
+        file = os.open(next(Path(folder).iterdir()), os.O_RDONLY)
+    os.fsync(file)
+    items = items if cold else items.clone()
+    data = Dataset("streamed", "", {"train": Split(items, torch.tensor([STREAMED]), ("all",))}, (1, 28, 28), "unit", "")
+
+    first = items.data_ptr() // mmap.PAGESIZE * mmap.PAGESIZE
+    length = items.data_ptr() + items.nbytes - first
+
+    def forget() -> None:
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(length), mmap.MADV_DONTNEED)
+        os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def turn(index: int) -> float:
+        batches = Ahead(lambda step: data.batch("train", "all", BATCH_SIZE, index, step), BLOCK)
+        seconds = []
+        for step in range(BLOCK):
+            if cold:
+                forget()
+            began = time.perf_counter()
+            ours.step(batches(step))
+            seconds.append(time.perf_counter() - began)
+        batches.close()
+        return statistics.mean(seconds[UNCOUNTED:])
+
+    return turn
+
+
 def start_up(options: argparse.Namespace, report: Report) -> None:
     """Measure how long a run of one step takes beside importing torch."""
     mlx = Path(sys.executable).parent / "mlx"
@@ -515,7 +582,13 @@ def start_up(options: argparse.Namespace, report: Report) -> None:
     report.numbers["start-up"] = times
 
 
-PARTS = {"end-to-end": end_to_end, "overhead": overhead, "pretrain": pretraining, "start-up": start_up}
+PARTS = {
+    "end-to-end": end_to_end,
+    "overhead": overhead,
+    "pretrain": pretraining,
+    "streaming": streaming,
+    "start-up": start_up,
+}
 
 
 def main(words: list[str] | None = None) -> int:

@@ -5,12 +5,14 @@ Kept arrays are mapped from their file, not read: of data larger than memory the
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import hashlib
 import inspect
 import json
 import logging
 import math
+import mmap
 import os
 import sys
 import tempfile
@@ -99,13 +101,23 @@ def large(*shape: int) -> np.ndarray[Any, Any]:
 
 def _load(path: Path) -> Arrays:
     with safe_open(path, "pt") as file:  # numpy's own form would read the whole of it
-        arrays: Arrays = {name: file.get_tensor(name).numpy() for name in file.keys()}
+        numbers: Arrays = {name: file.get_tensor(name).numpy() for name in file.keys()}
         words = dict(file.metadata() or {})
     checksum = words.pop(_CHECKSUM)
-    arrays |= {name: np.array(json.loads(word)) for name, word in words.items()}
+    arrays = numbers | {name: np.array(json.loads(word)) for name, word in words.items()}
     if checksum != _checksum(arrays):
         raise ValueError("its checksum does not match")
+    for array in numbers.values():
+        _drawn_at_random(array)
     return arrays
+
+
+def _drawn_at_random(array: np.ndarray[Any, Any]) -> None:
+    """Have the system read what is asked for, and not megabytes ahead: what is drawn next lies elsewhere."""
+    first = array.ctypes.data // mmap.PAGESIZE * mmap.PAGESIZE
+    length = array.ctypes.data + array.nbytes - first
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(length), mmap.MADV_RANDOM)
 
 
 def _save(path: Path, arrays: Arrays) -> None:

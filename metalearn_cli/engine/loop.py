@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +18,7 @@ from metalearn_cli.core.config import Every
 from metalearn_cli.core.errors import NonFiniteError, Stopped
 from metalearn_cli.core.random import derive_seed
 from metalearn_cli.core.types import Params
-from metalearn_cli.engine.runtime import Runtime
+from metalearn_cli.engine.runtime import Runtime, one_core
 from metalearn_cli.engine.signals import first_signal
 
 Gradients = Callable[[Params, Any], Mapping[str, Tensor]]
@@ -39,6 +40,31 @@ class Memory:
     window: list[dict[str, float]] = field(default_factory=list)
     skipped: int = 0
     in_a_row: int = 0
+
+
+class Ahead:
+    """The batches of a training, each drawn while the one before is learnt from: it may have to come from a disk.
+
+    Args:
+        batches: the batch of a step, a function of the step alone.
+        steps: where training ends; no later batch is drawn unasked.
+    """
+
+    def __init__(self, batches: Callable[[int], Any], steps: int) -> None:
+        self._batches, self._steps = batches, steps
+        self._drawing = ThreadPoolExecutor(1, "mlx-data", one_core)
+        self._drawn: dict[int, Future[Any]] = {}
+
+    def __call__(self, step: int) -> Any:
+        """Return the batch of a step."""
+        batch = (self._drawn.pop(step, None) or self._drawing.submit(self._batches, step)).result()
+        if step + 1 < self._steps:
+            self._drawn[step + 1] = self._drawing.submit(self._batches, step + 1)
+        return batch
+
+    def close(self) -> None:
+        """Draw no more."""
+        self._drawing.shutdown(cancel_futures=True)
 
 
 def fit(

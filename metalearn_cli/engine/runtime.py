@@ -75,6 +75,11 @@ def tune() -> None:
     mallopt(m_top_pad, 64 << 20)
 
 
+def one_core() -> None:
+    """Have the operations of the calling thread use no others."""
+    torch.set_num_threads(1)
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Return whether an error says that there was not enough memory, of the processor or of a GPU."""
     told = ("DefaultCPUAllocator: ", "bad_alloc", "out of memory", "Cannot allocate memory")

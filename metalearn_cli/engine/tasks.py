@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from metalearn_cli.core.types import Episode, Params
-from metalearn_cli.engine.runtime import Runtime, out_of_memory
+from metalearn_cli.engine.runtime import Runtime, one_core, out_of_memory
 
 Task = Callable[[Params, Episode], Any]
 """A pure function of one episode; to be trained, it returns a dict of tensors [] whose "loss" is minimised."""
@@ -51,7 +51,7 @@ class Tasks:
         self._threads = min(cores, -(-tasks // self._chunk)) if self.batching in ("threads", "groups") else 1
         at_once = self._chunk * self._threads
         self.description = f"{at_once} task{'s' * (at_once > 1)} at once ({self.batching})"
-        self._pool = ThreadPoolExecutor(self._threads, "mlx-task", _one_core) if self._threads > 1 else None
+        self._pool = ThreadPoolExecutor(self._threads, "mlx-task", one_core) if self._threads > 1 else None
 
     def refused(self, task: Task, params: Params, episodes: Episode) -> str:
         """Return why `task` cannot be computed in this way, or "" if it can; it is tried on `episodes`."""
@@ -130,7 +130,3 @@ class Tasks:
 
 DEFAULT_CHUNK = {"vmap": 32, "groups": 4}
 """Tasks that are computed as one batch where the settings do not say it."""
-
-
-def _one_core() -> None:
-    torch.set_num_threads(1)

@@ -23,7 +23,7 @@ from metalearn_cli.engine.checkpoint import (
     open_checkpoint,
     read_tensors,
 )
-from metalearn_cli.engine.loop import Memory, fit
+from metalearn_cli.engine.loop import Ahead, Memory, fit
 from metalearn_cli.engine.metrics import Recorder, read_metrics
 from metalearn_cli.engine.plots import learning_curves
 from metalearn_cli.stages._preparing import Prepared, enough_memory, misfit, take_up
@@ -134,10 +134,12 @@ def _train(prepared: Prepared, reporter: Reporter, run: runs.Run) -> dict[str, A
 
     waiting = 0.0
 
+    drawn = Ahead(job.batches, config.steps)
+
     def batches(step: int) -> Any:
         nonlocal waiting
         asked = time.monotonic()
-        batch = job.batches(step)
+        batch = drawn(step)
         waiting += time.monotonic() - asked
         return batch
 
@@ -173,6 +175,8 @@ def _train(prepared: Prepared, reporter: Reporter, run: runs.Run) -> dict[str, A
             last = f"the last good checkpoint is {saved[-1]}" if saved else "there is no checkpoint yet"
             raise NonFiniteError(f"{stage}: {error}; {last}") from error
         raise
+    finally:
+        drawn.close()
     record.close()
     log.info("data took %.2f %% of the training's time", 100 * waiting / (time.monotonic() - fitting))
     best, done = checkpoints.best, run.info["step"]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from dataclasses import replace
 from typing import Any
 
@@ -12,11 +13,39 @@ from torch import Tensor
 from metalearn_cli.core.config import Every
 from metalearn_cli.core.config import Runtime as RuntimeConfig
 from metalearn_cli.core.errors import NonFiniteError, Stopped
-from metalearn_cli.engine.loop import Memory, fit
+from metalearn_cli.engine.loop import Ahead, Memory, fit
 from metalearn_cli.engine.runtime import Runtime
 
 RUNTIME = Runtime(RuntimeConfig("cpu", 1, "32-true", 1, "auto", None, tuned=False, stop_on=[], anomaly=False))
 EVERY = Every(log=2, evaluate=3, save=4)
+
+
+def test_each_batch_is_drawn_while_the_one_before_is_learnt_from() -> None:
+    drawn = [threading.Event() for _ in range(4)]
+
+    def batch(step: int) -> int:
+        drawn[step].set()
+        return 10 * step
+
+    batches = Ahead(batch, steps=3)
+    for step in range(1, 3):  # as a run does that goes on after step 1
+        assert batches(step) == 10 * step
+        assert step == 2 or drawn[step + 1].wait(5)
+    batches.close()
+    assert [event.is_set() for event in drawn] == [False, True, True, False]
+
+
+def test_a_batch_that_cannot_be_drawn_ends_its_own_step() -> None:
+    def batch(step: int) -> int:
+        if step == 1:
+            raise OSError("Input/output error")
+        return step
+
+    batches = Ahead(batch, steps=3)
+    assert batches(0) == 0
+    with pytest.raises(OSError, match="Input/output"):
+        batches(1)
+    batches.close()
 
 
 def backward(loss: Tensor) -> dict[str, Tensor]:
