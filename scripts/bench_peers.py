@@ -567,7 +567,9 @@ def start_up(options: argparse.Namespace, report: Report) -> None:
     mlx = Path(sys.executable).parent / "mlx"
     with tempfile.TemporaryDirectory() as folder:
         ours = [str(mlx), "pretrain", "steps=1", f"runs_dir={folder}"]
-        commands = {"import torch": [sys.executable, "-c", "import torch"], "mlx pretrain steps=1": ours}
+        libraries = "import torch, lightning_fabric, hydra, matplotlib.figure"
+        imports = {text: [sys.executable, "-c", text] for text in ("import torch", libraries)}
+        commands = {**imports, "mlx pretrain steps=1": ours}
         times: dict[str, list[float]] = {name: [] for name in commands}
         for turn in range(options.turns + 1):
             for name, command in commands.items():

@@ -127,11 +127,13 @@ def fit(
             try:
                 with runtime.watched():
                     metrics = gradients(params, batches(step))
-                values = {name: value.item() for name, value in metrics.items()}
+                # in one look, as each would wait for all that the device has to do
+                *numbers, norm = torch.stack([*metrics.values(), runtime.gradient_norm(params)]).tolist()
+                values = dict(zip(metrics, numbers, strict=True))
                 if not math.isfinite(values["loss"]):
                     raise NonFiniteError(f"the loss became {values['loss']:g}")
-                if wrong := runtime.overflow(params):
-                    raise NonFiniteError(wrong)
+                if not math.isfinite(norm):
+                    raise NonFiniteError(runtime.overflow(params))
                 stepper.step()
                 memory.in_a_row = 0
                 window.append(values)

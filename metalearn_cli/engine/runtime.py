@@ -193,11 +193,14 @@ class Runtime:
                 log.info("\n".join(traces))  # where in the code; long
                 raise NonFiniteError(f"a gradient became nan ({str(error).rstrip('.')})") from error
 
+    def gradient_norm(self, params: Params) -> Tensor:
+        """Return the norm [] of all gradients; with 16-mixed 0, as that sees itself to those that are not finite."""
+        gradients = [p.grad for p in params.values() if p.grad is not None]
+        return torch.zeros((), device=self.device) if self._scales else get_total_norm(gradients)
+
     def overflow(self, params: Params) -> str:
-        """Say which gradients are not finite, or ""; 16-mixed sees to that itself, by leaving such a step out."""
+        """Say which gradients make their norm not finite."""
         gradients = {name: p.grad for name, p in params.items() if p.grad is not None}
-        if self._scales or torch.isfinite(get_total_norm(list(gradients.values()))):
-            return ""
         bad = [name for name, gradient in gradients.items() if not torch.isfinite(gradient).all()]
         more = f" and of {len(bad) - 3} more tensors" if len(bad) > 3 else ""
         return f"the gradient of {', '.join(bad[:3])}{more} is not finite" if bad else "the gradient's norm overflows"

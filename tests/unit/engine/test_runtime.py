@@ -127,10 +127,14 @@ def test_precision_reaches_gradients_of_gradients():
 def test_gradient_that_is_not_finite_is_seen():
     found = runtime()
     params = found.place({"w": torch.ones(2), "unused": torch.ones(2)})
-    assert found.overflow(params) == ""
+    assert found.gradient_norm(params) == 0
+    params["w"].grad = torch.tensor([3.0, -4.0])
+    assert found.gradient_norm(params) == 5
     params["w"].grad = torch.tensor([1.0, float("nan")])
+    assert found.gradient_norm(params).isnan()
     assert found.overflow(params) == "the gradient of w is not finite"
     params["w"].grad = torch.full((2,), 3e38)
+    assert found.gradient_norm(params).isinf()
     assert found.overflow(params) == "the gradient's norm overflows"
     params = found.place({name: torch.ones(1) for name in "abcde"})
     for p in params.values():
