@@ -29,6 +29,7 @@ EVERY_STAGE = {
         "threads": 1,
         "task_batching": "auto",
         "task_chunk": None,
+        "task_compile": False,
         "tuned": False,
         "stop_on": [],
         "anomaly": False,

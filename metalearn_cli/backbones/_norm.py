@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import Function, once_differentiable
 from torch.nn.functional import max_pool2d, relu, unfold
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 NORMS = ("batch", "group", "none")
 
@@ -133,7 +134,8 @@ def _scattered(pooled: Tensor, like: Tensor, index: Tensor | None) -> Tensor:
 
 def _pooled(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Return the values [B, C, h, w] of x that are the largest of their window once normalised, and their places."""
-    if x.is_cpu and not bool((weight < 0).any()):  # elsewhere the look itself would have to wait for the device
+    # a look at a GPU would have to wait for it, and a graph that is being recorded has to hold for all values
+    if x.is_cpu and _get_current_dispatch_mode() is None and not bool((weight < 0).any()):
         return max_pool2d(x, 2, return_indices=True)
     sign = _wide(torch.where(weight < 0, -1.0, 1.0).to(x.dtype))  # a negative weight makes the smallest the largest
     pooled, index = max_pool2d(x * sign, 2, return_indices=True)

@@ -65,7 +65,7 @@ def _works(kind: str, precision: str) -> bool:
     """Whether one step of a small network gives finite gradients."""
     if unsupported(kind, precision):
         return False
-    given: Any = (kind, 1, precision, None, "auto", None, False, [], False)
+    given: Any = (kind, 1, precision, None, "auto", None, False, False, [], False)
     runtime = Runtime(RuntimeConfig(*given))
     apply, params = pure(nn.Conv2d(1, 4, 3))
     params = runtime.place(params)

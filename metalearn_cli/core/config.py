@@ -40,6 +40,8 @@ class Runtime:
     """How the tasks of a meta-batch are computed, see `engine.tasks`."""
     task_chunk: Count | None
     """Tasks computed as one batch, for vmap and groups; null = a number that is usually quick."""
+    task_compile: bool
+    """Whether the gradients of tasks are compiled, see `engine.tasks`."""
     tuned: bool
     """Whether the process's memory allocator and number format are set for speed; see `engine.runtime.tune`."""
     stop_on: list[Signal]

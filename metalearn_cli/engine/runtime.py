@@ -117,6 +117,13 @@ class Runtime:
         if config.task_batching in ("threads", "groups") and kind in kinds and kind != "cpu":
             message = f"{config.task_batching} is for the cpu; on {kind} use vmap or loop"
             problems.append(Problem("runtime.task_batching", message))
+        if config.task_compile and config.task_batching in ("threads", "groups"):
+            problems.append(Problem("runtime.task_compile", f"is for loop and vmap, not for {config.task_batching}"))
+        if config.task_compile and config.anomaly:
+            message = "is looked for operation by operation, which compiled tasks do not have; set one of them to false"
+            problems.append(Problem("runtime.anomaly", message))
+        if config.task_compile and config.precision == "16-mixed":
+            problems.append(Problem("runtime.task_compile", "does not scale losses as 16-mixed wants; use bf16-mixed"))
         if kind in kinds and (reason := unsupported(kind, config.precision)):
             problems.append(Problem("runtime.precision", f"{config.precision} on {kind}: {reason}"))
         if problems:

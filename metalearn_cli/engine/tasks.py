@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from metalearn_cli.core.errors import UserError
 from metalearn_cli.core.types import Episode, Params
 from metalearn_cli.engine.runtime import Runtime, one_core, out_of_memory
 
@@ -44,13 +45,15 @@ class Tasks:
         cores = torch.get_num_threads()
         self.batching: str = config.task_batching
         if self.batching == "auto":
-            on_cpu = "threads" if min(tasks, cores) > 1 else "loop"
+            on_cpu = "threads" if min(tasks, cores) > 1 and not config.task_compile else "loop"
             self.batching = on_cpu if runtime.device.type == "cpu" else "vmap"
         self._batched = self.batching in ("vmap", "groups")
         self._chunk = (config.task_chunk or min(tasks, DEFAULT_CHUNK[self.batching])) if self._batched else 1
         self._threads = min(cores, -(-tasks // self._chunk)) if self.batching in ("threads", "groups") else 1
         at_once = self._chunk * self._threads
-        self.description = f"{at_once} task{'s' * (at_once > 1)} at once ({self.batching})"
+        how = f"{self.batching}, compiled" if config.task_compile else self.batching
+        self.description = f"{at_once} task{'s' * (at_once > 1)} at once ({how})"
+        self._learn = _Compiled(self._apply) if config.task_compile else self._recorded
         self._pool = ThreadPoolExecutor(self._threads, "mlx-task", one_core) if self._threads > 1 else None
 
     def refused(self, task: Task, params: Params, episodes: Episode) -> str:
@@ -85,9 +88,7 @@ class Tasks:
             own = {n: p.detach().requires_grad_(p.requires_grad) for n, p in params.items()} if self._pool else params
             done = []
             for part in parts[worker :: self._threads]:
-                values = self._apply(task, own, part)
-                self._runtime.backward(values["loss"].sum() / tasks)
-                done.append({name: value.detach() for name, value in values.items()})
+                done.append(self._learn(task, own, part, tasks))
             return own, done
 
         shares = list(self._over_threads(share, range(self._threads)))
@@ -117,6 +118,12 @@ class Tasks:
         for values in self._over_threads(part, range(0, count, self._chunk)):
             yield from values
 
+    def _recorded(self, task: Task, params: Params, part: Episode, tasks: int) -> dict[str, Tensor]:
+        """Add the gradient of a part's share of the mean loss to the leaves, and return what `task` makes of it."""
+        values = self._apply(task, params, part)
+        self._runtime.backward(values["loss"].sum() / tasks)
+        return {name: value.detach() for name, value in values.items()}
+
     def _apply(self, task: Task, params: Params, part: Episode) -> Any:
         """Return what `task` makes of a part of a meta-batch, with a leading dimension of tasks."""
         if self._batched:
@@ -130,3 +137,52 @@ class Tasks:
 
 DEFAULT_CHUNK = {"vmap": 32, "groups": 4}
 """Tasks that are computed as one batch where the settings do not say it."""
+
+
+class _Compiled:
+    """The same as `Tasks._recorded`, compiled: all operations of a part, derivatives included, become one graph.
+
+    A GPU starts it as a whole (a CUDA graph) and does not wait for Python between one operation and the next.
+
+    Args:
+        values: returns what a task makes of a part of a meta-batch, with a leading dimension of tasks.
+    """
+
+    def __init__(self, values: Callable[[Task, Params, Episode], dict[str, Tensor]]) -> None:
+        self._values = values
+        self._graphs: dict[tuple[Any, ...], Callable[..., Any]] = {}
+
+    def __call__(self, task: Task, params: Params, part: Episode, tasks: int) -> dict[str, Tensor]:
+        """Add the gradient of a part's share of the mean loss to the leaves, and return what `task` makes of it.
+
+        Raises:
+            UserError: if torch cannot compile here.
+        """
+        from torch._inductor.exc import InductorError  # here, as this imports the compiler
+
+        learning = {name: p for name, p in params.items() if p.requires_grad}
+        key = (task, tasks, *learning, *(t.shape for t in part))
+        try:
+            if key not in self._graphs:
+                self._graphs[key] = self._graph(task, params, part, tasks)
+            values, gradients = self._graphs[key](params, part)
+        except InductorError as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(f"runtime.task_compile: torch cannot compile here ({reason}); set it to false") from error
+        for p, gradient in zip(learning.values(), gradients, strict=True):
+            if gradient is not None:  # a copy, as the graph writes to the same place the next time
+                p.grad = gradient.clone() if p.grad is None else p.grad.add_(gradient)
+        return {name: value.clone() for name, value in values.items()}
+
+    def _graph(self, task: Task, params: Params, part: Episode, tasks: int) -> Callable[[Params, Episode], Any]:
+        from torch.fx.experimental.proxy_tensor import make_fx
+
+        def step(params: Params, part: Episode) -> tuple[dict[str, Tensor], Sequence[Tensor | None]]:
+            leaves = {name: p.detach().requires_grad_(p.requires_grad) for name, p in params.items()}
+            values = self._values(task, leaves, part)
+            learning = [p for p in leaves.values() if p.requires_grad]
+            gradients = torch.autograd.grad(values["loss"].sum() / tasks, learning, allow_unused=True)
+            return {name: value.detach() for name, value in values.items()}, gradients
+
+        compiled = torch.compile(make_fx(step)(params, part), mode="reduce-overhead", dynamic=False)
+        return torch.no_grad()(compiled)

@@ -12,12 +12,12 @@ PACKAGE = Path(__file__).parents[2] / "metalearn_cli"
 MIDDLE = {"backbones", "models", "methods", "algorithms", "data", "engine"}
 BELOW = {"core": {"core"}, **{m: {m, "core"} for m in MIDDLE}, "stages": {"stages", "core", *MIDDLE}}
 ONLY_IN = {
-    "hydra": "cli/*.py",
-    "omegaconf": "cli/*.py",
-    "rich": "cli/ui.py",
-    "tqdm": "cli/ui.py",
-    "lightning_fabric": "engine/runtime.py",
-    "safetensors": "engine/checkpoint.py",
+    "hydra": ("cli/*.py",),
+    "omegaconf": ("cli/*.py",),
+    "rich": ("cli/ui.py",),
+    "tqdm": ("cli/ui.py",),
+    "lightning_fabric": ("engine/runtime.py",),
+    "safetensors": ("engine/checkpoint.py", "data/_cache.py"),
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
@@ -40,7 +40,8 @@ def test_imports_point_down(path: Path) -> None:
     for name in imported(path):
         top, _, rest = name.partition(".")
         if top in ONLY_IN:
-            assert path.relative_to(PACKAGE).match(ONLY_IN[top]), f"{name} belongs into {ONLY_IN[top]}"
+            places = ONLY_IN[top]
+            assert any(map(path.relative_to(PACKAGE).match, places)), f"{name} belongs into {' or '.join(places)}"
         if top == "metalearn_cli" and layer in BELOW and rest != "__version__":
             assert rest.split(".")[0] in BELOW[layer], f"{layer} may not import {name}"
 

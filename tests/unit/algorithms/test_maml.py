@@ -62,7 +62,7 @@ def setting(way: int, dtype: torch.dtype, seed: int = 0) -> tuple[Network, Param
     sy = torch.arange(way).expand(2, -1)
     _, params = pure(network)
     precision = "64-true" if dtype == torch.float64 else "32-true"
-    runtime = Runtime(RuntimeConfig("cpu", 1, precision, None, "auto", None, False, [], False))
+    runtime = Runtime(RuntimeConfig("cpu", 1, precision, None, "auto", None, False, False, [], False))
     params = runtime.place(params)  # in the layout that the engine uses
     return network, params, Episode(sx.to(dtype), sy, qx.to(dtype), sy.repeat(1, QUERY))
 

@@ -16,7 +16,7 @@ from metalearn_cli.core.errors import NonFiniteError, Stopped
 from metalearn_cli.engine.loop import Ahead, Memory, fit
 from metalearn_cli.engine.runtime import Runtime
 
-RUNTIME = Runtime(RuntimeConfig("cpu", 1, "32-true", 1, "auto", None, tuned=False, stop_on=[], anomaly=False))
+RUNTIME = Runtime(RuntimeConfig("cpu", 1, "32-true", 1, "auto", None, False, tuned=False, stop_on=[], anomaly=False))
 EVERY = Every(log=2, evaluate=3, save=4)
 
 

@@ -14,7 +14,8 @@ from metalearn_cli.engine.runtime import Runtime, out_of_memory, unsupported
 
 def runtime(**changes: Any) -> Runtime:
     values = {"accelerator": "cpu", "devices": 1, "precision": "32-true", "threads": 1}
-    values |= {"task_batching": "auto", "task_chunk": None, "tuned": False, "stop_on": [], "anomaly": False, **changes}
+    values |= {"task_batching": "auto", "task_chunk": None, "task_compile": False}
+    values |= {"tuned": False, "stop_on": [], "anomaly": False, **changes}
     return Runtime(RuntimeConfig(**values))
 
 
@@ -122,6 +123,14 @@ def test_precision_reaches_gradients_of_gradients():
     (first,) = torch.autograd.grad(torch.tanh(exact).square(), exact, create_graph=True)
     (second,) = torch.autograd.grad(first, exact)
     assert params["w"].grad.item() == pytest.approx(second.item(), abs=0.05)
+
+
+def test_what_compiled_tasks_cannot_be():
+    assert problems(task_compile=True, task_batching="threads") == {
+        "runtime.task_compile": "is for loop and vmap, not for threads"
+    }
+    assert "operation by operation" in problems(task_compile=True, anomaly=True)["runtime.anomaly"]
+    assert "use bf16-mixed" in problems(task_compile=True, precision="16-mixed")["runtime.task_compile"]
 
 
 def test_gradient_that_is_not_finite_is_seen():

@@ -14,6 +14,7 @@ from metalearn_cli.algorithms.protonet import ProtoNet
 from metalearn_cli.backbones._network import Network
 from metalearn_cli.backbones.conv4 import Conv4
 from metalearn_cli.core.config import Runtime as RuntimeConfig
+from metalearn_cli.core.errors import UserError
 from metalearn_cli.core.functional import pure
 from metalearn_cli.core.learning import score
 from metalearn_cli.core.random import seeded
@@ -41,7 +42,8 @@ def two_cores(monkeypatch):
 
 
 def runtime(batching: str = "auto", chunk: int | None = None, precision: str = "64-true", **changes: Any) -> Runtime:
-    values = {"threads": 1 if batching in ("loop", "vmap") else None, "stop_on": [], "anomaly": False, **changes}
+    values = {"threads": 1 if batching in ("loop", "vmap") else None, "stop_on": [], "anomaly": False}
+    values |= {"task_compile": False, **changes}
     return Runtime(RuntimeConfig("cpu", 1, precision, task_batching=batching, task_chunk=chunk, tuned=False, **values))
 
 
@@ -67,6 +69,13 @@ def plain(task: Any, params: Params, episodes: Episode) -> tuple[Tensor, list[Te
     return loss, list(torch.autograd.grad(loss, list(params.values())))
 
 
+def deviation(params: Params, expected: list[Tensor]) -> float:
+    """How far the gradients are from what they should be, relatively, all in all."""
+    found = torch.cat([p.grad.flatten() for p in params.values()])
+    wanted = torch.cat([gradient.flatten() for gradient in expected])
+    return ((found - wanted).norm() / wanted.norm()).item()
+
+
 @pytest.mark.parametrize(("batching", "chunk"), WAYS)
 @pytest.mark.parametrize("learner", LEARNERS)
 @pytest.mark.parametrize("pool", ["max", "stride"])
@@ -79,6 +88,58 @@ def test_gradients_equal_those_of_a_plain_loop(learner, batching, chunk, pool):
     assert not values["loss"].requires_grad
     for p, gradient in zip(params.values(), expected, strict=True):
         assert (p.grad - gradient).norm() <= 1e-9 * gradient.norm()
+
+
+@pytest.mark.parametrize("learner", ["maml-1-second", "protonet"])
+@pytest.mark.parametrize(("batching", "chunk"), [("loop", None), ("vmap", 2)])
+def test_a_recorded_graph_holds_for_all_values(learner, batching, chunk, monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda graph, **settings: graph)  # which takes a minute, and is tested below
+    found = runtime(batching, chunk, task_compile=True)
+    task, params, episodes = problem(LEARNERS[learner], found)
+    tasks = Tasks(found, TASKS)
+    for _ in range(2):
+        values = tasks.gradients(task, params, episodes)
+        loss, expected = plain(task, params, episodes)
+        torch.testing.assert_close(values["loss"], loss, rtol=1e-12, atol=0)
+        assert deviation(params, expected) <= 1e-9
+        for p in params.values():
+            p.grad = None
+            p.data = torch.randn_like(p)  # negative weights of the normalisation among them
+        episodes = Episode(*(part.flip(0).flip(1) for part in episodes))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # the compiler uses it
+@pytest.mark.parametrize(("learner", "batching"), [("maml-1-second", "vmap"), ("protonet", "loop")])
+def test_compiled_gradients_equal_those_of_a_plain_loop(learner, batching):
+    found = runtime(batching, task_compile=True)
+    task, params, episodes = problem(LEARNERS[learner], found)
+    tasks = Tasks(found, TASKS)
+    assert tasks.description.endswith(f"({batching}, compiled)")
+    for _ in range(2):
+        values = tasks.gradients(task, params, episodes)
+    loss, expected = plain(task, params, episodes)
+    torch.testing.assert_close(values["loss"], loss, rtol=1e-12, atol=0)
+    assert deviation(params, [2 * gradient for gradient in expected]) <= 1e-9  # added up
+
+
+def test_without_a_compiler_the_setting_is_named(monkeypatch):
+    from torch._inductor.exc import InductorError
+
+    class Missing(InductorError):
+        def __init__(self):
+            RuntimeError.__init__(self, "No working C++ compiler found in torch._inductor.config.cpp.cxx\nand more")
+
+    def broken(graph, **settings):
+        raise Missing
+
+    monkeypatch.setattr(torch, "compile", broken)
+    found = runtime("loop", task_compile=True)
+    task, params, episodes = problem(LEARNERS["protonet"], found)
+    with pytest.raises(
+        UserError, match=r"^runtime.task_compile: torch cannot compile here \(No working C\+\+ .*cxx\);"
+    ):
+        Tasks(found, TASKS).gradients(task, params, episodes)
 
 
 @pytest.mark.parametrize("batching", ["loop", "vmap"])
@@ -198,6 +259,7 @@ def test_what_auto_comes_to():
     assert Tasks(runtime(), 4).batching == "threads"
     assert Tasks(runtime(), 1).batching == "loop"
     assert Tasks(runtime(threads=1), 4).batching == "loop"
+    assert Tasks(runtime(task_compile=True), 4).batching == "loop"
 
 
 def test_tensors_that_do_not_learn_get_no_gradient():
