@@ -81,9 +81,12 @@ class BatchNormReluPool(nn.Module):
             level = bias - steep * (rows @ mean)
         normalising = (rows * steep[:, None]).to(x.dtype).mT.expand(len(x), -1, -1)
         height = (x.shape[2] + 2 * padding[0] - conv.kernel_size[0]) // conv.stride[0] + 1
-        y = torch.bmm(patches.mT.to(x.dtype), normalising).unflatten(1, (height, -1)).movedim(3, 1)
-        y = max_pool2d(y, 2) if self.pool else y
-        return relu(y + _wide(level)).to(y.dtype)
+        outputs = []
+        for part in patches.split(_AT_ONCE):
+            y = torch.bmm(part.mT.to(x.dtype), normalising[: len(part)]).unflatten(1, (height, -1)).movedim(3, 1)
+            y = max_pool2d(y, 2) if self.pool else y
+            outputs.append(relu(y + _wide(level)).to(y.dtype))
+        return torch.cat(outputs)
 
 
 def make_norm(norm: str, channels: int, pool: bool) -> nn.Module:
@@ -102,6 +105,7 @@ def make_norm(norm: str, channels: int, pool: bool) -> nn.Module:
 
 
 _EPS = 1e-5
+_AT_ONCE = 25  # images, which are pooled while they are still in a processor's cache
 
 
 def _sum(x: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, max_pool2d, relu
 
+from metalearn_cli.backbones import _norm
 from metalearn_cli.backbones._norm import BatchNormReluPool
 
 CASES = [(pool, reference) for pool in (True, False) for reference in (None, 2)]
@@ -44,6 +45,11 @@ class Folded(nn.Module):
 
     def forward(self, x: Tensor, reference: int | None) -> Tensor:
         return self.norm.of_convolution(self.conv, x, reference)
+
+
+@pytest.fixture(autouse=True)
+def in_parts(monkeypatch):
+    monkeypatch.setattr(_norm, "_AT_ONCE", 3)
 
 
 def folded(x, kernels, weight, bias, reference, pool, layer=None):
