@@ -36,7 +36,9 @@ def measure(tasks: int = TASKS, hidden: int = 64) -> dict[str, dict[str, str]]:
     """
     tune()
     shape = f"{tasks} tasks of 5-way 1-shot, conv4 with {hidden} channels, 28x28"
-    usual = RuntimeConfig("auto", 1, "32-true", None, "auto", None, False, tuned=True, stop_on=[], anomaly=False)
+    usual = RuntimeConfig(
+        "auto", 1, "32-true", None, "auto", None, task_compile=False, tuned=True, stop_on=[], anomaly=False
+    )
     ways = {name: replace(usual, task_batching=name) for name in get_args(TaskBatching)}
     found = {f"task_batching: a step of MAML, {shape}": _in_turn(ways, tasks, hidden)}
     exact, _ = _step(replace(usual, precision="64-true"), tasks, hidden)

@@ -53,7 +53,7 @@ class Tasks:
         at_once = self._chunk * self._threads
         how = f"{self.batching}, compiled" if config.task_compile else self.batching
         self.description = f"{at_once} task{'s' * (at_once > 1)} at once ({how})"
-        self._learn = _Compiled(self._apply) if config.task_compile else self._recorded
+        self._learn = _Compiled(self._apply) if config.task_compile else self._eager
         self._pool = ThreadPoolExecutor(self._threads, "mlx-task", one_core) if self._threads > 1 else None
 
     def refused(self, task: Task, params: Params, episodes: Episode) -> str:
@@ -118,7 +118,7 @@ class Tasks:
         for values in self._over_threads(part, range(0, count, self._chunk)):
             yield from values
 
-    def _recorded(self, task: Task, params: Params, part: Episode, tasks: int) -> dict[str, Tensor]:
+    def _eager(self, task: Task, params: Params, part: Episode, tasks: int) -> dict[str, Tensor]:
         """Add the gradient of a part's share of the mean loss to the leaves, and return what `task` makes of it."""
         values = self._apply(task, params, part)
         self._runtime.backward(values["loss"].sum() / tasks)
@@ -140,7 +140,7 @@ DEFAULT_CHUNK = {"vmap": 32, "groups": 4}
 
 
 class _Compiled:
-    """The same as `Tasks._recorded`, compiled: all operations of a part, derivatives included, become one graph.
+    """The same as `Tasks._eager`, compiled: all operations of a part, derivatives included, become one graph.
 
     A GPU starts it as a whole (a CUDA graph) and does not wait for Python between one operation and the next.
 

@@ -20,7 +20,9 @@ from metalearn_cli.engine.runtime import Runtime
 
 WAY, SHOT, QUERY, SIDE = 2, 2, 3, 16
 ALGORITHMS = [Maml(0.1), ProtoNet(), NearestCentroid(), FromScratch(steps=2)]
-RUNTIME = Runtime(RuntimeConfig("cpu", 1, "32-true", 1, "auto", None, False, tuned=False, stop_on=[], anomaly=False))
+RUNTIME = Runtime(
+    RuntimeConfig("cpu", 1, "32-true", 1, "auto", None, task_compile=False, tuned=False, stop_on=[], anomaly=False)
+)
 
 
 def network(algorithm, backbone, shape=(1, SIDE, SIDE)):

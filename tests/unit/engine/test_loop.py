@@ -16,7 +16,9 @@ from metalearn_cli.core.errors import NonFiniteError, Stopped
 from metalearn_cli.engine.loop import Ahead, Memory, fit
 from metalearn_cli.engine.runtime import Runtime
 
-RUNTIME = Runtime(RuntimeConfig("cpu", 1, "32-true", 1, "auto", None, False, tuned=False, stop_on=[], anomaly=False))
+RUNTIME = Runtime(
+    RuntimeConfig("cpu", 1, "32-true", 1, "auto", None, task_compile=False, tuned=False, stop_on=[], anomaly=False)
+)
 EVERY = Every(log=2, evaluate=3, save=4)
 
 
@@ -31,6 +33,7 @@ def test_each_batch_is_drawn_while_the_one_before_is_learnt_from() -> None:
     for step in range(1, 3):  # as a run does that goes on after step 1
         assert batches(step) == 10 * step
         assert step == 2 or drawn[step + 1].wait(5)
+    assert not drawn[3].wait(0.3)
     batches.close()
     assert [event.is_set() for event in drawn] == [False, True, True, False]
 
