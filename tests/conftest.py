@@ -18,6 +18,8 @@ from hydra.core.global_hydra import GlobalHydra
 
 from metalearn_cli.cli.main import main
 from metalearn_cli.core.config import STAGES, parse, parse_chain
+from metalearn_cli.core.config import Runtime as RuntimeConfig
+from metalearn_cli.engine.runtime import Runtime
 
 PROTONET = {"_target_": "metalearn_cli.algorithms.protonet.ProtoNet"}
 EVERY_STAGE = {
@@ -30,6 +32,7 @@ EVERY_STAGE = {
         "task_batching": "auto",
         "task_chunk": None,
         "task_compile": False,
+        "gradient_checkpointing": False,
         "tuned": False,
         "stop_on": [],
         "anomaly": False,
@@ -120,6 +123,11 @@ def smallest(stage: str, folder: Path, /, **changes: Any) -> dict[str, Any]:
             section = section[group]
         section[name] = value
     return values
+
+
+def on_cpu(**changes: Any) -> Runtime:
+    """Return the CPU with one thread, or with other settings."""
+    return Runtime(parse(RuntimeConfig, {**smallest("pretrain", Path())["runtime"], **changes}))
 
 
 @pytest.fixture

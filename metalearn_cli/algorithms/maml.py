@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from metalearn_cli.core.functional import gradient, recomputed
+from metalearn_cli.core.functional import gradient
 from metalearn_cli.core.learning import task_loss
 from metalearn_cli.core.types import Apply, Episode, EpisodeOutput, Params
 
@@ -19,8 +19,6 @@ class Maml:
         inner_lr: step size of the adaptation (alpha in the paper), > 0.
         inner_steps: adaptation steps per episode, >= 1.
         first_order: drop second derivatives (FOMAML, section 5.2): less time and memory.
-        gradient_checkpointing: keep no graph of an adaptation step but compute it again, so that memory does not grow
-            with their number; about a third more time. Not for task_batching vmap or groups.
 
     Raises:
         ValueError: if inner_lr <= 0 or inner_steps < 1.
@@ -31,13 +29,7 @@ class Maml:
     handles_regression = True
     inner_gradients = True
 
-    def __init__(
-        self,
-        inner_lr: float = 0.4,
-        inner_steps: int = 1,
-        first_order: bool = False,
-        gradient_checkpointing: bool = False,
-    ) -> None:
+    def __init__(self, inner_lr: float = 0.4, inner_steps: int = 1, first_order: bool = False) -> None:
         if not inner_lr > 0:
             raise ValueError(f"inner_lr must be > 0, got {inner_lr}")
         if inner_steps < 1:
@@ -45,7 +37,6 @@ class Maml:
         self.inner_lr = inner_lr
         self.inner_steps = inner_steps
         self.first_order = first_order
-        self.gradient_checkpointing = gradient_checkpointing
 
     def init(self, params: Params) -> Params:
         """Return the parameters: MAML learns their initial values and nothing else."""
@@ -57,12 +48,9 @@ class Maml:
         def support_loss(fast: Params) -> Tensor:
             return task_loss(apply(fast, episode.support_x), episode.support_y)
 
-        def step(fast: Params) -> Params:
-            gradients = gradient(support_loss, fast, self.first_order)
-            return {name: p.sub(gradients[name], alpha=self.inner_lr) for name, p in fast.items()}
-
         fast = params
         for _ in range(self.inner_steps):
-            fast = recomputed(step, fast) if self.gradient_checkpointing else step(fast)
+            gradients = gradient(support_loss, fast, self.first_order)
+            fast = {name: p.sub(gradients[name], alpha=self.inner_lr) for name, p in fast.items()}
         logits = apply(fast, episode.query_x)
         return EpisodeOutput(task_loss(logits, episode.query_y), logits)

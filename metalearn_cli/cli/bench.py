@@ -14,6 +14,7 @@ from torch import Tensor
 from metalearn_cli.algorithms.maml import Maml
 from metalearn_cli.backbones._network import Network
 from metalearn_cli.backbones.conv4 import Conv4
+from metalearn_cli.cli.compose import defaults
 from metalearn_cli.core.config import Precision, TaskBatching
 from metalearn_cli.core.config import Runtime as RuntimeConfig
 from metalearn_cli.core.errors import ConfigError
@@ -36,9 +37,7 @@ def measure(tasks: int = TASKS, hidden: int = 64) -> dict[str, dict[str, str]]:
     """
     tune()
     shape = f"{tasks} tasks of 5-way 1-shot, conv4 with {hidden} channels, 28x28"
-    usual = RuntimeConfig(
-        "auto", 1, "32-true", None, "auto", None, task_compile=False, tuned=True, stop_on=[], anomaly=False
-    )
+    usual = defaults("meta-train").runtime
     ways = {name: replace(usual, task_batching=name) for name in get_args(TaskBatching)}
     found = {f"task_batching: a step of MAML, {shape}": _in_turn(ways, tasks, hidden)}
     exact, _ = _step(replace(usual, precision="64-true"), tasks, hidden)

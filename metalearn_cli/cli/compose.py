@@ -162,6 +162,11 @@ def settings(stage: str, values: Mapping[str, Any]) -> Any:
     return parse_chain(values) if stage == "run" else parse(STAGES[stage], values)
 
 
+def defaults(stage: str) -> Any:
+    """Return the settings of a stage as they are where nobody changes them."""
+    return settings(stage, values_of(Composer(stage).load([]))[0])
+
+
 def _plain(node: Any, prefix: str, problems: list[Problem], left: Iterator[int]) -> Any:
     if next(left, None) is None:
         raise ConfigError([Problem("", f"the settings have more than {MOST} values")])

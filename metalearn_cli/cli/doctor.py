@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import platform
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -14,6 +15,7 @@ from torch import nn
 
 from metalearn_cli import __version__
 from metalearn_cli.cli.choices import config_dir
+from metalearn_cli.cli.compose import defaults
 from metalearn_cli.core.config import Precision
 from metalearn_cli.core.config import Runtime as RuntimeConfig
 from metalearn_cli.core.functional import pure
@@ -32,8 +34,9 @@ def examine(runs_dir: str) -> dict[str, dict[str, str]]:
     versions = {"metalearn-cli": __version__, "python": f"{platform.python_version()} on {platform.platform()}"}
     versions |= {name: importlib.metadata.version(name) for name in _PACKAGES}
     devices = {}
+    usual = defaults("pretrain").runtime
     for kind, count in available().items():
-        works = [precision for precision in get_args(Precision) if _works(kind, precision)]
+        works = [precision for precision in get_args(Precision) if _works(usual, kind, precision)]
         devices[kind] = f"{_name(kind, count)}; works in {', '.join(works)}"
     data = os.environ.get("MLX_DATA_DIR")
     places = {
@@ -61,12 +64,12 @@ def _place(path: Path) -> str:
     return f"{path.absolute()} ({', '.join(notes)})"
 
 
-def _works(kind: str, precision: str) -> bool:
+def _works(usual: RuntimeConfig, kind: str, precision: str) -> bool:
     """Whether one step of a small network gives finite gradients."""
     if unsupported(kind, precision):
         return False
-    given: Any = (kind, 1, precision, None, "auto", None, False, False, [], False)
-    runtime = Runtime(RuntimeConfig(*given))
+    changes: Any = {"accelerator": kind, "precision": precision}
+    runtime = Runtime(replace(usual, **changes))
     apply, params = pure(nn.Conv2d(1, 4, 3))
     params = runtime.place(params)
     (x_BCHW,) = runtime.cast((torch.ones(2, 1, 8, 8, device=runtime.device),))

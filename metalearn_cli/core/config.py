@@ -42,6 +42,8 @@ class Runtime:
     """Tasks computed as one batch, for vmap and groups; null = a number that is usually quick."""
     task_compile: bool
     """Whether the gradients of tasks are compiled, see `engine.tasks`."""
+    gradient_checkpointing: bool
+    """Whether adaptation steps are computed again instead of kept, see `core.functional.checkpointing`."""
     tuned: bool
     """Whether the process's memory allocator and number format are set for speed; see `engine.runtime.tune`."""
     stop_on: list[Signal]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -46,49 +47,59 @@ def pure(module: nn.Module) -> tuple[Apply, Params]:
     return apply, {name: p.detach().clone().requires_grad_() for name, p in module.named_parameters()}
 
 
+checkpointing: ContextVar[bool] = ContextVar("checkpointing", default=False)
+"""Whether `gradient` computes again, when its own gradient is asked for, what it would keep for that.
+
+Gradient checkpointing (Chen et al. 2016, https://arxiv.org/abs/1604.06174): the memory of an algorithm that adapts by
+many steps is that of one of them. Not under `torch.func` transforms.
+"""
+
+
 def gradient(loss: Callable[[Params], Tensor], params: Params, first_order: bool = False) -> Params:
     """Return the gradient of a loss [], for an algorithm to take a step with; it can be differentiated in turn.
 
     Args:
-        loss: a function of the tensors.
+        loss: a function of the tensors; with `checkpointing`, one that draws no random numbers.
         params: where the gradient is taken; they need not be leaves.
         first_order: return a constant instead, which costs less.
+
+    Raises:
+        ValueError: with `checkpointing`, if the loss depends on other tensors that require gradients.
     """
     if torch._C._are_functorch_transforms_active():  # a batch of tasks, where only this kind of gradient is possible
         at = {name: p.detach() for name, p in params.items()} if first_order else params
         return torch.func.grad(loss)(at)
     # elsewhere autograd, with half as much work for the interpreter; it records nothing that nobody will ask for
     again = torch.is_grad_enabled() and not first_order
+    if again and checkpointing.get():
+        return dict(zip(params, _Recomputed.apply(loss, tuple(params), *params.values()), strict=True))
+    return _gradient(loss, params, again)
+
+
+def _gradient(loss: Callable[[Params], Tensor], params: Params, again: bool) -> Params:
     with torch.enable_grad():
         at = {name: p if again and p.requires_grad else p.detach().requires_grad_() for name, p in params.items()}
         found = torch.autograd.grad(loss(at), list(at.values()), create_graph=again)
     return dict(zip(at, found, strict=True))
 
 
-def recomputed(step: Callable[[Params], Params], params: Params) -> Params:
-    """Return `step(params)` without keeping its graph: it is computed once more when its gradient is asked for.
-
-    Gradient checkpointing (Chen et al. 2016, https://arxiv.org/abs/1604.06174): memory is that of one step, however
-    many are taken; time grows by about a third. Not under `torch.func` transforms.
-
-    Args:
-        step: a function of the tensors, which draws no random numbers.
-        params: its argument; what it returns has the same names.
-    """
-    return dict(zip(params, _Recomputed.apply(step, tuple(params), *params.values()), strict=True))
-
-
 class _Recomputed(torch.autograd.Function):
+    """The gradient of a loss, of which nothing is kept but where it was taken."""
+
     @staticmethod
-    def forward(ctx: Any, step: Callable[[Params], Params], names: tuple[str, ...], *tensors: Tensor) -> Any:
-        ctx.step, ctx.names = step, names
+    def forward(ctx: Any, loss: Callable[[Params], Tensor], names: tuple[str, ...], *tensors: Tensor) -> Any:
+        ctx.loss, ctx.names = loss, names
         ctx.save_for_backward(*tensors)
-        return tuple(step(dict(zip(names, tensors, strict=True))).values())
+        with torch.enable_grad():
+            if loss({name: t.detach() for name, t in zip(names, tensors, strict=True)}).requires_grad:
+                raise ValueError("gradient checkpointing: the loss depends on tensors that it is not differentiated by")
+        return tuple(_gradient(loss, dict(zip(names, tensors, strict=True)), again=False).values())
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        tensors = [t.detach().requires_grad_() for t in ctx.saved_tensors]
-        with torch.enable_grad():
-            outputs = ctx.step(dict(zip(ctx.names, tensors, strict=True)))
-        return None, None, *torch.autograd.grad(list(outputs.values()), tensors, gradients)
+        at = {name: t.detach().requires_grad_() for name, t in zip(ctx.names, ctx.saved_tensors, strict=True)}
+        found = _gradient(ctx.loss, at, again=True).values()
+        known = [(f, g) for f, g in zip(found, gradients, strict=True) if f.requires_grad]  # others are constant
+        outputs, grad_outputs = zip(*known, strict=True)
+        return None, None, *torch.autograd.grad(outputs, list(at.values()), grad_outputs, allow_unused=True)

@@ -122,6 +122,9 @@ class Runtime:
         if config.task_compile and config.anomaly:
             message = "is looked for operation by operation, which compiled tasks do not have; set one of them to false"
             problems.append(Problem("runtime.anomaly", message))
+        if config.gradient_checkpointing and (config.task_compile or config.task_batching in ("vmap", "groups")):
+            message = "is for loop and threads, not compiled: they compute one task at a time"
+            problems.append(Problem("runtime.gradient_checkpointing", message))
         if config.task_compile and config.precision == "16-mixed":
             problems.append(Problem("runtime.task_compile", "does not scale losses as 16-mixed wants; use bf16-mixed"))
         if kind in kinds and (reason := unsupported(kind, config.precision)):

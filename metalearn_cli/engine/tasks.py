@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from metalearn_cli.core.errors import UserError
+from metalearn_cli.core.functional import checkpointing
 from metalearn_cli.core.types import Episode, Params
 from metalearn_cli.engine.runtime import Runtime, one_core, out_of_memory
 
@@ -46,7 +47,8 @@ class Tasks:
         self.batching: str = config.task_batching
         if self.batching == "auto":
             on_cpu = "threads" if min(tasks, cores) > 1 and not config.task_compile else "loop"
-            self.batching = on_cpu if runtime.device.type == "cpu" else "vmap"
+            elsewhere = "loop" if config.gradient_checkpointing else "vmap"
+            self.batching = on_cpu if runtime.device.type == "cpu" else elsewhere
         self._batched = self.batching in ("vmap", "groups")
         self._chunk = (config.task_chunk or min(tasks, DEFAULT_CHUNK[self.batching])) if self._batched else 1
         self._threads = min(cores, -(-tasks // self._chunk)) if self.batching in ("threads", "groups") else 1
@@ -120,7 +122,11 @@ class Tasks:
 
     def _eager(self, task: Task, params: Params, part: Episode, tasks: int) -> dict[str, Tensor]:
         """Add the gradient of a part's share of the mean loss to the leaves, and return what `task` makes of it."""
-        values = self._apply(task, params, part)
+        before = checkpointing.set(self._runtime.config.gradient_checkpointing)
+        try:
+            values = self._apply(task, params, part)
+        finally:
+            checkpointing.reset(before)
         self._runtime.backward(values["loss"].sum() / tasks)
         return {name: value.detach() for name, value in values.items()}
 

@@ -310,4 +310,6 @@ def enough_memory(stage: str, config: Any) -> Iterator[None]:
         wanted = re.search(r"tried to allocate [\d.]+ \w+", str(error), re.IGNORECASE)
         reason = f", as it {wanted[0].lower()}" if wanted else ""
         message = f"{stage} ran out of memory{reason}; lower {', '.join(shown)}, or the backbone's width"
+        if stage == "meta-train" and not config.runtime.gradient_checkpointing:
+            message += "; with many adaptation steps, set runtime.gradient_checkpointing=true"
         raise UserError(message) from error

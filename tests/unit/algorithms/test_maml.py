@@ -6,17 +6,16 @@ from statistics import geometric_mean
 
 import pytest
 import torch
+from conftest import on_cpu
 from torch import Tensor
 from torch.nn.functional import batch_norm, conv2d, cross_entropy, linear, max_pool2d, relu
 
 from metalearn_cli.algorithms.maml import Maml
 from metalearn_cli.backbones._network import Network
 from metalearn_cli.backbones.conv4 import Conv4
-from metalearn_cli.core.config import Runtime as RuntimeConfig
 from metalearn_cli.core.functional import pure
 from metalearn_cli.core.random import seeded
 from metalearn_cli.core.types import Episode, Params
-from metalearn_cli.engine.runtime import Runtime
 
 QUERY, SIZE, HIDDEN, SEEDS = 2, 16, 8, 3
 
@@ -62,7 +61,7 @@ def setting(way: int, dtype: torch.dtype, seed: int = 0) -> tuple[Network, Param
     sy = torch.arange(way).expand(2, -1)
     _, params = pure(network)
     precision = "64-true" if dtype == torch.float64 else "32-true"
-    runtime = Runtime(RuntimeConfig("cpu", 1, precision, None, "auto", None, False, False, [], False))
+    runtime = on_cpu(precision=precision, threads=None)
     params = runtime.place(params)  # in the layout that the engine uses
     return network, params, Episode(sx.to(dtype), sy, qx.to(dtype), sy.repeat(1, QUERY))
 

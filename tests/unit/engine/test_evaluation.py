@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from conftest import on_cpu
 
 from metalearn_cli.algorithms.from_scratch import FromScratch
 from metalearn_cli.algorithms.maml import Maml
@@ -10,19 +11,15 @@ from metalearn_cli.algorithms.protonet import ProtoNet
 from metalearn_cli.backbones._network import Network
 from metalearn_cli.backbones.conv4 import Conv4
 from metalearn_cli.backbones.mlp import Mlp
-from metalearn_cli.core.config import Runtime as RuntimeConfig
 from metalearn_cli.core.functional import pure
 from metalearn_cli.core.random import seeded
 from metalearn_cli.core.types import Episode
 from metalearn_cli.data._dataset import Dataset, Split
 from metalearn_cli.engine.evaluation import score_episodes, under_protocol
-from metalearn_cli.engine.runtime import Runtime
 
 WAY, SHOT, QUERY, SIDE = 2, 2, 3, 16
 ALGORITHMS = [Maml(0.1), ProtoNet(), NearestCentroid(), FromScratch(steps=2)]
-RUNTIME = Runtime(
-    RuntimeConfig("cpu", 1, "32-true", 1, "auto", None, task_compile=False, tuned=False, stop_on=[], anomaly=False)
-)
+RUNTIME = on_cpu()
 
 
 def network(algorithm, backbone, shape=(1, SIDE, SIDE)):

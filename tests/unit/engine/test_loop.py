@@ -3,22 +3,18 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from conftest import on_cpu
 from torch import Tensor
 
 from metalearn_cli.core.config import Every
-from metalearn_cli.core.config import Runtime as RuntimeConfig
 from metalearn_cli.core.errors import NonFiniteError, Stopped
 from metalearn_cli.engine.loop import Ahead, Memory, fit
-from metalearn_cli.engine.runtime import Runtime
 
-RUNTIME = Runtime(
-    RuntimeConfig("cpu", 1, "32-true", 1, "auto", None, task_compile=False, tuned=False, stop_on=[], anomaly=False)
-)
+RUNTIME = on_cpu()
 EVERY = Every(log=2, evaluate=3, save=4)
 
 
@@ -169,7 +165,7 @@ def test_sigint_in_the_last_step_changes_nothing():
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGHUP"])
 def test_other_signals_stop_likewise(name):
     number = signal.Signals[name]
-    runtime = Runtime(replace(RUNTIME.config, stop_on=["SIGUSR1", "SIGHUP"]))
+    runtime = on_cpu(stop_on=["SIGUSR1", "SIGHUP"])
     task = Task()
     with pytest.raises(Stopped) as caught:
         task.fit(advance=lambda step: os.kill(os.getpid(), number) if step == 2 else None, runtime=runtime)
@@ -261,7 +257,7 @@ def test_too_many_steps_left_out_stop_the_run():
 
 
 def test_anomaly_is_told_with_its_step():
-    runtime = Runtime(replace(RUNTIME.config, anomaly=True))
+    runtime = on_cpu(anomaly=True)
     with pytest.raises(NonFiniteError, match=r"Function 'AbsBackward0' returned nan .* at step 2 of 6"):
         Trouble(gradients=(2,)).fit(runtime=runtime)
 

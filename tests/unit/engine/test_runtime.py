@@ -4,24 +4,17 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import on_cpu
 
-from metalearn_cli.core.config import Runtime as RuntimeConfig
 from metalearn_cli.core.errors import ConfigError, NonFiniteError
 from metalearn_cli.core.types import Episode
 from metalearn_cli.engine import runtime as module
 from metalearn_cli.engine.runtime import Runtime, out_of_memory, unsupported
 
 
-def runtime(**changes: Any) -> Runtime:
-    values = {"accelerator": "cpu", "devices": 1, "precision": "32-true", "threads": 1}
-    values |= {"task_batching": "auto", "task_chunk": None, "task_compile": False}
-    values |= {"tuned": False, "stop_on": [], "anomaly": False, **changes}
-    return Runtime(RuntimeConfig(**values))
-
-
 def problems(**changes: Any) -> dict[str, str]:
     with pytest.raises(ConfigError) as caught:
-        runtime(**changes)
+        on_cpu(**changes)
     return {problem.key: problem.message for problem in caught.value.problems}
 
 
@@ -61,7 +54,7 @@ def test_precisions_of_a_processor(precision):
 
 @pytest.mark.parametrize("devices", [1, "auto", [0]])
 def test_devices_that_are_the_processor(processor_only, devices):
-    found = runtime(accelerator="auto", devices=devices)
+    found = on_cpu(accelerator="auto", devices=devices)
     assert found.device == torch.device("cpu")
     assert found.description == "cpu, 1 threads, 32-true"
 
@@ -69,9 +62,9 @@ def test_devices_that_are_the_processor(processor_only, devices):
 def test_threads():
     before = torch.get_num_threads()
     try:
-        assert runtime(threads=2).description == "cpu, 2 threads, 32-true"
+        assert on_cpu(threads=2).description == "cpu, 2 threads, 32-true"
         assert torch.get_num_threads() == 2
-        runtime(threads=None)
+        on_cpu(threads=None)
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
@@ -88,7 +81,7 @@ FORMATS = {
 @pytest.mark.parametrize("precision", FORMATS)
 def test_number_formats(precision):
     weights, inside = FORMATS[precision]
-    found = runtime(precision=precision)
+    found = on_cpu(precision=precision)
     seen = []
 
     def apply(params, x):
@@ -110,7 +103,7 @@ def test_number_formats(precision):
 
 
 def test_precision_reaches_gradients_of_gradients():
-    found = runtime(precision="bf16-mixed")
+    found = on_cpu(precision="bf16-mixed")
     params = found.place({"w": torch.tensor([[0.5]])})
     apply = found.under_precision(lambda p, x: torch.tanh(x @ p["w"]))
 
@@ -133,8 +126,15 @@ def test_what_compiled_tasks_cannot_be():
     assert "use bf16-mixed" in problems(task_compile=True, precision="16-mixed")["runtime.task_compile"]
 
 
+@pytest.mark.parametrize("changes", [{"task_batching": "vmap"}, {"task_batching": "groups"}, {"task_compile": True}])
+def test_gradient_checkpointing_is_for_one_task_at_a_time(changes):
+    assert problems(gradient_checkpointing=True, **changes) == {
+        "runtime.gradient_checkpointing": "is for loop and threads, not compiled: they compute one task at a time"
+    }
+
+
 def test_gradient_that_is_not_finite_is_seen():
-    found = runtime()
+    found = on_cpu()
     params = found.place({"w": torch.ones(2), "unused": torch.ones(2)})
     assert found.gradient_norm(params) == 0
     params["w"].grad = torch.tensor([3.0, -4.0])
@@ -157,10 +157,10 @@ def test_anomaly_names_the_operation():
             x = torch.zeros(1, requires_grad=True)
             found.backward((x.sqrt() * 0).sum())
 
-    step(runtime())
+    step(on_cpu())
     with pytest.raises(NonFiniteError, match=r"Function 'SqrtBackward0' returned nan values"):
-        step(runtime(anomaly=True))
-    with pytest.raises(RuntimeError, match="something else"), runtime(anomaly=True).watched():
+        step(on_cpu(anomaly=True))
+    with pytest.raises(RuntimeError, match="something else"), on_cpu(anomaly=True).watched():
         raise RuntimeError("something else")
     assert not torch.is_anomaly_enabled()
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import on_cpu
 from torch import Tensor
 
 from metalearn_cli.algorithms.maml import Maml
 from metalearn_cli.algorithms.protonet import ProtoNet
 from metalearn_cli.backbones._network import Network
 from metalearn_cli.backbones.conv4 import Conv4
-from metalearn_cli.core.config import Runtime as RuntimeConfig
 from metalearn_cli.core.errors import UserError
 from metalearn_cli.core.functional import pure
 from metalearn_cli.core.learning import score
@@ -30,7 +30,6 @@ LEARNERS = {
     **{f"maml-{s}-{o}": Maml(0.2, s, o == "first") for s in (1, 5) for o in ("first", "second")},
     "protonet": ProtoNet(),
 }
-CHECKPOINTING = Maml(0.2, 5, gradient_checkpointing=True)
 
 
 @pytest.fixture(autouse=True)
@@ -42,9 +41,8 @@ def two_cores(monkeypatch):
 
 
 def runtime(batching: str = "auto", chunk: int | None = None, precision: str = "64-true", **changes: Any) -> Runtime:
-    values = {"threads": 1 if batching in ("loop", "vmap") else None, "stop_on": [], "anomaly": False}
-    values |= {"task_compile": False, **changes}
-    return Runtime(RuntimeConfig("cpu", 1, precision, task_batching=batching, task_chunk=chunk, tuned=False, **values))
+    values = {"threads": 1 if batching in ("loop", "vmap") else None, **changes}
+    return on_cpu(precision=precision, task_batching=batching, task_chunk=chunk, **values)
 
 
 def problem(learner: Any, found: Runtime, pool: str = "max") -> tuple[Any, Params, Episode]:
@@ -174,10 +172,10 @@ def test_threads_leave_the_default_number_format_alone(precision):
 
 @pytest.mark.parametrize("batching", ["loop", "threads"])
 def test_gradient_checkpointing_changes_no_gradient(batching):
-    found = runtime(batching)
-    task, params, episodes = problem(CHECKPOINTING, found)
+    found = runtime(batching, gradient_checkpointing=True)
+    task, params, episodes = problem(LEARNERS["maml-5-second"], found)
     Tasks(found, TASKS).gradients(task, params, episodes)
-    _, expected = plain(problem(LEARNERS["maml-5-second"], found)[0], params, episodes)
+    _, expected = plain(task, params, episodes)
     for p, gradient in zip(params.values(), expected, strict=True):
         assert (p.grad - gradient).norm() <= 1e-9 * gradient.norm()
 
@@ -187,9 +185,12 @@ def test_what_cannot_be_batched_is_refused_in_words(batching):
     found = runtime(batching)
     task, params, episodes = problem(LEARNERS["protonet"], found)
     assert Tasks(found, TASKS).refused(task, params, episodes) == ""
-    for unfit in (problem(CHECKPOINTING, found)[0], lambda p, e: {"loss": torch.tensor(e.query_x.sum().item())}):
-        reason = Tasks(found, TASKS).refused(unfit, params, episodes)
-        assert reason.startswith(f"{batching} cannot batch this network over tasks (") and reason.endswith("use loop")
+
+    def unfit(params: Params, episode: Episode) -> dict[str, Tensor]:
+        return {"loss": torch.tensor(episode.query_x.sum().item())}
+
+    reason = Tasks(found, TASKS).refused(unfit, params, episodes)
+    assert reason.startswith(f"{batching} cannot batch this network over tasks (") and reason.endswith("use loop")
     assert Tasks(runtime("threads"), TASKS).refused(unfit, params, episodes) == ""
 
 
@@ -260,6 +261,13 @@ def test_what_auto_comes_to():
     assert Tasks(runtime(), 1).batching == "loop"
     assert Tasks(runtime(threads=1), 4).batching == "loop"
     assert Tasks(runtime(task_compile=True), 4).batching == "loop"
+
+
+@pytest.mark.parametrize(("checkpointing", "batching"), [(False, "vmap"), (True, "loop")])
+def test_what_auto_comes_to_on_another_device(checkpointing, batching, monkeypatch):
+    found = runtime(gradient_checkpointing=checkpointing)
+    monkeypatch.setattr(found, "device", torch.device("meta"))
+    assert Tasks(found, 4).batching == batching
 
 
 def test_tensors_that_do_not_learn_get_no_gradient():
