@@ -210,11 +210,14 @@ class _Forward(_Op):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
         y, n, index, mean, scale, steep = output
         ctx.reference = inputs[3]
+        ctx.set_materialize_grads(False)  # zeros for what is not differentiable would take as long as what is
         ctx.mark_non_differentiable(*(t for t in output[1:] if t is not None))
         ctx.save_for_backward(inputs[0], inputs[1], y, n, index, mean, scale, steep)
 
     @staticmethod
-    def backward(ctx: Any, grad_y: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_y: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+        if grad_y is None:
+            return (None,) * 5
         return (*_Backward.apply(grad_y, *ctx.saved_tensors, ctx.reference)[:3], None, None)
 
     @staticmethod
@@ -257,17 +260,19 @@ class _Backward(_Op):
         _, x, _, y, n, index, mean, scale, steep, ctx.reference = inputs
         _, grad_weight, grad_bias, g = output
         ctx.mark_non_differentiable(g)
+        ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, y, n, index, mean, scale, steep, grad_weight, grad_bias, g)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, c: Tensor, c_weight: Tensor, c_bias: Tensor, _: Any) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *c_s: Tensor | None) -> tuple[Tensor | None, ...]:
         """Differentiate p = sum(c * grad_x) + sum(c_weight * grad_weight) + sum(c_bias * grad_bias).
 
         p depends on x through n (in grad_weight and in c_n, below) and through scale, on weight through steep alone.
         """
         x, y, n, index, mean, scale, steep, *sums, g = ctx.saved_tensors
-        grad_weight, grad_bias, c_weight, c_bias = (_wide(t) for t in (*sums, c_weight, c_bias))
+        c, *c_sums = (torch.zeros_like(t) if c is None else c for c, t in zip(c_s, (x, *sums), strict=False))
+        grad_weight, grad_bias, c_weight, c_bias = (_wide(t) for t in (*sums, *c_sums))
         count = _count(x, ctx.reference)
         first_x, first_c = _first(x, ctx.reference), _first(c, ctx.reference)
         c_pooled = _gathered(c, index)

@@ -77,7 +77,8 @@ def derivatives(function, inputs, reference, pool):
     y = function(*inputs, reference, pool)
     cotangent = torch.randn(y.shape, generator=generator, dtype=torch.float64).to(y.dtype).requires_grad_()
     first = torch.autograd.grad(y, inputs, cotangent, create_graph=True)
-    second = torch.autograd.grad(sum(weighted(g) for g in first), [*inputs, cotangent])
+    # the second derivative by a bias is none
+    second = torch.autograd.grad(sum(weighted(g) for g in first), [*inputs, cotangent], materialize_grads=True)
     return [y, *first, *second]
 
 
