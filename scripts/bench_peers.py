@@ -568,7 +568,8 @@ def start_up(options: argparse.Namespace, report: Report) -> None:
     with tempfile.TemporaryDirectory() as folder:
         ours = [str(mlx), "pretrain", "steps=1", f"runs_dir={folder}"]
         libraries = "import torch, lightning_fabric, hydra, matplotlib.figure"
-        imports = {text: [sys.executable, "-c", text] for text in ("import torch", libraries)}
+        imports = {"import torch": [sys.executable, "-c", "import torch"]}
+        imports[libraries] = [sys.executable, "-c", f"import gc; gc.disable(); {libraries}"]  # as `mlx` does it
         commands = {**imports, "mlx pretrain steps=1": ours}
         times: dict[str, list[float]] = {name: [] for name in commands}
         for turn in range(options.turns + 1):

@@ -43,6 +43,12 @@ SWEEPS = {
     "way": Sweep("way", [2, 5, 10, 20, 40, 60], [2, 10], lambda n: [f"way={n}"]),
     "shot": Sweep("shot", [1, 2, 3, 5], [1, 5], lambda n: [f"shot={n}"]),
     "inner-steps": Sweep("inner steps", [1, 2, 5, 10, 20, 50], [1, 5], lambda n: [f"algorithm.inner_steps={n}"]),
+    "checkpointed": Sweep(
+        "inner steps, with gradient checkpointing",
+        [1, 5, 20, 50],
+        [1, 5],
+        lambda n: [f"algorithm.inner_steps={n}", "runtime.gradient_checkpointing=true"],
+    ),
     "width": Sweep("width (channels)", [8, 16, 32, 64, 128], [8, 32], lambda n: [f"backbone.hidden={n}"]),
     "size": Sweep("image size (pixels a side)", [16, 28, 42, 56, 84], [16, 28], lambda n: [f"data.size={n}"]),
     "threads": Sweep(

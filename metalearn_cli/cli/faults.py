@@ -112,7 +112,7 @@ def _examine(composer: Composer, words: list[str]) -> tuple[Any, list[Fault]]:
         problems += [p for p in error.problems if p.key not in known]
     # what was dropped is replaced by a default: what then does not fit is no fault of the user's
     problems = [p for p in problems if not any(_within(p.key, section) for section in dropped)]
-    return config, faults + located(composer, words, values, problems)
+    return config, faults + (located(composer, words, values, problems) if problems else [])
 
 
 def _culprits(composer: Composer, words: Sequence[str]) -> tuple[list[str], list[Fault], list[str]]:

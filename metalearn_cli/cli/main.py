@@ -81,14 +81,16 @@ def _stage(words: Words) -> int:
 
 
 def _resume(words: Words) -> int:
-    from metalearn_cli import stages
     from metalearn_cli.cli import ui, views
     from metalearn_cli.cli.compose import changes
+    from metalearn_cli.cli.launch import importing
     from metalearn_cli.engine.runs import find_run
 
     name, *settings = _expect(words, "RUN", several=True)
     folder = find_run(_runs_dir(words), name)["folder"]
     changed = changes(settings)
+    with importing():
+        from metalearn_cli import stages
     try:
         with ui.reporting() as reporter:
             run = stages.resume(folder, reporter, changed)

@@ -1,6 +1,7 @@
 """What each command prints, where, and with which exit code."""
 
 import errno
+import gc
 import json
 import os
 import signal
@@ -23,6 +24,13 @@ def test_help_imports_nothing_heavy():
     assert all(any(line.strip().startswith(command) for line in text) for command in COMMANDS)
     for heavy in ("torch", "hydra", "omegaconf", "numpy", "rich", "tqdm", "yaml"):
         assert f"'{heavy}'" not in modules
+
+
+def test_a_stage_runs_with_the_garbage_collector_on(mlx, monkeypatch):
+    seen = []
+    monkeypatch.setattr(stages, "run", lambda *args, **settings: seen.append(gc.isenabled()))
+    mlx("pretrain", "data=gaussian", "backbone=mlp")  # its imports go without
+    assert seen == [True]
 
 
 def test_version(mlx):
