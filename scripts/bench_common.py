@@ -16,16 +16,19 @@ import statistics
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
 from torch.nn.functional import conv2d
+
+from metalearn_cli.cli.main import WAITING
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -171,7 +174,13 @@ class Result:
         return statistics.median(self.seconds) if self.seconds else float("inf")
 
 
-def race(makers: Mapping[str, Maker], turns: int, budget: float = float("inf"), warm: int = 1) -> dict[str, Result]:
+def race(
+    makers: Mapping[str, Maker],
+    turns: int,
+    budget: float = float("inf"),
+    warm: int = 1,
+    ours: Collection[str] = (),
+) -> dict[str, Result]:
     """Let contestants take turns, each in its own process.
 
     Args:
@@ -179,6 +188,7 @@ def race(makers: Mapping[str, Maker], turns: int, budget: float = float("inf"), 
         turns: turns that count.
         budget: seconds after which no further round begins; one round counts in any case.
         warm: turns before them that do not count.
+        ours: whose threads wait as those of `mlx` do; those of the others as the system has it.
 
     Returns:
         What each came to, in the same order.
@@ -191,7 +201,8 @@ def race(makers: Mapping[str, Maker], turns: int, budget: float = float("inf"), 
         for name, maker in makers.items():
             pipes[name], end = context.Pipe()
             processes.append(context.Process(target=_contestant, args=(end, maker), daemon=False))
-            processes[-1].start()
+            with patch.dict(os.environ, WAITING if name in ours else {}):
+                processes[-1].start()
             end.close()
             _ask(pipes, results[name], name, None)  # one after the other: setting up is not to disturb the others
         began = time.monotonic()

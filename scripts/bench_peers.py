@@ -172,7 +172,7 @@ def compare(workload: Workload, chosen: list[str], options: argparse.Namespace, 
         path, data = draw(workload, Path(folder))
         apart = deviations(names, workload, path, min(workload.tasks, 2 if workload.way > 5 else 4))
         makers: dict[str, Maker] = {name: partial(contestant, name, workload, path) for name in names}
-        results = race({**makers, **LIMITS}, options.turns, options.budget)
+        results = race({**makers, **LIMITS}, options.turns, options.budget, ours=[OURS])
     limits = {name: 1 / results.pop(name).median for name in LIMITS}
     limit = max(limits.values())
     libraries = {n: r for n, r in results.items() if n not in (PLAIN, OURS) and r.seconds}
@@ -223,8 +223,8 @@ def end_to_end(options: argparse.Namespace, report: Report) -> None:
         learn2learn = bench_rivals.installed("learn2learn") and data == "omniglot"
         if learn2learn:
             makers["learn2learn"] = partial(learn2learn_data, workload)
-        results = race(makers, options.turns, options.budget)
-        sampling = race({OURS: partial(own_data, workload, data, sampling=True)}, 5)[OURS].median
+        results = race(makers, options.turns, options.budget, ours=[OURS])
+        sampling = race({OURS: partial(own_data, workload, data, sampling=True)}, 5, ours=[OURS])[OURS].median
         ours, theirs = results[OURS], results.get("learn2learn", Result()).median
         quoted = "" if theirs < float("inf") else " (reported)"
         theirs = REPORTED[workload.name] if quoted else theirs
@@ -291,7 +291,9 @@ def overhead(options: argparse.Namespace, report: Report) -> None:
     """Measure what the engine costs: the same network and mathematics run by it and written by hand, in one process."""
     rows, numbers = [], {}
     for workload in (WORKLOADS["W3"], replace(WORKLOADS["W1"], tasks=2)):
-        results = race({"engine": partial(engine_and_hand, workload)}, 10 * options.turns, options.budget)
+        results = race(
+            {"engine": partial(engine_and_hand, workload)}, 10 * options.turns, options.budget, ours=["engine"]
+        )
         ratio = results["engine"].median
         rows.append([workload.title.split(",")[0], workload.tasks, f"{ratio - 1:+.1%}", len(results["engine"].seconds)])
         report.goal(f"{rows[-1][0]}, overhead of the engine", 100 * (ratio - 1), 3.0, "%", least=False)
@@ -372,7 +374,7 @@ def pretraining(options: argparse.Namespace, report: Report) -> None:
         if bench_rivals.installed("lightning"):
             makers[f"Lightning, {source}"] = partial(lightning_pretraining, data, source)
     makers[OURS] = partial(our_pretraining, data)
-    results = race(makers, options.turns, options.budget)
+    results = race(makers, options.turns, options.budget, ours=[OURS])
     ours = results[OURS]
     rows = [
         [name, number(1e3 * r.median), number(BATCH_SIZE / r.median), number(r.median / ours.median), number(r.peak_mb)]
@@ -501,7 +503,7 @@ def lightning_pretraining(data: str, source: str) -> Turn:
 def streaming(options: argparse.Namespace, report: Report) -> None:
     """Measure autoencoder pretraining on items that are in memory and on those that come from the disk, in turn."""
     makers = {name: partial(streamed, name == "disk") for name in ("memory", "disk")}
-    results = race(makers, options.turns, options.budget)
+    results = race(makers, options.turns, options.budget, ours=makers)
     rows = [[name, number(1e3 * r.median), number(BATCH_SIZE / r.median)] for name, r in results.items()]
     report.say(
         f"## Data from memory and from a mapped file of {STREAMED >> 20} million items, batches of {BATCH_SIZE}\n\n"

@@ -80,7 +80,8 @@ def measure(sweep: Sweep, quick: bool, budget: float) -> list[tuple[int, float, 
     for value in sweep.quick if quick else sweep.values:
         maker = partial(point, [*BASE, *sweep.words(value)])
         turns, warm = (1, 0) if sweep.once else (1 if quick else 5, 1)
-        result = race({f"{sweep.title} {value}": maker}, turns, budget, warm)[f"{sweep.title} {value}"]
+        name = f"{sweep.title} {value}"
+        result = race({name: maker}, turns, budget, warm, ours=[name])[name]
         rows.append((value, result.median, result.peak_mb, result.failure))
     return rows
 

@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 
 import pytest
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as `mlx` does it, before torch is loaded
+from metalearn_cli.cli.main import WAITING, main
+
+os.environ |= WAITING  # as `mlx` does it, before torch is loaded
 
 import torch
 from hydra.core.global_hydra import GlobalHydra
 
-from metalearn_cli.cli.main import main
 from metalearn_cli.core.config import STAGES, parse, parse_chain
 from metalearn_cli.core.config import Runtime as RuntimeConfig
 from metalearn_cli.engine.runtime import Runtime
