@@ -265,13 +265,14 @@ class _Backward(_Op):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *c_s: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *incoming: Tensor | None) -> tuple[Tensor | None, ...]:
         """Differentiate p = sum(c * grad_x) + sum(c_weight * grad_weight) + sum(c_bias * grad_bias).
 
         p depends on x through n (in grad_weight and in c_n, below) and through scale, on weight through steep alone.
         """
         x, y, n, index, mean, scale, steep, *sums, g = ctx.saved_tensors
-        c, *c_sums = (torch.zeros_like(t) if c is None else c for c, t in zip(c_s, (x, *sums), strict=False))
+        pairs = zip(incoming[:3], (x, *sums), strict=True)
+        c, *c_sums = (torch.zeros_like(t) if c is None else c for c, t in pairs)
         grad_weight, grad_bias, c_weight, c_bias = (_wide(t) for t in (*sums, *c_sums))
         count = _count(x, ctx.reference)
         first_x, first_c = _first(x, ctx.reference), _first(c, ctx.reference)

@@ -100,6 +100,8 @@ class _Recomputed(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         at = {name: t.detach().requires_grad_() for name, t in zip(ctx.names, ctx.saved_tensors, strict=True)}
         found = _gradient(ctx.loss, at, again=True).values()
-        known = [(f, g) for f, g in zip(found, gradients, strict=True) if f.requires_grad]  # others are constant
-        outputs, grad_outputs = zip(*known, strict=True)
+        varying = [(f, g) for f, g in zip(found, gradients, strict=True) if f.requires_grad]
+        if not varying:
+            return (None,) * (2 + len(at))
+        outputs, grad_outputs = zip(*varying, strict=True)
         return None, None, *torch.autograd.grad(outputs, list(at.values()), grad_outputs, allow_unused=True)

@@ -60,6 +60,14 @@ def test_gradient_checkpointing_agrees_with_finite_differences(checkpointed):
     )
 
 
+def test_gradient_checkpointing_takes_a_loss_whose_gradient_is_constant(checkpointed):
+    params = leaves()
+    fast = gradient(lambda p: (3 * p["w"]).sum() + p["constant"].sum(), params)
+    moved = sum((p - 0.5 * fast[name]).square().sum() for name, p in params.items())
+    for found, p in zip(torch.autograd.grad(moved, list(params.values())), params.values(), strict=True):
+        torch.testing.assert_close(found, 2 * (p - 0.5 * (3 if len(p) == 2 else 1)))
+
+
 def test_gradient_checkpointing_refuses_a_loss_of_other_tensors_that_learn(checkpointed):
     other = torch.ones(2, dtype=torch.float64, requires_grad=True)
     with pytest.raises(ValueError, match="the loss depends on tensors that it is not differentiated by"):
