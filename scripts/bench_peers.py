@@ -45,6 +45,7 @@ from bench_common import (
 )
 from bench_rivals import PLAIN, Batch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 OURS = "metalearn-cli"
 BATCHES = 3  # different ones, in rotation
@@ -374,21 +375,40 @@ def pretraining(options: argparse.Namespace, report: Report) -> None:
         if bench_rivals.installed("lightning"):
             makers[f"Lightning, {source}"] = partial(lightning_pretraining, data, source)
     makers[OURS] = partial(our_pretraining, data)
-    results = race(makers, options.turns, options.budget, ours=[OURS])
+    results = race({**makers, **LIMITS}, options.turns, options.budget, ours=[OURS])
+    limit = max(1 / results.pop(name).median for name in LIMITS)
+    gflop = convolutions_of_pretraining(data) / 1e9
+    bound = 1e3 * gflop / limit
     ours = results[OURS]
     rows = [
-        [name, number(1e3 * r.median), number(BATCH_SIZE / r.median), number(r.median / ours.median), number(r.peak_mb)]
+        [
+            name,
+            number(1e3 * r.median),
+            number(BATCH_SIZE / r.median),
+            number(r.median / ours.median),
+            f"{gflop / r.median / limit:.0%}",
+            number(r.peak_mb),
+        ]
         for name, r in results.items()
     ]
     report.say(
         f"## Autoencoder pretraining on {data}, batches of {BATCH_SIZE}\n\n"
-        + table(["", "ms/step", "images/s", "times ours", "peak MB"], rows)
-        + "\n\nfiles: a DataLoader with 2 workers decodes each drawing when it is due; memory: one over ready tensors."
+        + table(["", "ms/step", "images/s", "times ours", "of limit", "peak MB"], rows)
+        + "\n\nfiles: a DataLoader with 2 workers decodes each drawing when it is due; memory: one over ready tensors. "
+        + f"Our step has {gflop:.1f} GFLOP of convolutions: {bound:.0f} ms at {limit:.0f} GFLOP/s, the limit."
     )
     for name, result in results.items():
         if name != OURS:
             report.goal(f"pretraining against {name}", result.median / ours.median, 3.0)
     report.numbers["pretrain"] = {name: asdict(result) for name, result in results.items()}
+
+
+def convolutions_of_pretraining(data: str) -> float:
+    """Return the floating-point operations of the convolutions of our step."""
+    ours = Ours("pretrain", f"data={data}", "model=autoencoder", f"batch_size={BATCH_SIZE}")
+    with FlopCounterMode(display=False) as counter:
+        ours.step()
+    return float(sum(n for op, n in counter.get_flop_counts()["Global"].items() if "convolution" in str(op)))
 
 
 def per_step(stamps: list[float]) -> float:
