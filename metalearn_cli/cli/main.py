@@ -19,7 +19,7 @@ from metalearn_cli.core.errors import Stopped, UserError
 WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "2000"}
 """How threads wait for the next operation, read when torch is loaded: a moment awake, then asleep.
 
-Asleep at once, pretraining takes a fifth more time; awake for long, as is usual, several times as much on busy cores.
+Asleep at once, pretraining takes a seventh more time; awake for long, as is usual, several times as much on busy cores.
 """
 
 
