@@ -14,6 +14,7 @@ import pytest
 from metalearn_cli import __version__, stages
 from metalearn_cli.cli.args import COMMANDS, STAGES
 from metalearn_cli.cli.errors import explain
+from metalearn_cli.cli.main import WAITING
 from metalearn_cli.core.errors import ConfigError, Problem, Stopped, UserError
 
 
@@ -31,6 +32,16 @@ def test_a_stage_runs_with_the_garbage_collector_on(mlx, monkeypatch):
     monkeypatch.setattr(stages, "run", lambda *args, **settings: seen.append(gc.isenabled()))
     mlx("pretrain", "data=gaussian", "backbone=mlp")  # its imports go without
     assert seen == [True]
+
+
+@pytest.mark.parametrize("own", [{}, {"OMP_WAIT_POLICY": "ACTIVE"}])
+def test_threads_wait_as_the_user_has_it_or_as_we_do(mlx, monkeypatch, own):
+    for name in WAITING:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in own.items():
+        monkeypatch.setenv(name, value)
+    mlx("--version")
+    assert {name: os.environ[name] for name in WAITING if name in os.environ} == (own or WAITING)
 
 
 def test_version(mlx):

@@ -15,7 +15,7 @@ from metalearn_cli.algorithms.protonet import ProtoNet
 from metalearn_cli.backbones._network import Network
 from metalearn_cli.backbones.conv4 import Conv4
 from metalearn_cli.core.errors import UserError
-from metalearn_cli.core.functional import pure
+from metalearn_cli.core.functional import checkpointing, pure
 from metalearn_cli.core.learning import score
 from metalearn_cli.core.random import seeded
 from metalearn_cli.core.types import Episode, Params
@@ -174,7 +174,14 @@ def test_threads_leave_the_default_number_format_alone(precision):
 def test_gradient_checkpointing_changes_no_gradient(batching):
     found = runtime(batching, gradient_checkpointing=True)
     task, params, episodes = problem(LEARNERS["maml-5-second"], found)
-    Tasks(found, TASKS).gradients(task, params, episodes)
+    seen = []
+
+    def watched(params: Params, episode: Episode) -> dict[str, Tensor]:
+        seen.append(checkpointing.get())
+        return task(params, episode)
+
+    Tasks(found, TASKS).gradients(watched, params, episodes)
+    assert seen == [True] * TASKS and not checkpointing.get()
     _, expected = plain(task, params, episodes)
     for p, gradient in zip(params.values(), expected, strict=True):
         assert (p.grad - gradient).norm() <= 1e-9 * gradient.norm()
