@@ -7,6 +7,8 @@ VENV := .venv
 BIN  := $(VENV)/bin
 # Written last, so that a set-up cut short starts again from nothing, and a finished one never runs twice.
 READY := $(VENV)/.ready
+# One process per core; tests of one file stay together, as they share what they build.
+PARALLEL := -n auto --dist loadfile
 # Of the benchmarks: the peers and this package.
 PEERS := .venv-bench
 
@@ -57,10 +59,10 @@ bench-scaling: $(READY) ## seconds and memory over tasks, way, shot, inner steps
 ##@ Development
 
 test: $(READY) ## the tests, without the slow ones
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest $(PARALLEL) $(ARGS)
 
 test-all: $(READY) ## all tests, the slow ones too
-	$(BIN)/pytest -m '' $(ARGS)
+	$(BIN)/pytest $(PARALLEL) -m '' $(ARGS)
 
 lint: $(READY) ## ruff: rules and format
 	$(BIN)/ruff check .

@@ -116,16 +116,16 @@ class Ours:
     """
 
     def __init__(self, stage: str, *words: str) -> None:
-        from metalearn_cli.cli import compose
+        from metalearn_cli.cli import composing
         from metalearn_cli.engine.runtime import tune
         from metalearn_cli.stages import JOBS
-        from metalearn_cli.stages._preparing import prepare
+        from metalearn_cli.stages.preparing import prepare
 
         tune()
-        composer = compose.Composer(stage)
+        composer = composing.Composer(stage)
         words = ("runtime=cpu", "scheduler=constant", *words)
-        values, _ = compose.values_of(composer.load([composer.forced(composer.read(word)) for word in words]))
-        self.prepared = prepare(stage, compose.settings(stage, values), JOBS[stage])
+        values, _ = composing.values_of(composer.load([composer.forced(composer.read(word)) for word in words]))
+        self.prepared = prepare(stage, composing.settings(stage, values), JOBS[stage])
         self.done = 0
 
     @property

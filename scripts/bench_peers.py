@@ -274,7 +274,7 @@ def learn2learn_data(workload: Workload) -> Turn:
 
 def unpacked() -> Path:
     """Return a folder with Omniglot's images as torchvision wants them, beside this environment's packages."""
-    from metalearn_cli.data._cache import cache_dir
+    from metalearn_cli.data.common.cache import cache_dir
 
     root = Path(sys.prefix) / "omniglot"
     mirror = os.environ.get("MLX_DATA_DIR")
@@ -332,7 +332,7 @@ def written_by_hand(workload: Workload, start: Mapping[str, Tensor]) -> Callable
     from torch.func import functional_call, grad
     from torch.nn.functional import cross_entropy
 
-    from metalearn_cli.backbones._network import Network
+    from metalearn_cli.backbones.common.network import Network
     from metalearn_cli.backbones.conv4 import Conv4
 
     net = Network(Conv4((1, 28, 28)), workload.way if workload.inner_steps else None)
@@ -540,8 +540,8 @@ def streamed(cold: bool) -> Turn:
 
     A turn is a block of steps. Before each the system forgets what it has read of the file, if that is to be cold.
     """
-    from metalearn_cli.data._cache import cached, large
-    from metalearn_cli.data._dataset import Dataset, Split
+    from metalearn_cli.data.common.cache import cached, large
+    from metalearn_cli.data.common.dataset import Dataset, Split
     from metalearn_cli.engine.loop import Ahead
 
     drawings = images().splits["train"].items

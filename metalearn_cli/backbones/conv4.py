@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import max_pool2d, relu
 
-from metalearn_cli.backbones._norm import BatchNormReluPool, make_norm
+from metalearn_cli.backbones.common.norms import BatchNormReluPool, make_norm
 
 BLOCKS = 4
 POOLS = ("max", "stride")

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from metalearn_cli.algorithms.maml import Maml
-from metalearn_cli.backbones._network import Network
+from metalearn_cli.backbones.common.network import Network
 from metalearn_cli.backbones.conv4 import Conv4
-from metalearn_cli.cli.compose import defaults
+from metalearn_cli.cli.composing import defaults
 from metalearn_cli.core.config import Precision, TaskBatching
 from metalearn_cli.core.config import Runtime as RuntimeConfig
 from metalearn_cli.core.errors import ConfigError

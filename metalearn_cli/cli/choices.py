@@ -5,18 +5,13 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from metalearn_cli.cli.args import COMMANDS, DATA, STAGES, meant, option_lines
+from metalearn_cli.cli.words import COMMANDS, DATA, STAGES, meant, option_lines
 from metalearn_cli.core.errors import UserError
+from metalearn_cli.core.stages import TABLE
 
 _HIDDEN = ("hydra", "stage")  # groups that are parts of the commands, nothing to choose
 _EXAMPLES = {
-    "pretrain": ("mlx pretrain model=gan", "mlx pretrain data=omniglot steps=2000 optimizer.lr=0.0005"),
-    "transfer": ("mlx transfer init_from=latest:pretrain", "mlx transfer method=linear_probe method.lr=0.1"),
-    "meta-train": (
-        "mlx meta-train algorithm=maml algorithm.inner_steps=5",
-        "mlx -m meta-train algorithm=maml,protonet seed=1,2",
-    ),
-    "evaluate": ("mlx evaluate ckpt=latest:meta-train", "mlx evaluate ckpt=null backbone=conv4 data=glyphs way=20"),
+    **{name: stage.examples for name, stage in TABLE.items()},
     "data": ("mlx data check", "mlx data check data=omniglot data.root=FOLDER way=20 shot=5"),
     "run": ("mlx run", "mlx run data=omniglot meta_train.steps=2000 optimizer@meta_train.optimizer=sgd"),
 }

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from contextlib import redirect_stderr
 
-from metalearn_cli.cli.args import COMMANDS, DATA, OPTIONS, SHELLS, STAGES
+from metalearn_cli.cli.words import COMMANDS, DATA, OPTIONS, SHELLS, STAGES
 
 _SCRIPTS = {
     "bash": r"""# mlx completion for bash; put into ~/.bashrc:  eval "$(mlx completion bash)"
@@ -72,7 +72,7 @@ def _of_command(command: str) -> list[str]:
 
         return list(catalogue())
     if command in ("show", "resume"):
-        from metalearn_cli.engine.runs import list_runs
+        from metalearn_cli.records.runs import list_runs
 
         return [run["id"] for run in list_runs("runs")]
     return []

@@ -15,11 +15,11 @@ from torch import nn
 
 from metalearn_cli import __version__
 from metalearn_cli.cli.choices import config_dir
-from metalearn_cli.cli.compose import defaults
+from metalearn_cli.cli.composing import defaults
 from metalearn_cli.core.config import Precision
 from metalearn_cli.core.config import Runtime as RuntimeConfig
 from metalearn_cli.core.functional import pure
-from metalearn_cli.data._cache import cache_dir
+from metalearn_cli.data.common.cache import cache_dir
 from metalearn_cli.engine.runtime import Runtime, available, unsupported
 
 _PACKAGES = ("torch", "lightning-fabric", "hydra-core", "omegaconf", "safetensors", "numpy", "rich", "tqdm")

@@ -54,16 +54,16 @@ def explain(error: BaseException) -> tuple[int, str]:
     Returns:
         the exit code, and the error in one line.
     """
-    from metalearn_cli.cli import ui
+    from metalearn_cli.cli import telling
 
     if isinstance(error, KeyboardInterrupt):
         stopped = error if isinstance(error, Stopped) else Stopped(signal.SIGINT)
-        ui.error(str(stopped), label="")
+        telling.error(str(stopped), label="")
         return SIGNALLED + stopped.number, str(stopped)
     if isinstance(error, ConfigError):
         error = SettingsError("", [Fault(p.key, p.message, hint=p.hint) for p in error.problems])
     if isinstance(error, SettingsError):
-        ui.faults(error.stage, error.faults)
+        telling.faults(error.stage, error.faults)
         return REFUSED, str(error)
     text = str(error)
     if isinstance(error, OSError) and error.errno in (*_WRITING, *_FINDING):
@@ -72,9 +72,9 @@ def explain(error: BaseException) -> tuple[int, str]:
     elif not isinstance(error, UserError):
         text = f"{type(error).__name__}: {error}"
         log, last = _log_crash(error)
-        ui.error("\n".join(["mlx crashed; this is a bug, not your input", *last, f"the whole traceback: {log}"]))
+        telling.error("\n".join(["mlx crashed; this is a bug, not your input", *last, f"the whole traceback: {log}"]))
         return CRASH, text
-    ui.error(text)
+    telling.error(text)
     return REFUSED, text
 
 

@@ -11,9 +11,9 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from metalearn_cli.cli.args import closest
-from metalearn_cli.cli.compose import HYDRA_ERRORS, Composer, NotForUse, settings, values_of
+from metalearn_cli.cli.composing import HYDRA_ERRORS, Composer, NotForUse, settings, values_of
 from metalearn_cli.cli.errors import Fault, SettingsError
+from metalearn_cli.cli.words import closest
 from metalearn_cli.core.check import LONGEST, shown
 from metalearn_cli.core.errors import ConfigError, Problem
 

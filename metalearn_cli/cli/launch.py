@@ -15,13 +15,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from metalearn_cli.cli import errors, ui
+from metalearn_cli.cli import errors, telling
 from metalearn_cli.cli.choices import config_dir
-from metalearn_cli.cli.compose import HYDRA_ERRORS, Composer, settings, values_of
+from metalearn_cli.cli.composing import HYDRA_ERRORS, Composer, settings, values_of
 from metalearn_cli.cli.errors import SettingsError
 from metalearn_cli.cli.faults import check, located
 from metalearn_cli.core.errors import ConfigError, Stopped, UserError
-from metalearn_cli.engine.runs import TRAINING
+from metalearn_cli.core.stages import TRAINING
 
 
 class Outcome(NamedTuple):
@@ -120,7 +120,7 @@ def run_stage(config: DictConfig) -> None:
     sweep = os.environ["MLX_SWEEP_ID"] if job.mode == RunMode.MULTIRUN else None
     values, _ = values_of(config)
     try:
-        with ui.reporting() as reporter:
+        with telling.reporting() as reporter:
             done = stages.run(stage, settings(stage, values), reporter, sweep=sweep)
         _outcomes.append(Outcome(words, done, errors.DONE))
     except Stopped as stop:

@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from metalearn_cli import __version__
-from metalearn_cli.cli import args, errors
-from metalearn_cli.cli.args import DATA, SHELLS, STAGES, Words, meant
+from metalearn_cli.cli import errors
+from metalearn_cli.cli.words import DATA, SHELLS, STAGES, Words, meant, overview, parse
 from metalearn_cli.core.errors import Stopped, UserError
 
 WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "2000"}
@@ -53,11 +53,11 @@ def _dispatch(argv: list[str]) -> int:
         from metalearn_cli.cli.completion import query
 
         return query(argv)
-    words = args.parse(argv)
+    words = parse(argv)
     if "--version" in words.options:
         print(f"mlx {__version__}")
     elif not words.command:
-        print(args.overview())
+        print(overview())
     elif "--help" in words.options:
         from metalearn_cli.cli.choices import help_text
 
@@ -87,10 +87,10 @@ def _stage(words: Words) -> int:
 
 
 def _resume(words: Words) -> int:
-    from metalearn_cli.cli import ui, views
-    from metalearn_cli.cli.compose import changes
+    from metalearn_cli.cli import telling, views
+    from metalearn_cli.cli.composing import changes
     from metalearn_cli.cli.launch import importing
-    from metalearn_cli.engine.runs import find_run
+    from metalearn_cli.records.runs import find_run
 
     name, *settings = _expect(words, "RUN", several=True)
     folder = find_run(_runs_dir(words), name)["folder"]
@@ -98,7 +98,7 @@ def _resume(words: Words) -> int:
     with importing():
         from metalearn_cli import stages
     try:
-        with ui.reporting() as reporter:
+        with telling.reporting() as reporter:
             run = stages.resume(folder, reporter, changed)
     except Stopped as stop:
         raise Stopped(stop.number, f"go on with: mlx resume {folder}") from stop
@@ -117,7 +117,7 @@ def _ls(words: Words) -> int:
 
 def _runs(words: Words) -> int:
     from metalearn_cli.cli import views
-    from metalearn_cli.engine.runs import list_runs
+    from metalearn_cli.records.runs import list_runs
 
     _expect(words, "")
     found = list_runs(_runs_dir(words))
@@ -127,7 +127,7 @@ def _runs(words: Words) -> int:
 
 def _show_run(words: Words) -> int:
     from metalearn_cli.cli import views
-    from metalearn_cli.engine.runs import lineage
+    from metalearn_cli.records.runs import lineage
 
     found = lineage(_runs_dir(words), _expect(words, "RUN")[0])
     _show(words, found, lambda: views.lineage(found))

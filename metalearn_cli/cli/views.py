@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from metalearn_cli.cli import ui
-from metalearn_cli.cli.words import age, duration, gain, measured, next_command, spread, verdict
+from metalearn_cli.cli import telling
+from metalearn_cli.cli.phrases import age, duration, gain, measured, next_command, spread, verdict
 
 Run = Mapping[str, Any]
 
@@ -36,14 +36,14 @@ def result(run: Run, words: Sequence[str] = ()) -> None:
         rows += [["time", duration(run["seconds"])]]
         rows += [["started from", f"{parent['stage']} {parent['run']}"]] if parent else []
         rows += [["checkpoint", str(run["checkpoint"])]] if run.get("checkpoint") else []
-        ui.table(f"{run['stage']} {run['id']}", ["!", ""], rows)
-    ui.say(f"next: {next_command(run, words)}")
+        telling.table(f"{run['stage']} {run['id']}", ["!", ""], rows)
+    telling.say(f"next: {next_command(run, words)}")
 
 
 def evaluation(run: Run) -> None:
     """Show the score under each protocol of an evaluation."""
     rows = [[r["learner"], r["normalisation"], _score(r)] for r in run["results"]]
-    ui.table(_title(run["results"][0], run), ["learner", "normalisation", f"!{_name(run['results'][0])}"], rows)
+    telling.table(_title(run["results"][0], run), ["learner", "normalisation", f"!{_name(run['results'][0])}"], rows)
 
 
 def chain(run: Run) -> None:
@@ -61,8 +61,8 @@ def chain(run: Run) -> None:
                 ]
             rows.append([after, row["learner"], _score(row), *told])
         title = _title(found[0], run) + (f", {protocol} normalisation" if protocol != "none" else "")
-        ui.table(title, ["!after", "learner", f"!{_name(found[0])}", "!gain", "the stage"], rows)
-    ui.say("+- is half a 95 % interval; a gain is over the row above, episode by episode\n")
+        telling.table(title, ["!after", "learner", f"!{_name(found[0])}", "!gain", "the stage"], rows)
+    telling.say("+- is half a 95 % interval; a gain is over the row above, episode by episode\n")
 
 
 def _title(first: Run, run: Run) -> str:
@@ -92,57 +92,59 @@ def sweep(outcomes: Sequence[Any]) -> None:
         run = outcome.run or {}
         told = measured(run) if run else outcome.error
         rows.append([*(given.get(key, "") for key in keys), run.get("id", "-"), outcome.status, told])
-    ui.table(f"{len(outcomes)} runs", [*(f"!{key}" for key in keys), "!run", "!status", "result"], rows)
-    ui.say("next: mlx runs")
+    telling.table(f"{len(outcomes)} runs", [*(f"!{key}" for key in keys), "!run", "!status", "result"], rows)
+    telling.say("next: mlx runs")
 
 
 def runs(found: Sequence[Run], runs_dir: str) -> None:
     """List runs, newest first."""
     if not found:
-        ui.say(f"no runs in {runs_dir} yet; next: mlx run")
+        telling.say(f"no runs in {runs_dir} yet; next: mlx run")
         return
     rows = []
     for run in found:
         parent = (run.get("parent") or {}).get("run", "-")
-        parent = parent if ui.width() >= _WIDE or len(parent) < 5 else f"..{parent[-5:]}"
+        parent = parent if telling.width() >= _WIDE or len(parent) < 5 else f"..{parent[-5:]}"
         rows.append([run["stage"], run["id"], run["status"], measured(run), parent, age(run.get("started_at"))])
-    ui.table(f"runs in {runs_dir}", ["!stage", "!run", "status", "result", "!parent", "!age"], rows, right=["age"])
+    telling.table(f"runs in {runs_dir}", ["!stage", "!run", "status", "result", "!parent", "!age"], rows, right=["age"])
 
 
 def lineage(found: Sequence[Run]) -> None:
     """Show a run and its ancestors, each with the checkpoint that was handed on."""
-    sums = 64 if ui.width() >= _VERY_WIDE else 12
+    sums = 64 if telling.width() >= _VERY_WIDE else 12
     rows = []
     for run in found:
         checkpoint = Path(str(run.get("checkpoint") or run.get("best") or "-")).name
         rows.append([run["stage"], run["id"], measured(run), checkpoint, str(run.get("sha256") or "-")[:sums]])
-    ui.table(f"{found[0]['id']} and what it came from", ["!stage", "!run", "result", "!checkpoint", "!sha256"], rows)
+    telling.table(
+        f"{found[0]['id']} and what it came from", ["!stage", "!run", "result", "!checkpoint", "!sha256"], rows
+    )
     if found[0].get("folder"):
-        ui.say(f"folder: {found[0]['folder']}")
+        telling.say(f"folder: {found[0]['folder']}")
 
 
 def choices(groups: Mapping[str, Mapping[str, str]]) -> None:
     """List what can be chosen, group by group."""
     for group, members in groups.items():
-        ui.table("", [f"!{group}=", "what it is"], [[name, line] for name, line in members.items()])
+        telling.table("", [f"!{group}=", "what it is"], [[name, line] for name, line in members.items()])
 
 
 def data(found: Mapping[str, Any]) -> None:
     """Show what a check of a data set found."""
     if facts := found["data"]:
         sizes = [f"{name} {s['classes']} classes, {s['items']} items" for name, s in facts["splits"].items()]
-        ui.say(f"{facts['name']} ({'; '.join([facts['protocol'], *sizes])})\n")
+        telling.say(f"{facts['name']} ({'; '.join([facts['protocol'], *sizes])})\n")
     rows = [["error" if f["blocks"] else "warning", f["where"], f["what"]] for f in found["findings"]]
     if rows:
-        ui.table("", ["!", "where", "what"], rows)
+        telling.table("", ["!", "where", "what"], rows)
     errors = sum(f["blocks"] for f in found["findings"])
     told = f"{errors} error{'s' * (errors != 1)}, {len(rows) - errors} warning{'s' * (len(rows) - errors != 1)}"
-    ui.say(f"{told}: training may{'' if found['may_start'] else ' not'} start")
+    telling.say(f"{told}: training may{'' if found['may_start'] else ' not'} start")
     if found["cure"]:
-        ui.say(found["cure"])
+        telling.say(found["cure"])
 
 
 def facts(found: Mapping[str, Mapping[str, str]]) -> None:
     """Show facts under headings."""
     for heading, entries in found.items():
-        ui.table(heading, ["!", ""], [[name, value] for name, value in entries.items()])
+        telling.table(heading, ["!", ""], [[name, value] for name, value in entries.items()])

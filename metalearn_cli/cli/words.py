@@ -1,80 +1,154 @@
-"""Numbers in words: accuracies, durations, ages, what to type next."""
+"""The words of a command line: which command, which options, which settings. Needs nothing but the standard library."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from datetime import datetime, timezone
-from typing import Any
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+from typing import NamedTuple
 
-_NEXT = {"pretrain": "transfer init_from", "transfer": "meta-train init_from", "meta-train": "evaluate ckpt"}
-_CARRIED = ("runs_dir", "runtime", "backbone", "data")
-"""Settings that the next stage has to be given again."""
+from metalearn_cli.core.errors import UserError
+from metalearn_cli.core.stages import TABLE
 
-
-def number(name: str, value: float) -> str:
-    """Return a measured value: accuracies in percent, everything else to four digits."""
-    return f"{100 * value:.1f} %" if "accuracy" in name else f"{value:.4g}"
-
-
-def spread(name: str, value: float, half: float | None) -> str:
-    """Return a measured value with half the width of its 95 % interval."""
-    if half is None:
-        return number(name, value)
-    return f"{100 * value:.1f} +- {100 * half:.1f} %" if "accuracy" in name else f"{value:.4g} +- {half:.2g}"
-
-
-def gain(name: str, value: float, half: float) -> str:
-    """Return a gain with its interval: of accuracies in percentage points."""
-    scale, digits = (100, ".1f") if "accuracy" in name else (1, ".3g")
-    return f"{scale * value:+{digits}} +- {scale * half:{digits}}"
+STAGES = {name: stage.about for name, stage in TABLE.items()} | {"run": "the whole chain; skips what is already done"}
+COMMANDS = {
+    **STAGES,
+    "resume": "go on with an interrupted run",
+    "ls": "list what can be chosen: data, networks, learners, recipes",
+    "runs": "list the runs",
+    "show": "one run and its ancestors, with checksums",
+    "validate": "check the settings of a stage without running it",
+    "data": "check a data set before training on it",
+    "doctor": "versions, devices, precisions, and where things are kept",
+    "completion": "print the completion script of a shell",
+}
+DATA = {"check": "everything that is wrong with it; exit code 0 if training may start, else 2"}
+SHELLS = ("bash", "zsh", "fish")
 
 
-def measured(run: Mapping[str, Any]) -> str:
-    """Return a run's key metric, or "-" if it has none yet."""
-    metric = run.get("metric")
-    if not metric:
-        return "-"
-    return f"{metric['name'].replace('/', ' ')} {spread(metric['name'], metric['value'], metric.get('interval'))}"
+class Option(NamedTuple):
+    """An option of the command line.
 
-
-def verdict(gain: float, half: float) -> str:
-    """Say what a gain with its interval means; positive is better."""
-    if abs(gain) <= half:
-        return "no clear difference"
-    return "helps" if gain > 0 else "hurts"
-
-
-def duration(seconds: float) -> str:
-    """Return a length of time, coarsely: "42 s", "3 min 20 s", "2 h 5 min"."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
-def age(moment: str | None) -> str:
-    """Return how long ago an ISO 8601 time was: "3 min", "2 days"."""
-    if not moment:
-        return "-"
-    seconds = (datetime.now(timezone.utc) - datetime.fromisoformat(moment)).total_seconds()
-    for unit, name in ((86400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= unit:
-            return f"{int(seconds // unit)} {name}"
-    return f"{max(0, int(seconds))} s"
-
-
-def next_command(run: Mapping[str, Any], words: Sequence[str]) -> str:
-    """Return what to type after a run.
-
-    Args:
-        run: its run.json.
-        words: the settings that its command line gave; those that the next stage needs, too, are carried over.
+    Attributes:
+        name: as it is typed ("--cfg").
+        short: its short form, or "".
+        value: what follows it ("DIR"), or "" if nothing does.
+        help: what it does.
+        commands: the commands that take it.
+        choices: the values allowed; empty allows any.
+        default: its value where it may be left out, else "".
     """
-    if run["stage"] not in _NEXT:
-        return f"mlx show {run['id']}"
-    stage, setting = _NEXT[run["stage"]].split()
-    carried = _CARRIED[:2] if stage == "evaluate" else _CARRIED  # a checkpoint brings its own network and data
-    again = [w for w in words if w.lstrip("+").split("=")[0].split(".")[0] in carried]
-    return " ".join(["mlx", stage, f"{setting}={run['id']}", *(w.lstrip("+") for w in again)])
+
+    name: str
+    short: str
+    value: str
+    help: str
+    commands: tuple[str, ...]
+    choices: tuple[str, ...] = ()
+    default: str = ""
+
+
+_INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+OPTIONS = (
+    Option("--help", "-h", "", "show this text", tuple(COMMANDS)),
+    Option("--json", "", "", "print the result as JSON", tuple(c for c in COMMANDS if c != "completion")),
+    Option("--runs-dir", "", "DIR", "folder of all runs (default: runs)", ("resume", "runs", "show", "doctor")),
+    Option("--bench", "", "", "measure a meta-training step in every way that this machine has", ("doctor",)),
+    Option("--multirun", "-m", "", "run every combination of comma-separated values", (*STAGES, "validate")),
+    Option("--config-dir", "-cd", "DIR", "a folder with configs of your own", (*STAGES, "validate", "ls", "data")),
+    Option("--cfg", "-c", "WHAT", "print the settings: job, hydra or all", tuple(STAGES), ("job", "hydra", "all")),
+    Option("--resolve", "", "", "with --cfg: with references filled in", tuple(STAGES)),
+    Option("--package", "-p", "KEY", "with --cfg: only this part", tuple(STAGES)),
+    Option("--info", "-i", "WHAT", f"how the settings came about: {', '.join(_INFO)}", tuple(STAGES), _INFO, "all"),
+    Option("--hydra-help", "", "", "the help of Hydra, which composes the settings", tuple(STAGES)),
+)
+_VERSION = Option("--version", "", "", "print the version", ())
+
+
+class Words(NamedTuple):
+    """A command line, taken apart.
+
+    Attributes:
+        command: one of COMMANDS, or "" if none was given.
+        options: values of the options by name, "" for those that have none.
+        rest: everything else: settings, names.
+    """
+
+    command: str
+    options: dict[str, str]
+    rest: list[str]
+
+
+def closest(word: str, known: Iterable[str]) -> str:
+    """Return what was probably meant by `word`, or ""."""
+    return next(iter(get_close_matches(word, [*known], n=1)), "")
+
+
+def meant(word: str, known: Iterable[str]) -> str:
+    """Return "; did you mean X?", or "" if nothing is close."""
+    hint = closest(word, known)
+    return f"; did you mean {hint}?" if hint else ""
+
+
+def parse(argv: Sequence[str]) -> Words:
+    """Take a command line apart; options may stand before or after the command.
+
+    Raises:
+        UserError: for an unknown command or option, and for an option without its value.
+    """
+    table = {name: o for o in (*OPTIONS, _VERSION) for name in (o.name, o.short) if name}
+    options, rest, tokens = {}, [], list(argv)
+    while tokens:
+        word = tokens.pop(0)
+        if not word.startswith("-"):
+            rest.append(word)
+            continue
+        name, equals, value = word.partition("=")
+        option = table.get(name)
+        if option is None:
+            hint = meant(name, table) or "; settings are written key=value, without dashes"
+            raise UserError(f"there is no option {name}{hint}")
+        if option.value and not equals:
+            follows = tokens and not tokens[0].startswith("-") and (not option.default or tokens[0] in option.choices)
+            if not follows and not option.default:
+                raise UserError(f"{name} needs a value: {name} {option.value}")
+            value = tokens.pop(0) if follows else option.default
+        elif equals and not option.value:
+            raise UserError(f"{name} takes no value, got {value!r}")
+        if option.choices and value not in option.choices:
+            raise UserError(
+                f"{name} must be one of {', '.join(option.choices)}, got {value!r}{meant(value, option.choices)}"
+            )
+        options[option.name] = value
+    command = rest.pop(0) if rest else ""
+    if command and command not in COMMANDS:
+        hint = meant(command, COMMANDS) or f"; there are {', '.join(COMMANDS)}"
+        raise UserError(f"there is no command {command!r}{hint}")
+    for option in OPTIONS:
+        if command and option.name in options and command not in option.commands:
+            raise UserError(f"mlx {command} has no option {option.name}; see: mlx {command} --help")
+    return Words(command, options, rest)
+
+
+def overview() -> str:
+    """Return the text of `mlx --help`."""
+    lines = ["usage: mlx COMMAND [key=value ...] [options]", "", "Few-shot and meta-learning, from config files.", ""]
+    lines += [f"  {name:<12}{about}" for name, about in COMMANDS.items()]
+    lines += [
+        "",
+        "the chain, step by step:",
+        "  mlx pretrain model=autoencoder",
+        "  mlx transfer init_from=latest:pretrain",
+        "  mlx meta-train init_from=latest:transfer algorithm=maml",
+        "  mlx evaluate ckpt=latest:meta-train",
+        "or at once:",
+        "  mlx run",
+        "",
+        "more: mlx COMMAND --help, mlx ls, mlx --version",
+    ]
+    return "\n".join(lines)
+
+
+def option_lines(command: str) -> list[str]:
+    """Return one line for each option of a command."""
+    shown = [(", ".join(filter(None, (o.short, o.name))), o) for o in OPTIONS if command in o.commands]
+    return [f"  {f'{names} {o.value}'.rstrip():<23} {o.help}" for names, o in shown]

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 from metalearn_cli.core.build import Spec, build, problems_of
 from metalearn_cli.core.check import Range, mismatch, shown
 from metalearn_cli.core.errors import ConfigError, Problem
+from metalearn_cli.core.stages import TABLE, TRAINING
 
 Count = Annotated[int, Range(1)]
 Normalisation = Literal["transductive", "inductive"]
@@ -206,13 +207,12 @@ def parse_chain(values: Mapping[str, Any]) -> ChainConfig:
     Raises:
         ConfigError: with the problems of all stages, each under the key by which `mlx run` knows it.
     """
-    sections = {stage: stage.replace("-", "_") for stage in STAGES}
-    training = [stage for stage in STAGES if stage != "evaluate"]
+    sections = {name: stage.section for name, stage in TABLE.items()}
     shared = {key: value for key, value in values.items() if key not in {"stages", *sections.values()}}
     problems = []
-    stages = [stage for stage in training if stage in _listed(values.get("stages"))]
+    stages = [stage for stage in TRAINING if stage in _listed(values.get("stages"))]
     if not stages or values.get("stages") != stages:
-        allowed = f"must be a list of {', '.join(training)} in this order, of which any may be left out but not all"
+        allowed = f"must be a list of {', '.join(TRAINING)} in this order, of which any may be left out but not all"
         problems.append(Problem("stages", f"{allowed}, got {shown(values.get('stages'))}"))
     names = {stage: {f.name for f in fields(STAGES[stage])} - {"ckpt"} for stage in STAGES}  # the chain knows the ckpt
     known = set().union(*names.values())

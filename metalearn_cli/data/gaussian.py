@@ -11,7 +11,7 @@ import torch
 
 from metalearn_cli.core.check import Range
 from metalearn_cli.core.random import derive_seed
-from metalearn_cli.data._dataset import SPLITS, Dataset, Split
+from metalearn_cli.data.common.dataset import SPLITS, Dataset, Split
 
 
 def gaussian(

@@ -22,8 +22,8 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont, features
 from metalearn_cli.core.check import Range
 from metalearn_cli.core.errors import UserError
 from metalearn_cli.core.random import derive_seed
-from metalearn_cli.data._cache import Arrays, cached, large
-from metalearn_cli.data._dataset import SPLITS, Dataset, Split
+from metalearn_cli.data.common.cache import Arrays, cached, large
+from metalearn_cli.data.common.dataset import SPLITS, Dataset, Split
 
 Array = np.ndarray[Any, Any]
 

@@ -27,8 +27,8 @@ from PIL import Image
 from metalearn_cli.core.check import Range
 from metalearn_cli.core.errors import DataError, Finding, UserError
 from metalearn_cli.core.random import derive_seed
-from metalearn_cli.data._cache import Arrays, cache_dir, cached
-from metalearn_cli.data._dataset import SPLITS, Dataset, Split
+from metalearn_cli.data.common.cache import Arrays, cache_dir, cached
+from metalearn_cli.data.common.dataset import SPLITS, Dataset, Split
 
 Array = np.ndarray[Any, Any]
 

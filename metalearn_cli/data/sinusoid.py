@@ -16,7 +16,7 @@ from torch import Tensor
 
 from metalearn_cli.core.errors import ConfigError, Problem, UserError
 from metalearn_cli.core.types import Episode
-from metalearn_cli.data._dataset import SPLITS, Split, ValueRange, at_least_one, generator
+from metalearn_cli.data.common.dataset import SPLITS, Split, ValueRange, at_least_one, generator
 
 AMPLITUDE = (0.1, 5.0)
 PHASE = (0.0, math.pi)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import affine_grid, binary_cross_entropy_with_logits, grid_sample, mse_loss
 
 from metalearn_cli.core.check import Range
-from metalearn_cli.models._decoder import Decoder, make_decoder
+from metalearn_cli.models.common.decoders import Decoder, make_decoder
 
 
 class Autoencoder(nn.Module):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from metalearn_cli.core.check import Range
-from metalearn_cli.models._decoder import make_decoder
+from metalearn_cli.models.common.decoders import make_decoder
 
 SIGMA = 0.1  # of the noise by which the finite difference of the gradient penalties looks around
 

@@ -12,23 +12,21 @@ from typing import Any
 
 from metalearn_cli.core.config import STAGES, ChainConfig, Runtime, parse, plain
 from metalearn_cli.core.errors import ConfigError, Problem, UserError
+from metalearn_cli.core.stages import TABLE
 from metalearn_cli.core.types import Reporter
-from metalearn_cli.engine import runs
-from metalearn_cli.engine.checkpoint import saved_steps
 from metalearn_cli.engine.runtime import tune
 from metalearn_cli.engine.signals import first_signal, stop
-from metalearn_cli.stages._preparing import MakeJob, prepare
-from metalearn_cli.stages._training import train
+from metalearn_cli.records import runs
+from metalearn_cli.records.checkpoint import saved_steps
 from metalearn_cli.stages.chain import check_chain, run_chain
 from metalearn_cli.stages.evaluate import evaluate, prepare_evaluation
 from metalearn_cli.stages.meta_train import meta_train
+from metalearn_cli.stages.preparing import MakeJob, prepare
 from metalearn_cli.stages.pretrain import pretrain
+from metalearn_cli.stages.training import train
 from metalearn_cli.stages.transfer import transfer
 
 JOBS: dict[str, MakeJob] = {"pretrain": pretrain, "transfer": transfer, "meta-train": meta_train}
-
-_FIXED = {"backbone", "model", "method", "algorithm", "way", "data", "init_from", "reinit", "runs_dir"}
-"""Settings that make a run what it is: `resume` does not change them."""
 
 
 def run(stage: str, config: Any, reporter: Reporter, **facts: Any) -> dict[str, Any]:
@@ -90,7 +88,7 @@ def resume(folder: str, reporter: Reporter, changes: Mapping[str, Any]) -> dict[
     stage = info["stage"]
     if stage not in JOBS:
         raise UserError(f"{info['id']} is a run of {stage}, which is not resumed: start it again with: mlx {stage}")
-    fixed = [key for key in changes if key.split(".")[0] in _FIXED]
+    fixed = [key for key in changes if key.split(".")[0] in TABLE[stage].fixed]
     if fixed:
         message = f"is fixed once a run has begun; begin a new one with: mlx {stage} init_from={info['id']}"
         raise ConfigError([Problem(key, message) for key in fixed])

@@ -15,13 +15,14 @@ import torch
 
 from metalearn_cli.core.config import ChainConfig, EvaluateConfig, digest, plain
 from metalearn_cli.core.errors import ConfigError, Problem
+from metalearn_cli.core.stages import TABLE
 from metalearn_cli.core.types import Reporter
-from metalearn_cli.engine import runs
-from metalearn_cli.engine.checkpoint import open_checkpoint
-from metalearn_cli.engine.metrics import interval
-from metalearn_cli.stages._preparing import MakeJob, prepare
-from metalearn_cli.stages._training import train
+from metalearn_cli.records import runs
+from metalearn_cli.records.checkpoint import open_checkpoint
+from metalearn_cli.records.metrics import interval
 from metalearn_cli.stages.evaluate import evaluate, prepare_evaluation, read_episodes
+from metalearn_cli.stages.preparing import MakeJob, prepare
+from metalearn_cli.stages.training import train
 
 
 def run_chain(config: ChainConfig, make_jobs: dict[str, MakeJob], reporter: Reporter, **facts: Any) -> dict[str, Any]:
@@ -88,7 +89,7 @@ def check_chain(config: ChainConfig, make_jobs: dict[str, MakeJob]) -> list[str]
         try:
             prepared = prepare(stage, settings if first else replace(settings, init_from=None), make_jobs[stage])
         except ConfigError as error:
-            own = stage.replace("-", "_")
+            own = TABLE[stage].section
             named = [
                 p if p.key.split(".")[0] in config.shared else p._replace(key=f"{own}.{p.key}") for p in error.problems
             ]

@@ -7,7 +7,7 @@ from typing import Any
 from metalearn_cli.core.build import build
 from metalearn_cli.core.config import DataConfig
 from metalearn_cli.core.errors import DataError, Finding
-from metalearn_cli.data._check import episode_findings, findings_of
+from metalearn_cli.data.common.findings import episode_findings, findings_of
 
 
 def check_data(config: DataConfig) -> dict[str, Any]:

@@ -22,14 +22,15 @@ from metalearn_cli.core.build import build, problems_of
 from metalearn_cli.core.config import EvaluateConfig, Normalisation, plain
 from metalearn_cli.core.errors import ConfigError, Problem
 from metalearn_cli.core.functional import pure
+from metalearn_cli.core.stages import TABLE
 from metalearn_cli.core.types import Algorithm, Apply, Params, Reporter, Sampler
-from metalearn_cli.engine import runs
-from metalearn_cli.engine.checkpoint import Checkpoint, load_into, open_checkpoint
 from metalearn_cli.engine.evaluation import score_episodes
-from metalearn_cli.engine.metrics import interval
 from metalearn_cli.engine.runtime import Runtime
-from metalearn_cli.stages._preparing import (
-    ACCEPTS,
+from metalearn_cli.records import runs
+from metalearn_cli.records.checkpoint import Checkpoint, load_into, open_checkpoint
+from metalearn_cli.records.metrics import interval
+from metalearn_cli.stages.meta_train import check_learner
+from metalearn_cli.stages.preparing import (
     describe_data,
     enough_memory,
     fresh_network,
@@ -37,7 +38,6 @@ from metalearn_cli.stages._preparing import (
     load_data,
     metric_of,
 )
-from metalearn_cli.stages.meta_train import check_learner
 
 log = logging.getLogger("metalearn_cli")
 
@@ -79,7 +79,7 @@ def prepare_evaluation(config: EvaluateConfig) -> Evaluation:
     runtime = Runtime(config.runtime)
     parent, model, recorded = None, {}, {}
     if config.ckpt is not None:
-        folder = runs.find_checkpoint(config.ckpt, config.runs_dir, ACCEPTS["evaluate"], "ckpt")
+        folder = runs.find_checkpoint(config.ckpt, config.runs_dir, TABLE["evaluate"].accepts, "ckpt")
         parent = open_checkpoint(folder)
         model, recorded = parent.manifest["model"], parent.manifest["data"]
         specs = {"backbone": model.get("backbone"), "algorithm": model.get("algorithm"), "data": recorded.get("spec")}

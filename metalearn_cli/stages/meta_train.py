@@ -17,10 +17,10 @@ from metalearn_cli.core.functional import pure
 from metalearn_cli.core.learning import score
 from metalearn_cli.core.types import Algorithm, Episode, Params
 from metalearn_cli.engine.evaluation import under_protocol
-from metalearn_cli.engine.plots import episode_picture
 from metalearn_cli.engine.runtime import Runtime
 from metalearn_cli.engine.tasks import Tasks
-from metalearn_cli.stages._preparing import Job, describe_data, fresh_network, load_data, metric_of, validation
+from metalearn_cli.records.plots import episode_picture
+from metalearn_cli.stages.preparing import Job, describe_data, fresh_network, load_data, metric_of, validation
 
 
 def meta_train(config: MetaTrainConfig, runtime: Runtime) -> Job:

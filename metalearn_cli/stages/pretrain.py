@@ -14,9 +14,9 @@ from metalearn_cli.core.errors import ConfigError, Problem
 from metalearn_cli.core.functional import pure
 from metalearn_cli.core.random import seeded
 from metalearn_cli.core.types import Params
-from metalearn_cli.engine.plots import image_grid
 from metalearn_cli.engine.runtime import Runtime
-from metalearn_cli.stages._preparing import Job, describe_data, few_shot_probe, fresh_network, load_data
+from metalearn_cli.records.plots import image_grid
+from metalearn_cli.stages.preparing import Job, describe_data, few_shot_probe, fresh_network, load_data
 
 
 def pretrain(config: PretrainConfig, runtime: Runtime) -> Job:

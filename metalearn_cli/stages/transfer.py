@@ -20,7 +20,7 @@ from metalearn_cli.core.functional import pure
 from metalearn_cli.core.learning import score, task_loss
 from metalearn_cli.core.types import Method, Params
 from metalearn_cli.engine.runtime import Runtime
-from metalearn_cli.stages._preparing import Job, blocks_of, describe_data, few_shot_probe, fresh_network, load_data
+from metalearn_cli.stages.preparing import Job, blocks_of, describe_data, few_shot_probe, fresh_network, load_data
 
 _CHUNK = 500  # most items per forward pass when all held-out items are scored; equal parts, for batch statistics
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from metalearn_cli import __version__, stages
-from metalearn_cli.cli.args import COMMANDS, STAGES
 from metalearn_cli.cli.errors import explain
 from metalearn_cli.cli.main import WAITING
+from metalearn_cli.cli.words import COMMANDS, STAGES
 from metalearn_cli.core.errors import ConfigError, Problem, Stopped, UserError
 
 

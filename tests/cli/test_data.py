@@ -6,7 +6,7 @@ import torch
 
 from metalearn_cli.core.errors import DataError, Finding
 from metalearn_cli.data import gaussian as module
-from metalearn_cli.data._dataset import Dataset
+from metalearn_cli.data.common.dataset import Dataset
 
 SMALL = ("data=gaussian", "data.items=60", "data.classes=12", "way=3", "query=4")
 

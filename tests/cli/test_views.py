@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from metalearn_cli.cli import ui, views
-from metalearn_cli.cli.words import age, duration, gain, next_command, number, spread, verdict
+from metalearn_cli.cli import telling, views
+from metalearn_cli.cli.phrases import age, duration, gain, next_command, number, spread, verdict
 
 ID = "20261123-170400-9f3a"
 
@@ -137,7 +137,7 @@ def test_checksum_in_full_where_there_is_room(capsys):
 def test_bar_on_a_terminal(capsys, monkeypatch):
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     monkeypatch.setenv("COLUMNS", "80")
-    with ui.reporting() as reporter:
+    with telling.reporting() as reporter:
         reporter.start("meta-train", "runs/meta-train/x", 10, 20)
         reporter.advance(15)
         reporter.metrics(15, {"train/loss": 0.5, "train/accuracy": 0.9, "train/lr": 0.1})
@@ -150,7 +150,7 @@ def test_bar_on_a_terminal(capsys, monkeypatch):
 
 
 def test_warnings_of_the_package_are_shown(capsys):
-    with ui.reporting():
+    with telling.reporting():
         logging.getLogger("metalearn_cli.data").warning("the cache is damaged")
         logging.getLogger("metalearn_cli.data").error("told by who catches it")
     assert capsys.readouterr().err == "warning: the cache is damaged\n"

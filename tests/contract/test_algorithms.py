@@ -13,7 +13,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from metalearn_cli.backbones._network import Network
+from metalearn_cli.backbones.common.network import Network
 from metalearn_cli.backbones.mlp import Mlp
 from metalearn_cli.core.build import build
 from metalearn_cli.core.functional import pure

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-from metalearn_cli.engine import runs
-from metalearn_cli.engine.checkpoint import Checkpoint, open_checkpoint, read_resume, read_tensors
+from metalearn_cli.records import runs
+from metalearn_cli.records.checkpoint import Checkpoint, open_checkpoint, read_resume, read_tensors
 
 _OF_RUN = ("stage", "status", "step", "steps", "last", "best", "metric", "stopped_early", "data", "table", "results")
 _OF_MANIFEST = ("format", "stage", "model", "data", "step", "metrics", "signature")

@@ -29,8 +29,8 @@ from faults.folders import differences, result
 
 from metalearn_cli import stages
 from metalearn_cli.core.config import STAGES, parse, parse_chain
-from metalearn_cli.engine import runs
-from metalearn_cli.stages import _training
+from metalearn_cli.records import runs
+from metalearn_cli.stages import training
 
 MAML = {"_target_": "metalearn_cli.algorithms.maml.Maml", "inner_lr": 0.1}
 WORK = {
@@ -174,7 +174,7 @@ def campaign(stage: str, wanted: int | None, draw: random.Random, folder: Path) 
 
 def main(count: str, seed: str = "0", *wanted: str) -> int:
     """Run the campaigns of all stages, or of those that are named."""
-    _training.learning_curves = lambda *args: None  # which take longer than the training
+    training.learning_curves = lambda *args: None  # which take longer than the training
     names = wanted or ("pretrain", "transfer", "meta-train", "run")
     share = [None if count == "all" else len(range(int(count))[i :: len(names)]) for i in range(len(names))]
     with tempfile.TemporaryDirectory() as folder:

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from metalearn_cli import stages
 from metalearn_cli.core.config import STAGES, parse
-from metalearn_cli.engine.checkpoint import FORMAT, sealed
+from metalearn_cli.records.checkpoint import FORMAT, sealed
 
 CHARACTERS = 6  # of each small set
 QUICK = 10

@@ -13,8 +13,8 @@ from faults.folders import differences, result
 from metalearn_cli import stages
 from metalearn_cli.core.config import MetaTrainConfig, parse
 from metalearn_cli.core.errors import Stopped, UserError
-from metalearn_cli.engine import runs
-from metalearn_cli.engine.checkpoint import open_checkpoint
+from metalearn_cli.records import runs
+from metalearn_cli.records.checkpoint import open_checkpoint
 
 FAULTS = int(os.environ.get("MLX_FAULTS", 500))
 FILES = ("manifest.json", "model.safetensors", "resume.pt")
@@ -89,7 +89,7 @@ def test_every_cut_is_found(checkpoint):
 @pytest.mark.parametrize("file", FILES)
 @pytest.mark.parametrize("damage", ["cut", "flip", "absent"])
 def test_run_goes_on_from_the_checkpoint_before(settings, said, tmp_path, monkeypatch, caplog, file, damage):
-    monkeypatch.setattr("metalearn_cli.stages._training.learning_curves", lambda *args: None)
+    monkeypatch.setattr("metalearn_cli.stages.training.learning_curves", lambda *args: None)
 
     def values(folder):
         return parse(MetaTrainConfig, settings("meta-train", **SETTINGS, runs_dir=str(folder)))

@@ -19,9 +19,9 @@ from PIL import Image
 
 from metalearn_cli import stages
 from metalearn_cli.core.config import STAGES, parse, parse_chain
-from metalearn_cli.engine import runs
-from metalearn_cli.engine.checkpoint import open_checkpoint
-from metalearn_cli.engine.metrics import read_metrics
+from metalearn_cli.records import runs
+from metalearn_cli.records.checkpoint import open_checkpoint
+from metalearn_cli.records.metrics import read_metrics
 
 FAULTS = int(os.environ.get("MLX_FAULTS", 100))
 PAGE = os.sysconf("SC_PAGESIZE")
@@ -88,7 +88,7 @@ def go(stage, values, said):
 def test_full_disk(settings, said, capfd, monkeypatch, stage, count):
     logging.getLogger("metalearn_cli").setLevel(logging.INFO)
     if stage != "meta-train":
-        monkeypatch.setattr("metalearn_cli.stages._training.learning_curves", lambda *args: None)
+        monkeypatch.setattr("metalearn_cli.stages.training.learning_curves", lambda *args: None)
     with small_disk(1000) as (folder, _):
         go(stage, settings(stage, runs_dir=str(folder)), said)
         expected = result(folder)

@@ -25,7 +25,7 @@ from PIL import Image
 
 from metalearn_cli import stages
 from metalearn_cli.data import omniglot
-from metalearn_cli.engine.checkpoint import sealed
+from metalearn_cli.records.checkpoint import sealed
 
 TINY = ("data=gaussian", "backbone=mlp", "way=2", "query=2", "steps=1", "val_episodes=2")
 CANARY = "canary"  # what hostile files try to make
@@ -58,15 +58,15 @@ RUNS_A_PROGRAM = f"{{_target_: os.system, command: touch {CANARY}}}"
 
 TARGETS = {
     "os.system": "os.system",
-    "os.system under an alias": "metalearn_cli.engine.runs.os.system",
+    "os.system under an alias": "metalearn_cli.records.runs.os.system",
     "os.system of an allowed package": "metalearn_cli.algorithms.maml.os.system",
     "through dunders": "metalearn_cli.algorithms.maml.Maml.__init__.__globals__",
     "through builtins": "metalearn_cli.algorithms.maml.__builtins__",
     "through importlib": "metalearn_cli.core.build.importlib.import_module",
     "torch.load": "torch.load",
     "a tool in torch.optim": "torch.optim.lr_scheduler.partial",
-    "a function of this package": "metalearn_cli.engine.runs.create",
-    "a helper of a data set": "metalearn_cli.data._cache.cached",
+    "a function of this package": "metalearn_cli.records.runs.create",
+    "a helper of a data set": "metalearn_cli.data.common.cache.cached",
     "a component of another group": "metalearn_cli.backbones.mlp.Mlp",
     "a learner's foreign function": "metalearn_cli.algorithms.maml.task_loss",
 }

@@ -14,7 +14,7 @@ import torch
 
 from metalearn_cli import stages
 from metalearn_cli.core.errors import UserError
-from metalearn_cli.engine import runs
+from metalearn_cli.records import runs
 
 CPU = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4096 bytes. Error code 12")
 GPU = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 8 GiB")

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from metalearn_cli.cli.ui import Progress
-from metalearn_cli.engine import runs
+from metalearn_cli.cli.telling import Progress
+from metalearn_cli.records import runs
 
 SMALL = ("data=gaussian", "backbone=mlp", "query=3", "runtime.threads=1", "runtime.stop_on=[SIGUSR1]")
 TRAINING = ("steps=6", "val_episodes=2", "every.evaluate=5")
@@ -18,7 +18,7 @@ TRAINING = ("steps=6", "val_episodes=2", "every.evaluate=5")
 
 @pytest.fixture(autouse=True)
 def nothing_slow(monkeypatch):
-    monkeypatch.setattr("metalearn_cli.stages._training.learning_curves", lambda *args: None)
+    monkeypatch.setattr("metalearn_cli.stages.training.learning_curves", lambda *args: None)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import batch_norm, conv2d, cross_entropy, linear, max_pool2d, relu
 
 from metalearn_cli.algorithms.maml import Maml
-from metalearn_cli.backbones._network import Network
+from metalearn_cli.backbones.common.network import Network
 from metalearn_cli.backbones.conv4 import Conv4
 from metalearn_cli.core.functional import pure
 from metalearn_cli.core.random import seeded

@@ -24,8 +24,8 @@ def test_locate():
         ("torch.optim.Adam", "may not be built"),  # of another group
         ("metalearn_cli", "may not be built"),
         ("metalearn_cli.algorithms", "may not be built"),
-        ("metalearn_cli.engine.runs.os.system", "may not be built"),
-        ("metalearn_cli.engine.runs.create", "may not be built"),  # defined there, but no component
+        ("metalearn_cli.records.runs.os.system", "may not be built"),
+        ("metalearn_cli.records.runs.create", "may not be built"),  # defined there, but no component
         ("metalearn_cli.algorithms.maml.torch.load", "may not be built"),
         ("metalearn_cli.algorithms.maml.Maml.__init__.__globals__", "may not be built"),
         ("metalearn_cli.algorithms.maml.__builtins__", "may not be built"),
@@ -61,8 +61,8 @@ def test_locate_refuses(target, told):
         ("torch.optim.optimizer.warnings", "optimizer"),
         ("torch.optim.lr_scheduler.partial", "scheduler"),
         ("torch.optim.lr_scheduler.Optimizer", "scheduler"),
-        ("metalearn_cli.data._cache.cached", "data"),
-        ("metalearn_cli.data._dataset.Dataset", "data"),
+        ("metalearn_cli.data.common.cache.cached", "data"),
+        ("metalearn_cli.data.common.dataset.Dataset", "data"),
         ("metalearn_cli.data.omniglot.Path", "data"),
         ("metalearn_cli.data.omniglot.cached", "data"),
         ("metalearn_cli.data.sinusoid.SinusoidSampler", "data"),

@@ -9,7 +9,7 @@ import torch
 
 from metalearn_cli.core.errors import UserError
 from metalearn_cli.data import glyphs as module
-from metalearn_cli.data._dataset import Dataset
+from metalearn_cli.data.common.dataset import Dataset
 from metalearn_cli.data.glyphs import SCRIPTS, glyphs
 
 

@@ -13,7 +13,7 @@ from drawings import SETS, members, packed, png, publish
 
 from metalearn_cli.core.errors import DataError, UserError
 from metalearn_cli.data import omniglot as module
-from metalearn_cli.data._dataset import Dataset
+from metalearn_cli.data.common.dataset import Dataset
 from metalearn_cli.data.omniglot import omniglot
 
 MIRROR = Path(os.environ.get("MLX_DATA_DIR") or Path(__file__).parents[4] / "shared" / "data").resolve()

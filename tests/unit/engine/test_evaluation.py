@@ -8,13 +8,13 @@ from metalearn_cli.algorithms.from_scratch import FromScratch
 from metalearn_cli.algorithms.maml import Maml
 from metalearn_cli.algorithms.nearest_centroid import NearestCentroid
 from metalearn_cli.algorithms.protonet import ProtoNet
-from metalearn_cli.backbones._network import Network
+from metalearn_cli.backbones.common.network import Network
 from metalearn_cli.backbones.conv4 import Conv4
 from metalearn_cli.backbones.mlp import Mlp
 from metalearn_cli.core.functional import pure
 from metalearn_cli.core.random import seeded
 from metalearn_cli.core.types import Episode
-from metalearn_cli.data._dataset import Dataset, Split
+from metalearn_cli.data.common.dataset import Dataset, Split
 from metalearn_cli.engine.evaluation import score_episodes, under_protocol
 
 WAY, SHOT, QUERY, SIDE = 2, 2, 3, 16

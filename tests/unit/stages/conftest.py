@@ -15,15 +15,15 @@ import torch
 from metalearn_cli import stages
 from metalearn_cli.core.errors import ConfigError
 from metalearn_cli.core.random import seeded
-from metalearn_cli.data._dataset import SPLITS, Dataset, Split
-from metalearn_cli.engine.checkpoint import open_checkpoint, read_tensors
-from metalearn_cli.stages import _training
+from metalearn_cli.data.common.dataset import SPLITS, Dataset, Split
+from metalearn_cli.records.checkpoint import open_checkpoint, read_tensors
+from metalearn_cli.stages import training
 
 
 @pytest.fixture(autouse=True)
 def nothing_slow(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out what takes longer than the training: learning curves, and waiting for the disk."""
-    monkeypatch.setattr(_training, "learning_curves", lambda *args: None)
+    monkeypatch.setattr(training, "learning_curves", lambda *args: None)
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 

@@ -9,8 +9,8 @@ import torch
 
 from metalearn_cli import stages
 from metalearn_cli.core.errors import UserError
-from metalearn_cli.engine import runs
-from metalearn_cli.engine.metrics import interval
+from metalearn_cli.records import runs
+from metalearn_cli.records.metrics import interval
 from metalearn_cli.stages.evaluate import read_episodes
 
 MAML = {"_target_": "metalearn_cli.algorithms.maml.Maml", "inner_lr": 0.1}
@@ -146,7 +146,7 @@ def test_failure_of_a_stage_is_that_of_the_chain(go, listed, monkeypatch):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch, pytest.raises(OSError):
-        patch.setattr("metalearn_cli.engine.checkpoint.to_safetensors", disk_full)
+        patch.setattr("metalearn_cli.records.checkpoint.to_safetensors", disk_full)
         go("run", **SHORT)
     for stage in ("run", "transfer"):
         (info,) = listed(stage)

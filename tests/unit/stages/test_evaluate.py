@@ -8,7 +8,7 @@ import torch
 
 from metalearn_cli import stages
 from metalearn_cli.core.errors import UserError
-from metalearn_cli.engine import runs
+from metalearn_cli.records import runs
 from metalearn_cli.stages import evaluate as module_function
 from metalearn_cli.stages.evaluate import prepare_evaluation, read_episodes
 

@@ -10,10 +10,10 @@ from PIL import Image
 from metalearn_cli import stages
 from metalearn_cli.core.build import build
 from metalearn_cli.core.errors import NonFiniteError
-from metalearn_cli.engine import plots, runs
-from metalearn_cli.stages import _training
-from metalearn_cli.stages._preparing import prepare
+from metalearn_cli.records import plots, runs
+from metalearn_cli.stages import training
 from metalearn_cli.stages.meta_train import check_learner
+from metalearn_cli.stages.preparing import prepare
 
 MAML = {"_target_": "metalearn_cli.algorithms.maml.Maml", "inner_lr": 0.1}
 FOMAML = {**MAML, "first_order": True}
@@ -144,7 +144,7 @@ def test_double_precision_survives_the_hand_off(go, tensors):
 @pytest.mark.parametrize("algorithm", [MAML, PROTONET], ids=["maml", "protonet"])
 def test_images_under_both_protocols(go, images, monkeypatch, algorithm, normalisation):
     if algorithm is PROTONET and normalisation == "inductive":
-        monkeypatch.setattr(_training, "learning_curves", plots.learning_curves)
+        monkeypatch.setattr(training, "learning_curves", plots.learning_curves)
     done = go("meta-train", backbone=CONV4, algorithm=algorithm, normalisation=normalisation, steps=2)
     with Image.open(Path(done["folder"]) / "plots" / "episode.png") as picture:
         assert picture.format == "PNG"
@@ -176,9 +176,9 @@ def test_diverging_run_fails_in_words_and_keeps_its_last_good_checkpoint(go, tmp
 
 def test_crash_leaves_its_traceback_in_the_log(config, said, tmp_path, monkeypatch):
     prepared = prepare("meta-train", config("meta-train"), stages.JOBS["meta-train"])
-    monkeypatch.setattr(_training, "fit", lambda **arguments: 1 / 0)
+    monkeypatch.setattr(training, "fit", lambda **arguments: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        _training.train(prepared, said)
+        training.train(prepared, said)
     (info,) = runs.list_runs(str(tmp_path / "runs"))
     assert (info["status"], info["error"]) == ("failed", "ZeroDivisionError: division by zero")
     assert "Traceback" in (Path(info["folder"]) / "mlx.log").read_text()

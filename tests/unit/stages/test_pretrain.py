@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from metalearn_cli import stages
-from metalearn_cli.stages._preparing import prepare
+from metalearn_cli.stages.preparing import prepare
 
 MODELS = {
     "autoencoder": {"_target_": "metalearn_cli.models.autoencoder.Autoencoder", "hidden": 16},

@@ -11,7 +11,7 @@ import torch
 
 from metalearn_cli import stages
 from metalearn_cli.core.errors import ConfigError, UserError
-from metalearn_cli.engine import runs
+from metalearn_cli.records import runs
 
 MAML = {"_target_": "metalearn_cli.algorithms.maml.Maml", "inner_lr": 0.1}
 CONV4 = {"_target_": "metalearn_cli.backbones.conv4.Conv4", "hidden": 2}

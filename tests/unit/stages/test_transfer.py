@@ -7,7 +7,7 @@ import torch
 
 from metalearn_cli import stages
 from metalearn_cli.backbones.conv4 import Conv4
-from metalearn_cli.stages._preparing import fresh_network, prepare
+from metalearn_cli.stages.preparing import fresh_network, prepare
 
 FINETUNE = "metalearn_cli.methods.finetune.Finetune"
 PROBE = {"_target_": "metalearn_cli.methods.linear_probe.LinearProbe"}

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from metalearn_cli.core.types import Episode
-from metalearn_cli.engine.plots import episode_picture, image_grid, learning_curves
+from metalearn_cli.records.plots import episode_picture, image_grid, learning_curves
 
 
 def opened(path) -> Image.Image:

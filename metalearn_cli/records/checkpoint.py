@@ -32,8 +32,8 @@ from metalearn_cli.core.check import shown
 from metalearn_cli.core.config import digest
 from metalearn_cli.core.errors import ConfigError, Problem, UserError
 from metalearn_cli.core.types import Params
-from metalearn_cli.engine.records import MANIFEST, RESUME, misshapen
-from metalearn_cli.engine.runs import flush, now, read_json, sha256_of, write_bytes
+from metalearn_cli.records.runs import flush, now, read_json, sha256_of, write_bytes
+from metalearn_cli.records.shapes import MANIFEST, RESUME, misshapen
 
 FORMAT = 2
 _TENSORS, _RESUME, _MANIFEST = "model.safetensors", "resume.pt", "manifest.json"

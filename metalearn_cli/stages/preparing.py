@@ -18,42 +18,26 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from metalearn_cli.backbones._network import Network
+from metalearn_cli.backbones.common.network import Network
 from metalearn_cli.core.build import Spec, blamed_on, build
 from metalearn_cli.core.check import mismatch, shown
 from metalearn_cli.core.config import _Training, digest, plain
 from metalearn_cli.core.errors import ConfigError, DataError, Problem, UserError
 from metalearn_cli.core.functional import pure
 from metalearn_cli.core.random import seeded
+from metalearn_cli.core.stages import TABLE
 from metalearn_cli.core.types import Algorithm, Apply, Params, Sampler
-from metalearn_cli.data._check import findings_of
-from metalearn_cli.engine import runs
-from metalearn_cli.engine.checkpoint import (
+from metalearn_cli.data.common.findings import findings_of
+from metalearn_cli.engine.evaluation import score_episodes
+from metalearn_cli.engine.loop import Gradients
+from metalearn_cli.engine.runtime import Runtime, out_of_memory
+from metalearn_cli.records import runs
+from metalearn_cli.records.checkpoint import (
     Checkpoint,
     load_into,
     open_checkpoint,
 )
-from metalearn_cli.engine.evaluation import score_episodes
-from metalearn_cli.engine.loop import Gradients
-from metalearn_cli.engine.metrics import interval
-from metalearn_cli.engine.runtime import Runtime, out_of_memory
-
-ACCEPTS = {
-    "pretrain": ("pretrain",),
-    "transfer": ("pretrain", "transfer"),
-    "meta-train": runs.TRAINING,
-    "evaluate": runs.TRAINING,
-}
-"""Whose checkpoints each stage may start from."""
-
-_OF_EPISODES = ("runtime.task_chunk", "runtime.threads", "runtime.precision", "way", "shot", "query")
-_SIZES = {
-    "pretrain": ("batch_size", "runtime.precision"),
-    "transfer": ("batch_size", "runtime.precision"),
-    "meta-train": ("tasks", *_OF_EPISODES, "train_way", "train_query"),
-    "evaluate": _OF_EPISODES,
-}
-"""Settings on which the memory of a stage depends."""
+from metalearn_cli.records.metrics import interval
 
 
 @dataclass(frozen=True)
@@ -163,7 +147,7 @@ def starting_point(config: _Training, stage: str) -> Checkpoint | None:
     """Resolve `init_from`, once."""
     if config.init_from is None:
         return None
-    return open_checkpoint(runs.find_checkpoint(config.init_from, config.runs_dir, ACCEPTS[stage], "init_from"))
+    return open_checkpoint(runs.find_checkpoint(config.init_from, config.runs_dir, TABLE[stage].accepts, "init_from"))
 
 
 def key_of(stage: str, config: Any, parent: Checkpoint | None, data: dict[str, Any]) -> str:
@@ -306,7 +290,7 @@ def enough_memory(stage: str, config: Any) -> Iterator[None]:
             raise
         values = plain(config)
         values |= {f"runtime.{name}": value for name, value in values["runtime"].items()}
-        shown = [f"{name} ({'null' if values[name] is None else values[name]})" for name in _SIZES[stage]]
+        shown = [f"{name} ({'null' if values[name] is None else values[name]})" for name in TABLE[stage].memory]
         wanted = re.search(r"tried to allocate [\d.]+ \w+", str(error), re.IGNORECASE)
         reason = f", as it {wanted[0].lower()}" if wanted else ""
         message = f"{stage} ran out of memory{reason}; lower {', '.join(shown)}, or the backbone's width"

@@ -18,9 +18,9 @@ from rich.table import Table
 from rich.text import Text
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from metalearn_cli.cli.args import STAGES
 from metalearn_cli.cli.errors import Fault
-from metalearn_cli.cli.words import duration, measured, number
+from metalearn_cli.cli.phrases import duration, measured, number
+from metalearn_cli.cli.words import STAGES
 
 _UNWRAPPED = 400  # columns where there is no terminal
 _CONTROL = {code: "?" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from metalearn_cli.models._decoder import ConvDecoder, make_decoder
+from metalearn_cli.models.common.decoders import ConvDecoder, make_decoder
 
 
 @pytest.mark.parametrize("decoder", ["auto", "conv", "dense"])

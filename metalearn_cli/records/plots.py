@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from metalearn_cli.core.types import Episode
-from metalearn_cli.engine.runs import write_bytes
+from metalearn_cli.records.runs import write_bytes
 
 # two colours that remain apart in print and for the colour-blind (Okabe & Ito 2008)
 _COLOURS = {"train": "#0072B2", "val": "#D55E00"}
@@ -25,7 +25,7 @@ def learning_curves(lines: Sequence[dict[str, float]], title: str, path: Path) -
     """Draw each metric of metrics.jsonl over steps, training and validation in one panel.
 
     Args:
-        lines: as `engine.metrics.read_metrics` returns them.
+        lines: as `records.metrics.read_metrics` returns them.
         title: above the panels.
         path: the PNG file.
     """

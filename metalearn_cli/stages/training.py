@@ -16,17 +16,17 @@ import torch
 from metalearn_cli.core.config import plain
 from metalearn_cli.core.errors import NonFiniteError, UserError
 from metalearn_cli.core.types import Reporter
-from metalearn_cli.engine import runs
-from metalearn_cli.engine.checkpoint import (
+from metalearn_cli.engine.loop import Ahead, Memory, fit
+from metalearn_cli.records import runs
+from metalearn_cli.records.checkpoint import (
     Checkpoints,
     load_into,
     open_checkpoint,
     read_tensors,
 )
-from metalearn_cli.engine.loop import Ahead, Memory, fit
-from metalearn_cli.engine.metrics import Recorder, read_metrics
-from metalearn_cli.engine.plots import learning_curves
-from metalearn_cli.stages._preparing import Prepared, enough_memory, misfit, take_up
+from metalearn_cli.records.metrics import Recorder, read_metrics
+from metalearn_cli.records.plots import learning_curves
+from metalearn_cli.stages.preparing import Prepared, enough_memory, misfit, take_up
 
 log = logging.getLogger("metalearn_cli")
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from metalearn_cli.core.errors import ConfigError, Finding, UserError
 from metalearn_cli.core.types import Episode
-from metalearn_cli.data._dataset import SPLITS, Split
+from metalearn_cli.data.common.dataset import SPLITS, Split
 
 COPIED = 0.5  # share of a class's items from which on a class with the same ones is a copy of it
 COMMON = 50  # classes that may share an item before they are no longer looked at pair by pair

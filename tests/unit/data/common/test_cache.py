@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from metalearn_cli.data._cache import Arrays, cache_dir, cached, large
+from metalearn_cli.data.common.cache import Arrays, cache_dir, cached, large
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from metalearn_cli.core.errors import UserError
-from metalearn_cli.engine import runs
+from metalearn_cli.records import runs
 
 STAGES = ("pretrain", "transfer")
 
@@ -93,7 +93,7 @@ def test_reopening_forgets_how_the_run_ended(folder):
 
 
 def test_killed_process_is_shown_as_died(folder):
-    code = "import sys, time; from metalearn_cli.engine import runs; run = runs.create(sys.argv[1], 'pretrain', {})\n"
+    code = "import sys, time; from metalearn_cli.records import runs; run = runs.create(sys.argv[1], 'pretrain', {})\n"
     code += "print('ready', flush=True); time.sleep(60)"
     process = subprocess.Popen([sys.executable, "-c", code, folder], stdout=subprocess.PIPE)
     assert process.stdout is not None

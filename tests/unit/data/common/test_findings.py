@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from metalearn_cli.core.errors import Finding
-from metalearn_cli.data._check import episode_findings, findings_of
-from metalearn_cli.data._dataset import Dataset, Split
+from metalearn_cli.data.common.dataset import Dataset, Split
+from metalearn_cli.data.common.findings import episode_findings, findings_of
 from metalearn_cli.data.sinusoid import Sinusoid
 
 COUNT, FEATURES = 6, 5

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, max_pool2d, relu
 
-from metalearn_cli.backbones import _norm
-from metalearn_cli.backbones._norm import BatchNormReluPool
+from metalearn_cli.backbones.common import norms
+from metalearn_cli.backbones.common.norms import BatchNormReluPool
 
 CASES = [(pool, reference) for pool in (True, False) for reference in (None, 2)]
 
@@ -49,7 +49,7 @@ class Folded(nn.Module):
 
 @pytest.fixture(autouse=True)
 def in_parts(monkeypatch):
-    monkeypatch.setattr(_norm, "_AT_ONCE", 3)
+    monkeypatch.setattr(norms, "_AT_ONCE", 3)
 
 
 def folded(x, kernels, weight, bias, reference, pool, layer=None):

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from metalearn_cli.core.errors import UserError
 from metalearn_cli.core.types import Reporter
-from metalearn_cli.engine.runs import flush, naming, write_text
+from metalearn_cli.records.runs import flush, naming, write_text
 
 
 def interval(scores: Tensor) -> tuple[float, float]:

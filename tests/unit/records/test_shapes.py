@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from metalearn_cli.engine.records import MANIFEST, RESUME, RUN, misshapen
+from metalearn_cli.records.shapes import MANIFEST, RESUME, RUN, misshapen
 
 GOOD_RUN = {
     "id": "20260131-120000-ab12",

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from metalearn_cli.core.errors import ConfigError, UserError
-from metalearn_cli.engine import checkpoint as module
-from metalearn_cli.engine.checkpoint import Checkpoints, load_into, open_checkpoint, read_resume, read_tensors
+from metalearn_cli.records import checkpoint as module
+from metalearn_cli.records.checkpoint import Checkpoints, load_into, open_checkpoint, read_resume, read_tensors
 
 FACTS = {"run": "r", "stage": "pretrain", "model": {}, "data": {}, "parent": None, "config_hash": "k"}
 PARAMS = {

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from metalearn_cli.core.errors import ConfigError, UserError
-from metalearn_cli.data._dataset import Dataset, Split
+from metalearn_cli.data.common.dataset import Dataset, Split
 
 COUNTS = {"train": (7, 12, 5, 9, 30, 5), "val": (10, 5), "test": (6, 6, 6)}
 

@@ -10,7 +10,7 @@ import torch
 from faults.folders import scalars
 
 from metalearn_cli.core.errors import UserError
-from metalearn_cli.engine.metrics import Recorder, interval, read_metrics
+from metalearn_cli.records.metrics import Recorder, interval, read_metrics
 
 
 def test_interval_by_hand():

@@ -19,12 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from metalearn_cli.core.errors import UserError
-from metalearn_cli.engine.records import RUN, misshapen
+from metalearn_cli.records.shapes import RUN, misshapen
 
 _LARGEST = 1 << 26
 """Bytes of a JSON file; those of a network of a thousand tensors have a few hundred thousand."""
-
-TRAINING = ("pretrain", "transfer", "meta-train")
 
 
 def now() -> str:

@@ -1,0 +1,1 @@
+"""What the backbones share. Not to be named in a config."""

@@ -1,0 +1,82 @@
+"""Numbers in words: accuracies, durations, ages, what to type next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from typing import Any
+
+from metalearn_cli.core.stages import TABLE
+
+_CARRIED = ("runs_dir", "runtime", "backbone", "data")
+"""Settings that the next stage has to be given again."""
+
+
+def number(name: str, value: float) -> str:
+    """Return a measured value: accuracies in percent, everything else to four digits."""
+    return f"{100 * value:.1f} %" if "accuracy" in name else f"{value:.4g}"
+
+
+def spread(name: str, value: float, half: float | None) -> str:
+    """Return a measured value with half the width of its 95 % interval."""
+    if half is None:
+        return number(name, value)
+    return f"{100 * value:.1f} +- {100 * half:.1f} %" if "accuracy" in name else f"{value:.4g} +- {half:.2g}"
+
+
+def gain(name: str, value: float, half: float) -> str:
+    """Return a gain with its interval: of accuracies in percentage points."""
+    scale, digits = (100, ".1f") if "accuracy" in name else (1, ".3g")
+    return f"{scale * value:+{digits}} +- {scale * half:{digits}}"
+
+
+def measured(run: Mapping[str, Any]) -> str:
+    """Return a run's key metric, or "-" if it has none yet."""
+    metric = run.get("metric")
+    if not metric:
+        return "-"
+    return f"{metric['name'].replace('/', ' ')} {spread(metric['name'], metric['value'], metric.get('interval'))}"
+
+
+def verdict(gain: float, half: float) -> str:
+    """Say what a gain with its interval means; positive is better."""
+    if abs(gain) <= half:
+        return "no clear difference"
+    return "helps" if gain > 0 else "hurts"
+
+
+def duration(seconds: float) -> str:
+    """Return a length of time, coarsely: "42 s", "3 min 20 s", "2 h 5 min"."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def age(moment: str | None) -> str:
+    """Return how long ago an ISO 8601 time was: "3 min", "2 days"."""
+    if not moment:
+        return "-"
+    seconds = (datetime.now(timezone.utc) - datetime.fromisoformat(moment)).total_seconds()
+    for unit, name in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= unit:
+            return f"{int(seconds // unit)} {name}"
+    return f"{max(0, int(seconds))} s"
+
+
+def next_command(run: Mapping[str, Any], words: Sequence[str]) -> str:
+    """Return what to type after a run.
+
+    Args:
+        run: its run.json.
+        words: the settings that its command line gave; those that the next stage needs, too, are carried over.
+    """
+    then = TABLE[run["stage"]].then if run["stage"] in TABLE else ""
+    if not then:
+        return f"mlx show {run['id']}"
+    stage, setting = then.split()
+    carried = _CARRIED[:2] if stage == "evaluate" else _CARRIED  # a checkpoint brings its own network and data
+    again = [w for w in words if w.lstrip("+").split("=")[0].split(".")[0] in carried]
+    return " ".join(["mlx", stage, f"{setting}={run['id']}", *(w.lstrip("+") for w in again)])

@@ -1,0 +1,1 @@
+"""What the models share. Not to be named in a config."""
