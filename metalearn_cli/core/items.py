@@ -1,0 +1,59 @@
+"""Items of any modality: what a batch of them is, and what networks and learners may know of a data set.
+
+Legend: N items, ... the shape of one item.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+
+Items: TypeAlias = "Tensor | dict[str, Tensor]"
+"""A batch of items: a tensor [N, ...], or a dict of such tensors with the same N, one per part of an item."""
+
+Values = Literal["unit", "real", "ids"]
+"""unit: in [0, 1] (images); real: standardised, unbounded; ids: whole numbers that stand for entries of a vocabulary."""
+
+Kind = Literal["image", "text", "audio", "vector", "mixed"]
+
+
+class Facts(NamedTuple):
+    """What networks and learners may know of a data set.
+
+    Attributes:
+        kind: what an item is.
+        shape: of one item, or of each of its parts.
+        values: what its numbers are, or those of each part.
+        classes: number of training classes; 0 for a regression.
+        outputs: size of a regression's target; 0 for a classification.
+        vocabulary: number of ids (0 pads), or of those of each part; 0 where values are no ids.
+        groups: names of the groups that classes belong to (alphabet, speaker); () where there are none.
+    """
+
+    kind: Kind
+    shape: tuple[int, ...] | Mapping[str, tuple[int, ...]]
+    values: Values | Mapping[str, Values]
+    classes: int
+    outputs: int = 0
+    vocabulary: int | Mapping[str, int] = 0
+    groups: tuple[str, ...] = ()
+
+
+def each(function: Callable[..., Tensor], *items: Items) -> Items:
+    """Return `function` of the tensors of batches of items, part by part."""
+    if isinstance(items[0], Tensor):
+        return function(*items)
+    return {name: function(*(parts[name] for parts in items)) for name in items[0]}  # type: ignore[call-overload]
+
+
+def size(items: Items) -> int:
+    """Return the number N of items in a batch."""
+    return len(items if isinstance(items, Tensor) else next(iter(items.values())))
+
+
+def joined(batches: Sequence[Items]) -> Items:
+    """Return batches of items one after the other."""
+    return each(lambda *tensors: torch.cat(tensors), *batches)
