@@ -1,43 +1,54 @@
 """Training on the support set alone, from random weights: the floor that any learning across tasks has to beat.
 
-Legend: Q query items, W ways.
+Legend: S support items, Q query items, W ways, O outputs of a regression.
 """
 
 from __future__ import annotations
 
-from metalearn_cli.algorithms.maml import Maml
-from metalearn_cli.core.types import Apply, Episode, EpisodeOutput, Params
+from typing import Annotated
+
+from torch import Tensor
+
+from metalearn_cli.core.check import Range
+from metalearn_cli.core.items import Items
+from metalearn_cli.core.learning import descend, task_loss
+from metalearn_cli.core.network import Network, Params
+from metalearn_cli.core.types import State, Traits
 
 
 class FromScratch:
     """Train a network on the support set by gradient descent; nothing is meta-trained.
 
-    It is MAML's adaptation without MAML's initialisation: evaluation passes freshly initialised parameters in.
+    It is MAML's adaptation without MAML's initialisation: evaluation passes a freshly initialised network in.
 
     Args:
         lr: step size, > 0.
         steps: gradient steps per episode, >= 1.
 
     Raises:
-        ValueError: if lr <= 0 or steps < 1.
+        ValueError: if lr <= 0.
     """
 
-    needs_head = True
-    learns = False
-    handles_regression = True
-    inner_gradients = True
+    traits = Traits(head=True, targets=frozenset({"classes", "numbers"}), learns=False, inner_gradients=True)
 
-    def __init__(self, lr: float = 0.1, steps: int = 20) -> None:
+    def __init__(self, lr: float = 0.1, steps: Annotated[int, Range(1)] = 20) -> None:
         if not lr > 0:
             raise ValueError(f"lr must be > 0, got {lr}")
-        if steps < 1:
-            raise ValueError(f"steps must be >= 1, got {steps}")
-        self._adapt = Maml(lr, steps, first_order=True)
+        self.lr = lr
+        self.steps = steps
 
-    def init(self, params: Params) -> Params:
-        """Return the parameters: nothing is added."""
-        return params
+    def init(self, net: Network, way: int) -> Params:
+        """Return no tensors."""
+        return {}
 
-    def __call__(self, apply: Apply, params: Params, episode: Episode, *, way: int) -> EpisodeOutput:
-        """Return the query loss [] and logits [Q, W] after training on the support set."""
-        return self._adapt(apply, params, episode, way=way)
+    def adapt(self, net: Network, own: Params, x: Items, y: Tensor, way: int) -> State:
+        """Return the network's tensors after training on items x [S, ...] with targets y [S] or [S, O]."""
+
+        def loss(fast: Params) -> Tensor:
+            return task_loss(net.output(fast, x), y)
+
+        return descend(loss, net.params, self.lr, self.steps, first_order=True)
+
+    def predict(self, net: Network, own: Params, state: State, x: Items) -> Tensor:
+        """Return the trained network's logits [Q, W], or numbers [Q, O]."""
+        return net.output(state, x)

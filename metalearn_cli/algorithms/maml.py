@@ -1,19 +1,23 @@
 """MAML: Finn, Abbeel & Levine 2017, https://arxiv.org/abs/1703.03400, Algorithm 2.
 
-Legend: S support items, Q query items, W ways.
+Legend: S support items, Q query items, W ways, O outputs of a regression.
 """
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from torch import Tensor
 
-from metalearn_cli.core.functional import gradient
-from metalearn_cli.core.learning import task_loss
-from metalearn_cli.core.types import Apply, Episode, EpisodeOutput, Params
+from metalearn_cli.core.check import Range
+from metalearn_cli.core.items import Items
+from metalearn_cli.core.learning import descend, task_loss
+from metalearn_cli.core.network import Network, Params
+from metalearn_cli.core.types import State, Traits
 
 
 class Maml:
-    """Adapt every parameter by a few gradient steps on the support set, then score the query set.
+    """Adapt every parameter by a few gradient steps on the support set.
 
     Args:
         inner_lr: step size of the adaptation (alpha in the paper), > 0.
@@ -21,36 +25,33 @@ class Maml:
         first_order: drop second derivatives (FOMAML, section 5.2): less time and memory.
 
     Raises:
-        ValueError: if inner_lr <= 0 or inner_steps < 1.
+        ValueError: if inner_lr <= 0.
     """
 
-    needs_head = True
-    learns = True
-    handles_regression = True
-    inner_gradients = True
-
-    def __init__(self, inner_lr: float = 0.4, inner_steps: int = 1, first_order: bool = False) -> None:
+    def __init__(
+        self, inner_lr: float = 0.4, inner_steps: Annotated[int, Range(1)] = 1, first_order: bool = False
+    ) -> None:
         if not inner_lr > 0:
             raise ValueError(f"inner_lr must be > 0, got {inner_lr}")
-        if inner_steps < 1:
-            raise ValueError(f"inner_steps must be >= 1, got {inner_steps}")
         self.inner_lr = inner_lr
         self.inner_steps = inner_steps
         self.first_order = first_order
+        self.traits = Traits(
+            head=True, targets=frozenset({"classes", "numbers"}), inner_gradients=True, surrogate=first_order
+        )
 
-    def init(self, params: Params) -> Params:
-        """Return the parameters: MAML learns their initial values and nothing else."""
-        return params
+    def init(self, net: Network, way: int) -> Params:
+        """Return no tensors: MAML learns the network's initial values and nothing else."""
+        return {}
 
-    def __call__(self, apply: Apply, params: Params, episode: Episode, *, way: int) -> EpisodeOutput:
-        """Return the query loss [] and logits [Q, W] after adaptation."""
+    def adapt(self, net: Network, own: Params, x: Items, y: Tensor, way: int) -> State:
+        """Return the network's tensors after adaptation to items x [S, ...] with targets y [S] or [S, O]."""
 
-        def support_loss(fast: Params) -> Tensor:
-            return task_loss(apply(fast, episode.support_x), episode.support_y)
+        def loss(fast: Params) -> Tensor:
+            return task_loss(net.output(fast, x), y)
 
-        fast = params
-        for _ in range(self.inner_steps):
-            gradients = gradient(support_loss, fast, self.first_order)
-            fast = {name: p.sub(gradients[name], alpha=self.inner_lr) for name, p in fast.items()}
-        logits = apply(fast, episode.query_x)
-        return EpisodeOutput(task_loss(logits, episode.query_y), logits)
+        return descend(loss, net.params, self.inner_lr, self.inner_steps, self.first_order)
+
+    def predict(self, net: Network, own: Params, state: State, x: Items) -> Tensor:
+        """Return the adapted network's logits [Q, W], or numbers [Q, O]."""
+        return net.output(state, x)

@@ -2,36 +2,33 @@
 
 Source: Wang, Chao, Weinberger & van der Maaten 2019 (SimpleShot), https://arxiv.org/abs/1911.04623, variant L2N.
 
-Legend: S support items, Q query items, W ways.
+Legend: S support items, Q query items, W ways, D features.
 """
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from metalearn_cli.algorithms.protonet import ProtoNet
-from metalearn_cli.core.types import Apply, Episode, EpisodeOutput, Params
+from metalearn_cli.core.learning import class_means, square_distances
+from metalearn_cli.core.network import Network, Params
+from metalearn_cli.core.types import State, Traits
 
 
 class NearestCentroid:
     """Classify a query by the nearest class mean of features scaled to length 1; nothing is meta-trained."""
 
-    needs_head = False
-    learns = False
-    handles_regression = False
-    inner_gradients = False
+    traits = Traits(sees="features", learns=False)
 
-    def init(self, params: Params) -> Params:
-        """Return the parameters: nothing is added."""
-        return params
+    def init(self, net: Network, way: int) -> Params:
+        """Return no tensors."""
+        return {}
 
-    def __call__(self, apply: Apply, params: Params, episode: Episode, *, way: int) -> EpisodeOutput:
-        """Return the query loss [] and logits [Q, W]: minus the squared distances."""
+    def adapt(self, net: Network, own: Params, x: Tensor, y: Tensor, way: int) -> State:
+        """Return the classes' mean features [W, D], and how many items each is the mean of [W]."""
+        means_WD, count_W = class_means(normalize(x, dim=-1), y, way)
+        return {"prototypes": means_WD, "counts": count_W}
 
-        def unit_length(params: Params, x: Tensor) -> Tensor:
-            return normalize(apply(params, x), dim=-1)
-
-        with torch.no_grad():
-            return ProtoNet()(unit_length, params, episode, way=way)
+    def predict(self, net: Network, own: Params, state: State, x: Tensor) -> Tensor:
+        """Return the logits [Q, W] of features x [Q, D]: minus the squared distances."""
+        return -square_distances(normalize(x, dim=-1), state["prototypes"])

@@ -8,6 +8,8 @@ Legend: B items, C channels, H height, W width, D features.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import max_pool2d, relu
@@ -29,11 +31,11 @@ class Block(nn.Module):
         self.norm = make_norm(norm, hidden, pool == "max")
         self.pool = pool
 
-    def forward(self, x: Tensor, reference: int | None) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """Return [B, hidden, H // 2, W // 2], rounded up where a stride does it."""
         if isinstance(self.norm, BatchNormReluPool):
             few = self.conv.in_channels <= FEW
-            return self.norm.of_convolution(self.conv, x, reference) if few else self.norm(self.conv(x), reference)
+            return self.norm.of_convolution(self.conv, x) if few else self.norm(self.conv(x))
         x = self.norm(self.conv(x))
         # the same as pooling after ReLU, on a quarter of the pixels
         return relu(max_pool2d(x, 2) if self.pool == "max" else x)
@@ -50,6 +52,8 @@ class Conv4(nn.Module):
 
     Attributes:
         out_dim: D.
+        maps_shape: (hidden, h, w) of the last feature maps.
+        blocks: the four blocks.
         batch_statistics: whether an item's output depends on the batch it comes in.
 
     Raises:
@@ -73,19 +77,19 @@ class Conv4(nn.Module):
         height, width = shape[1:]
         for _ in range(BLOCKS):
             height, width = (height // 2, width // 2) if pool == "max" else (-(-height // 2), -(-width // 2))
-        self.out_dim = hidden * height * width
+        self.maps_shape = (hidden, height, width)
+        self.out_dim = math.prod(self.maps_shape)
 
-    def forward(self, x: Tensor, *, reference: int | None = None) -> Tensor:
-        """Return features [B, D] of images x [B, C, H, W].
-
-        Args:
-            x: images.
-            reference: how many of the first items give the batch statistics; None means all.
-        """
+    def maps(self, x: Tensor) -> Tensor:
+        """Return the last feature maps [B, hidden, h, w] of images x [B, C, H, W]."""
         x = _channels_last(x)
         for block in self.blocks:
-            x = block(x, reference)
-        return torch.flatten(x, 1)
+            x = block(x)
+        return x
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return features [B, D] of images x [B, C, H, W]: the last maps, flattened."""
+        return torch.flatten(self.maps(x), 1)
 
 
 def _channels_last(x: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ class Mlp(nn.Module):
 
     Attributes:
         out_dim: D.
+        blocks: the linear layers.
         batch_statistics: False: an item's output depends on nothing else.
 
     Raises:
@@ -43,8 +44,8 @@ class Mlp(nn.Module):
         self.blocks = nn.ModuleList(nn.Linear(i, o) for i, o in pairwise(widths))
         self.out_dim = hidden
 
-    def forward(self, x: Tensor, *, reference: int | None = None) -> Tensor:
-        """Return features [B, D] of items x [B, ...]; `reference` is taken and means nothing here."""
+    def forward(self, x: Tensor) -> Tensor:
+        """Return features [B, D] of items x [B, ...]."""
         x = torch.flatten(x, 1)
         for block in self.blocks:
             x = relu(block(x))

@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 
 from metalearn_cli.algorithms.maml import Maml
-from metalearn_cli.backbones.common.network import Network
 from metalearn_cli.backbones.conv4 import Conv4
 from metalearn_cli.cli.composing import defaults
 from metalearn_cli.core.config import Precision, TaskBatching
 from metalearn_cli.core.config import Runtime as RuntimeConfig
 from metalearn_cli.core.errors import ConfigError
-from metalearn_cli.core.functional import pure
+from metalearn_cli.core.network import Params, network
 from metalearn_cli.core.random import seeded
-from metalearn_cli.core.types import Episode, Params
+from metalearn_cli.core.types import Episode
+from metalearn_cli.engine.episodes import Learner, trained
 from metalearn_cli.engine.runtime import Runtime, tune
 from metalearn_cli.engine.tasks import Tasks
 
@@ -74,19 +74,19 @@ def _in_turn(
 
 def _step(config: RuntimeConfig, tasks: int, hidden: int) -> tuple[Callable[[], Tensor], str]:
     """Return a function that computes the meta-gradient, as one vector in float64 on the CPU, and how it does so."""
-    runtime = Runtime(config)
+    runtime, maml = Runtime(config), Maml(0.4, 1)
     with seeded(0, "bench"):
-        apply, params = pure(Network(Conv4((1, SIZE, SIZE), hidden), WAY))
+        net = network(Conv4((1, SIZE, SIZE), hidden), WAY, runtime.under_precision)
         support_x, query_x = (torch.rand(tasks, WAY * n, 1, SIZE, SIZE) for n in (1, QUERY))
-        torch.nn.init.normal_(params["head.weight"].detach(), std=0.1)
+        torch.nn.init.normal_(net.params["head.weight"].detach(), std=0.1)
     y = torch.arange(WAY).expand(tasks, -1)
     episodes = Episode(support_x, y, query_x, y.repeat_interleave(QUERY, dim=1))
-    episodes = runtime.cast(Episode(*(part.to(runtime.device) for part in episodes)))
-    params, learner, run = runtime.place(params), Maml(0.4, 1), runtime.under_precision(apply)
+    episodes = runtime.cast(episodes.map(lambda part: part.to(runtime.device)))
+    learner, params = Learner(maml, net, {}, WAY, "transductive"), runtime.place(net.params)
     planned = Tasks(runtime, tasks)
 
     def task(params: Params, episode: Episode) -> dict[str, Tensor]:
-        return {"loss": learner(run, params, episode, way=WAY).loss}
+        return {"loss": trained(learner.of(params), episode).loss}
 
     def step() -> Tensor:
         for p in params.values():

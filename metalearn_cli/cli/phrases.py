@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
+from metalearn_cli.core.metric import metric_named
 from metalearn_cli.core.stages import TABLE
 
 _CARRIED = ("runs_dir", "runtime", "backbone", "data")
@@ -13,20 +14,24 @@ _CARRIED = ("runs_dir", "runtime", "backbone", "data")
 
 
 def number(name: str, value: float) -> str:
-    """Return a measured value: accuracies in percent, everything else to four digits."""
-    return f"{100 * value:.1f} %" if "accuracy" in name else f"{value:.4g}"
+    """Return a measured value: shares in percent, everything else to four digits."""
+    return f"{100 * value:.1f} %" if _is_share(name) else f"{value:.4g}"
 
 
 def spread(name: str, value: float, half: float | None) -> str:
     """Return a measured value with half the width of its 95 % interval."""
     if half is None:
         return number(name, value)
-    return f"{100 * value:.1f} +- {100 * half:.1f} %" if "accuracy" in name else f"{value:.4g} +- {half:.2g}"
+    return f"{100 * value:.1f} +- {100 * half:.1f} %" if _is_share(name) else f"{value:.4g} +- {half:.2g}"
+
+
+def _is_share(name: str) -> bool:
+    return metric_named(name).unit == "share"
 
 
 def gain(name: str, value: float, half: float) -> str:
-    """Return a gain with its interval: of accuracies in percentage points."""
-    scale, digits = (100, ".1f") if "accuracy" in name else (1, ".3g")
+    """Return a gain with its interval: of shares in percentage points."""
+    scale, digits = (100, ".1f") if _is_share(name) else (1, ".3g")
     return f"{scale * value:+{digits}} +- {scale * half:{digits}}"
 
 

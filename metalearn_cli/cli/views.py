@@ -8,6 +8,7 @@ from typing import Any
 
 from metalearn_cli.cli import telling
 from metalearn_cli.cli.phrases import age, duration, gain, measured, next_command, spread, verdict
+from metalearn_cli.core.metric import metric_named
 
 Run = Mapping[str, Any]
 
@@ -75,7 +76,7 @@ def _title(first: Run, run: Run) -> str:
 def _name(result: Run) -> str:
     """Return the heading of a column of scores."""
     name = str(result["name"].partition("/")[2])
-    return f"{name} %" if name == "accuracy" else name
+    return f"{name} %" if metric_named(name).unit == "share" else name
 
 
 def _score(result: Run) -> str:

@@ -1,51 +1,15 @@
-"""The one place where a module becomes a pure function of its tensors, and gradients are taken of such functions."""
+"""Gradients of functions of tensors, for a learner to take steps with."""
 
 from __future__ import annotations
 
-import copy
-import threading
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import Tensor
 
-from metalearn_cli.core.types import Apply, Params
-
-
-def pure(module: nn.Module) -> tuple[Apply, Params]:
-    """Split a module into a pure function and its parameters.
-
-    Args:
-        module: any module without hidden state: no buffers (running statistics), no tied parameters.
-
-    Returns:
-        `apply(params, *args, **kwargs)`, which runs `module` with exactly these tensors, and the module's own tensors
-        by name, detached copies that require gradients.
-
-    Raises:
-        ValueError: if the module has buffers or tied parameters, naming them.
-    """
-    buffers = [name for name, _ in module.named_buffers()]
-    if buffers:
-        raise ValueError(f"the network keeps hidden state in {', '.join(buffers)}; use batch statistics or group norm")
-    names = {name for name, _ in module.named_parameters()}
-    tied = {name for name, _ in module.named_parameters(remove_duplicate=False)} - names
-    if tied:
-        raise ValueError(f"the network ties parameters: {', '.join(sorted(tied))}")
-
-    copies = threading.local()  # the call swaps tensors inside the module, so each thread has a module of its own
-
-    def apply(params: Params, *args: object, **kwargs: object) -> Tensor:
-        if not hasattr(copies, "module"):
-            copies.module = copy.deepcopy(module)
-        # strict: a misspelt name would otherwise set a new attribute and train nothing
-        return functional_call(copies.module, params, args, kwargs, tie_weights=False, strict=True)
-
-    return apply, {name: p.detach().clone().requires_grad_() for name, p in module.named_parameters()}
-
+from metalearn_cli.core.network import Params
 
 checkpointing: ContextVar[bool] = ContextVar("checkpointing", default=False)
 """Whether `gradient` computes again, when its own gradient is asked for, what it would keep for that.
@@ -54,32 +18,43 @@ Gradient checkpointing (Chen et al. 2016, https://arxiv.org/abs/1604.06174): the
 many steps is that of one of them. Not under `torch.func` transforms.
 """
 
+Loss = Callable[..., Tensor]
 
-def gradient(loss: Callable[[Params], Tensor], params: Params, first_order: bool = False) -> Params:
-    """Return the gradient of a loss [], for an algorithm to take a step with; it can be differentiated in turn.
+
+def gradient(loss: Loss, params: Params, first_order: bool = False, given: Params | None = None) -> Params:
+    """Return the gradient of a loss [] by `params`, to take a step with; it can be differentiated in turn.
+
+    A tensor that the loss does not use has a gradient of zeros.
 
     Args:
-        loss: a function of the tensors; with `checkpointing`, one that draws no random numbers.
+        loss: a function `loss(params)`, or `loss(params, given)` where `given` is not None. With `checkpointing` it is
+            called again later: it must draw no random numbers, and use no variable that has changed by then.
         params: where the gradient is taken; they need not be leaves.
         first_order: return a constant instead, which costs less.
+        given: other tensors that the loss depends on and that something learns through: its own gradient reaches them,
+            too, also with `checkpointing`.
 
     Raises:
-        ValueError: with `checkpointing`, if the loss depends on other tensors that require gradients.
+        ValueError: with `checkpointing`, if the loss depends on tensors that require gradients and are in neither.
+        RuntimeError: with `checkpointing`, if the loss is another one when it is computed again.
     """
+    rest = () if given is None else (given,)
     if torch._C._are_functorch_transforms_active():  # a batch of tasks, where only this kind of gradient is possible
         at = {name: p.detach() for name, p in params.items()} if first_order else params
-        return torch.func.grad(loss)(at)
+        return torch.func.grad(lambda fast: loss(fast, *rest))(at)
     # elsewhere autograd, with half as much work for the interpreter; it records nothing that nobody will ask for
     again = torch.is_grad_enabled() and not first_order
     if again and checkpointing.get():
-        return dict(zip(params, _Recomputed.apply(loss, tuple(params), *params.values()), strict=True))
-    return _gradient(loss, params, again)
+        tensors = (*params.values(), *(given or {}).values())
+        names = (tuple(params), None if given is None else tuple(given))
+        return dict(zip(params, _Recomputed.apply(loss, *names, *tensors), strict=True))
+    return _gradient(lambda fast: loss(fast, *rest), params, again)
 
 
-def _gradient(loss: Callable[[Params], Tensor], params: Params, again: bool) -> Params:
+def _gradient(loss: Loss, params: Params, again: bool) -> Params:
     with torch.enable_grad():
         at = {name: p if again and p.requires_grad else p.detach().requires_grad_() for name, p in params.items()}
-        found = torch.autograd.grad(loss(at), list(at.values()), create_graph=again)
+        found = torch.autograd.grad(loss(at), list(at.values()), create_graph=again, materialize_grads=True)
     return dict(zip(at, found, strict=True))
 
 
@@ -87,21 +62,40 @@ class _Recomputed(torch.autograd.Function):
     """The gradient of a loss, of which nothing is kept but where it was taken."""
 
     @staticmethod
-    def forward(ctx: Any, loss: Callable[[Params], Tensor], names: tuple[str, ...], *tensors: Tensor) -> Any:
-        ctx.loss, ctx.names = loss, names
-        ctx.save_for_backward(*tensors)
+    def forward(ctx: Any, loss: Loss, names: tuple[str, ...], others: tuple[str, ...] | None, *tensors: Tensor) -> Any:
+        ctx.loss, ctx.names, ctx.others = loss, names, others
+        fast, rest = _sorted([t.detach() for t in tensors], names, others)
         with torch.enable_grad():
-            if loss({name: t.detach() for name, t in zip(names, tensors, strict=True)}).requires_grad:
+            value = loss(fast, *rest)
+            if value.requires_grad:
                 raise ValueError("gradient checkpointing: the loss depends on tensors that it is not differentiated by")
-        return tuple(_gradient(loss, dict(zip(names, tensors, strict=True)), again=False).values())
+        ctx.save_for_backward(*tensors, value.detach())
+        return tuple(_gradient(lambda fast: loss(fast, *rest), fast, again=False).values())
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        at = {name: t.detach().requires_grad_() for name, t in zip(ctx.names, ctx.saved_tensors, strict=True)}
-        found = _gradient(ctx.loss, at, again=True).values()
+        *tensors, before = ctx.saved_tensors
+        at = [t.detach().requires_grad_() for t in tensors]
+        fast, rest = _sorted(at, ctx.names, ctx.others)
+        with torch.enable_grad():
+            value = ctx.loss(fast, *rest)
+            if not torch.allclose(value.detach(), before, rtol=1e-2, atol=1e-4, equal_nan=True):
+                raise RuntimeError(
+                    f"gradient checkpointing: the loss was {before.item():.4g} and is {value.item():.4g} when it is "
+                    "computed again; a function given to `gradient` must not use variables that change after the call"
+                )
+            found = torch.autograd.grad(value, list(fast.values()), create_graph=True, materialize_grads=True)
         varying = [(f, g) for f, g in zip(found, gradients, strict=True) if f.requires_grad]
         if not varying:
-            return (None,) * (2 + len(at))
+            return (None,) * (3 + len(at))
         outputs, grad_outputs = zip(*varying, strict=True)
-        return None, None, *torch.autograd.grad(outputs, list(at.values()), grad_outputs, allow_unused=True)
+        return None, None, None, *torch.autograd.grad(outputs, at, grad_outputs, allow_unused=True)
+
+
+def _sorted(
+    tensors: list[Tensor], names: tuple[str, ...], others: tuple[str, ...] | None
+) -> tuple[Params, tuple[Params, ...]]:
+    """Return the tensors by name: those that the gradient is taken by, and the others where there are such."""
+    fast = dict(zip(names, tensors[: len(names)], strict=True))
+    return fast, () if others is None else (dict(zip(others, tensors[len(names) :], strict=True)),)

@@ -15,7 +15,7 @@ Items: TypeAlias = "Tensor | dict[str, Tensor]"
 """A batch of items: a tensor [N, ...], or a dict of such tensors with the same N, one per part of an item."""
 
 Values = Literal["unit", "real", "ids"]
-"""unit: in [0, 1] (images); real: standardised, unbounded; ids: whole numbers that stand for entries of a vocabulary."""
+"""unit: in [0, 1] (images); real: standardised, unbounded; ids: whole numbers, entries of a vocabulary."""
 
 Kind = Literal["image", "text", "audio", "vector", "mixed"]
 
@@ -44,9 +44,10 @@ class Facts(NamedTuple):
 
 def each(function: Callable[..., Tensor], *items: Items) -> Items:
     """Return `function` of the tensors of batches of items, part by part."""
-    if isinstance(items[0], Tensor):
+    first, *_ = items
+    if isinstance(first, Tensor):
         return function(*items)
-    return {name: function(*(parts[name] for parts in items)) for name in items[0]}  # type: ignore[call-overload]
+    return {name: function(*(parts[name] for parts in items)) for name in first}  # type: ignore[index]
 
 
 def size(items: Items) -> int:

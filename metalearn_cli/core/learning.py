@@ -1,12 +1,16 @@
-"""What every learner shares: the loss and the score of a task, by the type of its targets.
+"""Steps that learners share: losses, class means, distances, and descent within an episode.
 
-Legend: Q items, W classes, O outputs of a regression.
+Legend: S support items, Q query items, W classes, O outputs of a regression, D features, ... any shape.
 """
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, mse_loss
+
+from metalearn_cli.core.functional import Loss, gradient
+from metalearn_cli.core.network import Params
 
 
 def task_loss(output: Tensor, target: Tensor) -> Tensor:
@@ -19,3 +23,41 @@ def score(output: Tensor, target: Tensor) -> Tensor:
     if target.is_floating_point():
         return mse_loss(output.detach(), target)
     return (output.detach().argmax(-1) == target).float().mean()
+
+
+def one_hot(y: Tensor, way: int, like: Tensor) -> Tensor:
+    """Return classes y [S] as [S, W] of zeros and ones in the number format of `like`; numbers [S, O] as they are."""
+    return y if y.is_floating_point() else (y[:, None] == torch.arange(way, device=y.device)).to(like.dtype)
+
+
+def class_means(z: Tensor, y: Tensor, way: int) -> tuple[Tensor, Tensor]:
+    """Return the mean of each class [W, ...] of features z [S, ...] with classes y [S], and the classes' sizes [W]."""
+    member_SW = one_hot(y, way, z)
+    count_W = member_SW.sum(0)
+    means = member_SW.T @ z.flatten(1) / count_W[:, None]
+    return means.unflatten(1, z.shape[1:]), count_W
+
+
+def square_distances(z_QD: Tensor, centre_WD: Tensor) -> Tensor:
+    """Return the squared distances [Q, W]; written out, as `torch.cdist` has no second derivative."""
+    return (z_QD[:, None, :] - centre_WD).square().sum(-1)
+
+
+def descend(
+    loss: Loss, start: Params, lr: float, steps: int, first_order: bool = False, given: Params | None = None
+) -> Params:
+    """Return tensors after gradient steps.
+
+    Args:
+        loss: see `core.functional.gradient`, as are `first_order` and `given`.
+        start: the tensors that the first step is taken from.
+        lr: step size, > 0.
+        steps: how many, >= 0.
+        first_order: whether the steps' own derivatives are dropped.
+        given: other tensors that the loss depends on.
+    """
+    fast = start
+    for _ in range(steps):
+        gradients = gradient(loss, fast, first_order, given)
+        fast = {name: p.sub(gradients[name], alpha=lr) for name, p in fast.items()}
+    return fast

@@ -1,20 +1,18 @@
 """The interfaces between data, networks, learners and the engine.
 
-Legend: T tasks, S support items, Q query items, W ways (classes of a task), ... the shape of one item.
+Legend: T tasks, S support items, Q query items, W ways (classes of a task), O outputs of a regression, B items of a
+batch, ... the shape of one item.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal, NamedTuple, Protocol
 
 from torch import Tensor
 
-Params = dict[str, Tensor]
-"""The tensors of a network by name: all that a learner may change."""
-
-Apply = Callable[..., Tensor]
-"""`apply(params, x)` runs a network with the given tensors; see `core.functional.pure`."""
+from metalearn_cli.core.items import Facts, Items, each
+from metalearn_cli.core.network import Network, Params
 
 
 class Episode(NamedTuple):
@@ -23,44 +21,121 @@ class Episode(NamedTuple):
     Being a named tuple it is a pytree, so `torch.func` transforms take it as it is.
     """
 
-    support_x: Tensor  # [S, ...], S = way * shot; the order is not promised
-    support_y: Tensor  # [S] int64 in [0, W); float [S, out] for regression
-    query_x: Tensor  # [Q, ...]
+    support_x: Items  # [S, ...], S = way * shot; the order is not promised
+    support_y: Tensor  # [S] int64 in [0, W); float [S, O] for regression
+    query_x: Items  # [Q, ...]
     query_y: Tensor  # [Q], as support_y
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Episode:
+        """Return `function` of each of its tensors."""
+        return Episode(*(each(function, part) for part in self))  # type: ignore[arg-type]
 
 
 class EpisodeOutput(NamedTuple):
-    """What a learner makes of one episode."""
+    """What a learner makes of one episode in training."""
 
     loss: Tensor  # [] what meta-training minimises
-    logits: Tensor  # [Q, W], or [Q, out] for regression
+    logits: Tensor  # [Q, W], or [Q, O] for regression
+
+
+State = dict[str, Tensor]
+"""What a learner has learnt from a support set, all that answers depend on besides the network: it can be saved."""
+
+Targets = Literal["classes", "numbers"]
+
+
+class Traits(NamedTuple):
+    """What the engine has to know of a learner.
+
+    Attributes:
+        sees: what `adapt` and `predict` get as x. For "features" [S, D] and "maps" [S, C, H, W] the engine runs the
+            backbone on support and query together and hands over what came out, so that the learner has nothing to do
+            with batch statistics.
+        head: whether the network ends in a linear layer with one output per way.
+        targets: what it can learn: classes, numbers (regression), or both.
+        learns: whether meta-training changes anything; False for what is only evaluated.
+        inner_gradients: whether it takes gradients within an episode, which 16-bit loss scaling cannot serve.
+        surrogate: whether the training loss carries a gradient that is not its own (Reptile, first-order methods).
+        uses_queries: whether an answer depends on the other queries: then it is never reported as inductive.
+        batchable: False for what `vmap` cannot run (scikit-learn).
+    """
+
+    sees: Literal["items", "features", "maps"] = "items"
+    head: bool = False
+    targets: frozenset[Targets] = frozenset({"classes"})
+    learns: bool = True
+    inner_gradients: bool = False
+    surrogate: bool = False
+    uses_queries: bool = False
+    batchable: bool = True
 
 
 class Algorithm(Protocol):
-    """A learner: a pure function of one episode, so that batching belongs to the engine."""
+    """A learner of one episode at a time; batches of tasks, devices and derivatives belong to the engine.
 
-    needs_head: bool  # the network ends in a linear layer with one output per way
-    learns: bool  # meta-training changes something; False for the floors, which are only evaluated
-    handles_regression: bool  # takes float targets too
-    inner_gradients: bool  # takes gradients within an episode, which 16-bit loss scaling cannot serve
+    `way` is the number of classes W, or of outputs O.
 
-    def init(self, params: Params) -> Params:
-        """Add the learner's own meta-parameters to the network's."""
+    Optional members, which a learner has only where it needs them:
 
-    def __call__(self, apply: Apply, params: Params, episode: Episode, *, way: int) -> EpisodeOutput:
-        """Adapt to the support set and score the query set."""
+    `episode(net, own, episode, way) -> EpisodeOutput`: what is trained, where that is not the task's loss of
+    `predict` after `adapt`. Scoring never calls it, so query labels reach no learner.
+
+    `at(progress) -> Algorithm`: the learner at a share of training in [0, 1], for what anneals; 1 in evaluation.
+
+    `rates(own) -> dict[str, float]`: learning-rate multipliers of the learner's own tensors; all are 1 without it.
+    """
+
+    traits: Traits
+
+    def init(self, net: Network, way: int) -> Params:
+        """Return the learner's own tensors, {} for none; drawn from torch's generator, which has a seed of its own."""
+
+    def adapt(self, net: Network, own: Params, x: Any, y: Tensor, way: int) -> State:
+        """Learn from support items x with targets y."""
+
+    def predict(self, net: Network, own: Params, state: State, x: Any) -> Tensor:
+        """Return the logits [Q, W], or numbers [Q, O], of query items x."""
 
 
 class Method(Protocol):
-    """How transfer carries a backbone over: which tensors learn, and how fast."""
+    """How transfer carries a backbone over to a labelled task.
 
-    def rates(self, blocks: Sequence[Sequence[str]], head: Sequence[str]) -> dict[str, float]:
-        """Learning-rate multiplier per tensor; a tensor that is absent stays as it is.
+    Optional members, which a method has only where it needs them:
 
-        Args:
-            blocks: the names of the backbone's tensors, one sequence per block from input to output.
-            head: the names of the classifier's tensors.
+    `asks: tuple[str, ...]`: more entries of the batch: "taught", the logits of the checkpoint `teacher`, and the names
+    of data sets in `also`.
+
+    `at(progress) -> Method`: the method at a share of training in [0, 1].
+
+    `init(net) -> Params`: own tensors, which learn besides those of `rates`.
+
+    `merged(net, own) -> Params`: the network's tensors with the own ones worked in (LoRA): what is trained, evaluated
+    and saved.
+
+    `loss(net, own, start, batch) -> (loss [], logits [B, K])`: what is trained, where that is not the cross-entropy of
+    the merged network; `start` has the network's tensors as transfer began.
+    """
+
+    def rates(self, net: Network) -> dict[str, float]:
+        """Return the learning-rate multiplier of each tensor of `net.params` that learns; others stay as they are.
+
+        Blocks of which no tensor learns are run in eval mode.
         """
+
+
+class Model(Protocol):
+    """What pretraining wraps around the backbone: an `nn.Module` with the attribute `backbone`.
+
+    Optional members, which a model has only where it needs them:
+
+    `follow(params, progress) -> Params`: tensors that follow others instead of learning (a teacher that is a moving
+    average), called after each step with all tensors and the share of training done; its keys do not learn.
+
+    `pictures(x) -> dict[str, Tensor]`: images [N, C, H, W] in [0, 1] by name, to be drawn at the end.
+    """
+
+    def __call__(self, x: Items, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss [] of items x with labels y [B], and metrics []."""
 
 
 class Sampler(Protocol):
@@ -74,6 +149,28 @@ class Sampler(Protocol):
 
     def hash(self, episodes: int) -> str:
         """Return the sha256 (hex) of what the first `episodes` one-task batches are made of."""
+
+
+Part = Literal["all", "fit", "held_out"]
+"""Items of each class: all of them, or the last fifth (at least one) held out from the others."""
+
+
+class Dataset(Protocol):
+    """Classes in splits that share none, and what is drawn from them."""
+
+    name: str
+    protocol: str
+    facts: Facts
+    fingerprint: str
+
+    def batch(self, split: str, part: Part, size: int, seed: int, step: int) -> tuple[Items, Tensor]:
+        """Draw `size` items x and their classes y [B] within the split; a function of all arguments."""
+
+    def all(self, split: str, part: Part, most: int) -> Iterator[tuple[Items, Tensor]]:
+        """Yield every item of a part once, in batches of `most` or fewer."""
+
+    def episodes(self, split: str, way: int, shot: int, query: int, seed: int) -> Sampler:
+        """Return the stream of episodes of a split."""
 
 
 class Reporter(Protocol):

@@ -1,6 +1,6 @@
-"""Scoring a learner on fixed episodes, under a named protocol of normalisation.
+"""Scoring a learner on fixed episodes.
 
-Legend: E episodes, S support items, ... the shape of one item.
+Legend: E episodes.
 """
 
 from __future__ import annotations
@@ -10,37 +10,18 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from metalearn_cli.core.config import Normalisation
 from metalearn_cli.core.learning import score
-from metalearn_cli.core.types import Algorithm, Apply, Episode, Params, Sampler
+from metalearn_cli.core.network import Params
+from metalearn_cli.core.types import Episode, Sampler
+from metalearn_cli.engine.episodes import Learner, answered
 from metalearn_cli.engine.runtime import Runtime
 from metalearn_cli.engine.tasks import Tasks
 
 
-def under_protocol(apply: Apply, episode: Episode, normalisation: Normalisation) -> Apply:
-    """Return `apply` as an episode sees it under a protocol.
-
-    transductive: batch statistics come from whatever batch is at hand, so an answer depends on the other queries.
-    inductive: they come from the support set alone, so every query is answered as if it were the only one.
-    """
-    if normalisation == "transductive":
-        return apply
-    support_x = episode.support_x
-    reference = len(support_x)
-
-    def inductive(params: Params, x: Tensor) -> Tensor:
-        return apply(params, torch.cat([support_x, x]), reference=reference)[reference:]
-
-    return inductive
-
-
 def score_episodes(
-    algorithm: Algorithm,
-    apply: Apply,
-    params: Params,
+    learner: Learner,
     sampler: Sampler,
     episodes: int,
-    normalisation: Normalisation,
     runtime: Runtime,
     advance: Callable[[int], None] = lambda done: None,
 ) -> Tensor:
@@ -49,13 +30,13 @@ def score_episodes(
     Scores are accuracies in [0, 1], or squared errors for regression. `advance` is told how many are done.
     """
 
-    def task(params: Params, episode: Episode) -> Tensor:
-        output = algorithm(under_protocol(apply, episode, normalisation), params, episode, way=sampler.way)
-        return score(output.logits, episode.query_y)
+    def task(tensors: Params, episode: Episode) -> Tensor:
+        output = answered(learner.of(tensors), episode.support_x, episode.support_y, episode.query_x)
+        return score(output, episode.query_y)
 
     scores = []
-    tasks = Tasks(runtime, episodes)
-    for scored in tasks.each(task, params, lambda index: runtime.cast(sampler.batch(index, 1)), episodes):
+    tasks = Tasks(runtime, episodes, learner.algorithm.traits.batchable)
+    for scored in tasks.each(task, learner.tensors, lambda index: runtime.cast(sampler.batch(index, 1)), episodes):
         scores.append(scored)
         advance(len(scores))
     return torch.stack(scores).cpu()

@@ -19,13 +19,14 @@ from lightning_fabric import Fabric
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
+from torch.utils._pytree import tree_map_only
 
 from metalearn_cli.core.config import Runtime as RuntimeConfig
 from metalearn_cli.core.errors import ConfigError, NonFiniteError, Problem
-from metalearn_cli.core.types import Apply, Params
+from metalearn_cli.core.network import Apply, Params
 
 _WEIGHTS = {"64-true": torch.float64, "bf16-true": torch.bfloat16}
-Tensors = TypeVar("Tensors", bound=tuple[Tensor, ...])
+Tensors = TypeVar("Tensors")
 
 log = logging.getLogger("metalearn_cli")
 
@@ -131,12 +132,12 @@ class Runtime:
             problems.append(Problem("runtime.precision", f"{config.precision} on {kind}: {reason}"))
         if problems:
             raise ConfigError(problems)
-        torch.set_num_threads(config.threads or cores())
         # the index form is for accelerators only: on a CPU `devices` counts processes
         devices = 1 if kind in ("cpu", "mps") else [index]
         self._fabric = Fabric(accelerator=kind, devices=devices, precision=config.precision)
         self.config = config
         self.device = self._fabric.device
+        self.use()
         self._scales = config.precision == "16-mixed"
         self._anomaly = config.anomaly
         self.stop_on = config.stop_on
@@ -144,8 +145,14 @@ class Runtime:
         threads = f", {torch.get_num_threads()} threads" if kind == "cpu" else ""
         self.description = f"{self.device.type}{threads}, {config.precision}"
 
+    def use(self) -> None:
+        """Have this process compute with as many threads as the settings say."""
+        torch.set_num_threads(self.config.threads or cores())
+
     def place(self, params: Params) -> Params:
-        """Return the tensors as leaves on the device, in the precision's number format.
+        """Return copies of tensors as leaves on the device, floats in the precision's number format.
+
+        Those that require gradients go on to do so.
 
         Convolution kernels are laid out channels-last, which makes the convolutions' outputs so, too: about twice as
         fast on a CPU, and what tensor cores want.
@@ -153,13 +160,15 @@ class Runtime:
         placed = {}
         for name, p in params.items():
             layout = torch.channels_last if p.ndim == 4 else torch.contiguous_format
-            placed[name] = p.detach().to(self.device, self.dtype, copy=True, memory_format=layout).requires_grad_()
+            dtype = self.dtype if p.is_floating_point() else p.dtype  # counters and tables of indices stay whole
+            copied = p.detach().to(self.device, dtype, copy=True, memory_format=layout)
+            placed[name] = copied.requires_grad_(p.requires_grad)
         return placed
 
     def cast(self, tensors: Tensors) -> Tensors:
-        """Return a named or plain tuple of tensors with its floats in the precision's number format."""
-        parts = [t.to(self.dtype) if t.is_floating_point() else t for t in tensors]
-        return type(tensors)(*parts) if hasattr(tensors, "_fields") else type(tensors)(parts)
+        """Return a batch, or any nest of tensors, with its floats in the precision's number format."""
+        converted: Tensors = tree_map_only(Tensor, lambda t: t.to(self.dtype) if t.is_floating_point() else t, tensors)
+        return converted
 
     def under_precision(self, apply: Apply) -> Apply:
         """Return `apply` under a mixed precision's autocast; its output is in full precision, as losses want it."""

@@ -10,14 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from operator import itemgetter
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
-from metalearn_cli.core.errors import UserError
+from metalearn_cli.core.errors import ConfigError, Problem, UserError
 from metalearn_cli.core.functional import checkpointing
-from metalearn_cli.core.types import Episode, Params
+from metalearn_cli.core.items import joined, size
+from metalearn_cli.core.network import Params
+from metalearn_cli.core.types import Episode
 from metalearn_cli.engine.runtime import Runtime, one_core, out_of_memory
 
 Task = Callable[[Params, Episode], Any]
@@ -34,22 +38,29 @@ class Tasks:
     Args:
         runtime: the device and its settings.
         tasks: T, how many tasks there are at a time.
+        batchable: whether `vmap` can run the learner, see `core.types.Traits`.
+
+    Raises:
+        ConfigError: if it cannot, and the settings ask for it.
 
     Attributes:
         batching: what `auto` came to.
         description: how many tasks run at once, and how.
     """
 
-    def __init__(self, runtime: Runtime, tasks: int) -> None:
+    def __init__(self, runtime: Runtime, tasks: int, batchable: bool = True) -> None:
         self._runtime = runtime
         config = runtime.config
         cores = torch.get_num_threads()
         self.batching: str = config.task_batching
         if self.batching == "auto":
             on_cpu = "threads" if min(tasks, cores) > 1 and not config.task_compile else "loop"
-            elsewhere = "loop" if config.gradient_checkpointing else "vmap"
+            elsewhere = "loop" if config.gradient_checkpointing or not batchable else "vmap"
             self.batching = on_cpu if runtime.device.type == "cpu" else elsewhere
         self._batched = self.batching in ("vmap", "groups")
+        if self._batched and not batchable:
+            message = f"{self.batching} cannot run this learner, which leaves torch; use loop or threads"
+            raise ConfigError([Problem("runtime.task_batching", message)])
         self._chunk = (config.task_chunk or min(tasks, DEFAULT_CHUNK[self.batching])) if self._batched else 1
         self._threads = min(cores, -(-tasks // self._chunk)) if self.batching in ("threads", "groups") else 1
         at_once = self._chunk * self._threads
@@ -82,8 +93,8 @@ class Tasks:
         Returns:
             The mean of each of the tensors, detached.
         """
-        tasks = len(episodes.support_x)
-        parts = [Episode(*(t[i : i + self._chunk] for t in episodes)) for i in range(0, tasks, self._chunk)]
+        tasks = size(episodes.support_x)
+        parts = [episodes.map(itemgetter(slice(i, i + self._chunk))) for i in range(0, tasks, self._chunk)]
 
         def share(worker: int) -> tuple[Params, list[dict[str, Tensor]]]:
             # leaves of one's own, so that threads do not add to the same gradient
@@ -114,7 +125,7 @@ class Tasks:
         def part(start: int) -> Tensor:
             with torch.no_grad():  # gradients inside a task work all the same: core.functional.gradient turns them on
                 drawn = [episodes(index) for index in range(start, min(start + self._chunk, count))]
-                value: Tensor = self._apply(task, params, Episode(*map(torch.cat, zip(*drawn, strict=True))))
+                value: Tensor = self._apply(task, params, Episode(*map(joined, zip(*drawn, strict=True))))  # type: ignore[arg-type]
                 return value
 
         for values in self._over_threads(part, range(0, count, self._chunk)):
@@ -134,7 +145,7 @@ class Tasks:
         """Return what `task` makes of a part of a meta-batch, with a leading dimension of tasks."""
         if self._batched:
             return torch.func.vmap(task, in_dims=(None, 0))(params, part)
-        value = task(params, Episode(*(t[0] for t in part)))
+        value = task(params, part.map(itemgetter(0)))
         return value[None] if isinstance(value, Tensor) else {name: v[None] for name, v in value.items()}
 
     def _over_threads(self, function: Callable[[int], Any], arguments: Sequence[int]) -> Iterator[Any]:
@@ -167,7 +178,7 @@ class _Compiled:
         from torch._inductor.exc import InductorError  # here, as this imports the compiler
 
         learning = {name: p for name, p in params.items() if p.requires_grad}
-        key = (task, tasks, *learning, *(t.shape for t in part))
+        key = (task, tasks, *learning, *(t.shape for t in tree_leaves(part)))
         try:
             if key not in self._graphs:
                 self._graphs[key] = self._graph(task, params, part, tasks)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from metalearn_cli.core.network import Network
 
 
 class Finetune:
@@ -26,16 +26,15 @@ class Finetune:
         self.blocks = blocks
         self.decay = decay
 
-    def rates(self, blocks: Sequence[Sequence[str]], head: Sequence[str]) -> dict[str, float]:
+    def rates(self, net: Network) -> dict[str, float]:
         """Return the learning-rate multiplier of each tensor that learns.
 
         Raises:
             ValueError: if the backbone has fewer blocks than shall learn.
         """
-        if self.blocks is not None and self.blocks > len(blocks):
-            raise ValueError(
-                f"blocks must be at most {len(blocks)}, the backbone's number of blocks, got {self.blocks}"
-            )
-        learning = list(reversed(blocks))[: self.blocks]
+        if self.blocks is not None and self.blocks > len(net.blocks):
+            allowed = f"at most {len(net.blocks)}, the backbone's number of blocks"
+            raise ValueError(f"blocks must be {allowed}, got {self.blocks}")
+        learning = list(reversed(net.blocks))[: self.blocks]
         backbone = {name: self.decay**depth for depth, names in enumerate(learning, start=1) for name in names}
-        return {**dict.fromkeys(head, 1.0), **backbone}
+        return {**dict.fromkeys(net.head_names, 1.0), **backbone}

@@ -31,7 +31,8 @@ from torch import Tensor
 from metalearn_cli.core.check import shown
 from metalearn_cli.core.config import digest
 from metalearn_cli.core.errors import ConfigError, Problem, UserError
-from metalearn_cli.core.types import Params
+from metalearn_cli.core.metric import Metric
+from metalearn_cli.core.network import Params
 from metalearn_cli.records.runs import flush, now, read_json, sha256_of, write_bytes
 from metalearn_cli.records.shapes import MANIFEST, RESUME, misshapen
 
@@ -44,7 +45,7 @@ log = logging.getLogger("metalearn_cli")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint that was found and whose manifest was read.
+    """A checkpoint that was opened: its manifest was read, and every file is the one that was written.
 
     Attributes:
         folder: where it lies.
@@ -88,26 +89,22 @@ def read_tensors(checkpoint: Checkpoint) -> Params:
     """Read a checkpoint's tensors, on the CPU.
 
     Raises:
-        UserError: if the file is not the one that was written.
+        UserError: if the file is no such file.
     """
-    path = _verified(checkpoint, _TENSORS)
+    path = checkpoint.folder / _TENSORS
     try:
-        tensors = load_file(path)
+        return load_file(path)
     except (SafetensorError, LookupError, ValueError, RuntimeError, OSError) as error:
         raise UserError(f"{path} is damaged: {error}") from error
-    for name, tensor in tensors.items():
-        if not tensor.is_floating_point():
-            raise UserError(f"{path} is damaged: {name} is of {tensor.dtype}, but weights are floating-point numbers")
-    return tensors
 
 
 def read_resume(checkpoint: Checkpoint) -> dict[str, Any]:
     """Read what a checkpoint keeps for `resume`: the states of optimizer, scheduler and metrics.
 
     Raises:
-        UserError: if the file is not the one that was written, or holds anything but tensors and plain values.
+        UserError: if the file holds anything but tensors and plain values.
     """
-    path = _verified(checkpoint, _RESUME)
+    path = checkpoint.folder / _RESUME
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's advice on a foreign file, which is refused below
@@ -145,13 +142,15 @@ def saved_steps(folder: Path) -> list[int]:
     return sorted(int(name) for name in names if name.isdigit())
 
 
-def load_into(params: Params, checkpoint: Checkpoint, prefix: str, reinit: Sequence[str] = ()) -> tuple[Params, str]:
+def load_into(
+    params: Params, checkpoint: Checkpoint, prefixes: tuple[str, ...], reinit: Sequence[str] = ()
+) -> tuple[Params, str]:
     """Replace the tensors of one part of a network by a checkpoint's, strictly.
 
     Args:
         params: freshly initialised tensors.
         checkpoint: where to take them from.
-        prefix: the part that is handed over, as the beginning of names ("backbone."); "" hands over everything.
+        prefixes: the parts that are handed over, as beginnings of names ("backbone.",); ("",) hands over everything.
         reinit: beginnings of names that stay fresh, whatever the checkpoint has.
 
     Returns:
@@ -161,8 +160,8 @@ def load_into(params: Params, checkpoint: Checkpoint, prefix: str, reinit: Seque
         ConfigError: if any tensor of the part is missing, additional or of another shape, and not named in `reinit`;
             or if a `reinit` names nothing.
     """
-    stored = {name: t for name, t in read_tensors(checkpoint).items() if name.startswith(prefix)}
-    wanted = {name for name in params if name.startswith(prefix)}
+    stored = {name: t for name, t in read_tensors(checkpoint).items() if name.startswith(prefixes)}
+    wanted = {name for name in params if name.startswith(prefixes)}
     fresh = {name for name in wanted | stored.keys() if name.startswith(tuple(reinit))} if reinit else set()
     problems = [
         Problem("reinit", f"no tensor's name begins with {r!r}; there are {', '.join(sorted(params))}")
@@ -171,10 +170,9 @@ def load_into(params: Params, checkpoint: Checkpoint, prefix: str, reinit: Seque
     ]
     differing = []
     for name in sorted((wanted | stored.keys()) - fresh):
-        here, there = (list(source[name].shape) if name in source else None for source in (params, stored))
+        here, there = (_kind(source.get(name)) for source in (params, stored))
         if here != there:
-            described = [f"{shape}" if shape is not None else "absent" for shape in (here, there)]
-            differing.append(f"{name} (here {described[0]}, there {described[1]})")
+            differing.append(f"{name} (here {here}, there {there})")
     if differing:
         shown = "; ".join(differing[:4]) + (f"; and {len(differing) - 4} more" if len(differing) > 4 else "")
         accept = sorted({name.rsplit(".", 1)[0] for name in wanted})
@@ -187,9 +185,19 @@ def load_into(params: Params, checkpoint: Checkpoint, prefix: str, reinit: Seque
     loaded = wanted - fresh
     share = sum(params[n].numel() for n in loaded) / max(1, sum(params[n].numel() for n in wanted))
     others = sorted(set(params) - loaded)
-    line = f"loaded {len(loaded)}/{len(wanted)} tensors, {100 * share:.1f} % of the {prefix.rstrip('.') or 'network'}"
+    parts = " and ".join(prefix.rstrip(".") or "network" for prefix in prefixes)
+    line = f"loaded {len(loaded)}/{len(wanted)} tensors, {100 * share:.1f} % of the {parts}"
     line += f", from {checkpoint.folder}" + (f"; fresh: {', '.join(others)}" if others else "")
-    return {name: stored[name] if name in loaded else t for name, t in params.items()}, line
+    found = {n: stored[n].requires_grad_(t.requires_grad) if n in loaded else t for n, t in params.items()}
+    return found, line
+
+
+def _kind(tensor: Tensor | None) -> str:
+    """Return what has to be the same of two tensors for one to take the other's place."""
+    if tensor is None:
+        return "absent"
+    whole = "" if tensor.is_floating_point() else f"{str(tensor.dtype).removeprefix('torch.')} "
+    return f"{whole}{list(tensor.shape)}"
 
 
 class Checkpoints:
@@ -198,19 +206,18 @@ class Checkpoints:
     Args:
         folder: the run's folder.
         keep: how many of the newest stay, >= 1.
-        metric: name of the validation metric that selects the best.
-        higher_is_better: whether more of it is better.
+        metric: the validation metric that selects the best.
         facts: what every manifest of the run says: run, stage, model, parent, data, config_hash.
     """
 
-    def __init__(self, folder: Path, keep: int, metric: str, higher_is_better: bool, facts: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, keep: int, metric: Metric, facts: Mapping[str, Any]) -> None:
         self.folder = folder / "checkpoints"
         self.folder.mkdir(exist_ok=True)  # once: a run whose checkpoints vanish shall stop
         flush(folder)
         self.best: dict[str, Any] = {}  # name, step and metrics of the best one so far
         self._keep = keep
-        self._metric = metric
-        self._sign = 1 if higher_is_better else -1
+        self._metric = f"val/{metric.name}"
+        self._sign = 1 if metric.higher_is_better else -1
         self._facts = facts
 
     def save(self, step: int, params: Params, state: Mapping[str, Any], metrics: Mapping[str, float]) -> None:

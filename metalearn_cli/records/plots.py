@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -79,8 +80,9 @@ def episode_picture(episode: Episode, logits: Tensor, path: Path, queries: int =
         path: the PNG file.
         queries: query items shown per class.
     """
+    support_x, query_x = cast(Tensor, episode.support_x), cast(Tensor, episode.query_x)
     ways = int(episode.support_y.max()) + 1
-    support = [episode.support_x[episode.support_y == way] for way in range(ways)]
+    support = [support_x[episode.support_y == way] for way in range(ways)]
     chosen = [(episode.query_y == way).nonzero()[:queries, 0] for way in range(ways)]
     shots, columns = len(support[0]), len(support[0]) + len(chosen[0])
     figure = Figure(figsize=(max(4.0, 0.7 * columns), 0.7 * ways + 0.5), layout="constrained")
@@ -95,7 +97,7 @@ def episode_picture(episode: Episode, logits: Tensor, path: Path, queries: int =
                 colour = "black"
             else:
                 query = chosen[way][column - shots]
-                _show(axis, episode.query_x[query])
+                _show(axis, query_x[query])
                 colour = "#009E73" if int(logits[query].argmax()) == way else "#D55E00"
             for spine in axis.spines.values():
                 spine.set(edgecolor=colour, linewidth=2)

@@ -23,6 +23,7 @@ from metalearn_cli.stages.evaluate import evaluate, prepare_evaluation
 from metalearn_cli.stages.meta_train import meta_train
 from metalearn_cli.stages.preparing import MakeJob, prepare
 from metalearn_cli.stages.pretrain import pretrain
+from metalearn_cli.stages.session import Session
 from metalearn_cli.stages.training import train
 from metalearn_cli.stages.transfer import transfer
 
@@ -45,12 +46,13 @@ def run(stage: str, config: Any, reporter: Reporter, **facts: Any) -> dict[str, 
         UserError: if the settings, the inputs or the machine do not allow it.
         Stopped: after a signal; a training stage has saved a checkpoint then.
     """
+    session = Session()
     with _process(config.evaluate.runtime if isinstance(config, ChainConfig) else config.runtime):
         if isinstance(config, ChainConfig):
-            return run_chain(config, JOBS, reporter, **facts)
+            return run_chain(config, JOBS, session, reporter, **facts)
         if stage == "evaluate":
-            return evaluate(prepare_evaluation(config), reporter, **facts)
-        return train(prepare(stage, config, JOBS[stage]), reporter, **facts)
+            return evaluate(prepare_evaluation(config, session), reporter, **facts)
+        return train(prepare(stage, config, JOBS[stage], session), session, reporter, **facts)
 
 
 def check(stage: str, config: Any) -> list[str]:
@@ -63,10 +65,10 @@ def check(stage: str, config: Any) -> list[str]:
         UserError: as `run` would.
     """
     if isinstance(config, ChainConfig):
-        return check_chain(config, JOBS)
+        return check_chain(config, JOBS, Session())
     if stage == "evaluate":
-        return list(prepare_evaluation(config).notes)
-    return list(prepare(stage, config, JOBS[stage]).notes)
+        return list(prepare_evaluation(config, Session()).notes)
+    return list(prepare(stage, config, JOBS[stage], Session()).notes)
 
 
 def resume(folder: str, reporter: Reporter, changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -116,7 +118,8 @@ def _resumed(
         fingerprint, recorded = info["data"]["fingerprint"], info["data"]["name"]
     except (KeyError, TypeError) as error:
         raise UserError(f"{folder / 'run.json'} is damaged: it has no data, or data without {error}") from error
-    prepared = prepare(stage, config, JOBS[stage])
+    session = Session()
+    prepared = prepare(stage, config, JOBS[stage], session)
     done = max(saved_steps(folder), default=0)
     if info["status"] == "completed" and info.get("stopped_early") and "patience" not in changes:
         message = f"{info['id']} ended early, after step {done}; to go on all the same, change its patience"
@@ -128,7 +131,7 @@ def _resumed(
     if fingerprint != prepared.job.data["fingerprint"]:
         raise UserError(f"data {recorded} has changed since {info['id']} began: its fingerprint is another")
     run = runs.reopen(folder, plain(config), key=prepared.key, steps=config.steps)
-    return train(prepared, reporter, run)
+    return train(prepared, session, reporter, run)
 
 
 @contextmanager

@@ -15,22 +15,26 @@ import torch
 
 from metalearn_cli.core.config import ChainConfig, EvaluateConfig, digest, plain
 from metalearn_cli.core.errors import ConfigError, Problem
+from metalearn_cli.core.metric import metric_named
 from metalearn_cli.core.stages import TABLE
 from metalearn_cli.core.types import Reporter
 from metalearn_cli.records import runs
-from metalearn_cli.records.checkpoint import open_checkpoint
 from metalearn_cli.records.metrics import interval
 from metalearn_cli.stages.evaluate import evaluate, prepare_evaluation, read_episodes
 from metalearn_cli.stages.preparing import MakeJob, prepare
+from metalearn_cli.stages.session import Session
 from metalearn_cli.stages.training import train
 
 
-def run_chain(config: ChainConfig, make_jobs: dict[str, MakeJob], reporter: Reporter, **facts: Any) -> dict[str, Any]:
+def run_chain(
+    config: ChainConfig, make_jobs: dict[str, MakeJob], session: Session, reporter: Reporter, **facts: Any
+) -> dict[str, Any]:
     """Run the chain.
 
     Args:
         config: the settings of all its stages.
         make_jobs: what each training stage trains.
+        session: what the stages share.
         reporter: told what happens.
         facts: more entries for run.json.
 
@@ -41,21 +45,21 @@ def run_chain(config: ChainConfig, make_jobs: dict[str, MakeJob], reporter: Repo
     values.pop("runs_dir")
     key, began = digest(values), time.monotonic()
     same = [info for info in runs.list_runs(config.runs_dir) if info["stage"] == "run" and info.get("key") == key]
-    check_chain(config, make_jobs)
+    check_chain(config, make_jobs, session)
     if same:
         run = runs.reopen(Path(same[0]["folder"]))
     else:
         run = runs.create(config.runs_dir, "run", plain(config), key=key, parent=None, **facts)
     try:
-        evaluations = [("nothing", _evaluated(_scoring(config, None), reporter))]
+        evaluations = [("nothing", _evaluated(_scoring(config, None), session, reporter))]
         start = None
         for stage in config.stages:
             settings = config.training[stage]
             settings = replace(settings, init_from=start) if start else settings
-            info = _trained(stage, settings, make_jobs[stage], reporter)
+            info = _trained(stage, settings, make_jobs[stage], session, reporter)
             start = info["checkpoint"]
-            run.update(parent=_as_parent(info))
-            evaluations.append((stage, _evaluated(_scoring(config, start), reporter)))
+            run.update(parent=session.checkpoint(Path(start)).parent_entry)
+            evaluations.append((stage, _evaluated(_scoring(config, start), session, reporter)))
         table = _table(evaluations)
         run.update(
             status="completed",
@@ -74,7 +78,7 @@ def run_chain(config: ChainConfig, make_jobs: dict[str, MakeJob], reporter: Repo
         run.close()
 
 
-def check_chain(config: ChainConfig, make_jobs: dict[str, MakeJob]) -> list[str]:
+def check_chain(config: ChainConfig, make_jobs: dict[str, MakeJob], session: Session) -> list[str]:
     """Build and check what every stage needs, so that the last one's mistakes show before the first one begins.
 
     Returns:
@@ -83,11 +87,13 @@ def check_chain(config: ChainConfig, make_jobs: dict[str, MakeJob]) -> list[str]
     Raises:
         ConfigError: as `prepare` and `prepare_evaluation` do.
     """
-    notes = list(prepare_evaluation(_scoring(config, None)).notes)
+    notes = list(prepare_evaluation(_scoring(config, None), session).notes)
     for stage, settings in config.training.items():
         first = stage == config.stages[0]
         try:
-            prepared = prepare(stage, settings if first else replace(settings, init_from=None), make_jobs[stage])
+            prepared = prepare(
+                stage, settings if first else replace(settings, init_from=None), make_jobs[stage], session
+            )
         except ConfigError as error:
             own = TABLE[stage].section
             named = [
@@ -108,19 +114,19 @@ def _scoring(config: ChainConfig, ckpt: str | None) -> EvaluateConfig:
     return replace(config.evaluate, ckpt=ckpt, backbone=backbone, data=data, algorithm=None)
 
 
-def _trained(stage: str, settings: Any, make_job: MakeJob, reporter: Reporter) -> dict[str, Any]:
+def _trained(stage: str, settings: Any, make_job: MakeJob, session: Session, reporter: Reporter) -> dict[str, Any]:
     """Return the completed run of a stage: one that is there, one that goes on, or a new one."""
-    prepared = prepare(stage, settings, make_job)
+    prepared = prepare(stage, settings, make_job, session)
     found = _found(stage, prepared.key, settings.runs_dir)
     if found and found["status"] == "completed":
         reporter.note(f"{stage}: already done with these settings and inputs in {found['folder']}, skipped")
         return {**found, "checkpoint": str(Path(found["folder"]) / "checkpoints" / found["best"])}
-    return train(prepared, reporter, runs.reopen(Path(found["folder"])) if found else None)
+    return train(prepared, session, reporter, runs.reopen(Path(found["folder"])) if found else None)
 
 
-def _evaluated(settings: EvaluateConfig, reporter: Reporter) -> dict[str, Any]:
+def _evaluated(settings: EvaluateConfig, session: Session, reporter: Reporter) -> dict[str, Any]:
     """Return the completed evaluation: one that is there, or a new one."""
-    evaluation = prepare_evaluation(settings)
+    evaluation = prepare_evaluation(settings, session)
     found = _found("evaluate", evaluation.key, settings.runs_dir)
     if found and found["status"] == "completed":
         reporter.note(f"evaluate: already done with these settings and inputs in {found['folder']}, skipped")
@@ -132,10 +138,6 @@ def _found(stage: str, key: str, runs_dir: str) -> dict[str, Any] | None:
     """Return the newest run that did, or began, this work; a completed one before any other."""
     same = [info for info in runs.list_runs(runs_dir) if info["stage"] == stage and info.get("key") == key]
     return next((info for info in same if info["status"] == "completed"), same[0] if same else None)
-
-
-def _as_parent(info: dict[str, Any]) -> dict[str, Any]:
-    return open_checkpoint(Path(info["checkpoint"])).parent_entry
 
 
 def _table(evaluations: list[tuple[str, dict[str, Any]]]) -> list[dict[str, Any]]:
@@ -153,7 +155,7 @@ def _table(evaluations: list[tuple[str, dict[str, Any]]]) -> list[dict[str, Any]
             protocol = result["normalisation"]
             gain: tuple[float | None, float | None] = (None, None)
             if before:
-                sign = -1 if result["name"].endswith("mse") else 1
+                sign = 1 if metric_named(result["name"]).higher_is_better else -1
                 gain = interval(sign * (scores[protocol] - before[protocol]))
             rows.append({"after": stage, **result, "gain": gain[0], "gain_interval": gain[1]})
         before = scores

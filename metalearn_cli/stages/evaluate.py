@@ -18,26 +18,21 @@ from typing import Any
 
 from torch import Tensor
 
-from metalearn_cli.core.build import build, problems_of
+from metalearn_cli.core.build import Spec, build, problems_of
 from metalearn_cli.core.config import EvaluateConfig, Normalisation, plain
 from metalearn_cli.core.errors import ConfigError, Problem
-from metalearn_cli.core.functional import pure
+from metalearn_cli.core.network import BACKBONE, Params
 from metalearn_cli.core.stages import TABLE
-from metalearn_cli.core.types import Algorithm, Apply, Params, Reporter, Sampler
+from metalearn_cli.core.types import Algorithm, Reporter, Sampler
+from metalearn_cli.engine.episodes import Learner
 from metalearn_cli.engine.evaluation import score_episodes
 from metalearn_cli.engine.runtime import Runtime
 from metalearn_cli.records import runs
-from metalearn_cli.records.checkpoint import Checkpoint, load_into, open_checkpoint
+from metalearn_cli.records.checkpoint import Checkpoint, load_into
 from metalearn_cli.records.metrics import interval
-from metalearn_cli.stages.meta_train import check_learner
-from metalearn_cli.stages.preparing import (
-    describe_data,
-    enough_memory,
-    fresh_network,
-    key_of,
-    load_data,
-    metric_of,
-)
+from metalearn_cli.stages.learner import check_learner, fresh_learner, fresh_network
+from metalearn_cli.stages.preparing import describe_data, enough_memory, key_of, metric_of
+from metalearn_cli.stages.session import Session
 
 log = logging.getLogger("metalearn_cli")
 
@@ -54,9 +49,7 @@ class Evaluation:
 
     config: EvaluateConfig
     runtime: Runtime
-    algorithm: Algorithm
-    apply: Apply
-    params: Params
+    learner: Learner
     sampler: Sampler
     protocols: tuple[Normalisation | None, ...]  # (None,) where the network has no batch statistics
     parent: Checkpoint | None
@@ -69,36 +62,29 @@ class Evaluation:
         return key_of("evaluate", self.config, self.parent, self.data)
 
 
-def prepare_evaluation(config: EvaluateConfig) -> Evaluation:
+def prepare_evaluation(config: EvaluateConfig, session: Session) -> Evaluation:
     """Build and check everything that an evaluation needs.
 
     Raises:
         ConfigError: with what the checkpoint, the data or the machine cannot do.
         UserError: likewise.
     """
-    runtime = Runtime(config.runtime)
-    parent, model, recorded = None, {}, {}
+    runtime = session.runtime(config.runtime)
+    parent = None
     if config.ckpt is not None:
-        folder = runs.find_checkpoint(config.ckpt, config.runs_dir, TABLE["evaluate"].accepts, "ckpt")
-        parent = open_checkpoint(folder)
-        model, recorded = parent.manifest["model"], parent.manifest["data"]
-        specs = {"backbone": model.get("backbone"), "algorithm": model.get("algorithm"), "data": recorded.get("spec")}
-        wrong = [p for key, spec in specs.items() if spec is not None for p in problems_of(spec, key)]
-        if wrong:
-            raise ConfigError([Problem("ckpt", f"{folder / 'manifest.json'}: {p.key} {p.message}") for p in wrong])
-        if config.backbone is not None:
-            raise ConfigError([Problem("backbone", "is only for ckpt=null: a checkpoint brings its own")])
-    if not config.normalisation:
-        raise ConfigError([Problem("normalisation", "must name at least one of transductive, inductive")])
+        accepts = TABLE["evaluate"].accepts
+        parent = session.checkpoint(runs.find_checkpoint(config.ckpt, config.runs_dir, accepts, "ckpt"))
+    model, recorded = (parent.manifest["model"], parent.manifest["data"]) if parent else ({}, {})
+    _check(config, parent)
     backbone: Any = model.get("backbone") or config.backbone
     data_spec: Any = config.data or recorded.get("spec")
     needed = {"backbone": backbone, "data": data_spec}
     if absent := [key for key, spec in needed.items() if spec is None]:
         raise ConfigError([Problem(key, f"ckpt=null needs one; choose it with {key}=NAME") for key in absent])
     with enough_memory("evaluate", config):
-        data = load_data(data_spec, runtime)
-    algorithm_spec = config.algorithm or model.get("algorithm") or FLOORS[data.regression]
-    algorithm: Algorithm = build(algorithm_spec, "algorithm")
+        data = session.data(data_spec, runtime)
+    spec = config.algorithm or model.get("algorithm") or FLOORS[data.regression]
+    algorithm: Algorithm = build(spec, "algorithm")
     if problems := check_learner(algorithm, data.regression, config.runtime.precision):
         raise ConfigError(problems)
     if parent and list(data.shape) != model.get("shape"):
@@ -106,33 +92,60 @@ def prepare_evaluation(config: EvaluateConfig) -> Evaluation:
         message = f"{data.name} has items of shape {list(data.shape)}, the checkpoint's network takes {takes}"
         raise ConfigError([Problem("data", message)])
     sampler = data.episodes(config.split, way=config.way, shot=config.shot, query=config.query, seed=config.seed)
-    network = fresh_network(backbone, data.shape, config.way if algorithm.needs_head else None, config.seed)
-    apply, params = pure(network)
+    outputs = config.way if algorithm.traits.head else None
+    net = fresh_network(backbone, data.shape, outputs, config.seed, runtime)
+    protocols: tuple[Normalisation | None, ...] = tuple(config.normalisation) if net.batch_statistics else (None,)
+    if algorithm.traits.uses_queries:
+        protocols = ("transductive",)
+    learner = fresh_learner(algorithm, net, config.way, None, config.seed).at(1.0)
     notes = [f"evaluate: {runtime.description}; data {data.name} ({data.protocol}), classes of {config.split}"]
-    params = algorithm.init(params)
-    if parent and algorithm.needs_head and not algorithm.learns:
+    tensors = learner.tensors
+    if parent and algorithm.traits.head and not algorithm.traits.learns:
         notes.append(f"{type(algorithm).__name__} starts from random weights; {parent.folder} gives the architecture")
     elif parent:
-        trained_here = algorithm_spec.get("_target_") == model.get("algorithm", {}).get("_target_")
-        if trained_here and model["way"] not in (None, config.way):
-            message = f"the checkpoint's head is for way = {model['way']}, got {config.way}"
-            raise ConfigError([Problem("way", message)])
-        params, line = load_into(params, parent, "" if trained_here else "backbone.")
+        tensors, line = _loaded(tensors, parent, spec, config.way)
         notes += [f"ckpt {config.ckpt} -> {parent.folder}"] * (config.ckpt != str(parent.folder)) + [line]
-        if recorded.get("fingerprint") != describe_data(data, data_spec)["fingerprint"]:
+        if recorded.get("fingerprint") != data.fingerprint:
             notes.append(f"the checkpoint was trained on {recorded.get('name')}, not on this data")
     return Evaluation(
         config=config,
         runtime=runtime,
-        algorithm=algorithm,
-        apply=runtime.under_precision(apply),
-        params=runtime.place(params),
+        learner=learner.of(runtime.place(tensors)),
         sampler=sampler,
-        protocols=tuple(config.normalisation) if network.backbone.batch_statistics else (None,),
+        protocols=protocols,
         parent=parent,
         data=describe_data(data, data_spec),
         notes=tuple(notes),
     )
+
+
+def _check(config: EvaluateConfig, parent: Checkpoint | None) -> None:
+    """Look for settings that the checkpoint makes impossible, and for components in it that may not be built.
+
+    Raises:
+        ConfigError: with what is wrong.
+    """
+    if parent:
+        model, recorded = parent.manifest["model"], parent.manifest["data"]
+        specs = {"backbone": model.get("backbone"), "algorithm": model.get("algorithm"), "data": recorded.get("spec")}
+        wrong = [p for key, spec in specs.items() if spec is not None for p in problems_of(spec, key)]
+        if wrong:
+            manifest = parent.folder / "manifest.json"
+            raise ConfigError([Problem("ckpt", f"{manifest}: {p.key} {p.message}") for p in wrong])
+        if config.backbone is not None:
+            raise ConfigError([Problem("backbone", "is only for ckpt=null: a checkpoint brings its own")])
+    if not config.normalisation:
+        raise ConfigError([Problem("normalisation", "must name at least one of transductive, inductive")])
+
+
+def _loaded(tensors: Params, parent: Checkpoint, algorithm: Spec, way: int) -> tuple[Params, str]:
+    """Replace what a checkpoint has trained: everything where the learner is its own, else the backbone alone."""
+    model = parent.manifest["model"]
+    trained_here = algorithm.get("_target_") == model.get("algorithm", {}).get("_target_")
+    if trained_here and model["way"] not in (None, way):
+        message = f"the checkpoint's head is for way = {model['way']}, got {way}"
+        raise ConfigError([Problem("way", message)])
+    return load_into(tensors, parent, ("",) if trained_here else (BACKBONE,))
 
 
 def evaluate(evaluation: Evaluation, reporter: Reporter, run: runs.Run | None = None, **facts: Any) -> dict[str, Any]:
@@ -155,12 +168,9 @@ def evaluate(evaluation: Evaluation, reporter: Reporter, run: runs.Run | None = 
         for index, protocol in enumerate(evaluation.protocols):
             with enough_memory("evaluate", config):
                 scores[protocol or "none"] = score_episodes(
-                    evaluation.algorithm,
-                    evaluation.apply,
-                    evaluation.params,
+                    evaluation.learner._replace(normalisation=protocol or "transductive"),
                     sampler,
                     config.episodes,
-                    protocol or "transductive",
                     evaluation.runtime,
                     partial(_advance, reporter, index * config.episodes),
                 )
@@ -191,12 +201,12 @@ def _result(evaluation: Evaluation, protocol: str, scores: Tensor) -> dict[str, 
     mean, half = interval(scores)
     config = evaluation.config
     return {
-        "name": f"{config.split}/{metric_of(evaluation.sampler)}",
+        "name": f"{config.split}/{metric_of(evaluation.sampler).name}",
         "value": mean,
         "interval": half,
         "episodes": len(scores),
         "normalisation": protocol,
-        "learner": type(evaluation.algorithm).__name__,
+        "learner": type(evaluation.learner.algorithm).__name__,
         "way": config.way,
         "shot": config.shot,
         "query": config.query,

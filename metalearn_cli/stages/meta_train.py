@@ -5,7 +5,11 @@ Legend: T tasks per step.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from functools import partial
+from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,82 +17,69 @@ from torch import Tensor
 from metalearn_cli.core.build import build
 from metalearn_cli.core.config import MetaTrainConfig
 from metalearn_cli.core.errors import ConfigError, Problem, UserError
-from metalearn_cli.core.functional import pure
 from metalearn_cli.core.learning import score
-from metalearn_cli.core.types import Algorithm, Episode, Params
-from metalearn_cli.engine.evaluation import under_protocol
+from metalearn_cli.core.network import Params, unwritten
+from metalearn_cli.core.types import Algorithm, Episode, Sampler
+from metalearn_cli.engine.episodes import OWN, Learner, answered, trained
+from metalearn_cli.engine.loop import Job
 from metalearn_cli.engine.runtime import Runtime
 from metalearn_cli.engine.tasks import Tasks
 from metalearn_cli.records.plots import episode_picture
-from metalearn_cli.stages.preparing import Job, describe_data, fresh_network, load_data, metric_of, validation
+from metalearn_cli.stages.learner import check_learner, fresh_learner, fresh_network
+from metalearn_cli.stages.preparing import describe_data, metric_of, validation
+from metalearn_cli.stages.session import Session
 
 
-def meta_train(config: MetaTrainConfig, runtime: Runtime) -> Job:
+def meta_train(config: MetaTrainConfig, session: Session) -> Job:
     """Train a learner on batches of episodes; its score on validation classes selects the best."""
+    runtime = session.runtime(config.runtime)
     algorithm: Algorithm = build(config.algorithm, "algorithm")
-    data = load_data(config.data, runtime)
-    train_way = config.train_way or config.way
-    problems = check_learner(algorithm, data.regression, config.runtime.precision)
-    if not algorithm.learns:
-        message = "has nothing to meta-train; score it with: mlx evaluate algorithm=..."
-        problems.append(Problem("algorithm", f"{type(algorithm).__name__} {message}"))
-    if algorithm.needs_head and train_way != config.way:
-        message = f"must equal way ({config.way}) or be null: the head has one output per way, got {train_way}"
-        problems.append(Problem("train_way", message))
-    samplers = {}
-    wanted = {"train": (train_way, config.train_query or config.query), "val": (config.way, config.query)}
-    for split, (way, query) in wanted.items():
-        try:
-            samplers[split] = data.episodes(split, way=way, shot=config.shot, query=query, seed=config.seed)
-        except UserError as error:
-            found = error.problems if isinstance(error, ConfigError) else [Problem("", str(error))]
-            own = {k: f"train_{k}" for k in ("way", "query") if split == "train" and getattr(config, f"train_{k}")}
-            problems += [problem._replace(key=own.get(problem.key, problem.key)) for problem in found]
-    if (chunk := config.runtime.task_chunk or 1) > config.tasks:
-        problems.append(Problem("runtime.task_chunk", f"must be at most tasks ({config.tasks}), got {chunk}"))
-    if problems:
-        raise ConfigError(dict.fromkeys(problems))
-    network = fresh_network(config.backbone, data.shape, config.way if algorithm.needs_head else None, config.seed)
-    apply, params = pure(network)
-    apply = runtime.under_precision(apply)
-    params = algorithm.init(params)
+    data = session.data(config.data, runtime)
+    samplers = _samplers(config, algorithm, data)
+    outputs = config.way if algorithm.traits.head else None
+    net = fresh_network(config.backbone, data.shape, outputs, config.seed, runtime)
+    learner = fresh_learner(algorithm, net, samplers["train"].way, config.normalisation, config.seed)
+    valid = learner.at(1.0)._replace(way=config.way)
     metric = metric_of(samplers["val"])
-    tasks = Tasks(runtime, config.tasks)
+    tasks = Tasks(runtime, config.tasks, algorithm.traits.batchable)
 
-    def task(params: Params, episode: Episode) -> dict[str, Tensor]:
-        run = under_protocol(apply, episode, config.normalisation)
-        output = algorithm(run, params, episode, way=train_way)
-        return {"loss": output.loss, metric: score(output.logits, episode.query_y)}
+    def task(learner: Learner, tensors: Params, episode: Episode) -> dict[str, Tensor]:
+        output = trained(learner.of(tensors), episode)
+        return {"loss": output.loss, metric.name: score(output.logits, episode.query_y)}
+
+    whole = partial(task, learner)
+
+    def gradients(tensors: Params, episodes: Episode, step: int) -> Mapping[str, Tensor]:
+        now = partial(task, learner.at(step / config.steps)) if hasattr(algorithm, "at") else whole
+        return tasks.gradients(now, tensors, episodes)
 
     def batches(step: int, tasks: int = config.tasks) -> Episode:
         return runtime.cast(samplers["train"].batch(step, tasks))
 
-    if reason := tasks.refused(task, runtime.place(params), batches(0, tasks=2)):
-        raise ConfigError([Problem("runtime.task_batching", reason)])
+    _try(learner, runtime, batches(0, tasks=2), partial(tasks.refused, whole))
 
-    def pictures(params: Params, folder: Path) -> None:
+    def pictures(tensors: Params, folder: Path) -> None:
         if len(data.shape) != 3:
             return
+        episode = runtime.cast(samplers["val"].batch(0, 1)).map(itemgetter(0))
         with torch.no_grad():
-            episode = runtime.cast(Episode(*(part[0] for part in samplers["val"].batch(0, 1))))
-            run = under_protocol(apply, episode, config.normalisation)
-            logits = algorithm(run, params, episode, way=config.way).logits
-        shown = Episode(*(part.float().cpu() for part in episode))
+            logits = answered(valid.of(tensors), episode.support_x, episode.support_y, episode.query_x)
+        shown = episode.map(lambda part: part.float().cpu())
         episode_picture(shown, logits.float().cpu(), folder / "episode.png")
 
+    rates = algorithm.rates(learner.own) if hasattr(algorithm, "rates") else dict.fromkeys(learner.own, 1.0)
     return Job(
-        params=params,
-        rates=dict.fromkeys(params, 1.0),
+        params=learner.tensors,
+        rates=dict.fromkeys(net.params, 1.0) | {OWN + name: rate for name, rate in rates.items()},
         batches=batches,
-        gradients=lambda params, episodes: tasks.gradients(task, params, episodes),
-        evaluate=validation(algorithm, apply, samplers["val"], config.val_episodes, config.normalisation, runtime),
-        metric=f"val/{metric}",
-        higher_is_better=not data.regression,
+        gradients=gradients,
+        evaluate=validation(valid, samplers["val"], config.val_episodes, runtime),
+        metric=metric,
         model={
             "backbone": dict(config.backbone),
             "shape": list(data.shape),
             "algorithm": dict(config.algorithm),
-            "way": config.way if algorithm.needs_head else None,
+            "way": outputs,
             "normalisation": config.normalisation,
         },
         data=describe_data(data, config.data),
@@ -97,13 +88,56 @@ def meta_train(config: MetaTrainConfig, runtime: Runtime) -> Job:
     )
 
 
-def check_learner(algorithm: Algorithm, regression: bool, precision: str) -> list[Problem]:
-    """Return what a learner cannot do with this data or in this precision."""
-    name = type(algorithm).__name__
-    problems = []
-    if regression and not algorithm.handles_regression:
-        problems.append(Problem("algorithm", f"{name} classifies, but this data's targets are numbers; use maml"))
-    if algorithm.inner_gradients and precision == "16-mixed":
-        message = f"16-mixed scales losses, which gradients inside {name} do not survive; use bf16-mixed or 32-true"
-        problems.append(Problem("runtime.precision", message))
-    return problems
+def _samplers(config: MetaTrainConfig, algorithm: Algorithm, data: Any) -> dict[str, Sampler]:
+    """Return the episodes of training and of validation.
+
+    Raises:
+        ConfigError: with everything in settings, data and learner that does not go together.
+    """
+    name, traits = type(algorithm).__name__, algorithm.traits
+    train_way = config.train_way or config.way
+    problems: list[Problem] = []
+    samplers: dict[str, Sampler] = {}
+    wanted = {"train": (train_way, config.train_query or config.query), "val": (config.way, config.query)}
+    for split, (way, query) in wanted.items():
+        try:
+            samplers[split] = data.episodes(split, way=way, shot=config.shot, query=query, seed=config.seed)
+        except UserError as error:
+            found = error.problems if isinstance(error, ConfigError) else [Problem("", str(error))]
+            own = {k: f"train_{k}" for k in ("way", "query") if split == "train" and getattr(config, f"train_{k}")}
+            problems += [problem._replace(key=own.get(problem.key, problem.key)) for problem in found]
+    problems += check_learner(algorithm, data.regression, config.runtime.precision)
+    if not traits.learns:
+        message = "has nothing to meta-train; score it with: mlx evaluate algorithm=..."
+        problems.append(Problem("algorithm", f"{name} {message}"))
+    if traits.head and train_way != config.way:
+        message = f"must equal way ({config.way}) or be null: the head has one output per way, got {train_way}"
+        problems.append(Problem("train_way", message))
+    if traits.uses_queries and config.normalisation == "inductive":
+        problems.append(Problem("normalisation", f"{name} learns from the queries together; it must be transductive"))
+    if hasattr(algorithm, "at") and config.runtime.task_compile:
+        problems.append(Problem("runtime.task_compile", f"{name} changes from step to step; set it to false"))
+    if (chunk := config.runtime.task_chunk or 1) > config.tasks:
+        problems.append(Problem("runtime.task_chunk", f"must be at most tasks ({config.tasks}), got {chunk}"))
+    if problems:
+        raise ConfigError(dict.fromkeys(problems))
+    return samplers
+
+
+def _try(learner: Learner, runtime: Runtime, episodes: Episode, refused: Callable[[Params, Episode], str]) -> None:
+    """Look for what cannot be known without computing: whether tasks can be batched, whether buffers are written.
+
+    Raises:
+        ConfigError: if they cannot, or are.
+    """
+    placed = runtime.place(learner.tensors)
+    if reason := refused(placed, episodes):
+        raise ConfigError([Problem("runtime.task_batching", reason)])
+    constants = {name: placed[name] for name in learner.net.constants}
+    if constants:
+        one = episodes.map(itemgetter(0))
+        try:
+            with torch.no_grad(), unwritten(constants):
+                answered(learner.of(placed), one.support_x, one.support_y, one.query_x)
+        except ValueError as error:
+            raise ConfigError([Problem("backbone", str(error))]) from error

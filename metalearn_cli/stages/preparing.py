@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,95 +17,30 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from metalearn_cli.backbones.common.network import Network
 from metalearn_cli.core.build import Spec, blamed_on, build
 from metalearn_cli.core.check import mismatch, shown
 from metalearn_cli.core.config import _Training, digest, plain
-from metalearn_cli.core.errors import ConfigError, DataError, Problem, UserError
-from metalearn_cli.core.functional import pure
-from metalearn_cli.core.random import seeded
+from metalearn_cli.core.errors import ConfigError, Problem, UserError
+from metalearn_cli.core.metric import ACCURACY, MSE, Metric
+from metalearn_cli.core.network import BACKBONE, Params, network
 from metalearn_cli.core.stages import TABLE
-from metalearn_cli.core.types import Algorithm, Apply, Params, Sampler
-from metalearn_cli.data.common.findings import findings_of
+from metalearn_cli.core.types import Sampler
+from metalearn_cli.engine.episodes import OWN, Learner
 from metalearn_cli.engine.evaluation import score_episodes
-from metalearn_cli.engine.loop import Gradients
+from metalearn_cli.engine.loop import Job
 from metalearn_cli.engine.runtime import Runtime, out_of_memory
 from metalearn_cli.records import runs
-from metalearn_cli.records.checkpoint import (
-    Checkpoint,
-    load_into,
-    open_checkpoint,
-)
+from metalearn_cli.records.checkpoint import Checkpoint, load_into
 from metalearn_cli.records.metrics import interval
+from metalearn_cli.stages.learner import fresh_learner
+from metalearn_cli.stages.session import Session
 
-
-@dataclass(frozen=True)
-class Job:
-    """What a stage contributes to the common loop.
-
-    Attributes:
-        params: all tensors, freshly initialised; those of the backbone are named "backbone.*".
-        rates: learning-rate multiplier of each tensor that learns.
-        batches: the batch of a step.
-        gradients: gives the leaves the gradients of a batch's loss.
-        evaluate: validation metrics of the tensors, under the names `metric` and others.
-        metric: the one that selects the best checkpoint.
-        higher_is_better: whether more of it is better.
-        model: what a checkpoint says of itself, enough to build the network again.
-        data: name, protocol and fingerprint of the data.
-        pictures: writes the stage's own pictures into a folder, given trained tensors.
-        notes: what the user should see of how the stage computes.
-    """
-
-    params: Params
-    rates: dict[str, float]
-    batches: Callable[[int], Any]
-    gradients: Gradients
-    evaluate: Callable[[Params], dict[str, float]]
-    metric: str
-    higher_is_better: bool
-    model: dict[str, Any]
-    data: dict[str, Any]
-    pictures: Callable[[Params, Path], None]
-    notes: tuple[str, ...] = ()
-
-
-MakeJob = Callable[[Any, Runtime], Job]
-
-
-def load_data(spec: Spec, runtime: Runtime) -> Any:
-    """Build a data set and hold it on the device.
-
-    Raises:
-        DataError: if something is wrong with it that no training should start on.
-    """
-    data = build(spec, "data")
-    if blocking := [finding for finding in findings_of(data) if finding.blocks]:
-        raise DataError(blocking)
-    return data.to(runtime.device)
+MakeJob = Callable[[Any, Session], Job]
 
 
 def describe_data(data: Any, spec: Spec) -> dict[str, Any]:
     """Return what run.json and manifests record of a data set, enough to load it again and to recognise it."""
     return {"name": data.name, "protocol": data.protocol, "fingerprint": data.fingerprint, "spec": dict(spec)}
-
-
-def fresh_network(backbone: Spec, shape: tuple[int, ...], outputs: int | None, seed: int) -> Network:
-    """Build a backbone, with a linear head where `outputs` says so, initialised as a function of the seed.
-
-    Backbone and head have streams of their own: every stage with the same seed starts from the same untrained backbone.
-    """
-    with seeded(seed, "backbone"):
-        trunk = build(backbone, "backbone", shape=shape)
-    with seeded(seed, "head"):
-        return Network(trunk, outputs)
-
-
-def blocks_of(params: Params) -> list[list[str]]:
-    """Return the names of the backbone's tensors by block, from input to output."""
-    names = [name for name in params if name.startswith("backbone.")]
-    indices = sorted({int(name.split(".")[2]) for name in names})
-    return [[name for name in names if name.split(".")[2] == str(index)] for index in indices]
 
 
 def few_shot_probe(
@@ -118,36 +52,36 @@ def few_shot_probe(
         UserError: if the data's validation classes cannot give such episodes.
     """
     spec = {"_target_": "metalearn_cli.algorithms.nearest_centroid.NearestCentroid"}
-    apply, own = pure(Network(backbone, None))
-    apply = runtime.under_precision(apply)
+    net = network(backbone, None, runtime.under_precision)
+    learner = fresh_learner(build(spec, "algorithm"), net, config.way, None, config.seed)
     sampler = data.episodes("val", way=config.way, shot=config.shot, query=config.query, seed=config.seed)
-    validate = validation(build(spec, "algorithm"), apply, sampler, config.val_episodes, "transductive", runtime)
-    return lambda params: validate({name: params[name] for name in own})
+    return validation(learner, sampler, config.val_episodes, runtime)
 
 
 def validation(
-    algorithm: Algorithm, apply: Apply, sampler: Sampler, episodes: int, normalisation: Any, runtime: Runtime
+    learner: Learner, sampler: Sampler, episodes: int, runtime: Runtime
 ) -> Callable[[Params], dict[str, float]]:
-    """Return the few-shot validation of a learner: its metric and the metric's interval."""
-    name = f"val/{metric_of(sampler)}"
+    """Return the few-shot validation of a learner with given tensors: its metric and the metric's interval."""
+    name = f"val/{metric_of(sampler).name}"
 
     def validate(params: Params) -> dict[str, float]:
-        mean, half = interval(score_episodes(algorithm, apply, params, sampler, episodes, normalisation, runtime))
+        mean, half = interval(score_episodes(learner.of(params), sampler, episodes, runtime))
         return {name: mean, f"{name}_interval": half}
 
     return validate
 
 
-def metric_of(sampler: Sampler) -> str:
-    """Return the name of what is measured on a sampler's episodes."""
-    return "mse" if sampler.regression else "accuracy"
+def metric_of(sampler: Sampler) -> Metric:
+    """Return what is measured on a sampler's episodes."""
+    return MSE if sampler.regression else ACCURACY
 
 
-def starting_point(config: _Training, stage: str) -> Checkpoint | None:
+def starting_point(config: _Training, stage: str, session: Session) -> Checkpoint | None:
     """Resolve `init_from`, once."""
     if config.init_from is None:
         return None
-    return open_checkpoint(runs.find_checkpoint(config.init_from, config.runs_dir, TABLE[stage].accepts, "init_from"))
+    folder = runs.find_checkpoint(config.init_from, config.runs_dir, TABLE[stage].accepts, "init_from")
+    return session.checkpoint(folder)
 
 
 def key_of(stage: str, config: Any, parent: Checkpoint | None, data: dict[str, Any]) -> str:
@@ -166,8 +100,6 @@ class Prepared:
     config: Any
     runtime: Runtime
     job: Job
-    optimizer: Optimizer
-    scheduler: LRScheduler
     parent: Checkpoint | None
     notes: tuple[str, ...]
 
@@ -177,7 +109,7 @@ class Prepared:
         return key_of(self.stage, self.config, self.parent, self.job.data)
 
 
-def prepare(stage: str, config: _Training, make_job: MakeJob) -> Prepared:
+def prepare(stage: str, config: _Training, make_job: MakeJob, session: Session) -> Prepared:
     """Build and check everything that a training stage needs, before any work.
 
     Raises:
@@ -187,51 +119,70 @@ def prepare(stage: str, config: _Training, make_job: MakeJob) -> Prepared:
     problems: list[Problem] = []
     parent = None
     try:
-        parent = starting_point(config, stage)
+        parent = starting_point(config, stage, session)
     except UserError as error:
         problems.append(Problem("init_from", str(error).removeprefix(f"init_from={config.init_from}: ")))
     try:
-        runtime = Runtime(config.runtime)
         with enough_memory(stage, config):
-            job = make_job(config, runtime)
+            job = make_job(config, session)
     except ConfigError as error:
         raise ConfigError([*problems, *error.problems]) from error
     if problems:
         raise ConfigError(problems)
+    runtime = session.runtime(config.runtime)
     notes = [f"{stage}: {runtime.description}; data {job.data['name']} ({job.data['protocol']})", *job.notes]
     if parent:
         source = "" if config.init_from == str(parent.folder) else f"{config.init_from} -> "
         notes.append(f"init_from {source}{parent.folder}{_measured(parent)}")
-        params, line = load_into(job.params, parent, "backbone.", config.reinit)
+        params, line = load_into(job.params, parent, _handed_over(job, parent), config.reinit)
         job = replace(job, params=params)
         notes.append(line)
     job = replace(job, params=runtime.place(job.params))
-    return Prepared(stage, config, runtime, job, *_optimizer(config, job), parent, tuple(notes))
+    try_optimizer(config)
+    return Prepared(stage, config, runtime, job, parent, tuple(notes))
 
 
-def _optimizer(config: _Training, job: Job) -> tuple[Optimizer, LRScheduler]:
-    """Build what changes the tensors that learn, each at its own rate; the others need no gradients."""
+def _handed_over(job: Job, parent: Checkpoint) -> tuple[str, ...]:
+    """Return what the names of the tensors begin with that a checkpoint hands on: the same learner's own ones, too."""
+    here, there = (model.get("algorithm") or {} for model in (job.model, parent.manifest["model"]))
+    same = here.get("_target_") == there.get("_target_") is not None
+    return (BACKBONE, OWN) if same else (BACKBONE,)
+
+
+def try_optimizer(config: _Training) -> None:
+    """Take one step of something small: torch checks few settings before it computes with them.
+
+    Raises:
+        ConfigError: with what is wrong with the settings of optimizer or scheduler.
+    """
     base: Any = config.optimizer.get("lr")
     if wrong := mismatch(base, float):
         raise ConfigError([Problem("optimizer.lr", wrong)])
-    for name in job.params.keys() - job.rates.keys():
-        job.params[name].requires_grad_(False)
-    groups = [
-        {"params": [job.params[n] for n, r in job.rates.items() if r == rate], "lr": base * rate}
-        for rate in sorted(set(job.rates.values()))
-    ]
-    # one kernel for all tensors, where the optimizer has it and the config asks for no other way
-    fused = None if config.optimizer.get("foreach") else True
-    optimizer = build(config.optimizer, "optimizer", params=groups, fused=fused)
-    # torch checks few of these values before it computes with them: one step of something small shows what is wrong
     toy = torch.zeros(2, 2, requires_grad=True)
     toy.grad = torch.ones_like(toy)
-    trial = build(config.optimizer, "optimizer", params=[toy], fused=fused)
+    trial = build(config.optimizer, "optimizer", params=[toy], fused=_fused(config))
     with blamed_on(config.optimizer, "optimizer"):
         trial.step()
     with blamed_on(config.scheduler, "scheduler"):
         take_up(trial, build(config.scheduler, "scheduler", optimizer=trial), trial.state_dict()["state"], 1)
+
+
+def make_optimizer(config: _Training, job: Job) -> tuple[Optimizer, LRScheduler]:
+    """Build what changes the tensors that learn, each at its own rate; the others need no gradients."""
+    base: Any = config.optimizer.get("lr")
+    for name, tensor in job.params.items():
+        tensor.requires_grad_(name in job.rates)
+    groups = [
+        {"params": [job.params[n] for n, r in job.rates.items() if r == rate], "lr": base * rate}
+        for rate in sorted(set(job.rates.values()))
+    ]
+    optimizer = build(config.optimizer, "optimizer", params=groups, fused=_fused(config))
     return optimizer, build(config.scheduler, "scheduler", optimizer=optimizer)
+
+
+def _fused(config: _Training) -> bool | None:
+    """Return whether to ask for one kernel for all tensors: where the config asks for no other way."""
+    return None if config.optimizer.get("foreach") else True
 
 
 def take_up(optimizer: Optimizer, scheduler: LRScheduler, memory: dict[str, Any], step: int) -> None:

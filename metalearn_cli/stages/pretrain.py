@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -11,20 +11,24 @@ from torch import Tensor
 from metalearn_cli.core.build import build
 from metalearn_cli.core.config import PretrainConfig
 from metalearn_cli.core.errors import ConfigError, Problem
-from metalearn_cli.core.functional import pure
+from metalearn_cli.core.items import Items
+from metalearn_cli.core.metric import ACCURACY
+from metalearn_cli.core.network import Params, pure
 from metalearn_cli.core.random import seeded
-from metalearn_cli.core.types import Params
-from metalearn_cli.engine.runtime import Runtime
+from metalearn_cli.engine.loop import Job
 from metalearn_cli.records.plots import image_grid
-from metalearn_cli.stages.preparing import Job, describe_data, few_shot_probe, fresh_network, load_data
+from metalearn_cli.stages.learner import fresh_backbone
+from metalearn_cli.stages.preparing import describe_data, few_shot_probe
+from metalearn_cli.stages.session import Session
 
 
-def pretrain(config: PretrainConfig, runtime: Runtime) -> Job:
+def pretrain(config: PretrainConfig, session: Session) -> Job:
     """Wrap the model around a backbone and train both on batches of items; few-shot accuracy selects the best."""
-    data = load_data(config.data, runtime)
+    runtime = session.runtime(config.runtime)
+    data = session.data(config.data, runtime)
     if data.regression:
         raise ConfigError([Problem("data", f"{data.name} is a stream of tasks without items to pretrain on")])
-    backbone = fresh_network(config.backbone, data.shape, None, config.seed).backbone
+    backbone = fresh_backbone(config.backbone, data.shape, config.seed)
     with seeded(config.seed, "model"):
         model = build(
             config.model,
@@ -34,34 +38,39 @@ def pretrain(config: PretrainConfig, runtime: Runtime) -> Job:
             value_range=data.value_range,
             classes=len(data.splits["train"].names),
         )
-    apply, params = pure(model)
+    apply, params = pure(model, training=True)
     apply = runtime.under_precision(apply)
+    follow: Callable[[Params, float], Params] = getattr(model, "follow", lambda params, progress: {})
+    led = follow(params, 0.0).keys()
 
-    def batches(step: int) -> tuple[Tensor, Tensor]:
+    def batches(step: int) -> tuple[Items, Tensor]:
         return runtime.cast(data.batch("train", "all", config.batch_size, config.seed, step))
 
-    def gradients(params: Params, batch: tuple[Tensor, Tensor]) -> Mapping[str, Tensor]:
+    def gradients(params: Params, batch: tuple[Items, Tensor], step: int) -> Mapping[str, Tensor]:
         loss, metrics = apply(params, *batch)
         runtime.backward(loss)
         return {"loss": loss.detach(), **metrics}
 
     def pictures(params: Params, folder: Path) -> None:
+        if not hasattr(model, "pictures"):
+            return
         x, _ = data.batch("val", "all", 32, config.seed, 0)
         model.load_state_dict({name: p.float().cpu() for name, p in params.items()})
         with seeded(config.seed, "pictures"), torch.no_grad():
-            drawn = model.pictures(x.cpu())
+            drawn = model.eval().pictures(x.cpu())
         for name, images in drawn.items():
             image_grid(images, 8, f"{name}", folder / f"{name}.png")
 
     return Job(
         params=params,
-        rates=dict.fromkeys(params, 1.0),
+        rates={name: 1.0 for name, p in params.items() if p.requires_grad and name not in led},
         batches=batches,
         gradients=gradients,
         evaluate=few_shot_probe(backbone, data, config, runtime),
-        metric="val/accuracy",
-        higher_is_better=True,
+        metric=ACCURACY,
         model={"backbone": dict(config.backbone), "shape": list(data.shape), "model": dict(config.model)},
         data=describe_data(data, config.data),
+        buffers=tuple(name for name, p in params.items() if not p.requires_grad),
+        follow=follow,
         pictures=pictures,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,37 +15,38 @@ import torch
 
 from metalearn_cli.core.config import plain
 from metalearn_cli.core.errors import NonFiniteError, UserError
+from metalearn_cli.core.network import Params
 from metalearn_cli.core.types import Reporter
-from metalearn_cli.engine.loop import Ahead, Memory, fit
+from metalearn_cli.engine.loop import Ahead, Batch, Plan, fit
+from metalearn_cli.engine.stepper import Memory, Stepper
 from metalearn_cli.records import runs
-from metalearn_cli.records.checkpoint import (
-    Checkpoints,
-    load_into,
-    open_checkpoint,
-    read_tensors,
-)
+from metalearn_cli.records.checkpoint import Checkpoints, load_into, read_tensors
 from metalearn_cli.records.metrics import Recorder, read_metrics
 from metalearn_cli.records.plots import learning_curves
-from metalearn_cli.stages.preparing import Prepared, enough_memory, misfit, take_up
+from metalearn_cli.stages.preparing import Prepared, enough_memory, make_optimizer, misfit, take_up
+from metalearn_cli.stages.session import Session
 
 log = logging.getLogger("metalearn_cli")
 
 
-def train(prepared: Prepared, reporter: Reporter, run: runs.Run | None = None, **facts: Any) -> dict[str, Any]:
+def train(
+    prepared: Prepared, session: Session, reporter: Reporter, run: runs.Run | None = None, **facts: Any
+) -> dict[str, Any]:
     """Train to the end, in a new run folder or, given one, from its newest checkpoint.
 
     Args:
         prepared: what to do.
+        session: where the checkpoint that comes of it is opened.
         reporter: told what happens.
-        run: the interrupted run to go on with.
+        run: the interrupted run to resume.
         facts: more entries for a new run's run.json.
 
     Returns:
         The finished run's run.json.
     """
     config, job, stage = prepared.config, prepared.job, prepared.stage
-    parent = prepared.parent.parent_entry if prepared.parent else None
     if run is None:
+        parent = prepared.parent.parent_entry if prepared.parent else None
         facts |= {"key": prepared.key, "parent": parent, "data": job.data, "steps": config.steps}
         # what `latest` meant today is what a later `resume` starts from
         pinned = replace(config, init_from=str(prepared.parent.folder) if prepared.parent else None)
@@ -54,7 +55,9 @@ def train(prepared: Prepared, reporter: Reporter, run: runs.Run | None = None, *
         with _logging_to(run.folder / "mlx.log"):
             try:
                 with enough_memory(stage, config):
-                    return _train(prepared, reporter, run)
+                    training = _Training(prepared, reporter, run)
+                    training.fit()
+                    return training.finish(session)
             except BaseException as error:
                 run.fail(error)
                 known = isinstance(error, KeyboardInterrupt | UserError)
@@ -89,113 +92,135 @@ class _LogFile(logging.FileHandler):
             super().close()
 
 
-def _train(prepared: Prepared, reporter: Reporter, run: runs.Run) -> dict[str, Any]:
-    config, job, stage = prepared.config, prepared.job, prepared.stage
-    began = time.monotonic() - (run.info.get("seconds") or 0.0)
-    params, optimizer = job.params, prepared.optimizer
-    facts = {
-        "run": run.info["id"],
-        "stage": stage,
-        "model": job.model,
-        "data": job.data,
-        "parent": run.info.get("parent"),
-        "config_hash": run.info["key"],
-    }
-    checkpoints = Checkpoints(run.folder, config.keep, job.metric, job.higher_is_better, facts)
-    memory = Memory()
-    start = 0
-    if found := checkpoints.newest():
+class _Training:
+    """A run on its way: the loop reports to it (`engine.loop.RunLog`).
+
+    Args:
+        prepared: what to do.
+        reporter: told what happens.
+        run: the folder; if it has a checkpoint, training resumes from it.
+    """
+
+    def __init__(self, prepared: Prepared, reporter: Reporter, run: runs.Run) -> None:
+        self.config, self.job, self.stage = prepared.config, prepared.job, prepared.stage
+        self.reporter, self.run = reporter, run
+        self.began = time.monotonic() - (run.info.get("seconds") or 0.0)
+        facts = {
+            "run": run.info["id"],
+            "stage": self.stage,
+            "model": self.job.model,
+            "data": self.job.data,
+            "parent": run.info.get("parent"),
+            "config_hash": run.info["key"],
+        }
+        self.checkpoints = Checkpoints(run.folder, self.config.keep, self.job.metric, facts)
+        skips = self.config.nonfinite_limit if self.config.on_nonfinite == "skip" else 0
+        optimizer = make_optimizer(self.config, self.job)
+        self.stepper = Stepper(prepared.runtime, self.job.params, *optimizer, skips, self.job.buffers)
+        self.start = self._resumed()
+        self.checkpoints.tidy()
+        run.update(status="running", pid=os.getpid())
+        reporter.start(self.stage, str(run.folder), self.start, self.config.steps)
+        resumed = f"resumes after step {self.start} of {self.config.steps}"
+        for note in (*prepared.notes, resumed) if self.start else prepared.notes:
+            log.info(note)
+            reporter.note(note)
+        self.record = Recorder(run.folder, reporter, self.start)
+
+    def _resumed(self) -> int:
+        """Put everything where the newest checkpoint left it, and return the steps that are done."""
+        found = self.checkpoints.newest()
+        if found is None:
+            return 0
         newest, state = found
-        start = newest.manifest["step"]
-        stored, _ = load_into(params, newest, "")
-        with torch.no_grad():
-            for name, tensor in stored.items():
-                params[name].copy_(tensor)
-        if wrong := misfit(optimizer, state["optimizer"]):
-            raise UserError(f"{newest.folder} cannot be gone on with: {wrong}")
-        take_up(optimizer, prepared.scheduler, state["optimizer"], start)
-        memory = Memory(**state["memory"])
-        prepared = replace(prepared, notes=(*prepared.notes, f"goes on after step {start} of {config.steps}"))
-        run.update(**checkpoints.summary(start))  # which a killed process may not have come to
-    checkpoints.tidy()
-    run.update(status="running", pid=os.getpid())
-    reporter.start(stage, str(run.folder), start, config.steps)
-    for note in prepared.notes:
-        log.info(note)
-        reporter.note(note)
-    record = Recorder(run.folder, reporter, start)
+        step: int = newest.manifest["step"]
+        stored, _ = load_into(self.job.params, newest, ("",))
+        _copy(stored | state.get("unmerged", {}), self.job.params)
+        stepper = self.stepper
+        if wrong := misfit(stepper.optimizer, state["optimizer"]):
+            raise UserError(f"{newest.folder} cannot be resumed from: {wrong}")
+        take_up(stepper.optimizer, stepper.scheduler, state["optimizer"], step)
+        stepper.memory = Memory(**state["memory"])
+        self.run.update(**self.checkpoints.summary(step))  # which a killed process may not have come to
+        return step
 
-    def save(step: int, metrics: dict[str, float]) -> None:
-        record.sync()  # a checkpoint answers for every line up to its step
-        state = {"optimizer": optimizer.state_dict()["state"], "memory": asdict(memory)}
-        checkpoints.save(step, params, state, metrics)
-        run.update(**checkpoints.summary(step), seconds=time.monotonic() - began)
-        checkpoints.tidy()  # last, so that what run.json names is always there
+    def fit(self) -> None:
+        """Train, and log how long the loop waited for data."""
+        config = self.config
+        drawn, waited = Ahead(self.job.batches, config.steps), 0.0
 
-    waiting = 0.0
+        def batches(step: int) -> Batch:
+            nonlocal waited
+            asked = time.monotonic()
+            batch = drawn(step)
+            waited += time.monotonic() - asked
+            return batch
 
-    drawn = Ahead(job.batches, config.steps)
+        plan = Plan(self.start, config.steps, config.every, config.seed, config.runtime.stop_on)
+        began = time.monotonic()
+        try:
+            fit(replace(self.job, batches=batches), self.stepper, plan, self)
+        except BaseException as error:
+            with suppress(OSError):  # on a full disk the first error counts
+                self.record.close()
+            if isinstance(error, NonFiniteError):
+                saved = self.checkpoints.all()
+                last = f"the last good checkpoint is {saved[-1]}" if saved else "there is no checkpoint yet"
+                raise NonFiniteError(f"{self.stage}: {error}; {last}") from error
+            raise
+        finally:
+            drawn.close()
+        self.record.close()
+        log.info("data took %.2f %% of the training's time", 100 * waited / (time.monotonic() - began))
 
-    def batches(step: int) -> Any:
-        nonlocal waiting
-        asked = time.monotonic()
-        batch = drawn(step)
-        waiting += time.monotonic() - asked
-        return batch
+    def advance(self, done: int) -> None:
+        """`done` steps are done."""
+        self.reporter.advance(done)
 
-    def exhausted(step: int) -> bool:
-        return config.patience is not None and checkpoints.stale(step, config.every.evaluate) >= config.patience
+    def measured(self, done: int, values: Mapping[str, float]) -> None:
+        """Record values measured after `done` steps."""
+        self.record(done, values)
 
-    fitting = time.monotonic()
-    try:
-        fit(
-            runtime=prepared.runtime,
-            params=params,
-            optimizer=optimizer,
-            scheduler=prepared.scheduler,
-            batches=batches,
-            gradients=job.gradients,
-            evaluate=job.evaluate,
-            every=config.every,
-            seed=config.seed,
-            start=start,
-            steps=config.steps,
-            memory=memory,
-            skips=config.nonfinite_limit if config.on_nonfinite == "skip" else 0,
-            exhausted=exhausted,
-            save=save,
-            record=record,
-            advance=reporter.advance,
+    def save(self, done: int, scores: dict[str, float]) -> None:
+        """Write a checkpoint."""
+        self.record.sync()  # a checkpoint answers for every line up to its step
+        params, kept = self.job.params, self.job.merged(self.job.params)
+        unmerged = {name: params[name].detach().cpu() for name in params if kept[name] is not params[name]}
+        state = {"optimizer": self.stepper.optimizer.state_dict()["state"], "memory": asdict(self.stepper.memory)}
+        self.checkpoints.save(done, kept, state | ({"unmerged": unmerged} if unmerged else {}), scores)
+        self.run.update(**self.checkpoints.summary(done), seconds=time.monotonic() - self.began)
+        self.checkpoints.tidy()  # last, so that what run.json names is always there
+
+    def exhausted(self, done: int) -> bool:
+        """Whether training ends early, because nothing has become better for `patience` evaluations."""
+        patience = self.config.patience
+        return patience is not None and self.checkpoints.stale(done, self.config.every.evaluate) >= patience
+
+    def finish(self, session: Session) -> dict[str, Any]:
+        """Draw, write the result into run.json, and return it."""
+        run, job, best = self.run, self.job, self.checkpoints.best
+        name, done = f"val/{job.metric.name}", run.info["step"]
+        if done < self.config.steps:
+            early = f"ended early after step {done} of {self.config.steps}: {self.config.patience} evaluations without"
+            self.reporter.note(f"{early} a better {name} than at step {best['step']}")
+            run.info["stopped_early"] = True
+        folder = self.checkpoints.folder / best["name"]
+        _copy(read_tensors(session.checkpoint(folder)), job.params)
+        title = f"{self.stage} {run.info['id']}"
+        learning_curves(read_metrics(run.folder), title, run.folder / "plots" / "learning_curves.png")
+        job.pictures(job.params, run.folder / "plots")
+        value, half = best["metrics"][name], best["metrics"].get(f"{name}_interval")
+        run.update(
+            status="completed",
+            finished_at=runs.now(),
+            seconds=time.monotonic() - self.began,
+            metric={"name": name, "value": value, "interval": half, "step": best["step"]},
         )
-    except BaseException as error:
-        with suppress(OSError):  # on a full disk the first error counts
-            record.close()
-        if isinstance(error, NonFiniteError):
-            saved = checkpoints.all()
-            last = f"the last good checkpoint is {saved[-1]}" if saved else "there is no checkpoint yet"
-            raise NonFiniteError(f"{stage}: {error}; {last}") from error
-        raise
-    finally:
-        drawn.close()
-    record.close()
-    log.info("data took %.2f %% of the training's time", 100 * waiting / (time.monotonic() - fitting))
-    best, done = checkpoints.best, run.info["step"]
-    if done < config.steps:
-        early = f"ended early after step {done} of {config.steps}: {config.patience} evaluations without a better"
-        reporter.note(f"{early} {job.metric} than at step {best['step']}")
-        run.info["stopped_early"] = True
-    trained = read_tensors(open_checkpoint(checkpoints.folder / best["name"]))
+        self.reporter.finish(run.info)
+        return {**run.info, "folder": str(run.folder), "checkpoint": str(folder)}
+
+
+def _copy(source: Params, target: Params) -> None:
     with torch.no_grad():
-        for name, tensor in trained.items():
-            params[name].copy_(tensor)
-    learning_curves(read_metrics(run.folder), f"{stage} {run.info['id']}", run.folder / "plots" / "learning_curves.png")
-    job.pictures(params, run.folder / "plots")
-    value, half = best["metrics"][job.metric], best["metrics"].get(f"{job.metric}_interval")
-    run.update(
-        status="completed",
-        finished_at=runs.now(),
-        seconds=time.monotonic() - began,
-        metric={"name": job.metric, "value": value, "interval": half, "step": best["step"]},
-    )
-    reporter.finish(run.info)
-    return {**run.info, "folder": str(run.folder), "checkpoint": str(checkpoints.folder / best["name"])}
+        for name, tensor in source.items():
+            target[name].copy_(tensor)

@@ -20,6 +20,8 @@ from torch.autograd.function import Function, once_differentiable
 from torch.nn.functional import max_pool2d, relu, unfold
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
+from metalearn_cli.core.network import reference
+
 NORMS = ("batch", "group", "none")
 
 
@@ -42,20 +44,21 @@ class BatchNormReluPool(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
         self.pool = pool
 
-    def forward(self, x: Tensor, reference: int | None = None) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """Return [B, C, h, w] from x [B, C, H, W], each channel normalised to mean `bias` and deviation `weight`.
+
+        The first R items give the statistics that all are normalised by; R is what `core.network.reference` says.
 
         Args:
             x: the outputs of a convolution; statistics of 16-bit ones are taken in float32.
-            reference: R, how many of the first items give the statistics that all are normalised by; None means all.
         """
         precise = torch.promote_types(x.dtype, torch.float32)
         tensors = [t.to(precise) for t in (x, self.weight, self.bias)]
-        y = cast(Tensor, _Forward.apply(*tensors, len(x) if reference is None else reference, self.pool)[0])
+        y = cast(Tensor, _Forward.apply(*tensors, reference() or len(x), self.pool)[0])
         return y.to(x.dtype)
 
-    def of_convolution(self, conv: nn.Conv2d, x: Tensor, reference: int | None = None) -> Tensor:
-        """Return `self(conv(x), reference)`, at a fraction of the memory traffic where x has few channels.
+    def of_convolution(self, conv: nn.Conv2d, x: Tensor) -> Tensor:
+        """Return `self(conv(x))`, at a fraction of the memory traffic where x has few channels.
 
         A convolution is linear in the patches that it sees, so their mean and covariance give its outputs' mean and
         variance, without a look at these. Then normalising them is a convolution with other kernels: a product with the
@@ -64,14 +67,13 @@ class BatchNormReluPool(nn.Module):
         Args:
             conv: a convolution without bias.
             x: its inputs [B, c, H, W]; the covariance of a patch has 9 * c rows where kernels are 3x3.
-            reference: see `forward`.
         """
         precise = torch.promote_types(x.dtype, torch.float32)
         with torch.autocast(x.device.type, enabled=False):
             kernels, weight, bias = (t.to(precise) for t in (conv.weight, self.weight, self.bias))
             padding = cast(tuple[int, int], conv.padding)
             patches = unfold(x.to(precise), conv.kernel_size, padding=padding, stride=conv.stride)
-            first = patches[:reference]
+            first = patches[: reference()]
             mean = first.mean((0, 2))
             centred = first - mean[:, None]
             # image by image, as one long product would lose digits

@@ -1,0 +1,32 @@
+"""What is measured: its name, its unit, and which way is better. Needs no torch."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Metric(NamedTuple):
+    """A quantity that is reported.
+
+    Attributes:
+        name: as in metrics.jsonl, without the split ("accuracy").
+        unit: "share" (in [0, 1], told in percent) or "" for a plain number.
+        higher_is_better: whether more of it is better.
+    """
+
+    name: str
+    unit: str
+    higher_is_better: bool
+
+
+ACCURACY = Metric("accuracy", "share", higher_is_better=True)
+LABEL_ACCURACY = Metric("label_accuracy", "share", higher_is_better=True)
+MSE = Metric("mse", "", higher_is_better=False)
+
+_KNOWN = {metric.name: metric for metric in (ACCURACY, LABEL_ACCURACY, MSE)}
+
+
+def metric_named(name: str) -> Metric:
+    """Return the metric that a record calls "accuracy" or "val/accuracy"; an unknown one is a plain number."""
+    own = name.rpartition("/")[2]
+    return _KNOWN.get(own, Metric(own, "", higher_is_better=False))

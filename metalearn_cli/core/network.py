@@ -1,0 +1,272 @@
+"""Modules as pure functions of their tensors. The only place that calls `torch.func.functional_call`.
+
+Legend: B items, D features, O outputs, C channels, H height, W width, ... the shape of one item.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, NamedTuple, Protocol, cast
+
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.functional import linear
+
+from metalearn_cli.core.items import Items, joined, size
+
+Params = dict[str, Tensor]
+"""Tensors by name."""
+
+Apply = Callable[..., Tensor]
+"""`apply(params, x, reference=None)`: a function of a network with the given tensors, on items x [B, ...].
+
+`reference` says how many of the first items give the batch statistics that all are normalised by; None means all."""
+
+BACKBONE, HEAD = "backbone.", "head."
+"""What the names of a network's tensors begin with, here and in every checkpoint."""
+
+_reference: ContextVar[int | None] = ContextVar("reference", default=None)
+
+
+def reference() -> int | None:
+    """Return how many of the first items give the batch statistics, None for all: what normalisation layers ask.
+
+    It is set while a network's function runs and at no other time. A backbone that checkpoints its own blocks
+    (`torch.utils.checkpoint`) runs them again outside that time, so it has to carry the context along:
+    `contextvars.copy_context().run`.
+    """
+    return _reference.get()
+
+
+class Backbone(Protocol):
+    """What a backbone is besides an `nn.Module` from items [B, ...] to features [B, D].
+
+    Attributes:
+        out_dim: D.
+        batch_statistics: whether, in eval mode, an item's features depend on the batch it comes in.
+        blocks: its parts from input to output; each of its parameters belongs to exactly one of them.
+
+    A backbone of images may have `maps(x)`, which returns its last feature maps [B, C, H, W], and their `maps_shape`.
+    """
+
+    out_dim: int
+    batch_statistics: bool
+
+    @property
+    def blocks(self) -> Sequence[nn.Module] | nn.ModuleList: ...  # noqa: D102 (described above)
+
+    def __call__(self, x: Items) -> Tensor: ...  # noqa: D102 (described above)
+
+
+class Network(NamedTuple):
+    """A backbone and its head as pure functions, and the tensors to call them with.
+
+    The functions take any dict that has the tensors they need and leave others aside.
+
+    Attributes:
+        features: (params, x) -> [B, D].
+        head: (params, z [B, D]) -> [B, O]; raises where the network has none.
+        output: (params, x) -> [B, O], features and head in one call; raises where there is no head.
+        maps: (params, x) -> [B, C, H, W]; raises where the backbone has none.
+        params: the tensors that may learn, "backbone.*" and "head.*".
+        constants: buffers, such as running statistics. They are bound into the functions; nothing writes them within
+            an episode.
+        blocks: the names of the backbone's `params`, block by block from input to output.
+        out_dim: D.
+        maps_shape: (C, H, W), or None where there are no maps.
+        batch_statistics: whether features depend on the batch they are computed in.
+        bind: returns this network with other constants, and in training mode where tensors with the given names learn.
+    """
+
+    features: Apply
+    head: Apply
+    output: Apply
+    maps: Apply
+    params: Params
+    constants: Params
+    blocks: tuple[tuple[str, ...], ...]
+    out_dim: int
+    maps_shape: tuple[int, ...] | None
+    batch_statistics: bool
+    bind: Callable[[Params, frozenset[str] | None], Network]
+
+    @property
+    def head_names(self) -> tuple[str, ...]:
+        """The names of the head's tensors."""
+        return tuple(name for name in self.params if name.startswith(HEAD))
+
+    def of(self, tensors: Params) -> Network:
+        """Return this network with the tensors of the same names; other tensors are left aside."""
+        net = self.bind({n: tensors[n] for n in self.constants}, None) if self.constants else self
+        return net._replace(params={n: tensors[n] for n in self.params})
+
+    def training(self, learning: Collection[str]) -> Network:
+        """Return this network in training mode, but for the blocks of which no tensor is among `learning`.
+
+        There batch statistics are the batch's own, and the running ones among the constants are brought up to date.
+        """
+        return self.bind(self.constants, frozenset(learning))._replace(params=self.params)
+
+    def under(self, reference_x: Items) -> Network:
+        """Return this network with batch statistics of `reference_x` alone: the inductive protocol."""
+        if not self.batch_statistics:
+            return self
+        n = size(reference_x)
+
+        def bound(apply: Apply) -> Apply:
+            return lambda params, x: apply(params, joined([reference_x, x]), reference=n)[n:]
+
+        return self._replace(features=bound(self.features), output=bound(self.output), maps=bound(self.maps))
+
+
+def network(
+    backbone: nn.Module, outputs: int | None = None, wrap: Callable[[Apply], Apply] = lambda apply: apply
+) -> Network:
+    """Return a backbone, and a linear head that starts at zero, as pure functions; they run in eval mode.
+
+    Args:
+        backbone: a `Backbone`. `num_batches_tracked` of batch normalisation is dropped.
+        outputs: size O of the head; None for no head.
+        wrap: is applied to each function (a number format, say).
+    """
+    trunk = _Trunk(backbone)
+    call = _caller(trunk, trunk.learn_only)
+    facts: Any = backbone
+    params = {n: p.detach().clone().requires_grad_() for n, p in trunk.named_parameters()}
+    if outputs is not None:  # zeros: no class is preferred before its first example
+        shapes = {f"{HEAD}weight": (outputs, facts.out_dim), f"{HEAD}bias": (outputs,)}
+        like = next(iter(params.values()))
+        params |= {name: like.detach().new_zeros(shape).requires_grad_() for name, shape in shapes.items()}
+
+    def bind(constants: Params, learning: frozenset[str] | None) -> Network:
+        def part(name: str) -> Apply:
+            def apply(params: Params, x: Items, reference: int | None = None) -> Tensor:
+                own = {n: p for n, p in params.items() if n.startswith(BACKBONE)}
+                return call(constants | own if constants else own, (x, name), learning, reference)
+
+            return apply
+
+        features = part("forward")
+
+        def output(params: Params, x: Items, reference: int | None = None) -> Tensor:
+            return _head(params, features(params, x, reference))
+
+        return Network(
+            features=wrap(features),
+            head=_no_head if outputs is None else wrap(_head),
+            output=_no_head if outputs is None else wrap(output),
+            maps=wrap(part("maps")) if hasattr(backbone, "maps") else _no_maps,
+            params=params,
+            constants=constants,
+            blocks=trunk.names,
+            out_dim=facts.out_dim,
+            maps_shape=getattr(backbone, "maps_shape", None),
+            batch_statistics=facts.batch_statistics,
+            bind=bind,
+        )
+
+    return bind(buffers_of(trunk), None)
+
+
+def pure(module: nn.Module, training: bool = False) -> tuple[Callable[..., Any], Params]:
+    """Split any module into a pure function and its tensors.
+
+    Args:
+        module: what to split; it stays as it is.
+        training: whether the function runs in training mode, which may write buffers among the tensors it is given.
+
+    Returns:
+        `apply(tensors, *args)`, which runs `module` with exactly these tensors, and the module's own by name: copies,
+        of which the parameters require gradients and the buffers do not.
+    """
+    call = _caller(module, lambda copied, learning: copied.train(training))
+    tensors = {name: p.detach().clone().requires_grad_() for name, p in module.named_parameters()}
+
+    def apply(tensors: Params, *args: Any) -> Any:
+        return call(tensors, args, None, None)
+
+    return apply, tensors | buffers_of(module)
+
+
+def buffers_of(module: nn.Module) -> Params:
+    """Return copies of a module's buffers by name, without the counters that batch normalisation has no use for."""
+    for part in module.modules():
+        if getattr(part, "num_batches_tracked", None) is not None and getattr(part, "momentum", None) is not None:
+            part.num_batches_tracked = None  # type: ignore[assignment]  # torch counts where there is a counter
+    return {name: buffer.detach().clone() for name, buffer in module.named_buffers()}
+
+
+@contextmanager
+def unwritten(constants: Params) -> Iterator[None]:
+    """Within a block, find out which constants are written.
+
+    Raises:
+        ValueError: naming them, at the end of the block.
+    """
+    before = {name: tensor._version for name, tensor in constants.items()}
+    yield
+    if written := [name for name, tensor in constants.items() if tensor._version != before[name]]:
+        what = ", ".join(written[:3]) + (f" and {len(written) - 3} more" if len(written) > 3 else "")
+        raise ValueError(f"the network writes its buffers {what} within an episode; in eval mode it must not")
+
+
+class _Trunk(nn.Module):
+    """A backbone under the name that its tensors have in checkpoints."""
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+        named = {id(p): name for name, p in self.named_parameters()}
+        blocks = cast(Backbone, backbone).blocks
+        self.names = tuple(tuple(named[id(p)] for p in block.parameters() if id(p) in named) for block in blocks)
+
+    def forward(self, x: Items, part: str) -> Tensor:
+        """Return the features [B, D], or the maps [B, C, H, W], of items x."""
+        result: Tensor = self.backbone(x) if part == "forward" else self.backbone.maps(x)  # type: ignore[operator]
+        return result
+
+    def learn_only(self, copied: nn.Module, learning: frozenset[str] | None) -> None:
+        """Put a copy of this module into training mode where tensors named in `learning` lie, else into eval mode."""
+        copied.eval()
+        for names, block in zip(self.names, copied.backbone.blocks, strict=True):  # type: ignore[arg-type, union-attr]
+            block.train(not (learning or frozenset()).isdisjoint(names))
+
+
+def _head(params: Params, z: Tensor) -> Tensor:
+    return linear(z, params[f"{HEAD}weight"], params[f"{HEAD}bias"])
+
+
+def _no_head(*_: object, **__: object) -> Tensor:
+    raise ValueError("the network has no head: a learner that uses one has traits.head = True")
+
+
+def _no_maps(*_: object, **__: object) -> Tensor:
+    raise ValueError("the backbone has no feature maps; choose one for images")
+
+
+Call = Callable[[Params, Sequence[Any], "frozenset[str] | None", "int | None"], Any]
+
+
+def _caller(module: nn.Module, set_mode: Callable[[nn.Module, frozenset[str] | None], object]) -> Call:
+    """Return a function that runs a module with the tensors, arguments, learning names and reference it is given."""
+    copies = threading.local()  # the call swaps tensors inside the module, so each thread has a module of its own
+    ties = len(list(module.parameters())) < len(list(module.named_parameters(remove_duplicate=False)))
+
+    def call(tensors: Params, args: Sequence[Any], learning: frozenset[str] | None, reference: int | None) -> Any:
+        if not hasattr(copies, "module"):
+            copies.module, copies.learning = copy.deepcopy(module), ()
+        if learning != copies.learning:
+            set_mode(copies.module, learning)
+            copies.learning = learning
+        before = _reference.set(reference)
+        try:
+            # strict: a misspelt name would otherwise set a new attribute and train nothing
+            return functional_call(copies.module, tensors, tuple(args), tie_weights=ties, strict=True)
+        finally:
+            _reference.reset(before)
+
+    return call

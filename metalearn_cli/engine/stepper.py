@@ -1,0 +1,119 @@
+"""One optimizer step, and what is kept from one step to the next."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from metalearn_cli.core.errors import NonFiniteError
+from metalearn_cli.core.network import Params
+from metalearn_cli.engine.runtime import Runtime
+
+log = logging.getLogger("metalearn_cli")
+
+
+@dataclass
+class Memory:
+    """What is kept from one step to the next, besides tensors; part of every checkpoint.
+
+    Attributes:
+        window: metrics of the steps since the last log line.
+        skipped: steps left out, because a loss or a gradient was not finite.
+        in_a_row: how many of them immediately before the next step.
+    """
+
+    window: list[dict[str, float]] = field(default_factory=list)
+    skipped: int = 0
+    in_a_row: int = 0
+
+
+class Stepper:
+    """Takes optimizer steps, each only where loss and gradient are finite.
+
+    Args:
+        runtime: device and precision.
+        params: all tensors; those that the optimizer holds learn.
+        optimizer: as it comes from torch.
+        scheduler: stepped once per optimizer step.
+        skips: steps in a row that may be left out because a loss or a gradient is not finite.
+        buffers: names of tensors that computing a loss writes; they are put back where a step is left out.
+
+    Attributes:
+        memory: fresh at the start of a run; kept up to date.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        params: Params,
+        optimizer: Optimizer,
+        scheduler: LRScheduler,
+        skips: int = 0,
+        buffers: Sequence[str] = (),
+    ) -> None:
+        self.runtime = runtime
+        self.params = params
+        self.optimizer = optimizer
+        self.scheduler = scheduler
+        self.memory = Memory()
+        self._skips, self._buffers = skips, buffers
+        self._stepping = runtime.setup(optimizer)
+
+    def take(self, gradients: Callable[[], Mapping[str, Tensor]], where: str) -> None:
+        """Take a step.
+
+        Args:
+            gradients: called without arguments, gives the tensors that learn their gradients and returns metrics [],
+                "loss" among them.
+            where: names the step in messages ("at step 3 of 100").
+
+        Raises:
+            NonFiniteError: if a loss or a gradient is not finite once more than `skips` allows; the weights are still
+                those of the last good step.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        before = {name: self.params[name].clone() for name in self._buffers}
+        try:
+            with self.runtime.watched():
+                metrics = gradients()
+            # in one look, as each would wait for all that the device has to do
+            *numbers, norm = torch.stack([*metrics.values(), self.runtime.gradient_norm(self.params)]).tolist()
+            values = dict(zip(metrics, numbers, strict=True))
+            if not math.isfinite(values["loss"]):
+                raise NonFiniteError(f"the loss became {values['loss']:g}")
+            if not math.isfinite(norm):
+                raise NonFiniteError(self.runtime.overflow(self.params))
+            self._stepping.step()
+            self.memory.in_a_row = 0
+            self.memory.window.append(values)
+        except NonFiniteError as error:
+            for name, buffer in before.items():
+                self.params[name].copy_(buffer)
+            self._skip(f"{error} {where}")
+        self._rate = self.optimizer.param_groups[-1]["lr"]
+        self.scheduler.step()
+
+    def metrics(self) -> dict[str, float]:
+        """Return the means of the steps' metrics since the last call, with the last step's learning rate."""
+        window, skipped = self.memory.window, self.memory.skipped
+        means = {f"train/{name}": sum(v[name] for v in window) / len(window) for name in (window[0] if window else ())}
+        window.clear()
+        return means | {"train/lr": self._rate} | ({"train/skipped": skipped} if skipped else {})
+
+    def _skip(self, what: str) -> None:
+        """Leave a step out, or end the run if that are too many."""
+        memory = self.memory
+        memory.skipped += 1
+        memory.in_a_row += 1
+        if memory.in_a_row > self._skips:
+            after = f", after {self._skips} steps left out in a row" if self._skips else ""
+            cure = "A lower learning rate is the usual cure (optimizer.lr, or algorithm.inner_lr)"
+            raise NonFiniteError(f"{what}{after}; nothing was updated. {cure}")
+        log.warning("%s: the step is left out (%d in a row, %d in all)", what, memory.in_a_row, memory.skipped)

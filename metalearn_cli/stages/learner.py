@@ -1,0 +1,64 @@
+"""From settings to networks and learners, initialised as functions of the seed."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from metalearn_cli.core.build import Spec, build
+from metalearn_cli.core.config import Normalisation
+from metalearn_cli.core.errors import ConfigError, Problem
+from metalearn_cli.core.network import Network, network
+from metalearn_cli.core.random import seeded
+from metalearn_cli.core.types import Algorithm
+from metalearn_cli.engine.episodes import Learner
+from metalearn_cli.engine.runtime import Runtime
+
+
+def fresh_backbone(backbone: Spec, shape: tuple[int, ...], seed: int) -> nn.Module:
+    """Build a backbone; every stage with the same seed starts from the same untrained one."""
+    with seeded(seed, "backbone"):
+        module: nn.Module = build(backbone, "backbone", shape=shape)
+    return module
+
+
+def fresh_network(backbone: Spec, shape: tuple[int, ...], outputs: int | None, seed: int, runtime: Runtime) -> Network:
+    """Build a backbone, with a linear head where `outputs` says so, that computes in the runtime's precision."""
+    return network(fresh_backbone(backbone, shape, seed), outputs, runtime.under_precision)
+
+
+def fresh_learner(
+    algorithm: Algorithm, net: Network, way: int, normalisation: Normalisation | None, seed: int
+) -> Learner:
+    """Put an algorithm on a network; its own tensors are drawn as a function of the seed.
+
+    Args:
+        algorithm: the algorithm.
+        net: the network.
+        way: classes, or outputs of a regression.
+        normalisation: the protocol; None where the network has no batch statistics.
+        seed: of the algorithm's own tensors.
+
+    Raises:
+        ConfigError: if the algorithm wants feature maps and the backbone has none.
+    """
+    if algorithm.traits.sees == "maps" and net.maps_shape is None:
+        message = f"{type(algorithm).__name__} compares feature maps, which this backbone does not have; use conv4"
+        raise ConfigError([Problem("backbone", message)])
+    with seeded(seed, "learner"):
+        own = algorithm.init(net, way)
+    own = {name: tensor.detach().requires_grad_() for name, tensor in own.items()}
+    return Learner(algorithm, net, own, way, normalisation or "transductive")
+
+
+def check_learner(algorithm: Algorithm, regression: bool, precision: str) -> list[Problem]:
+    """Return what a learner cannot do with this data or in this precision."""
+    name, traits = type(algorithm).__name__, algorithm.traits
+    problems = []
+    if regression and "numbers" not in traits.targets:
+        problems.append(Problem("algorithm", f"{name} classifies, but this data's targets are numbers; use maml"))
+    if not regression and "classes" not in traits.targets:
+        problems.append(Problem("algorithm", f"{name} predicts numbers, but this data's targets are classes"))
+    if traits.inner_gradients and precision == "16-mixed":
+        message = f"16-mixed scales losses, which gradients inside {name} do not survive; use bf16-mixed or 32-true"
+        problems.append(Problem("runtime.precision", message))
+    return problems

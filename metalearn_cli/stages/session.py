@@ -1,0 +1,63 @@
+"""What one command builds once, and hands to whoever needs it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from metalearn_cli.core.build import Spec, build
+from metalearn_cli.core.config import Runtime as RuntimeConfig
+from metalearn_cli.core.config import digest, plain
+from metalearn_cli.core.errors import DataError
+from metalearn_cli.data.common.findings import findings_of
+from metalearn_cli.engine.runtime import Runtime
+from metalearn_cli.records.checkpoint import Checkpoint, open_checkpoint
+
+Built = TypeVar("Built")
+
+
+class Session:
+    """Data sets, runtimes and opened checkpoints of one command, each kept by what it was asked for."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, Any] = {}
+
+    def runtime(self, config: RuntimeConfig) -> Runtime:
+        """Return the device of some settings; from now on this process computes as they say.
+
+        Raises:
+            ConfigError: with everything that this machine cannot do.
+        """
+        runtime = self._once(["runtime", plain(config)], lambda: Runtime(config))
+        runtime.use()
+        return runtime
+
+    def data(self, spec: Spec, runtime: Runtime) -> Any:
+        """Return a data set, held on the device.
+
+        Raises:
+            DataError: if something is wrong with it that no training should start on.
+        """
+        return self._once(["data", dict(spec), str(runtime.device)], lambda: _loaded(spec).to(runtime.device))
+
+    def checkpoint(self, folder: Path) -> Checkpoint:
+        """Return a checkpoint; its files are hashed when it is opened first.
+
+        Raises:
+            UserError: if a file of it is missing or damaged.
+        """
+        return self._once(["checkpoint", str(folder.resolve())], lambda: open_checkpoint(folder))
+
+    def _once(self, key: Any, make: Callable[[], Built]) -> Built:
+        name = digest(key)
+        if name not in self._kept:
+            self._kept[name] = make()
+        return cast(Built, self._kept[name])
+
+
+def _loaded(spec: Spec) -> Any:
+    data = build(spec, "data")
+    if blocking := [finding for finding in findings_of(data) if finding.blocks]:
+        raise DataError(blocking)
+    return data
