@@ -18,7 +18,7 @@ import time
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -118,14 +118,18 @@ class Ours:
     def __init__(self, stage: str, *words: str) -> None:
         from metalearn_cli.cli import composing
         from metalearn_cli.engine.runtime import tune
+        from metalearn_cli.engine.stepper import Stepper
         from metalearn_cli.stages import JOBS
-        from metalearn_cli.stages.preparing import prepare
+        from metalearn_cli.stages.preparing import make_optimizer, prepare
+        from metalearn_cli.stages.session import Session
 
         tune()
         composer = composing.Composer(stage)
         words = ("runtime=cpu", "scheduler=constant", *words)
         values, _ = composing.values_of(composer.load([composer.forced(composer.read(word)) for word in words]))
-        self.prepared = prepare(stage, composing.settings(stage, values), JOBS[stage])
+        self.prepared = prepare(stage, composing.settings(stage, values), JOBS[stage], Session())
+        job, config = self.prepared.job, self.prepared.config
+        self.stepper = Stepper(self.prepared.runtime, job.params, *make_optimizer(config, job))
         self.done = 0
 
     @property
@@ -135,29 +139,30 @@ class Ours:
 
     def step(self, batch: Any = None) -> None:
         """Train one step, on the stage's own batch or on the one given."""
-        from metalearn_cli.engine.loop import Memory, fit
+        from metalearn_cli.engine.loop import Plan, fit
 
-        job, config, runtime = self.prepared.job, self.prepared.config, self.prepared.runtime
-        fit(
-            runtime=runtime,
-            params=job.params,
-            optimizer=self.prepared.optimizer,
-            scheduler=self.prepared.scheduler,
-            batches=job.batches if batch is None else lambda step: runtime.cast(batch),
-            gradients=job.gradients,
-            evaluate=lambda params: {},
-            every=config.every,
-            seed=config.seed,
-            start=self.done,
-            steps=self.done + 1,
-            memory=Memory(),
-            skips=0,
-            exhausted=lambda step: False,
-            save=lambda *args: None,
-            record=lambda *args: None,
-            advance=lambda step: None,
-        )
+        job, config = self.prepared.job, self.prepared.config
+        if batch is not None:
+            job = replace(job, batches=lambda step: self.prepared.runtime.cast(batch))
+        job = replace(job, evaluate=lambda params: {})
+        fit(job, self.stepper, Plan(self.done, self.done + 1, config.every, config.seed), _Nowhere())
         self.done += 1
+
+
+class _Nowhere:
+    """Keeps nothing of what a loop reports."""
+
+    def advance(self, done: int) -> None:
+        pass
+
+    def measured(self, done: int, values: Mapping[str, float]) -> None:
+        pass
+
+    def save(self, done: int, scores: dict[str, float]) -> None:
+        pass
+
+    def exhausted(self, done: int) -> bool:
+        return False
 
 
 @dataclass

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from metalearn_cli.cli.words import COMMANDS, DATA, STAGES, meant, option_lines
+from metalearn_cli.core import plugins
 from metalearn_cli.core.errors import UserError
 from metalearn_cli.core.stages import TABLE
 
@@ -38,7 +39,7 @@ def folders(extra: str = "") -> list[Path]:
     """
     if extra and not Path(extra).is_dir():
         raise UserError(f"--config-dir {extra}: there is no such folder")
-    return [config_dir(), *([Path(extra)] if extra else [])]
+    return [config_dir(), *plugins.config_dirs(), *([Path(extra)] if extra else [])]
 
 
 def catalogue(extra: str = "") -> dict[str, dict[str, str]]:

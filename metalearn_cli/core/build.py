@@ -14,17 +14,12 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any, get_type_hints
 
+from metalearn_cli.core import plugins
 from metalearn_cli.core.check import mismatch, shown
 from metalearn_cli.core.errors import ConfigError, Problem, UserError
 
-PACKAGES = {
-    "backbone": "metalearn_cli.backbones",
-    "model": "metalearn_cli.models",
-    "method": "metalearn_cli.methods",
-    "algorithm": "metalearn_cli.algorithms",
-    "data": "metalearn_cli.data",
-}
-"""Where the components of each group are: `maml.Maml` and `nearest_centroid.NearestCentroid`, one to a module."""
+FOLDERS = {"backbone": "backbones", "model": "models", "method": "methods", "algorithm": "algorithms", "data": "data"}
+"""Where the components of each group are, in this package and in plug-ins: `maml.Maml`, one to a module."""
 
 OF_TORCH = {"optimizer": ("torch.optim", "Optimizer"), "scheduler": ("torch.optim.lr_scheduler", "LRScheduler")}
 """The groups that torch brings: the module, and the class in it that all of them derive from."""
@@ -52,9 +47,10 @@ def locate(target: str, key: str) -> Any:
         ValueError: if it is not of that group, or is not there.
     """
     module_name, _, attribute = target.rpartition(".")
-    group, base = OF_TORCH.get(key) or (PACKAGES[key], "")
+    group, base = OF_TORCH.get(key) or (f"metalearn_cli.{FOLDERS[key]}", "")
+    groups = (group, *(f"{package}.{FOLDERS[key]}" for package in plugins.packages() if not base))
     parent, _, module = module_name.rpartition(".")
-    reachable = module_name == group if base else parent == group and not module.startswith("_")
+    reachable = module_name == group if base else parent in groups and not module.startswith("_")
     allowed = f"allowed is {group}.{'*' if base else 'NAME.Name'}"
     if not reachable or attribute.startswith("_"):
         raise ValueError(f"{target!r} may not be built from a config; {allowed}")
