@@ -124,8 +124,8 @@ class Ours:
         tune()
         composer = composing.Composer(stage)
         words = ("runtime=cpu", "scheduler=constant", *words)
-        values, _ = composing.values_of(composer.load([composer.forced(composer.read(word)) for word in words]))
-        self.prepared = prepare(stage, composing.settings(stage, values), JOBS[stage])
+        composition = composer.compose([composer.forced(composer.read(word)) for word in words])
+        self.prepared = prepare(stage, composition.settings, JOBS[stage])
         self.done = 0
 
     @property
