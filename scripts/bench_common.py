@@ -126,8 +126,8 @@ class Ours:
         tune()
         composer = composing.Composer(stage)
         words = ("runtime=cpu", "scheduler=constant", *words)
-        values, _ = composing.values_of(composer.load([composer.forced(composer.read(word)) for word in words]))
-        self.prepared = prepare(stage, composing.settings(stage, values), JOBS[stage], Session())
+        composition = composer.compose([composer.forced(composer.read(word)) for word in words])
+        self.prepared = prepare(stage, composition.settings, JOBS[stage], Session())
         job, config = self.prepared.job, self.prepared.config
         self.stepper = Stepper(self.prepared.runtime, job.params, *make_optimizer(config, job))
         self.done = 0

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from torch import Tensor
 
-from metalearn_cli.core.check import Range
+from metalearn_cli.core.check import Above, Range
 from metalearn_cli.core.items import Items
 from metalearn_cli.core.learning import descend, task_loss
 from metalearn_cli.core.network import Network, Params
@@ -24,16 +24,11 @@ class FromScratch:
     Args:
         lr: step size, > 0.
         steps: gradient steps per episode, >= 1.
-
-    Raises:
-        ValueError: if lr <= 0.
     """
 
     traits = Traits(head=True, targets=frozenset({"classes", "numbers"}), learns=False, inner_gradients=True)
 
-    def __init__(self, lr: float = 0.1, steps: Annotated[int, Range(1)] = 20) -> None:
-        if not lr > 0:
-            raise ValueError(f"lr must be > 0, got {lr}")
+    def __init__(self, lr: Annotated[float, Above(0)] = 0.1, steps: Annotated[int, Range(1)] = 20) -> None:
         self.lr = lr
         self.steps = steps
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from torch import Tensor
 
-from metalearn_cli.core.check import Range
+from metalearn_cli.core.check import Above, Range
 from metalearn_cli.core.items import Items
 from metalearn_cli.core.learning import descend, task_loss
 from metalearn_cli.core.network import Network, Params
@@ -23,16 +23,14 @@ class Maml:
         inner_lr: step size of the adaptation (alpha in the paper), > 0.
         inner_steps: adaptation steps per episode, >= 1.
         first_order: drop second derivatives (FOMAML, section 5.2): less time and memory.
-
-    Raises:
-        ValueError: if inner_lr <= 0.
     """
 
     def __init__(
-        self, inner_lr: float = 0.4, inner_steps: Annotated[int, Range(1)] = 1, first_order: bool = False
+        self,
+        inner_lr: Annotated[float, Above(0)] = 0.4,
+        inner_steps: Annotated[int, Range(1)] = 1,
+        first_order: bool = False,
     ) -> None:
-        if not inner_lr > 0:
-            raise ValueError(f"inner_lr must be > 0, got {inner_lr}")
         self.inner_lr = inner_lr
         self.inner_steps = inner_steps
         self.first_order = first_order

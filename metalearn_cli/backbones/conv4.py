@@ -9,22 +9,24 @@ Legend: B items, C channels, H height, W width, D features.
 from __future__ import annotations
 
 import math
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import max_pool2d, relu
 
-from metalearn_cli.backbones.common.norms import BatchNormReluPool, make_norm
+from metalearn_cli.backbones.common.norms import BatchNormReluPool, Norm, make_norm
+from metalearn_cli.core.check import Range
 
 BLOCKS = 4
-POOLS = ("max", "stride")
+Pool = Literal["max", "stride"]
 FEW = 3  # channels of images, which make the statistics of a convolution's outputs cheap to come by
 
 
 class Block(nn.Module):
     """3x3 convolution, normalisation, ReLU, and half the size."""
 
-    def __init__(self, channels: int, hidden: int, pool: str, norm: str) -> None:
+    def __init__(self, channels: int, hidden: int, pool: Pool, norm: Norm) -> None:
         super().__init__()
         # a bias would cancel in the batch normalisation that follows, and its gradient be rounding noise
         self.conv = nn.Conv2d(channels, hidden, 3, stride=2 if pool == "stride" else 1, padding=1, bias=norm != "batch")
@@ -57,17 +59,19 @@ class Conv4(nn.Module):
         batch_statistics: whether an item's output depends on the batch it comes in.
 
     Raises:
-        ValueError: if shape is no image, or too small, or another argument is out of range.
+        ValueError: if shape is no image, or too small.
     """
 
-    def __init__(self, shape: tuple[int, ...], hidden: int = 64, pool: str = "max", norm: str = "batch") -> None:
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        hidden: Annotated[int, Range(1)] = 64,
+        pool: Pool = "max",
+        norm: Norm = "batch",
+    ) -> None:
         super().__init__()
         if len(shape) != 3:
             raise ValueError(f"shape {tuple(shape)} is no image [C, H, W], which conv4 needs; use backbone=mlp")
-        if hidden < 1:
-            raise ValueError(f"hidden must be >= 1, got {hidden}")
-        if pool not in POOLS:
-            raise ValueError(f"pool must be one of {', '.join(POOLS)}, got {pool!r}")
         smallest = 2**BLOCKS if pool == "max" else 1
         if min(shape[1:]) < smallest:
             raise ValueError(f"shape {tuple(shape)} is too small: four poolings need {smallest} pixels or more a side")

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu
+
+from metalearn_cli.core.check import Range
 
 
 class Mlp(nn.Module):
@@ -27,19 +30,14 @@ class Mlp(nn.Module):
         out_dim: D.
         blocks: the linear layers.
         batch_statistics: False: an item's output depends on nothing else.
-
-    Raises:
-        ValueError: if hidden or layers is out of range.
     """
 
     batch_statistics = False
 
-    def __init__(self, shape: tuple[int, ...], hidden: int = 40, layers: int = 2) -> None:
+    def __init__(
+        self, shape: tuple[int, ...], hidden: Annotated[int, Range(1)] = 40, layers: Annotated[int, Range(1)] = 2
+    ) -> None:
         super().__init__()
-        if hidden < 1:
-            raise ValueError(f"hidden must be >= 1, got {hidden}")
-        if layers < 1:
-            raise ValueError(f"layers must be >= 1, got {layers}")
         widths = [math.prod(shape), *[hidden] * layers]
         self.blocks = nn.ModuleList(nn.Linear(i, o) for i, o in pairwise(widths))
         self.out_dim = hidden

@@ -1,15 +1,16 @@
 """From the words of a command line to the settings of a stage, by Hydra's composition.
 
-Settings are composed and checked before Hydra runs the stage: so all problems are told at once, and nothing is written
-for a command line that is wrong. `key=value` is handed to Hydra as `++key=value`, so that a setting which no config
-knows reaches our own check, too, and is reported with the others.
+Settings are composed once: what was checked is what runs, and what is told of it later refers to the same composition.
+All problems are told at once, and nothing is written for a command line that is wrong. `key=value` is handed to Hydra
+as `++key=value`, so that a setting which no config knows reaches our own check, too, and is told with the others.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -106,14 +107,14 @@ class Composer:
         with _stumbling():
             return BasicSweeper.split_arguments([self.read(self.forced(o)) for o in overrides], None)[0]
 
-    def load(self, words: Sequence[str]) -> DictConfig:
+    def compose(self, words: Sequence[str]) -> Composition:
         """Compose.
 
         Raises:
             Exception: one of HYDRA_ERRORS.
         """
         with _stumbling():
-            return self.loader.load_configuration(self.config, list(words), RunMode.RUN)
+            return Composition(self, words, self.loader.load_configuration(self.config, list(words), RunMode.RUN))
 
     def files(self, words: Sequence[str]) -> list[tuple[str, str, Any]]:
         """Return the config files behind a composition in the order of merging: (name, section, contents)."""
@@ -138,33 +139,63 @@ class Composer:
         return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
-def values_of(config: DictConfig) -> tuple[dict[str, Any], list[Problem]]:
-    """Return a composed config without Hydra's part as plain values, and what could not be filled in.
+class Composition:
+    """The settings of one command, as Hydra composed them.
 
-    Raises:
-        ConfigError: if it has too many values, as references can make of few.
+    Args:
+        composer: what they were composed by.
+        words: the words that they were composed from, as Hydra had them.
+        config: Hydra's result.
     """
-    config = config.copy()
-    with open_dict(config):
-        config.pop("hydra", None)
-    problems: list[Problem] = []
-    return _plain(config, "", problems, iter(range(MOST))), problems
 
+    def __init__(self, composer: Composer, words: Sequence[str], config: DictConfig) -> None:
+        self.composer = composer
+        self.words = list(words)
+        self.config = config
 
-def settings(stage: str, values: Mapping[str, Any]) -> Any:
-    """Return the checked settings of a stage.
+    @property
+    def values(self) -> dict[str, Any]:
+        """The plain values, without Hydra's part.
 
-    Raises:
-        ConfigError: with every problem.
-    """
-    if stage == "data check":
-        return parse(DataConfig, values)
-    return parse_chain(values) if stage == "run" else parse(STAGES[stage], values)
+        Raises:
+            ConfigError: if there are too many of them, as references can make of few.
+        """
+        return self._filled[0]
+
+    @cached_property
+    def settings(self) -> Any:
+        """The checked settings.
+
+        Raises:
+            ConfigError: with every problem.
+        """
+        values, problems = self._filled
+        stage = self.composer.stage
+        try:
+            if stage == "run":
+                found: Any = parse_chain(values)
+            else:
+                found = parse(DataConfig if stage == "data check" else STAGES[stage], values)
+        except ConfigError as error:
+            unfilled = {p.key for p in problems}
+            raise ConfigError([*problems, *(p for p in error.problems if p.key not in unfilled)]) from error
+        if problems:
+            raise ConfigError(problems)
+        return found
+
+    @cached_property
+    def _filled(self) -> tuple[dict[str, Any], list[Problem]]:
+        """The plain values, and what could not be filled in."""
+        config = self.config.copy()
+        with open_dict(config):
+            config.pop("hydra", None)
+        problems: list[Problem] = []
+        return _plain(config, "", problems, iter(range(MOST))), problems
 
 
 def defaults(stage: str) -> Any:
     """Return the settings of a stage as they are where nobody changes them."""
-    return settings(stage, values_of(Composer(stage).load([]))[0])
+    return Composer(stage).compose([]).settings
 
 
 def _plain(node: Any, prefix: str, problems: list[Problem], left: Iterator[int]) -> Any:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from metalearn_cli.cli.composing import HYDRA_ERRORS, Composer, NotForUse, settings, values_of
+from metalearn_cli.cli.composing import HYDRA_ERRORS, Composer, Composition, NotForUse
 from metalearn_cli.cli.errors import Fault, SettingsError
 from metalearn_cli.cli.words import closest
 from metalearn_cli.core.check import LONGEST, shown
@@ -20,15 +21,8 @@ from metalearn_cli.core.errors import ConfigError, Problem
 TYPED = "the command line"
 
 
-class Job(NamedTuple):
-    """One run that a command line asks for: its words as Hydra has them, and its checked settings."""
-
-    words: list[str]
-    config: Any
-
-
-def check(composer: Composer, words: Sequence[str], multirun: bool) -> list[Job]:
-    """Return what a command line asks for: one job, or those of a sweep.
+def check(composer: Composer, words: Sequence[str], multirun: bool) -> list[Composition]:
+    """Return what a command line asks for: the settings of one job, or of those of a sweep.
 
     Raises:
         SettingsError: with everything that is wrong.
@@ -56,30 +50,36 @@ def check(composer: Composer, words: Sequence[str], multirun: bool) -> list[Job]
         raise SettingsError(composer.stage, [*faults, Fault("", str(error), TYPED)]) from error
     jobs = []
     for combination in combinations:
-        config, found = _examine(composer, combination)
+        composition, found = _examine(composer, combination)
         faults += found
-        jobs.append(Job(combination, config))
+        if composition:
+            jobs.append(composition)
     if faults:
         raise SettingsError(composer.stage, faults)
     return jobs
 
 
-def located(
-    composer: Composer, words: Sequence[str], values: Mapping[str, Any], problems: Sequence[Problem]
-) -> list[Fault]:
-    """Return problems with their origins.
+@contextmanager
+def originating(composition: Composition) -> Iterator[None]:
+    """Within a block, say of settings that turn out to be wrong where they came from.
 
-    Args:
-        composer: what composed the settings.
-        words: the words that they were composed from.
-        values: the settings.
-        problems: what is wrong with them.
+    Raises:
+        SettingsError: in place of a ConfigError.
     """
-    overrides = [composer.read(word) for word in words]
-    files = composer.files(words)
+    try:
+        yield
+    except ConfigError as error:
+        raise SettingsError(composition.composer.stage, _located(composition, error.problems)) from error
+
+
+def _located(composition: Composition, problems: Sequence[Problem]) -> list[Fault]:
+    """Return problems of composed settings with their origins."""
+    composer = composition.composer
+    overrides = [composer.read(word) for word in composition.words]
+    files = composer.files(composition.words)
     faults = []
     for problem in problems:
-        value = _find(values, problem.key)
+        value = _find(composition.values, problem.key)
         telling = isinstance(value, str | int | float) and shown(value) not in problem.message
         text = value if isinstance(value, str) and len(value) < LONGEST else shown(value)
         key = f"{problem.key} = {text}" if telling else problem.key
@@ -90,29 +90,26 @@ def located(
     return faults
 
 
-def _examine(composer: Composer, words: list[str]) -> tuple[Any, list[Fault]]:
-    """Return the settings of one job, or None and everything that is wrong with them."""
+def _examine(composer: Composer, words: list[str]) -> tuple[Composition | None, list[Fault]]:
+    """Compose the settings of one job and find everything that is wrong with them."""
     faults: list[Fault] = []
     dropped: list[str] = []
     try:
-        composed = composer.load(words)
+        composition = composer.compose(words)
     except HYDRA_ERRORS as error:
         try:
-            composer.load([])
+            composer.compose([])
             words, faults, dropped = _culprits(composer, words)
-            composed = composer.load(words)
+            composition = composer.compose(words)
         except HYDRA_ERRORS:  # no word is to blame alone
             return None, faults or [_broken(composer, error)]
-    values, problems = values_of(composed)
-    config = None
     try:
-        config = settings(composer.stage, values)
+        _ = composition.settings
     except ConfigError as error:
-        known = {p.key for p in problems}
-        problems += [p for p in error.problems if p.key not in known]
-    # what was dropped is replaced by a default: what then does not fit is no fault of the user's
-    problems = [p for p in problems if not any(_within(p.key, section) for section in dropped)]
-    return config, faults + (located(composer, words, values, problems) if problems else [])
+        # what was dropped is replaced by a default: what then does not fit is no fault of the user's
+        problems = [p for p in error.problems if not any(_within(p.key, section) for section in dropped)]
+        faults += _located(composition, problems)
+    return composition, faults
 
 
 def _culprits(composer: Composer, words: Sequence[str]) -> tuple[list[str], list[Fault], list[str]]:
@@ -128,7 +125,7 @@ def _culprits(composer: Composer, words: Sequence[str]) -> tuple[list[str], list
     for override in sorted(overrides, key=lambda o: (not composer.is_choice(o), not o.is_add())):  # values need choices
         word = str(override.input_line)
         try:
-            composer.load([*accepted, word])
+            composer.compose([*accepted, word])
             accepted.append(word)
         except HYDRA_ERRORS as error:
             fault = _refused(composer, override, accepted, error)
@@ -155,7 +152,9 @@ def _refused(composer: Composer, override: Override, accepted: Sequence[str], er
     if isinstance(error, YAMLError):
         return Fault(f"{key}={value}", _first_line(error), TYPED)
     if composer.is_choice(override):
-        choices = [c for c in composer.load(accepted).hydra.runtime.choices if not c.startswith(("hydra/", "stage@"))]
+        choices = [
+            c for c in composer.compose(accepted).config.hydra.runtime.choices if not c.startswith(("hydra/", "stage@"))
+        ]
         same = [choice for choice in choices if choice.split("@")[0] == override.key_or_group]
         if same and key not in choices:
             return Fault(key, f"is chosen here with {' or '.join(f'{choice}={value}' for choice in same)}", TYPED)

@@ -1,4 +1,4 @@
-"""Running a stage as a Hydra app, and what becomes of its jobs."""
+"""Running a stage, once or, with -m, as a Hydra app of several jobs; and what becomes of them."""
 
 from __future__ import annotations
 
@@ -12,15 +12,13 @@ from typing import Any, NamedTuple
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from metalearn_cli.cli import errors, telling
 from metalearn_cli.cli.choices import config_dir
-from metalearn_cli.cli.composing import HYDRA_ERRORS, Composer, settings, values_of
-from metalearn_cli.cli.errors import SettingsError
-from metalearn_cli.cli.faults import check, located
-from metalearn_cli.core.errors import ConfigError, Stopped, UserError
+from metalearn_cli.cli.composing import HYDRA_ERRORS, Composer, Composition
+from metalearn_cli.cli.faults import check, originating
+from metalearn_cli.core.errors import Stopped, UserError
 from metalearn_cli.core.stages import TRAINING
 
 
@@ -46,21 +44,24 @@ class Outcome(NamedTuple):
 
 
 _outcomes: list[Outcome] = []
+"""Of the jobs of a sweep, which Hydra does not hand back where they fail."""
 
 
 def run(stage: str, words: Sequence[str], extra: str, multirun: bool) -> list[Outcome]:
-    """Check a command line, then let Hydra run it.
+    """Check a command line and run what it asks for.
 
     Raises:
         SettingsError: with everything that is wrong with it; nothing has been written then.
     """
     composer = Composer(stage, extra)
     jobs = check(composer, words, multirun)
+    if not multirun:
+        return [_attempt(jobs[0], sweep=None)]
     _outcomes.clear()
-    flags = ["--multirun"] * multirun + (["--config-dir", extra] if extra else [])
+    flags = ["--multirun", *(["--config-dir", extra] if extra else [])]
     app(stage, [*flags, *(composer.forced(composer.read(word)) for word in words)])
-    if multirun and not any(outcome.run for outcome in _outcomes):
-        _forget(Path(composer.load(jobs[0].words).hydra.sweep.dir))
+    if not any(outcome.run for outcome in _outcomes):
+        _forget(Path(jobs[0].config.hydra.sweep.dir))
     return list(_outcomes)
 
 
@@ -77,7 +78,7 @@ def inspect(stage: str, options: Mapping[str, str], words: Sequence[str]) -> int
     try:
         for word in words:
             composer.read(word)
-        composer.load(words)  # vets the user's own files
+        composer.compose(words)  # vets the user's own files
         app(stage, [*flags, *words])
     except SystemExit as stop:
         return errors.REFUSED if stop.code else errors.DONE
@@ -111,26 +112,33 @@ def importing() -> Iterator[None]:
 
 
 def run_stage(config: DictConfig) -> None:
-    """Run one job of Hydra's. At module level, so that launchers can pickle it; it keeps its errors from Hydra."""
+    """Run one job of a sweep of Hydra's. At module level, so that launchers can pickle it."""
+    job = HydraConfig.get()
+    extra = next((s.path for s in job.runtime.config_sources if s.provider == "command-line"), "")
+    composition = Composition(Composer(str(job.job.config_name), extra), job.overrides.task, config)
+    _outcomes.append(_attempt(composition, os.environ["MLX_SWEEP_ID"]))
+
+
+def _attempt(composition: Composition, sweep: str | None) -> Outcome:
+    """Run one job; what goes wrong is told, and kept from Hydra, so that the other jobs of a sweep go on.
+
+    Raises:
+        Stopped: after a signal, saying how to go on.
+    """
     with importing():
         from metalearn_cli import stages
 
-    job = HydraConfig.get()
-    stage, words = str(job.job.config_name), list(job.overrides.task)
-    sweep = os.environ["MLX_SWEEP_ID"] if job.mode == RunMode.MULTIRUN else None
-    values, _ = values_of(config)
+    stage, words = composition.composer.stage, composition.words
     try:
-        with telling.reporting() as reporter:
-            done = stages.run(stage, settings(stage, values), reporter, sweep=sweep)
-        _outcomes.append(Outcome(words, done, errors.DONE))
+        with originating(composition), telling.reporting() as reporter:
+            return Outcome(words, stages.run(stage, composition.settings, reporter, sweep=sweep), errors.DONE)
     except Stopped as stop:
         raise Stopped(stop.number, _advice(stage, reporter.folder)) from stop
     except Exception as error:
-        extra = next((s.path for s in job.runtime.config_sources if s.provider == "command-line"), "")
-        code, text = errors.explain(with_origins(error, Composer(stage, extra), words))
+        code, text = errors.explain(error)
         if code == errors.REFUSED and reporter.folder:
             reporter.note(f"once that is mended, {_advice(stage, reporter.folder)}")
-        _outcomes.append(Outcome(words, None, code, text))
+        return Outcome(words, None, code, text)
 
 
 def _advice(stage: str, folder: str) -> str:
@@ -138,14 +146,6 @@ def _advice(stage: str, folder: str) -> str:
     # a chain and an evaluation are started again; what is done already they skip
     again = f"mlx resume {folder}" if stage in TRAINING else "the same command"
     return f"go on with: {again}" if folder else ""
-
-
-def with_origins(error: Exception, composer: Composer, words: Sequence[str]) -> Exception:
-    """Return an error of a stage such that it says where wrong settings came from."""
-    if not isinstance(error, ConfigError):
-        return error
-    values, _ = values_of(composer.load(words))
-    return SettingsError(composer.stage, located(composer, words, values, error.problems))
 
 
 def _forget(folder: Path) -> None:
@@ -162,14 +162,11 @@ def check_data(words: Sequence[str], extra: str) -> dict[str, Any]:
     Raises:
         UserError: with what is wrong with the command line.
     """
-    from metalearn_cli.stages.data import check_data as check_it
-
-    composer = Composer("data check", extra)
-    (job,) = check(composer, words, multirun=False)
-    try:
-        return check_it(job.config)
-    except ConfigError as error:
-        raise with_origins(error, composer, job.words) from error
+    (job,) = check(Composer("data check", extra), words, multirun=False)
+    with importing():
+        from metalearn_cli.stages.data import check_data as check_it
+    with originating(job):
+        return check_it(job.settings)
 
 
 def validate(stage: str, words: Sequence[str], extra: str, multirun: bool) -> list[str]:
@@ -181,13 +178,11 @@ def validate(stage: str, words: Sequence[str], extra: str, multirun: bool) -> li
     Raises:
         UserError: with what is wrong.
     """
-    from metalearn_cli import stages
-
-    composer = Composer(stage, extra)
+    jobs = check(Composer(stage, extra), words, multirun)
+    with importing():
+        from metalearn_cli import stages
     notes: list[str] = []
-    for job in check(composer, words, multirun):
-        try:
-            notes += stages.check(stage, job.config)
-        except ConfigError as error:
-            raise with_origins(error, composer, job.words) from error
+    for job in jobs:
+        with originating(job):
+            notes += stages.check(stage, job.settings)
     return notes

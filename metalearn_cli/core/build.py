@@ -2,6 +2,7 @@
 
 A config may come from a stranger, so each group of components has one package that its names may lie in, and of a
 module there only what bears the module's name and is defined in it: neither aliases nor helpers can be reached.
+Settings are checked by what the component's source says; what is built is imported and looked at itself.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
+from functools import partial
 from typing import Any, get_type_hints
 
 from metalearn_cli.core import plugins
 from metalearn_cli.core.check import mismatch, shown
 from metalearn_cli.core.errors import ConfigError, Problem, UserError
+from metalearn_cli.core.source import Parameter, parameters
 
 FOLDERS = {"backbone": "backbones", "model": "models", "method": "methods", "algorithm": "algorithms", "data": "data"}
 """Where the components of each group are, in this package and in plug-ins: `maml.Maml`, one to a module."""
@@ -46,32 +49,25 @@ def locate(target: str, key: str) -> Any:
     Raises:
         ValueError: if it is not of that group, or is not there.
     """
-    module_name, _, attribute = target.rpartition(".")
-    group, base = OF_TORCH.get(key) or (f"metalearn_cli.{FOLDERS[key]}", "")
-    groups = (group, *(f"{package}.{FOLDERS[key]}" for package in plugins.packages() if not base))
-    parent, _, module = module_name.rpartition(".")
-    reachable = module_name == group if base else parent in groups and not module.startswith("_")
-    allowed = f"allowed is {group}.{'*' if base else 'NAME.Name'}"
-    if not reachable or attribute.startswith("_"):
-        raise ValueError(f"{target!r} may not be built from a config; {allowed}")
+    _permit(target, key)
+    module, _, name = target.rpartition(".")
     try:
-        within = importlib.import_module(module_name)
-        found = getattr(within, attribute)
+        within = importlib.import_module(module)
+        found = getattr(within, name)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"{target!r} does not exist: {error}") from error
-    if base:
-        kind = getattr(within, base)
+    if key in OF_TORCH:
+        kind = getattr(within, OF_TORCH[key][1])
         fits = inspect.isclass(found) and issubclass(found, kind) and found is not kind
     else:
-        own = (inspect.isclass(found) or inspect.isfunction(found)) and found.__module__ == module_name
-        fits = own and attribute.lower() == module.replace("_", "")
+        fits = (inspect.isclass(found) or inspect.isfunction(found)) and found.__module__ == module
     if not fits:
-        raise ValueError(f"{target!r} is no {key}; {allowed}")
+        raise ValueError(f"{target!r} is no {key}; allowed is {_allowed(key)}")
     return found
 
 
 def problems_of(spec: object, key: str) -> list[Problem]:
-    """Check a component's settings against its constructor's signature, without building it.
+    """Check a component's settings against its constructor's signature, importing nothing that a source can tell.
 
     Args:
         spec: the settings as they came from the config.
@@ -80,28 +76,71 @@ def problems_of(spec: object, key: str) -> list[Problem]:
     if not isinstance(spec, Mapping) or not isinstance(spec.get("_target_"), str):
         return [Problem(key, f"must name what to build by `_target_`, got {shown(spec)}; choose one with {key}=NAME")]
     try:
-        found = locate(spec["_target_"], key)
+        taken = _parameters(spec["_target_"], key)
     except ValueError as error:
         return [Problem(f"{key}._target_", str(error))]
     name = spec["_target_"].rpartition(".")[2]
-    passed_in = PASSED_IN.get(key, frozenset())
-    parameters = {p.name: p for p in inspect.signature(found).parameters.values() if p.name not in passed_in}
-    # torch imports some names of its annotations for type checkers alone
-    names = vars(collections.abc)
-    hints = get_type_hints(found.__init__ if inspect.isclass(found) else found, localns=names, include_extras=True)
     problems = []
     for setting, value in spec.items():
         if setting == "_target_":
             continue
-        if setting not in parameters:
-            hint = next(iter(get_close_matches(str(setting), parameters)), "")
+        if setting not in taken:
+            hint = next(iter(get_close_matches(str(setting), taken)), "")
             problems.append(Problem(f"{key}.{setting}", f"no such setting of {name}", hint))
-        elif wrong := mismatch(value, hints.get(setting, Any)):
+        elif wrong := mismatch(value, taken[setting].annotation):
             problems.append(Problem(f"{key}.{setting}", wrong))
-    for p in parameters.values():
-        if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD and p.name not in spec:
-            problems.append(Problem(f"{key}.{p.name}", f"{name} needs this setting"))
-    return problems
+    missing = [setting for setting, parameter in taken.items() if parameter.required and setting not in spec]
+    return problems + [Problem(f"{key}.{setting}", f"{name} needs this setting") for setting in missing]
+
+
+def _allowed(key: str) -> str:
+    return f"{OF_TORCH[key][0]}.*" if key in OF_TORCH else f"{_packages(key)[0]}.NAME.Name"
+
+
+def _packages(key: str) -> list[str]:
+    """Return where the components of a group are: here, and in plug-ins."""
+    return [f"{package}.{FOLDERS[key]}" for package in ("metalearn_cli", *plugins.packages())]
+
+
+def _permit(target: str, key: str) -> None:
+    """Refuse by its name what is no component of a group.
+
+    Raises:
+        ValueError: saying what is allowed.
+    """
+    module, _, name = target.rpartition(".")
+    package, _, own = module.rpartition(".")
+    reachable = module == OF_TORCH[key][0] if key in OF_TORCH else package in _packages(key) and own[:1] != "_"
+    if not reachable or name.startswith("_"):
+        raise ValueError(f"{target!r} may not be built from a config; allowed is {_allowed(key)}")
+    if key in FOLDERS and name.lower() != own.replace("_", ""):
+        raise ValueError(f"{target!r} is no {key}; allowed is {_allowed(key)}")
+
+
+def _parameters(target: str, key: str) -> dict[str, Parameter]:
+    """Return what a config may set of a component, by name.
+
+    Raises:
+        ValueError: if it is not of that group, or is not there.
+    """
+    _permit(target, key)
+    module, _, name = target.rpartition(".")
+    passed_in = PASSED_IN.get(key, frozenset())
+    try:
+        told = parameters(module, name, passed_in)
+    except LookupError as error:
+        raise ValueError(f"{target!r} does not exist: {error}") from error
+    if told is not None:
+        return told
+    found = locate(target, key)
+    # torch imports some names of its annotations for type checkers alone
+    names = vars(collections.abc)
+    hints = get_type_hints(found.__init__ if inspect.isclass(found) else found, localns=names, include_extras=True)
+    return {
+        p.name: Parameter(p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD, hints.get(p.name, Any))
+        for p in inspect.signature(found).parameters.values()
+        if p.name not in passed_in
+    }
 
 
 def build(spec: Spec, key: str, **objects: Any) -> Any:
@@ -110,13 +149,28 @@ def build(spec: Spec, key: str, **objects: Any) -> Any:
     Raises:
         ConfigError: if the settings do not fit its constructor, or the constructor refuses them.
     """
-    if problems := problems_of(spec, key):
-        raise ConfigError(problems)
-    found = locate(spec["_target_"], key)
-    settings = {name: value for name, value in spec.items() if name != "_target_"}
-    parameters = inspect.signature(found).parameters
+    constructor = bind(spec, key, **objects)
     with blamed_on(spec, key):
-        return found(**{name: o for name, o in objects.items() if name in parameters}, **settings)
+        return constructor()
+
+
+def bind(spec: Spec, key: str, **objects: Any) -> partial[Any]:
+    """Return a component's constructor with its arguments: the settings, and those of `objects` that it takes.
+
+    Raises:
+        ConfigError: if the settings do not fit it.
+    """
+    problems = problems_of(spec, key)
+    if not problems:
+        try:
+            found = locate(spec["_target_"], key)
+        except ValueError as error:
+            problems = [Problem(f"{key}._target_", str(error))]
+    if problems:
+        raise ConfigError(problems)
+    settings = {name: value for name, value in spec.items() if name != "_target_"}
+    taken = inspect.signature(found).parameters
+    return partial(found, **{name: o for name, o in objects.items() if name in taken}, **settings)
 
 
 @contextmanager

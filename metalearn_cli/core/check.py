@@ -6,16 +6,56 @@ import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
+_INFINITE = float("inf")
+
 
 class Range(NamedTuple):
-    """The allowed interval of a number, both ends included; use as `Annotated[int, Range(1)]`."""
+    """The allowed interval of a number, both ends included; use as `Annotated[int, Range(1)]`.
 
-    low: float
-    high: float = float("inf")
+    Several of these in one annotation hold together: `Annotated[float, Range(0), Below(1)]` is [0, 1), and
+    `Annotated[float, Above(0), Range(high=1)]` is (0, 1].
+    """
+
+    low: float = -_INFINITE
+    high: float = _INFINITE
+
+    def holds(self, value: float) -> bool:
+        """Whether a number is within."""
+        return self.low <= value <= self.high
 
     def __str__(self) -> str:
         """Return the interval in words."""
-        return f">= {self.low:.12g}" if self.high == float("inf") else f"from {self.low:.12g} to {self.high:.12g}"
+        if self.high == _INFINITE:
+            return f">= {self.low:.12g}"
+        return f"<= {self.high:.12g}" if self.low == -_INFINITE else f"from {self.low:.12g} to {self.high:.12g}"
+
+
+class Above(NamedTuple):
+    """What a number must be greater than; use as `Annotated[float, Above(0)]`."""
+
+    low: float
+
+    def holds(self, value: float) -> bool:
+        """Whether a number is above."""
+        return value > self.low
+
+    def __str__(self) -> str:
+        """Return the limit in words."""
+        return f"> {self.low:.12g}"
+
+
+class Below(NamedTuple):
+    """What a number must be less than; use as `Annotated[float, Below(1)]`."""
+
+    high: float
+
+    def holds(self, value: float) -> bool:
+        """Whether a number is below."""
+        return value < self.high
+
+    def __str__(self) -> str:
+        """Return the limit in words."""
+        return f"< {self.high:.12g}"
 
 
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
@@ -33,7 +73,7 @@ def describe(annotation: Any) -> str:
     if annotation in _WORDS:
         return _WORDS[annotation]
     if origin is Annotated:
-        return " ".join([describe(args[0]), *(str(a) for a in args[1:] if isinstance(a, Range))])
+        return " ".join([describe(args[0]), " and ".join(map(str, _limits(args)))]).strip()
     if origin is Literal:
         return ("one of " if len(args) > 1 else "") + ", ".join(map(str, args))
     if origin in (Union, types.UnionType):
@@ -54,9 +94,8 @@ def fits(value: Any, annotation: Any) -> bool:
     """
     origin, args = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        return fits(value, args[0]) and all(
-            r.low <= value <= r.high for r in args[1:] if isinstance(r, Range) and isinstance(value, int | float)
-        )
+        number = isinstance(value, int | float)
+        return fits(value, args[0]) and all(limit.holds(value) for limit in _limits(args) if number)
     if origin is Literal:
         return any(value == a and type(value) is type(a) for a in args)
     if origin in (Union, types.UnionType):
@@ -76,6 +115,11 @@ def fits(value: Any, annotation: Any) -> bool:
         finite = isinstance(value, numbers) and not isinstance(value, bool) and abs(value) < float("inf")
         return finite and (isinstance(value, float) or -(2**63) <= value < 2**63)
     return isinstance(value, annotation) if isinstance(annotation, type) and annotation is not Any else True
+
+
+def _limits(args: tuple[Any, ...]) -> list[Range | Above | Below]:
+    """Return what `Annotated[...]` says of a number's size."""
+    return [limit for limit in args[1:] if isinstance(limit, Range | Above | Below)]
 
 
 def shown(value: object) -> str:

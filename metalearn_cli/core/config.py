@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, fields, is_dataclass
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
-from metalearn_cli.core.build import Spec, build, problems_of
+from metalearn_cli.core.build import Spec, problems_of
 from metalearn_cli.core.check import Range, mismatch, shown
 from metalearn_cli.core.errors import ConfigError, Problem
 from metalearn_cli.core.stages import TABLE, TRAINING
@@ -190,10 +190,10 @@ def parse(cls: type[Config], values: Mapping[str, Any]) -> Config:
     """Turn plain values into the settings of a stage.
 
     Raises:
-        ConfigError: with every unknown, missing or ill-typed setting, including those of components.
+        ConfigError: with every unknown, missing or ill-typed setting, including those of components. What only their
+            constructors can tell shows when a stage builds them.
     """
-    problems = _problems(cls, values, "")
-    if problems:
+    if problems := _problems(cls, values, ""):
         raise ConfigError(problems)
     return _construct(cls, values)
 
@@ -293,18 +293,7 @@ def _problems(cls: type, values: Mapping[str, Any], prefix: str) -> list[Problem
             else:
                 problems.append(Problem(key, f"must be a group of settings, got {shown(value)}"))
         elif annotation == Spec or (annotation == Spec | None and value is not None):
-            problems += problems_of(value, key) or _refused(value, key)
+            problems += problems_of(value, key)
         elif wrong := mismatch(value, annotation):
             problems.append(Problem(key, wrong))
     return problems
-
-
-def _refused(spec: Spec, key: str) -> list[Problem]:
-    """Build those components that need nothing but their settings, to learn what their constructors refuse."""
-    if key not in {"algorithm", "method"}:
-        return []
-    try:
-        build(spec, key)
-    except ConfigError as error:
-        return list(error.problems)
-    return []

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from metalearn_cli.core.check import Above, Range
 from metalearn_cli.core.network import Network
 
 
@@ -9,20 +12,17 @@ class Finetune:
     """Train the last blocks of the backbone, later ones faster than earlier ones if wanted.
 
     Args:
-        blocks: how many of the last blocks learn, >= 1; None means all.
+        blocks: how many of the last blocks learn, >= 1; None means all. To freeze the backbone, use linear_probe.
         decay: learning rate of a block relative to the block after it, in (0, 1]; 1 means the same rate everywhere.
             Source: Howard & Ruder 2018 (ULMFiT), https://arxiv.org/abs/1801.06146, section 3.2, "discriminative
             fine-tuning"; they use 1 / 2.6.
-
-    Raises:
-        ValueError: if blocks < 1 or decay is outside (0, 1].
     """
 
-    def __init__(self, blocks: int | None = None, decay: float = 1.0) -> None:
-        if blocks is not None and blocks < 1:
-            raise ValueError(f"blocks must be >= 1 or null, got {blocks}; to freeze the backbone use linear_probe")
-        if not 0 < decay <= 1:
-            raise ValueError(f"decay must be in (0, 1], got {decay}")
+    def __init__(
+        self,
+        blocks: Annotated[int, Range(1)] | None = None,
+        decay: Annotated[float, Above(0), Range(high=1)] = 1.0,
+    ) -> None:
         self.blocks = blocks
         self.decay = decay
 

@@ -32,7 +32,7 @@ class Autoencoder(nn.Module):
             rebuilt is the undistorted image, so the features come to say what is drawn rather than how it lies.
 
     Raises:
-        ValueError: if a setting is out of range, or decoder does not fit the shape.
+        ValueError: if decoder does not fit the shape.
     """
 
     def __init__(
@@ -46,9 +46,6 @@ class Autoencoder(nn.Module):
         jitter: Annotated[float, Range(0)] = 0.2,
     ) -> None:
         super().__init__()
-        for name, value in (("noise", noise), ("jitter", jitter)):
-            if not value >= 0:
-                raise ValueError(f"{name} must be >= 0, got {value}")
         self.backbone = backbone
         self.decoder = make_decoder(cast(int, backbone.out_dim), shape, hidden, decoder)
         self.unit = value_range == "unit"

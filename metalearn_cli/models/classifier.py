@@ -5,10 +5,12 @@ Legend: B items, K classes, ... the shape of one item.
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Annotated, cast
 
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+
+from metalearn_cli.core.check import Below, Range
 
 
 class Classifier(nn.Module):
@@ -18,15 +20,12 @@ class Classifier(nn.Module):
         backbone: maps [B, ...] to [B, D] and says D as `out_dim`.
         classes: K.
         smoothing: share of the target that is spread over all classes, in [0, 1).
-
-    Raises:
-        ValueError: if smoothing is out of range.
     """
 
-    def __init__(self, backbone: nn.Module, classes: int, smoothing: float = 0.0) -> None:
+    def __init__(
+        self, backbone: nn.Module, classes: int, smoothing: Annotated[float, Range(0), Below(1)] = 0.0
+    ) -> None:
         super().__init__()
-        if not 0 <= smoothing < 1:
-            raise ValueError(f"smoothing must be in [0, 1), got {smoothing}")
         self.backbone = backbone
         self.head = nn.Linear(cast(int, backbone.out_dim), classes)
         self.smoothing = smoothing

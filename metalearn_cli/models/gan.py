@@ -37,9 +37,6 @@ class Gan(nn.Module):
         latent: dimensions of the generator's standard normal input, >= 1.
         hidden: channels of the first map (images) or width (vectors) of the generator, >= 1.
         gamma: weight of the gradient penalties, >= 0.
-
-    Raises:
-        ValueError: if a setting is out of range.
     """
 
     def __init__(
@@ -52,10 +49,6 @@ class Gan(nn.Module):
         gamma: Annotated[float, Range(0)] = 0.1,
     ) -> None:
         super().__init__()
-        if latent < 1:
-            raise ValueError(f"latent must be >= 1, got {latent}")
-        if not gamma >= 0:
-            raise ValueError(f"gamma must be >= 0, got {gamma}")
         self.backbone = backbone
         # no bias: a relativistic loss only sees differences of scores
         self.critic = nn.Linear(cast(int, backbone.out_dim), 1, bias=False)

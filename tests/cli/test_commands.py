@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from metalearn_cli import __version__, stages
+from metalearn_cli.cli.composing import Composer
 from metalearn_cli.cli.errors import explain
 from metalearn_cli.cli.main import WAITING
 from metalearn_cli.cli.words import COMMANDS, STAGES
@@ -112,6 +113,21 @@ def test_json_is_one_object_wherever_the_option_stands(mlx, stage):
     (job,) = json.loads(answer.out)["runs"]
     assert (job["status"], job["run"]["id"]) == ("completed", "id-2")
     assert (stage[1][1].seed, stage[1][1].way) == (1, 3)
+
+
+def test_settings_are_composed_once(mlx, stage, monkeypatch):
+    compose, composed = Composer.compose, []
+    monkeypatch.setattr(Composer, "compose", lambda self, words: composed.append(words) or compose(self, words))
+    monkeypatch.setattr("hydra.main", None)  # which would compose in its own way
+
+    def run(name, config, reporter, **facts):
+        raise ConfigError([Problem("way", "must be <= 3")])
+
+    assert mlx("meta-train", "way=4").code == 0
+    assert [config.way for _, config in stage] == [4]
+    monkeypatch.setattr(stages, "run", run)
+    assert "way = 4  must be <= 3   (from the command line)" in mlx("meta-train", "way=4").err
+    assert composed == [["++way=4"]] * 2
 
 
 def test_sweep_ends_in_one_table(mlx, stage):

@@ -1,5 +1,7 @@
 """What a command line with mistakes gets: every mistake at once, where it came from, exit 2, and nothing written."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -32,8 +34,10 @@ def test_every_mistake_at_once(mlx, stage, tmp_path):
         "+foo=3": ("foo = 3", "no such setting", "(from the command line)"),
         "way=0": ("way", "must be a whole number >= 1, got 0"),
         "algorithm=mamll": ("algorithm ", "there is no algorithm 'mamll'", "protonet", "did you mean: maml"),
-        "algorithm.inner_lr=-1": ("algorithm.inner_lr", "inner_lr must be > 0, got -1"),
-        "optimizer=adan": ("optimizer", "there is no optimizer 'adan'", "did you mean: adam"),
+        "algorithm.inner_lr=x": ("algorithm.inner_lr", "must be a number", "got 'x'"),
+        "data.size=7": ("data.size", "must be a whole number from 8 to 128, got 7"),
+        "optimizer.lrr=1": ("optimizer.lrr", "no such setting of Adam", "did you mean: lr"),
+        "optimizer=adan": ("optimizer ", "there is no optimizer 'adan'", "did you mean: adam"),
         "scheduler@x=step": ("scheduler@x", "is chosen here with scheduler=step"),
         "model=gan": ("model", "is nothing to choose in mlx meta-train; there are", "algorithm"),
         "b=c=d": ("b=c=d", "cannot be read"),
@@ -45,7 +49,7 @@ def test_every_mistake_at_once(mlx, stage, tmp_path):
         "~nothing": ("nothing", "'nothing' does not exist"),
         "~query": ("query", "is missing", "(from the command line)"),
         "hydra.none=1": ("hydra.none", "only launcher and sweeper can be chosen"),
-        "data=[1]": ("data", "is chosen by name, got [1]"),
+        "data=[1]": ("data ", "is chosen by name, got [1]"),
         "hydra.sweep.none=1": ("hydra.sweep.none", "Key 'none' not in 'SweepDir'"),
         "val_episodes=${nothing}": ("val_episodes", "cannot be filled in: Interpolation key 'nothing' not found"),
         "train_way=???": ("train_way", "has no value yet"),
@@ -53,6 +57,32 @@ def test_every_mistake_at_once(mlx, stage, tmp_path):
         "backbone._target_=os.system": ("backbone._target_", "may not be built from a config"),
     }
     check(mlx, stage, tmp_path, ("meta-train", *words), {key: parts for key, *parts in words.values()})
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["optmizer=sgd"], "optmizer = sgd  no such setting   (from the command line)   did you mean: optimizer"),
+        (["algorithm=mamll"], "algorithm  there is no algorithm 'mamll'"),
+        (["algorithm=maml", "algorithm.inner_stepz=3"], "no such setting of Maml"),
+        (["optimizer.learning_rate=3"], "no such setting of Adam"),
+        (["optimizer._target_=torch.optim.Adan"], "'torch.optim.Adan' does not exist: torch.optim has no Adan"),
+        (["scheduler._target_=torch.optim.lr_scheduler.StepLR"], "StepLR needs this setting"),
+        (["data.size=7", "optimizer.lr=fast"], "2 problems in the settings of `mlx meta-train`"),
+        (["--config-dir", "mine", "algorithm=hasty"], "no such setting of Maml"),
+    ],
+)
+def test_a_typo_is_told_without_importing_torch(tmp_path, words, told):
+    own = tmp_path / "mine" / "algorithm"
+    own.mkdir(parents=True)
+    (own / "hasty.yaml").write_text("defaults: [maml]\ninner_stepz: 1\n")
+    code = (
+        "import sys; from metalearn_cli.cli.main import main; "
+        f"code = main(['meta-train', *{words}]); print(code, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout == "2 False\n"
+    assert told in done.stderr
 
 
 def test_every_mistake_of_a_chain_at_once(mlx, stage, tmp_path):
@@ -100,13 +130,14 @@ def test_origin_is_the_file_that_says_it(mlx, stage):
     own = Path("mine")
     (own / "algorithm").mkdir(parents=True)
     (own / "experiment").mkdir()
-    (own / "algorithm" / "hasty.yaml").write_text("defaults:\n  - maml\n  - _self_\ninner_lr: -1\n")
+    (own / "algorithm" / "hasty.yaml").write_text("defaults:\n  - maml\n  - _self_\ninner_lr: fast\n")
     (own / "experiment" / "odd.yaml").write_text(
         "# @package _global_\ndefaults:\n  - override /method: linear_probe\n  - _self_\n"
         "query: none\nmeta_train:\n  tasks: 0\n"
     )
     answer = mlx("meta-train", "algorithm=hasty", "--config-dir", "mine")
-    assert "algorithm.inner_lr  inner_lr must be > 0, got -1   (from mine/algorithm/hasty.yaml)" in answer.err
+    (line,) = lines_of(answer.err, "algorithm.inner_lr")
+    assert line.endswith("got 'fast'   (from mine/algorithm/hasty.yaml)")
     answer = mlx("run", "experiment=odd", "-cd", "mine", "evaluate.episodes=1", "meta_train.steps=x")
     assert "(from mine/experiment/odd.yaml)" in lines_of(answer.err, "query")[0]
     assert "(from mine/experiment/odd.yaml)" in lines_of(answer.err, "meta_train.tasks")[0]

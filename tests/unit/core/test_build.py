@@ -37,10 +37,11 @@ def test_locate():
         ("metalearn_cli.algorithms.protonet.torch", "is no algorithm"),  # a module
         ("metalearn_cli.algorithms.maml.task_loss", "is no algorithm"),  # a foreign function
         ("metalearn_cli.algorithms.nearest_centroid.ProtoNet", "is no algorithm"),  # another module's component
-        ("metalearn_cli.algorithms.maml.Mamll", "does not exist"),
+        ("metalearn_cli.algorithms.maml.Mamll", "is no algorithm; allowed is metalearn_cli.algorithms.NAME.Name"),
+        ("metalearn_cli.algorithms.maml.maml", "does not exist"),
         ("metalearn_cli.algorithms.nothing.Nothing", "does not exist"),
-        ("metalearn_cli.algorithms.maml.", "does not exist"),
-        ("metalearn_cli.algorithms.ma\x00ml.Maml", "does not exist"),
+        ("metalearn_cli.algorithms.maml.", "is no algorithm"),
+        ("metalearn_cli.algorithms.ma\x00ml.Maml", "may not be built|is no algorithm|does not exist"),
     ],
 )
 def test_locate_refuses(target, told):

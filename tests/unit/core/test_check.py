@@ -6,9 +6,12 @@ from typing import Annotated, Any, Literal
 
 import pytest
 
-from metalearn_cli.core.check import Range, describe, fits, mismatch
+from metalearn_cli.core.check import Above, Below, Range, describe, fits, mismatch
 
 Small = Annotated[int, Range(1, 3)]
+Positive = Annotated[float, Above(0)]
+Share = Annotated[float, Range(0), Below(1)]
+Part = Annotated[float, Above(0), Range(high=1)]
 
 
 @pytest.mark.parametrize(
@@ -22,6 +25,13 @@ Small = Annotated[int, Range(1, 3)]
         (None, int | None),
         (3, Small),
         (2, Small | None),
+        (5e-324, Positive),
+        (1, Positive),
+        (0, Share),
+        (0.999, Share),
+        (1, Part),
+        ([0, 0.9], tuple[Share, Share]),
+        (-3, Annotated[int, Range(high=0)]),
         ("auto", Literal["auto"] | list[int]),
         ([0], Literal["auto"] | list[int]),
         ([], list[int]),
@@ -62,6 +72,16 @@ def test_fits(value, annotation):
         (0, Annotated[int, Range(1)], "a whole number >= 1"),
         (-1, Annotated[int, Range(0, 2**32 - 1)], "a whole number from 0 to 4294967295"),
         (0, Annotated[float, Range(0.5, 1)], "a number from 0.5 to 1"),
+        (0, Positive, "a number > 0"),
+        (float("nan"), Positive, "a number > 0"),
+        ("1", Positive, "a number > 0"),
+        (1, Share, "a number >= 0 and < 1"),
+        (-0.1, Share, "a number >= 0 and < 1"),
+        (0, Part, "a number > 0 and <= 1"),
+        (1.1, Part, "a number > 0 and <= 1"),
+        (0, Positive | None, "a number > 0 or null"),
+        ([0.9, 1], tuple[Share, Share], "a list of 2: a number >= 0 and < 1, a number >= 0 and < 1"),
+        (1.5, Annotated[int, "a remark"], "a whole number"),
         ("c", Literal["a", "b"], "one of a, b"),
         (True, Literal[1], "1"),
         (["x"], list[int], "a list of a whole number"),
