@@ -99,6 +99,8 @@ class Composer:
     def forced(self, override: Override) -> str:
         """Return a word as Hydra shall have it: values in a form that takes unknown keys, everything else as it is."""
         word = str(override.input_line)
+        if self.is_choice(override) and re.match(r"(transfer\.)?also\.", override.package or ""):
+            return f"+{word.lstrip('+')}"  # of these data sets no config chooses one
         plain = self.is_choice(override) or override.is_delete() or override.is_hydra_override() or override.package
         return word if plain else f"++{word.lstrip('+')}"
 

@@ -18,6 +18,7 @@ from metalearn_cli.cli import errors, telling
 from metalearn_cli.cli.choices import config_dir
 from metalearn_cli.cli.composing import HYDRA_ERRORS, Composer, Composition
 from metalearn_cli.cli.faults import check, originating
+from metalearn_cli.core import plugins
 from metalearn_cli.core.errors import Stopped, UserError
 from metalearn_cli.core.stages import TRAINING
 
@@ -91,7 +92,8 @@ def inspect(stage: str, options: Mapping[str, str], words: Sequence[str]) -> int
 def app(stage: str, argv: Sequence[str]) -> None:
     """Enter a stage's Hydra app."""
     before = sys.argv
-    sys.argv = [f"mlx {stage}", *argv]
+    own = ",".join(f"'file://{folder}'" for folder in plugins.config_dirs())
+    sys.argv = [f"mlx {stage}", *argv, *([f"hydra.searchpath=[{own}]"] if own else [])]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through to us instead of printing them
     try:
         hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=stage)(run_stage)()

@@ -120,6 +120,11 @@ class TransferConfig(_Training):
 
     method: Spec
     batch_size: Annotated[int, Range(2)]
+    """Labelled items per step."""
+    teacher: str | None
+    """A second checkpoint, with a classifier of the same classes, whose answers a method learns from; as init_from."""
+    also: dict[str, Spec]
+    """More data sets, whose items come with each batch, under the names by which a method asks for them."""
 
 
 @dataclass(frozen=True)
@@ -294,6 +299,9 @@ def _problems(cls: type, values: Mapping[str, Any], prefix: str) -> list[Problem
                 problems.append(Problem(key, f"must be a group of settings, got {shown(value)}"))
         elif annotation == Spec or (annotation == Spec | None and value is not None):
             problems += problems_of(value, key)
+        elif annotation == dict[str, Spec] and isinstance(value, Mapping):
+            for entry, spec in value.items():
+                problems += [p._replace(key=f"{key}.{entry}{p.key[4:]}") for p in problems_of(spec, "data")]
         elif wrong := mismatch(value, annotation):
             problems.append(Problem(key, wrong))
     return problems

@@ -53,7 +53,7 @@ TABLE = {
             accepts=("pretrain", "transfer"),
             then="meta-train init_from",
             memory=("batch_size", "runtime.precision"),
-            fixed=_FIXED | {"method"},
+            fixed=_FIXED | {"method", "teacher", "also"},
             examples=("mlx transfer init_from=latest:pretrain", "mlx transfer method=finetune method.blocks=2"),
         ),
         Stage(

@@ -37,6 +37,7 @@ class Job:
         metric: the one that selects the best checkpoint.
         model: what a checkpoint says of itself, enough to build the network again.
         data: name, protocol and fingerprint of the data.
+        teacher: what runs record of a second checkpoint that is learnt from, see `Checkpoint.parent_entry`; or None.
         buffers: names of tensors that `gradients` writes, such as running statistics.
         follow: (params, share of training done) -> tensors that follow others after each step.
         merged: (params) -> the tensors as a checkpoint hands them on.
@@ -52,6 +53,7 @@ class Job:
     metric: Metric
     model: dict[str, Any]
     data: dict[str, Any]
+    teacher: dict[str, Any] | None = None
     buffers: tuple[str, ...] = ()
     follow: Callable[[Params, float], Params] = lambda params, progress: {}
     merged: Callable[[Params], Params] = lambda params: params

@@ -11,10 +11,11 @@ from typing import Annotated, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import affine_grid, binary_cross_entropy_with_logits, grid_sample, mse_loss
+from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
 
 from metalearn_cli.core.check import Range
 from metalearn_cli.models.common.decoders import Decoder, make_decoder
+from metalearn_cli.models.common.views import affine, noisy
 
 
 class Autoencoder(nn.Module):
@@ -70,10 +71,5 @@ class Autoencoder(nn.Module):
         return {"reconstructions": torch.cat([row for pair in pairs for row in pair])}
 
     def _corrupted(self, x: Tensor) -> Tensor:
-        if self.images and self.jitter:
-            spread = x.new_tensor([1.0, 1.0, 0.5])
-            maps = torch.eye(2, 3, device=x.device, dtype=x.dtype) + self.jitter * spread * torch.randn(
-                len(x), 2, 3, device=x.device, dtype=x.dtype
-            )
-            x = grid_sample(x, affine_grid(maps, list(x.shape), align_corners=False), align_corners=False)
-        return x + self.noise * torch.randn_like(x) if self.noise else x
+        x = affine(x, self.jitter) if self.images and self.jitter else x
+        return noisy(x, self.noise) if self.noise else x

@@ -35,7 +35,3 @@ class Classifier(nn.Module):
         logits = self.head(self.backbone(x))
         accuracy = (logits.argmax(-1) == y).float().mean()
         return cross_entropy(logits, y, label_smoothing=self.smoothing), {"label_accuracy": accuracy}
-
-    def pictures(self, x: Tensor) -> dict[str, Tensor]:
-        """Return no pictures: a classifier draws nothing."""
-        return {}

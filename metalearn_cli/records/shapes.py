@@ -43,7 +43,7 @@ MOMENT = Leaf("a time with its zone, as in 2026-01-31T12:00:00+00:00", _is_momen
 OBJECT = Leaf("an object", lambda value: isinstance(value, dict))
 
 PARENT = {"run": TEXT, "stage": TEXT, "step?": COUNT, "checkpoint": TEXT, "sha256": TEXT}
-DATA = {"name?": TEXT, "protocol?": TEXT, "fingerprint?": TEXT, "spec?": OBJECT}
+DATA = {"name?": TEXT, "protocol?": TEXT, "fingerprint?": TEXT, "spec?": OBJECT, "also?": OBJECT}
 SCORE = {
     "name": TEXT,
     "value": NUMBER,
@@ -72,6 +72,7 @@ RUN = {
     "key?": TEXT,
     "data?": DATA,
     "parent?": PARENT,
+    "teacher?": PARENT,
     "metric?": SCORE,
     "results?": [SCORE],
     "table?": [{**SCORE, "after": TEXT, "gain?": NUMBER, "gain_interval?": NUMBER}],
@@ -85,6 +86,7 @@ MANIFEST = {
     "model": {"backbone?": OBJECT, "shape?": [COUNT], "algorithm?": OBJECT, "way?": COUNT},
     "data": DATA,
     "parent?": PARENT,
+    "teacher?": PARENT,
     "signature": {"*": TEXT},
     "files": {"*": {"sha256": SHA256, "bytes?": COUNT}},
 }

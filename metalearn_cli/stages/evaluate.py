@@ -59,7 +59,7 @@ class Evaluation:
     @property
     def key(self) -> str:
         """What identifies the result."""
-        return key_of("evaluate", self.config, self.parent, self.data)
+        return key_of("evaluate", self.config, self.data, self.parent.parent_entry if self.parent else None)
 
 
 def prepare_evaluation(config: EvaluateConfig, session: Session) -> Evaluation:

@@ -84,12 +84,19 @@ def starting_point(config: _Training, stage: str, session: Session) -> Checkpoin
     return session.checkpoint(folder)
 
 
-def key_of(stage: str, config: Any, parent: Checkpoint | None, data: dict[str, Any]) -> str:
-    """Return what identifies the work of a run: its settings and its inputs, not where it writes."""
+def key_of(stage: str, config: Any, data: dict[str, Any], *inputs: dict[str, Any] | None) -> str:
+    """Return what identifies the work of a run: its settings and its inputs, not where it writes.
+
+    Args:
+        stage: the command.
+        config: its settings.
+        data: see `describe_data`.
+        inputs: what is recorded of each checkpoint that it starts from, or None.
+    """
     values = plain(config)
-    for elsewhere in ("runs_dir", "init_from", "ckpt"):
+    for elsewhere in ("runs_dir", "init_from", "ckpt", "teacher"):
         values.pop(elsewhere, None)
-    return digest([stage, values, parent.sha256 if parent else None, data])
+    return digest([stage, values, *(entry and entry["sha256"] for entry in inputs), data])
 
 
 @dataclass(frozen=True)
@@ -106,7 +113,10 @@ class Prepared:
     @property
     def key(self) -> str:
         """See `key_of`."""
-        return key_of(self.stage, self.config, self.parent, self.job.data)
+        teacher = () if self.job.teacher is None else (self.job.teacher,)
+        return key_of(
+            self.stage, self.config, self.job.data, self.parent.parent_entry if self.parent else None, *teacher
+        )
 
 
 def prepare(stage: str, config: _Training, make_job: MakeJob, session: Session) -> Prepared:

@@ -49,7 +49,10 @@ def train(
         parent = prepared.parent.parent_entry if prepared.parent else None
         facts |= {"key": prepared.key, "parent": parent, "data": job.data, "steps": config.steps}
         # what `latest` meant today is what a later `resume` starts from
-        pinned = replace(config, init_from=str(prepared.parent.folder) if prepared.parent else None)
+        pinned = replace(config, init_from=parent and parent["checkpoint"])
+        if job.teacher:
+            facts |= {"teacher": job.teacher}
+            pinned = replace(pinned, teacher=job.teacher["checkpoint"])
         run = runs.create(config.runs_dir, stage, plain(pinned), **facts)
     try:
         with _logging_to(run.folder / "mlx.log"):
@@ -111,6 +114,7 @@ class _Training:
             "model": self.job.model,
             "data": self.job.data,
             "parent": run.info.get("parent"),
+            **({"teacher": self.job.teacher} if self.job.teacher else {}),
             "config_hash": run.info["key"],
         }
         self.checkpoints = Checkpoints(run.folder, self.config.keep, self.job.metric, facts)

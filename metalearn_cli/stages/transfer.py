@@ -9,23 +9,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from metalearn_cli.core.build import build
+from metalearn_cli.core.build import Spec, build, problems_of
 from metalearn_cli.core.config import TransferConfig
-from metalearn_cli.core.errors import ConfigError, Problem
+from metalearn_cli.core.errors import ConfigError, Problem, UserError
 from metalearn_cli.core.items import Items
 from metalearn_cli.core.learning import score, task_loss
 from metalearn_cli.core.metric import ACCURACY, LABEL_ACCURACY
-from metalearn_cli.core.network import Network, Params, network
-from metalearn_cli.core.random import seeded
+from metalearn_cli.core.network import BACKBONE, HEAD, Network, Params, network
+from metalearn_cli.core.random import derive_seed, seeded
+from metalearn_cli.core.stages import TABLE
 from metalearn_cli.core.types import Method
 from metalearn_cli.engine.loop import Job
+from metalearn_cli.engine.runtime import Runtime
+from metalearn_cli.records import runs
+from metalearn_cli.records.checkpoint import Checkpoint, load_into
 from metalearn_cli.stages.learner import fresh_backbone
 from metalearn_cli.stages.preparing import describe_data, few_shot_probe
 from metalearn_cli.stages.session import Session
+
+TAUGHT = "taught"
+"""The entry of a batch that holds the teacher's logits [B, K]."""
 
 OWN = "method."
 """What the names of a method's own tensors begin with."""
@@ -49,13 +57,23 @@ def transfer(config: TransferConfig, session: Session) -> Job:
     with seeded(config.seed, "method"):
         own = method.init(net) if hasattr(method, "init") else {}
     own = {OWN + name: tensor.detach().requires_grad_() for name, tensor in own.items()}
+    more = {name: session.data(spec, runtime) for name, spec in config.also.items()}
+    teacher = _teacher(config, session)
+    _check(config, method, data, more)
+    taught = teacher and _network_of(teacher, net, data, runtime)
     probe = few_shot_probe(backbone, data, config, runtime)
 
     def batches(step: int) -> dict[str, Items]:
         x, y = data.batch("train", "fit", config.batch_size, config.seed, step)
-        return runtime.cast({"x": x, "y": y})
+        batch = {"x": x, "y": y}
+        for name, other in more.items():  # with a seed of its own, so that the same data set gives other items
+            batch[name], _ = other.batch("train", "all", config.batch_size, derive_seed(config.seed, name), step)
+        return runtime.cast(batch)
 
     def gradients(params: Params, batch: dict[str, Tensor], step: int) -> Mapping[str, Tensor]:
+        if taught:
+            with torch.no_grad():
+                batch = {**batch, TAUGHT: taught.output(taught.params, batch["x"])}
         loss, logits = method_loss(_at(method, step / config.steps), net, params, batch)
         runtime.backward(loss)
         return {"loss": loss.detach(), LABEL_ACCURACY.name: score(logits, batch["y"])}
@@ -69,6 +87,9 @@ def transfer(config: TransferConfig, session: Session) -> Job:
         logits, labels = map(torch.cat, zip(*parts, strict=True))
         return {f"val/{LABEL_ACCURACY.name}": score(logits, labels).item(), **probe(params)}
 
+    described = describe_data(data, config.data)
+    if more:
+        described["also"] = {name: describe_data(other, config.also[name]) for name, other in more.items()}
     return Job(
         params=net.params | net.constants | own,
         rates=rates | dict.fromkeys(own, 1.0),
@@ -77,10 +98,72 @@ def transfer(config: TransferConfig, session: Session) -> Job:
         evaluate=evaluate,
         metric=ACCURACY,
         model={"backbone": dict(config.backbone), "shape": list(data.shape), "method": dict(config.method)},
-        data=describe_data(data, config.data),
+        data=described,
+        teacher=teacher.parent_entry if teacher else None,
         buffers=tuple(net.constants),
         merged=partial(merged, method, net),
     )
+
+
+def _teacher(config: TransferConfig, session: Session) -> Checkpoint | None:
+    """Resolve `teacher`, once.
+
+    Raises:
+        ConfigError: if there is no such checkpoint.
+    """
+    if config.teacher is None:
+        return None
+    try:
+        folder = runs.find_checkpoint(config.teacher, config.runs_dir, TABLE["transfer"].accepts, "teacher")
+        return session.checkpoint(folder)
+    except UserError as error:
+        message = str(error).removeprefix(f"teacher={config.teacher}: ")
+        raise ConfigError([Problem("teacher", message)]) from error
+
+
+def _check(config: TransferConfig, method: Method, data: Any, more: Mapping[str, Any]) -> None:
+    """Look for data and a teacher that the method asks for and does not get, or gets and does not ask for.
+
+    Raises:
+        ConfigError: with all of them.
+    """
+    name, asks = type(method).__name__, set(getattr(method, "asks", ()))
+    problems = []
+    for wanted in sorted(asks - {TAUGHT} - more.keys()):
+        problems.append(Problem(f"also.{wanted}", f"{name} needs more data; choose it with data@also.{wanted}=NAME"))
+    for spare in sorted(more.keys() - asks):
+        problems.append(Problem(f"also.{spare}", f"has no effect: {name} does not ask for it"))
+    for given, other in more.items():
+        if other.regression or other.shape != data.shape:
+            message = f"{other.name} must have items of the same shape as {data.name}, {list(data.shape)}"
+            problems.append(Problem(f"also.{given}", message))
+    if TAUGHT in asks and config.teacher is None:
+        problems.append(Problem("teacher", f"{name} learns from a second checkpoint; name it with teacher=RUN"))
+    if TAUGHT not in asks and config.teacher is not None:
+        problems.append(Problem("teacher", f"has no effect: {name} does not ask for one"))
+    if problems:
+        raise ConfigError(problems)
+
+
+def _network_of(teacher: Checkpoint, like: Network, data: Any, runtime: Runtime) -> Network:
+    """Return the network of a teacher, with its classifier.
+
+    Raises:
+        ConfigError: if it has no classifier of as many classes as the network `like` has.
+    """
+    model = teacher.manifest["model"]
+    spec, outputs = model.get("backbone"), len(like.params[f"{HEAD}bias"])
+    wrong = problems_of(spec, "backbone")
+    if wrong or model.get("shape") != list(data.shape) or f"{HEAD}weight" not in teacher.manifest["signature"]:
+        message = f"{teacher.folder} has no classifier of items like those of {data.name}; name a run of transfer"
+        raise ConfigError([Problem("teacher", message)])
+    net = network(fresh_backbone(cast(Spec, spec), data.shape, 0), outputs, runtime.under_precision)
+    try:
+        tensors, _ = load_into(net.params | net.constants, teacher, (BACKBONE, HEAD))
+    except ConfigError as error:
+        message = f"{teacher.folder} is a classifier of other classes: {error.problems[0].message}"
+        raise ConfigError([Problem("teacher", message)]) from error
+    return net.of({name: p.detach() for name, p in runtime.place(tensors).items()})
 
 
 def method_loss(method: Method, net: Network, tensors: Params, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:

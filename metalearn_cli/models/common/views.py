@@ -1,0 +1,31 @@
+"""Views of items: the random changes that a representation shall not depend on.
+
+They draw from torch's generator, which the loop seeds anew at each step.
+
+Legend: N items, C channels, H height, W width, ... the shape of one item.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import affine_grid, grid_sample
+
+
+def affine(x: Tensor, spread: float) -> Tensor:
+    """Return images x [N, C, H, W], each under a random affine map; what comes into view from outside is 0.
+
+    Args:
+        x: images.
+        spread: standard deviation of the entries of the map, the identity plus such noise, >= 0; shifts, in half image
+            sides, have half of it.
+    """
+    scale = x.new_tensor([1.0, 1.0, 0.5])
+    noise = torch.randn(len(x), 2, 3, device=x.device, dtype=x.dtype)
+    maps = torch.eye(2, 3, device=x.device, dtype=x.dtype) + spread * scale * noise
+    return grid_sample(x, affine_grid(maps, list(x.shape), align_corners=False), align_corners=False)
+
+
+def noisy(x: Tensor, deviation: float) -> Tensor:
+    """Return items x [N, ...] plus normal noise of a standard deviation >= 0."""
+    return x + deviation * torch.randn_like(x)
