@@ -1,0 +1,94 @@
+"""The examples of docs/extending.md, installed as a package and run as they stand."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from metalearn_cli.core import plugins
+
+PAGE = Path(__file__).parents[2] / "docs" / "extending.md"
+SMALL = ["steps=3", "val_episodes=3", "query=3", "backbone=tiny_net", "backbone.hidden=4", "runtime.threads=1"]
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Write the page's files into a package and make it known as pip does."""
+    for name, text in re.findall(r"```(?:python|yaml)\n# (my_pieces/\S+)\n(.*?)```", PAGE.read_text(), re.DOTALL):
+        path = tmp_path / "site" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    (tmp_path / "site" / "my_pieces" / "__init__.py").touch()
+    info = tmp_path / "site" / "my_pieces-0.1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-pieces\nVersion: 0.1\n")
+    (info / "entry_points.txt").write_text(f"[{plugins.ENTRY_POINTS}]\nmy_pieces = my_pieces\n")
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    importlib.invalidate_caches()
+    plugins.packages.cache_clear()
+    yield tmp_path / "site" / "my_pieces"
+    plugins.packages.cache_clear()
+    for module in [name for name in sys.modules if name.startswith("my_pieces")]:
+        del sys.modules[module]
+
+
+@pytest.fixture
+def run(installed: Path, mlx: Callable[..., Any]) -> Callable[..., dict[str, Any]]:
+    """Return a function that runs a command and gives its result."""
+
+    def call(*words: str) -> dict[str, Any]:
+        code, out, err = mlx(*words, "--json")
+        assert code == 0, err
+        return json.loads(out)
+
+    return call
+
+
+def test_they_are_listed_and_their_settings_checked(run, mlx):
+    listed = run("ls")
+    assert "Meta-SGD" in listed["algorithm"]["meta_sgd"]
+    assert {"tiny_net", "byol", "lora"} <= {name for group in listed.values() for name in group}
+    code, _, err = mlx("meta-train", "algorithm=meta_sgd", "algorithm.inner_stepz=3")
+    assert code == 2 and "did you mean: inner_steps" in err
+    code, _, err = mlx("meta-train", "algorithm=meta_sgd", "algorithm.inner_lr=0")
+    assert code == 2 and "must be a number > 0, got 0" in err
+
+
+def test_the_chain_of_them_runs(run):
+    pretrained = run("pretrain", "model=byol", "batch_size=16", *SMALL)
+    assert {"train/loss", "train/agreement"} <= run_metrics(pretrained)
+    transferred = run("transfer", "init_from=latest:pretrain", "method=lora", "batch_size=16", *SMALL)
+    assert transferred["parent"]["run"] == pretrained["id"]
+    trained = run("meta-train", "init_from=latest:transfer", "algorithm=meta_sgd", *SMALL)
+    assert run("evaluate", f"ckpt={trained['id']}", "episodes=5")["results"][0]["learner"] == "MetaSgd"
+
+
+def run_metrics(run: dict[str, Any]) -> set[str]:
+    lines = (Path(run["folder"]) / "metrics.jsonl").read_text().splitlines()
+    return {name for line in lines for name in json.loads(line)}
+
+
+def test_the_learner_runs_in_every_way_that_tasks_are_computed(run):
+    scores = {
+        way: run("meta-train", "algorithm=meta_sgd", f"runtime.task_batching={way}", *SMALL)["metric"]["value"]
+        for way in ("loop", "vmap", "groups")
+    }
+    assert scores["vmap"] == pytest.approx(scores["loop"], abs=0.02)
+    assert scores["groups"] == pytest.approx(scores["loop"], abs=0.02)
+
+
+def test_a_sweep_knows_them(installed, mlx):
+    code, _, err = mlx("-m", "meta-train", "algorithm=meta_sgd,protonet", *SMALL)
+    assert code == 0, err
+
+
+def test_without_the_package_they_are_not_known(mlx):
+    code, _, err = mlx("meta-train", "algorithm=meta_sgd")
+    assert code == 2 and "there is no algorithm 'meta_sgd'" in err
