@@ -126,6 +126,7 @@ class Ours:
         words = ("runtime=cpu", "scheduler=constant", *words)
         composition = composer.compose([composer.forced(composer.read(word)) for word in words])
         self.prepared = prepare(stage, composition.settings, JOBS[stage])
+        self.optimizer, self.scheduler = self.prepared.optimizer()
         self.done = 0
 
     @property
@@ -141,8 +142,8 @@ class Ours:
         fit(
             runtime=runtime,
             params=job.params,
-            optimizer=self.prepared.optimizer,
-            scheduler=self.prepared.scheduler,
+            optimizer=self.optimizer,
+            scheduler=self.scheduler,
             batches=job.batches if batch is None else lambda step: runtime.cast(batch),
             gradients=job.gradients,
             evaluate=lambda params: {},

@@ -19,8 +19,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from metalearn_cli.backbones.common.network import Network
-from metalearn_cli.core.build import Spec, blamed_on, build
-from metalearn_cli.core.check import mismatch, shown
+from metalearn_cli.core.build import Spec, build
+from metalearn_cli.core.check import shown
 from metalearn_cli.core.config import _Training, digest, plain
 from metalearn_cli.core.errors import ConfigError, DataError, Problem, UserError
 from metalearn_cli.core.functional import pure
@@ -30,6 +30,7 @@ from metalearn_cli.core.types import Algorithm, Apply, Params, Sampler
 from metalearn_cli.data.common.findings import findings_of
 from metalearn_cli.engine.evaluation import score_episodes
 from metalearn_cli.engine.loop import Gradients
+from metalearn_cli.engine.optimizer import make_optimizer, try_optimizer
 from metalearn_cli.engine.runtime import Runtime, out_of_memory
 from metalearn_cli.records import runs
 from metalearn_cli.records.checkpoint import (
@@ -166,8 +167,6 @@ class Prepared:
     config: Any
     runtime: Runtime
     job: Job
-    optimizer: Optimizer
-    scheduler: LRScheduler
     parent: Checkpoint | None
     notes: tuple[str, ...]
 
@@ -175,6 +174,10 @@ class Prepared:
     def key(self) -> str:
         """See `key_of`."""
         return key_of(self.stage, self.config, self.parent, self.job.data)
+
+    def optimizer(self) -> tuple[Optimizer, LRScheduler]:
+        """Build what changes the tensors that learn, and its schedule."""
+        return make_optimizer(self.config.optimizer, self.config.scheduler, self.job.params, self.job.rates)
 
 
 def prepare(stage: str, config: _Training, make_job: MakeJob) -> Prepared:
@@ -206,32 +209,8 @@ def prepare(stage: str, config: _Training, make_job: MakeJob) -> Prepared:
         job = replace(job, params=params)
         notes.append(line)
     job = replace(job, params=runtime.place(job.params))
-    return Prepared(stage, config, runtime, job, *_optimizer(config, job), parent, tuple(notes))
-
-
-def _optimizer(config: _Training, job: Job) -> tuple[Optimizer, LRScheduler]:
-    """Build what changes the tensors that learn, each at its own rate; the others need no gradients."""
-    base: Any = config.optimizer.get("lr")
-    if wrong := mismatch(base, float):
-        raise ConfigError([Problem("optimizer.lr", wrong)])
-    for name in job.params.keys() - job.rates.keys():
-        job.params[name].requires_grad_(False)
-    groups = [
-        {"params": [job.params[n] for n, r in job.rates.items() if r == rate], "lr": base * rate}
-        for rate in sorted(set(job.rates.values()))
-    ]
-    # one kernel for all tensors, where the optimizer has it and the config asks for no other way
-    fused = None if config.optimizer.get("foreach") else True
-    optimizer = build(config.optimizer, "optimizer", params=groups, fused=fused)
-    # torch checks few of these values before it computes with them: one step of something small shows what is wrong
-    toy = torch.zeros(2, 2, requires_grad=True)
-    toy.grad = torch.ones_like(toy)
-    trial = build(config.optimizer, "optimizer", params=[toy], fused=fused)
-    with blamed_on(config.optimizer, "optimizer"):
-        trial.step()
-    with blamed_on(config.scheduler, "scheduler"):
-        take_up(trial, build(config.scheduler, "scheduler", optimizer=trial), trial.state_dict()["state"], 1)
-    return optimizer, build(config.scheduler, "scheduler", optimizer=optimizer)
+    try_optimizer(config.optimizer, config.scheduler)
+    return Prepared(stage, config, runtime, job, parent, tuple(notes))
 
 
 def take_up(optimizer: Optimizer, scheduler: LRScheduler, memory: dict[str, Any], step: int) -> None:

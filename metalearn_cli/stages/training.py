@@ -92,7 +92,7 @@ class _LogFile(logging.FileHandler):
 def _train(prepared: Prepared, reporter: Reporter, run: runs.Run) -> dict[str, Any]:
     config, job, stage = prepared.config, prepared.job, prepared.stage
     began = time.monotonic() - (run.info.get("seconds") or 0.0)
-    params, optimizer = job.params, prepared.optimizer
+    params, (optimizer, scheduler) = job.params, prepared.optimizer()
     facts = {
         "run": run.info["id"],
         "stage": stage,
@@ -113,7 +113,7 @@ def _train(prepared: Prepared, reporter: Reporter, run: runs.Run) -> dict[str, A
                 params[name].copy_(tensor)
         if wrong := misfit(optimizer, state["optimizer"]):
             raise UserError(f"{newest.folder} cannot be gone on with: {wrong}")
-        take_up(optimizer, prepared.scheduler, state["optimizer"], start)
+        take_up(optimizer, scheduler, state["optimizer"], start)
         memory = Memory(**state["memory"])
         prepared = replace(prepared, notes=(*prepared.notes, f"goes on after step {start} of {config.steps}"))
         run.update(**checkpoints.summary(start))  # which a killed process may not have come to
@@ -152,7 +152,7 @@ def _train(prepared: Prepared, reporter: Reporter, run: runs.Run) -> dict[str, A
             runtime=prepared.runtime,
             params=params,
             optimizer=optimizer,
-            scheduler=prepared.scheduler,
+            scheduler=scheduler,
             batches=batches,
             gradients=job.gradients,
             evaluate=job.evaluate,

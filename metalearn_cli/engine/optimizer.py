@@ -1,0 +1,79 @@
+"""Optimizers and their schedules: what torch makes of their settings, and those that train.
+
+torch loads its compiler, which takes a second, with the first optimizer that is made, though nothing is compiled then.
+Settings are therefore tried out on an optimizer that does without.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from metalearn_cli.core.build import Spec, bind, blamed_on, build
+from metalearn_cli.core.check import mismatch
+from metalearn_cli.core.errors import ConfigError, Problem
+from metalearn_cli.core.types import Params
+
+
+def try_optimizer(optimizer: Spec, scheduler: Spec) -> None:
+    """Take one step of something small: torch checks few settings before it computes with them.
+
+    Raises:
+        ConfigError: with what is wrong with the settings of optimizer or schedule.
+    """
+    if wrong := mismatch(optimizer.get("lr"), float):
+        raise ConfigError([Problem("optimizer.lr", wrong)])
+    toy = torch.zeros(2, 2, requires_grad=True)
+    toy.grad = torch.ones_like(toy)
+    constructor = _constructor(optimizer, [toy])
+    with blamed_on(optimizer, "optimizer"):
+        trial = _without_compiler(constructor.func)(**constructor.keywords)
+    schedule = build(scheduler, "scheduler", optimizer=trial)
+    with blamed_on(optimizer, "optimizer"), torch.no_grad():
+        trial.step()
+    with blamed_on(scheduler, "scheduler"):
+        schedule.step()
+
+
+def make_optimizer(
+    optimizer: Spec, scheduler: Spec, params: Params, rates: Mapping[str, float]
+) -> tuple[Optimizer, LRScheduler]:
+    """Build what changes the tensors that learn, each at its own rate; the others need no gradients.
+
+    Args:
+        optimizer: settings that `try_optimizer` found nothing wrong with.
+        scheduler: likewise.
+        params: all tensors.
+        rates: learning-rate multiplier of each tensor that learns.
+    """
+    for name, tensor in params.items():
+        tensor.requires_grad_(name in rates)
+    groups = [
+        {"params": [params[n] for n, r in rates.items() if r == rate], "lr": optimizer["lr"] * rate}
+        for rate in sorted(set(rates.values()))
+    ]
+    made = _constructor(optimizer, groups)()
+    return made, build(scheduler, "scheduler", optimizer=made)
+
+
+def _constructor(optimizer: Spec, params: Sequence[Any]) -> partial[Optimizer]:
+    # one kernel for all tensors, where the optimizer has it and the config asks for no other way
+    return bind(optimizer, "optimizer", params=params, fused=None if optimizer.get("foreach") else True)
+
+
+class _Plain(Optimizer):
+    """Takes groups of tensors as they are, where torch's own method would load the compiler."""
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        self.param_groups.append({**self.defaults, **param_group})
+
+
+def _without_compiler(kind: Any) -> Any:
+    """Return an optimizer's class with the same constructor and step, which do not load the compiler."""
+    return type(kind.__name__, (kind, _Plain), {"step": inspect.unwrap(kind.step)})
