@@ -120,7 +120,7 @@ class Ours:
         from metalearn_cli.engine.runtime import tune
         from metalearn_cli.engine.stepper import Stepper
         from metalearn_cli.stages import JOBS
-        from metalearn_cli.stages.preparing import make_optimizer, prepare
+        from metalearn_cli.stages.preparing import prepare
         from metalearn_cli.stages.session import Session
 
         tune()
@@ -128,8 +128,7 @@ class Ours:
         words = ("runtime=cpu", "scheduler=constant", *words)
         composition = composer.compose([composer.forced(composer.read(word)) for word in words])
         self.prepared = prepare(stage, composition.settings, JOBS[stage], Session())
-        job, config = self.prepared.job, self.prepared.config
-        self.stepper = Stepper(self.prepared.runtime, job.params, *make_optimizer(config, job))
+        self.stepper = Stepper(self.prepared.runtime, self.params, *self.prepared.optimizer())
         self.done = 0
 
     @property

@@ -74,7 +74,7 @@ def _works(usual: RuntimeConfig, kind: str, precision: str) -> bool:
     params = runtime.place(params)
     (x_BCHW,) = runtime.cast((torch.ones(2, 1, 8, 8, device=runtime.device),))
     try:
-        runtime.backward(runtime.under_precision(apply)(params, x_BCHW).float().square().mean())
+        runtime.under_precision(apply)(params, x_BCHW).float().square().mean().backward()
     except (RuntimeError, TypeError):
         return False
     return all(bool(p.grad.isfinite().all()) for p in params.values() if p.grad is not None)

@@ -70,31 +70,16 @@ def explain(error: BaseException) -> tuple[int, str]:
         verb = "write to" if error.errno in _WRITING else "read or write"
         text = f"cannot {verb} {error.filename or 'the disk'}: {os.strerror(error.errno).lower()}"
     elif not isinstance(error, UserError):
+        from metalearn_cli.cli.crashes import component_of, log_crash
+
         text = f"{type(error).__name__}: {error}"
-        log, last = _log_crash(error)
-        telling.error("\n".join(["mlx crashed; this is a bug, not your input", *last, f"the whole traceback: {log}"]))
+        log, last = log_crash(error)
+        if component := component_of(error):
+            text = f"{component} raised {text}"
+            telling.error(f"{text}; the whole traceback: {log}")
+        else:
+            lines = ["mlx crashed; this is a bug, not your input", *last, f"the whole traceback: {log}"]
+            telling.error("\n".join(lines))
         return CRASH, text
     telling.error(text)
     return REFUSED, text
-
-
-def _log_crash(error: BaseException) -> tuple[str, list[str]]:
-    """Write the traceback to the folder of runs if there is one, else to the folder for temporary files.
-
-    Returns:
-        the file's path, and the last lines of the traceback.
-    """
-    import tempfile
-    import traceback
-
-    text = "".join(traceback.format_exception(error))
-    path = os.devnull
-    for folder in ("runs", tempfile.gettempdir()):
-        path = os.path.join(folder, f"mlx-crash-{os.environ['MLX_SWEEP_ID']}.log")
-        try:
-            with open(path, "a") as file:
-                file.write(text)
-            break
-        except OSError:
-            continue
-    return path, text.rstrip().splitlines()[-4:]

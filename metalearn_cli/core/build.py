@@ -94,10 +94,10 @@ def problems_of(spec: object, key: str) -> list[Problem]:
 
 
 def _allowed(key: str) -> str:
-    return f"{OF_TORCH[key][0]}.*" if key in OF_TORCH else f"{_packages(key)[0]}.NAME.Name"
+    return f"{OF_TORCH[key][0]}.*" if key in OF_TORCH else f"{packages(key)[0]}.NAME.Name"
 
 
-def _packages(key: str) -> list[str]:
+def packages(key: str) -> list[str]:
     """Return where the components of a group are: here, and in plug-ins."""
     return [f"{package}.{FOLDERS[key]}" for package in ("metalearn_cli", *plugins.packages())]
 
@@ -110,7 +110,7 @@ def _permit(target: str, key: str) -> None:
     """
     module, _, name = target.rpartition(".")
     package, _, own = module.rpartition(".")
-    reachable = module == OF_TORCH[key][0] if key in OF_TORCH else package in _packages(key) and own[:1] != "_"
+    reachable = module == OF_TORCH[key][0] if key in OF_TORCH else package in packages(key) and own[:1] != "_"
     if not reachable or name.startswith("_"):
         raise ValueError(f"{target!r} may not be built from a config; allowed is {_allowed(key)}")
     if key in FOLDERS and name.lower() != own.replace("_", ""):

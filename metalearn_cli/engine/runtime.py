@@ -1,7 +1,8 @@
-"""Device, number format and threads, through Lightning Fabric.
+"""Device, number format and threads; optimizers and backward passes go through Lightning Fabric.
 
 Modules are never wrapped by Fabric: the wrapper's forward, where it would apply precision, is not on the path of
-functional calls. Precision is applied around `apply` instead, see `Runtime.under_precision`.
+functional calls. Precision is applied around `apply` instead, see `Runtime.under_precision`. Fabric is imported where
+something trains, and not before: it brings torch's compiler along, which takes a second.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import TypeVar, cast
+from functools import cached_property
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
@@ -25,6 +26,10 @@ from metalearn_cli.core.config import Runtime as RuntimeConfig
 from metalearn_cli.core.errors import ConfigError, NonFiniteError, Problem
 from metalearn_cli.core.network import Apply, Params
 
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+_MIXED = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 _WEIGHTS = {"64-true": torch.float64, "bf16-true": torch.bfloat16}
 Tensors = TypeVar("Tensors")
 
@@ -54,6 +59,8 @@ def unsupported(kind: str, precision: str) -> str:
         return "16-bit floats need a GPU; use bf16-mixed"
     if precision.startswith("bf16") and kind == "gpu" and not torch.cuda.is_bf16_supported():
         return "this GPU has no bfloat16; use 16-mixed or 32-true"
+    if precision in _MIXED and kind == "tpu":
+        return "a tpu does not mix number formats; use bf16-true"
     if precision == "64-true" and kind == "mps":
         return "mps has no 64-bit floats; use 32-true"
     return ""
@@ -98,8 +105,6 @@ class Runtime:
     """
 
     def __init__(self, config: RuntimeConfig) -> None:
-        # Fabric announces the precision that our own notes name already
-        logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
         kinds = available()
         kind = next(iter(kinds)) if config.accelerator == "auto" else config.accelerator
         index = config.devices[0] if isinstance(config.devices, list) and config.devices else 0
@@ -132,11 +137,13 @@ class Runtime:
             problems.append(Problem("runtime.precision", f"{config.precision} on {kind}: {reason}"))
         if problems:
             raise ConfigError(problems)
-        # the index form is for accelerators only: on a CPU `devices` counts processes
-        devices = 1 if kind in ("cpu", "mps") else [index]
-        self._fabric = Fabric(accelerator=kind, devices=devices, precision=config.precision)
         self.config = config
-        self.device = self._fabric.device
+        self._kind, self._index = kind, index
+        if kind == "gpu":
+            self.device = torch.device("cuda", index)
+            torch.cuda.set_device(self.device)
+        else:
+            self.device = self._fabric.device if kind == "tpu" else torch.device(kind)
         self.use()
         self._scales = config.precision == "16-mixed"
         self._anomaly = config.anomaly
@@ -148,6 +155,16 @@ class Runtime:
     def use(self) -> None:
         """Have this process compute with as many threads as the settings say."""
         torch.set_num_threads(self.config.threads or cores())
+
+    @cached_property
+    def _fabric(self) -> Fabric:
+        from lightning_fabric import Fabric
+
+        # Fabric announces the precision that our own notes name already
+        logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+        # the index form is for accelerators only: on a CPU `devices` counts processes
+        devices = 1 if self._kind in ("cpu", "mps") else [self._index]
+        return Fabric(accelerator=self._kind, devices=devices, precision=self.config.precision)
 
     def place(self, params: Params) -> Params:
         """Return copies of tensors as leaves on the device, floats in the precision's number format.
@@ -172,11 +189,10 @@ class Runtime:
 
     def under_precision(self, apply: Apply) -> Apply:
         """Return `apply` under a mixed precision's autocast; its output is in full precision, as losses want it."""
-        # of the others Fabric would set torch's default number format, for all threads, where ours is the tensors' own
-        mixed = self.config.precision.endswith("-mixed")
+        mixed = _MIXED.get(self.config.precision)  # the others are the tensors' own number format
 
         def applied(params: Params, *args: object, **kwargs: object) -> Tensor:
-            with self._fabric.autocast() if mixed else nullcontext():
+            with torch.autocast(self.device.type, mixed) if mixed else nullcontext():
                 output = apply(params, *args, **kwargs)
             # a model gives its loss with metrics: autocast itself keeps losses in full precision
             return output.to(self.dtype) if isinstance(output, Tensor) else output

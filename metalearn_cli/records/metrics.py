@@ -11,9 +11,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.record_writer import RecordWriter
-from tensorboardX.summary import scalar
 from torch import Tensor
 
 from metalearn_cli.core.errors import UserError
@@ -39,6 +36,9 @@ class Recorder:
     """
 
     def __init__(self, folder: Path, reporter: Reporter, start: int = 0) -> None:
+        from tensorboardX.proto.event_pb2 import SessionLog
+        from tensorboardX.record_writer import RecordWriter
+
         self._path = folder / "metrics.jsonl"
         self._reporter = reporter
         kept = [line for line in read_metrics(folder) if line["step"] <= start] if start else []
@@ -74,11 +74,15 @@ class Recorder:
             with suppress(OSError):
                 os.truncate(self._path, size)
             raise
+        from tensorboardX.summary import scalar
+
         for name, value in values.items():
             self._event(step=step, summary=scalar(name, value))
         self._reporter.metrics(step, values)
 
     def _event(self, **contents: Any) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+
         with naming(self._folder):
             self._events.write(Event(wall_time=time.time(), **contents).SerializeToString())
 

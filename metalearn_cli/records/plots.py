@@ -8,15 +8,16 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from metalearn_cli.core.types import Episode
 from metalearn_cli.records.runs import write_bytes
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # two colours that remain apart in print and for the colour-blind (Okabe & Ito 2008)
 _COLOURS = {"train": "#0072B2", "val": "#D55E00"}
@@ -32,7 +33,7 @@ def learning_curves(lines: Sequence[dict[str, float]], title: str, path: Path) -
     """
     names = {name for line in lines for name in line if "/" in name and not name.endswith("_interval")}
     panels = sorted({name.split("/", 1)[1] for name in names} - {"lr"})
-    figure = Figure(figsize=(4.2 * len(panels), 3.2), layout="constrained")
+    figure = _figure(4.2 * len(panels), 3.2)
     axes = figure.subplots(1, len(panels), squeeze=False, sharex=True)[0]
     for axis, panel in zip(axes, panels, strict=True):
         for part, colour in _COLOURS.items():
@@ -61,7 +62,7 @@ def image_grid(images: Tensor, columns: int, title: str, path: Path) -> None:
     cells = torch.full((rows * columns, channels, height + 4, width + 4), white)
     cells[:count, :, 2:-2, 2:-2] = images
     sheet = cells.unflatten(0, (rows, columns)).permute(2, 0, 3, 1, 4).flatten(1, 2).flatten(2)
-    figure = Figure(figsize=(0.6 * columns, 0.6 * rows * (height + 4) / (width + 4) + 0.4), layout="constrained")
+    figure = _figure(0.6 * columns, 0.6 * rows * (height + 4) / (width + 4) + 0.4)
     axis = figure.subplots()
     axis.axis("off")
     _show(axis, sheet)
@@ -85,7 +86,7 @@ def episode_picture(episode: Episode, logits: Tensor, path: Path, queries: int =
     support = [support_x[episode.support_y == way] for way in range(ways)]
     chosen = [(episode.query_y == way).nonzero()[:queries, 0] for way in range(ways)]
     shots, columns = len(support[0]), len(support[0]) + len(chosen[0])
-    figure = Figure(figsize=(max(4.0, 0.7 * columns), 0.7 * ways + 0.5), layout="constrained")
+    figure = _figure(max(4.0, 0.7 * columns), 0.7 * ways + 0.5)
     axes = figure.subplots(ways, columns, squeeze=False)
     for way in range(ways):
         for column in range(columns):
@@ -109,6 +110,13 @@ def episode_picture(episode: Episode, logits: Tensor, path: Path, queries: int =
     _write(figure, path)
 
 
+def _figure(width: float, height: float) -> Figure:
+    """Return an empty figure, sizes in inches; matplotlib is imported with the first one."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
 def _show(axis, image: Tensor) -> None:  # type: ignore[no-untyped-def]
     """Draw one image [C, H, W]."""
     pixels = image.detach().float().cpu().clamp(0, 1)
@@ -116,6 +124,8 @@ def _show(axis, image: Tensor) -> None:  # type: ignore[no-untyped-def]
 
 
 def _write(figure: Figure, path: Path) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     path.parent.mkdir(parents=True, exist_ok=True)
     picture = io.BytesIO()
     FigureCanvasAgg(figure).print_png(picture)

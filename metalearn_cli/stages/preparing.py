@@ -6,19 +6,16 @@ A stage says what is trained on what (a `Job`); everything is built and checked 
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from metalearn_cli.core.build import Spec, blamed_on, build
-from metalearn_cli.core.check import mismatch, shown
+from metalearn_cli.core.build import Spec, build
 from metalearn_cli.core.config import _Training, digest, plain
 from metalearn_cli.core.errors import ConfigError, Problem, UserError
 from metalearn_cli.core.metric import ACCURACY, MSE, Metric
@@ -28,6 +25,7 @@ from metalearn_cli.core.types import Sampler
 from metalearn_cli.engine.episodes import OWN, Learner
 from metalearn_cli.engine.evaluation import score_episodes
 from metalearn_cli.engine.loop import Job
+from metalearn_cli.engine.optimizer import make_optimizer, try_optimizer
 from metalearn_cli.engine.runtime import Runtime, out_of_memory
 from metalearn_cli.records import runs
 from metalearn_cli.records.checkpoint import Checkpoint, load_into
@@ -118,6 +116,10 @@ class Prepared:
             self.stage, self.config, self.job.data, self.parent.parent_entry if self.parent else None, *teacher
         )
 
+    def optimizer(self) -> tuple[Optimizer, LRScheduler]:
+        """Build what changes the tensors that learn, and its schedule."""
+        return make_optimizer(self.config.optimizer, self.config.scheduler, self.job.params, self.job.rates)
+
 
 def prepare(stage: str, config: _Training, make_job: MakeJob, session: Session) -> Prepared:
     """Build and check everything that a training stage needs, before any work.
@@ -148,7 +150,7 @@ def prepare(stage: str, config: _Training, make_job: MakeJob, session: Session) 
         job = replace(job, params=params)
         notes.append(line)
     job = replace(job, params=runtime.place(job.params))
-    try_optimizer(config)
+    try_optimizer(config.optimizer, config.scheduler)
     return Prepared(stage, config, runtime, job, parent, tuple(notes))
 
 
@@ -157,78 +159,6 @@ def _handed_over(job: Job, parent: Checkpoint) -> tuple[str, ...]:
     here, there = (model.get("algorithm") or {} for model in (job.model, parent.manifest["model"]))
     same = here.get("_target_") == there.get("_target_") is not None
     return (BACKBONE, OWN) if same else (BACKBONE,)
-
-
-def try_optimizer(config: _Training) -> None:
-    """Take one step of something small: torch checks few settings before it computes with them.
-
-    Raises:
-        ConfigError: with what is wrong with the settings of optimizer or scheduler.
-    """
-    base: Any = config.optimizer.get("lr")
-    if wrong := mismatch(base, float):
-        raise ConfigError([Problem("optimizer.lr", wrong)])
-    toy = torch.zeros(2, 2, requires_grad=True)
-    toy.grad = torch.ones_like(toy)
-    trial = build(config.optimizer, "optimizer", params=[toy], fused=_fused(config))
-    with blamed_on(config.optimizer, "optimizer"):
-        trial.step()
-    with blamed_on(config.scheduler, "scheduler"):
-        take_up(trial, build(config.scheduler, "scheduler", optimizer=trial), trial.state_dict()["state"], 1)
-
-
-def make_optimizer(config: _Training, job: Job) -> tuple[Optimizer, LRScheduler]:
-    """Build what changes the tensors that learn, each at its own rate; the others need no gradients."""
-    base: Any = config.optimizer.get("lr")
-    for name, tensor in job.params.items():
-        tensor.requires_grad_(name in job.rates)
-    groups = [
-        {"params": [job.params[n] for n, r in job.rates.items() if r == rate], "lr": base * rate}
-        for rate in sorted(set(job.rates.values()))
-    ]
-    optimizer = build(config.optimizer, "optimizer", params=groups, fused=_fused(config))
-    return optimizer, build(config.scheduler, "scheduler", optimizer=optimizer)
-
-
-def _fused(config: _Training) -> bool | None:
-    """Return whether to ask for one kernel for all tensors: where the config asks for no other way."""
-    return None if config.optimizer.get("foreach") else True
-
-
-def take_up(optimizer: Optimizer, scheduler: LRScheduler, memory: dict[str, Any], step: int) -> None:
-    """Put optimizer and scheduler where they were after `step` steps; rates follow the settings, which may be new."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch wants an optimizer step before each of the scheduler's
-        for _ in range(step):
-            scheduler.step()
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": memory})
-
-
-def misfit(optimizer: Optimizer, memory: Any) -> str:
-    """Return why a state cannot be this optimizer's after some steps, or "": its kernels do not look at shapes."""
-    groups = [
-        {**group, "params": [torch.zeros_like(p, requires_grad=True) for p in group["params"]]}
-        for group in optimizer.param_groups
-    ]
-    kind: Any = type(optimizer)
-    twin: Optimizer = kind(groups)
-    for p in (p for group in groups for p in group["params"]):
-        p.grad = torch.zeros_like(p)
-    twin.step()
-    wanted = twin.state_dict()["state"]
-    for index, entries in memory.items():
-        if index not in wanted:
-            return f"the optimizer's state has {shown(index)}, which is no tensor's"
-        if not isinstance(entries, dict):
-            return f"the optimizer's state of tensor {index} must be an object, got {shown(entries)}"
-        for name, value in wanted[index].items() if entries else ():  # empty before the first step
-            if _form(entries.get(name)) != _form(value):
-                return f"the optimizer's {name} of tensor {index} is missing or of another shape"
-    return ""
-
-
-def _form(value: Any) -> Any:
-    return (value.shape, value.is_floating_point()) if isinstance(value, torch.Tensor) else type(value)
 
 
 def _measured(checkpoint: Checkpoint) -> str:

@@ -18,12 +18,13 @@ from metalearn_cli.core.errors import NonFiniteError, UserError
 from metalearn_cli.core.network import Params
 from metalearn_cli.core.types import Reporter
 from metalearn_cli.engine.loop import Ahead, Batch, Plan, fit
+from metalearn_cli.engine.optimizer import misfit, take_up
 from metalearn_cli.engine.stepper import Memory, Stepper
 from metalearn_cli.records import runs
 from metalearn_cli.records.checkpoint import Checkpoints, load_into, read_tensors
 from metalearn_cli.records.metrics import Recorder, read_metrics
 from metalearn_cli.records.plots import learning_curves
-from metalearn_cli.stages.preparing import Prepared, enough_memory, make_optimizer, misfit, take_up
+from metalearn_cli.stages.preparing import Prepared, enough_memory
 from metalearn_cli.stages.session import Session
 
 log = logging.getLogger("metalearn_cli")
@@ -119,8 +120,7 @@ class _Training:
         }
         self.checkpoints = Checkpoints(run.folder, self.config.keep, self.job.metric, facts)
         skips = self.config.nonfinite_limit if self.config.on_nonfinite == "skip" else 0
-        optimizer = make_optimizer(self.config, self.job)
-        self.stepper = Stepper(prepared.runtime, self.job.params, *optimizer, skips, self.job.buffers)
+        self.stepper = Stepper(prepared.runtime, self.job.params, *prepared.optimizer(), skips, self.job.buffers)
         self.start = self._resumed()
         self.checkpoints.tidy()
         run.update(status="running", pid=os.getpid())

@@ -187,21 +187,6 @@ def test_mistake_that_shows_only_when_everything_is_built(mlx, monkeypatch, tmp_
     assert not list(tmp_path.iterdir())
 
 
-def test_crash_is_told_apart_from_a_mistake(mlx, monkeypatch, tmp_path):
-    def run(name, config, reporter, **facts):
-        raise ZeroDivisionError("oh")
-
-    monkeypatch.setattr(stages, "run", run)
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr("tempfile.tempdir", None)
-    answer = mlx("meta-train")
-    assert (answer.code, answer.out) == (1, "")
-    assert "ZeroDivisionError: oh" in answer.err
-    (log,) = tmp_path.glob("mlx-crash-*.log")
-    assert str(log) in answer.err
-    assert "in run\n" in log.read_text()
-
-
 @pytest.mark.parametrize(
     ("number", "told"),
     [

@@ -42,6 +42,7 @@ def test_all_problems_at_once(processor_only):
     ("cpu", "16-mixed", "use bf16-mixed"),
     ("mps", "16-mixed", "use bf16-mixed"),
     ("mps", "64-true", "use 32-true"),
+    ("tpu", "bf16-mixed", "use bf16-true"),
 ])  # fmt: skip
 def test_precision_that_a_device_has_not(kind, precision, told):
     assert told in unsupported(kind, precision)

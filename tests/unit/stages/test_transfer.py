@@ -53,11 +53,11 @@ def test_blocks_learn_at_their_rates(config, said):
     for decay in (1.0, 0.5):
         settings = config("transfer", method={"_target_": FINETUNE, "decay": decay}, optimizer=sgd, scheduler=constant)
         prepared = prepare("transfer", settings, stages.JOBS["transfer"])
-        params, job = prepared.job.params, prepared.job
+        params, job, (optimizer, _) = prepared.job.params, prepared.job, prepared.optimizer()
         params["head.weight"].data.fill_(0.1).view(-1)[::3] = -0.2  # from a head of zeros no gradient comes down
         before = {name: p.detach().clone() for name, p in params.items()}
         job.gradients(params, job.batches(0))
-        prepared.optimizer.step()
+        optimizer.step()
         moved[decay] = [(params[name] - before[name]).detach() for name in [*WEIGHTS, "head.weight"]]
     for even, slower, factor in zip(moved[1.0], moved[0.5], [0.125, 0.25, 0.5, 1.0], strict=True):
         assert even.abs().max() > 1e-4
@@ -65,7 +65,9 @@ def test_blocks_learn_at_their_rates(config, said):
 
 
 def test_frozen_tensors_cost_no_gradient(config):
-    params = prepare("transfer", config("transfer", method=PROBE), stages.JOBS["transfer"]).job.params
+    prepared = prepare("transfer", config("transfer", method=PROBE), stages.JOBS["transfer"])
+    prepared.optimizer()
+    params = prepared.job.params
     assert {name for name, p in params.items() if p.requires_grad} == {"head.weight", "head.bias"}
 
 

@@ -1,0 +1,68 @@
+"""What remains of a crash: the whole traceback in a file, and whose it is."""
+
+from __future__ import annotations
+
+import os
+import sysconfig
+import tempfile
+import traceback
+from pathlib import Path
+from types import FrameType
+
+from metalearn_cli.core.build import FOLDERS, packages
+
+_APART = tuple(f"metalearn_cli.{part}." for part in ("cli", "stages", "records"))
+"""What no component calls, so that an error there is not the component's."""
+
+
+def component_of(error: BaseException) -> str:
+    """Return the component that an error comes from, with its place in the source, or "".
+
+    It is the innermost one of the traceback. Libraries do what they are asked to and are not looked at, nor are `core`,
+    `engine` and what components share.
+    """
+    components = {package for group in FOLDERS for package in packages(group)}
+    found, ours = "", False
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        module = frame.f_globals.get("__name__", "")
+        package, _, name = module.rpartition(".")
+        ours = ours or module.startswith("metalearn_cli.")
+        if package in components or (ours and _is_users(frame, module)):
+            bearer = (n for n in frame.f_globals if n.lower() == name.replace("_", ""))  # as in maml.Maml
+            found = f"{next(bearer, frame.f_code.co_name)} ({_place(frame)}, line {line})"
+        elif module.startswith(_APART):
+            found = ""
+    return found
+
+
+def log_crash(error: BaseException) -> tuple[str, list[str]]:
+    """Write the traceback to the folder of runs if there is one, else to the folder for temporary files.
+
+    Returns:
+        the file's path, and the last lines of the traceback.
+    """
+    text = "".join(traceback.format_exception(error))
+    path = os.devnull
+    for folder in ("runs", tempfile.gettempdir()):
+        path = os.path.join(folder, f"mlx-crash-{os.environ['MLX_SWEEP_ID']}.log")
+        try:
+            with open(path, "a") as file:
+                file.write(text)
+            break
+        except OSError:
+            continue
+    return path, text.rstrip().splitlines()[-4:]
+
+
+def _is_users(frame: FrameType, module: str) -> bool:
+    """Whether code is neither ours nor a library's."""
+    file = Path(frame.f_code.co_filename)
+    libraries = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+    own = module.startswith("metalearn_cli.") or not file.is_file()
+    return not own and not any(file.is_relative_to(library) for library in libraries)
+
+
+def _place(frame: FrameType) -> str:
+    """Return a file as it is known: beginning with the package, for ours."""
+    file, package = Path(frame.f_code.co_filename), Path(__file__).parents[2]
+    return str(file.relative_to(package) if file.is_relative_to(package) else file)

@@ -1,0 +1,62 @@
+"""What a command does not use it does not import: torch takes a second or more, its compiler and matplotlib another."""
+
+import subprocess
+import sys
+
+import pytest
+
+LATE = ("torch._dynamo", "lightning_fabric", "matplotlib", "tensorboardX")
+TOY = ["data=gaussian", "backbone=mlp", "way=2", "query=3"]
+
+
+def run(tmp_path, *commands):
+    """Return the exit codes of commands given one after the other in one process, and what that imported."""
+    code = f"""
+import sys
+from metalearn_cli.cli.main import main
+codes = [main(words) for words in {commands}]
+print(codes, "\\n", *(name for name in ("torch", *{LATE}) if name in sys.modules), file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    *_, codes, modules = done.stderr.splitlines()
+    return codes.strip(), modules.split(), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["optmizer=sgd"], "optmizer = sgd  no such setting   (from the command line)   did you mean: optimizer"),
+        (["algorithm=mamll"], "algorithm  there is no algorithm 'mamll'"),
+        (["algorithm=maml", "algorithm.inner_stepz=3"], "no such setting of Maml"),
+        (["optimizer.learning_rate=3"], "no such setting of Adam"),
+        (["optimizer._target_=torch.optim.Adan"], "'torch.optim.Adan' does not exist: torch.optim has no Adan"),
+        (["scheduler._target_=torch.optim.lr_scheduler.StepLR"], "StepLR needs this setting"),
+        (["data.size=7", "optimizer.lr=fast"], "2 problems in the settings of `mlx meta-train`"),
+        (["--config-dir", "mine", "algorithm=hasty"], "no such setting of Maml"),
+    ],
+)
+def test_a_typo_is_told_without_torch(tmp_path, words, told):
+    own = tmp_path / "mine" / "algorithm"
+    own.mkdir(parents=True)
+    (own / "hasty.yaml").write_text("defaults: [maml]\ninner_stepz: 1\n")
+    codes, modules, err = run(tmp_path, ["meta-train", *words])
+    assert (codes, modules) == ("[2]", [])
+    assert told in err
+
+
+def test_what_does_not_train_takes_no_compiler(tmp_path):
+    commands = [
+        ["validate", "pretrain", *TOY],
+        ["validate", "run", *TOY],
+        ["data", "check", "data=gaussian"],
+        ["evaluate", "ckpt=null", "episodes=2", "runtime.precision=bf16-mixed", *TOY],
+        ["doctor"],
+    ]
+    codes, modules, err = run(tmp_path, *commands)
+    assert codes == "[0, 0, 0, 0, 0]", err
+    assert modules == ["torch"]
+
+
+def test_what_trains_takes_what_it_needs(tmp_path):
+    words = ["pretrain", "model=classifier", "steps=1", "val_episodes=2", *TOY]
+    assert run(tmp_path, words)[:2] == ("[0]", ["torch", *LATE])
