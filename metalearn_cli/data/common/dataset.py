@@ -231,8 +231,9 @@ def at_least_one(shot: int, query: int) -> list[Problem]:
 
 
 def _gather(items: Tensor, index: Tensor) -> Tensor:
-    """Return `items[index]` as float32, images scaled to [0, 1]."""
-    x = items[index.to(items.device)]
+    """Return `items[index]`, images as float32 scaled to [0, 1]; the index may have any shape."""
+    # not items[index]: it takes up to 14 times as long for uint8
+    x = items.index_select(0, index.flatten().to(items.device)).unflatten(0, index.shape)
     return x.float().div_(255) if x.dtype == torch.uint8 else x
 
 

@@ -186,6 +186,20 @@ def test_the_fingerprint_is_of_pixels_names_and_counts(data: Dataset) -> None:
     assert len(set(prints)) == 4
 
 
+@pytest.mark.parametrize("shape", [(), (3,), (2, 3)])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_items_are_those_of_plain_indexing(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    items = (torch.randn(30, *shape, generator=torch.Generator().manual_seed(0)) * 100).to(dtype)
+    counts, names = torch.tensor([12, 18]), ("a", "b")
+    sampler = Dataset.of("any", "by hand", {"train": Split(items, counts, names)}).episodes("train", 2, 3, 4, 0)
+    index = sampler._index(5, 6)
+    expected = items[index].float() / (255 if dtype == torch.uint8 else 1)
+    episodes = sampler.batch(5, 6)
+    for x, wanted in ((episodes.support_x, expected[:, :, :3]), (episodes.query_x, expected[:, :, 3:])):
+        assert x.dtype == torch.float32
+        assert torch.equal(x, wanted.flatten(1, 2))
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_another_device_draws_the_same(data: Dataset) -> None:
     moved = data.to("cuda")
