@@ -541,7 +541,8 @@ def streamed(cold: bool) -> Turn:
     A turn is a block of steps. Before each the system forgets what it has read of the file, if that is to be cold.
     """
     from metalearn_cli.data.common.cache import cached, large
-    from metalearn_cli.data.common.dataset import Dataset, Split
+    from metalearn_cli.data.common.dataset import Dataset, facts_of
+    from metalearn_cli.data.common.splits import Split
     from metalearn_cli.engine.loop import Ahead
 
     drawings = images().splits["train"].items
@@ -560,7 +561,8 @@ def streamed(cold: bool) -> Turn:
         file = os.open(next(Path(folder).iterdir()), os.O_RDONLY)
     os.fsync(file)
     items = items if cold else items.clone()
-    data = Dataset("streamed", "", {"train": Split(items, torch.tensor([STREAMED]), ("all",))}, (1, 28, 28), "unit", "")
+    splits = {"train": Split(items, torch.tensor([STREAMED]), ("all",))}
+    data = Dataset("streamed", "", splits, facts_of("image", splits), {}, "", ())
 
     first = items.data_ptr() // mmap.PAGESIZE * mmap.PAGESIZE
     length = items.data_ptr() + items.nbytes - first

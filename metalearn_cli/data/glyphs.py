@@ -23,7 +23,9 @@ from metalearn_cli.core.check import Range
 from metalearn_cli.core.errors import UserError
 from metalearn_cli.core.random import derive_seed
 from metalearn_cli.data.common.cache import Arrays, cached, large
-from metalearn_cli.data.common.dataset import SPLITS, Dataset, Split
+from metalearn_cli.data.common.dataset import Dataset
+from metalearn_cli.data.common.images import drawing
+from metalearn_cli.data.common.splits import SPLITS, Split
 
 Array = np.ndarray[Any, Any]
 
@@ -94,7 +96,7 @@ def glyphs(
         )
         for split in SPLITS
     }
-    return Dataset.of("glyphs", "scripts", splits)
+    return Dataset.of("glyphs", "scripts", splits, "image", drawing(size))
 
 
 def _fonts() -> list[Path]:

@@ -28,7 +28,9 @@ from metalearn_cli.core.check import Range
 from metalearn_cli.core.errors import DataError, Finding, UserError
 from metalearn_cli.core.random import derive_seed
 from metalearn_cli.data.common.cache import Arrays, cache_dir, cached
-from metalearn_cli.data.common.dataset import SPLITS, Dataset, Split
+from metalearn_cli.data.common.dataset import Dataset
+from metalearn_cli.data.common.images import drawing
+from metalearn_cli.data.common.splits import SPLITS, Split
 
 Array = np.ndarray[Any, Any]
 
@@ -117,7 +119,8 @@ def omniglot(
             "val": [name for name in background if name.split("/")[0] in validation],
             "test": sorted(characters["images_evaluation"]),
         }
-    return Dataset.of("omniglot", split, {part: _split(kept, images) for part, kept in names.items()})
+    splits = {part: _split(kept, images) for part, kept in names.items()}
+    return Dataset.of("omniglot", split, splits, "image", drawing(size))
 
 
 def _split(names: list[str], images: dict[str, Array]) -> Split:

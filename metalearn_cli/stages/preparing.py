@@ -27,7 +27,6 @@ from metalearn_cli.core.functional import pure
 from metalearn_cli.core.random import seeded
 from metalearn_cli.core.stages import TABLE
 from metalearn_cli.core.types import Algorithm, Apply, Params, Sampler
-from metalearn_cli.data.common.findings import findings_of
 from metalearn_cli.engine.evaluation import score_episodes
 from metalearn_cli.engine.loop import Gradients
 from metalearn_cli.engine.runtime import Runtime, out_of_memory
@@ -81,7 +80,7 @@ def load_data(spec: Spec, runtime: Runtime) -> Any:
         DataError: if something is wrong with it that no training should start on.
     """
     data = build(spec, "data")
-    if blocking := [finding for finding in findings_of(data) if finding.blocks]:
+    if blocking := [finding for finding in data.findings if finding.blocks]:
         raise DataError(blocking)
     return data.to(runtime.device)
 
