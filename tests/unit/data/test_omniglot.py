@@ -181,7 +181,12 @@ def test_every_file_of_a_folder_that_cannot_be_used_is_named(small: Path) -> Non
     os.mkfifo(files[1])
     files[2].unlink()
     files[2].mkdir()
-    message = refusal(small)
+    other = sorted((small / SETS[0]).glob("*/*/*.png"))[7]
+    other.write_bytes(b"no image")
+    with pytest.raises(DataError) as error:
+        lake(small)
+    message = " ".join(f"{finding.where} {finding.what}" for finding in error.value.findings)
+    assert f"{SETS[0]}: {other.relative_to(small / SETS[0])} cannot be read as an image" in message
     assert f"{files[0]} is too large: it has more than 65536 bytes" in message
     assert f"{files[1]} is no file" in message
     assert f"{files[2]} is no file" in message
