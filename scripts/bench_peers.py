@@ -329,10 +329,10 @@ def engine_and_hand(workload: Workload) -> Turn:
 
 def written_by_hand(workload: Workload, start: Mapping[str, Tensor]) -> Callable[[Batch], None]:
     """Return a meta-step on our own network that uses nothing of the engine and of the algorithms."""
+    from metalearn_cli.backbones.common.network import Network
     from torch.func import functional_call, grad
     from torch.nn.functional import cross_entropy
 
-    from metalearn_cli.backbones.common.network import Network
     from metalearn_cli.backbones.conv4 import Conv4
 
     net = Network(Conv4((1, 28, 28)), workload.way if workload.inner_steps else None)
@@ -541,26 +541,29 @@ def streamed(cold: bool) -> Turn:
     A turn is a block of steps. Before each the system forgets what it has read of the file, if that is to be cold.
     """
     from metalearn_cli.data.common.cache import cached, large
-    from metalearn_cli.data.common.dataset import Dataset, Split
+    from metalearn_cli.data.common.dataset import Dataset, facts_of
+    from metalearn_cli.data.common.splits import Split, fingerprint_of
     from metalearn_cli.engine.loop import Ahead
 
     drawings = images().splits["train"].items
     ours = Ours("pretrain", "data=glyphs", "model=autoencoder", f"batch_size={BATCH_SIZE}")
 
-    def build() -> Any:
-        items = large(STREAMED, 1, 28, 28)
-        for part in torch.from_numpy(items).split(len(drawings)):
+    def build() -> Dataset:
+        items = torch.from_numpy(large(STREAMED, 1, 28, 28))
+        for part in items.split(len(drawings)):
             part.copy_(drawings[: len(part)])
-        return {"items": items}
+        splits = {"train": Split(items, torch.tensor([STREAMED]), ("all",))}
+        return Dataset("streamed", "", splits, facts_of("image", splits), {}, fingerprint_of(splits), ())
 
     with tempfile.TemporaryDirectory(dir=sys.prefix) as folder:  # opened, the file can do without its name
         os.environ["MLX_CACHE_DIR"] = folder
         cached("streamed", {}, build)
-        items = torch.from_numpy(cached("streamed", {}, build)["items"])
+        data = cached("streamed", {}, build)
         file = os.open(next(Path(folder).iterdir()), os.O_RDONLY)
     os.fsync(file)
-    items = items if cold else items.clone()
-    data = Dataset("streamed", "", {"train": Split(items, torch.tensor([STREAMED]), ("all",))}, (1, 28, 28), "unit", "")
+    split = data.splits["train"]
+    items = split.items if cold else split.items.clone()
+    data = replace(data, splits={"train": replace(split, items=items)})
 
     first = items.data_ptr() // mmap.PAGESIZE * mmap.PAGESIZE
     length = items.data_ptr() + items.nbytes - first

@@ -28,8 +28,8 @@ OF_TORCH = {"optimizer": ("torch.optim", "Optimizer"), "scheduler": ("torch.opti
 """The groups that torch brings: the module, and the class in it that all of them derive from."""
 
 PASSED_IN = {
-    "backbone": frozenset({"shape"}),
-    "model": frozenset({"backbone", "shape", "value_range", "classes"}),
+    "backbone": frozenset({"facts", "shape"}),
+    "model": frozenset({"backbone", "facts", "shape", "value_range", "classes"}),
     "optimizer": frozenset({"params", "fused"}),
     "scheduler": frozenset({"optimizer"}),
 }

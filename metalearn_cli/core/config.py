@@ -63,7 +63,7 @@ class Every:
 
 
 @dataclass(frozen=True)
-class _Common:
+class Common:
     """Settings that every command has."""
 
     seed: Annotated[int, Range(0, 2**32 - 1)]
@@ -79,7 +79,7 @@ class _Common:
 
 
 @dataclass(frozen=True)
-class _Training(_Common):
+class Training(Common):
     """Settings that the three training stages share."""
 
     backbone: Spec
@@ -106,7 +106,7 @@ class _Training(_Common):
 
 
 @dataclass(frozen=True)
-class PretrainConfig(_Training):
+class PretrainConfig(Training):
     """`mlx pretrain`."""
 
     model: Spec
@@ -115,7 +115,7 @@ class PretrainConfig(_Training):
 
 
 @dataclass(frozen=True)
-class TransferConfig(_Training):
+class TransferConfig(Training):
     """`mlx transfer`."""
 
     method: Spec
@@ -128,7 +128,7 @@ class TransferConfig(_Training):
 
 
 @dataclass(frozen=True)
-class MetaTrainConfig(_Training):
+class MetaTrainConfig(Training):
     """`mlx meta-train`."""
 
     algorithm: Spec
@@ -143,7 +143,7 @@ class MetaTrainConfig(_Training):
 
 
 @dataclass(frozen=True)
-class EvaluateConfig(_Common):
+class EvaluateConfig(Common):
     """`mlx evaluate`."""
 
     ckpt: str | None
@@ -162,13 +162,13 @@ class EvaluateConfig(_Common):
 
 
 @dataclass(frozen=True)
-class DataConfig(_Common):
+class DataConfig(Common):
     """`mlx data check`."""
 
     data: Spec
 
 
-STAGES: dict[str, type[_Common]] = {
+STAGES: dict[str, type[Common]] = {
     "pretrain": PretrainConfig,
     "transfer": TransferConfig,
     "meta-train": MetaTrainConfig,
@@ -182,7 +182,7 @@ class ChainConfig:
 
     stages: tuple[str, ...]
     runs_dir: str
-    training: dict[str, _Training]
+    training: dict[str, Training]
     evaluate: EvaluateConfig
     shared: tuple[str, ...]
     """Settings that stand at the top level and hold for every stage; all others stand in a stage's own section."""

@@ -6,7 +6,7 @@ Legend: N items, ... the shape of one item.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -40,6 +40,16 @@ class Facts(NamedTuple):
     outputs: int = 0
     vocabulary: int | Mapping[str, int] = 0
     groups: tuple[str, ...] = ()
+
+    @property
+    def regression(self) -> bool:
+        """Whether targets are numbers."""
+        return self.outputs > 0
+
+    @property
+    def plain_shape(self) -> Any:
+        """The shape of one item as JSON has it: a list, or a dict of lists."""
+        return {n: list(s) for n, s in self.shape.items()} if isinstance(self.shape, Mapping) else list(self.shape)
 
 
 def each(function: Callable[..., Tensor], *items: Items) -> Items:

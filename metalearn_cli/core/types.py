@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
+from metalearn_cli.core.errors import Finding
 from metalearn_cli.core.items import Facts, Items, each
 from metalearn_cli.core.network import Network, Params
 
@@ -156,12 +158,17 @@ Part = Literal["all", "fit", "held_out"]
 
 
 class Dataset(Protocol):
-    """Classes in splits that share none, and what is drawn from them."""
+    """Classes in splits that share none, and what is drawn from them; regression tasks come as episodes alone."""
 
     name: str
     protocol: str
     facts: Facts
     fingerprint: str
+    preprocessing: Mapping[str, Any]  # plain values: how a file becomes an item; stored with every checkpoint
+    findings: tuple[Finding, ...]  # what is wrong with it, whatever is to be done with it
+
+    def to(self, device: torch.device | str) -> Dataset:
+        """Return this data set with its items on a device."""
 
     def batch(self, split: str, part: Part, size: int, seed: int, step: int) -> tuple[Items, Tensor]:
         """Draw `size` items x and their classes y [B] within the split; a function of all arguments."""

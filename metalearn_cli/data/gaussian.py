@@ -11,7 +11,8 @@ import torch
 
 from metalearn_cli.core.check import Range
 from metalearn_cli.core.random import derive_seed
-from metalearn_cli.data.common.dataset import SPLITS, Dataset, Split
+from metalearn_cli.data.common.dataset import Dataset
+from metalearn_cli.data.common.splits import SPLITS, Split
 
 
 def gaussian(
@@ -61,4 +62,4 @@ def gaussian(
             names=tuple(f"direction{k:03d}" for k in ks),
         )
         start = end
-    return Dataset.of("gaussian", "directions", splits)
+    return Dataset.of("gaussian", "directions", splits, "vector")

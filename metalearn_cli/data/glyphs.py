@@ -11,21 +11,22 @@ import math
 import re
 import unicodedata
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import PIL
 import torch
 from fontTools.ttLib import TTFont
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont, features
 
 from metalearn_cli.core.check import Range
 from metalearn_cli.core.errors import UserError
 from metalearn_cli.core.random import derive_seed
-from metalearn_cli.data.common.cache import Arrays, cached, large
-from metalearn_cli.data.common.dataset import SPLITS, Dataset, Split
-
-Array = np.ndarray[Any, Any]
+from metalearn_cli.data.common.cache import cached, large
+from metalearn_cli.data.common.dataset import Dataset
+from metalearn_cli.data.common.images import drawing
+from metalearn_cli.data.common.splits import SPLITS, Split
 
 # By first word of the characters' Unicode names. Where two characters look alike, the one named first here is kept:
 # test stands first because its scripts are small. Left out are scripts that share Latin's shapes (Lisu, Old Italic,
@@ -77,24 +78,18 @@ def glyphs(
     if not 8 <= size <= 128:
         raise ValueError(f"size must be from 8 to 128, got {size}")
     fonts = _fonts()
+    outlines = hashlib.sha256()
+    for path in fonts:
+        outlines.update(path.read_bytes())
     key = {
         "instances": instances,
         "size": size,
         "seed": seed,
-        "fonts": hashlib.sha256(b"".join(path.read_bytes() for path in fonts)).hexdigest(),
+        "fonts": outlines.hexdigest(),
         "unicode": unicodedata.unidata_version,
         "pillow": [PIL.__version__, features.version("freetype2")],
     }
-    arrays = cached("glyphs", key, lambda: _render(fonts, instances, size, seed))
-    splits = {
-        split: Split(
-            items=torch.from_numpy(arrays[f"{split}_items"]),
-            counts=torch.full((len(arrays[f"{split}_names"]),), instances),
-            names=tuple(arrays[f"{split}_names"].tolist()),
-        )
-        for split in SPLITS
-    }
-    return Dataset.of("glyphs", "scripts", splits)
+    return cached("glyphs", key, lambda: _render(fonts, instances, size, seed))
 
 
 def _fonts() -> list[Path]:
@@ -112,17 +107,17 @@ def _fonts() -> list[Path]:
     return paths
 
 
-def _render(paths: list[Path], instances: int, size: int, seed: int) -> Arrays:
-    """Draw every class: for each split `<split>_items` [N, 1, P, P] uint8 and `<split>_names` [K]."""
+def _render(paths: list[Path], instances: int, size: int, seed: int) -> Dataset:
+    """Draw every class."""
     fonts = [_font(path, 4 * size) for path in paths]
     covered = [_covered(path) for path in paths]
     characters = {
         split: [c for script in scripts for c in _letters(script, covered)] for split, scripts in SCRIPTS.items()
     }
     distinct = _distinct([c for split in characters.values() for c in split], paths, covered)
-    arrays: Arrays = {}
-    for split, candidates in characters.items():
-        kept = [c for c in candidates if c in distinct]
+    splits = {}
+    for split in SPLITS:
+        kept = [c for c in characters[split] if c in distinct]
         names = [unicodedata.name(c).replace(" ", "/", 1) for c in kept]
         items = large(len(kept), instances, 1, size, size)
         for k, (character, name) in enumerate(zip(kept, names, strict=True)):
@@ -131,9 +126,9 @@ def _render(paths: list[Path], instances: int, size: int, seed: int) -> Arrays:
             for i in range(instances):
                 ink = _ink(fonts[faces[i % len(faces)]], character)
                 items[k, i, 0] = _distorted(ink, size, random)
-        arrays[f"{split}_items"] = items.reshape(-1, 1, size, size)
-        arrays[f"{split}_names"] = np.array(names)
-    return arrays
+        counts = torch.full((len(names),), instances)
+        splits[split] = Split(torch.from_numpy(items.reshape(-1, 1, size, size)), counts, tuple(names))
+    return Dataset.of("glyphs", "scripts", splits, "image", drawing(size))
 
 
 def _covered(path: Path) -> frozenset[int]:
@@ -184,7 +179,7 @@ def _ink(font: ImageFont.FreeTypeFont, character: str) -> Image.Image:
     return image.crop(image.getbbox())
 
 
-def _shape(ink: Image.Image) -> Array:
+def _shape(ink: Image.Image) -> NDArray[np.float32]:
     """Bring a character to a common size and width, blur it a little and return it as a vector of length 1."""
     longer = max(ink.size)
     # up to 1.6 times as wide or high: a narrow S is an S, but an I is no block
@@ -195,7 +190,7 @@ def _shape(ink: Image.Image) -> Array:
     return vector / np.linalg.norm(vector)
 
 
-def _distorted(ink: Image.Image, size: int, random: np.random.Generator) -> Array:
+def _distorted(ink: Image.Image, size: int, random: np.random.Generator) -> NDArray[np.uint8]:
     """Return a character [P, P] under a random small affine map; it stays inside the image as a whole."""
     angle, shear, stretch, length, right, down = random.random(6)
     angle = math.radians(-20 + 40 * angle)

@@ -17,20 +17,24 @@ import warnings
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import PIL
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from metalearn_cli.core.check import Range
 from metalearn_cli.core.errors import DataError, Finding, UserError
 from metalearn_cli.core.random import derive_seed
-from metalearn_cli.data.common.cache import Arrays, cache_dir, cached
-from metalearn_cli.data.common.dataset import SPLITS, Dataset, Split
+from metalearn_cli.data.common.cache import cache_dir, cached, large
+from metalearn_cli.data.common.dataset import Dataset
+from metalearn_cli.data.common.images import drawing
+from metalearn_cli.data.common.splits import SPLITS, Split, group_of
 
-Array = np.ndarray[Any, Any]
+Drawings = NDArray[np.uint8]
+"""All drawings of a character: [20, P, P], ink 255."""
 
 IMAGES = "https://github.com/brendenlake/omniglot/raw/master/python/"
 LISTS = "https://raw.githubusercontent.com/jakesnell/prototypical-networks/master/data/omniglot/"
@@ -93,16 +97,30 @@ def omniglot(
     if not 8 <= size <= SIDE:
         raise ValueError(f"size must be from 8 to {SIDE}, got {size}")
     folder = _folder(root)
-    characters: dict[str, dict[str, Array]] = {}
+    paths = {name: _path(name, folder) for name in CHARACTERS}
+    key = {
+        "content": [_content(path) for path in paths.values()],
+        "split": split,
+        "seed": seed if split == "maml" else None,
+        "size": size,
+        "pillow": PIL.__version__,
+    }
+    return cached("omniglot", key, lambda: _read(paths, folder, split, size, seed))
+
+
+def _read(paths: dict[str, Path], folder: Path | None, split: str, size: int, seed: int) -> Dataset:
+    """Decode the image sets and part their characters."""
+    characters: dict[str, dict[str, Drawings]] = {}
     findings: list[Finding] = []
-    for name in CHARACTERS:
+    for name, path in paths.items():
         try:
-            characters[name] = _characters(name, folder, size)
+            characters[name] = _decoded(path, name, size)
         except DataError as error:
             findings += error.findings
     if findings:
         raise DataError(findings, HOW_TO_GET)
-    images = characters["images_background"] | characters["images_evaluation"]
+    background, evaluation = characters.values()
+    images = background | evaluation
     if split == "vinyals":
         names = {part: _listed(part, folder) for part in SPLITS}
     elif split == "maml":
@@ -110,24 +128,24 @@ def omniglot(
         parts = dict(zip(SPLITS, np.split(shuffled, MAML_CUTS), strict=True))
         names = {part: [f"{name}/rot{turn}" for name in kept for turn in TURNS] for part, kept in parts.items()}
     else:
-        background = sorted(characters["images_background"])
-        validation = sorted({name.split("/")[0] for name in background})[-VALIDATION_ALPHABETS:]
+        validation = sorted({group_of(name) for name in background})[-VALIDATION_ALPHABETS:]
         names = {
-            "train": [name for name in background if name.split("/")[0] not in validation],
-            "val": [name for name in background if name.split("/")[0] in validation],
-            "test": sorted(characters["images_evaluation"]),
+            "train": [name for name in sorted(background) if group_of(name) not in validation],
+            "val": [name for name in sorted(background) if group_of(name) in validation],
+            "test": sorted(evaluation),
         }
-    return Dataset.of("omniglot", split, {part: _split(kept, images) for part, kept in names.items()})
+    splits = {part: _split(kept, images, size) for part, kept in names.items()}
+    return Dataset.of("omniglot", split, splits, "image", drawing(size))
 
 
-def _split(names: list[str], images: dict[str, Array]) -> Split:
+def _split(names: list[str], images: dict[str, Drawings], size: int) -> Split:
     """Stack the classes of a split; "Angelic/character01/rot090" is a character turned by 90 degrees."""
-    drawings = []
-    for name in names:
+    items = large(len(names), DRAWINGS, 1, size, size)
+    for k, name in enumerate(names):
         character, _, turn = name.partition("/rot")
-        drawings.append(np.rot90(images[character], int(turn or 0) // 90, axes=(-2, -1)))
-    items = torch.from_numpy(np.concatenate(drawings))[:, None]
-    return Split(items, torch.full((len(names),), DRAWINGS), tuple(names))
+        items[k, :, 0] = np.rot90(images[character], int(turn or 0) // 90, axes=(-2, -1))
+    counts = torch.full((len(names),), DRAWINGS)
+    return Split(torch.from_numpy(items.reshape(-1, 1, size, size)), counts, tuple(names))
 
 
 def _folder(root: str | None) -> Path | None:
@@ -172,30 +190,43 @@ def _listed(part: str, folder: Path | None) -> list[str]:
     return names
 
 
-def _characters(name: str, folder: Path | None, size: int) -> dict[str, Array]:
-    """Return the drawings [20, P, P] uint8, ink 255, of each character of an image set."""
-    path = folder / f"{name}.zip" if folder else _downloaded(f"{name}.zip")
-    if folder and not path.is_file():
-        path = folder / name
-        if not path.is_dir():
-            raise UserError(f"data omniglot: {folder} has neither {name}.zip nor a folder {name}; {HOW_TO_GET}")
-    state, findings = hashlib.sha256(), []
+def _path(name: str, folder: Path | None) -> Path:
+    """Return the archive of an image set, or the folder that it was unpacked to."""
+    if folder is None:
+        return _downloaded(f"{name}.zip")
+    for path, there in ((folder / f"{name}.zip", Path.is_file), (folder / name, Path.is_dir)):
+        if there(path):
+            return path
+    raise UserError(f"data omniglot: {folder} has neither {name}.zip nor a folder {name}; {HOW_TO_GET}")
+
+
+def _content(path: Path) -> str:
+    """Return the sha256 of all files of an image set, with what is wrong with those that cannot be read."""
+    state = hashlib.sha256()
     files, most = (sorted(path.glob("*/*/*.png")), LARGEST) if path.is_dir() else ([path], LARGEST_ARCHIVE)
     for file in files:
+        state.update(file.relative_to(path).as_posix().encode())
         try:
-            if not file.is_file():  # a pipe or a device would never come to its end
-                findings.append(Finding(True, str(file), "is no file"))
-            elif file.stat().st_size > most:
-                findings.append(Finding(True, str(file), f"is too large: it has more than {most} bytes"))
-            else:
-                state.update(file.relative_to(path).as_posix().encode() + file.read_bytes())
-        except OSError as error:
-            findings.append(Finding(True, str(file), f"cannot be read: {error.strerror}"))
-    if findings:
-        raise DataError(findings)
-    key = {"content": state.hexdigest(), "size": size, "pillow": PIL.__version__}
-    arrays = cached(f"omniglot-{name}", key, lambda: _decoded(path, name, size))
-    return dict(zip(arrays["names"].tolist(), arrays["items"], strict=True))
+            state.update(_bytes(file, most))
+        except ValueError as error:  # decoding will say so
+            state.update(str(error).encode())
+    return state.hexdigest()
+
+
+def _bytes(file: Path, most: int) -> bytes:
+    """Return what a file holds.
+
+    Raises:
+        ValueError: if it is none, or has more than `most` bytes, or cannot be read.
+    """
+    try:
+        if not file.is_file():  # a pipe or a device would never come to its end
+            raise ValueError("is no file")
+        if file.stat().st_size > most:
+            raise ValueError(f"is too large: it has more than {most} bytes")
+        return file.read_bytes()
+    except OSError as error:
+        raise ValueError(f"cannot be read: {error.strerror}") from error
 
 
 def _contents(path: Path, name: str) -> tuple[dict[str, bytes], list[Finding]]:
@@ -204,12 +235,28 @@ def _contents(path: Path, name: str) -> tuple[dict[str, bytes], list[Finding]]:
     Returns:
         their contents by names such as "Angelic/character01/0965_01.png", sorted, and what is wrong with others.
     """
-    if path.is_dir():
-        files = {file.relative_to(path).as_posix(): file.read_bytes() for file in path.glob("*/*/*.png")}
-        return dict(sorted(files.items())), []
+    return _from_folder(path) if path.is_dir() else _from_archive(path, name)
+
+
+def _from_folder(path: Path) -> tuple[dict[str, bytes], list[Finding]]:
     contents: dict[str, bytes] = {}
     findings = []
-    with zipfile.ZipFile(path) as archive:
+    for file in path.glob("*/*/*.png"):
+        try:
+            contents[file.relative_to(path).as_posix()] = _bytes(file, LARGEST)
+        except ValueError as error:
+            findings.append(Finding(True, str(file), str(error)))
+    return dict(sorted(contents.items())), findings
+
+
+def _from_archive(path: Path, name: str) -> tuple[dict[str, bytes], list[Finding]]:
+    contents: dict[str, bytes] = {}
+    findings = []
+    try:
+        whole = _bytes(path, LARGEST_ARCHIVE)
+    except ValueError as error:
+        return {}, [Finding(True, str(path), str(error))]
+    with zipfile.ZipFile(io.BytesIO(whole)) as archive:
         members = archive.infolist()
         if len(members) > MOST_MEMBERS:
             return {}, [Finding(True, str(path), f"has {len(members)} members; more than {MOST_MEMBERS} are refused")]
@@ -248,8 +295,8 @@ _UNREADABLE = (
 """What reading a damaged archive comes to."""
 
 
-def _decoded(path: Path, name: str, size: int) -> Arrays:
-    """Decode every drawing of an image set: `items` [K, 20, P, P] uint8, ink 255, and `names` [K].
+def _decoded(path: Path, name: str, size: int) -> dict[str, Drawings]:
+    """Return the drawings [20, P, P] uint8, ink 255, of each character of an image set.
 
     Raises:
         DataError: with every file that is not what it should be.
@@ -279,8 +326,7 @@ def _decoded(path: Path, name: str, size: int) -> Arrays:
     if digest != PIXELS[name]:
         other = f"does not hold the drawings that upstream published (sha256 of the pixels {digest})"
         raise DataError([Finding(True, str(path), other)])
-    items = np.stack([[_small(drawing, size) for drawing in found] for found in characters.values()])
-    return {"items": items, "names": np.array(list(characters))}
+    return {c: np.stack([_small(drawing, size) for drawing in drawings]) for c, drawings in characters.items()}
 
 
 def _drawing(content: bytes) -> Image.Image:
@@ -304,7 +350,7 @@ def _drawing(content: bytes) -> Image.Image:
     raise ValueError(f"has {image.width}x{image.height} pixels, expected are {SIDE}x{SIDE}")
 
 
-def _small(drawing: Image.Image, size: int) -> Array:
+def _small(drawing: Image.Image, size: int) -> NDArray[np.uint8]:
     """Return a drawing [P, P] uint8 with ink 255; each pixel is the mean of those it covers."""
     ink = drawing.convert("L").point(lambda value: 255 - value)
     return np.asarray(ink.resize((size, size), Image.Resampling.BOX))

@@ -10,13 +10,16 @@ import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from metalearn_cli.core.errors import ConfigError, Problem, UserError
+from metalearn_cli.core.errors import ConfigError, Finding, Problem, UserError
+from metalearn_cli.core.items import Facts
 from metalearn_cli.core.types import Episode
-from metalearn_cli.data.common.dataset import SPLITS, Split, ValueRange, at_least_one, generator
+from metalearn_cli.data.common.dataset import at_least_one, generator
+from metalearn_cli.data.common.splits import SPLITS, Split
 
 AMPLITUDE = (0.1, 5.0)
 PHASE = (0.0, math.pi)
@@ -34,12 +37,12 @@ class Sinusoid:
 
     name = "sinusoid"
     protocol = "maml"
-    shape: tuple[int, ...] = (1,)
-    value_range: ValueRange = "real"
-    regression = True
+    facts = Facts("vector", shape=(1,), values="real", classes=0, outputs=1)
 
     def __init__(self) -> None:
         self.splits: Mapping[str, Split] = {}
+        self.preprocessing: Mapping[str, Any] = {}
+        self.findings: tuple[Finding, ...] = ()
         self.fingerprint = hashlib.sha256(f"{AMPLITUDE} {PHASE} {X}".encode()).hexdigest()
         self._device = torch.device("cpu")
 

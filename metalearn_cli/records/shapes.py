@@ -43,7 +43,14 @@ MOMENT = Leaf("a time with its zone, as in 2026-01-31T12:00:00+00:00", _is_momen
 OBJECT = Leaf("an object", lambda value: isinstance(value, dict))
 
 PARENT = {"run": TEXT, "stage": TEXT, "step?": COUNT, "checkpoint": TEXT, "sha256": TEXT}
-DATA = {"name?": TEXT, "protocol?": TEXT, "fingerprint?": TEXT, "spec?": OBJECT, "also?": OBJECT}
+DATA = {
+    "name?": TEXT,
+    "protocol?": TEXT,
+    "fingerprint?": TEXT,
+    "spec?": OBJECT,
+    "also?": OBJECT,
+    "preprocessing?": OBJECT,
+}
 SCORE = {
     "name": TEXT,
     "value": NUMBER,

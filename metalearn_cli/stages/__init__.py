@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from metalearn_cli.core.config import STAGES, ChainConfig, Runtime, parse, plain
+from metalearn_cli.core.config import STAGES, ChainConfig, EvaluateConfig, Runtime, Training, parse, plain
 from metalearn_cli.core.errors import ConfigError, Problem, UserError
 from metalearn_cli.core.stages import TABLE
 from metalearn_cli.core.types import Reporter
@@ -27,10 +27,13 @@ from metalearn_cli.stages.session import Session
 from metalearn_cli.stages.training import train
 from metalearn_cli.stages.transfer import transfer
 
+Settings = Training | EvaluateConfig | ChainConfig
+"""Of one command."""
+
 JOBS: dict[str, MakeJob] = {"pretrain": pretrain, "transfer": transfer, "meta-train": meta_train}
 
 
-def run(stage: str, config: Any, reporter: Reporter, **facts: Any) -> dict[str, Any]:
+def run(stage: str, config: Settings, reporter: Reporter, **facts: Any) -> dict[str, Any]:
     """Run a stage, or the chain, to its end.
 
     Args:
@@ -50,12 +53,12 @@ def run(stage: str, config: Any, reporter: Reporter, **facts: Any) -> dict[str, 
     with _process(config.evaluate.runtime if isinstance(config, ChainConfig) else config.runtime):
         if isinstance(config, ChainConfig):
             return run_chain(config, JOBS, session, reporter, **facts)
-        if stage == "evaluate":
+        if isinstance(config, EvaluateConfig):
             return evaluate(prepare_evaluation(config, session), reporter, **facts)
         return train(prepare(stage, config, JOBS[stage], session), session, reporter, **facts)
 
 
-def check(stage: str, config: Any) -> list[str]:
+def check(stage: str, config: Settings) -> list[str]:
     """Build and check everything that a run would need, writing nothing.
 
     Returns:
@@ -66,7 +69,7 @@ def check(stage: str, config: Any) -> list[str]:
     """
     if isinstance(config, ChainConfig):
         return check_chain(config, JOBS, Session())
-    if stage == "evaluate":
+    if isinstance(config, EvaluateConfig):
         return list(prepare_evaluation(config, Session()).notes)
     return list(prepare(stage, config, JOBS[stage], Session()).notes)
 

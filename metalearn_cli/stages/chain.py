@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from metalearn_cli.core.config import ChainConfig, EvaluateConfig, digest, plain
+from metalearn_cli.core.config import ChainConfig, EvaluateConfig, Training, digest, plain
 from metalearn_cli.core.errors import ConfigError, Problem
 from metalearn_cli.core.metric import metric_named
 from metalearn_cli.core.stages import TABLE
@@ -114,7 +114,7 @@ def _scoring(config: ChainConfig, ckpt: str | None) -> EvaluateConfig:
     return replace(config.evaluate, ckpt=ckpt, backbone=backbone, data=data, algorithm=None)
 
 
-def _trained(stage: str, settings: Any, make_job: MakeJob, session: Session, reporter: Reporter) -> dict[str, Any]:
+def _trained(stage: str, settings: Training, make_job: MakeJob, session: Session, reporter: Reporter) -> dict[str, Any]:
     """Return the completed run of a stage: one that is there, one that goes on, or a new one."""
     prepared = prepare(stage, settings, make_job, session)
     found = _found(stage, prepared.key, settings.runs_dir)

@@ -7,7 +7,7 @@ from typing import Any
 from metalearn_cli.core.build import build
 from metalearn_cli.core.config import DataConfig
 from metalearn_cli.core.errors import DataError, Finding
-from metalearn_cli.data.common.findings import episode_findings, findings_of
+from metalearn_cli.data.common.findings import episode_findings
 
 
 def check_data(config: DataConfig) -> dict[str, Any]:
@@ -29,10 +29,10 @@ def check_data(config: DataConfig) -> dict[str, Any]:
         findings += error.findings
         told["cure"] = error.cure
     else:
-        sizes = {name: {"classes": len(s.names), "items": len(s.items)} for name, s in data.splits.items()}
+        sizes = {name: {"classes": len(s.names), "items": int(s.counts.sum())} for name, s in data.splits.items()}
         facts = {"name": data.name, "protocol": data.protocol, "fingerprint": data.fingerprint}
         told["data"] = {**facts, "splits": sizes}
-        findings += findings_of(data) + episode_findings(data, config.way, config.shot, config.query)
+        findings += [*data.findings, *episode_findings(data, config.way, config.shot, config.query)]
     findings.sort(key=lambda finding: not finding.blocks)
     may_start = not any(finding.blocks for finding in findings)
     return {**told, "findings": [finding._asdict() for finding in findings], "may_start": may_start}

@@ -83,17 +83,17 @@ def prepare_evaluation(config: EvaluateConfig, session: Session) -> Evaluation:
         raise ConfigError([Problem(key, f"ckpt=null needs one; choose it with {key}=NAME") for key in absent])
     with enough_memory("evaluate", config):
         data = session.data(data_spec, runtime)
-    spec = config.algorithm or model.get("algorithm") or FLOORS[data.regression]
+    spec = config.algorithm or model.get("algorithm") or FLOORS[data.facts.regression]
     algorithm: Algorithm = build(spec, "algorithm")
-    if problems := check_learner(algorithm, data.regression, config.runtime.precision):
+    if problems := check_learner(algorithm, data.facts.regression, config.runtime.precision):
         raise ConfigError(problems)
-    if parent and list(data.shape) != model.get("shape"):
+    if parent and data.facts.plain_shape != model.get("shape"):
         takes = model.get("shape")
-        message = f"{data.name} has items of shape {list(data.shape)}, the checkpoint's network takes {takes}"
+        message = f"{data.name} has items of shape {data.facts.plain_shape}, the checkpoint's network takes {takes}"
         raise ConfigError([Problem("data", message)])
     sampler = data.episodes(config.split, way=config.way, shot=config.shot, query=config.query, seed=config.seed)
     outputs = config.way if algorithm.traits.head else None
-    net = fresh_network(backbone, data.shape, outputs, config.seed, runtime)
+    net = fresh_network(backbone, data.facts, outputs, config.seed, runtime)
     protocols: tuple[Normalisation | None, ...] = tuple(config.normalisation) if net.batch_statistics else (None,)
     if algorithm.traits.uses_queries:
         protocols = ("transductive",)

@@ -7,6 +7,7 @@ from torch import nn
 from metalearn_cli.core.build import Spec, build
 from metalearn_cli.core.config import Normalisation
 from metalearn_cli.core.errors import ConfigError, Problem
+from metalearn_cli.core.items import Facts
 from metalearn_cli.core.network import Network, network
 from metalearn_cli.core.random import seeded
 from metalearn_cli.core.types import Algorithm
@@ -14,16 +15,16 @@ from metalearn_cli.engine.episodes import Learner
 from metalearn_cli.engine.runtime import Runtime
 
 
-def fresh_backbone(backbone: Spec, shape: tuple[int, ...], seed: int) -> nn.Module:
+def fresh_backbone(backbone: Spec, facts: Facts, seed: int) -> nn.Module:
     """Build a backbone; every stage with the same seed starts from the same untrained one."""
     with seeded(seed, "backbone"):
-        module: nn.Module = build(backbone, "backbone", shape=shape)
+        module: nn.Module = build(backbone, "backbone", facts=facts, shape=facts.shape)
     return module
 
 
-def fresh_network(backbone: Spec, shape: tuple[int, ...], outputs: int | None, seed: int, runtime: Runtime) -> Network:
+def fresh_network(backbone: Spec, facts: Facts, outputs: int | None, seed: int, runtime: Runtime) -> Network:
     """Build a backbone, with a linear head where `outputs` says so, that computes in the runtime's precision."""
-    return network(fresh_backbone(backbone, shape, seed), outputs, runtime.under_precision)
+    return network(fresh_backbone(backbone, facts, seed), outputs, runtime.under_precision)
 
 
 def fresh_learner(

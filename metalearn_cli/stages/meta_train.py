@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +18,7 @@ from metalearn_cli.core.config import MetaTrainConfig
 from metalearn_cli.core.errors import ConfigError, Problem, UserError
 from metalearn_cli.core.learning import score
 from metalearn_cli.core.network import Params, unwritten
-from metalearn_cli.core.types import Algorithm, Episode, Sampler
+from metalearn_cli.core.types import Algorithm, Dataset, Episode, Sampler
 from metalearn_cli.engine.episodes import OWN, Learner, answered, trained
 from metalearn_cli.engine.loop import Job
 from metalearn_cli.engine.runtime import Runtime
@@ -37,7 +36,7 @@ def meta_train(config: MetaTrainConfig, session: Session) -> Job:
     data = session.data(config.data, runtime)
     samplers = _samplers(config, algorithm, data)
     outputs = config.way if algorithm.traits.head else None
-    net = fresh_network(config.backbone, data.shape, outputs, config.seed, runtime)
+    net = fresh_network(config.backbone, data.facts, outputs, config.seed, runtime)
     learner = fresh_learner(algorithm, net, samplers["train"].way, config.normalisation, config.seed)
     valid = learner.at(1.0)._replace(way=config.way)
     metric = metric_of(samplers["val"])
@@ -59,7 +58,7 @@ def meta_train(config: MetaTrainConfig, session: Session) -> Job:
     _try(learner, runtime, batches(0, tasks=2), partial(tasks.refused, whole))
 
     def pictures(tensors: Params, folder: Path) -> None:
-        if len(data.shape) != 3:
+        if data.facts.kind != "image":
             return
         episode = runtime.cast(samplers["val"].batch(0, 1)).map(itemgetter(0))
         with torch.no_grad():
@@ -77,7 +76,7 @@ def meta_train(config: MetaTrainConfig, session: Session) -> Job:
         metric=metric,
         model={
             "backbone": dict(config.backbone),
-            "shape": list(data.shape),
+            "shape": data.facts.plain_shape,
             "algorithm": dict(config.algorithm),
             "way": outputs,
             "normalisation": config.normalisation,
@@ -88,7 +87,7 @@ def meta_train(config: MetaTrainConfig, session: Session) -> Job:
     )
 
 
-def _samplers(config: MetaTrainConfig, algorithm: Algorithm, data: Any) -> dict[str, Sampler]:
+def _samplers(config: MetaTrainConfig, algorithm: Algorithm, data: Dataset) -> dict[str, Sampler]:
     """Return the episodes of training and of validation.
 
     Raises:
@@ -106,7 +105,7 @@ def _samplers(config: MetaTrainConfig, algorithm: Algorithm, data: Any) -> dict[
             found = error.problems if isinstance(error, ConfigError) else [Problem("", str(error))]
             own = {k: f"train_{k}" for k in ("way", "query") if split == "train" and getattr(config, f"train_{k}")}
             problems += [problem._replace(key=own.get(problem.key, problem.key)) for problem in found]
-    problems += check_learner(algorithm, data.regression, config.runtime.precision)
+    problems += check_learner(algorithm, data.facts.regression, config.runtime.precision)
     if not traits.learns:
         message = "has nothing to meta-train; score it with: mlx evaluate algorithm=..."
         problems.append(Problem("algorithm", f"{name} {message}"))

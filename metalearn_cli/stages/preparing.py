@@ -16,12 +16,12 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from metalearn_cli.core.build import Spec, build
-from metalearn_cli.core.config import _Training, digest, plain
+from metalearn_cli.core.config import Common, Training, digest, plain
 from metalearn_cli.core.errors import ConfigError, Problem, UserError
 from metalearn_cli.core.metric import ACCURACY, MSE, Metric
 from metalearn_cli.core.network import BACKBONE, Params, network
 from metalearn_cli.core.stages import TABLE
-from metalearn_cli.core.types import Sampler
+from metalearn_cli.core.types import Dataset, Sampler
 from metalearn_cli.engine.episodes import OWN, Learner
 from metalearn_cli.engine.evaluation import score_episodes
 from metalearn_cli.engine.loop import Job
@@ -34,15 +34,22 @@ from metalearn_cli.stages.learner import fresh_learner
 from metalearn_cli.stages.session import Session
 
 MakeJob = Callable[[Any, Session], Job]
+"""Makes the job of a stage from its own kind of settings."""
 
 
-def describe_data(data: Any, spec: Spec) -> dict[str, Any]:
+def describe_data(data: Dataset, spec: Spec) -> dict[str, Any]:
     """Return what run.json and manifests record of a data set, enough to load it again and to recognise it."""
-    return {"name": data.name, "protocol": data.protocol, "fingerprint": data.fingerprint, "spec": dict(spec)}
+    return {
+        "name": data.name,
+        "protocol": data.protocol,
+        "fingerprint": data.fingerprint,
+        "preprocessing": dict(data.preprocessing),
+        "spec": dict(spec),
+    }
 
 
 def few_shot_probe(
-    backbone: nn.Module, data: Any, config: _Training, runtime: Runtime
+    backbone: nn.Module, data: Dataset, config: Training, runtime: Runtime
 ) -> Callable[[Params], dict[str, float]]:
     """Return the validation of stages without episodes: what the backbone's features are worth as they are.
 
@@ -74,7 +81,7 @@ def metric_of(sampler: Sampler) -> Metric:
     return MSE if sampler.regression else ACCURACY
 
 
-def starting_point(config: _Training, stage: str, session: Session) -> Checkpoint | None:
+def starting_point(config: Training, stage: str, session: Session) -> Checkpoint | None:
     """Resolve `init_from`, once."""
     if config.init_from is None:
         return None
@@ -82,7 +89,7 @@ def starting_point(config: _Training, stage: str, session: Session) -> Checkpoin
     return session.checkpoint(folder)
 
 
-def key_of(stage: str, config: Any, data: dict[str, Any], *inputs: dict[str, Any] | None) -> str:
+def key_of(stage: str, config: Common, data: dict[str, Any], *inputs: dict[str, Any] | None) -> str:
     """Return what identifies the work of a run: its settings and its inputs, not where it writes.
 
     Args:
@@ -102,7 +109,7 @@ class Prepared:
     """A stage that is ready to run: everything was built and checked, nothing was written."""
 
     stage: str
-    config: Any
+    config: Training
     runtime: Runtime
     job: Job
     parent: Checkpoint | None
@@ -121,7 +128,7 @@ class Prepared:
         return make_optimizer(self.config.optimizer, self.config.scheduler, self.job.params, self.job.rates)
 
 
-def prepare(stage: str, config: _Training, make_job: MakeJob, session: Session) -> Prepared:
+def prepare(stage: str, config: Training, make_job: MakeJob, session: Session) -> Prepared:
     """Build and check everything that a training stage needs, before any work.
 
     Raises:
@@ -168,7 +175,7 @@ def _measured(checkpoint: Checkpoint) -> str:
 
 
 @contextmanager
-def enough_memory(stage: str, config: Any) -> Iterator[None]:
+def enough_memory(stage: str, config: Common) -> Iterator[None]:
     """Within a block, turn a want of memory into advice.
 
     Raises:

@@ -11,7 +11,7 @@ from torch import Tensor
 from metalearn_cli.core.build import build
 from metalearn_cli.core.config import PretrainConfig
 from metalearn_cli.core.errors import ConfigError, Problem
-from metalearn_cli.core.items import Items
+from metalearn_cli.core.items import Items, each
 from metalearn_cli.core.metric import ACCURACY
 from metalearn_cli.core.network import Params, pure
 from metalearn_cli.core.random import seeded
@@ -26,17 +26,18 @@ def pretrain(config: PretrainConfig, session: Session) -> Job:
     """Wrap the model around a backbone and train both on batches of items; few-shot accuracy selects the best."""
     runtime = session.runtime(config.runtime)
     data = session.data(config.data, runtime)
-    if data.regression:
+    if data.facts.regression:
         raise ConfigError([Problem("data", f"{data.name} is a stream of tasks without items to pretrain on")])
-    backbone = fresh_backbone(config.backbone, data.shape, config.seed)
+    backbone = fresh_backbone(config.backbone, data.facts, config.seed)
     with seeded(config.seed, "model"):
         model = build(
             config.model,
             "model",
             backbone=backbone,
-            shape=data.shape,
-            value_range=data.value_range,
-            classes=len(data.splits["train"].names),
+            facts=data.facts,
+            shape=data.facts.shape,
+            value_range=data.facts.values,
+            classes=data.facts.classes,
         )
     apply, params = pure(model, training=True)
     apply = runtime.under_precision(apply)
@@ -57,7 +58,7 @@ def pretrain(config: PretrainConfig, session: Session) -> Job:
         x, _ = data.batch("val", "all", 32, config.seed, 0)
         model.load_state_dict({name: p.float().cpu() for name, p in params.items()})
         with seeded(config.seed, "pictures"), torch.no_grad():
-            drawn = model.eval().pictures(x.cpu())
+            drawn = model.eval().pictures(each(Tensor.cpu, x))
         for name, images in drawn.items():
             image_grid(images, 8, f"{name}", folder / f"{name}.png")
 
@@ -68,7 +69,7 @@ def pretrain(config: PretrainConfig, session: Session) -> Job:
         gradients=gradients,
         evaluate=few_shot_probe(backbone, data, config, runtime),
         metric=ACCURACY,
-        model={"backbone": dict(config.backbone), "shape": list(data.shape), "model": dict(config.model)},
+        model={"backbone": dict(config.backbone), "shape": data.facts.plain_shape, "model": dict(config.model)},
         data=describe_data(data, config.data),
         buffers=tuple(name for name, p in params.items() if not p.requires_grad),
         follow=follow,

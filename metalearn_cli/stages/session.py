@@ -10,7 +10,7 @@ from metalearn_cli.core.build import Spec, build
 from metalearn_cli.core.config import Runtime as RuntimeConfig
 from metalearn_cli.core.config import digest, plain
 from metalearn_cli.core.errors import DataError
-from metalearn_cli.data.common.findings import findings_of
+from metalearn_cli.core.types import Dataset
 from metalearn_cli.engine.runtime import Runtime
 from metalearn_cli.records.checkpoint import Checkpoint, open_checkpoint
 
@@ -33,7 +33,7 @@ class Session:
         runtime.use()
         return runtime
 
-    def data(self, spec: Spec, runtime: Runtime) -> Any:
+    def data(self, spec: Spec, runtime: Runtime) -> Dataset:
         """Return a data set, held on the device.
 
         Raises:
@@ -56,8 +56,8 @@ class Session:
         return cast(Built, self._kept[name])
 
 
-def _loaded(spec: Spec) -> Any:
-    data = build(spec, "data")
-    if blocking := [finding for finding in findings_of(data) if finding.blocks]:
+def _loaded(spec: Spec) -> Dataset:
+    data: Dataset = build(spec, "data")
+    if blocking := [finding for finding in data.findings if finding.blocks]:
         raise DataError(blocking)
     return data

@@ -50,18 +50,18 @@ def train(
         parent = prepared.parent.parent_entry if prepared.parent else None
         facts |= {"key": prepared.key, "parent": parent, "data": job.data, "steps": config.steps}
         # what `latest` meant today is what a later `resume` starts from
-        pinned = replace(config, init_from=parent and parent["checkpoint"])
+        pinned = plain(config) | {"init_from": parent["checkpoint"] if parent else None}
         if job.teacher:
             facts |= {"teacher": job.teacher}
-            pinned = replace(pinned, teacher=job.teacher["checkpoint"])
-        run = runs.create(config.runs_dir, stage, plain(pinned), **facts)
+            pinned |= {"teacher": job.teacher["checkpoint"]}
+        run = runs.create(config.runs_dir, stage, pinned, **facts)
     try:
         with _logging_to(run.folder / "mlx.log"):
             try:
                 with enough_memory(stage, config):
-                    training = _Training(prepared, reporter, run)
-                    training.fit()
-                    return training.finish(session)
+                    progress = _Progress(prepared, reporter, run)
+                    progress.fit()
+                    return progress.finish(session)
             except BaseException as error:
                 run.fail(error)
                 known = isinstance(error, KeyboardInterrupt | UserError)
@@ -96,7 +96,7 @@ class _LogFile(logging.FileHandler):
             super().close()
 
 
-class _Training:
+class _Progress:
     """A run on its way: the loop reports to it (`engine.loop.RunLog`).
 
     Args:

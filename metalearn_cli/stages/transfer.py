@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ from metalearn_cli.core.metric import ACCURACY, LABEL_ACCURACY
 from metalearn_cli.core.network import BACKBONE, HEAD, Network, Params, network
 from metalearn_cli.core.random import derive_seed, seeded
 from metalearn_cli.core.stages import TABLE
-from metalearn_cli.core.types import Method
+from metalearn_cli.core.types import Dataset, Method
 from metalearn_cli.engine.loop import Job
 from metalearn_cli.engine.runtime import Runtime
 from metalearn_cli.records import runs
@@ -45,10 +45,10 @@ def transfer(config: TransferConfig, session: Session) -> Job:
     """Train a linear classifier, and as much of the backbone as the method says, on labelled items."""
     runtime = session.runtime(config.runtime)
     data = session.data(config.data, runtime)
-    if data.regression:
+    if data.facts.regression:
         raise ConfigError([Problem("data", f"{data.name} is a stream of regression tasks without labelled items")])
-    backbone = fresh_backbone(config.backbone, data.shape, config.seed)
-    net = network(backbone, len(data.splits["train"].names), runtime.under_precision)
+    backbone = fresh_backbone(config.backbone, data.facts, config.seed)
+    net = network(backbone, data.facts.classes, runtime.under_precision)
     method: Method = build(config.method, "method")
     try:
         rates = _at(method, 1.0).rates(net)
@@ -97,7 +97,7 @@ def transfer(config: TransferConfig, session: Session) -> Job:
         gradients=gradients,
         evaluate=evaluate,
         metric=ACCURACY,
-        model={"backbone": dict(config.backbone), "shape": list(data.shape), "method": dict(config.method)},
+        model={"backbone": dict(config.backbone), "shape": data.facts.plain_shape, "method": dict(config.method)},
         data=described,
         teacher=teacher.parent_entry if teacher else None,
         buffers=tuple(net.constants),
@@ -121,7 +121,7 @@ def _teacher(config: TransferConfig, session: Session) -> Checkpoint | None:
         raise ConfigError([Problem("teacher", message)]) from error
 
 
-def _check(config: TransferConfig, method: Method, data: Any, more: Mapping[str, Any]) -> None:
+def _check(config: TransferConfig, method: Method, data: Dataset, more: Mapping[str, Dataset]) -> None:
     """Look for data and a teacher that the method asks for and does not get, or gets and does not ask for.
 
     Raises:
@@ -134,8 +134,8 @@ def _check(config: TransferConfig, method: Method, data: Any, more: Mapping[str,
     for spare in sorted(more.keys() - asks):
         problems.append(Problem(f"also.{spare}", f"has no effect: {name} does not ask for it"))
     for given, other in more.items():
-        if other.regression or other.shape != data.shape:
-            message = f"{other.name} must have items of the same shape as {data.name}, {list(data.shape)}"
+        if other.facts.regression or other.facts.shape != data.facts.shape:
+            message = f"{other.name} must have items of the same shape as {data.name}, {data.facts.plain_shape}"
             problems.append(Problem(f"also.{given}", message))
     if TAUGHT in asks and config.teacher is None:
         problems.append(Problem("teacher", f"{name} learns from a second checkpoint; name it with teacher=RUN"))
@@ -145,7 +145,7 @@ def _check(config: TransferConfig, method: Method, data: Any, more: Mapping[str,
         raise ConfigError(problems)
 
 
-def _network_of(teacher: Checkpoint, like: Network, data: Any, runtime: Runtime) -> Network:
+def _network_of(teacher: Checkpoint, like: Network, data: Dataset, runtime: Runtime) -> Network:
     """Return the network of a teacher, with its classifier.
 
     Raises:
@@ -154,10 +154,10 @@ def _network_of(teacher: Checkpoint, like: Network, data: Any, runtime: Runtime)
     model = teacher.manifest["model"]
     spec, outputs = model.get("backbone"), len(like.params[f"{HEAD}bias"])
     wrong = problems_of(spec, "backbone")
-    if wrong or model.get("shape") != list(data.shape) or f"{HEAD}weight" not in teacher.manifest["signature"]:
+    if wrong or model.get("shape") != data.facts.plain_shape or f"{HEAD}weight" not in teacher.manifest["signature"]:
         message = f"{teacher.folder} has no classifier of items like those of {data.name}; name a run of transfer"
         raise ConfigError([Problem("teacher", message)])
-    net = network(fresh_backbone(cast(Spec, spec), data.shape, 0), outputs, runtime.under_precision)
+    net = network(fresh_backbone(cast(Spec, spec), data.facts, 0), outputs, runtime.under_precision)
     try:
         tensors, _ = load_into(net.params | net.constants, teacher, (BACKBONE, HEAD))
     except ConfigError as error:

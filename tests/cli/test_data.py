@@ -11,11 +11,11 @@ from metalearn_cli.data.common.dataset import Dataset
 SMALL = ("data=gaussian", "data.items=60", "data.classes=12", "way=3", "query=4")
 
 
-def spoiled(name, protocol, splits):
+def spoiled(name, protocol, splits, kind):
     """Make a data set in which one test item is no number, and one train class is a class of val."""
     splits["test"].items[0, 0] = torch.nan
     splits["val"].items[:5] = splits["train"].items[:5]
-    return Dataset.of(name, protocol, splits)
+    return Dataset.of(name, protocol, splits, kind)
 
 
 class Spoiled(Dataset):

@@ -5,10 +5,11 @@ The data sets are found by listing configs/data, so that a new one is tested by 
 
 from __future__ import annotations
 
+import json
 import os
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -17,6 +18,8 @@ from torch import Tensor
 
 from metalearn_cli.core.build import build, problems_of
 from metalearn_cli.core.errors import ConfigError, UserError
+from metalearn_cli.core.items import Kind
+from metalearn_cli.data.common.splits import group_of
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "configs" / "data"
@@ -68,11 +71,11 @@ def sampler_of(data: Any, split: str, seed: int = 0) -> Any:
 def check_range(data: Any, x: Tensor) -> None:
     assert x.dtype == torch.float32
     assert x.isfinite().all()
-    if data.value_range == "unit":
+    if data.facts.values == "unit":
         assert x.min() >= 0 and x.max() <= 1
         assert x.max() > 0.5  # not scaled twice
     else:
-        assert data.value_range == "real"
+        assert data.facts.values == "real"
         assert x.min() < -0.5 and x.max() > 0.5
 
 
@@ -85,6 +88,20 @@ def test_says_what_it_is(name: str, data: Any) -> None:
     assert data.protocol
     assert len(data.fingerprint) == 64
     assert data.to("cpu").fingerprint == data.fingerprint
+    assert data.facts.kind in get_args(Kind)
+    assert json.loads(json.dumps(data.preprocessing)) == data.preprocessing
+    assert not any(finding.blocks for finding in data.findings)
+
+
+def test_facts_are_of_classes_or_of_targets(data: Any) -> None:
+    facts = data.facts
+    if data.regression:
+        assert (facts.classes, facts.groups) == (0, ())
+        assert sampler_of(data, "train").batch(0, 1).query_y.shape[-1] == facts.outputs > 0
+    else:
+        assert (facts.classes, facts.outputs) == (len(data.splits["train"].names), 0)
+        names = {name for split in data.splits.values() for name in split.names}
+        assert {group_of(name) for name in names} == set(facts.groups or ("",))
 
 
 def test_is_a_function_of_its_settings(name: str, data: Any) -> None:
@@ -103,8 +120,8 @@ def test_episodes_have_the_promised_shapes_labels_and_range(data: Any, split: st
     sampler = sampler_of(data, split)
     assert (sampler.way, sampler.regression) == (way, data.regression)
     episodes = sampler.batch(0, TASKS)
-    assert episodes.support_x.shape == (TASKS, way * SHOT, *data.shape)
-    assert episodes.query_x.shape == (TASKS, way * QUERY, *data.shape)
+    assert episodes.support_x.shape == (TASKS, way * SHOT, *data.facts.shape)
+    assert episodes.query_x.shape == (TASKS, way * QUERY, *data.facts.shape)
     check_range(data, episodes.query_x)
     for y, per_class in ((episodes.support_y, SHOT), (episodes.query_y, QUERY)):
         if data.regression:
@@ -154,7 +171,7 @@ def test_batches_and_held_out_items(data: Any, split: str) -> None:
     classes = len(data.splits[split].names)
     for part in ("all", "fit", "held_out"):
         x, y = data.batch(split, part, 40, seed=0, step=0)
-        assert x.shape == (40, *data.shape)
+        assert x.shape == (40, *data.facts.shape)
         check_range(data, x)
         assert y.dtype == torch.int64
         assert 0 <= y.min() and y.max() < classes

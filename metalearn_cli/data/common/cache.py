@@ -1,6 +1,10 @@
 """What was decoded or rendered once is kept in a folder of the user's; it may be deleted at any time.
 
-Kept arrays are mapped from their file, not read: of data larger than memory there is what is being used.
+A file holds a data set as a whole: items, names, facts, preprocessing, fingerprint and findings. Items are mapped from
+it, not read: of data larger than memory there is what is being used.
+
+Each load reads every byte once, for the fingerprint. It is what checkpoints record, and so it must be that of the items
+that are trained on: a file that was damaged after it was written would give another one, and is made again.
 """
 
 from __future__ import annotations
@@ -22,13 +26,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
+from torch import Tensor
 
-Arrays = dict[str, np.ndarray[Any, Any]]
+from metalearn_cli.core.errors import Finding
+from metalearn_cli.data.common.dataset import Dataset, facts_of
+from metalearn_cli.data.common.splits import Split, fingerprint_of, parts_of
 
 _log = logging.getLogger("metalearn_cli")
-_CHECKSUM = "sha256"
+_ABOUT, _CHECKSUM = "about", "sha256"
+"""What a file says besides its tensors: a JSON object of everything else, and the checksum of that."""
+
 _UNREADABLE = (OSError, KeyError, TypeError, ValueError, SafetensorError)
 
 
@@ -39,19 +49,21 @@ def cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "metalearn-cli"
 
 
-def cached(name: str, key: Mapping[str, Any], build: Callable[[], Arrays]) -> Arrays:
+def cached(name: str, key: Mapping[str, Any], build: Callable[[], Dataset]) -> Dataset:
     """Return `build()`, from the cache folder if the same was built before.
 
     Args:
         name: start of the file's name.
-        key: everything that the result depends on, as plain values, except for the code of the module of `build`.
-        build: makes the arrays, large ones with `large`; their names must not be "sha256".
+        key: everything that the result depends on, as plain values, except for code.
+        build: makes the data set; large items with `large`.
 
-    A damaged cache file is built again, and a folder that cannot be written is done without; both are logged. Where
-    several processes want the same, one builds and the others wait for it.
+    The code of the module of `build` and of this package belongs to the key. A damaged cache file is built again, and a
+    folder that cannot be written is done without; both are logged. Where several processes want the same, one builds
+    and the others wait for it.
     """
-    code = inspect.getsource(sys.modules[build.__module__])
-    digest = hashlib.sha256(json.dumps([key, code], sort_keys=True).encode()).hexdigest()
+    code = [path.read_text("utf-8") for path in sorted(Path(__file__).parent.glob("*.py"))]
+    code.append(inspect.getsource(sys.modules[build.__module__]))
+    digest = _sha256(json.dumps([key, code], sort_keys=True))
     path = cache_dir() / f"{name}-{digest[:16]}.safetensors"
     with suppress(*_UNREADABLE):
         return _load(path)
@@ -62,12 +74,12 @@ def cached(name: str, key: Mapping[str, Any], build: Callable[[], Arrays]) -> Ar
             pass
         except _UNREADABLE as error:
             _log.warning("the cache file %s is damaged or unreadable (%s) and is made again", path, error)
-        arrays = build()
+        data = build()
         try:
-            _save(path, arrays)
+            _save(path, data)
         except OSError as error:
             _log.warning("cannot write to the cache (%s): %s has to be made again in the next run", error, name)
-    return arrays
+    return data
 
 
 @contextmanager
@@ -89,7 +101,7 @@ def _alone(folder: Path) -> Iterator[None]:
             folder.rmdir()  # a build that failed leaves no empty folder
 
 
-def large(*shape: int) -> np.ndarray[Any, Any]:
+def large(*shape: int) -> NDArray[np.uint8]:
     """Return uint8 zeros that need not fit into memory: the cache folder's disk stands behind them, where it can."""
     with suppress(OSError, AttributeError):  # macOS cannot reserve space
         cache_dir().mkdir(parents=True, exist_ok=True)
@@ -99,45 +111,72 @@ def large(*shape: int) -> np.ndarray[Any, Any]:
     return np.zeros(shape, np.uint8)
 
 
-def _load(path: Path) -> Arrays:
+def _load(path: Path) -> Dataset:
     with safe_open(path, "pt") as file:  # numpy's own form would read the whole of it
-        numbers: Arrays = {name: file.get_tensor(name).numpy() for name in file.keys()}
-        words = dict(file.metadata() or {})
-    checksum = words.pop(_CHECKSUM)
-    arrays = numbers | {name: np.array(json.loads(word)) for name, word in words.items()}
-    if checksum != _checksum(arrays):
+        tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}
+        words = file.metadata()
+    if words[_CHECKSUM] != _sha256(words[_ABOUT]):
         raise ValueError("its checksum does not match")
-    for array in numbers.values():
-        _drawn_at_random(array)
-    return arrays
+    about = json.loads(words[_ABOUT])
+    splits = {split: _split(tensors, split, names) for split, names in about["names"].items()}
+    if about["fingerprint"] != fingerprint_of(splits):
+        raise ValueError("its items are not those that were written")
+    for tensor in tensors.values():
+        _drawn_at_random(tensor)
+    return Dataset(
+        name=about["name"],
+        protocol=about["protocol"],
+        splits=splits,
+        facts=facts_of(about["kind"], splits, about["vocabulary"]),
+        preprocessing=about["preprocessing"],
+        fingerprint=about["fingerprint"],
+        findings=tuple(Finding(*finding) for finding in about["findings"]),
+    )
 
 
-def _drawn_at_random(array: np.ndarray[Any, Any]) -> None:
+def _split(tensors: Mapping[str, Tensor], split: str, names: list[str]) -> Split:
+    start = f"{split}/items/"
+    items = {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
+    return Split(items.get("", items), tensors[f"{split}/counts"], tuple(names))
+
+
+def _drawn_at_random(tensor: Tensor) -> None:
     """Have the system read what is asked for, and not megabytes ahead: what is drawn next lies elsewhere."""
-    first = array.ctypes.data // mmap.PAGESIZE * mmap.PAGESIZE
-    length = array.ctypes.data + array.nbytes - first
+    first = tensor.data_ptr() // mmap.PAGESIZE * mmap.PAGESIZE
+    length = tensor.data_ptr() + tensor.nbytes - first
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(length), mmap.MADV_RANDOM)
 
 
-def _save(path: Path, arrays: Arrays) -> None:
+def _save(path: Path, data: Dataset) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    numbers = {name: array for name, array in arrays.items() if array.dtype.kind != "U"}
-    words = {name: json.dumps(array.tolist()) for name, array in arrays.items() if array.dtype.kind == "U"}
+    about = json.dumps(
+        {
+            "name": data.name,
+            "protocol": data.protocol,
+            "kind": data.facts.kind,
+            "vocabulary": data.facts.vocabulary,
+            "preprocessing": data.preprocessing,
+            "fingerprint": data.fingerprint,
+            "findings": data.findings,
+            "names": {name: split.names for name, split in data.splits.items()},
+        }
+    )
+    arrays = {}
+    for name, split in data.splits.items():
+        arrays[f"{name}/counts"] = split.counts.numpy()
+        for part, items in parts_of(split.items).items():
+            arrays[f"{name}/items/{part}"] = items.contiguous().numpy()
     # written aside and then renamed, so that other processes see the whole file or none
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".tmp")
     os.close(handle)
     try:
-        save_file(numbers, temporary, words | {_CHECKSUM: _checksum(arrays)})
+        save_file(arrays, temporary, {_ABOUT: about, _CHECKSUM: _sha256(about)})
         os.replace(temporary, path)
     except BaseException:
         os.unlink(temporary)
         raise
 
 
-def _checksum(arrays: Arrays) -> str:
-    state = hashlib.sha256()
-    for name, array in sorted(arrays.items()):
-        state.update(f"{name} {array.dtype} {array.shape}".encode())
-        state.update(np.ascontiguousarray(array).view(np.uint8).data)
-    return state.hexdigest()
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Callable, Mapping
 from itertools import combinations
 from typing import Any
 
@@ -14,8 +15,9 @@ import torch
 from torch import Tensor
 
 from metalearn_cli.core.errors import ConfigError, Finding, UserError
+from metalearn_cli.core.items import Items
 from metalearn_cli.core.types import Episode
-from metalearn_cli.data.common.dataset import SPLITS, Split
+from metalearn_cli.data.common.splits import SPLITS, Split, parts_of
 
 COPIED = 0.5  # share of a class's items from which on a class with the same ones is a copy of it
 COMMON = 50  # classes that may share an item before they are no longer looked at pair by pair
@@ -23,18 +25,12 @@ NO_NUMBERS = "with values that are no numbers (NaN or infinite)"
 HUGE = 1e6  # standardised values do not get there
 
 
-def findings_of(data: Any) -> list[Finding]:
-    """Return what is wrong with a data set, whatever is to be done with it; cheap enough for the start of a stage.
-
-    Args:
-        data: a `Dataset`, or a stream of regression tasks.
-    """
-    if data.regression:
-        return []  # drawn, not kept
-    findings = [Finding(True, name, "is a split that is missing") for name in SPLITS if name not in data.splits]
-    for name, split in data.splits.items():
+def findings_of(splits: Mapping[str, Split]) -> list[Finding]:
+    """Return what is wrong with classes in splits, whatever is to be done with them; their items are on the CPU."""
+    findings = [Finding(True, name, "is a split that is missing") for name in SPLITS if name not in splits]
+    for name, split in splits.items():
         findings += _numbers(name, split)
-    return findings + _copies(data.splits)
+    return findings + _copies(splits)
 
 
 def episode_findings(data: Any, way: int, shot: int, query: int) -> list[Finding]:
@@ -56,7 +52,7 @@ def episode_findings(data: Any, way: int, shot: int, query: int) -> list[Finding
                     findings.append(Finding(True, f"{name}: {label}", what))
             if len(split.names) < way:
                 findings.append(Finding(True, name, f"has {len(split.names)} classes; way = {way} needs {way}"))
-        if any(finding.where.startswith(name) for finding in findings) or not (split or data.regression):
+        if any(finding.where.startswith(name) for finding in findings) or not (split or data.facts.regression):
             continue
         try:
             episode = data.episodes(name, way=way, shot=shot, query=query, seed=0).batch(0, 4)
@@ -65,7 +61,7 @@ def episode_findings(data: Any, way: int, shot: int, query: int) -> list[Finding
         except UserError as error:
             findings.append(Finding(True, name, f"cannot give episodes: {error}"))
         else:
-            findings += _episodes(name, episode, way, data.regression)
+            findings += _episodes(name, episode, way, data.facts.regression)
     return findings
 
 
@@ -86,15 +82,16 @@ def _episodes(name: str, episode: Episode, way: int, regression: bool) -> list[F
 
 def _numbers(name: str, split: Split) -> list[Finding]:
     """Check the values of a split, class by class."""
-    if not split.items.is_floating_point():
-        return []
-    flat = split.items.flatten(1)
-    findings = []
-    kinds = {
-        NO_NUMBERS: (True, ~flat.isfinite().all(1)),
-        f"with values beyond {HUGE:g}; standardise them": (False, ((flat.abs() > HUGE) & flat.isfinite()).any(1)),
+    parts = [part.reshape(len(part), -1) for part in parts_of(split.items).values() if part.is_floating_point()]
+    kinds: dict[str, tuple[bool, Callable[[Tensor], Tensor]]] = {
+        NO_NUMBERS: (True, lambda x: ~x.isfinite()),
+        f"with values beyond {HUGE:g}; standardise them": (False, lambda x: (x.abs() > HUGE) & x.isfinite()),
     }
-    for what, (blocks, bad) in kinds.items():
+    findings = []
+    for what, (blocks, wrong) in kinds.items():
+        bad = torch.zeros(len(_class_of(split)), dtype=torch.bool)
+        for part in parts:
+            bad |= wrong(part).any(1)
         for k, count in Counter(_class_of(split)[bad].tolist()).items():
             findings.append(Finding(blocks, f"{name}: {split.names[k]}", f"has {count} item{'s' * (count > 1)} {what}"))
     return findings
@@ -105,7 +102,14 @@ def _class_of(split: Split) -> Tensor:
     return torch.arange(len(split.counts)).repeat_interleave(split.counts)
 
 
-def _copies(splits: Any) -> list[Finding]:
+def _digests(items: Items) -> list[bytes]:
+    """Return what each item is recognised by."""
+    parts = [part.reshape(len(part), -1).numpy() for part in parts_of(items).values()]
+    rows = (b"".join(row.tobytes() for row in item) for item in zip(*parts, strict=True))
+    return [hashlib.blake2b(row, digest_size=16).digest() for row in rows]
+
+
+def _copies(splits: Mapping[str, Split]) -> list[Finding]:
     """Find items that are there more than once, by their content: whatever they and their classes are called.
 
     A class whose items are, for the most part, those of a class of another split leaks that split. Single copies are
@@ -113,9 +117,8 @@ def _copies(splits: Any) -> list[Finding]:
     """
     owners: dict[bytes, list[tuple[str, int]]] = {}
     for name, split in splits.items():
-        rows = split.items.cpu().contiguous().flatten(1).numpy()
-        for row, k in zip(rows, _class_of(split).tolist(), strict=True):
-            owners.setdefault(hashlib.blake2b(row.tobytes(), digest_size=16).digest(), []).append((name, k))
+        for digest, k in zip(_digests(split.items), _class_of(split).tolist(), strict=True):
+            owners.setdefault(digest, []).append((name, k))
     within: Counter[tuple[str, int]] = Counter()
     between: Counter[tuple[tuple[str, int], tuple[str, int]]] = Counter()
     findings = []

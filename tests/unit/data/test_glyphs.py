@@ -37,12 +37,13 @@ def test_has_classes_for_every_split(data: Dataset) -> None:
     # the exact numbers (226, 63, 112 with the versions of constraints.txt) hang on how FreeType draws
     assert classes["train"] > 200 and classes["val"] > 55 and classes["test"] > 100
     assert all(set(split.counts.tolist()) == {20} for split in data.splits.values())
-    assert data.shape == (1, 28, 28)
+    assert data.facts.shape == (1, 28, 28)
 
 
 def test_splits_go_by_script(data: Dataset) -> None:
     for name, split in data.splits.items():
         assert {character.split("/")[0] for character in split.names} == set(SCRIPTS[name])
+    assert data.facts.groups == tuple(sorted(script for scripts in SCRIPTS.values() for script in scripts))
     assert "GREEK/CAPITAL LETTER ALPHA" in data.splits["test"].names
     assert "LATIN/CAPITAL LETTER A" not in data.splits["train"].names
 
@@ -101,7 +102,8 @@ def test_each_instance_is_another_distortion_of_the_character(data: Dataset) -> 
 
 def test_settings_change_the_images_and_not_the_classes(few: pytest.MonkeyPatch, tmp_path: Path) -> None:
     small, other = glyphs(instances=2, size=16), glyphs(instances=2, size=16, seed=1)
-    assert small.shape == (1, 16, 16)
+    assert small.facts.shape == (1, 16, 16)
+    assert small.preprocessing["size"] == [16, 16]
     assert small.fingerprint != other.fingerprint
     for name, split in small.splits.items():
         assert split.counts.tolist() == [2] * len(split.names)

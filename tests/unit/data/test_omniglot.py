@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pooch
 import pytest
 import torch
 from drawings import SETS, members, packed, png, publish
+from PIL import Image, ImageOps
 
 from metalearn_cli.core.errors import DataError, UserError
 from metalearn_cli.data import omniglot as module
@@ -50,6 +53,7 @@ def test_lakes_split_parts_the_background_by_alphabets(small: Path) -> None:
     data = lake(small)
     assert {name: len(split.names) for name, split in data.splits.items()} == {"train": 3, "val": 5, "test": 8}
     assert all(name.startswith("evaalphabet") for name in data.splits["test"].names)
+    assert data.facts.groups == tuple(sorted(f"{part}alphabet{k}" for part in ("bac", "eva") for k in range(8)))
     alphabets = [{name.split("/")[0] for name in data.splits[part].names} for part in ("train", "val")]
     assert alphabets[0].isdisjoint(alphabets[1])
 
@@ -62,6 +66,20 @@ def test_drawings_are_ink_on_nothing_averaged_down(small: Path) -> None:
     third = omniglot(split="lake", root=str(small), size=35).splits["test"].items
     expected = torch.nn.functional.avg_pool2d(items.float(), 3)
     assert (third - expected).abs().max() <= 1
+
+
+def test_the_preprocessing_makes_a_file_an_item(small: Path) -> None:
+    data = omniglot(split="lake", root=str(small), size=20)
+    with zipfile.ZipFile(small / "images_evaluation.zip") as archive:
+        paper = Image.open(io.BytesIO(archive.read("images_evaluation/evaalphabet0/character01/0000_00.png")))
+    steps = data.preprocessing
+    assert (steps["channels"], steps["polarity"]) == (1, "ink 1 on 0")
+    filters = {"box": Image.Resampling.BOX}
+    image = ImageOps.invert(paper.convert("L")).resize(steps["size"][::-1], filters[steps["resampling"]])
+    item = torch.from_numpy(np.array(image))[None] / steps["divide_by"]
+    x, _ = next(data.all("test", "all", 10**6))
+    assert data.splits["test"].names[0] == "evaalphabet0/character01"
+    assert torch.equal(x[0], item)
 
 
 def test_rotations_are_classes_of_their_own(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,7 +181,12 @@ def test_every_file_of_a_folder_that_cannot_be_used_is_named(small: Path) -> Non
     os.mkfifo(files[1])
     files[2].unlink()
     files[2].mkdir()
-    message = refusal(small)
+    other = sorted((small / SETS[0]).glob("*/*/*.png"))[7]
+    other.write_bytes(b"no image")
+    with pytest.raises(DataError) as error:
+        lake(small)
+    message = " ".join(f"{finding.where} {finding.what}" for finding in error.value.findings)
+    assert f"{SETS[0]}: {other.relative_to(small / SETS[0])} cannot be read as an image" in message
     assert f"{files[0]} is too large: it has more than 65536 bytes" in message
     assert f"{files[1]} is no file" in message
     assert f"{files[2]} is no file" in message

@@ -46,7 +46,7 @@ def test_hash_names_the_episodes() -> None:
 def test_says_that_it_is_regression() -> None:
     data = Sinusoid()
     assert data.regression and data.episodes("val", 1, 1, 1, 0).regression
-    assert data.shape == (1,)
+    assert data.facts.shape == (1,)
 
 
 def test_refuses_classes_and_unknown_splits() -> None:

@@ -3,18 +3,19 @@ from __future__ import annotations
 import pytest
 import torch
 from conftest import on_cpu
+from metalearn_cli.backbones.common.network import Network
 
 from metalearn_cli.algorithms.from_scratch import FromScratch
 from metalearn_cli.algorithms.maml import Maml
 from metalearn_cli.algorithms.nearest_centroid import NearestCentroid
 from metalearn_cli.algorithms.protonet import ProtoNet
-from metalearn_cli.backbones.common.network import Network
 from metalearn_cli.backbones.conv4 import Conv4
 from metalearn_cli.backbones.mlp import Mlp
 from metalearn_cli.core.functional import pure
 from metalearn_cli.core.random import seeded
 from metalearn_cli.core.types import Episode
-from metalearn_cli.data.common.dataset import Dataset, Split
+from metalearn_cli.data.common.dataset import Dataset
+from metalearn_cli.data.common.splits import Split
 from metalearn_cli.engine.evaluation import score_episodes, under_protocol
 
 WAY, SHOT, QUERY, SIDE = 2, 2, 3, 16
@@ -88,7 +89,7 @@ def sampler():
     items = torch.randn(30, 5, generator=torch.Generator().manual_seed(0))
     items[:15, 0] += 2.0
     test = Split(items, torch.tensor([15, 15]), ("right", "left"))
-    return Dataset.of("clouds", "any", {"test": test}).episodes("test", WAY, SHOT, QUERY, seed=0)
+    return Dataset.of("clouds", "any", {"test": test}, "vector").episodes("test", WAY, SHOT, QUERY, seed=0)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS, ids=lambda a: type(a).__name__)

@@ -15,7 +15,8 @@ import torch
 from metalearn_cli import stages
 from metalearn_cli.core.errors import ConfigError
 from metalearn_cli.core.random import seeded
-from metalearn_cli.data.common.dataset import SPLITS, Dataset, Split
+from metalearn_cli.data.common.dataset import Dataset
+from metalearn_cli.data.common.splits import SPLITS, Split
 from metalearn_cli.records.checkpoint import open_checkpoint, read_tensors
 from metalearn_cli.stages import training
 
@@ -34,7 +35,7 @@ def images(monkeypatch: pytest.MonkeyPatch) -> Dataset:
     with seeded(0):
         items = torch.randint(0, 256, (3, 6 * 10, 1, 16, 16), dtype=torch.uint8)
     splits = {s: Split(items[i], torch.full((6,), 10), names[i]) for i, s in enumerate(SPLITS)}
-    data = Dataset.of("images", "any", splits)
+    data = Dataset.of("images", "any", splits, "image")
     for module in ("pretrain", "transfer", "meta_train", "evaluate"):
         monkeypatch.setattr(import_module(f"metalearn_cli.stages.{module}"), "load_data", lambda spec, runtime: data)
     return data

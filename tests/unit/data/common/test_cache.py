@@ -3,15 +3,20 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import random
 import re
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import save_file
 
-from metalearn_cli.data.common.cache import Arrays, cache_dir, cached, large
+from metalearn_cli.data.common import dataset, findings, splits
+from metalearn_cli.data.common.cache import cache_dir, cached, large
+from metalearn_cli.data.common.dataset import Dataset
+from metalearn_cli.data.common.splits import SPLITS, Split, parts_of
 
 
 @pytest.fixture
@@ -21,33 +26,76 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 class Builder:
-    """Counts how often it had to build."""
+    """Counts how often it had to build three splits of one tensor each, or of a dict of two."""
 
-    def __init__(self) -> None:
+    def __init__(self, parts: bool = False) -> None:
+        self.parts = parts
         self.calls = 0
 
-    def __call__(self) -> Arrays:
+    def __call__(self) -> Dataset:
         self.calls += 1
-        return {"x": np.arange(6, dtype=np.uint8).reshape(2, 3), "names": np.array(["a", "bc"])}
+        x = torch.arange(18, dtype=torch.uint8).reshape(3, 3, 2)
+        x[2, 0] = x[0, 0]  # a finding
+        made = {}
+        for name, items in zip(SPLITS, x, strict=True):
+            own = {"sound": items / 3, "ids": items.long()} if self.parts else items
+            made[name] = Split(own, torch.tensor([2, 1]), (f"g/{name}", name))
+        return Dataset.of(
+            "thing", "by hand", made, "vector", {"size": [2]}, {"ids": 18, "sound": 0} if self.parts else 0
+        )
 
 
-def test_builds_once_per_key(folder: Path) -> None:
-    build = Builder()
+@pytest.fixture(params=[False, True], ids=["a tensor", "a dict"])
+def build(request: pytest.FixtureRequest) -> Builder:
+    return Builder(request.param)
+
+
+def assert_same(one: Dataset, two: Dataset) -> None:
+    for name in ("name", "protocol", "facts", "preprocessing", "fingerprint", "findings"):
+        assert getattr(one, name) == getattr(two, name)
+    assert list(one.splits) == list(two.splits)
+    for here, there in zip(one.splits.values(), two.splits.values(), strict=True):
+        assert here.names == there.names
+        assert torch.equal(here.counts, there.counts)
+        parts = parts_of(there.items)
+        assert isinstance(here.items, dict) == isinstance(there.items, dict)
+        assert parts_of(here.items).keys() == parts.keys()
+        for name, part in parts_of(here.items).items():
+            assert part.dtype == parts[name].dtype
+            assert torch.equal(part, parts[name])
+
+
+def test_builds_once_per_key(folder: Path, build: Builder) -> None:
     first, second = cached("thing", {"size": 1}, build), cached("thing", {"size": 1}, build)
     assert build.calls == 1
-    assert first.keys() == second.keys() == {"x", "names"}
-    assert second["x"].dtype == np.uint8
-    assert second["x"].tolist() == first["x"].tolist()
-    assert second["names"].tolist() == ["a", "bc"]
+    assert first.findings
+    assert_same(first, second)
     cached("thing", {"size": 2}, build)
     assert build.calls == 2
     assert len(list(folder.iterdir())) == 2  # and no temporary file
 
 
+def test_what_is_kept_is_not_computed_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = cached("thing", {}, Builder())
+    monkeypatch.setattr(dataset, "findings_of", None)
+    assert_same(first, cached("thing", {}, Builder()))
+
+
+def test_other_code_builds_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    build = Builder()
+    read = Path.read_text
+    cached("thing", {}, build)
+    for calls, module in enumerate((findings, splits), 2):
+        changed = Path(module.__file__)
+        monkeypatch.setattr(Path, "read_text", lambda p, *rest, c=changed: read(p, *rest) + "#" * (p == c))
+        cached("thing", {}, build)
+        assert build.calls == calls
+
+
 @pytest.mark.parametrize("damage", ["empty", "truncated", "noise", "another file's content"])
 def test_a_damaged_file_is_built_again_and_said(folder: Path, caplog: pytest.LogCaptureFixture, damage: str) -> None:
     build = Builder()
-    cached("thing", {}, build)
+    first = cached("thing", {}, build)
     (file,) = folder.iterdir()
     content = file.read_bytes()
     if damage == "another file's content":
@@ -55,11 +103,24 @@ def test_a_damaged_file_is_built_again_and_said(folder: Path, caplog: pytest.Log
     else:
         file.write_bytes({"empty": b"", "truncated": content[:-30], "noise": b"no archive"}[damage])
     with caplog.at_level(logging.WARNING, "metalearn_cli"):
-        assert cached("thing", {}, build)["x"].sum() == 15
+        assert_same(first, cached("thing", {}, build))
     assert build.calls == 2
     assert str(file) in caplog.text
     cached("thing", {}, build)
     assert build.calls == 2  # mended
+
+
+def test_whatever_bit_flips_the_data_is_what_was_built(folder: Path, build: Builder) -> None:
+    first = cached("thing", {}, build)
+    (file,) = folder.iterdir()
+    content = file.read_bytes()
+    draw = random.Random(0)
+    for place in draw.sample(range(len(content)), 120):
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << draw.randrange(8)
+        file.write_bytes(flipped)
+        assert_same(first, cached("thing", {}, build))
+        file.unlink()
 
 
 def test_an_unwritable_folder_is_done_without(
@@ -68,12 +129,12 @@ def test_an_unwritable_folder_is_done_without(
     (tmp_path / "file").touch()
     monkeypatch.setenv("MLX_CACHE_DIR", str(tmp_path / "file" / "cache"))  # nobody can make a folder in a file
     with caplog.at_level(logging.WARNING, "metalearn_cli"):
-        assert cached("thing", {}, Builder())["x"].sum() == 15
+        assert_same(cached("thing", {}, Builder()), Builder()())
     assert "cannot write to the cache" in caplog.text
 
 
 def test_a_failed_build_leaves_nothing(folder: Path) -> None:
-    def build() -> Arrays:
+    def build() -> Dataset:
         raise ValueError("no")
 
     with pytest.raises(ValueError, match="no"):
@@ -85,8 +146,8 @@ def test_a_failed_build_leaves_nothing(folder: Path) -> None:
 def test_what_is_kept_is_mapped_and_read_item_by_item(folder: Path) -> None:
     build = Builder()
     cached("thing", {}, build)
-    kept = cached("thing", {}, build)["x"]
-    address = kept.__array_interface__["data"][0]
+    kept = cached("thing", {}, build).splits["val"].items
+    address = kept.data_ptr()
     (file,) = folder.iterdir()
     mapping = rf"^(\w+)-(\w+) .*{file}\n(?:\w+:.*\n)*?VmFlags:(.*)"
     ((start, end, flags),) = re.findall(mapping, Path("/proc/self/smaps").read_text(), re.MULTILINE)

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
 from metalearn_cli.core.errors import ConfigError, UserError
-from metalearn_cli.data.common.dataset import Dataset, Split
+from metalearn_cli.core.items import Facts
+from metalearn_cli.data.common.dataset import Dataset
+from metalearn_cli.data.common.splits import Split
 
 COUNTS = {"train": (7, 12, 5, 9, 30, 5), "val": (10, 5), "test": (6, 6, 6)}
 
@@ -21,7 +24,7 @@ def split(counts: tuple[int, ...], prefix: str) -> Split:
 
 @pytest.fixture
 def data() -> Dataset:
-    return Dataset.of("marked", "by hand", {name: split(counts, name) for name, counts in COUNTS.items()})
+    return Dataset.of("marked", "by hand", {name: split(counts, name) for name, counts in COUNTS.items()}, "vector")
 
 
 def rows(x: Tensor) -> list[tuple[float, ...]]:
@@ -84,7 +87,7 @@ def test_the_hash_names_the_episodes(data: Dataset) -> None:
         hash_of(shot=2),
         hash_of(seed=1),
         hash_of(episodes=21),
-        hash_of(Dataset.of("marked", "by hand", other)),
+        hash_of(Dataset.of("marked", "by hand", other, "vector")),
     ]
     assert hash_of() == different[0]
     assert len(set(different)) == len(different)
@@ -112,7 +115,7 @@ def test_impossible_episodes_are_refused_with_every_problem(data: Dataset) -> No
 
 
 def test_an_episode_may_use_up_the_split() -> None:
-    data = Dataset.of("tiny", "by hand", {"train": split((3, 3), "c")})
+    data = Dataset.of("tiny", "by hand", {"train": split((3, 3), "c")}, "vector")
     episode = data.episodes("train", way=2, shot=1, query=2, seed=0).batch(0, 1)
     assert len(set(rows(torch.cat([episode.support_x[0], episode.query_x[0]])))) == 6
 
@@ -162,28 +165,65 @@ def test_a_batch_is_a_function_of_its_arguments(data: Dataset) -> None:
 
 def test_images_come_out_between_0_and_1() -> None:
     images = torch.tensor([0, 51, 255, 102], dtype=torch.uint8).reshape(4, 1, 1, 1)
-    data = Dataset.of("grey", "by hand", {"train": Split(images, torch.tensor([2, 2]), ("a", "b"))})
-    assert data.value_range == "unit"
-    assert data.shape == (1, 1, 1)
+    data = Dataset.of("grey", "by hand", {"train": Split(images, torch.tensor([2, 2]), ("a", "b"))}, "image")
+    assert (data.facts.values, data.facts.shape) == ("unit", (1, 1, 1))
     assert next(data.all("train", "all", 99))[0].flatten().tolist() == pytest.approx([0, 0.2, 1, 0.4])
     assert data.batch("train", "all", 3, seed=0, step=0)[0].dtype == torch.float32
     assert data.episodes("train", way=2, shot=1, query=1, seed=0).batch(0, 1).query_x.max() <= 1
     assert data.splits["train"].items.max() == 255  # as it was
 
 
-def test_the_fingerprint_is_of_pixels_names_and_counts(data: Dataset) -> None:
-    test = data.splits["test"]
-    changed = test.items.clone()
-    changed[-1, -1] += 1
-    variants = [
-        test,
-        Split(changed, test.counts, test.names),
-        Split(test.items, torch.tensor([5, 7, 6]), test.names),
-        Split(test.items, test.counts, ("x", "y", "z")),
+@pytest.mark.parametrize("shape", [(), (3,), (2, 3)])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.int64])
+def test_items_are_those_of_plain_indexing(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    items = (torch.randn(30, *shape, generator=torch.Generator().manual_seed(0)) * 100).to(dtype)
+    data = Dataset.of("any", "by hand", {"train": Split(items, torch.tensor([12, 18]), ("a", "b"))}, "vector")
+    sampler = data.episodes("train", 2, 3, 4, 0)
+    expected = items[sampler._index(5, 6)]
+    if dtype == torch.uint8:
+        expected = expected.float() / 255
+    episodes = sampler.batch(5, 6)
+    for x, wanted in ((episodes.support_x, expected[:, :, :3]), (episodes.query_x, expected[:, :, 3:])):
+        assert x.dtype == wanted.dtype
+        assert torch.equal(x, wanted.flatten(1, 2))
+
+
+def test_the_facts_follow_from_the_splits(data: Dataset) -> None:
+    assert data.facts == Facts("vector", (2,), "real", classes=6)
+    some = {
+        name: replace(split, names=tuple(f"{k % 2}{name}/{k}" for k in range(len(split.names))))
+        for name, split in data.splits.items()
+    }
+    groups = ("0test", "0train", "0val", "1test", "1train", "1val")
+    assert Dataset.of("grouped", "by hand", some, "audio").facts == data.facts._replace(kind="audio", groups=groups)
+    assert Dataset.of("tested", "by hand", {"test": data.splits["test"]}, "vector").facts.classes == 0
+
+
+def texts(split: Split) -> Split:
+    """Return the same items as ids and the share of them that counts: a dict of two tensors."""
+    return replace(split, items={"mask": split.items / 30, "ids": split.items.long()})
+
+
+def test_items_may_have_several_parts(data: Dataset) -> None:
+    parts = {name: texts(split) for name, split in data.splits.items()}
+    text = Dataset.of("text", "by hand", parts, "text", vocabulary={"ids": 30, "mask": 0})
+    two = {"ids": (2,), "mask": (2,)}
+    assert text.facts == Facts("text", two, {"ids": "ids", "mask": "real"}, 6, 0, {"ids": 30, "mask": 0})
+    assert text.findings == data.findings
+    pairs = [
+        (text.episodes("train", 3, 1, 2, 0).batch(1, 4), data.episodes("train", 3, 1, 2, 0).batch(1, 4)),
+        (text.batch("train", "fit", 9, 0, 1), data.batch("train", "fit", 9, 0, 1)),
+        *zip(text.all("val", "all", 4), data.all("val", "all", 4), strict=True),
+        *zip(text.to("cpu").all("val", "held_out", 4), data.all("val", "held_out", 4), strict=True),
     ]
-    prints = [Dataset.of("marked", "by hand", {**data.splits, "test": v}).fingerprint for v in variants]
-    assert prints[0] == data.fingerprint
-    assert len(set(prints)) == 4
+    for of_parts, plain in pairs:
+        for a, b in zip(of_parts, plain, strict=True):
+            if isinstance(a, dict):
+                assert a.keys() == {"ids", "mask"}
+                assert torch.equal(a["ids"], b.long())
+                assert torch.equal(a["mask"], b / 30)
+            else:
+                assert torch.equal(a, b)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -202,28 +242,13 @@ def test_another_device_draws_the_same(data: Dataset) -> None:
     assert moved.episodes("val", 2, 1, 2, 0).hash(3) == data.episodes("val", 2, 1, 2, 0).hash(3)
 
 
-@pytest.mark.parametrize(
-    ("items", "counts", "names", "message"),
-    [
-        (torch.zeros(4, 2, dtype=torch.float64), [2, 2], ("a", "b"), "items must be uint8 or float32"),
-        (torch.zeros(4, 2), [2, 1], ("a", "b"), "counts must sum to the 4 items, got 3"),
-        (torch.zeros(4, 2), [4, 0], ("a", "b"), "counts must be int64 and >= 1"),
-        (torch.zeros(4, 2), [4], ("a", "b"), "for each of 2 classes"),
-        (torch.zeros(4, 2), [2, 2], ("a", "a"), "names must differ"),
-    ],
-)
-def test_a_split_that_does_not_fit_together_is_refused(
-    items: Tensor, counts: list[int], names: tuple[str, ...], message: str
-) -> None:
-    with pytest.raises(ValueError, match=message):
-        Split(items, torch.tensor(counts), names)
-
-
 def test_splits_that_share_a_class_or_a_wrong_name_are_refused() -> None:
     with pytest.raises(ValueError, match="share no class; c0 is in train and test"):
-        Dataset.of("bad", "by hand", {"train": split((2, 2), "c"), "test": split((2,), "c")})
+        Dataset.of("bad", "by hand", {"train": split((2, 2), "c"), "test": split((2,), "c")}, "vector")
     with pytest.raises(ValueError, match="named train, val, test, got 'dev'"):
-        Dataset.of("bad", "by hand", {"dev": split((2, 2), "c")})
+        Dataset.of("bad", "by hand", {"dev": split((2, 2), "c")}, "vector")
     wide = Split(torch.zeros(2, 3), torch.tensor([2]), ("d",))
-    with pytest.raises(ValueError, match=r"items of shape \(2,\); test does not"):
-        Dataset.of("bad", "by hand", {"train": split((2, 2), "c"), "test": wide})
+    whole = Split(torch.zeros(2, 2, dtype=torch.int64), torch.tensor([2]), ("d",))
+    for other in (wide, whole, replace(whole, items={"": torch.zeros(2, 2)})):
+        with pytest.raises(ValueError, match=r"real items of shape \(2,\); test does not"):
+            Dataset.of("bad", "by hand", {"train": split((2, 2), "c"), "test": other}, "vector")

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from metalearn_cli.core.errors import Finding
-from metalearn_cli.data.common.dataset import Dataset, Split
+from metalearn_cli.core.items import Items
+from metalearn_cli.data.common.dataset import Dataset
 from metalearn_cli.data.common.findings import episode_findings, findings_of
+from metalearn_cli.data.common.splits import SPLITS, Split
 from metalearn_cli.data.sinusoid import Sinusoid
 
 COUNT, FEATURES = 6, 5
@@ -21,19 +23,20 @@ def items(seed: int, classes: int = 3) -> Tensor:
     return torch.randn(classes * COUNT, FEATURES, generator=torch.Generator().manual_seed(seed))
 
 
-def dataset(**changes: Tensor) -> Dataset:
+def splits(**changes: Items) -> dict[str, Split]:
     """Three splits of three classes of six vectors; `changes` gives a split other ones."""
-    parts = {name: changes.get(name, items(seed)) for seed, name in enumerate(("train", "val", "test"))}
-    splits = {
-        name: Split(x, torch.full((3,), COUNT), tuple(f"{name}{k}" for k in range(3))) for name, x in parts.items()
-    }
-    return Dataset.of("toy", "by hand", splits)
+    parts = {name: changes.get(name, items(seed)) for seed, name in enumerate(SPLITS)}
+    return {name: Split(x, torch.full((3,), COUNT), tuple(f"{name}{k}" for k in range(3))) for name, x in parts.items()}
+
+
+def dataset(**changes: Items) -> Dataset:
+    return Dataset.of("toy", "by hand", splits(**changes), "vector")
 
 
 def test_nothing_is_wrong_with_good_data() -> None:
-    assert findings_of(dataset()) == []
+    assert findings_of(splits()) == []
+    assert dataset().findings == Sinusoid().findings == ()
     assert episode_findings(dataset(), way=3, shot=2, query=4) == []
-    assert findings_of(Sinusoid()) == []
     assert episode_findings(Sinusoid(), way=1, shot=2, query=4) == []
 
 
@@ -42,7 +45,7 @@ def test_values_that_are_no_numbers(value: float) -> None:
     x = items(7)
     x[COUNT, 2] = x[COUNT + 1, 0] = value
     expected = Finding(True, "val: val1", "has 2 items with values that are no numbers (NaN or infinite)")
-    assert findings_of(dataset(val=x)) == [expected]
+    assert findings_of(splits(val=x)) == [expected]
     told = episode_findings(dataset(val=torch.full_like(x, value)), way=2, shot=1, query=1)
     assert {(f.blocks, f.where) for f in told} == {(True, "val")}
 
@@ -50,25 +53,25 @@ def test_values_that_are_no_numbers(value: float) -> None:
 def test_values_that_are_too_large_are_told_and_do_not_block() -> None:
     x = items(7)
     x[0, 0] = 1e7
-    (finding,) = findings_of(dataset(val=x))
+    (finding,) = findings_of(splits(val=x))
     assert not finding.blocks
     assert finding.what == "has 1 item with values beyond 1e+06; standardise them"
 
 
 def test_a_class_renamed_and_put_into_another_split_blocks() -> None:
     x = items(7)
-    x[2 * COUNT :] = dataset().splits["train"].items[:COUNT].flip(0)
-    (finding,) = findings_of(dataset(test=x))
+    x[2 * COUNT :] = splits()["train"].items[:COUNT].flip(0)
+    (finding,) = findings_of(splits(test=x))
     assert (finding.blocks, finding.where) == (True, "test: test2")
     assert finding.what == "leaks into another split: 6 of its items are those of train: train0"
 
 
 def test_most_of_a_class_is_a_class() -> None:
-    train = dataset().splits["train"].items
+    train = splits()["train"].items
     for copied, blocks in ((COUNT // 2, True), (COUNT // 2 - 1, False)):
         x = items(7)
         x[:copied] = train[:copied]
-        (finding,) = findings_of(dataset(test=x))
+        (finding,) = findings_of(splits(test=x))
         assert finding.blocks is blocks
     assert finding == Finding(False, "test", "shares 2 single items with train")
 
@@ -76,32 +79,47 @@ def test_most_of_a_class_is_a_class() -> None:
 def test_a_class_that_is_twice_in_a_split_is_told() -> None:
     x = items(7)
     x[COUNT : 2 * COUNT] = x[:COUNT]
-    (finding,) = findings_of(dataset(train=x))
+    (finding,) = findings_of(splits(train=x))
     assert finding == Finding(False, "train: train0", "is there twice: 6 of its items are those of train: train1")
 
 
 def test_items_that_repeat_within_a_class_are_told() -> None:
     x = items(7)
     x[1] = x[2] = x[0]
-    assert findings_of(dataset(train=x)) == [Finding(False, "train: train0", "has 2 items that repeat others of it")]
+    assert findings_of(splits(train=x)) == [Finding(False, "train: train0", "has 2 items that repeat others of it")]
 
 
 def test_images_are_compared_by_content_too() -> None:
     x = torch.randint(0, 256, (3 * COUNT, 1, 4, 4), dtype=torch.uint8)
-    (finding,) = findings_of(dataset(train=x, val=x[:1].repeat(3 * COUNT, 1, 1, 1) ^ 1, test=x ^ 3))[:1]
+    (finding,) = findings_of(splits(train=x, val=x[:1].repeat(3 * COUNT, 1, 1, 1) ^ 1, test=x ^ 3))[:1]
     assert not finding.blocks  # val repeats one image, which is in no other split
-    assert {f.where for f in findings_of(dataset(train=x, val=x ^ 3, test=x)) if f.blocks} == {
+    assert {f.where for f in findings_of(splits(train=x, val=x ^ 3, test=x)) if f.blocks} == {
         "test: test0",
         "test: test1",
         "test: test2",
     }
 
 
+def test_items_of_several_parts_are_those_of_all_of_them() -> None:
+    def parts(seed: int) -> dict[str, Tensor]:
+        return {"ids": torch.zeros(3 * COUNT, 2, dtype=torch.int64), "sound": items(seed)}
+
+    assert findings_of(splits(**{name: parts(seed) for seed, name in enumerate(SPLITS)})) == []
+    test = parts(2)
+    test["sound"][:COUNT] = parts(0)["sound"][:COUNT]
+    test["sound"][-1, 0] = torch.nan
+    told = findings_of(splits(train=parts(0), val=parts(1), test=test))
+    assert [(f.blocks, f.where, f.what.split()[0]) for f in told] == [
+        (True, "test: test2", "has"),
+        (True, "test: test0", "leaks"),
+    ]
+
+
 def test_every_class_with_too_few_items_is_named() -> None:
     data = dataset()
     counts = torch.tensor([COUNT + 2, COUNT - 3, COUNT + 1])
-    splits = {**data.splits, "val": replace(data.splits["val"], counts=counts)}
-    told = episode_findings(replace(data, splits=splits), way=4, shot=2, query=5)
+    ragged = {**data.splits, "val": replace(data.splits["val"], counts=counts)}
+    told = episode_findings(replace(data, splits=ragged), way=4, shot=2, query=5)
     small = [f for f in told if f.what == "has 3 items; shot + query = 2 + 5 needs 7"]
     assert [(f.blocks, f.where) for f in small] == [(True, "val: val1")]
     assert len([f for f in told if f.what == "has 6 items; shot + query = 2 + 5 needs 7"]) == 6
@@ -109,9 +127,11 @@ def test_every_class_with_too_few_items_is_named() -> None:
 
 
 def test_a_split_that_is_missing() -> None:
-    data = dataset()
-    splits = {name: split for name, split in data.splits.items() if name != "test"}
-    assert findings_of(replace(data, splits=splits)) == [Finding(True, "test", "is a split that is missing")]
+    some = splits()
+    del some["test"]
+    missing = [Finding(True, "test", "is a split that is missing")]
+    assert findings_of(some) == missing
+    assert list(Dataset.of("toy", "by hand", some, "vector").findings) == missing
 
 
 def test_what_a_stream_of_tasks_cannot_give() -> None:
@@ -146,5 +166,5 @@ def test_an_item_that_is_everywhere_is_told_once() -> None:
     x = items(7, classes=60)
     x[::COUNT] = 0
     split = Split(x, torch.full((60,), COUNT), tuple(map(str, range(60))))
-    (finding,) = findings_of(Dataset.of("toy", "by hand", {**dataset().splits, "train": split}))
+    (finding,) = findings_of({**splits(), "train": split})
     assert finding == Finding(True, "train: 0", "has an item, an empty one perhaps, that 59 other classes have too")
