@@ -11,11 +11,13 @@ from torch import Tensor
 from torch.nn.functional import batch_norm, conv2d, cross_entropy, linear, max_pool2d, relu
 
 from metalearn_cli.algorithms.maml import Maml
-from metalearn_cli.backbones.common.network import Network
 from metalearn_cli.backbones.conv4 import Conv4
-from metalearn_cli.core.functional import pure
+from metalearn_cli.core.build import build
+from metalearn_cli.core.errors import ConfigError
+from metalearn_cli.core.network import Network, Params, network
 from metalearn_cli.core.random import seeded
-from metalearn_cli.core.types import Episode, Params
+from metalearn_cli.core.types import Episode
+from metalearn_cli.engine.episodes import Learner, trained
 
 QUERY, SIZE, HIDDEN, SEEDS = 2, 16, 8, 3
 
@@ -42,28 +44,27 @@ def plain_meta_gradient(params: Params, episodes: Episode, lr: float, steps: int
     return list(torch.autograd.grad(total, list(params.values())))
 
 
-def our_meta_gradient(params: Params, episodes: Episode, way: int, learner: Maml, network: Network) -> list[Tensor]:
-    apply, _ = pure(network)
+def our_meta_gradient(net: Network, episodes: Episode, way: int, algorithm: Maml) -> list[Tensor]:
+    learner = Learner(algorithm, net, {}, way, "transductive")
     for task in range(len(episodes.support_x)):
         episode = Episode(*(part[task] for part in episodes))
-        (learner(apply, params, episode, way=way).loss / len(episodes.support_x)).backward()
-    gradients = [p.grad for p in params.values()]
-    for p in params.values():
+        (trained(learner, episode).loss / len(episodes.support_x)).backward()
+    gradients = [p.grad for p in net.params.values()]
+    for p in net.params.values():
         p.grad = None
     return gradients
 
 
-def setting(way: int, dtype: torch.dtype, seed: int = 0) -> tuple[Network, Params, Episode]:
+def setting(way: int, dtype: torch.dtype, seed: int = 0) -> tuple[Network, Episode]:
     with seeded(seed, "maml", way):
-        network = Network(Conv4((1, SIZE, SIZE), hidden=HIDDEN), way)
-        torch.nn.init.normal_(network.head.weight)
+        net = network(Conv4((1, SIZE, SIZE), hidden=HIDDEN), way)
+        torch.nn.init.normal_(net.params["head.weight"].data)
         sx, qx = torch.rand(2, way, 1, SIZE, SIZE), torch.rand(2, way * QUERY, 1, SIZE, SIZE)
     sy = torch.arange(way).expand(2, -1)
-    _, params = pure(network)
     precision = "64-true" if dtype == torch.float64 else "32-true"
     runtime = on_cpu(precision=precision, threads=None)
-    params = runtime.place(params)  # in the layout that the engine uses
-    return network, params, Episode(sx.to(dtype), sy, qx.to(dtype), sy.repeat(1, QUERY))
+    net = net.of(runtime.place(net.params))  # in the layout that the engine uses
+    return net, Episode(sx.to(dtype), sy, qx.to(dtype), sy.repeat(1, QUERY))
 
 
 def distance(a: list[Tensor], b: list[Tensor]) -> float:
@@ -77,9 +78,9 @@ CASES = [(way, steps, first_order) for way in (5, 20) for steps in (1, 5) for fi
 
 @pytest.mark.parametrize(("way", "steps", "first_order"), CASES)
 def test_meta_gradient_equals_the_plain_loop_in_float64(way: int, steps: int, first_order: bool) -> None:
-    network, params, episodes = setting(way, torch.float64)
-    ours = our_meta_gradient(params, episodes, way, Maml(0.4, steps, first_order), network.double())
-    assert distance(ours, plain_meta_gradient(params, episodes, 0.4, steps, first_order)) < 1e-9
+    net, episodes = setting(way, torch.float64)
+    ours = our_meta_gradient(net, episodes, way, Maml(0.4, steps, first_order))
+    assert distance(ours, plain_meta_gradient(net.params, episodes, 0.4, steps, first_order)) < 1e-9
 
 
 def test_in_float32_it_is_no_further_from_float64_than_the_plain_loop() -> None:
@@ -87,23 +88,22 @@ def test_in_float32_it_is_no_further_from_float64_than_the_plain_loop() -> None:
     ratios = []
     for seed in range(SEEDS):
         for way, steps, first_order in CASES:
-            _, exact_params, exact_episodes = setting(way, torch.float64, seed)
-            exact = plain_meta_gradient(exact_params, exact_episodes, 0.4, steps, first_order)
-            network, params, episodes = setting(way, torch.float32, seed)
-            plain = distance(plain_meta_gradient(params, episodes, 0.4, steps, first_order), exact)
-            ours = distance(our_meta_gradient(params, episodes, way, Maml(0.4, steps, first_order), network), exact)
+            net, episodes = setting(way, torch.float64, seed)
+            exact = plain_meta_gradient(net.params, episodes, 0.4, steps, first_order)
+            net, episodes = setting(way, torch.float32, seed)
+            plain = distance(plain_meta_gradient(net.params, episodes, 0.4, steps, first_order), exact)
+            ours = distance(our_meta_gradient(net, episodes, way, Maml(0.4, steps, first_order)), exact)
             ratios.append(ours / plain)
     assert geometric_mean(ratios) <= 1, ratios
 
 
 def test_first_and_second_order_differ() -> None:
-    network, params, episodes = setting(5, torch.float64)
-    network.double()
-    second, first = (our_meta_gradient(params, episodes, 5, Maml(0.4, 1, order), network) for order in (False, True))
+    net, episodes = setting(5, torch.float64)
+    second, first = (our_meta_gradient(net, episodes, 5, Maml(0.4, 1, order)) for order in (False, True))
     assert distance(first, second) > 1e-3
 
 
 @pytest.mark.parametrize(("settings", "name"), [({"inner_lr": 0.0}, "inner_lr"), ({"inner_steps": 0}, "inner_steps")])
 def test_refuses_impossible_settings(settings: dict[str, float], name: str) -> None:
-    with pytest.raises(ValueError, match=name):
-        Maml(**settings)
+    with pytest.raises(ConfigError, match=rf"^algorithm\.{name}: must be"):
+        build({"_target_": "metalearn_cli.algorithms.maml.Maml", **settings}, "algorithm")

@@ -5,6 +5,8 @@ import torch
 from torch.nn.functional import batch_norm, conv2d, max_pool2d, relu
 
 from metalearn_cli.backbones.conv4 import Conv4
+from metalearn_cli.core.build import build
+from metalearn_cli.core.errors import ConfigError
 
 
 @pytest.mark.parametrize(
@@ -43,7 +45,7 @@ def test_strides_are_those_of_tensorflow_same_padding_on_odd_sizes() -> None:
         block.conv.weight.zero_()[0, 0, 1, 1] = 1.0
         block.conv.bias.zero_()
     x = torch.arange(49.0).reshape(1, 1, 7, 7)
-    assert torch.equal(block(x, None), x[..., ::2, ::2])
+    assert torch.equal(block(x), x[..., ::2, ::2])
 
 
 @pytest.mark.parametrize("norm", ["batch", "group", "none"])
@@ -58,11 +60,29 @@ def test_a_convolution_has_a_bias_unless_batch_norm_would_cancel_it(norm: str) -
     [
         ({"shape": (100,)}, r"^shape \(100,\) is no image"),
         ({"shape": (1, 15, 28)}, r"^shape \(1, 15, 28\) is too small"),
-        ({"hidden": 0}, "^hidden must be >= 1, got 0"),
-        ({"pool": "mean"}, "^pool must be one of max, stride, got 'mean'"),
-        ({"norm": "layer"}, "^norm must be one of batch, group, none, got 'layer'"),
     ],
 )
 def test_refuses(settings: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Conv4(**{"shape": (1, 28, 28), **settings})
+        Conv4(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"hidden": 0}, r"^backbone\.hidden: must be a whole number >= 1, got 0"),
+        ({"pool": "mean"}, r"^backbone\.pool: must be one of max, stride, got 'mean'"),
+        ({"norm": "layer"}, r"^backbone\.norm: must be one of batch, group, none, got 'layer'"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build({"_target_": "metalearn_cli.backbones.conv4.Conv4", **settings}, "backbone", shape=(1, 28, 28))
+
+
+@pytest.mark.parametrize(("shape", "pool"), [((1, 28, 28), "max"), ((3, 33, 17), "stride")])
+def test_features_are_the_last_maps_flattened(shape: tuple[int, ...], pool: str) -> None:
+    network, x = Conv4(shape, hidden=8, pool=pool), torch.rand(2, *shape)
+    maps = network.maps(x)
+    assert maps.shape == (2, *network.maps_shape)
+    assert torch.equal(network(x), maps.flatten(1))

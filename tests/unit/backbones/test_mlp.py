@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from metalearn_cli.backbones.mlp import Mlp
+from metalearn_cli.core.build import build
+from metalearn_cli.core.errors import ConfigError
 
 
 def test_takes_items_of_any_shape() -> None:
@@ -23,5 +25,5 @@ def test_layers_are_linear_maps_and_relu() -> None:
 
 @pytest.mark.parametrize("name", ["hidden", "layers"])
 def test_refuses(name: str) -> None:
-    with pytest.raises(ValueError, match=f"^{name} must be >= 1, got 0"):
-        Mlp((4,), **{name: 0})
+    with pytest.raises(ConfigError, match=rf"^backbone\.{name}: must be a whole number >= 1, got 0"):
+        build({"_target_": "metalearn_cli.backbones.mlp.Mlp", name: 0}, "backbone", shape=(4,))

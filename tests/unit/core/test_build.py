@@ -114,7 +114,7 @@ def test_memory_that_is_not_there_is_a_problem_of_the_settings():
 def test_problems_are_found_all_at_once():
     spec = {**MAML, "inner_lr": "fast", "inner_stepz": 3, "first_order": 1}
     assert problems_of(spec, "algorithm") == [
-        Problem("algorithm.inner_lr", "must be a number, got 'fast'"),
+        Problem("algorithm.inner_lr", "must be a number > 0, got 'fast'"),
         Problem("algorithm.first_order", "must be true or false, got 1"),
         Problem("algorithm.inner_stepz", "no such setting of Maml", "inner_steps"),
     ]
@@ -149,7 +149,7 @@ def test_what_a_constructor_refuses_is_a_problem_of_that_setting():
         build({**MAML, "inner_lr": -1.0}, "algorithm")
     (problem,) = caught.value.problems
     assert problem.key == "algorithm.inner_lr"
-    assert "inner_lr must be > 0, got -1.0" in problem.message
+    assert problem.message == "must be a number > 0, got -1.0"
     with pytest.raises(ConfigError) as caught:
         build({"_target_": "torch.optim.SGD", "lr": -1.0}, "optimizer", params=[torch.nn.Parameter(torch.zeros(1))])
     assert caught.value.problems[0].key == "optimizer"  # torch does not begin with the argument's name

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 import pytest
 import torch
 
-from metalearn_cli.core.build import PACKAGES, PASSED_IN, locate
+from metalearn_cli.core.build import FOLDERS, PASSED_IN, locate
 from metalearn_cli.core.check import Range
 from metalearn_cli.core.source import Parameter, parameters
 
@@ -116,8 +116,10 @@ def test_a_name_that_is_not_there(one):
 
 def components() -> list[tuple[str, str]]:
     root = Path(__file__).parents[3]
-    packages = [(key, package, root.joinpath(*package.split("."))) for key, package in PACKAGES.items()]
-    return [(f"{package}.{path.stem}", key) for key, package, folder in packages for path in folder.glob("[a-z]*.py")]
+    found = [
+        (key, path) for key, folder in FOLDERS.items() for path in (root / "metalearn_cli" / folder).glob("[a-z]*.py")
+    ]
+    return [(f"metalearn_cli.{path.parent.name}.{path.stem}", key) for key, path in found]
 
 
 @pytest.mark.parametrize(("module", "key"), sorted(components()))

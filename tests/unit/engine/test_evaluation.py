@@ -3,85 +3,31 @@ from __future__ import annotations
 import pytest
 import torch
 from conftest import on_cpu
-from metalearn_cli.backbones.common.network import Network
+from torch import Tensor
 
 from metalearn_cli.algorithms.from_scratch import FromScratch
 from metalearn_cli.algorithms.maml import Maml
 from metalearn_cli.algorithms.nearest_centroid import NearestCentroid
 from metalearn_cli.algorithms.protonet import ProtoNet
-from metalearn_cli.backbones.conv4 import Conv4
 from metalearn_cli.backbones.mlp import Mlp
-from metalearn_cli.core.functional import pure
+from metalearn_cli.core.network import network
 from metalearn_cli.core.random import seeded
 from metalearn_cli.core.types import Episode
 from metalearn_cli.data.common.dataset import Dataset
 from metalearn_cli.data.common.splits import Split
-from metalearn_cli.engine.evaluation import score_episodes, under_protocol
+from metalearn_cli.engine import runtime as module
+from metalearn_cli.engine.episodes import Learner, answered
+from metalearn_cli.engine.evaluation import score_episodes
 
-WAY, SHOT, QUERY, SIDE = 2, 2, 3, 16
+WAY, SHOT, QUERY = 2, 2, 3
 ALGORITHMS = [Maml(0.1), ProtoNet(), NearestCentroid(), FromScratch(steps=2)]
 RUNTIME = on_cpu()
 
 
-def network(algorithm, backbone, shape=(1, SIDE, SIDE)):
+def learner(algorithm) -> Learner:
     with seeded(0):
-        return pure(Network(backbone(shape), WAY if algorithm.needs_head else None))
-
-
-def conv(norm):
-    return lambda shape: Conv4(shape, hidden=4, norm=norm)
-
-
-def episode(seed: int = 0) -> Episode:
-    with seeded(seed):
-        x = torch.rand(WAY * (SHOT + QUERY), 1, SIDE, SIDE)
-    s = WAY * SHOT
-    return Episode(x[:s], torch.arange(s) % WAY, x[s:], torch.arange(WAY * QUERY) % WAY)
-
-
-def answers(algorithm, backbone, normalisation, task):
-    apply, params = network(algorithm, backbone)
-    run = under_protocol(apply, task, normalisation)
-    with torch.no_grad():
-        return algorithm(run, params, task, way=WAY).logits
-
-
-def with_other_queries(task):
-    """Return the task with all queries but the first exchanged."""
-    with seeded(1):
-        others = 0.5 + torch.rand_like(task.query_x[1:])
-    return task._replace(query_x=torch.cat([task.query_x[:1], others]))
-
-
-@pytest.mark.parametrize("algorithm", ALGORITHMS, ids=lambda a: type(a).__name__)
-def test_inductive_answers_do_not_depend_on_other_queries(algorithm):
-    task = episode()
-    one, two = (answers(algorithm, conv("batch"), "inductive", t) for t in (task, with_other_queries(task)))
-    torch.testing.assert_close(one[0], two[0])
-    assert not torch.allclose(one[1], two[1], atol=1e-3)
-    alone = task._replace(query_x=task.query_x[:1], query_y=task.query_y[:1])
-    torch.testing.assert_close(answers(algorithm, conv("batch"), "inductive", alone)[0], one[0])
-
-
-@pytest.mark.parametrize("algorithm", ALGORITHMS, ids=lambda a: type(a).__name__)
-def test_transductive_answers_do(algorithm):
-    task = episode()
-    one, two = (answers(algorithm, conv("batch"), "transductive", t) for t in (task, with_other_queries(task)))
-    assert not torch.allclose(one[0], two[0], atol=1e-3)
-
-
-@pytest.mark.parametrize("backbone", [conv("group"), Mlp], ids=["group norm", "mlp"])
-@pytest.mark.parametrize("algorithm", ALGORITHMS, ids=lambda a: type(a).__name__)
-def test_protocols_agree_without_batch_statistics(algorithm, backbone):
-    one, two = (answers(algorithm, backbone, p, episode()) for p in ("transductive", "inductive"))
-    torch.testing.assert_close(one, two)
-
-
-def test_support_set_itself_is_seen_the_same_way_in_both_protocols():
-    task = episode()
-    apply, params = network(ProtoNet(), conv("batch"))
-    one, two = (under_protocol(apply, task, p)(params, task.support_x) for p in ("transductive", "inductive"))
-    torch.testing.assert_close(one, two)
+        net = network(Mlp((5,)), WAY if algorithm.traits.head else None)
+    return Learner(algorithm, net, {}, WAY, "transductive")
 
 
 @pytest.fixture
@@ -94,21 +40,58 @@ def sampler():
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS, ids=lambda a: type(a).__name__)
 def test_scores_are_those_of_single_episodes(algorithm, sampler):
-    apply, params = network(algorithm, Mlp, (5,))
-    told = []
-    scores = score_episodes(algorithm, apply, params, sampler, 4, "transductive", RUNTIME, told.append)
+    told: list[int] = []
+    scores = score_episodes(learner(algorithm), sampler, 4, RUNTIME, told.append)
     assert told == [1, 2, 3, 4]
     assert not scores.requires_grad
     for index in range(4):
         task = Episode(*(part[0] for part in sampler.batch(index, 1)))
-        right = algorithm(apply, params, task, way=WAY).logits.argmax(-1) == task.query_y
+        right = answered(learner(algorithm), *task[:3]).argmax(-1) == task.query_y
         assert scores[index].item() == pytest.approx(right.float().mean().item())
     assert scores.unique().numel() > 1
 
 
 def test_evaluation_changes_no_parameter(sampler):
-    algorithm = Maml(0.5)
-    apply, params = network(algorithm, Mlp, (5,))
-    before = {name: p.detach().clone() for name, p in params.items()}
-    score_episodes(algorithm, apply, params, sampler, 2, "inductive", RUNTIME)
-    assert all(torch.equal(before[name], p) and p.grad is None for name, p in params.items())
+    one = learner(Maml(0.5))
+    before = {name: p.detach().clone() for name, p in one.net.params.items()}
+    score_episodes(one, sampler, 2, RUNTIME)
+    assert all(torch.equal(before[name], p) and p.grad is None for name, p in one.net.params.items())
+
+
+class Steady(ProtoNet):
+    """Has a tensor of its own, by which features are scaled."""
+
+    def adapt(self, net, own, x, y, way):
+        return super().adapt(net, own, x * own["scale"], y, way)
+
+    def predict(self, net, own, state, x):
+        return super().predict(net, own, state, x * own["scale"])
+
+
+def test_own_tensors_take_part(sampler):
+    def scores(scale: Tensor) -> Tensor:
+        return score_episodes(learner(Steady())._replace(own={"scale": scale}), sampler, 6, RUNTIME)
+
+    plain = score_episodes(learner(ProtoNet()), sampler, 6, RUNTIME)
+    assert torch.equal(scores(torch.ones(40)), plain)
+    assert not torch.equal(scores((torch.arange(40) < 2).float()), plain)
+
+
+def test_what_leaves_torch_is_scored_one_after_the_other_or_over_threads(sampler, monkeypatch):
+    """As scikit-learn does: a learner that looks at its numbers."""
+
+    class Numbers(NearestCentroid):
+        traits = NearestCentroid.traits._replace(batchable=False)
+
+        def predict(self, net, own, state, x):
+            return torch.tensor(super().predict(net, own, state, x).tolist())
+
+    found = on_cpu()
+    plain = score_episodes(learner(NearestCentroid()), sampler, 3, found)
+    assert torch.equal(score_episodes(learner(Numbers()), sampler, 3, found), plain)
+    monkeypatch.setattr(module, "cores", lambda: 2)
+    before = torch.get_num_threads()
+    try:
+        assert torch.equal(score_episodes(learner(Numbers()), sampler, 3, on_cpu(threads=2)), plain)
+    finally:
+        torch.set_num_threads(before)

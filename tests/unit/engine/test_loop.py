@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +13,9 @@ from torch import Tensor
 
 from metalearn_cli.core.config import Every
 from metalearn_cli.core.errors import NonFiniteError, Stopped
-from metalearn_cli.engine.loop import Ahead, Memory, fit
+from metalearn_cli.core.metric import Metric
+from metalearn_cli.engine.loop import Ahead, Job, Plan, fit
+from metalearn_cli.engine.stepper import Memory, Stepper
 
 RUNTIME = on_cpu()
 EVERY = Every(log=2, evaluate=3, save=4)
@@ -68,7 +71,7 @@ class Task:
         x = torch.randn(4, 3, generator=torch.Generator().manual_seed(step))
         return x, x.sum(1)
 
-    def gradients(self, params: Any, batch: Any) -> Any:
+    def gradients(self, params: Any, batch: Any, step: int) -> Any:
         x, y = batch
         noise = 0.01 * torch.randn(len(y))  # of the global generator, as a model's would be
         return backward((x @ params["w"] - y + noise).square().mean())
@@ -76,27 +79,45 @@ class Task:
     def evaluate(self, params: Any) -> dict[str, float]:
         return {"val/x": params["w"].sum().item()}
 
-    def fit(self, steps: int = 6, start: int = 0, **changes: Any) -> Task:
-        arguments: dict[str, Any] = dict(
-            runtime=RUNTIME,
+    def advance(self, done: int) -> None:
+        self.advanced.append(done)
+
+    def measured(self, done: int, values: Any) -> None:
+        self.recorded.append((done, dict(values)))
+
+    def save(self, done: int, scores: dict[str, float]) -> None:
+        self.saved.append((done, len(self.memory.window), scores))
+
+    def exhausted(self, done: int) -> bool:
+        return False
+
+    def fit(
+        self,
+        steps: int = 6,
+        start: int = 0,
+        every: Every = EVERY,
+        runtime: Any = RUNTIME,
+        skips: int = 0,
+        job: Any = (),
+        **log: Any,
+    ) -> Task:
+        """Train, with other entries of the job, and the log's methods `log`."""
+        for name, method in log.items():
+            setattr(self, name, method)
+        made = Job(
             params=self.params,
-            optimizer=self.optimizer,
-            scheduler=self.scheduler,
+            rates={"w": 1.0},
             batches=self.batch,
             gradients=self.gradients,
             evaluate=self.evaluate,
-            every=EVERY,
-            seed=0,
-            start=start,
-            steps=steps,
-            memory=self.memory,
-            skips=0,
-            exhausted=lambda step: False,
-            save=lambda step, values: self.saved.append((step, len(self.memory.window), values)),
-            record=lambda step, values: self.recorded.append((step, dict(values))),
-            advance=self.advanced.append,
+            metric=Metric("x", "", higher_is_better=True),
+            model={},
+            data={},
         )
-        fit(**{**arguments, **changes})
+        stepper = Stepper(runtime, self.params, self.optimizer, self.scheduler, skips)
+        stepper.memory = self.memory
+        plan = Plan(start, steps, every, 0, runtime.stop_on)
+        fit(replace(made, **dict(job)), stepper, plan, self)
         return self
 
 
@@ -191,12 +212,12 @@ def test_loss_that_is_not_finite_leaves_the_weights(value):
     task = Task()
     seen = []
 
-    def gradients(params: Any, batch: Any) -> Any:
+    def gradients(params: Any, batch: Any, step: int) -> Any:
         seen.append(params["w"].detach().clone())
         return backward(params["w"].sum() * (value if len(seen) == 3 else 1.0))
 
     with pytest.raises(NonFiniteError, match=r"the loss became (nan|-inf|inf) at step 3 of 6; nothing was updated"):
-        task.fit(gradients=gradients)
+        task.fit(job={"gradients": gradients})
     assert torch.equal(task.params["w"], seen[-1])
     assert task.advanced == [1, 2]
 
@@ -204,32 +225,27 @@ def test_loss_that_is_not_finite_leaves_the_weights(value):
 def test_gradient_that_is_not_finite_leaves_the_weights():
     task = Task()
 
-    def gradients(params: Any, batch: Any) -> Any:
+    def gradients(params: Any, batch: Any, step: int) -> Any:
         return backward(params["w"].sum() + params["w"].abs().sqrt().sum())  # finite at 0, its gradient is not
 
     with pytest.raises(NonFiniteError, match="the gradient of w is not finite at step 1 of 6"):
-        task.fit(gradients=gradients)
+        task.fit(job={"gradients": gradients})
     assert torch.equal(task.params["w"], torch.zeros(3))
 
 
 class Trouble(Task):
-    """A loss that is no number in some steps, and a gradient that is not in others."""
+    """A loss that is no number in some steps, and a gradient that is not in others; the first one is step 1."""
 
     def __init__(self, losses: tuple[int, ...] = (), gradients: tuple[int, ...] = ()) -> None:
         super().__init__()
         self.bad = (losses, gradients)
-        self.step = 0
 
-    def batch(self, step: int) -> Any:
-        self.step = step + 1
-        return super().batch(step)
-
-    def gradients(self, params: Any, batch: Any) -> Any:
-        if self.step in self.bad[0]:
+    def gradients(self, params: Any, batch: Any, step: int) -> Any:
+        if step + 1 in self.bad[0]:
             return backward(params["w"].sum() * float("nan"))
-        if self.step in self.bad[1]:
+        if step + 1 in self.bad[1]:
             return backward((params["w"] * 0).abs().sqrt().sum())
-        return super().gradients(params, batch)
+        return super().gradients(params, batch, step)
 
 
 def test_step_that_is_left_out_changes_nothing_but_the_rate(caplog):
@@ -266,3 +282,38 @@ def test_tensors_that_the_optimizer_does_not_hold_stay():
     task = Task().fit()
     assert torch.equal(task.params["frozen"], torch.ones(1))
     assert not torch.equal(task.params["w"], torch.zeros(3))
+
+
+def test_a_tensor_follows_after_each_step_and_knows_how_far_training_is():
+    """A moving average of what learns: it is what it would be by hand, and is there before anything is saved."""
+    shares: list[float] = []
+    weights: list[Tensor] = []
+
+    def follow(params: Any, progress: float) -> Any:
+        shares.append(progress)
+        weights.append(params["w"].detach().clone())
+        return {"frozen": 0.5 * params["frozen"] + 0.5 * params["w"].sum()}
+
+    kept: list[float] = []
+    task = Task()
+    task.fit(steps=4, job={"follow": follow}, advance=lambda done: kept.append(task.params["frozen"].item()))
+    assert shares == [0.25, 0.5, 0.75, 1.0]
+    average, expected = 1.0, []
+    for w in weights:
+        average = 0.5 * average + 0.5 * w.sum().item()
+        expected.append(average)
+    assert kept == pytest.approx(expected)
+    assert not task.params["frozen"].requires_grad
+    assert torch.equal(task.params["w"], Task().fit(steps=4).params["w"])
+
+
+def test_the_step_is_told_to_the_gradients():
+    seen: list[int] = []
+    task = Task()
+
+    def gradients(params: Any, batch: Any, step: int) -> Any:
+        seen.append(step)
+        return Task.gradients(task, params, batch, step)
+
+    task.fit(steps=5, start=2, job={"gradients": gradients})
+    assert seen == [2, 3, 4]

@@ -89,7 +89,7 @@ def test_number_formats(precision):
         seen.append((x @ params["w"]).dtype)
         return x @ params["w"]
 
-    own = torch.ones(2, 2)
+    own = torch.ones(2, 2, requires_grad=True)
     params = found.place({"w": own})
     episode = found.cast(Episode(torch.ones(3, 2), torch.tensor([0, 1, 1]), torch.ones(1, 2), torch.tensor([0])))
     assert params["w"].dtype == episode.support_x.dtype == weights
@@ -105,7 +105,7 @@ def test_number_formats(precision):
 
 def test_precision_reaches_gradients_of_gradients():
     found = on_cpu(precision="bf16-mixed")
-    params = found.place({"w": torch.tensor([[0.5]])})
+    params = found.place({"w": torch.tensor([[0.5]], requires_grad=True)})
     apply = found.under_precision(lambda p, x: torch.tanh(x @ p["w"]))
 
     def inner(p):
@@ -178,3 +178,30 @@ def test_anomaly_names_the_operation():
 )
 def test_out_of_memory(error, expected):
     assert out_of_memory(error) is expected
+
+
+@pytest.mark.parametrize("precision", FORMATS)
+def test_whole_numbers_are_in_no_number_format(precision):
+    found = on_cpu(precision=precision)
+    tensors = {"ids": torch.tensor([2**53 + 1]), "mask": torch.tensor([True, False])}
+    for given in (found.place(tensors), found.cast(tensors)):
+        assert all(torch.equal(given[name], t) and given[name].dtype == t.dtype for name, t in tensors.items())
+
+
+def test_what_requires_gradients_goes_on_to_do_so():
+    placed = on_cpu().place({"w": torch.ones(1, requires_grad=True), "buffer": torch.ones(1)})
+    assert placed["w"].requires_grad and not placed["buffer"].requires_grad
+
+
+def test_threads_are_those_of_the_runtime_that_is_used(monkeypatch):
+    monkeypatch.setattr(module, "cores", lambda: 2)
+    before = torch.get_num_threads()
+    try:
+        one, two = on_cpu(threads=1), on_cpu(threads=None)
+        assert torch.get_num_threads() == 2
+        one.use()
+        assert torch.get_num_threads() == 1
+        two.use()
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

@@ -12,15 +12,15 @@ from torch import Tensor
 
 from metalearn_cli.algorithms.maml import Maml
 from metalearn_cli.algorithms.protonet import ProtoNet
-from metalearn_cli.backbones.common.network import Network
 from metalearn_cli.backbones.conv4 import Conv4
-from metalearn_cli.core.errors import UserError
-from metalearn_cli.core.functional import checkpointing, pure
+from metalearn_cli.core.errors import ConfigError, UserError
+from metalearn_cli.core.functional import checkpointing
 from metalearn_cli.core.learning import score
+from metalearn_cli.core.network import Params, network
 from metalearn_cli.core.random import seeded
-from metalearn_cli.core.types import Episode, Params
+from metalearn_cli.core.types import Episode
 from metalearn_cli.engine import runtime as module
-from metalearn_cli.engine.evaluation import under_protocol
+from metalearn_cli.engine.episodes import Learner, trained
 from metalearn_cli.engine.runtime import Runtime
 from metalearn_cli.engine.tasks import Tasks
 
@@ -45,19 +45,19 @@ def runtime(batching: str = "auto", chunk: int | None = None, precision: str = "
     return on_cpu(precision=precision, task_batching=batching, task_chunk=chunk, **values)
 
 
-def problem(learner: Any, found: Runtime, pool: str = "max") -> tuple[Any, Params, Episode]:
+def problem(algorithm: Any, found: Runtime, pool: str = "max") -> tuple[Any, Params, Episode]:
     """A task of a learner on a small conv4 with batch statistics, its parameters, and a meta-batch."""
     with seeded(0, "tasks"):
-        network = Network(Conv4((1, 16, 16), hidden=4, pool=pool), WAY if learner.needs_head else None)
+        net = network(Conv4((1, 16, 16), hidden=4, pool=pool), WAY if algorithm.traits.head else None)
         support_x, query_x = torch.rand(TASKS, WAY, 1, 16, 16), torch.rand(TASKS, 2 * WAY, 1, 16, 16)
     y = torch.arange(WAY).expand(TASKS, -1)
-    apply, params = pure(network)
+    learner = Learner(algorithm, net, {}, WAY, "inductive")
 
     def task(params: Params, episode: Episode) -> dict[str, Tensor]:
-        output = learner(under_protocol(apply, episode, "inductive"), params, episode, way=WAY)
+        output = trained(learner.of(params), episode)
         return {"loss": output.loss, "accuracy": score(output.logits, episode.query_y)}
 
-    return task, found.place(params), found.cast(Episode(support_x, y, query_x, y.repeat(1, 2)))
+    return task, found.place(net.params), found.cast(Episode(support_x, y, query_x, y.repeat(1, 2)))
 
 
 def plain(task: Any, params: Params, episodes: Episode) -> tuple[Tensor, list[Tensor]]:
@@ -296,3 +296,39 @@ def test_an_error_in_a_thread_is_raised_here():
 
     with pytest.raises(ZeroDivisionError, match="in a task"):
         Tasks(found, TASKS).gradients(broken, params, episodes)
+
+
+@pytest.mark.parametrize("batching", ["vmap", "groups"])
+def test_a_learner_that_leaves_torch_is_not_batched(batching):
+    with pytest.raises(ConfigError, match=f"^runtime.task_batching: {batching} cannot run this learner, .* use loop"):
+        Tasks(runtime(batching), TASKS, batchable=False)
+    for fine in ("loop", "threads"):
+        assert Tasks(runtime(fine), TASKS, batchable=False).batching == fine
+
+
+def test_auto_on_another_device_does_not_batch_such_a_learner(monkeypatch):
+    found = runtime()
+    monkeypatch.setattr(found, "device", torch.device("meta"))
+    assert Tasks(found, 4, batchable=False).batching == "loop"
+
+
+@pytest.mark.parametrize(("batching", "chunk"), WAYS)
+def test_items_of_several_parts(batching, chunk):
+    """An item that is a dict of tensors goes to the task whole, in every way and in the same order."""
+    found = runtime(batching, chunk)
+    x = torch.arange(4 * 2.0, dtype=torch.float64).reshape(4, 2, 1)
+    items = {"image": x, "number": -2 * x}
+    episodes = Episode(items, x, items, x)
+
+    def task(params: Params, episode: Episode) -> dict[str, Tensor]:
+        both = episode.support_x["image"] * params["w"] + episode.query_x["number"]
+        return {"loss": both.square().mean()}
+
+    params = {"w": torch.tensor(3.0, dtype=torch.float64).requires_grad_()}
+    values = Tasks(found, 4).gradients(task, params, episodes)
+    torch.testing.assert_close(values["loss"], x.square().mean())
+    torch.testing.assert_close(params["w"].grad, 2 * x.square().mean())
+    scored = Tasks(found, 4).each(
+        lambda p, e: task(p, e)["loss"], params, lambda i: episodes.map(lambda t: t[i : i + 1]), 4
+    )
+    torch.testing.assert_close(torch.stack(list(scored)), x.square().mean((1, 2)))

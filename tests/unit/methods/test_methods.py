@@ -1,47 +1,76 @@
 from __future__ import annotations
 
 import pytest
+from torch import nn
 
+from metalearn_cli.backbones.mlp import Mlp
+from metalearn_cli.core.build import build
+from metalearn_cli.core.errors import ConfigError
+from metalearn_cli.core.network import network
 from metalearn_cli.methods.finetune import Finetune
 from metalearn_cli.methods.linear_probe import LinearProbe
 
-BLOCKS = [["b.0.w", "b.0.b"], ["b.1.w"], ["b.2.w"]]
-HEAD = ["head.weight", "head.bias"]
-ALL = {"b.0.w": 1.0, "b.0.b": 1.0, "b.1.w": 1.0, "b.2.w": 1.0, "head.weight": 1.0, "head.bias": 1.0}
+NET = network(Mlp((4,), hidden=2, layers=3), outputs=5)
+HEAD = {"head.weight": 1.0, "head.bias": 1.0}
+
+
+def block(number: int, rate: float = 1.0) -> dict[str, float]:
+    return {f"backbone.blocks.{number}.{name}": rate for name in ("weight", "bias")}
+
+
+ALL = {**HEAD, **block(0), **block(1), **block(2)}
 
 
 def test_finetune_trains_everything():
-    assert Finetune().rates(BLOCKS, HEAD) == ALL
-    assert Finetune(blocks=3).rates(BLOCKS, HEAD) == ALL
+    assert Finetune().rates(NET) == ALL
+    assert Finetune(blocks=3).rates(NET) == ALL
 
 
 def test_finetune_of_the_last_blocks():
-    assert Finetune(blocks=1).rates(BLOCKS, HEAD) == {"head.weight": 1.0, "head.bias": 1.0, "b.2.w": 1.0}
+    assert Finetune(blocks=1).rates(NET) == {**HEAD, **block(2)}
 
 
 def test_finetune_slows_down_towards_the_input():
-    rates = Finetune(decay=0.5).rates(BLOCKS, HEAD)
-    assert rates == {**ALL, "b.2.w": 0.5, "b.1.w": 0.25, "b.0.w": 0.125, "b.0.b": 0.125}
+    assert Finetune(decay=0.5).rates(NET) == {**HEAD, **block(2, 0.5), **block(1, 0.25), **block(0, 0.125)}
 
 
 def test_linear_probe_trains_the_head():
-    assert LinearProbe().rates(BLOCKS, HEAD) == {"head.weight": 1.0, "head.bias": 1.0}
+    assert LinearProbe().rates(NET) == HEAD
+
+
+class WithBuffers(nn.Module):
+    """A backbone with running statistics."""
+
+    out_dim, batch_statistics = 2, False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(2, 2, bias=False), nn.BatchNorm1d(2)
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        return [self.first, self.last]
+
+
+def test_buffers_do_not_learn():
+    rates = Finetune().rates(network(WithBuffers(), outputs=3))
+    assert rates.keys() == {*HEAD, "backbone.first.weight", "backbone.last.weight", "backbone.last.bias"}
 
 
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ({"blocks": 0}, "blocks must be >= 1 or null, got 0"),
-        ({"decay": 0.0}, r"decay must be in \(0, 1\], got 0.0"),
-        ({"decay": 1.5}, r"decay must be in \(0, 1\], got 1.5"),
-        ({"decay": float("nan")}, "decay must be in"),
+        ({"blocks": 0}, r"method\.blocks: must be a whole number >= 1 or null, got 0"),
+        ({"decay": 0.0}, r"method\.decay: must be a number > 0 and <= 1, got 0.0"),
+        ({"decay": 1.5}, r"method\.decay: must be a number > 0 and <= 1, got 1.5"),
+        ({"decay": float("nan")}, r"method\.decay: must be a number > 0 and <= 1, got nan"),
     ],
 )
 def test_finetune_refuses(arguments, told):
-    with pytest.raises(ValueError, match=told):
-        Finetune(**arguments)
+    with pytest.raises(ConfigError, match=told):
+        build({"_target_": "metalearn_cli.methods.finetune.Finetune", **arguments}, "method")
 
 
 def test_finetune_refuses_more_blocks_than_there_are():
     with pytest.raises(ValueError, match="blocks must be at most 3, the backbone's number of blocks, got 4"):
-        Finetune(blocks=4).rates(BLOCKS, HEAD)
+        Finetune(blocks=4).rates(NET)

@@ -6,6 +6,8 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy, mse_loss
 
 from metalearn_cli.backbones.mlp import Mlp
+from metalearn_cli.core.build import build
+from metalearn_cli.core.errors import ConfigError
 from metalearn_cli.models.autoencoder import Autoencoder
 
 IMAGE = (1, 9, 9)
@@ -71,15 +73,17 @@ def test_pictures_show_originals_above_their_reconstructions() -> None:
 @pytest.mark.parametrize(
     ("shape", "settings", "message"),
     [
-        ((6,), {"decoder": "conv"}, "^decoder conv draws images"),
-        ((6,), {"decoder": "linear"}, "^decoder must be one of auto, conv, dense, got 'linear'"),
-        (IMAGE, {"noise": -1.0}, "^noise must be >= 0"),
-        (IMAGE, {"jitter": float("nan")}, "^jitter must be >= 0"),
+        ((6,), {"decoder": "conv"}, r"^model\.decoder: decoder conv draws images"),
+        ((6,), {"decoder": "linear"}, r"^model\.decoder: must be one of auto, conv, dense, got 'linear'"),
+        (IMAGE, {"hidden": 0}, r"^model\.hidden: must be a whole number >= 1, got 0"),
+        (IMAGE, {"noise": -1.0}, r"^model\.noise: must be a number >= 0"),
+        (IMAGE, {"jitter": float("nan")}, r"^model\.jitter: must be a number >= 0"),
     ],
 )
 def test_refuses(shape: tuple[int, ...], settings: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        autoencoder(shape, "unit", **settings)
+    spec = {"_target_": "metalearn_cli.models.autoencoder.Autoencoder", **settings}
+    with pytest.raises(ConfigError, match=message):
+        build(spec, "model", backbone=Mlp(shape, hidden=8), shape=shape, value_range="unit")
 
 
 @pytest.mark.parametrize(("shape", "value_range"), [(IMAGE, "unit"), ((6,), "real")])

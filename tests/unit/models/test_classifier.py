@@ -5,6 +5,8 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from metalearn_cli.backbones.mlp import Mlp
+from metalearn_cli.core.build import build
+from metalearn_cli.core.errors import ConfigError
 from metalearn_cli.models.classifier import Classifier
 
 
@@ -20,8 +22,9 @@ def test_loss_and_accuracy() -> None:
 
 @pytest.mark.parametrize("smoothing", [-0.1, 1.0])
 def test_refuses(smoothing: float) -> None:
-    with pytest.raises(ValueError, match=r"^smoothing must be in"):
-        Classifier(Mlp((4,)), classes=3, smoothing=smoothing)
+    spec = {"_target_": "metalearn_cli.models.classifier.Classifier", "smoothing": smoothing}
+    with pytest.raises(ConfigError, match=rf"^model\.smoothing: must be a number >= 0 and < 1, got {smoothing}"):
+        build(spec, "model", backbone=Mlp((4,)), classes=3)
 
 
 def test_learns_small_data_by_heart() -> None:

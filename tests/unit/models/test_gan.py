@@ -5,7 +5,9 @@ import torch
 from torch.nn.functional import softplus
 
 from metalearn_cli.backbones.mlp import Mlp
-from metalearn_cli.core.functional import pure
+from metalearn_cli.core.build import build
+from metalearn_cli.core.errors import ConfigError
+from metalearn_cli.core.network import pure
 from metalearn_cli.models import gan
 from metalearn_cli.models.gan import Gan
 
@@ -69,5 +71,6 @@ def test_learns_where_the_items_lie() -> None:
 
 @pytest.mark.parametrize(("name", "value"), [("latent", 0), ("hidden", 0), ("gamma", -1.0)])
 def test_refuses(name: str, value: float) -> None:
-    with pytest.raises(ValueError, match=f"^{name} must be"):
-        Gan(Mlp((3,)), (3,), "real", **{name: value})
+    spec = {"_target_": "metalearn_cli.models.gan.Gan", name: value}
+    with pytest.raises(ConfigError, match=rf"^model\.{name}: must be .* got {value}"):
+        build(spec, "model", backbone=Mlp((3,)), shape=(3,), value_range="real")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -9,6 +12,7 @@ from torch.nn.functional import conv2d, max_pool2d, relu
 
 from metalearn_cli.backbones.common import norms
 from metalearn_cli.backbones.common.norms import BatchNormReluPool
+from metalearn_cli.core import network
 
 CASES = [(pool, reference) for pool in (True, False) for reference in (None, 2)]
 
@@ -30,9 +34,18 @@ def tensors(dtype: torch.dtype = torch.float64, size: int = 5) -> list[Tensor]:
     return [t.to(dtype).requires_grad_() for t in (x, weight, bias)]
 
 
+@contextmanager
+def first_items(reference: int | None) -> Iterator[None]:
+    """Let so many of the first items give the statistics, as a network's functions do while they run."""
+    before = network._reference.set(reference)
+    yield
+    network._reference.reset(before)
+
+
 def fused(x: Tensor, weight: Tensor, bias: Tensor, reference: int | None, pool: bool) -> Tensor:
     layer = BatchNormReluPool(len(weight), pool)
-    return torch.func.functional_call(layer, {"weight": weight, "bias": bias}, (x, reference))
+    with first_items(reference):
+        return torch.func.functional_call(layer, {"weight": weight, "bias": bias}, x)
 
 
 class Folded(nn.Module):
@@ -43,8 +56,8 @@ class Folded(nn.Module):
         self.conv = nn.Conv2d(kernels.shape[-3], kernels.shape[-4], 3, 1 if pool else 2, 1, bias=False)
         self.norm = BatchNormReluPool(kernels.shape[-4], pool)
 
-    def forward(self, x: Tensor, reference: int | None) -> Tensor:
-        return self.norm.of_convolution(self.conv, x, reference)
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm.of_convolution(self.conv, x)
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +67,8 @@ def in_parts(monkeypatch):
 
 def folded(x, kernels, weight, bias, reference, pool, layer=None):
     names = dict(zip(("conv.weight", "norm.weight", "norm.bias"), (kernels, weight, bias), strict=True))
-    return torch.func.functional_call(layer or Folded(kernels, pool), names, (x, reference))
+    with first_items(reference):
+        return torch.func.functional_call(layer or Folded(kernels, pool), names, x)
 
 
 def plainly_convolved(x, kernels, weight, bias, reference, pool):

@@ -19,5 +19,5 @@ def test_draws_vectors() -> None:
 
 
 def test_refuses() -> None:
-    with pytest.raises(ValueError, match=r"^hidden must be >= 1, got 0"):
-        make_decoder(5, (7,), 0)
+    with pytest.raises(ValueError, match=r"^decoder conv draws images \[C, H, W\], but items have the shape \(7,\)"):
+        make_decoder(5, (7,), 8, "conv")
