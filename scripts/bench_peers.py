@@ -329,10 +329,10 @@ def engine_and_hand(workload: Workload) -> Turn:
 
 def written_by_hand(workload: Workload, start: Mapping[str, Tensor]) -> Callable[[Batch], None]:
     """Return a meta-step on our own network that uses nothing of the engine and of the algorithms."""
+    from metalearn_cli.backbones.common.network import Network
     from torch.func import functional_call, grad
     from torch.nn.functional import cross_entropy
 
-    from metalearn_cli.backbones.common.network import Network
     from metalearn_cli.backbones.conv4 import Conv4
 
     net = Network(Conv4((1, 28, 28)), workload.way if workload.inner_steps else None)

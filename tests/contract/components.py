@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -57,7 +57,7 @@ def pieces(group: str) -> dict[str, dict[str, Any]]:
 
 
 def built(group: str) -> dict[str, Any]:
-    """Return every component of a group that is built from its settings alone; ABSENT has what needs more than pip."""
+    """Return every component of a group, but for those that lack a package; settings are all they are made of."""
     return {name: make(spec, group) for name, spec in specs(group).items() if not lacking(spec)}
 
 
@@ -70,15 +70,11 @@ def lacking(spec: dict[str, Any]) -> str:
     return ""
 
 
-def params(names: Iterator[str] | list[str], group: str) -> list[Any]:
-    """Return names as a test's parameters; those that lack a package are skipped, and say so."""
-    found = specs(group)
-    return [pytest.param(name, marks=_marks(found[name.partition(" ")[0]])) for name in names]
-
-
-def _marks(spec: dict[str, Any]) -> list[Any]:
-    package = lacking(spec)
-    return [pytest.mark.skip(reason=f"{package} is not installed")] if package else []
+def params(group: str) -> list[Any]:
+    """Return the names of a group's components as a test's parameters; what lacks a package is skipped, and says so."""
+    found = {name: lacking(spec) for name, spec in specs(group).items()}
+    skipped = {name: pytest.mark.skip(reason=f"{package} is not installed") for name, package in found.items()}
+    return [pytest.param(name, marks=skipped[name] if package else ()) for name, package in found.items()]
 
 
 def _settings(path: Path) -> dict[str, Any]:
@@ -87,6 +83,3 @@ def _settings(path: Path) -> dict[str, Any]:
     parents = [parent for parent in config.pop("defaults", []) if parent != "_self_"]
     inherited = {k: v for parent in parents for k, v in _settings(path.with_name(f"{parent}.yaml")).items()}
     return inherited | OmegaConf.to_container(config)  # type: ignore[operator]
-
-
-Test = Callable[..., None]

@@ -39,6 +39,8 @@ class LogisticRegression:
 
     def predict(self, net: Network, own: Params, state: State, x: Tensor) -> Tensor:
         """Return the log-probabilities [Q, W] of features x [Q, D]."""
-        support_x, support_y, query_x = (t.detach().cpu().numpy() for t in (*state.values(), normalize(x, dim=-1)))
+        support_x, support_y, query_x = (
+            t.detach().cpu().numpy() for t in (state["x"], state["y"], normalize(x, dim=-1))
+        )
         fitted = Estimator(C=self.c, max_iter=1000).fit(support_x, support_y)
         return torch.as_tensor(fitted.predict_log_proba(query_x)).to(x)

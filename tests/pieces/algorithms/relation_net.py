@@ -26,7 +26,7 @@ class RelationNet:
 
     traits = Traits(sees="maps")
 
-    def __init__(self, hidden: Annotated[int, Range(1)] = 8) -> None:
+    def __init__(self, hidden: Annotated[int, Range(1)] = 32) -> None:
         self.hidden = hidden
 
     def init(self, net: Network, way: int) -> Params:

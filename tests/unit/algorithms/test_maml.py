@@ -7,11 +7,11 @@ from statistics import geometric_mean
 import pytest
 import torch
 from conftest import on_cpu
+from metalearn_cli.backbones.common.network import Network
 from torch import Tensor
 from torch.nn.functional import batch_norm, conv2d, cross_entropy, linear, max_pool2d, relu
 
 from metalearn_cli.algorithms.maml import Maml
-from metalearn_cli.backbones.common.network import Network
 from metalearn_cli.backbones.conv4 import Conv4
 from metalearn_cli.core.functional import pure
 from metalearn_cli.core.random import seeded

@@ -3,12 +3,12 @@ from __future__ import annotations
 import pytest
 import torch
 from conftest import on_cpu
+from metalearn_cli.backbones.common.network import Network
 
 from metalearn_cli.algorithms.from_scratch import FromScratch
 from metalearn_cli.algorithms.maml import Maml
 from metalearn_cli.algorithms.nearest_centroid import NearestCentroid
 from metalearn_cli.algorithms.protonet import ProtoNet
-from metalearn_cli.backbones.common.network import Network
 from metalearn_cli.backbones.conv4 import Conv4
 from metalearn_cli.backbones.mlp import Mlp
 from metalearn_cli.core.functional import pure

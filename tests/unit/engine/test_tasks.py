@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 from conftest import on_cpu
+from metalearn_cli.backbones.common.network import Network
 from torch import Tensor
 
 from metalearn_cli.algorithms.maml import Maml
 from metalearn_cli.algorithms.protonet import ProtoNet
-from metalearn_cli.backbones.common.network import Network
 from metalearn_cli.backbones.conv4 import Conv4
 from metalearn_cli.core.errors import UserError
 from metalearn_cli.core.functional import checkpointing, pure
