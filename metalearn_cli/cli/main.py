@@ -89,7 +89,7 @@ def _stage(words: Words) -> int:
 def _resume(words: Words) -> int:
     from metalearn_cli.cli import telling, views
     from metalearn_cli.cli.composing import changes
-    from metalearn_cli.cli.launch import importing
+    from metalearn_cli.core.importing import importing
     from metalearn_cli.records.runs import find_run
 
     name, *settings = _expect(words, "RUN", several=True)
@@ -161,9 +161,11 @@ def _data(words: Words) -> int:
 
 
 def _doctor(words: Words) -> int:
-    from metalearn_cli.cli import doctor, views
+    from metalearn_cli.core.importing import importing
 
     _expect(words, "")
+    with importing():
+        from metalearn_cli.cli import doctor, views
     found = doctor.examine(_runs_dir(words))
     if "--bench" in words.options:
         from metalearn_cli.cli.bench import measure

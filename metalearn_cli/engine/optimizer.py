@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from metalearn_cli.core.build import Spec, bind, blamed_on, build
 from metalearn_cli.core.check import mismatch
 from metalearn_cli.core.errors import ConfigError, Problem
+from metalearn_cli.core.importing import importing
 from metalearn_cli.core.types import Params
 
 
@@ -58,7 +59,8 @@ def make_optimizer(
         {"params": [params[n] for n, r in rates.items() if r == rate], "lr": optimizer["lr"] * rate}
         for rate in sorted(set(rates.values()))
     ]
-    made = _constructor(optimizer, groups)()
+    with importing():  # the compiler
+        made = _constructor(optimizer, groups)()
     return made, build(scheduler, "scheduler", optimizer=made)
 
 
