@@ -118,18 +118,6 @@ class Composer:
         with _stumbling():
             return Composition(self, words, self.loader.load_configuration(self.config, list(words), RunMode.RUN))
 
-    def files(self, words: Sequence[str]) -> list[tuple[str, str, Any]]:
-        """Return the config files behind a composition in the order of merging: (name, section, contents)."""
-        found = []
-        for default in self.loader.compute_defaults_list(self.config, list(words), RunMode.RUN).defaults:
-            result = self.loader.repository.load_config(str(default.config_path))
-            if result is not None and result.provider in ("main", "command-line"):
-                section = result.header["package"] if default.package is None else default.package
-                section = "" if section in (None, "_global_") else str(section)
-                contents = OmegaConf.to_container(result.config, resolve=False)
-                found.append((self.file(str(default.config_path)), section, contents))
-        return found
-
     def file(self, config: str) -> str:
         """Return the file of a config as the user knows it: the shipped folder is `configs`."""
         result = self.loader.repository.load_config(config)
@@ -183,6 +171,19 @@ class Composition:
             raise ConfigError([*problems, *(p for p in error.problems if p.key not in unfilled)]) from error
         if problems:
             raise ConfigError(problems)
+        return found
+
+    @cached_property
+    def files(self) -> list[tuple[str, str, Any]]:
+        """The config files that were merged, in that order: (name, section, contents)."""
+        composer, found = self.composer, []
+        for default in composer.loader.compute_defaults_list(composer.config, self.words, RunMode.RUN).defaults:
+            result = composer.loader.repository.load_config(str(default.config_path))
+            if result is not None and result.provider in ("main", "command-line"):
+                section = result.header["package"] if default.package is None else default.package
+                section = "" if section in (None, "_global_") else str(section)
+                contents = OmegaConf.to_container(result.config, resolve=False)
+                found.append((composer.file(str(default.config_path)), section, contents))
         return found
 
     @cached_property

@@ -76,7 +76,6 @@ def _located(composition: Composition, problems: Sequence[Problem]) -> list[Faul
     """Return problems of composed settings with their origins."""
     composer = composition.composer
     overrides = [composer.read(word) for word in composition.words]
-    files = composer.files(composition.words)
     faults = []
     for problem in problems:
         value = _find(composition.values, problem.key)
@@ -86,7 +85,7 @@ def _located(composition: Composition, problems: Sequence[Problem]) -> list[Faul
         hint = problem.hint
         if not hint and "." not in problem.key and problem.message.startswith("no such setting"):
             hint = closest(problem.key, composer.groups)
-        faults.append(Fault(key, problem.message, _origin(composer, overrides, files, problem.key), hint))
+        faults.append(Fault(key, problem.message, _origin(composition, overrides, problem.key), hint))
     return faults
 
 
@@ -98,11 +97,10 @@ def _examine(composer: Composer, words: list[str]) -> tuple[Composition | None, 
         composition = composer.compose(words)
     except HYDRA_ERRORS as error:
         try:
-            composer.compose([])
             words, faults, dropped = _culprits(composer, words)
             composition = composer.compose(words)
         except HYDRA_ERRORS:  # no word is to blame alone
-            return None, faults or [_broken(composer, error)]
+            return None, faults if faults and _sound(composer) else [_broken(composer, error)]
     try:
         _ = composition.settings
     except ConfigError as error:
@@ -110,6 +108,15 @@ def _examine(composer: Composer, words: list[str]) -> tuple[Composition | None, 
         problems = [p for p in error.problems if not any(_within(p.key, section) for section in dropped)]
         faults += _located(composition, problems)
     return composition, faults
+
+
+def _sound(composer: Composer) -> bool:
+    """Whether a command's own configs compose."""
+    try:
+        composer.compose([])
+    except HYDRA_ERRORS:
+        return False
+    return True
 
 
 def _culprits(composer: Composer, words: Sequence[str]) -> tuple[list[str], list[Fault], list[str]]:
@@ -193,13 +200,13 @@ def _unreadable(composer: Composer, word: str, error: Exception) -> Fault:
     return Fault(word, "is no setting; settings are written key=value", TYPED, f"{groups[0]}={word}" if groups else "")
 
 
-def _origin(composer: Composer, overrides: Sequence[Override], files: Sequence[tuple[str, str, Any]], key: str) -> str:
+def _origin(composition: Composition, overrides: Sequence[Override], key: str) -> str:
     for override in overrides:
-        section = _section(override)
-        if section == key or (not composer.is_choice(override) and (_within(key, section) or _within(section, key))):
+        section, choice = _section(override), composition.composer.is_choice(override)
+        if section == key or (not choice and (_within(key, section) or _within(section, key))):
             return TYPED
     while key:
-        for name, section, contents in reversed(files):
+        for name, section, contents in reversed(composition.files):
             if _gives(section, contents, key):
                 return name
         key = key.rpartition(".")[0]  # a setting that is missing: the file that has its section

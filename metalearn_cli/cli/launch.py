@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +19,7 @@ from metalearn_cli.cli.composing import HYDRA_ERRORS, Composer, Composition
 from metalearn_cli.cli.faults import check, originating
 from metalearn_cli.core import plugins
 from metalearn_cli.core.errors import Stopped, UserError
+from metalearn_cli.core.importing import importing
 from metalearn_cli.core.stages import TRAINING
 
 
@@ -99,18 +99,6 @@ def app(stage: str, argv: Sequence[str]) -> None:
         hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=stage)(run_stage)()
     finally:
         sys.argv = before
-
-
-@contextmanager
-def importing() -> Iterator[None]:
-    """Within a block, do not look for garbage: imports make none, and many objects, which takes half a second."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        if not gc.get_freeze_count():
-            gc.freeze()  # nor in what has been imported, ever
-        gc.enable()
 
 
 def run_stage(config: DictConfig) -> None:

@@ -15,6 +15,7 @@ from metalearn_cli import __version__
 from metalearn_cli.cli import errors
 from metalearn_cli.cli.words import DATA, SHELLS, STAGES, Words, meant, overview, parse
 from metalearn_cli.core.errors import Stopped, UserError
+from metalearn_cli.core.importing import importing
 
 WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "2000"}
 """How threads wait for the next operation, read when torch is loaded: a moment awake, then asleep.
@@ -69,7 +70,8 @@ def _dispatch(argv: list[str]) -> int:
 
 
 def _stage(words: Words) -> int:
-    from metalearn_cli.cli import launch, views
+    with importing():
+        from metalearn_cli.cli import launch, views
 
     inspecting = {"--cfg", "--info", "--hydra-help", "--resolve", "--package"} & words.options.keys()
     if inspecting:
@@ -89,7 +91,6 @@ def _stage(words: Words) -> int:
 def _resume(words: Words) -> int:
     from metalearn_cli.cli import telling, views
     from metalearn_cli.cli.composing import changes
-    from metalearn_cli.cli.launch import importing
     from metalearn_cli.records.runs import find_run
 
     name, *settings = _expect(words, "RUN", several=True)
@@ -135,7 +136,8 @@ def _show_run(words: Words) -> int:
 
 
 def _validate(words: Words) -> int:
-    from metalearn_cli.cli import launch
+    with importing():
+        from metalearn_cli.cli import launch
 
     stage, *settings = _expect(words, "STAGE", several=True)
     if stage not in STAGES:
@@ -150,7 +152,8 @@ def _validate(words: Words) -> int:
 
 
 def _data(words: Words) -> int:
-    from metalearn_cli.cli import launch, views
+    with importing():
+        from metalearn_cli.cli import launch, views
 
     kind, *settings = _expect(words, "|".join(DATA), several=True)
     if kind not in DATA:
@@ -161,9 +164,9 @@ def _data(words: Words) -> int:
 
 
 def _doctor(words: Words) -> int:
-    from metalearn_cli.cli import doctor, views
-
     _expect(words, "")
+    with importing():
+        from metalearn_cli.cli import doctor, views
     found = doctor.examine(_runs_dir(words))
     if "--bench" in words.options:
         from metalearn_cli.cli.bench import measure

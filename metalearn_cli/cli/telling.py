@@ -107,9 +107,12 @@ def reporting() -> Iterator[Progress]:
     handler = _Warnings(progress)
     logger = logging.getLogger("metalearn_cli")
     logger.addHandler(handler)
+    before = logger.level
+    logger.setLevel(logging.INFO)  # a run's own log holds more than what is shown
     try:
         yield progress
     finally:
+        logger.setLevel(before)
         logger.removeHandler(handler)
         progress.close()
 

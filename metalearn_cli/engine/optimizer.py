@@ -19,6 +19,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from metalearn_cli.core.build import Spec, bind, blamed_on, build
 from metalearn_cli.core.check import mismatch, shown
 from metalearn_cli.core.errors import ConfigError, Problem
+from metalearn_cli.core.importing import importing
 from metalearn_cli.core.network import Params
 
 
@@ -59,7 +60,8 @@ def make_optimizer(
         {"params": [params[n] for n, r in rates.items() if r == rate], "lr": optimizer["lr"] * rate}
         for rate in sorted(set(rates.values()))
     ]
-    made = _constructor(optimizer, groups)()
+    with importing():  # the compiler
+        made = _constructor(optimizer, groups)()
     return made, build(scheduler, "scheduler", optimizer=made)
 
 

@@ -24,6 +24,7 @@ from torch.utils._pytree import tree_map_only
 
 from metalearn_cli.core.config import Runtime as RuntimeConfig
 from metalearn_cli.core.errors import ConfigError, NonFiniteError, Problem
+from metalearn_cli.core.importing import importing
 from metalearn_cli.core.network import Apply, Params
 
 if TYPE_CHECKING:
@@ -158,7 +159,8 @@ class Runtime:
 
     @cached_property
     def _fabric(self) -> Fabric:
-        from lightning_fabric import Fabric
+        with importing():
+            from lightning_fabric import Fabric
 
         # Fabric announces the precision that our own notes name already
         logging.getLogger("lightning_fabric").setLevel(logging.WARNING)

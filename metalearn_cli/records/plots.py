@@ -8,29 +8,36 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import torch
+from PIL import Image, ImageDraw
 from torch import Tensor
 
+from metalearn_cli.core.importing import importing
 from metalearn_cli.core.types import Episode
 from metalearn_cli.records.runs import write_bytes
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+_CELL, _TITLE = 60, 20  # pixels: at least so wide is an image of a grid, so high the line above
 # two colours that remain apart in print and for the colour-blind (Okabe & Ito 2008)
 _COLOURS = {"train": "#0072B2", "val": "#D55E00"}
 
 
 def learning_curves(lines: Sequence[dict[str, float]], title: str, path: Path) -> None:
-    """Draw each metric of metrics.jsonl over steps, training and validation in one panel.
+    """Draw each metric of metrics.jsonl over steps, training and validation in one panel; a single step is no curve.
 
     Args:
         lines: as `records.metrics.read_metrics` returns them.
         title: above the panels.
         path: the PNG file.
     """
+    if len({line["step"] for line in lines}) < 2:
+        return
     names = {name for line in lines for name in line if "/" in name and not name.endswith("_interval")}
     panels = sorted({name.split("/", 1)[1] for name in names} - {"lr"})
     figure = _figure(4.2 * len(panels), 3.2)
@@ -51,23 +58,25 @@ def learning_curves(lines: Sequence[dict[str, float]], title: str, path: Path) -
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8, frameon=False)
     figure.suptitle(title, fontsize=11)
-    _write(figure, path)
+    _save(figure, path)
 
 
 def image_grid(images: Tensor, columns: int, title: str, path: Path) -> None:
-    """Draw images [N, C, H, W] in [0, 1] row by row."""
+    """Draw images [N, C, H, W] in [0, 1] row by row, below a title."""
     count, channels, height, width = images.shape
     rows = -(-count // columns)
-    white = float(channels > 1)  # one channel is drawn as ink, see `_show`
+    white = float(channels > 1)  # one channel is drawn as ink, see `_pixels`
     cells = torch.full((rows * columns, channels, height + 4, width + 4), white)
     cells[:count, :, 2:-2, 2:-2] = images
     sheet = cells.unflatten(0, (rows, columns)).permute(2, 0, 3, 1, 4).flatten(1, 2).flatten(2)
-    figure = _figure(0.6 * columns, 0.6 * rows * (height + 4) / (width + 4) + 0.4)
-    axis = figure.subplots()
-    axis.axis("off")
-    _show(axis, sheet)
-    figure.suptitle(title, fontsize=10)
-    _write(figure, path)
+    scale = -(-_CELL // (width + 4))
+    grid = Image.fromarray(_pixels(sheet)).convert("RGB").resize((sheet.shape[2] * scale, sheet.shape[1] * scale), 0)
+    picture = Image.new("RGB", (grid.width, grid.height + _TITLE), "white")
+    picture.paste(grid, (0, _TITLE))
+    ImageDraw.Draw(picture).text((4, 4), title, "black")
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    _write(file, path)
 
 
 def episode_picture(episode: Episode, logits: Tensor, path: Path, queries: int = 8) -> None:
@@ -107,26 +116,36 @@ def episode_picture(episode: Episode, logits: Tensor, path: Path, queries: int =
     axes[0][shots].set_title("query", fontsize=9)
     right = (logits.argmax(-1) == episode.query_y).float().mean().item()
     figure.suptitle(f"one validation episode, {100 * right:.0f} % of {len(logits)} queries right", fontsize=10)
-    _write(figure, path)
+    _save(figure, path)
 
 
 def _figure(width: float, height: float) -> Figure:
     """Return an empty figure, sizes in inches; matplotlib is imported with the first one."""
-    from matplotlib.figure import Figure
+    with importing():
+        from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _show(axis, image: Tensor) -> None:  # type: ignore[no-untyped-def]
+def _pixels(image: Tensor) -> np.ndarray[Any, Any]:
+    """Return an image [C, H, W] in [0, 1] as bytes, [H, W] or [H, W, C]; one channel is ink on white."""
+    pixels = (255 * image.detach().float().cpu().clamp(0, 1)).round().byte()
+    return (255 - pixels[0] if len(pixels) == 1 else pixels.permute(1, 2, 0)).numpy()
+
+
+def _show(axis: Axes, image: Tensor) -> None:
     """Draw one image [C, H, W]."""
-    pixels = image.detach().float().cpu().clamp(0, 1)
-    axis.imshow((pixels[0] if len(pixels) == 1 else pixels.permute(1, 2, 0)).numpy(), cmap="gray_r", vmin=0, vmax=1)
+    axis.imshow(_pixels(image), cmap="gray", vmin=0, vmax=255)
 
 
-def _write(figure: Figure, path: Path) -> None:
+def _save(figure: Figure, path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
+    file = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(file)
+    _write(file, path)
+
+
+def _write(file: io.BytesIO, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(picture)
-    write_bytes(path, picture.getvalue())
+    write_bytes(path, file.getvalue())

@@ -107,6 +107,14 @@ def test_result_is_on_stdout_and_progress_on_stderr(mlx, stage):
     assert "step" not in answer.out.replace("best step", "")
 
 
+def test_the_log_of_a_run_holds_more_than_what_is_shown(mlx):
+    words = ("data=gaussian", "backbone=mlp", "model=classifier", "way=2", "steps=1", "val_episodes=2", "--json")
+    answer = mlx("pretrain", *words)
+    log = (Path(json.loads(answer.out)["folder"]) / "mlx.log").read_text()
+    assert "INFO data took" in log
+    assert "data took" not in answer.err
+
+
 def test_json_is_one_object_wherever_the_option_stands(mlx, stage):
     assert json.loads(mlx("--json", "meta-train").out)["metric"]["value"] == 0.5
     answer = mlx("-m", "meta-train", "seed=1", "--json", "way=3")

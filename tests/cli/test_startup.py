@@ -58,5 +58,8 @@ def test_what_does_not_train_takes_no_compiler(tmp_path):
 
 
 def test_what_trains_takes_what_it_needs(tmp_path):
-    words = ["pretrain", "model=classifier", "steps=1", "val_episodes=2", *TOY]
-    assert run(tmp_path, words)[:2] == ("[0]", ["torch", *LATE])
+    words = ["pretrain", "model=classifier", "val_episodes=2", *TOY]
+    first, second = [*words, "steps=1"], [*words, "steps=2", "every.log=1"]
+    everything = ["torch", *LATE]
+    assert run(tmp_path, first)[:2] == ("[0]", [name for name in everything if name != "matplotlib"])
+    assert run(tmp_path, first, second)[:2] == ("[0, 0]", everything)  # a picture of two steps

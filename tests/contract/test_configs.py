@@ -6,11 +6,13 @@ import importlib
 import inspect
 import re
 from pathlib import Path
+from typing import Any, get_args, get_type_hints
 
 import pytest
 from omegaconf import OmegaConf
 
 from metalearn_cli.core.build import PASSED_IN, locate
+from metalearn_cli.core.check import Above, Below, Range
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs"
@@ -54,6 +56,23 @@ def test_keys_and_values_are_the_constructors_parameters_and_defaults(path: Path
     assert values.keys() == parameters.keys()
     if OmegaConf.load(path).get("defaults") is None:  # a file that inherits is there to differ
         assert values == {name: parameter.default for name, parameter in parameters.items()}
+
+
+def limits(annotation: Any) -> list[str]:
+    """Return what an annotation says of numbers, in words."""
+    own = [str(a) for a in getattr(annotation, "__metadata__", ()) if isinstance(a, Range | Above | Below)]
+    inner = [limit for part in get_args(annotation) for limit in limits(part)]
+    return [" and ".join(own).removeprefix("from "), *inner] if own else inner
+
+
+@pytest.mark.parametrize("path", COMPONENTS, ids=name_of)
+def test_comments_say_the_ranges_of_the_annotations(path: Path) -> None:
+    constructor = locate(settings(path)["_target_"], path.parent.name)
+    hints = get_type_hints(constructor.__init__ if inspect.isclass(constructor) else constructor, include_extras=True)
+    comments = dict(re.findall(r"^(\w+):.*?#(.*)$", path.read_text(), re.MULTILINE))
+    for setting, comment in comments.items():
+        for limit in limits(hints[setting]):
+            assert limit in comment, f"{setting} {limit}: {comment}"
 
 
 @pytest.mark.parametrize("group", PACKAGES)

@@ -32,9 +32,14 @@ def test_learning_curves(tmp_path):
     assert {(0, 114, 178), (213, 94, 0)} <= colours  # training and validation
 
 
-def test_learning_curves_of_a_single_line(tmp_path):
-    learning_curves([{"step": 1, "train/loss": math.nan, "train/lr": 0.1}], "x", tmp_path / "x.png")
+def test_learning_curves_of_what_is_not_a_number(tmp_path):
+    learning_curves([{"step": s, "train/loss": math.nan, "train/lr": 0.1} for s in (1, 2)], "x", tmp_path / "x.png")
     assert opened(tmp_path / "x.png").width > 200
+
+
+def test_a_single_step_is_no_curve(tmp_path):
+    learning_curves([{"step": 1, "train/loss": 1.0}, {"step": 1, "val/accuracy": 0.5}], "x", tmp_path / "x.png")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -42,7 +47,11 @@ def test_image_grid(tmp_path, channels):
     images = torch.rand(10, channels, 8, 8)
     image_grid(images, 4, "samples", tmp_path / "grid.png")
     image = opened(tmp_path / "grid.png")
-    assert 150 < image.width < 600
+    assert image.size == (4 * 12 * 5, 3 * 12 * 5 + 20)
+    drawn = images[5] if channels == 3 else 1 - images[5]  # one channel is ink on white
+    corner = torch.tensor(image.getpixel(((12 + 2) * 5, 20 + (12 + 2) * 5))) / 255
+    assert torch.allclose(corner, drawn[:, 0, 0].expand(3), atol=0.01)
+    assert min(image.getpixel((x, y))[0] for x in range(60) for y in range(20)) < 100  # the title
     empty = {image.getpixel((x, image.height - 8)) for x in range(image.width // 2 + 8, image.width)}
     assert empty == {(255, 255, 255)}  # the last row has two of four
 

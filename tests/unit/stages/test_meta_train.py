@@ -145,7 +145,7 @@ def test_double_precision_survives_the_hand_off(go, tensors):
 def test_images_under_both_protocols(go, images, monkeypatch, algorithm, normalisation):
     if algorithm is PROTONET and normalisation == "inductive":
         monkeypatch.setattr(training, "learning_curves", plots.learning_curves)
-    done = go("meta-train", backbone=CONV4, algorithm=algorithm, normalisation=normalisation, steps=2)
+    done = go("meta-train", backbone=CONV4, algorithm=algorithm, normalisation=normalisation, steps=3)
     with Image.open(Path(done["folder"]) / "plots" / "episode.png") as picture:
         assert picture.format == "PNG"
     assert (Path(done["folder"]) / "plots" / "learning_curves.png").is_file() == (
