@@ -107,6 +107,12 @@ WORKLOADS = {
 }
 
 
+def on_device(device: str) -> list[str]:
+    """Return the settings that choose a device by torch's name for it: cpu, or cuda:0 and so on."""
+    kind, _, index = device.partition(":")
+    return ["runtime.accelerator=cpu"] if kind == "cpu" else ["runtime.accelerator=gpu", f"runtime.devices=[{index}]"]
+
+
 class Ours:
     """Our side of every comparison: a stage's own job, trained by the engine's loop one step at a time.
 
@@ -134,16 +140,18 @@ class Ours:
         return self.prepared.job.params
 
     def step(self, batch: Any = None) -> None:
-        """Train one step, on the stage's own batch or on the one given."""
+        """Train one step, on the stage's own batch or on the one given, which may be on another device."""
         from metalearn_cli.engine.loop import Memory, fit
 
         job, config, runtime = self.prepared.job, self.prepared.config, self.prepared.runtime
+        if batch is not None:
+            batch = runtime.cast(type(batch)(*(part.to(runtime.device) for part in batch)))
         fit(
             runtime=runtime,
             params=job.params,
             optimizer=self.prepared.optimizer,
             scheduler=self.prepared.scheduler,
-            batches=job.batches if batch is None else lambda step: runtime.cast(batch),
+            batches=job.batches if batch is None else lambda step: batch,
             gradients=job.gradients,
             evaluate=lambda params: {},
             every=config.every,
