@@ -107,6 +107,12 @@ WORKLOADS = {
 }
 
 
+def on_device(device: str) -> list[str]:
+    """Return the settings that choose a device by torch's name for it: cpu, or cuda:0 and so on."""
+    kind, _, index = device.partition(":")
+    return ["runtime.accelerator=cpu"] if kind == "cpu" else ["runtime.accelerator=gpu", f"runtime.devices=[{index}]"]
+
+
 class Ours:
     """Our side of every comparison: a stage's own job, trained by the engine's loop one step at a time.
 
@@ -137,12 +143,13 @@ class Ours:
         return self.prepared.job.params
 
     def step(self, batch: Any = None) -> None:
-        """Train one step, on the stage's own batch or on the one given."""
+        """Train one step, on the stage's own batch or on the one given, which may be on another device."""
         from metalearn_cli.engine.loop import Plan, fit
 
-        job, config = self.prepared.job, self.prepared.config
+        job, config, runtime = self.prepared.job, self.prepared.config, self.prepared.runtime
         if batch is not None:
-            job = replace(job, batches=lambda step: self.prepared.runtime.cast(batch))
+            batch = runtime.cast(batch.map(lambda part: part.to(runtime.device)))
+            job = replace(job, batches=lambda step: batch)
         job = replace(job, evaluate=lambda params: {})
         fit(job, self.stepper, Plan(self.done, self.done + 1, config.every, config.seed), _Nowhere())
         self.done += 1

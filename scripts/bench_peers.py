@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -40,6 +40,7 @@ from bench_common import (
     command,
     machine,
     number,
+    on_device,
     race,
     table,
 )
@@ -109,16 +110,25 @@ def contestant(name: str, workload: Workload, path: Path) -> Turn:
     return lambda turn: step(batches[turn % BATCHES]) and None
 
 
-def gradient(name: str, workload: Workload, batch: Batch) -> Tensor:
-    """Return the gradient [P] of a batch in float64, of the tensors that all networks have."""
+def gradient(name: str, workload: Workload, batch: Batch, device: str = "cpu", words: Sequence[str] = ()) -> Tensor:
+    """Return the gradient [P] of a batch in float64, of the tensors that all networks have.
+
+    Args:
+        name: whose.
+        workload: what the batch is of.
+        batch: on the device.
+        device: where.
+        words: more settings of ours.
+    """
     if name == OURS:
         from metalearn_cli.core.types import Episode
 
-        ours = our_side(replace(workload, tasks=len(batch[0])), "runtime.precision=64-true")
+        exact = replace(workload, tasks=len(batch[0]))
+        ours = our_side(exact, *on_device(device), *words, "runtime.precision=64-true")
         ours.step(Episode(*batch))
         found: Iterable[Tensor] = ours.params.values()
     else:
-        net = bench_rivals.network(workload).double()
+        net = bench_rivals.network(workload, device).double()
         found = bench_rivals.shared(net)
         bench_rivals.rivals(workload)[name](net, workload)(batch)
     return torch.cat([p.grad.flatten() for p in found if p.grad is not None])

@@ -29,15 +29,15 @@ Batch = tuple[Tensor, Tensor, Tensor, Tensor]  # core.types.Episode: support_x [
 Step = Callable[[Batch], object]
 
 
-def network(workload: Workload) -> nn.Sequential:
-    """Return conv4 as the peers have it, for 28x28 images; the weights are the same at every call."""
+def network(workload: Workload, device: str = "cpu") -> nn.Sequential:
+    """Return conv4 as the peers have it, for 28x28 images; the weights are the same at every call and on any device."""
     torch.manual_seed(0)
     layers: list[nn.Module] = []
     for channels in (1, 64, 64, 64):
         norm = nn.BatchNorm2d(64, track_running_stats=False)
         layers += [nn.Conv2d(channels, 64, 3, padding=1), norm, nn.ReLU(), nn.MaxPool2d(2)]
     head = [nn.Linear(64, workload.way)] if workload.inner_steps else []
-    return nn.Sequential(*layers, nn.Flatten(), *head)
+    return nn.Sequential(*layers, nn.Flatten(), *head).to(device)
 
 
 def shared(net: nn.Sequential) -> list[nn.Parameter]:

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 from conftest import on_cpu
-from metalearn_cli.backbones.common.network import Network
 from torch import Tensor
 
 from metalearn_cli.algorithms.maml import Maml
