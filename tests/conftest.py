@@ -59,7 +59,12 @@ TRAINING = {
 }
 OWN = {
     "pretrain": {"model": {"_target_": "metalearn_cli.models.classifier.Classifier"}, "batch_size": 8},
-    "transfer": {"method": {"_target_": "metalearn_cli.methods.finetune.Finetune"}, "batch_size": 8},
+    "transfer": {
+        "method": {"_target_": "metalearn_cli.methods.finetune.Finetune"},
+        "batch_size": 8,
+        "teacher": None,
+        "also": {},
+    },
     "meta-train": {
         "algorithm": PROTONET,
         "tasks": 2,

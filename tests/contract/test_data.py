@@ -61,7 +61,7 @@ def split(request: pytest.FixtureRequest) -> str:
 
 
 def way_of(data: Any) -> int:
-    return 1 if data.regression else 5
+    return 1 if data.facts.regression else 5
 
 
 def sampler_of(data: Any, split: str, seed: int = 0) -> Any:
@@ -95,7 +95,7 @@ def test_says_what_it_is(name: str, data: Any) -> None:
 
 def test_facts_are_of_classes_or_of_targets(data: Any) -> None:
     facts = data.facts
-    if data.regression:
+    if data.facts.regression:
         assert (facts.classes, facts.groups) == (0, ())
         assert sampler_of(data, "train").batch(0, 1).query_y.shape[-1] == facts.outputs > 0
     else:
@@ -111,20 +111,20 @@ def test_is_a_function_of_its_settings(name: str, data: Any) -> None:
 def test_splits_share_no_class(data: Any) -> None:
     names = [name for split in data.splits.values() for name in split.names]
     assert len(set(names)) == len(names)
-    if not data.regression:
+    if not data.facts.regression:
         assert tuple(data.splits) == SPLITS
 
 
 def test_episodes_have_the_promised_shapes_labels_and_range(data: Any, split: str) -> None:
     way = way_of(data)
     sampler = sampler_of(data, split)
-    assert (sampler.way, sampler.regression) == (way, data.regression)
+    assert (sampler.way, sampler.regression) == (way, data.facts.regression)
     episodes = sampler.batch(0, TASKS)
     assert episodes.support_x.shape == (TASKS, way * SHOT, *data.facts.shape)
     assert episodes.query_x.shape == (TASKS, way * QUERY, *data.facts.shape)
     check_range(data, episodes.query_x)
     for y, per_class in ((episodes.support_y, SHOT), (episodes.query_y, QUERY)):
-        if data.regression:
+        if data.facts.regression:
             assert y.shape == (TASKS, per_class, 1)
             assert y.dtype == torch.float32
         else:
@@ -166,7 +166,7 @@ def test_impossible_episodes_are_refused(data: Any, split: str) -> None:
 
 
 def test_batches_and_held_out_items(data: Any, split: str) -> None:
-    if data.regression:
+    if data.facts.regression:
         pytest.skip("regression tasks are made on the spot: no items, no classes")
     classes = len(data.splits[split].names)
     for part in ("all", "fit", "held_out"):

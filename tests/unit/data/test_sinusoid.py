@@ -45,7 +45,7 @@ def test_hash_names_the_episodes() -> None:
 
 def test_says_that_it_is_regression() -> None:
     data = Sinusoid()
-    assert data.regression and data.episodes("val", 1, 1, 1, 0).regression
+    assert data.facts.regression and data.episodes("val", 1, 1, 1, 0).regression
     assert data.facts.shape == (1,)
 
 

@@ -149,7 +149,7 @@ def test_what_a_stream_of_tasks_cannot_give() -> None:
     ],
 )
 def test_targets_out_of_range(monkeypatch: pytest.MonkeyPatch, data: Any, target: float, what: str) -> None:
-    way = 1 if data.regression else 2
+    way = 1 if data.facts.regression else 2
     sampler = type(data.episodes("train", way=way, shot=1, query=1, seed=0))
     batch = sampler.batch
 
