@@ -79,7 +79,8 @@ class Network(NamedTuple):
         out_dim: D.
         maps_shape: (C, H, W), or None where there are no maps.
         batch_statistics: whether features depend on the batch they are computed in.
-        bind: returns this network with other constants, and in training mode where tensors with the given names learn.
+        bind: returns this network with other constants, and in training mode where tensors with the given names learn;
+            None for the mode that it is in.
     """
 
     features: Apply
@@ -120,7 +121,12 @@ class Network(NamedTuple):
         def bound(apply: Apply) -> Apply:
             return lambda params, x: apply(params, joined([reference_x, x]), reference=n)[n:]
 
-        return self._replace(features=bound(self.features), output=bound(self.output), maps=bound(self.maps))
+        return self._replace(
+            features=bound(self.features),
+            output=bound(self.output),
+            maps=bound(self.maps),
+            bind=lambda constants, learning: self.bind(constants, learning).under(reference_x),
+        )
 
 
 def network(
@@ -166,7 +172,7 @@ def network(
             out_dim=facts.out_dim,
             maps_shape=getattr(backbone, "maps_shape", None),
             batch_statistics=facts.batch_statistics,
-            bind=bind,
+            bind=lambda others, names: bind(others, learning if names is None else names),
         )
 
     return bind(buffers_of(trunk), None)
