@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,8 @@ from metalearn_cli.core.errors import ConfigError
 from metalearn_cli.core.random import seeded
 from metalearn_cli.data.common.dataset import SPLITS, Dataset, Split
 from metalearn_cli.records.checkpoint import open_checkpoint, read_tensors
-from metalearn_cli.stages import training
+from metalearn_cli.stages import session, training
+from metalearn_cli.stages.preparing import Prepared, prepare
 
 
 @pytest.fixture(autouse=True)
@@ -35,8 +35,7 @@ def images(monkeypatch: pytest.MonkeyPatch) -> Dataset:
         items = torch.randint(0, 256, (3, 6 * 10, 1, 16, 16), dtype=torch.uint8)
     splits = {s: Split(items[i], torch.full((6,), 10), names[i]) for i, s in enumerate(SPLITS)}
     data = Dataset.of("images", "any", splits)
-    for module in ("pretrain", "transfer", "meta_train", "evaluate"):
-        monkeypatch.setattr(import_module(f"metalearn_cli.stages.{module}"), "load_data", lambda spec, runtime: data)
+    monkeypatch.setattr(session, "_loaded", lambda spec: data)
     return data
 
 
@@ -44,6 +43,12 @@ def images(monkeypatch: pytest.MonkeyPatch) -> Dataset:
 def go(config: Callable[..., Any], said: Any) -> Callable[..., dict[str, Any]]:
     """Return a function that runs a stage with the given changes."""
     return lambda stage, **changes: stages.run(stage, config(stage, **changes), said)
+
+
+@pytest.fixture
+def ready(config: Callable[..., Any]) -> Callable[..., Prepared]:
+    """Return a function that prepares a training stage with the given changes."""
+    return lambda stage, **changes: prepare(stage, config(stage, **changes), stages.JOBS[stage], session.Session())
 
 
 @pytest.fixture
