@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from metalearn_cli import stages
+from metalearn_cli.core import plugins
 from metalearn_cli.core.errors import ConfigError
 from metalearn_cli.core.random import seeded
 from metalearn_cli.data.common.dataset import SPLITS, Dataset, Split
@@ -79,3 +80,9 @@ def tensors() -> Callable[[Any], dict[str, torch.Tensor]]:
 def manifest() -> Callable[[dict[str, Any]], dict[str, Any]]:
     """Return a function from a finished run to the manifest of its best checkpoint."""
     return lambda run: json.loads((Path(run["checkpoint"]) / "manifest.json").read_text())
+
+
+@pytest.fixture
+def pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the package tests/pieces taken for a plug-in that is installed."""
+    monkeypatch.setattr(plugins, "packages", lambda: ("pieces",))

@@ -1,0 +1,1 @@
+"""A plug-in for tests: components that have what none of our own has yet."""
