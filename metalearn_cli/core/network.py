@@ -79,7 +79,8 @@ class Network(NamedTuple):
         out_dim: D.
         maps_shape: (C, H, W), or None where there are no maps.
         batch_statistics: whether features depend on the batch they are computed in.
-        bind: returns this network with other constants, and in training mode where tensors with the given names learn.
+        bind: returns this network with other constants, and in training mode where tensors with the given names learn;
+            None for the mode that it is in.
     """
 
     features: Apply
@@ -120,7 +121,12 @@ class Network(NamedTuple):
         def bound(apply: Apply) -> Apply:
             return lambda params, x: apply(params, joined([reference_x, x]), reference=n)[n:]
 
-        return self._replace(features=bound(self.features), output=bound(self.output), maps=bound(self.maps))
+        return self._replace(
+            features=bound(self.features),
+            output=bound(self.output),
+            maps=bound(self.maps),
+            bind=lambda constants, learning: self.bind(constants, learning).under(reference_x),
+        )
 
 
 def network(
@@ -166,7 +172,7 @@ def network(
             out_dim=facts.out_dim,
             maps_shape=getattr(backbone, "maps_shape", None),
             batch_statistics=facts.batch_statistics,
-            bind=bind,
+            bind=lambda others, names: bind(others, learning if names is None else names),
         )
 
     return bind(buffers_of(trunk), None)
@@ -207,11 +213,16 @@ def unwritten(constants: Params) -> Iterator[None]:
     Raises:
         ValueError: naming them, at the end of the block.
     """
-    before = {name: tensor._version for name, tensor in constants.items()}
+    before = {name: (tensor._version, tensor.clone()) for name, tensor in constants.items()}
     yield
-    if written := [name for name, tensor in constants.items() if tensor._version != before[name]]:
+    # the version tells of most writing, but not of that of torch's own batch normalisation
+    if written := [n for n, t in constants.items() if t._version != before[n][0] or not _same(t, before[n][1])]:
         what = ", ".join(written[:3]) + (f" and {len(written) - 3} more" if len(written) > 3 else "")
         raise ValueError(f"the network writes its buffers {what} within an episode; in eval mode it must not")
+
+
+def _same(one: Tensor, two: Tensor) -> bool:
+    return bool(((one == two) | ((one != one) & (two != two))).all())  # NaN is the same as NaN here
 
 
 class _Trunk(nn.Module):

@@ -59,3 +59,9 @@ def test_the_middle_is_complete() -> None:
         "core",
         *MIDDLE,
     }
+
+
+def test_modules_become_functions_in_one_place() -> None:
+    """Whatever else would call torch for that would pass protocols and modes by."""
+    callers = {path for path in MODULES if "torch.func.functional_call" in imported(path)}
+    assert callers == {PACKAGE / "core" / "network.py"}

@@ -1,4 +1,4 @@
-"""Gradient checkpointing keeps nothing, changes no gradient and refuses what it would get wrong."""
+"""Gradients to take steps with; checkpointing keeps nothing, changes none and refuses what it would get wrong."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from metalearn_cli.core.functional import checkpointing, gradient
-from metalearn_cli.core.types import Params
+from metalearn_cli.core.network import Params
 
 
 @pytest.fixture
@@ -74,3 +74,118 @@ def test_gradient_checkpointing_refuses_a_loss_of_other_tensors_that_learn(check
         gradient(lambda fast: (fast["w"] * other).sum(), leaves())
     constant = gradient(lambda fast: (fast["w"] * other).sum() + fast["constant"].sum(), leaves(), first_order=True)
     assert not constant["w"].requires_grad
+
+
+@pytest.fixture(params=[False, True], ids=["kept", "recomputed"])
+def either(request: pytest.FixtureRequest) -> Iterator[bool]:
+    before = checkpointing.set(request.param)
+    yield request.param
+    checkpointing.reset(before)
+
+
+def of_both(fast: Params, given: Params) -> Tensor:
+    """A loss of a head's weights on features that something else learns; it does not use everything."""
+    return (torch.tanh(given["features"]) @ fast["head"]).square().sum()
+
+
+def head_and_features() -> tuple[Params, Params]:
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"head": (2,), "left": (2,), "features": (3, 2), "aside": (2,)}
+    made = {n: torch.randn(s, generator=generator, dtype=torch.float64).requires_grad_() for n, s in shapes.items()}
+    return {n: made[n] for n in ("head", "left")}, {n: made[n] for n in ("features", "aside")}
+
+
+def after_two_steps(fast: Params, given: Params) -> Tensor:
+    """As ANIL learns: the head moves, and what it saw while it moved is learnt through."""
+    for _ in range(2):
+        gradients = gradient(of_both, fast, given=given)
+        fast = {name: p - 0.3 * gradients[name] for name, p in fast.items()}
+    return of_both(fast, given) + fast["left"].sum()
+
+
+def through(*tensors: Tensor) -> Tensor:
+    fast, given = head_and_features()
+    names = [*fast, *given]
+    values = dict(zip(names, tensors, strict=True))
+    return after_two_steps({n: values[n] for n in fast}, {n: values[n] for n in given})
+
+
+def test_gradients_reach_given_tensors(either):
+    fast, given = head_and_features()
+    tensors = (*fast.values(), *given.values())
+    assert torch.autograd.gradcheck(lambda *t: through(*t) + t[-1].sum(), tensors)
+
+
+def test_gradients_of_given_tensors_are_the_same_with_checkpointing():
+    found = []
+    for checkpointed in (False, True):
+        before = checkpointing.set(checkpointed)
+        fast, given = head_and_features()
+        after_two_steps(fast, given).backward()
+        checkpointing.reset(before)
+        found.append([None if p.grad is None else p.grad for p in (*fast.values(), *given.values())])
+    assert [g is None for g in found[0]] == [False, False, False, True] == [g is None for g in found[1]]
+    assert found[0][2].abs().sum() > 0
+    for kept, recomputed in zip(found[0][:3], found[1][:3], strict=True):
+        torch.testing.assert_close(kept, recomputed, rtol=1e-13, atol=0)
+
+
+def test_what_is_not_given_gets_no_gradient():
+    """That is what `given` is for: the second derivative by the features is more than the first of the last loss."""
+    fast, given = head_and_features()
+    after_two_steps(fast, given).backward()
+    whole = given["features"].grad
+    given["features"].grad = None
+    constant = {name: p.detach() for name, p in given.items()}
+    moved = fast
+    for _ in range(2):
+        gradients = gradient(of_both, moved, given=constant)
+        moved = {name: p - 0.3 * gradients[name] for name, p in moved.items()}
+    of_both(moved, given).backward()
+    assert not torch.allclose(given["features"].grad, whole)
+
+
+def test_tensors_that_a_loss_does_not_use_have_a_gradient_of_zeros(either):
+    fast, given = head_and_features()
+    for first_order in (False, True):
+        found = gradient(of_both, fast, first_order, given)
+        assert found.keys() == fast.keys()
+        assert torch.equal(found["left"], torch.zeros(2, dtype=torch.float64))
+        assert found["head"].abs().sum() > 0
+
+
+def test_in_a_batch_of_tasks_likewise():
+    fast, given = head_and_features()
+    tasks = torch.stack([given["features"], -2 * given["features"]]).detach().requires_grad_()
+
+    def loss(features: Tensor, fast: Params) -> Tensor:
+        return after_two_steps(fast, {**given, "features": features})
+
+    together = torch.func.vmap(loss, in_dims=(0, None))(tasks, fast)
+    torch.testing.assert_close(together, torch.stack([loss(features, fast) for features in tasks]))
+    (found,) = torch.autograd.grad(together.sum(), tasks)
+    (expected,) = torch.autograd.grad(sum(loss(features, fast) for features in tasks), tasks)
+    torch.testing.assert_close(found, expected)
+
+
+def test_first_order_is_a_constant(either):
+    fast, given = head_and_features()
+    found = gradient(of_both, fast, first_order=True, given=given)
+    assert not any(g.requires_grad for g in found.values())
+
+
+def test_a_variable_that_changed_before_the_loss_is_computed_again_is_found(checkpointed):
+    factor = 1.0
+    gradients = gradient(lambda fast: (factor * fast["w"]).square().sum() + fast["constant"].sum(), leaves())
+    factor = 2.0
+    with pytest.raises(RuntimeError, match=r"the loss was 1\.58 and is 3\.32 when it is computed again; a function"):
+        gradients["w"].sum().backward()
+
+
+def test_a_variable_that_changed_does_no_harm_without_checkpointing():
+    params = leaves()
+    factor = 1.0
+    gradients = gradient(lambda fast: (factor * fast["w"]).square().sum() + fast["constant"].sum(), params)
+    factor = 2.0
+    gradients["w"].sum().backward()
+    assert params["w"].grad.tolist() == [2, 2]

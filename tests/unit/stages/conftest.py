@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,14 @@ import pytest
 import torch
 
 from metalearn_cli import stages
+from metalearn_cli.core import plugins
 from metalearn_cli.core.errors import ConfigError
 from metalearn_cli.core.random import seeded
 from metalearn_cli.data.common.dataset import Dataset
 from metalearn_cli.data.common.splits import SPLITS, Split
 from metalearn_cli.records.checkpoint import open_checkpoint, read_tensors
-from metalearn_cli.stages import training
+from metalearn_cli.stages import session, training
+from metalearn_cli.stages.preparing import Prepared, prepare
 
 
 @pytest.fixture(autouse=True)
@@ -36,8 +37,7 @@ def images(monkeypatch: pytest.MonkeyPatch) -> Dataset:
         items = torch.randint(0, 256, (3, 6 * 10, 1, 16, 16), dtype=torch.uint8)
     splits = {s: Split(items[i], torch.full((6,), 10), names[i]) for i, s in enumerate(SPLITS)}
     data = Dataset.of("images", "any", splits, "image")
-    for module in ("pretrain", "transfer", "meta_train", "evaluate"):
-        monkeypatch.setattr(import_module(f"metalearn_cli.stages.{module}"), "load_data", lambda spec, runtime: data)
+    monkeypatch.setattr(session, "_loaded", lambda spec: data)
     return data
 
 
@@ -45,6 +45,12 @@ def images(monkeypatch: pytest.MonkeyPatch) -> Dataset:
 def go(config: Callable[..., Any], said: Any) -> Callable[..., dict[str, Any]]:
     """Return a function that runs a stage with the given changes."""
     return lambda stage, **changes: stages.run(stage, config(stage, **changes), said)
+
+
+@pytest.fixture
+def ready(config: Callable[..., Any]) -> Callable[..., Prepared]:
+    """Return a function that prepares a training stage with the given changes."""
+    return lambda stage, **changes: prepare(stage, config(stage, **changes), stages.JOBS[stage], session.Session())
 
 
 @pytest.fixture
@@ -75,3 +81,9 @@ def tensors() -> Callable[[Any], dict[str, torch.Tensor]]:
 def manifest() -> Callable[[dict[str, Any]], dict[str, Any]]:
     """Return a function from a finished run to the manifest of its best checkpoint."""
     return lambda run: json.loads((Path(run["checkpoint"]) / "manifest.json").read_text())
+
+
+@pytest.fixture
+def pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the package tests/pieces taken for a plug-in that is installed."""
+    monkeypatch.setattr(plugins, "packages", lambda: ("pieces",))

@@ -11,6 +11,7 @@ from metalearn_cli.core.errors import UserError
 from metalearn_cli.records import runs
 from metalearn_cli.stages import evaluate as module_function
 from metalearn_cli.stages.evaluate import prepare_evaluation, read_episodes
+from metalearn_cli.stages.session import Session
 
 MAML = {"_target_": "metalearn_cli.algorithms.maml.Maml", "inner_lr": 0.1}
 FOMAML = {**MAML, "first_order": True}
@@ -151,7 +152,7 @@ def test_no_checkpoint(config, said):
 
 
 def test_failure_is_recorded(config, said, tmp_path, monkeypatch):
-    prepared = prepare_evaluation(config("evaluate", ckpt=None, backbone=MLP, data=GAUSSIAN))
+    prepared = prepare_evaluation(config("evaluate", ckpt=None, backbone=MLP, data=GAUSSIAN), Session())
     monkeypatch.setitem(module_function.__globals__, "score_episodes", lambda *args: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         module_function(prepared, said)
@@ -160,7 +161,7 @@ def test_failure_is_recorded(config, said, tmp_path, monkeypatch):
 
 
 def test_key_does_not_depend_on_where_things_lie(config, tmp_path):
-    one = prepare_evaluation(config("evaluate", ckpt=None, backbone=MLP, data=GAUSSIAN))
-    two = prepare_evaluation(config("evaluate", ckpt=None, backbone=MLP, data=GAUSSIAN, runs_dir="elsewhere"))
-    other = prepare_evaluation(config("evaluate", ckpt=None, backbone=MLP, data={**GAUSSIAN, "seed": 1}))
-    assert one.key == two.key != other.key
+    untrained = {"ckpt": None, "backbone": MLP, "data": GAUSSIAN}
+    changes = ({}, {"runs_dir": "elsewhere"}, {"data": {**GAUSSIAN, "seed": 1}})
+    one, two, other = (prepare_evaluation(config("evaluate", **(untrained | c)), Session()).key for c in changes)
+    assert one == two != other

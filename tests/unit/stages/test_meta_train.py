@@ -12,8 +12,8 @@ from metalearn_cli.core.build import build
 from metalearn_cli.core.errors import NonFiniteError
 from metalearn_cli.records import plots, runs
 from metalearn_cli.stages import training
-from metalearn_cli.stages.meta_train import check_learner
-from metalearn_cli.stages.preparing import prepare
+from metalearn_cli.stages.learner import check_learner
+from metalearn_cli.stages.session import Session
 
 MAML = {"_target_": "metalearn_cli.algorithms.maml.Maml", "inner_lr": 0.1}
 FOMAML = {**MAML, "first_order": True}
@@ -25,13 +25,13 @@ CONV4 = {"_target_": "metalearn_cli.backbones.conv4.Conv4", "hidden": 2}
 
 
 @pytest.mark.parametrize("algorithm", [MAML, FOMAML, PROTONET], ids=["maml", "fomaml", "protonet"])
-def test_learns(config, algorithm):
-    settings = config("meta-train", algorithm=algorithm, tasks=4)
-    prepared = prepare("meta-train", settings, stages.JOBS["meta-train"])
-    job, (optimizer, _), losses = prepared.job, prepared.optimizer(), []
+def test_learns(ready, algorithm):
+    prepared = ready("meta-train", algorithm=algorithm, tasks=4)
+    job, losses = prepared.job, []
+    optimizer, _ = prepared.optimizer()
     for _ in range(30):  # the same batch again and again: its loss has to fall
         optimizer.zero_grad()
-        losses.append(job.gradients(job.params, job.batches(0))["loss"].item())
+        losses.append(job.gradients(job.params, job.batches(0), 0)["loss"].item())
         optimizer.step()
     assert losses[-1] < 0.9 * losses[0]
 
@@ -73,9 +73,8 @@ def test_train_way_needs_no_head(go, refused, manifest):
     assert manifest(go("meta-train", train_way=3, steps=1))["model"]["way"] is None
 
 
-def test_training_episodes_have_their_own_size(config):
-    job = prepare("meta-train", config("meta-train", train_way=4, train_query=5), stages.JOBS["meta-train"]).job
-    episodes = job.batches(0)
+def test_training_episodes_have_their_own_size(ready):
+    episodes = ready("meta-train", train_way=4, train_query=5).job.batches(0)
     assert episodes.support_x.shape == (2, 4, 6)
     assert episodes.query_x.shape == (2, 20, 6)
 
@@ -153,12 +152,11 @@ def test_images_under_both_protocols(go, images, monkeypatch, algorithm, normali
     )
 
 
-def test_protocol_changes_the_training(config, images):
+def test_protocol_changes_the_training(ready, images):
     losses = []
     for normalisation in ("transductive", "inductive"):
-        settings = config("meta-train", backbone=CONV4, normalisation=normalisation)
-        job = prepare("meta-train", settings, stages.JOBS["meta-train"]).job
-        losses.append(job.gradients(job.params, job.batches(0))["loss"].item())
+        job = ready("meta-train", backbone=CONV4, normalisation=normalisation).job
+        losses.append(job.gradients(job.params, job.batches(0), 0)["loss"].item())
     assert losses[0] != losses[1]
 
 
@@ -174,11 +172,11 @@ def test_diverging_run_fails_in_words_and_keeps_its_last_good_checkpoint(go, tmp
     assert said.finished == []
 
 
-def test_crash_leaves_its_traceback_in_the_log(config, said, tmp_path, monkeypatch):
-    prepared = prepare("meta-train", config("meta-train"), stages.JOBS["meta-train"])
-    monkeypatch.setattr(training, "fit", lambda **arguments: 1 / 0)
+def test_crash_leaves_its_traceback_in_the_log(ready, said, tmp_path, monkeypatch):
+    prepared = ready("meta-train")
+    monkeypatch.setattr(training, "fit", lambda *arguments: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        training.train(prepared, said)
+        training.train(prepared, Session(), said)
     (info,) = runs.list_runs(str(tmp_path / "runs"))
     assert (info["status"], info["error"]) == ("failed", "ZeroDivisionError: division by zero")
     assert "Traceback" in (Path(info["folder"]) / "mlx.log").read_text()

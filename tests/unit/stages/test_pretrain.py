@@ -6,9 +6,6 @@ import pytest
 import torch
 from PIL import Image
 
-from metalearn_cli import stages
-from metalearn_cli.stages.preparing import prepare
-
 MODELS = {
     "autoencoder": {"_target_": "metalearn_cli.models.autoencoder.Autoencoder", "hidden": 16},
     "gan": {"_target_": "metalearn_cli.models.gan.Gan", "latent": 4, "hidden": 16},
@@ -48,8 +45,8 @@ def test_precision(go, images, model, precision):
     assert done["status"] == "completed"
 
 
-def test_backbone_is_that_of_the_other_stages(config):
-    jobs = [prepare(stage, config(stage), stages.JOBS[stage]).job for stage in ("pretrain", "meta-train")]
+def test_backbone_is_that_of_the_other_stages(ready):
+    jobs = [ready(stage).job for stage in ("pretrain", "meta-train")]
     for name in jobs[1].params:
         assert torch.equal(*(job.params[name] for job in jobs))
 

@@ -40,7 +40,7 @@ def test_equals_the_uninterrupted_run_bit_for_bit(go, interrupted, said, tensors
     said.started.clear()
     done = stages.resume(folder, said, {})
     assert said.started == [("meta-train", stop, 5)]
-    assert f"goes on after step {stop} of 5" in said.notes
+    assert f"resumes after step {stop} of 5" in said.notes
     assert (Path(folder) / "metrics.jsonl").read_bytes() == (Path(whole["folder"]) / "metrics.jsonl").read_bytes()
     assert all(torch.equal(t, tensors(done)[name]) for name, t in tensors(whole).items())
     same = ("status", "step", "steps", "best", "last", "metric", "key", "parent", "data")

@@ -4,10 +4,10 @@ from importlib import import_module
 
 import pytest
 import torch
+from conftest import on_cpu
 
-from metalearn_cli import stages
 from metalearn_cli.backbones.conv4 import Conv4
-from metalearn_cli.stages.preparing import fresh_network, prepare
+from metalearn_cli.stages.learner import fresh_network
 
 FINETUNE = "metalearn_cli.methods.finetune.Finetune"
 PROBE = {"_target_": "metalearn_cli.methods.linear_probe.LinearProbe"}
@@ -18,7 +18,7 @@ WEIGHTS = [f"backbone.blocks.{block}.weight" for block in range(3)]
 
 def start() -> dict[str, torch.Tensor]:
     """Return the tensors that transfer begins with: those of the seed."""
-    return dict(fresh_network(BACKBONE, (6,), 8, seed=0).state_dict())
+    return fresh_network(BACKBONE, (6,), 8, seed=0, runtime=on_cpu()).params
 
 
 def test_everything_learns(go, tensors, said):
@@ -46,17 +46,18 @@ def test_what_does_not_learn_stays_bit_for_bit(go, tensors, method, frozen):
     assert not torch.equal(before["head.weight"], after["head.weight"])
 
 
-def test_blocks_learn_at_their_rates(config, said):
+def test_blocks_learn_at_their_rates(ready):
     sgd = {"_target_": "torch.optim.SGD", "lr": 0.1}
     constant = {"_target_": "torch.optim.lr_scheduler.ConstantLR", "factor": 1.0}
     moved = {}
     for decay in (1.0, 0.5):
-        settings = config("transfer", method={"_target_": FINETUNE, "decay": decay}, optimizer=sgd, scheduler=constant)
-        prepared = prepare("transfer", settings, stages.JOBS["transfer"])
-        params, job, (optimizer, _) = prepared.job.params, prepared.job, prepared.optimizer()
+        method = {"_target_": FINETUNE, "decay": decay}
+        prepared = ready("transfer", method=method, optimizer=sgd, scheduler=constant)
+        params, job = prepared.job.params, prepared.job
+        optimizer, _ = prepared.optimizer()
         params["head.weight"].data.fill_(0.1).view(-1)[::3] = -0.2  # from a head of zeros no gradient comes down
         before = {name: p.detach().clone() for name, p in params.items()}
-        job.gradients(params, job.batches(0))
+        job.gradients(params, job.batches(0), 0)
         optimizer.step()
         moved[decay] = [(params[name] - before[name]).detach() for name in [*WEIGHTS, "head.weight"]]
     for even, slower, factor in zip(moved[1.0], moved[0.5], [0.125, 0.25, 0.5, 1.0], strict=True):
@@ -64,8 +65,8 @@ def test_blocks_learn_at_their_rates(config, said):
         torch.testing.assert_close(slower, even * factor)
 
 
-def test_frozen_tensors_cost_no_gradient(config):
-    prepared = prepare("transfer", config("transfer", method=PROBE), stages.JOBS["transfer"])
+def test_frozen_tensors_cost_no_gradient(ready):
+    prepared = ready("transfer", method=PROBE)
     prepared.optimizer()
     params = prepared.job.params
     assert {name for name, p in params.items() if p.requires_grad} == {"head.weight", "head.bias"}
@@ -82,17 +83,17 @@ def test_more_blocks_than_there_are(refused):
     assert found == {"method.blocks": "blocks must be at most 3, the backbone's number of blocks, got 4"}
 
 
-def test_same_backbone_in_every_stage(config):
+def test_same_backbone_in_every_stage(ready):
     """The untrained row of the chain's table and each stage without init_from start from the same tensors."""
-    jobs = [prepare(stage, config(stage), stages.JOBS[stage]).job for stage in ("transfer", "meta-train")]
+    jobs = [ready(stage).job for stage in ("transfer", "meta-train")]
     for name in WEIGHTS:
         assert torch.equal(*(job.params[name] for job in jobs))
         assert torch.equal(jobs[0].params[name], start()[name])
 
 
-def test_held_out_items_are_scored_in_equal_parts(config, images, monkeypatch):
+def test_held_out_items_are_scored_in_equal_parts(ready, images, monkeypatch):
     monkeypatch.setattr(import_module("metalearn_cli.stages.transfer"), "_CHUNK", 11)
-    job = prepare("transfer", config("transfer", backbone=CONV4), stages.JOBS["transfer"]).job
+    job = ready("transfer", backbone=CONV4).job
     sizes, forward = [], Conv4.forward
     monkeypatch.setattr(Conv4, "forward", lambda self, x, **kw: sizes.append(len(x)) or forward(self, x, **kw))
     assert 0 <= job.evaluate(job.params)["val/label_accuracy"] <= 1

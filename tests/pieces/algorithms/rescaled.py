@@ -1,0 +1,7 @@
+"""Another learner with tensors of the same names."""
+
+from pieces.algorithms.scaled import Scaled
+
+
+class Rescaled(Scaled):
+    """The same under another name."""
