@@ -145,6 +145,16 @@ def test_broken_config_of_the_users(mlx, stage, text, told):
     assert "Traceback" not in answer.err
 
 
+def test_broken_config_of_the_users_that_no_word_chose(mlx, stage):
+    own = Path("mine/optimizer")
+    own.mkdir(parents=True)
+    (own / "adam.yaml").write_text("lr: [1\n")
+    answer = mlx("meta-train", "seed=1", "--config-dir", "mine")
+    assert answer.code == 2
+    assert "is not valid YAML" in answer.err
+    assert "seed" not in answer.err
+
+
 def test_recipe_that_chooses_what_is_not_there(mlx, stage):
     own = Path("mine/experiment")
     own.mkdir(parents=True)

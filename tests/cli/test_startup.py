@@ -10,16 +10,19 @@ TOY = ["data=gaussian", "backbone=mlp", "way=2", "query=3"]
 
 
 def run(tmp_path, *commands):
-    """Return the exit codes of commands given one after the other in one process, and what that imported."""
+    """Give commands one after the other in one process.
+
+    Returns:
+        the exit code of each and the modules of interest that are there after it; and all of stderr.
+    """
     code = f"""
 import sys
 from metalearn_cli.cli.main import main
-codes = [main(words) for words in {commands}]
-print(codes, "\\n", *(name for name in ("torch", *{LATE}) if name in sys.modules), file=sys.stderr)
+for words in {commands}:
+    print("@", main(words), *(name for name in ("torch", *{LATE}) if name in sys.modules), file=sys.stderr)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
-    *_, codes, modules = done.stderr.splitlines()
-    return codes.strip(), modules.split(), done.stderr
+    return [line.split()[1:] for line in done.stderr.splitlines() if line.startswith("@ ")], done.stderr
 
 
 @pytest.mark.parametrize(
@@ -39,8 +42,8 @@ def test_a_typo_is_told_without_torch(tmp_path, words, told):
     own = tmp_path / "mine" / "algorithm"
     own.mkdir(parents=True)
     (own / "hasty.yaml").write_text("defaults: [maml]\ninner_stepz: 1\n")
-    codes, modules, err = run(tmp_path, ["meta-train", *words])
-    assert (codes, modules) == ("[2]", [])
+    found, err = run(tmp_path, ["meta-train", *words])
+    assert found == [["2"]]
     assert told in err
 
 
@@ -52,14 +55,12 @@ def test_what_does_not_train_takes_no_compiler(tmp_path):
         ["evaluate", "ckpt=null", "episodes=2", "runtime.precision=bf16-mixed", *TOY],
         ["doctor"],
     ]
-    codes, modules, err = run(tmp_path, *commands)
-    assert codes == "[0, 0, 0, 0, 0]", err
-    assert modules == ["torch"]
+    found, err = run(tmp_path, *commands)
+    assert found == [["0", "torch"]] * 5, err
 
 
 def test_what_trains_takes_what_it_needs(tmp_path):
     words = ["pretrain", "model=classifier", "val_episodes=2", *TOY]
-    first, second = [*words, "steps=1"], [*words, "steps=2", "every.log=1"]
-    everything = ["torch", *LATE]
-    assert run(tmp_path, first)[:2] == ("[0]", [name for name in everything if name != "matplotlib"])
-    assert run(tmp_path, first, second)[:2] == ("[0, 0]", everything)  # a picture of two steps
+    found, err = run(tmp_path, [*words, "steps=1"], [*words, "steps=2", "every.log=1"])
+    assert found[0] == ["0", "torch", *(name for name in LATE if name != "matplotlib")], err
+    assert found[1] == ["0", "torch", *LATE], err  # a picture of two steps
