@@ -1,26 +1,20 @@
-"""What every model must be: one finite loss with a gradient for each of its tensors, a function of tensors and seed.
-
-The models are found by listing configs/model, so that a new one is tested by being there.
-"""
+"""What every model must be: a module around a backbone with one finite loss, a function of tensors, batch and seed."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import pytest
 import torch
-from omegaconf import OmegaConf
+from contract.components import make, specs
 from torch import Tensor, nn
 
 from metalearn_cli.backbones.conv4 import Conv4
 from metalearn_cli.backbones.mlp import Mlp
-from metalearn_cli.core.build import build
-from metalearn_cli.core.functional import pure
+from metalearn_cli.core.network import Params, pure
 from metalearn_cli.core.random import seeded
 
-FOLDER = Path(__file__).parents[2] / "configs" / "model"
-NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 CLASSES = 4
 ITEMS: dict[str, Any] = {
     "images": {"shape": (1, 18, 17), "value_range": "unit", "backbone": Conv4},
@@ -30,73 +24,130 @@ ITEMS: dict[str, Any] = {
 }
 
 
-def make(name: str, kind: str) -> tuple[nn.Module, Tensor, Tensor]:
-    """Return a model as configured, on a narrow backbone, with a batch of well separated classes."""
+class Case(NamedTuple):
+    """A model on a narrow backbone, with a batch of well separated classes."""
+
+    model: nn.Module
+    backbone: nn.Module
+    x: Tensor
+    y: Tensor
+
+    @property
+    def led(self) -> set[str]:
+        """The names of the tensors that follow others."""
+        _, tensors = pure(self.model)
+        return set(self.model.follow(tensors, 0.0)) if hasattr(self.model, "follow") else set()
+
+
+def case_of(spec: Any, kind: str = "vectors") -> Case:
+    """Return a model, from its settings or its class, on items of a kind."""
     facts = ITEMS[kind]
-    settings = OmegaConf.to_container(OmegaConf.load(FOLDER / f"{name}.yaml"))
-    with seeded(0, name, kind):
+    with seeded(0, "model", kind):
         backbone = facts["backbone"](facts["shape"], hidden=8)
-        model = build(settings, "model", **(facts | {"backbone": backbone, "classes": CLASSES}))
+        if isinstance(spec, type):
+            model = spec(backbone)
+        else:
+            model = make(spec, "model", **(facts | {"backbone": backbone, "classes": CLASSES}))
         y = torch.arange(16) % CLASSES
         x = torch.randn(CLASSES, *facts["shape"])[y] + 0.1 * torch.randn(16, *facts["shape"])
-    return model, (2 * x).sigmoid() if facts["value_range"] == "unit" else x, y
+    return Case(model, backbone, (2 * x).sigmoid() if facts["value_range"] == "unit" else x, y)
 
 
-@pytest.fixture(params=[(name, kind) for name in NAMES for kind in ITEMS], ids="-".join)
-def case(request: pytest.FixtureRequest) -> tuple[nn.Module, Tensor, Tensor]:
-    return make(*request.param)
+@pytest.fixture(params=[(name, kind) for name in specs("model") for kind in ITEMS], ids="-".join)
+def case(request: pytest.FixtureRequest) -> Case:
+    name, kind = request.param
+    return case_of(specs("model")[name], kind)
 
 
-Case = tuple[nn.Module, Tensor, Tensor]
-
-
-def test_wraps_the_backbone_and_keeps_no_hidden_state(case: Case) -> None:
-    model, _, _ = case
-    _, params = pure(model)  # refuses hidden state
-    trunk = {name for name in params if name.startswith("backbone.")}
-    assert trunk == {f"backbone.{name}" for name, _ in model.backbone.named_parameters()}
-
-
-def test_loss_is_a_finite_scalar_with_a_gradient_for_every_tensor(case: Case) -> None:
-    model, x, y = case
-    apply, params = pure(model)
+def loss_of(case: Case, tensors: Params, apply: Any) -> tuple[Tensor, dict[str, Tensor]]:
     with seeded(0, "step"):
-        loss, metrics = apply(params, x, y)
+        return apply(tensors, case.x, case.y)
+
+
+def trained(case: Case, steps: int) -> tuple[Params, list[float]]:
+    """Return the tensors after some steps, followers after each, and the losses."""
+    apply, tensors = pure(case.model, training=True)
+    led = case.led
+    learning = [p for name, p in tensors.items() if p.requires_grad and name not in led]
+    optimizer = torch.optim.Adam(learning, lr=0.01)
+    losses = []
+    for step in range(steps):
+        optimizer.zero_grad()
+        loss, _ = loss_of(case, tensors, apply)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+        if led:
+            with torch.no_grad():
+                for name, tensor in case.model.follow(tensors, (step + 1) / steps).items():  # type: ignore[operator]
+                    tensors[name].copy_(tensor)
+    return tensors, losses
+
+
+def test_wraps_the_backbone_under_its_name(case: Case) -> None:
+    assert case.model.backbone is case.backbone
+    _, tensors = pure(case.model)
+    assert {f"backbone.{name}" for name, _ in case.backbone.named_parameters()} <= tensors.keys() - case.led
+
+
+def test_loss_is_a_finite_number_with_a_gradient_for_every_tensor_that_learns(case: Case) -> None:
+    apply, tensors = pure(case.model, training=True)
+    loss, metrics = loss_of(case, tensors, apply)
     assert loss.shape == () and torch.isfinite(loss)
-    gradients = torch.autograd.grad(loss, list(params.values()), allow_unused=True)
-    silent = [
-        n for n, g in zip(params, gradients, strict=True) if g is None or not torch.isfinite(g).all() or not g.any()
-    ]
-    assert silent == []
+    leaves = {name: p for name, p in tensors.items() if p.requires_grad}
+    found = dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values()), allow_unused=True), strict=True))
+    silent = {n for n, g in found.items() if g is None or not torch.isfinite(g).all() or not g.any()}
+    assert silent == case.led & leaves.keys()
     for value in metrics.values():
         assert value.shape == () and torch.isfinite(value) and not value.requires_grad
 
 
+def test_loss_falls(case: Case) -> None:
+    _, losses = trained(case, 20)
+    assert all(map(torch.isfinite, torch.tensor(losses)))
+    assert min(losses[10:]) < losses[0]
+
+
+def test_what_follows_comes_nearer_to_what_it_follows(case: Case) -> None:
+    """With all others at rest, its steps become smaller and smaller."""
+    if not case.led:
+        return
+    _, tensors = pure(case.model)
+    with seeded(0, "elsewhere"):
+        tensors = {n: p.detach() + (0 if n in case.led else torch.randn_like(p)) for n, p in tensors.items()}
+    lengths = []
+    for _ in range(10):
+        before = {name: tensor.clone() for name, tensor in tensors.items()}
+        followed = case.model.follow(tensors, 0.0)  # type: ignore[operator]
+        assert all(torch.equal(before[name], tensor) for name, tensor in tensors.items())  # it writes nothing itself
+        assert followed.keys() == case.led
+        lengths.append(sum((followed[n] - before[n]).square().sum().item() for n in followed) ** 0.5)
+        tensors = tensors | followed
+    assert lengths[-1] < lengths[0]
+    assert all(later <= earlier for earlier, later in pairwise(lengths))
+
+
 def test_is_a_function_of_tensors_batch_and_seed(case: Case) -> None:
-    model, x, y = case
-    apply, params = pure(model)
-    before = {name: p.detach().clone() for name, p in params.items()}
-    losses = []
-    for _ in range(2):
-        with seeded(0, "step"):
-            losses.append(apply(params, x, y)[0])
+    apply, tensors = pure(case.model)
+    before = {name: p.detach().clone() for name, p in tensors.items()}
+    losses = [loss_of(case, tensors, apply)[0] for _ in range(2)]
     assert torch.equal(*losses)
-    assert all(torch.equal(before[name], p) for name, p in params.items())
+    assert all(torch.equal(before[name], p) for name, p in tensors.items())
 
 
 def test_pictures_are_images_in_unit_range(case: Case) -> None:
-    model, x, _ = case
+    if not hasattr(case.model, "pictures"):
+        return
     with torch.no_grad():
-        pictures = model.pictures(x)
-    if x.ndim != 4:
+        pictures = case.model.pictures(case.x)
+    if case.x.ndim != 4:
         assert pictures == {}
     for images in pictures.values():
-        assert images.shape[1:] == x.shape[1:]
+        assert images.shape[1:] == case.x.shape[1:]
         assert images.min() >= 0 and images.max() <= 1
 
 
 def test_learns_in_half_precision_too(case: Case) -> None:
-    model, x, y = case
-    loss, _ = model.bfloat16()(x.bfloat16(), y)
+    loss, _ = case.model.bfloat16()(case.x.bfloat16(), case.y)
     loss.backward()
     assert torch.isfinite(loss)
