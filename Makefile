@@ -14,7 +14,7 @@ PEERS := .venv-bench
 
 .DEFAULT_GOAL := help
 STAGES := pretrain transfer meta-train evaluate
-.PHONY: help setup demo $(STAGES) chain smoke test test-all lint types format build clean bench bench-scaling
+.PHONY: help setup demo $(STAGES) chain smoke test test-all lint types format build clean bench bench-scaling check-gpu
 
 ##@ Start here
 
@@ -55,6 +55,9 @@ bench: $(PEERS)/.ready ## speed and memory beside the peers, in an environment o
 
 bench-scaling: $(READY) ## seconds and memory over tasks, way, shot, inner steps, width, image size and threads
 	$(BIN)/python scripts/bench_scaling.py $(ARGS)
+
+check-gpu: $(READY) ## that everything runs on a GPU, computes the right gradients, and how fast (8 minutes)
+	$(BIN)/python scripts/check_gpu.py $(ARGS)
 
 ##@ Development
 
