@@ -7,7 +7,6 @@ from statistics import geometric_mean
 import pytest
 import torch
 from conftest import on_cpu
-from metalearn_cli.backbones.common.network import Network
 from torch import Tensor
 from torch.nn.functional import batch_norm, conv2d, cross_entropy, linear, max_pool2d, relu
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from metalearn_cli.core.errors import DataError, Finding, UserError
+from metalearn_cli.data.common import dataset
 from metalearn_cli.engine import runtime as device
 from metalearn_cli.records import checkpoint
 from metalearn_cli.stages import session as module
@@ -94,7 +95,8 @@ def test_stages_of_a_chain_compute_with_their_own_threads(go, settings, monkeypa
 
 
 def test_data_that_no_training_should_start_on(config, monkeypatch):
-    monkeypatch.setattr(module, "findings_of", lambda data: [Finding(True, "val", "has nothing in it")])
+    findings = [Finding(True, "val", "has nothing in it")]
+    monkeypatch.setattr(dataset, "findings_of", lambda splits: findings)
     settings = config("transfer")
     session = Session()
     with pytest.raises(DataError, match="val has nothing in it"):

@@ -7,6 +7,7 @@ import torch
 from conftest import on_cpu
 
 from metalearn_cli.backbones.conv4 import Conv4
+from metalearn_cli.core.items import Facts
 from metalearn_cli.stages.learner import fresh_network
 
 FINETUNE = "metalearn_cli.methods.finetune.Finetune"
@@ -18,7 +19,7 @@ WEIGHTS = [f"backbone.blocks.{block}.weight" for block in range(3)]
 
 def start() -> dict[str, torch.Tensor]:
     """Return the tensors that transfer begins with: those of the seed."""
-    return fresh_network(BACKBONE, (6,), 8, seed=0, runtime=on_cpu()).params
+    return fresh_network(BACKBONE, Facts("vector", (6,), "real", 8), 8, seed=0, runtime=on_cpu()).params
 
 
 def test_everything_learns(go, tensors, said):
