@@ -54,7 +54,7 @@ def run(installed: Path, mlx: Callable[..., Any]) -> Callable[..., dict[str, Any
 def test_they_are_listed_and_their_settings_checked(run, mlx):
     listed = run("ls")
     assert "Meta-SGD" in listed["algorithm"]["meta_sgd"]
-    assert {"tiny_net", "byol", "lora"} <= {name for group in listed.values() for name in group}
+    assert {"tiny_net", "byol", "lora", "bars"} <= {name for group in listed.values() for name in group}
     code, _, err = mlx("meta-train", "algorithm=meta_sgd", "algorithm.inner_stepz=3")
     assert code == 2 and "did you mean: inner_steps" in err
     code, _, err = mlx("meta-train", "algorithm=meta_sgd", "algorithm.inner_lr=0")
@@ -82,6 +82,13 @@ def test_the_learner_runs_in_every_way_that_tasks_are_computed(run):
     }
     assert scores["vmap"] == pytest.approx(scores["loop"], abs=0.02)
     assert scores["groups"] == pytest.approx(scores["loop"], abs=0.02)
+
+
+def test_the_data_set_is_sound_and_can_be_learnt_from(run):
+    found = run("data", "check", "data=bars")
+    assert found["may_start"] and found["findings"] == []
+    trained = run("meta-train", "data=bars", *SMALL)
+    assert trained["data"]["name"] == "bars"
 
 
 def test_a_sweep_knows_them(installed, mlx):
