@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from operator import itemgetter
+
+import torch
 from torch import nn
 
 from metalearn_cli.core.build import Spec, build
 from metalearn_cli.core.config import Normalisation
 from metalearn_cli.core.errors import ConfigError, Problem
 from metalearn_cli.core.items import Facts
-from metalearn_cli.core.network import Network, network
+from metalearn_cli.core.network import Network, network, unwritten
 from metalearn_cli.core.random import seeded
-from metalearn_cli.core.types import Algorithm
-from metalearn_cli.engine.episodes import Learner
+from metalearn_cli.core.types import Algorithm, Episode
+from metalearn_cli.engine.episodes import Learner, answered
 from metalearn_cli.engine.runtime import Runtime
 
 
@@ -63,3 +66,20 @@ def check_learner(algorithm: Algorithm, regression: bool, precision: str) -> lis
         message = f"16-mixed scales losses, which gradients inside {name} do not survive; use bf16-mixed or 32-true"
         problems.append(Problem("runtime.precision", message))
     return problems
+
+
+def refuse_writing(learner: Learner, episodes: Episode, runtime: Runtime) -> None:
+    """Answer the first of some episodes, on copies of all tensors, to see whether that writes the network's buffers.
+
+    Raises:
+        ConfigError: naming them: answers would depend on the episodes before.
+    """
+    if not learner.net.constants:
+        return
+    placed = runtime.place(learner.tensors)
+    one = runtime.cast(episodes.map(itemgetter(0)))
+    try:
+        with torch.no_grad(), unwritten({name: placed[name] for name in learner.net.constants}):
+            answered(learner.of(placed), one.support_x, one.support_y, one.query_x)
+    except ValueError as error:
+        raise ConfigError([Problem("backbone", str(error))]) from error

@@ -5,7 +5,7 @@ Legend: T tasks per step.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
@@ -17,14 +17,13 @@ from metalearn_cli.core.build import build
 from metalearn_cli.core.config import MetaTrainConfig
 from metalearn_cli.core.errors import ConfigError, Problem, UserError
 from metalearn_cli.core.learning import score
-from metalearn_cli.core.network import Params, unwritten
+from metalearn_cli.core.network import Params
 from metalearn_cli.core.types import Algorithm, Dataset, Episode, Sampler
 from metalearn_cli.engine.episodes import OWN, Learner, answered, trained
 from metalearn_cli.engine.loop import Job
-from metalearn_cli.engine.runtime import Runtime
 from metalearn_cli.engine.tasks import Tasks
 from metalearn_cli.records.plots import episode_picture
-from metalearn_cli.stages.learner import check_learner, fresh_learner, fresh_network
+from metalearn_cli.stages.learner import check_learner, fresh_learner, fresh_network, refuse_writing
 from metalearn_cli.stages.preparing import describe_data, metric_of, validation
 from metalearn_cli.stages.session import Session
 
@@ -55,7 +54,10 @@ def meta_train(config: MetaTrainConfig, session: Session) -> Job:
     def batches(step: int, tasks: int = config.tasks) -> Episode:
         return runtime.cast(samplers["train"].batch(step, tasks))
 
-    _try(learner, runtime, batches(0, tasks=2), partial(tasks.refused, whole))
+    few = batches(0, tasks=2)
+    refuse_writing(learner, few, runtime)
+    if reason := tasks.refused(whole, runtime.place(learner.tensors), few):
+        raise ConfigError([Problem("runtime.task_batching", reason)])
 
     def pictures(tensors: Params, folder: Path) -> None:
         if data.facts.kind != "image":
@@ -121,22 +123,3 @@ def _samplers(config: MetaTrainConfig, algorithm: Algorithm, data: Dataset) -> d
     if problems:
         raise ConfigError(dict.fromkeys(problems))
     return samplers
-
-
-def _try(learner: Learner, runtime: Runtime, episodes: Episode, refused: Callable[[Params, Episode], str]) -> None:
-    """Look for what cannot be known without computing: whether tasks can be batched, whether buffers are written.
-
-    Raises:
-        ConfigError: if they cannot, or are.
-    """
-    placed = runtime.place(learner.tensors)
-    if reason := refused(placed, episodes):
-        raise ConfigError([Problem("runtime.task_batching", reason)])
-    constants = {name: placed[name] for name in learner.net.constants}
-    if constants:
-        one = episodes.map(itemgetter(0))
-        try:
-            with torch.no_grad(), unwritten(constants):
-                answered(learner.of(placed), one.support_x, one.support_y, one.query_x)
-        except ValueError as error:
-            raise ConfigError([Problem("backbone", str(error))]) from error

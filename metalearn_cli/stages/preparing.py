@@ -30,7 +30,7 @@ from metalearn_cli.engine.runtime import Runtime, out_of_memory
 from metalearn_cli.records import runs
 from metalearn_cli.records.checkpoint import Checkpoint, load_into
 from metalearn_cli.records.metrics import interval
-from metalearn_cli.stages.learner import fresh_learner
+from metalearn_cli.stages.learner import fresh_learner, refuse_writing
 from metalearn_cli.stages.session import Session
 
 MakeJob = Callable[[Any, Session], Job]
@@ -54,12 +54,13 @@ def few_shot_probe(
     """Return the validation of stages without episodes: what the backbone's features are worth as they are.
 
     Raises:
-        UserError: if the data's validation classes cannot give such episodes.
+        UserError: if the data's validation classes cannot give such episodes, or the backbone writes buffers in one.
     """
     spec = {"_target_": "metalearn_cli.algorithms.nearest_centroid.NearestCentroid"}
     net = network(backbone, None, runtime.under_precision)
     learner = fresh_learner(build(spec, "algorithm"), net, config.way, None, config.seed)
     sampler = data.episodes("val", way=config.way, shot=config.shot, query=config.query, seed=config.seed)
+    refuse_writing(learner, sampler.batch(0, 1), runtime)
     return validation(learner, sampler, config.val_episodes, runtime)
 
 

@@ -196,3 +196,122 @@ def test_same_seed_same_numbers(go, tensors):
     assert _lines(one) == _lines(two) != _lines(other)
     assert all(torch.equal(t, tensors(two)[name]) for name, t in tensors(one).items())
     assert one["key"] == two["key"] != other["key"]
+
+
+SCALED = {"_target_": "pieces.algorithms.scaled.Scaled"}
+RESCALED = {"_target_": "pieces.algorithms.rescaled.Rescaled"}
+TOGETHER = {"_target_": "pieces.algorithms.together.Together"}
+RUNNING = {"_target_": "pieces.backbones.running.Running"}
+
+
+def test_own_tensors_learn_and_are_saved(go, pieces, tensors, ready):
+    before = ready("meta-train", algorithm=SCALED).job.params["learner.scale"]
+    after = tensors(go("meta-train", algorithm=SCALED))["learner.scale"]
+    assert not torch.equal(before, after)
+    frozen = {**SCALED, "rate": 0.0}
+    assert torch.equal(tensors(go("meta-train", algorithm=frozen))["learner.scale"], before)
+
+
+def test_own_tensors_learn_at_their_rates(go, pieces, tensors, ready):
+    settings = {"steps": 1, "optimizer": {"_target_": "torch.optim.SGD", "lr": 0.1}}
+    before = ready("meta-train", algorithm=SCALED).job.params
+    moved = {}
+    for rate in (1.0, 0.5):
+        after = tensors(go("meta-train", algorithm={**SCALED, "rate": rate}, **settings))
+        moved[rate] = {name: after[name] - before[name].detach() for name in after}
+    assert moved[1.0]["learner.scale"].abs().max() > 1e-4
+    torch.testing.assert_close(moved[0.5]["learner.scale"], 0.5 * moved[1.0]["learner.scale"], rtol=1e-3, atol=1e-7)
+    assert torch.equal(moved[0.5]["backbone.blocks.0.weight"], moved[1.0]["backbone.blocks.0.weight"])
+
+
+def test_own_tensors_move_on_to_the_same_learner(go, pieces, tensors, said):
+    first = go("meta-train", algorithm=SCALED)
+    second = go("meta-train", algorithm=SCALED, init_from="latest", optimizer__lr=0.0, steps=1)
+    assert torch.equal(tensors(second)["learner.scale"], tensors(first)["learner.scale"])
+    assert any("of the backbone and learner, from" in note for note in said.notes)
+
+
+def test_own_tensors_do_not_move_on_to_another_learner(go, pieces, tensors, ready):
+    """Though they are of the same names and shapes."""
+    go("meta-train", algorithm=SCALED)
+    second = go("meta-train", algorithm=RESCALED, init_from="latest", optimizer__lr=0.0, steps=1)
+    fresh = ready("meta-train", algorithm=RESCALED).job.params["learner.scale"]
+    assert torch.equal(tensors(second)["learner.scale"], fresh)
+    third = go("meta-train", init_from="latest", optimizer__lr=0.0, steps=1)  # one that has none
+    assert "learner.scale" not in tensors(third)
+    assert torch.equal(tensors(third)["backbone.blocks.0.weight"], tensors(second)["backbone.blocks.0.weight"])
+
+
+def test_own_tensors_are_those_that_are_evaluated(go, pieces):
+    trained = go("meta-train", algorithm=SCALED, optimizer__lr=0.1)
+    again = go("evaluate", split="val", episodes=4)["results"][0]
+    assert (again["learner"], again["value"]) == ("Scaled", trained["metric"]["value"])
+
+
+def test_a_learner_that_uses_queries_is_transductive(refused, go, pieces):
+    found = refused("meta-train", algorithm=TOGETHER, normalisation="inductive")
+    assert found == {"normalisation": "Together learns from the queries together; it must be transductive"}
+    assert go("meta-train", algorithm=TOGETHER)["status"] == "completed"
+    results = go("evaluate", normalisation=["inductive"])["results"]
+    assert [result["normalisation"] for result in results] == ["transductive"]
+
+
+def test_a_learner_that_anneals(ready, pieces, go, refused):
+    annealed = {"_target_": "pieces.algorithms.annealed.Annealed"}
+    job = ready("meta-train", algorithm=annealed, train_query=3, steps=4).job
+    losses = [job.gradients(job.params, job.batches(0), step)["loss"].item() for step in range(4)]
+    assert losses[0] == pytest.approx(torch.tensor(2.0).log().item())  # at 0 all logits are 0
+    assert len(set(losses)) == 4
+    go("meta-train", algorithm=annealed)
+    plain, whole = (go("evaluate", algorithm=a)["metric"]["value"] for a in (PROTONET, annealed))
+    assert plain == whole  # in evaluation it is what it comes to
+    found = refused("meta-train", algorithm=annealed, runtime__task_compile=True)
+    assert found == {"runtime.task_compile": "Annealed changes from step to step; set it to false"}
+
+
+@pytest.mark.parametrize("batching", ["loop", "threads", "vmap"])
+@pytest.mark.parametrize("algorithm", [PROTONET, MAML], ids=["protonet", "maml"])
+def test_running_statistics_stay_as_they_are(go, pieces, tensors, algorithm, batching):
+    go("pretrain", backbone=RUNNING)
+    done = go(
+        "meta-train",
+        backbone=RUNNING,
+        init_from="latest",
+        algorithm=algorithm,
+        optimizer__lr=0.1,
+        runtime__task_batching=batching,
+    )
+    before, after = tensors(done["parent"]["checkpoint"]), tensors(done)
+    statistics = {name for name in after if "running" in name}
+    assert len(statistics) == 4 and statistics < before.keys()
+    assert all(torch.equal(before[name], after[name]) for name in statistics)
+    assert not torch.equal(before["backbone.layers.0.0.weight"], after["backbone.layers.0.0.weight"])
+
+
+@pytest.mark.parametrize(
+    ("stage", "changes"),
+    [
+        *(("meta-train", {"runtime__task_batching": batching}) for batching in ("loop", "threads", "vmap")),
+        ("pretrain", {}),
+        ("transfer", {}),
+        ("evaluate", {"ckpt": None, "data": {"_target_": "metalearn_cli.data.gaussian.gaussian"}}),
+    ],
+)
+def test_a_network_that_writes_a_buffer_in_an_episode_is_refused(refused, pieces, stage, changes):
+    found = refused(stage, backbone={**RUNNING, "stubborn": True}, **changes)
+    names = "backbone.layers.0.1.running_mean, backbone.layers.0.1.running_var, backbone.layers.1.1.running_mean"
+    told = f"the network writes its buffers {names} and 1 more within an episode; in eval mode it must not"
+    assert found == {"backbone": told}
+
+
+@pytest.mark.parametrize("normalisation", ["transductive", "inductive"])
+def test_a_learner_of_maps(go, images, pieces, normalisation):
+    of_maps = {"_target_": "pieces.algorithms.of_maps.OfMaps"}
+    done = go("meta-train", backbone=CONV4, algorithm=of_maps, normalisation=normalisation, steps=2)
+    assert done["status"] == "completed"
+    assert {result["learner"] for result in go("evaluate")["results"]} == {"OfMaps"}
+
+
+def test_a_learner_of_maps_needs_a_backbone_that_has_them(refused, pieces):
+    found = refused("meta-train", algorithm={"_target_": "pieces.algorithms.of_maps.OfMaps"})
+    assert found == {"backbone": "OfMaps compares feature maps, which this backbone does not have; use conv4"}
