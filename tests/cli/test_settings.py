@@ -148,20 +148,12 @@ def test_broken_config_of_the_users(mlx, stage, text, told):
     assert "Traceback" not in answer.err
 
 
-<<<<<<< HEAD
-def test_broken_config_of_the_users_that_no_word_chose(mlx, stage):
-    own = Path("mine/optimizer")
-    own.mkdir(parents=True)
-    (own / "adam.yaml").write_text("lr: [1\n")
-    answer = mlx("meta-train", "seed=1", "--config-dir", "mine")
-=======
 def test_a_broken_config_of_the_command_is_no_fault_of_the_words(mlx, stage, monkeypatch, tmp_path):
     broken = tmp_path / "configs"
     shutil.copytree(choices.config_dir(), broken)
     (broken / "optimizer" / "adam.yaml").write_text("lr: [1\n")
     monkeypatch.setattr(choices, "config_dir", lambda: broken)
     answer = mlx("meta-train", "seed=1")
->>>>>>> cli
     assert answer.code == 2
     assert "is not valid YAML" in answer.err
     assert "seed" not in answer.err
