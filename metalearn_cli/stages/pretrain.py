@@ -55,8 +55,9 @@ def pretrain(config: PretrainConfig, session: Session) -> Job:
         if not hasattr(model, "pictures"):
             return
         x, _ = data.batch("val", "all", 32, config.seed, 0)
-        model.load_state_dict({name: p.float().cpu() for name, p in params.items()})
         with seeded(config.seed, "pictures"), torch.no_grad():
+            for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+                tensor.copy_(params[name])
             drawn = model.eval().pictures(x.cpu())
         for name, images in drawn.items():
             image_grid(images, 8, f"{name}", folder / f"{name}.png")
