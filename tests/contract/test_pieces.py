@@ -28,14 +28,18 @@ STROKES = {"_target_": "pieces.data.strokes.strokes", "classes": 12, "items": 10
 IMAGES = {"backbone": RESNET, "data": STROKES}
 LEARNERS = {name: a for name, a in built("algorithm").items() if name in pieces("algorithm")}
 TRAINED: list[tuple[str, str, dict[str, Any]]] = [
-    *(("pretrain", name, {"model": spec}) for name, spec in pieces("model").items()),
+    *(("pretrain", name, {"model": spec, **IMAGES}) for name, spec in pieces("model").items()),
     # those that ask for a teacher or for other data wait for the settings that bring them
     *(
-        ("transfer", name, {"method": pieces("method")[name]})
+        ("transfer", name, {"method": pieces("method")[name], **IMAGES})
         for name, method in built("method").items()
         if name in pieces("method") and not hasattr(method, "asks")
     ),
-    *(("meta-train", n, {"algorithm": pieces("algorithm")[n]}) for n, a in LEARNERS.items() if a.traits.learns),
+    *(
+        ("meta-train", name, {"algorithm": pieces("algorithm")[name], **(IMAGES if a.traits.sees == "maps" else {})})
+        for name, a in LEARNERS.items()
+        if a.traits.learns
+    ),
 ]
 
 
@@ -48,13 +52,8 @@ def nothing_slow(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def go(config: Callable[..., Any], said: Any) -> Callable[..., dict[str, Any]]:
-    """Return a function that runs a stage: on the plug-in's images, with its network."""
-
-    def run(stage: str, **changes: Any) -> dict[str, Any]:
-        brought = {"data": None, "backbone": None} if stage == "evaluate" else IMAGES
-        return stages.run(stage, config(stage, **brought, **changes), said)
-
-    return run
+    """Return a function that runs a stage with the given changes."""
+    return lambda stage, **changes: stages.run(stage, config(stage, **changes), said)
 
 
 def last(folder: str) -> tuple[dict[str, Tensor], list[Any]]:
@@ -92,19 +91,21 @@ def test_is_trained_interrupted_and_handed_over(
         assert all(0 <= result["value"] <= 1 for result in scored["results"])
     else:
         after = {"pretrain": "transfer", "transfer": "meta-train"}[stage]
-        assert go(after, **init_from, steps=1)["parent"]["run"] == whole["id"]
+        assert go(after, **IMAGES, **init_from, steps=1)["parent"]["run"] == whole["id"]
 
 
 @pytest.mark.parametrize("name", [name for name, a in LEARNERS.items() if not a.traits.learns])
 def test_what_learns_nothing_before_is_scored(name: str, go: Any) -> None:
-    go("pretrain", steps=1)
+    go("pretrain", **IMAGES, steps=1)
     for batching in ("loop", "threads"):
         scored = go("evaluate", algorithm=pieces("algorithm")[name], ckpt="latest", runtime__task_batching=batching)
         assert 0 <= scored["results"][0]["value"] <= 1
 
 
 def test_draws_with_a_network_that_has_running_statistics(go: Any) -> None:
-    done = go("pretrain", model={"_target_": "metalearn_cli.models.autoencoder.Autoencoder", "hidden": 4}, steps=1)
+    done = go(
+        "pretrain", model={"_target_": "metalearn_cli.models.autoencoder.Autoencoder", "hidden": 4}, **IMAGES, steps=1
+    )
     assert (Path(done["folder"]) / "plots" / "reconstructions.png").is_file()
 
 
