@@ -36,8 +36,9 @@ def reference() -> int | None:
     """Return how many of the first items give the batch statistics, None for all: what normalisation layers ask.
 
     It is set while a network's function runs and at no other time. A backbone that checkpoints its own blocks
-    (`torch.utils.checkpoint`) runs them again outside that time, so it has to carry the context along:
-    `contextvars.copy_context().run`.
+    (`torch.utils.checkpoint`) runs them again outside that time, so it has to carry along the context and the tensors,
+    as the block has its own ones by then: `copy_context().run(functional_call, block, tensors, x)` with
+    `tensors = dict(block.named_parameters())`, both taken before.
     """
     return _reference.get()
 

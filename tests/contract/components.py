@@ -66,7 +66,10 @@ def lacking(spec: dict[str, Any]) -> str:
     try:
         importlib.import_module(spec["_target_"].rpartition(".")[0])
     except ModuleNotFoundError as error:
-        return error.name or "a package"
+        package = (error.name or "").partition(".")[0]
+        if package == spec["_target_"].partition(".")[0]:
+            raise  # it names a module that its own package does not have
+        return package
     return ""
 
 
