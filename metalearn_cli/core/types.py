@@ -90,7 +90,10 @@ class Algorithm(Protocol):
     traits: Traits
 
     def init(self, net: Network, way: int) -> Params:
-        """Return the learner's own tensors, {} for none; drawn from torch's generator, which has a seed of its own."""
+        """Return the learner's own tensors, {} for none; drawn from torch's generator, which has a seed of its own.
+
+        It is called once, before all else, so it may keep on the learner what it builds, such as a module's function.
+        """
 
     def adapt(self, net: Network, own: Params, x: Any, y: Tensor, way: int) -> State:
         """Learn from support items x with targets y."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -98,7 +99,12 @@ class Stepper:
                 self.params[name].copy_(buffer)
             self._skip(f"{error} {where}")
         self._rate = self.optimizer.param_groups[-1]["lr"]
-        self.scheduler.step()
+        if not self.memory.in_a_row:
+            self.scheduler.step()
+            return
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch wants an optimizer step before the scheduler's first
+            self.scheduler.step()
 
     def metrics(self) -> dict[str, float]:
         """Return the means of the steps' metrics since the last call, with the last step's learning rate."""

@@ -55,7 +55,7 @@ class Tasks:
         self.batching: str = config.task_batching
         if self.batching == "auto":
             on_cpu = "threads" if min(tasks, cores) > 1 and not config.task_compile else "loop"
-            elsewhere = "loop" if config.gradient_checkpointing or not batchable else "vmap"
+            elsewhere = "loop" if config.gradient_checkpointing or not batchable or tasks == 1 else "vmap"
             self.batching = on_cpu if runtime.device.type == "cpu" else elsewhere
         self._batched = self.batching in ("vmap", "groups")
         if self._batched and not batchable:
@@ -187,8 +187,9 @@ class _Compiled:
             reason = str(error).strip().splitlines()[0]
             raise UserError(f"runtime.task_compile: torch cannot compile here ({reason}); set it to false") from error
         for p, gradient in zip(learning.values(), gradients, strict=True):
-            if gradient is not None:  # a copy, as the graph writes to the same place the next time
-                p.grad = gradient.clone() if p.grad is None else p.grad.add_(gradient)
+            if gradient is not None:
+                # a copy, as the graph writes to the same place the next time; laid out as the tensor, as optimizers want
+                p.grad = torch.empty_like(p).copy_(gradient) if p.grad is None else p.grad.add_(gradient)
         return {name: value.clone() for name, value in values.items()}
 
     def _graph(self, task: Task, params: Params, part: Episode, tasks: int) -> Callable[[Params, Episode], Any]:

@@ -28,6 +28,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
+from metalearn_cli import __version__
 from metalearn_cli.core.check import shown
 from metalearn_cli.core.config import digest
 from metalearn_cli.core.errors import ConfigError, Problem, UserError
@@ -309,7 +310,8 @@ class Checkpoints:
     def _manifest(
         self, step: int, tensors: Params, metrics: Mapping[str, float], files: Mapping[str, bytes]
     ) -> dict[str, Any]:
-        packages = ("metalearn-cli", "torch", "safetensors")
+        versions = {"python": platform.python_version(), "metalearn-cli": __version__}
+        versions |= {package: importlib.metadata.version(package) for package in ("torch", "safetensors")}
         return {
             "format": FORMAT,
             **self._facts,
@@ -317,7 +319,7 @@ class Checkpoints:
             "metrics": dict(metrics),
             "created_at": now(),
             "signature": {name: _signature(t) for name, t in tensors.items()},
-            "versions": {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in packages}},
+            "versions": versions,
             "files": {n: {"sha256": hashlib.sha256(b).hexdigest(), "bytes": len(b)} for n, b in files.items()},
         }
 

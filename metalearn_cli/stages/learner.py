@@ -7,11 +7,11 @@ from operator import itemgetter
 import torch
 from torch import nn
 
-from metalearn_cli.core.build import Spec, build
+from metalearn_cli.core.build import Spec, blamed_on, build
 from metalearn_cli.core.config import Normalisation
 from metalearn_cli.core.errors import ConfigError, Problem
 from metalearn_cli.core.items import Facts
-from metalearn_cli.core.network import Network, network, unwritten
+from metalearn_cli.core.network import Network, check_layers, network, unwritten
 from metalearn_cli.core.random import seeded
 from metalearn_cli.core.types import Algorithm, Episode
 from metalearn_cli.engine.episodes import Learner, answered
@@ -22,6 +22,8 @@ def fresh_backbone(backbone: Spec, facts: Facts, seed: int) -> nn.Module:
     """Build a backbone; every stage with the same seed starts from the same untrained one."""
     with seeded(seed, "backbone"):
         module: nn.Module = build(backbone, "backbone", facts=facts, shape=facts.shape)
+    with blamed_on(backbone, "backbone"):
+        check_layers(module)
     return module
 
 

@@ -163,10 +163,20 @@ def prepare(stage: str, config: Training, make_job: MakeJob, session: Session) -
 
 
 def _handed_over(job: Job, parent: Checkpoint) -> tuple[str, ...]:
-    """Return what the names of the tensors begin with that a checkpoint hands on: the same learner's own ones, too."""
-    here, there = (model.get("algorithm") or {} for model in (job.model, parent.manifest["model"]))
-    same = here.get("_target_") == there.get("_target_") is not None
-    return (BACKBONE, OWN) if same else (BACKBONE,)
+    """Return what the names of the tensors begin with that a checkpoint hands on.
+
+    That is the backbone, and where the learner or the model is the same the learner's own tensors and those that follow
+    the backbone instead of learning.
+    """
+    there = parent.manifest["model"]
+    same = [k for k in ("algorithm", "model") if k in job.model and _target(job.model, k) == _target(there, k)]
+    following = tuple(name for name in job.params if name not in (*job.rates, *job.buffers))
+    more = {"algorithm": (OWN,), "model": following}
+    return (BACKBONE, *(prefix for key in same for prefix in more[key]))
+
+
+def _target(model: dict[str, Any], key: str) -> Any:
+    return (model.get(key) or {}).get("_target_")
 
 
 def _measured(checkpoint: Checkpoint) -> str:

@@ -17,7 +17,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import Function, once_differentiable
-from torch.nn.functional import max_pool2d, relu, unfold
+from torch.nn.functional import batch_norm, max_pool2d, relu, unfold
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from metalearn_cli.core.network import reference
@@ -53,6 +53,9 @@ class BatchNormReluPool(nn.Module):
             x: the outputs of a convolution; statistics of 16-bit ones are taken in float32.
         """
         precise = torch.promote_types(x.dtype, torch.float32)
+        if _few_launches(x):
+            y = relu(batch_norm(x, None, None, self.weight.to(precise), self.bias.to(precise), training=True, eps=_EPS))
+            return max_pool2d(y, 2) if self.pool else y
         tensors = [t.to(precise) for t in (x, self.weight, self.bias)]
         y = cast(Tensor, _Forward.apply(*tensors, reference() or len(x), self.pool)[0])
         return y.to(x.dtype)
@@ -68,6 +71,8 @@ class BatchNormReluPool(nn.Module):
             conv: a convolution without bias.
             x: its inputs [B, c, H, W]; the covariance of a patch has 9 * c rows where kernels are 3x3.
         """
+        if _few_launches(x):
+            return self(conv(x))
         precise = torch.promote_types(x.dtype, torch.float32)
         with torch.autocast(x.device.type, enabled=False):
             kernels, weight, bias = (t.to(precise) for t in (conv.weight, self.weight, self.bias))
@@ -98,6 +103,16 @@ def make_norm(norm: Norm, channels: int, pool: bool) -> nn.Module:
     if norm == "group":
         return nn.GroupNorm(next(g for g in (8, 4, 2, 1) if channels % g == 0), channels)
     return nn.Identity()
+
+
+def _few_launches(x: Tensor) -> bool:
+    """Whether torch's own kernels are the better way: on a GPU each operation costs a launch, and they are fewer.
+
+    Not in a batch of tasks, where the second derivative of torch's batch normalisation is wrong without a word (seen in
+    2.13), nor where others give the statistics, nor in a graph that is being recorded, whose operations are fused.
+    """
+    batched = torch._C._are_functorch_transforms_active()
+    return x.is_cuda and not batched and reference() is None and _get_current_dispatch_mode() is None
 
 
 _EPS = 1e-5

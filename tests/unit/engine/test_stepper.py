@@ -61,6 +61,15 @@ def test_the_last_step_of_a_run_puts_buffers_back_too():
     assert params["mean"].tolist() == [0, 0] and params["w"].tolist() == [1, 1] and params["count"] == 0
 
 
+def test_the_first_step_may_be_left_out_and_the_rate_goes_on():
+    params = tensors()
+    steps = stepper(params, skips=1)
+    steps.take(lambda: gradients(params, float("nan")), "here")
+    steps.take(lambda: gradients(params), "here")
+    torch.testing.assert_close(params["w"].detach(), torch.full((2,), 0.95))
+    assert steps.metrics()["train/skipped"] == 1
+
+
 def test_gradients_of_a_step_are_its_own():
     params = tensors()
     steps = stepper(params)

@@ -262,7 +262,9 @@ def test_a_learner_that_anneals(ready, pieces, go, refused):
     losses = [job.gradients(job.params, job.batches(0), step)["loss"].item() for step in range(4)]
     assert losses[0] == pytest.approx(torch.tensor(2.0).log().item())  # at 0 all logits are 0
     assert len(set(losses)) == 4
-    go("meta-train", algorithm=annealed)
+    trained = go("meta-train", algorithm=annealed)
+    again = go("evaluate", split="val", episodes=4)["results"][0]
+    assert again["value"] == trained["metric"]["value"] != 0.5  # with logits of 0 it would be chance
     plain, whole = (go("evaluate", algorithm=a)["metric"]["value"] for a in (PROTONET, annealed))
     assert plain == whole  # in evaluation it is what it comes to
     found = refused("meta-train", algorithm=annealed, runtime__task_compile=True)

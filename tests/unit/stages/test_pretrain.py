@@ -59,3 +59,41 @@ def test_backbone_is_that_of_the_other_stages(ready):
 ])  # fmt: skip
 def test_refused(refused, changes, key, told):
     assert told in refused("pretrain", **changes)[key]
+
+
+RUNNING = {"_target_": "pieces.backbones.running.Running"}
+TEACHER = {"_target_": "pieces.models.teacher.Teacher"}
+
+
+@pytest.mark.parametrize("model", [*MODELS, "teacher"])
+def test_running_statistics_are_trained_saved_and_scored(go, pieces, images, tensors, ready, model):
+    settings = {"model": {**MODELS, "teacher": TEACHER}[model], "backbone": RUNNING}
+    before = ready("pretrain", **settings).job.params
+    done = go("pretrain", **settings)
+    after = tensors(done)
+    statistics = [name for name in after if name.startswith("backbone.") and "running" in name]
+    assert len(statistics) == 4
+    assert not any(torch.equal(before[name], after[name]) for name in statistics)
+    assert not any("num_batches_tracked" in name for name in after)
+    again = go("evaluate", split="val", episodes=4)["results"][0]
+    assert again["value"] == done["metric"]["value"]
+
+
+def test_a_follower_is_not_trained_but_moved(go, pieces, tensors, ready):
+    """With a rate of 0 the student stays, and its teacher comes to be what it is."""
+    job = ready("pretrain", model=TEACHER).job
+    assert {name.split(".")[0] for name in job.rates} == {"backbone"}
+    led = tensors(go("pretrain", model=TEACHER, optimizer__lr=0.1))
+    pairs = {name: f"teacher.{name.removeprefix('backbone.')}" for name in led if name.startswith("backbone.")}
+    assert {*pairs.values(), *pairs} == led.keys() and len(pairs) == 6
+    for own, theirs in pairs.items():
+        assert not torch.equal(led[own], job.params[own])
+        assert not torch.equal(led[theirs], job.params[theirs])
+        assert not torch.equal(led[own], led[theirs])
+    still = tensors(go("pretrain", model=TEACHER, optimizer__lr=0.0))
+    assert all(torch.allclose(still[own], still[theirs]) for own, theirs in pairs.items())
+
+
+def test_a_model_without_pictures_draws_none(go, pieces, images):
+    done = go("pretrain", model=TEACHER, steps=1)
+    assert list((Path(done["folder"]) / "plots").glob("*.png")) == []

@@ -273,3 +273,58 @@ def test_process_is_set_up_alike(go, interrupted, said, monkeypatch):
     assert len(tuned) == 1
     stages.resume(folder, said, {})
     assert len(tuned) == 2
+
+
+RUNNING = {"_target_": "pieces.backbones.running.Running"}
+LOW_RANK = {"_target_": "pieces.methods.low_rank.LowRank"}
+KINDS = {
+    "own tensors": ("meta-train", {"algorithm": {"_target_": "pieces.algorithms.scaled.Scaled"}}),
+    "annealing": ("meta-train", {"algorithm": {"_target_": "pieces.algorithms.annealed.Annealed"}}),
+    "running statistics": ("pretrain", {"backbone": RUNNING}),
+    "running statistics of a labelled task": ("transfer", {"backbone": RUNNING}),
+    "running statistics of frozen blocks": ("transfer", {"backbone": RUNNING, "method": LOW_RANK}),
+    "a follower": ("pretrain", {"model": {"_target_": "pieces.models.teacher.Teacher"}}),
+    "a follower with running statistics": (
+        "pretrain",
+        {"model": {"_target_": "pieces.models.teacher.Teacher"}, "backbone": RUNNING},
+    ),
+    "factors that merge": ("transfer", {"method": LOW_RANK}),
+}
+
+
+@pytest.mark.parametrize("stop", [1, 3])
+@pytest.mark.parametrize("kind", KINDS)
+def test_everything_that_is_kept_between_steps_goes_on(go, pieces, interrupted, said, tensors, kind, stop):
+    stage, changes = KINDS[kind]
+    whole = go(stage, optimizer__lr=0.1, **changes)
+    folder = interrupted(stage, stop=stop, optimizer__lr=0.1, **changes)
+    torch.manual_seed(7)
+    done = stages.resume(folder, said, {})
+    assert (Path(folder) / "metrics.jsonl").read_bytes() == (Path(whole["folder"]) / "metrics.jsonl").read_bytes()
+    for name in ("best", "last"):
+        one, two = (tensors(Path(run["folder"]) / "checkpoints" / run[name]) for run in (whole, done))
+        assert one.keys() == two.keys()
+        assert all(torch.equal(t, two[n]) for n, t in one.items())
+    assert done["metric"] == whole["metric"]
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "transfer"])
+def test_steps_left_out_write_no_statistics(go, pieces, interrupted, said, tensors, monkeypatch, stage):
+    settings = {"backbone": RUNNING, "steps": 6, "on_nonfinite": "skip", "nonfinite_limit": 5, "patience": None}
+    module = import_module(f"metalearn_cli.{'models.classifier' if stage == 'pretrain' else 'stages.transfer'}")
+    name = "cross_entropy" if stage == "pretrain" else "task_loss"
+    loss = getattr(module, name)
+
+    def spoilt(x, y, **settings):
+        return loss(x, y, **settings) * (float("nan") if y.sum() % 2 == 0 else 1)
+
+    monkeypatch.setattr(module, name, spoilt)
+    whole = go(stage, **settings)
+    skipped = [values["train/skipped"] for _, values in said.measured if "train/skipped" in values]
+    assert 0 < skipped[-1] < 6
+    done = stages.resume(interrupted(stage, stop=3, **settings), said, {})
+    assert all(torch.equal(t, tensors(done)[n]) for n, t in tensors(whole).items())
+    monkeypatch.setattr(module, name, lambda x, y, **settings: loss(x, y, **settings) * float("nan"))
+    unmoved = tensors(go(stage, **{**settings, "nonfinite_limit": 9}))
+    for n, t in unmoved.items():
+        assert "running" not in n or torch.equal(t, torch.full_like(t, "var" in n)), n

@@ -1,14 +1,20 @@
 from __future__ import annotations
 
 from importlib import import_module
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from conftest import on_cpu
+from torch.nn.functional import cross_entropy, mse_loss
 
 from metalearn_cli.backbones.conv4 import Conv4
 from metalearn_cli.core.items import Facts
+from metalearn_cli.methods.linear_probe import LinearProbe
+from metalearn_cli.records.checkpoint import open_checkpoint, read_resume
 from metalearn_cli.stages.learner import fresh_network
+from metalearn_cli.stages.transfer import method_loss
 
 FINETUNE = "metalearn_cli.methods.finetune.Finetune"
 PROBE = {"_target_": "metalearn_cli.methods.linear_probe.LinearProbe"}
@@ -139,3 +145,106 @@ def test_problems_of_start_and_data_come_together(refused):
     found = refused("transfer", init_from="latest", runtime__devices=[3])
     assert found.keys() == {"init_from", "runtime.devices"}
     assert "no completed run of pretrain or transfer" in found["init_from"]
+
+
+RUNNING = {"_target_": "pieces.backbones.running.Running"}
+LOW_RANK = {"_target_": "pieces.methods.low_rank.LowRank"}
+STATISTICS = [[f"backbone.layers.{layer}.1.running_{what}" for what in ("mean", "var")] for layer in range(2)]
+
+
+@pytest.mark.parametrize(
+    ("method", "written"),
+    [({"_target_": FINETUNE}, [0, 1]), ({"_target_": FINETUNE, "blocks": 1}, [1]), (PROBE, []), (LOW_RANK, [])],
+    ids=["all", "last block", "probe", "factors"],
+)
+def test_running_statistics_of_blocks_that_learn_are_written(go, pieces, tensors, ready, method, written):
+    before = ready("transfer", backbone=RUNNING, method=method).job.params
+    after = tensors(go("transfer", backbone=RUNNING, method=method))
+    for layer, names in enumerate(STATISTICS):
+        for name in names:
+            assert torch.equal(before[name], after[name]) is (layer not in written), name
+
+
+def test_running_statistics_are_those_that_are_handed_on_and_scored(go, pieces, tensors):
+    first = go("transfer", backbone=RUNNING, optimizer__lr=0.1)
+    second = go("transfer", backbone=RUNNING, method=PROBE, init_from="latest", steps=1)
+    for name in (name for names in STATISTICS for name in names):
+        assert torch.equal(tensors(first)[name], tensors(second)[name])
+    again = go("evaluate", ckpt=first["id"], split="val", episodes=4)["results"][0]
+    assert again["value"] == first["metric"]["value"]
+
+
+def test_factors_are_merged_into_the_backbone_that_is_handed_on(go, pieces, tensors, ready):
+    before = ready("transfer", method=LOW_RANK).job.params
+    done = go("transfer", method=LOW_RANK, optimizer__lr=0.1)
+    after = tensors(done)
+    for name in WEIGHTS:
+        factors = after[f"method.{name}.up"] @ after[f"method.{name}.down"]
+        assert factors.abs().max() > 1e-3
+        torch.testing.assert_close(after[name], before[name].detach() + factors)
+    for block in range(3):
+        assert torch.equal(after[f"backbone.blocks.{block}.bias"], before[f"backbone.blocks.{block}.bias"])
+    again = go("evaluate", split="val", episodes=4)["results"][0]  # which knows nothing of factors
+    assert again["value"] == done["metric"]["value"]
+
+
+def test_resume_goes_on_from_the_factors_not_from_what_they_merged_into(go, pieces, tensors):
+    """What is saved for it is the frozen backbone; merged weights would be merged once more."""
+    done = go("transfer", method=LOW_RANK, optimizer__lr=0.1)
+    folder = Path(done["folder"]) / "checkpoints" / done["last"]
+    state, stored = read_resume(open_checkpoint(folder)), tensors(folder)
+    assert state["unmerged"].keys() == {*WEIGHTS}
+    for name in WEIGHTS:
+        factors = stored[f"method.{name}.up"] @ stored[f"method.{name}.down"]
+        torch.testing.assert_close(state["unmerged"][name] + factors, stored[name])
+    plain = go("transfer")
+    assert "unmerged" not in read_resume(open_checkpoint(Path(plain["folder"]) / "checkpoints" / plain["last"]))
+
+
+def test_factors_do_not_move_on(go, pieces, tensors):
+    first = go("transfer", method=LOW_RANK, optimizer__lr=0.1)
+    second = go("transfer", method=LOW_RANK, init_from="latest", optimizer__lr=0.0, steps=1)
+    for name in WEIGHTS:
+        assert torch.equal(tensors(first)[name], tensors(second)[name])
+        assert tensors(second)[f"method.{name}.up"].abs().max() == 0
+
+
+class Distilled:
+    """A loss of its own, towards the network as transfer began; as training goes on, it counts for more."""
+
+    def __init__(self, progress: float = 0.0) -> None:
+        self.progress = progress
+
+    def at(self, progress: float) -> Distilled:
+        return Distilled(progress)
+
+    def rates(self, net: Any) -> dict[str, float]:
+        return dict.fromkeys(net.params, 1.0)
+
+    def loss(self, net: Any, own: Any, start: Any, batch: Any) -> Any:
+        logits = net.output(net.params, batch["x"])
+        return self.progress * mse_loss(logits, net.output(start, batch["x"])), logits
+
+
+def test_a_methods_own_loss_knows_where_it_began():
+    net = fresh_network(BACKBONE, (6,), 8, seed=0, runtime=on_cpu())
+    batch = {"x": torch.randn(4, 6), "y": torch.arange(4)}
+    moved = {name: p.detach() + 0.5 for name, p in net.params.items()}
+    loss, logits = method_loss(Distilled(), net, moved, batch)
+    assert loss == 0 and logits.shape == (4, 8)
+    whole, half = (method_loss(Distilled().at(p), net, moved, batch)[0] for p in (1.0, 0.5))
+    expected = mse_loss(net.output(moved, batch["x"]), net.output(net.params, batch["x"]))
+    torch.testing.assert_close(whole, expected)
+    torch.testing.assert_close(half, expected / 2)
+    assert method_loss(Distilled(1.0), net, net.params, batch)[0] == 0
+
+
+def test_what_is_trained_is_the_cross_entropy_where_a_method_says_nothing_else():
+    net = fresh_network(BACKBONE, (6,), 8, seed=0, runtime=on_cpu())
+    batch = {"x": torch.randn(4, 6), "y": torch.arange(4)}
+    loss, _ = method_loss(LinearProbe(), net, net.params, batch)
+    torch.testing.assert_close(loss, cross_entropy(net.output(net.params, batch["x"]), batch["y"]))
+    (head, *none) = torch.autograd.grad(
+        loss, [net.params["head.weight"], *(net.params[name] for name in WEIGHTS)], allow_unused=True
+    )
+    assert head.abs().max() > 0 and none == [None] * 3
