@@ -195,10 +195,9 @@ def check_layers(backbone: nn.Module) -> None:
     """
     for name, layer in backbone.named_modules():
         if isinstance(layer, _NormBase) and layer.running_mean is None:
-            told = (
-                f"{name} is {type(layer).__name__} without running statistics, whose second derivative torch computes"
-            )
-            raise ValueError(f"{told} wrongly in a batch of tasks; use GroupNorm, or BatchNormReluPool as in conv4")
+            kind = f"{type(layer).__name__} without running statistics"
+            reason = "torch computes its second derivative wrongly in a batch of tasks"
+            raise ValueError(f"{name} is {kind}: {reason}; use GroupNorm, or BatchNormReluPool as conv4 does")
 
 
 def pure(module: nn.Module, training: bool = False) -> tuple[Callable[..., Any], Params]:

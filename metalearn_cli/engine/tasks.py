@@ -188,7 +188,7 @@ class _Compiled:
             raise UserError(f"runtime.task_compile: torch cannot compile here ({reason}); set it to false") from error
         for p, gradient in zip(learning.values(), gradients, strict=True):
             if gradient is not None:
-                # a copy, as the graph writes to the same place the next time; laid out as the tensor, as optimizers want
+                # a copy, as the graph writes to the same place again; laid out like the tensor, as optimizers want it
                 p.grad = torch.empty_like(p).copy_(gradient) if p.grad is None else p.grad.add_(gradient)
         return {name: value.clone() for name, value in values.items()}
 

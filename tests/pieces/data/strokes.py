@@ -11,7 +11,8 @@ import torch
 
 from metalearn_cli.core.check import Range
 from metalearn_cli.core.random import derive_seed
-from metalearn_cli.data.common.dataset import SPLITS, Dataset, Split
+from metalearn_cli.data.common.dataset import Dataset
+from metalearn_cli.data.common.splits import SPLITS, Split
 
 
 def strokes(classes: Annotated[int, Range(6)] = 12, items: Annotated[int, Range(2)] = 10) -> Dataset:
@@ -34,4 +35,4 @@ def strokes(classes: Annotated[int, Range(6)] = 12, items: Annotated[int, Range(
         )
         for name, start, end in zip(SPLITS, ends, ends[1:], strict=False)
     }
-    return Dataset.of("strokes", "squares", splits)
+    return Dataset.of("strokes", "squares", splits, kind="image")

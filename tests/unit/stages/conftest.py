@@ -84,6 +84,6 @@ def manifest() -> Callable[[dict[str, Any]], dict[str, Any]]:
 
 
 @pytest.fixture
-def pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the package tests/pieces taken for a plug-in that is installed."""
-    monkeypatch.setattr(plugins, "packages", lambda: ("pieces",))
+def probes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the packages tests/probes and tests/pieces taken for plug-ins that are installed."""
+    monkeypatch.setattr(plugins, "packages", lambda: ("pieces", "probes"))

@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 from conftest import on_cpu
-from pieces.algorithms.of_maps import OfMaps
-from pieces.algorithms.scaled import Scaled
+from probes.algorithms.of_maps import OfMaps
+from probes.algorithms.scaled import Scaled
 
 from metalearn_cli.algorithms.maml import Maml
 from metalearn_cli.algorithms.protonet import ProtoNet
 from metalearn_cli.core.errors import ConfigError
+from metalearn_cli.core.items import Facts
 from metalearn_cli.core.types import Traits
 from metalearn_cli.stages.learner import check_learner, fresh_backbone, fresh_learner, fresh_network
 
@@ -18,8 +19,12 @@ MLP = {"_target_": "metalearn_cli.backbones.mlp.Mlp", "hidden": 8}
 CONV4 = {"_target_": "metalearn_cli.backbones.conv4.Conv4", "hidden": 4}
 
 
+def facts(*shape):
+    return Facts("image" if len(shape) == 3 else "vector", shape, "real", 2)
+
+
 def net(backbone=MLP, shape=(6,), outputs=None, seed=0, runtime=None):
-    return fresh_network(backbone, shape, outputs, seed, runtime or on_cpu())
+    return fresh_network(backbone, facts(*shape), outputs, seed, runtime or on_cpu())
 
 
 def scale(seed, of_network=0):
@@ -44,7 +49,7 @@ def test_same_backbone_with_and_without_a_head():
         assert torch.equal(p, two.params[name])
     assert any(not torch.equal(p, other.params[name]) for name, p in one.params.items())
     assert two.head_names and not one.head_names
-    module = fresh_backbone(MLP, (6,), 0)
+    module = fresh_backbone(MLP, facts(6), 0)
     assert all(torch.equal(p, one.params[f"backbone.{name}"]) for name, p in module.named_parameters())
 
 

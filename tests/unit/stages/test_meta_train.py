@@ -198,13 +198,13 @@ def test_same_seed_same_numbers(go, tensors):
     assert one["key"] == two["key"] != other["key"]
 
 
-SCALED = {"_target_": "pieces.algorithms.scaled.Scaled"}
-RESCALED = {"_target_": "pieces.algorithms.rescaled.Rescaled"}
-TOGETHER = {"_target_": "pieces.algorithms.together.Together"}
-RUNNING = {"_target_": "pieces.backbones.running.Running"}
+SCALED = {"_target_": "probes.algorithms.scaled.Scaled"}
+RESCALED = {"_target_": "probes.algorithms.rescaled.Rescaled"}
+TOGETHER = {"_target_": "probes.algorithms.together.Together"}
+RUNNING = {"_target_": "probes.backbones.running.Running"}
 
 
-def test_own_tensors_learn_and_are_saved(go, pieces, tensors, ready):
+def test_own_tensors_learn_and_are_saved(go, probes, tensors, ready):
     before = ready("meta-train", algorithm=SCALED).job.params["learner.scale"]
     after = tensors(go("meta-train", algorithm=SCALED))["learner.scale"]
     assert not torch.equal(before, after)
@@ -212,7 +212,7 @@ def test_own_tensors_learn_and_are_saved(go, pieces, tensors, ready):
     assert torch.equal(tensors(go("meta-train", algorithm=frozen))["learner.scale"], before)
 
 
-def test_own_tensors_learn_at_their_rates(go, pieces, tensors, ready):
+def test_own_tensors_learn_at_their_rates(go, probes, tensors, ready):
     settings = {"steps": 1, "optimizer": {"_target_": "torch.optim.SGD", "lr": 0.1}}
     before = ready("meta-train", algorithm=SCALED).job.params
     moved = {}
@@ -224,14 +224,14 @@ def test_own_tensors_learn_at_their_rates(go, pieces, tensors, ready):
     assert torch.equal(moved[0.5]["backbone.blocks.0.weight"], moved[1.0]["backbone.blocks.0.weight"])
 
 
-def test_own_tensors_move_on_to_the_same_learner(go, pieces, tensors, said):
+def test_own_tensors_move_on_to_the_same_learner(go, probes, tensors, said):
     first = go("meta-train", algorithm=SCALED)
     second = go("meta-train", algorithm=SCALED, init_from="latest", optimizer__lr=0.0, steps=1)
     assert torch.equal(tensors(second)["learner.scale"], tensors(first)["learner.scale"])
     assert any("of the backbone and learner, from" in note for note in said.notes)
 
 
-def test_own_tensors_do_not_move_on_to_another_learner(go, pieces, tensors, ready):
+def test_own_tensors_do_not_move_on_to_another_learner(go, probes, tensors, ready):
     """Though they are of the same names and shapes."""
     go("meta-train", algorithm=SCALED)
     second = go("meta-train", algorithm=RESCALED, init_from="latest", optimizer__lr=0.0, steps=1)
@@ -242,13 +242,13 @@ def test_own_tensors_do_not_move_on_to_another_learner(go, pieces, tensors, read
     assert torch.equal(tensors(third)["backbone.blocks.0.weight"], tensors(second)["backbone.blocks.0.weight"])
 
 
-def test_own_tensors_are_those_that_are_evaluated(go, pieces):
+def test_own_tensors_are_those_that_are_evaluated(go, probes):
     trained = go("meta-train", algorithm=SCALED, optimizer__lr=0.1)
     again = go("evaluate", split="val", episodes=4)["results"][0]
     assert (again["learner"], again["value"]) == ("Scaled", trained["metric"]["value"])
 
 
-def test_a_learner_that_uses_queries_is_transductive(refused, go, pieces):
+def test_a_learner_that_uses_queries_is_transductive(refused, go, probes):
     found = refused("meta-train", algorithm=TOGETHER, normalisation="inductive")
     assert found == {"normalisation": "Together learns from the queries together; it must be transductive"}
     assert go("meta-train", algorithm=TOGETHER)["status"] == "completed"
@@ -256,8 +256,8 @@ def test_a_learner_that_uses_queries_is_transductive(refused, go, pieces):
     assert [result["normalisation"] for result in results] == ["transductive"]
 
 
-def test_a_learner_that_anneals(ready, pieces, go, refused):
-    annealed = {"_target_": "pieces.algorithms.annealed.Annealed"}
+def test_a_learner_that_anneals(ready, probes, go, refused):
+    annealed = {"_target_": "probes.algorithms.annealed.Annealed"}
     job = ready("meta-train", algorithm=annealed, train_query=3, steps=4).job
     losses = [job.gradients(job.params, job.batches(0), step)["loss"].item() for step in range(4)]
     assert losses[0] == pytest.approx(torch.tensor(2.0).log().item())  # at 0 all logits are 0
@@ -273,7 +273,7 @@ def test_a_learner_that_anneals(ready, pieces, go, refused):
 
 @pytest.mark.parametrize("batching", ["loop", "threads", "vmap"])
 @pytest.mark.parametrize("algorithm", [PROTONET, MAML], ids=["protonet", "maml"])
-def test_running_statistics_stay_as_they_are(go, pieces, tensors, algorithm, batching):
+def test_running_statistics_stay_as_they_are(go, probes, tensors, algorithm, batching):
     go("pretrain", backbone=RUNNING)
     done = go(
         "meta-train",
@@ -299,7 +299,7 @@ def test_running_statistics_stay_as_they_are(go, pieces, tensors, algorithm, bat
         ("evaluate", {"ckpt": None, "data": {"_target_": "metalearn_cli.data.gaussian.gaussian"}}),
     ],
 )
-def test_a_network_that_writes_a_buffer_in_an_episode_is_refused(refused, pieces, stage, changes):
+def test_a_network_that_writes_a_buffer_in_an_episode_is_refused(refused, probes, stage, changes):
     found = refused(stage, backbone={**RUNNING, "stubborn": True}, **changes)
     names = "backbone.layers.0.1.running_mean, backbone.layers.0.1.running_var, backbone.layers.1.1.running_mean"
     told = f"the network writes its buffers {names} and 1 more within an episode; in eval mode it must not"
@@ -307,13 +307,13 @@ def test_a_network_that_writes_a_buffer_in_an_episode_is_refused(refused, pieces
 
 
 @pytest.mark.parametrize("normalisation", ["transductive", "inductive"])
-def test_a_learner_of_maps(go, images, pieces, normalisation):
-    of_maps = {"_target_": "pieces.algorithms.of_maps.OfMaps"}
+def test_a_learner_of_maps(go, images, probes, normalisation):
+    of_maps = {"_target_": "probes.algorithms.of_maps.OfMaps"}
     done = go("meta-train", backbone=CONV4, algorithm=of_maps, normalisation=normalisation, steps=2)
     assert done["status"] == "completed"
     assert {result["learner"] for result in go("evaluate")["results"]} == {"OfMaps"}
 
 
-def test_a_learner_of_maps_needs_a_backbone_that_has_them(refused, pieces):
-    found = refused("meta-train", algorithm={"_target_": "pieces.algorithms.of_maps.OfMaps"})
+def test_a_learner_of_maps_needs_a_backbone_that_has_them(refused, probes):
+    found = refused("meta-train", algorithm={"_target_": "probes.algorithms.of_maps.OfMaps"})
     assert found == {"backbone": "OfMaps compares feature maps, which this backbone does not have; use conv4"}

@@ -61,12 +61,12 @@ def test_refused(refused, changes, key, told):
     assert told in refused("pretrain", **changes)[key]
 
 
-RUNNING = {"_target_": "pieces.backbones.running.Running"}
-TEACHER = {"_target_": "pieces.models.teacher.Teacher"}
+RUNNING = {"_target_": "probes.backbones.running.Running"}
+TEACHER = {"_target_": "probes.models.teacher.Teacher"}
 
 
 @pytest.mark.parametrize("model", [*MODELS, "teacher"])
-def test_running_statistics_are_trained_saved_and_scored(go, pieces, images, tensors, ready, model):
+def test_running_statistics_are_trained_saved_and_scored(go, probes, images, tensors, ready, model):
     settings = {"model": {**MODELS, "teacher": TEACHER}[model], "backbone": RUNNING}
     before = ready("pretrain", **settings).job.params
     done = go("pretrain", **settings)
@@ -79,7 +79,7 @@ def test_running_statistics_are_trained_saved_and_scored(go, pieces, images, ten
     assert again["value"] == done["metric"]["value"]
 
 
-def test_a_follower_is_not_trained_but_moved(go, pieces, tensors, ready):
+def test_a_follower_is_not_trained_but_moved(go, probes, tensors, ready):
     """With a rate of 0 the student stays, and its teacher comes to be what it is."""
     job = ready("pretrain", model=TEACHER).job
     assert {name.split(".")[0] for name in job.rates} == {"backbone"}
@@ -94,6 +94,6 @@ def test_a_follower_is_not_trained_but_moved(go, pieces, tensors, ready):
     assert all(torch.allclose(still[own], still[theirs]) for own, theirs in pairs.items())
 
 
-def test_a_model_without_pictures_draws_none(go, pieces, images):
+def test_a_model_without_pictures_draws_none(go, probes, images):
     done = go("pretrain", model=TEACHER, steps=1)
     assert list((Path(done["folder"]) / "plots").glob("*.png")) == []

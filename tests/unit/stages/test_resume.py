@@ -275,18 +275,18 @@ def test_process_is_set_up_alike(go, interrupted, said, monkeypatch):
     assert len(tuned) == 2
 
 
-RUNNING = {"_target_": "pieces.backbones.running.Running"}
-LOW_RANK = {"_target_": "pieces.methods.low_rank.LowRank"}
+RUNNING = {"_target_": "probes.backbones.running.Running"}
+LOW_RANK = {"_target_": "probes.methods.low_rank.LowRank"}
 KINDS = {
-    "own tensors": ("meta-train", {"algorithm": {"_target_": "pieces.algorithms.scaled.Scaled"}}),
-    "annealing": ("meta-train", {"algorithm": {"_target_": "pieces.algorithms.annealed.Annealed"}}),
+    "own tensors": ("meta-train", {"algorithm": {"_target_": "probes.algorithms.scaled.Scaled"}}),
+    "annealing": ("meta-train", {"algorithm": {"_target_": "probes.algorithms.annealed.Annealed"}}),
     "running statistics": ("pretrain", {"backbone": RUNNING}),
     "running statistics of a labelled task": ("transfer", {"backbone": RUNNING}),
     "running statistics of frozen blocks": ("transfer", {"backbone": RUNNING, "method": LOW_RANK}),
-    "a follower": ("pretrain", {"model": {"_target_": "pieces.models.teacher.Teacher"}}),
+    "a follower": ("pretrain", {"model": {"_target_": "probes.models.teacher.Teacher"}}),
     "a follower with running statistics": (
         "pretrain",
-        {"model": {"_target_": "pieces.models.teacher.Teacher"}, "backbone": RUNNING},
+        {"model": {"_target_": "probes.models.teacher.Teacher"}, "backbone": RUNNING},
     ),
     "factors that merge": ("transfer", {"method": LOW_RANK}),
 }
@@ -294,7 +294,7 @@ KINDS = {
 
 @pytest.mark.parametrize("stop", [1, 3])
 @pytest.mark.parametrize("kind", KINDS)
-def test_everything_that_is_kept_between_steps_goes_on(go, pieces, interrupted, said, tensors, kind, stop):
+def test_everything_that_is_kept_between_steps_goes_on(go, probes, interrupted, said, tensors, kind, stop):
     stage, changes = KINDS[kind]
     whole = go(stage, optimizer__lr=0.1, **changes)
     folder = interrupted(stage, stop=stop, optimizer__lr=0.1, **changes)
@@ -309,7 +309,7 @@ def test_everything_that_is_kept_between_steps_goes_on(go, pieces, interrupted, 
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "transfer"])
-def test_steps_left_out_write_no_statistics(go, pieces, interrupted, said, tensors, monkeypatch, stage):
+def test_steps_left_out_write_no_statistics(go, probes, interrupted, said, tensors, monkeypatch, stage):
     settings = {"backbone": RUNNING, "steps": 6, "on_nonfinite": "skip", "nonfinite_limit": 5, "patience": None}
     module = import_module(f"metalearn_cli.{'models.classifier' if stage == 'pretrain' else 'stages.transfer'}")
     name = "cross_entropy" if stage == "pretrain" else "task_loss"

@@ -9,8 +9,11 @@ import torch
 from conftest import on_cpu
 from torch.nn.functional import cross_entropy, mse_loss
 
+from metalearn_cli import stages
 from metalearn_cli.backbones.conv4 import Conv4
+from metalearn_cli.backbones.mlp import Mlp
 from metalearn_cli.core.items import Facts
+from metalearn_cli.core.network import network
 from metalearn_cli.methods.linear_probe import LinearProbe
 from metalearn_cli.records.checkpoint import open_checkpoint, read_resume
 from metalearn_cli.stages.learner import fresh_network
@@ -147,8 +150,8 @@ def test_problems_of_start_and_data_come_together(refused):
     assert "no completed run of pretrain or transfer" in found["init_from"]
 
 
-RUNNING = {"_target_": "pieces.backbones.running.Running"}
-LOW_RANK = {"_target_": "pieces.methods.low_rank.LowRank"}
+RUNNING = {"_target_": "probes.backbones.running.Running"}
+LOW_RANK = {"_target_": "probes.methods.low_rank.LowRank"}
 STATISTICS = [[f"backbone.layers.{layer}.1.running_{what}" for what in ("mean", "var")] for layer in range(2)]
 
 
@@ -157,7 +160,7 @@ STATISTICS = [[f"backbone.layers.{layer}.1.running_{what}" for what in ("mean", 
     [({"_target_": FINETUNE}, [0, 1]), ({"_target_": FINETUNE, "blocks": 1}, [1]), (PROBE, []), (LOW_RANK, [])],
     ids=["all", "last block", "probe", "factors"],
 )
-def test_running_statistics_of_blocks_that_learn_are_written(go, pieces, tensors, ready, method, written):
+def test_running_statistics_of_blocks_that_learn_are_written(go, probes, tensors, ready, method, written):
     before = ready("transfer", backbone=RUNNING, method=method).job.params
     after = tensors(go("transfer", backbone=RUNNING, method=method))
     for layer, names in enumerate(STATISTICS):
@@ -165,7 +168,7 @@ def test_running_statistics_of_blocks_that_learn_are_written(go, pieces, tensors
             assert torch.equal(before[name], after[name]) is (layer not in written), name
 
 
-def test_running_statistics_are_those_that_are_handed_on_and_scored(go, pieces, tensors):
+def test_running_statistics_are_those_that_are_handed_on_and_scored(go, probes, tensors):
     first = go("transfer", backbone=RUNNING, optimizer__lr=0.1)
     second = go("transfer", backbone=RUNNING, method=PROBE, init_from="latest", steps=1)
     for name in (name for names in STATISTICS for name in names):
@@ -174,7 +177,7 @@ def test_running_statistics_are_those_that_are_handed_on_and_scored(go, pieces, 
     assert again["value"] == first["metric"]["value"]
 
 
-def test_factors_are_merged_into_the_backbone_that_is_handed_on(go, pieces, tensors, ready):
+def test_factors_are_merged_into_the_backbone_that_is_handed_on(go, probes, tensors, ready):
     before = ready("transfer", method=LOW_RANK).job.params
     done = go("transfer", method=LOW_RANK, optimizer__lr=0.1)
     after = tensors(done)
@@ -188,7 +191,7 @@ def test_factors_are_merged_into_the_backbone_that_is_handed_on(go, pieces, tens
     assert again["value"] == done["metric"]["value"]
 
 
-def test_resume_goes_on_from_the_factors_not_from_what_they_merged_into(go, pieces, tensors):
+def test_resume_goes_on_from_the_factors_not_from_what_they_merged_into(go, probes, tensors):
     """What is saved for it is the frozen backbone; merged weights would be merged once more."""
     done = go("transfer", method=LOW_RANK, optimizer__lr=0.1)
     folder = Path(done["folder"]) / "checkpoints" / done["last"]
@@ -201,7 +204,7 @@ def test_resume_goes_on_from_the_factors_not_from_what_they_merged_into(go, piec
     assert "unmerged" not in read_resume(open_checkpoint(Path(plain["folder"]) / "checkpoints" / plain["last"]))
 
 
-def test_factors_do_not_move_on(go, pieces, tensors):
+def test_factors_do_not_move_on(go, probes, tensors):
     first = go("transfer", method=LOW_RANK, optimizer__lr=0.1)
     second = go("transfer", method=LOW_RANK, init_from="latest", optimizer__lr=0.0, steps=1)
     for name in WEIGHTS:
@@ -227,7 +230,7 @@ class Distilled:
 
 
 def test_a_methods_own_loss_knows_where_it_began():
-    net = fresh_network(BACKBONE, (6,), 8, seed=0, runtime=on_cpu())
+    net = fresh_network(BACKBONE, Facts("vector", (6,), "real", 8), 8, seed=0, runtime=on_cpu())
     batch = {"x": torch.randn(4, 6), "y": torch.arange(4)}
     moved = {name: p.detach() + 0.5 for name, p in net.params.items()}
     loss, logits = method_loss(Distilled(), net, moved, batch)
@@ -240,7 +243,7 @@ def test_a_methods_own_loss_knows_where_it_began():
 
 
 def test_what_is_trained_is_the_cross_entropy_where_a_method_says_nothing_else():
-    net = fresh_network(BACKBONE, (6,), 8, seed=0, runtime=on_cpu())
+    net = fresh_network(BACKBONE, Facts("vector", (6,), "real", 8), 8, seed=0, runtime=on_cpu())
     batch = {"x": torch.randn(4, 6), "y": torch.arange(4)}
     loss, _ = method_loss(LinearProbe(), net, net.params, batch)
     torch.testing.assert_close(loss, cross_entropy(net.output(net.params, batch["x"]), batch["y"]))
@@ -248,3 +251,71 @@ def test_what_is_trained_is_the_cross_entropy_where_a_method_says_nothing_else()
         loss, [net.params["head.weight"], *(net.params[name] for name in WEIGHTS)], allow_unused=True
     )
     assert head.abs().max() > 0 and none == [None] * 3
+
+
+DISTILLATION = {"_target_": "pieces.methods.distillation.Distillation", "temperature": 2.0, "weight": 1.0}
+CORAL = {"_target_": "pieces.methods.coral.Coral", "weight": 1.0}
+OTHER = {"_target_": "metalearn_cli.data.gaussian.gaussian", "items": 160, "features": 6, "classes": 16, "seed": 1}
+
+
+def test_a_teacher_is_learnt_from_and_recorded(go, probes, manifest, tensors, ready):
+    teacher = go("transfer", steps=20)
+    taught = go("transfer", method=DISTILLATION, teacher="latest:transfer", seed=3, steps=20)
+    assert taught["teacher"] == manifest(taught)["teacher"]
+    assert taught["teacher"]["run"] == teacher["id"]
+    assert taught["teacher"]["checkpoint"] == teacher["checkpoint"]
+    prepared = ready("transfer", method=DISTILLATION, teacher=taught["id"], seed=3, steps=20)
+    assert prepared.key != taught["key"]  # another teacher is other work
+    job = ready("transfer", method=DISTILLATION, teacher=teacher["id"], seed=3).job
+    x, y = job.batches(0)["x"], job.batches(0)["y"]
+    net = network(Mlp((6,), 8, 3), 8).of(tensors(teacher))
+    meant = (net.output(net.params, x) / 2).log_softmax(-1)
+    loss = job.gradients(job.params, {"x": x, "y": y}, 0)["loss"]
+    uniform = torch.full_like(meant, 1 / 8).log()  # what a head of zeros says
+    assert loss.item() == pytest.approx(4 * (meant.exp() * (meant - uniform)).sum(-1).mean().item(), rel=1e-5)
+
+
+def test_a_run_that_is_taught_resumes_from_the_same_teacher(go, probes, tensors, said):
+    teacher = go("transfer")
+    half = go("transfer", method=DISTILLATION, teacher="latest", seed=3, steps=3, scheduler__T_max=6)
+    whole = go("transfer", method=DISTILLATION, teacher=teacher["id"], seed=3, steps=6, scheduler__T_max=6)
+    again = stages.resume(half["folder"], said, {"steps": 6})  # when another is the latest
+    assert again["teacher"]["run"] == teacher["id"]
+    for name, tensor in tensors(whole).items():
+        assert torch.equal(tensors(again)[name], tensor)
+
+
+def test_a_teacher_without_a_classifier_of_these_classes_is_refused(go, refused, probes):
+    pretrained = go("pretrain", model={"_target_": "probes.models.teacher.Teacher"})
+    found = refused("transfer", method=DISTILLATION, teacher=pretrained["id"])
+    assert "has no classifier of items like those of gaussian; name a run of transfer" in found["teacher"]
+    other = go("transfer", data={**OTHER, "classes": 20})
+    found = refused("transfer", method=DISTILLATION, teacher=other["id"])
+    assert "is a classifier of other classes: " in found["teacher"]
+    assert "there is no run 'nope'" in refused("transfer", method=DISTILLATION, teacher="nope")["teacher"]
+
+
+def test_what_a_method_asks_for_and_what_it_gets(refused, probes):
+    assert refused("transfer", method=DISTILLATION) == {
+        "teacher": "Distillation learns from a second checkpoint; name it with teacher=RUN"
+    }
+    assert refused("transfer", method=CORAL) == {
+        "also.unlabelled": "Coral needs more data; choose it with data@also.unlabelled=NAME"
+    }
+    assert refused("transfer", also={"unlabelled": OTHER}) == {
+        "also.unlabelled": "has no effect: Finetune does not ask for it"
+    }
+    other = {**OTHER, "features": 7}
+    assert refused("transfer", method=CORAL, also={"unlabelled": other}) == {
+        "also.unlabelled": "gaussian must have items of the same shape as gaussian, [6]"
+    }
+
+
+def test_more_data_comes_with_each_batch_and_is_recorded(go, ready, probes):
+    done = go("transfer", method=CORAL, also={"unlabelled": OTHER})
+    assert done["data"]["also"]["unlabelled"]["fingerprint"] != done["data"]["fingerprint"]
+    job = ready("transfer", method=CORAL, also={"unlabelled": OTHER}).job
+    batch = job.batches(0)
+    assert batch["unlabelled"].shape == batch["x"].shape
+    same = ready("transfer", method=CORAL, also={"unlabelled": {**OTHER, "seed": 0}}).job.batches(0)
+    assert not torch.equal(same["unlabelled"], same["x"])  # of the same data, drawn for themselves

@@ -202,3 +202,22 @@ def test_float32_statistics_of_a_convolution_keep_their_digits():
     exact = plainly_convolved(*(t.double() for t in inputs), None, True)
     error = (folded(*inputs, None, True).double() - exact).norm() / exact.norm()
     assert error < 1e-6
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize(("pool", "folded"), [(True, False), (False, False), (True, True)])
+def test_on_a_gpu_torchs_own_kernels_give_the_same_values_and_both_derivatives(monkeypatch, pool, folded):
+    def results(own: bool) -> list[Tensor]:
+        monkeypatch.setattr(norms, "_few_launches", lambda x: own)
+        torch.manual_seed(0)
+        conv = nn.Conv2d(2, 6, 3, padding=1, bias=False).double().cuda()
+        layer = BatchNormReluPool(6, pool).double().cuda()
+        layer.weight.data.copy_(torch.tensor([1.0, -0.7, 0.3, 1.5, -2.0, 1.0]))
+        x = torch.randn(4, 2, 6, 8, dtype=torch.float64, device="cuda")
+        y = layer.of_convolution(conv, x) if folded else layer(conv(x))
+        first = torch.autograd.grad(y.tanh().sum(), [conv.weight, *layer.parameters()], create_graph=True)
+        second = torch.autograd.grad(sum(g.square().sum() for g in first), [conv.weight, *layer.parameters()])
+        return [y, *first, *second]
+
+    for own, plain_one in zip(results(True), results(False), strict=True):
+        torch.testing.assert_close(own, plain_one)

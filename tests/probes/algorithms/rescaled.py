@@ -1,6 +1,6 @@
 """Another learner with tensors of the same names."""
 
-from pieces.algorithms.scaled import Scaled
+from probes.algorithms.scaled import Scaled
 
 
 class Rescaled(Scaled):

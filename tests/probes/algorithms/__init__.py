@@ -1,0 +1,1 @@
+"""How meta-training learns, one learner per module."""

@@ -1,0 +1,1 @@
+"""Networks from items to features, one per module."""

@@ -1,0 +1,1 @@
+"""What pretraining wraps around a backbone, one model per module."""
