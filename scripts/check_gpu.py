@@ -50,7 +50,7 @@ SCRIPTS = Path(__file__).resolve().parent
 ROOT = SCRIPTS.parent
 INSTALLED = "MLX_CHECK_WHEELS"  # set once the wheels are there
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-TESTS = ("tests/unit/algorithms", "tests/unit/engine", "tests/unit/core", "tests/contract")
+TESTS = ("tests/unit/algorithms", "tests/unit/backbones", "tests/unit/engine", "tests/unit/core", "tests/contract")
 PRECISIONS = {
     "32-true": 1e-3,
     "bf16-mixed": 2e-2,

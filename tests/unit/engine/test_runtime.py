@@ -60,7 +60,8 @@ def test_devices_that_are_the_processor(processor_only, devices):
     assert found.description == "cpu, 1 threads, 32-true"
 
 
-def test_threads():
+def test_threads(monkeypatch):
+    monkeypatch.setattr(module, "cores", lambda: 2)
     before = torch.get_num_threads()
     try:
         assert on_cpu(threads=2).description == "cpu, 2 threads, 32-true"
