@@ -120,6 +120,11 @@ def lineage(found: Sequence[Run]) -> None:
     telling.table(
         f"{found[0]['id']} and what it came from", ["!stage", "!run", "result", "!checkpoint", "!sha256"], rows
     )
+    for run in found:
+        if teacher := run.get("teacher"):
+            checkpoint = Path(teacher["checkpoint"]).name
+            taught = f"{run['id']} was taught by {teacher['stage']} {teacher['run']}"
+            telling.say(f"{taught}, {checkpoint}, {teacher['sha256'][:sums]}")
     if found[0].get("folder"):
         telling.say(f"folder: {found[0]['folder']}")
 

@@ -81,7 +81,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     if (folder / _MANIFEST).read_bytes() != sealed(manifest):  # read again: its bytes count, not what they mean
         raise UserError(f"{folder / _MANIFEST} is damaged: it is not as it was written")
     checkpoint = Checkpoint(folder, manifest, sha256_of(folder / _MANIFEST))
-    for name in manifest["files"]:
+    for name in dict.fromkeys((_TENSORS, _RESUME, *manifest["files"])):  # the two that are read, whatever it lists
         _verified(checkpoint, name)
     return checkpoint
 
@@ -123,7 +123,7 @@ def read_resume(checkpoint: Checkpoint) -> dict[str, Any]:
     return state
 
 
-def _verified(checkpoint: Checkpoint, name: str) -> Path:
+def _verified(checkpoint: Checkpoint, name: str) -> None:
     path = checkpoint.folder / name
     expected = checkpoint.manifest["files"].get(name, {}).get("sha256")
     if not path.is_file():
@@ -134,7 +134,6 @@ def _verified(checkpoint: Checkpoint, name: str) -> Path:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
     if found != expected:
         raise UserError(f"{path} is damaged: its sha256 is {found[:12]}..., its manifest says {str(expected)[:12]}...")
-    return path
 
 
 def saved_steps(folder: Path) -> list[int]:

@@ -134,6 +134,12 @@ def test_checksum_in_full_where_there_is_room(capsys):
     assert "a" * 64 in capsys.readouterr().out
 
 
+def test_a_teacher_is_shown_with_the_run_that_it_taught(capsys):
+    teacher = {"run": "t1", "stage": "transfer", "checkpoint": "runs/transfer/t1/checkpoints/step-000300"}
+    views.lineage([{"id": ID, "stage": "transfer", "teacher": {**teacher, "sha256": "ab" * 32}}])
+    assert f"{ID} was taught by transfer t1, step-000300, abababababab\n" in capsys.readouterr().out
+
+
 def test_bar_on_a_terminal(capsys, monkeypatch):
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     monkeypatch.setenv("COLUMNS", "80")
