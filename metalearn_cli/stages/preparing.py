@@ -158,6 +158,7 @@ def prepare(stage: str, config: Training, make_job: MakeJob, session: Session) -
         job = replace(job, params=params)
         notes.append(line)
     job = replace(job, params=runtime.place(job.params))
+    job.begin(job.params)
     try_optimizer(config.optimizer, config.scheduler)
     return Prepared(stage, config, runtime, job, parent, tuple(notes))
 

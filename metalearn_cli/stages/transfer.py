@@ -63,6 +63,12 @@ def transfer(config: TransferConfig, session: Session) -> Job:
     taught = teacher and _network_of(teacher, net, data, runtime)
     probe = few_shot_probe(backbone, data, config, runtime)
 
+    start: Params = {}
+
+    def begin(params: Params) -> None:
+        if hasattr(method, "loss"):  # copies: training writes into the tensors themselves
+            start.update({name: params[name].detach().clone() for name in net.params})
+
     def batches(step: int) -> dict[str, Items]:
         x, y = data.batch("train", "fit", config.batch_size, config.seed, step)
         batch = {"x": x, "y": y}
@@ -74,7 +80,7 @@ def transfer(config: TransferConfig, session: Session) -> Job:
         if taught:
             with torch.no_grad():
                 batch = {**batch, TAUGHT: taught.output(taught.params, batch["x"])}
-        loss, logits = method_loss(_at(method, step / config.steps), net, params, batch)
+        loss, logits = method_loss(_at(method, step / config.steps), net, params, start, batch)
         runtime.backward(loss)
         return {"loss": loss.detach(), LABEL_ACCURACY.name: score(logits, batch["y"])}
 
@@ -102,6 +108,7 @@ def transfer(config: TransferConfig, session: Session) -> Job:
         teacher=teacher.parent_entry if teacher else None,
         buffers=tuple(net.constants),
         merged=partial(merged, method, net),
+        begin=begin,
     )
 
 
@@ -166,15 +173,18 @@ def _network_of(teacher: Checkpoint, like: Network, data: Dataset, runtime: Runt
     return net.of({name: p.detach() for name, p in runtime.place(tensors).items()})
 
 
-def method_loss(method: Method, net: Network, tensors: Params, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+def method_loss(
+    method: Method, net: Network, tensors: Params, start: Params, batch: dict[str, Tensor]
+) -> tuple[Tensor, Tensor]:
     """Return the loss [] of a batch and its logits [B, K]: the method's own, or the merged network's cross-entropy.
 
     Blocks of which no tensor learns run in eval mode, and their tensors get no gradient.
 
     Args:
         method: as it is at this step.
-        net: the network as transfer began.
+        net: the network.
         tensors: all tensors as they are now.
+        start: the network's as transfer began.
         batch: "x", "y" and what the method asks for.
     """
     learning = method.rates(net)
@@ -182,7 +192,7 @@ def method_loss(method: Method, net: Network, tensors: Params, batch: dict[str, 
     now = now.training(learning)
     own = _own(tensors)
     if hasattr(method, "loss"):
-        found: tuple[Tensor, Tensor] = method.loss(now, own, net.params, batch)
+        found: tuple[Tensor, Tensor] = method.loss(now, own, start, batch)
         return found
     params = method.merged(now, own) if hasattr(method, "merged") else now.params
     logits = now.output(params, batch["x"])

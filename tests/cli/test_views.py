@@ -137,7 +137,7 @@ def test_checksum_in_full_where_there_is_room(capsys):
 def test_a_teacher_is_shown_with_the_run_that_it_taught(capsys):
     teacher = {"run": "t1", "stage": "transfer", "checkpoint": "runs/transfer/t1/checkpoints/step-000300"}
     views.lineage([{"id": ID, "stage": "transfer", "teacher": {**teacher, "sha256": "ab" * 32}}])
-    assert f"{ID} was taught by transfer t1, step-000300, {"ab" * 32}\n" in capsys.readouterr().out
+    assert f"{ID} was taught by transfer t1, step-000300, {'ab' * 32}\n" in capsys.readouterr().out
 
 
 def test_bar_on_a_terminal(capsys, monkeypatch):

@@ -42,7 +42,7 @@ class Case(NamedTuple):
 
     def loss(self, tensors: Params, progress: float, step: int = 0) -> tuple[Tensor, Tensor]:
         """Return the loss [] of a step's batch, and its logits."""
-        return method_loss(self.at(progress), self.net, tensors, batch(step))
+        return method_loss(self.at(progress), self.net, tensors, self.net.params, batch(step))
 
 
 def case_of(method: Any, kind: str = BACKBONES[0]) -> Case:

@@ -233,19 +233,19 @@ def test_a_methods_own_loss_knows_where_it_began():
     net = fresh_network(BACKBONE, Facts("vector", (6,), "real", 8), 8, seed=0, runtime=on_cpu())
     batch = {"x": torch.randn(4, 6), "y": torch.arange(4)}
     moved = {name: p.detach() + 0.5 for name, p in net.params.items()}
-    loss, logits = method_loss(Distilled(), net, moved, batch)
+    loss, logits = method_loss(Distilled(), net, moved, net.params, batch)
     assert loss == 0 and logits.shape == (4, 8)
-    whole, half = (method_loss(Distilled().at(p), net, moved, batch)[0] for p in (1.0, 0.5))
+    whole, half = (method_loss(Distilled().at(p), net, moved, net.params, batch)[0] for p in (1.0, 0.5))
     expected = mse_loss(net.output(moved, batch["x"]), net.output(net.params, batch["x"]))
     torch.testing.assert_close(whole, expected)
     torch.testing.assert_close(half, expected / 2)
-    assert method_loss(Distilled(1.0), net, net.params, batch)[0] == 0
+    assert method_loss(Distilled(1.0), net, net.params, net.params, batch)[0] == 0
 
 
 def test_what_is_trained_is_the_cross_entropy_where_a_method_says_nothing_else():
     net = fresh_network(BACKBONE, Facts("vector", (6,), "real", 8), 8, seed=0, runtime=on_cpu())
     batch = {"x": torch.randn(4, 6), "y": torch.arange(4)}
-    loss, _ = method_loss(LinearProbe(), net, net.params, batch)
+    loss, _ = method_loss(LinearProbe(), net, net.params, net.params, batch)
     torch.testing.assert_close(loss, cross_entropy(net.output(net.params, batch["x"]), batch["y"]))
     (head, *none) = torch.autograd.grad(
         loss, [net.params["head.weight"], *(net.params[name] for name in WEIGHTS)], allow_unused=True
@@ -319,3 +319,23 @@ def test_more_data_comes_with_each_batch_and_is_recorded(go, ready, probes):
     assert batch["unlabelled"].shape == batch["x"].shape
     same = ready("transfer", method=CORAL, also={"unlabelled": {**OTHER, "seed": 0}}).job.batches(0)
     assert not torch.equal(same["unlabelled"], same["x"])  # of the same data, drawn for themselves
+
+
+L2_SP = {"_target_": "pieces.methods.l2_sp.L2Sp"}
+
+
+def test_a_methods_start_is_the_checkpoint_that_transfer_began_from(go, probes, ready, tensors, monkeypatch, said):
+    from pieces.methods.l2_sp import L2Sp
+
+    first, seen, loss = go("transfer"), [], L2Sp.loss
+    monkeypatch.setattr(
+        L2Sp,
+        "loss",
+        lambda self, net, own, start, batch: seen.append(dict(start)) or loss(self, net, own, start, batch),
+    )
+    half = go("transfer", init_from=first["id"], method=L2_SP, steps=2, scheduler__T_max=4)
+    stages.resume(half["folder"], said, {"steps": 4})
+    assert len(seen) == 4
+    for start_of_step in seen:  # and of the steps after it was resumed
+        for name in WEIGHTS:
+            assert torch.equal(start_of_step[name], tensors(first)[name])
