@@ -54,7 +54,12 @@ def locate(target: str, key: str) -> Any:
     try:
         within = importlib.import_module(module)
         found = getattr(within, name)
-    except (ImportError, AttributeError) as error:
+    except ModuleNotFoundError as error:
+        told = "does not exist" if error.name and module.startswith(error.name) else "cannot be imported"
+        raise ValueError(f"{target!r} {told}: {error}") from error
+    except ImportError as error:
+        raise ValueError(f"{target!r} cannot be imported: {error}") from error
+    except AttributeError as error:
         raise ValueError(f"{target!r} does not exist: {error}") from error
     if key in OF_TORCH:
         kind = getattr(within, OF_TORCH[key][1])
@@ -94,7 +99,9 @@ def problems_of(spec: object, key: str) -> list[Problem]:
 
 
 def _allowed(key: str) -> str:
-    return f"{OF_TORCH[key][0]}.*" if key in OF_TORCH else f"{packages(key)[0]}.NAME.Name"
+    if key in OF_TORCH:
+        return f"{OF_TORCH[key][0]}.*"
+    return " or ".join(f"{package}.NAME.Name" for package in packages(key))
 
 
 def packages(key: str) -> list[str]:
@@ -112,9 +119,12 @@ def _permit(target: str, key: str) -> None:
     package, _, own = module.rpartition(".")
     reachable = module == OF_TORCH[key][0] if key in OF_TORCH else package in packages(key) and own[:1] != "_"
     if not reachable or name.startswith("_"):
-        raise ValueError(f"{target!r} may not be built from a config; allowed is {_allowed(key)}")
+        other, _, folder = package.partition(".")
+        hint = f"; if {other} is a plug-in, it is not installed here" if folder == FOLDERS.get(key) else ""
+        raise ValueError(f"{target!r} may not be built from a config; allowed is {_allowed(key)}{hint}")
     if key in FOLDERS and name.lower() != own.replace("_", ""):
-        raise ValueError(f"{target!r} is no {key}; allowed is {_allowed(key)}")
+        rule = "a component bears the name of its module, as in maml.Maml"
+        raise ValueError(f"{target!r} is no {key}; allowed is {_allowed(key)}: {rule}")
 
 
 def _parameters(target: str, key: str) -> dict[str, Parameter]:

@@ -68,7 +68,10 @@ class _Recomputed(torch.autograd.Function):
         with torch.enable_grad():
             value = loss(fast, *rest)
             if value.requires_grad:
-                raise ValueError("gradient checkpointing: the loss depends on tensors that it is not differentiated by")
+                raise ValueError(
+                    "gradient checkpointing: the loss depends on tensors that it is not differentiated by; "
+                    "hand them to `gradient` as `given`"
+                )
         ctx.save_for_backward(*tensors, value.detach())
         return tuple(_gradient(lambda fast: loss(fast, *rest), fast, again=False).values())
 

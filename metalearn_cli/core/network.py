@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import threading
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -142,9 +143,9 @@ def network(
         wrap: is applied to each function (a number format, say).
 
     Raises:
-        ValueError: see `check_layers`.
+        ValueError: see `check_backbone`.
     """
-    check_layers(backbone)
+    check_backbone(backbone)
     trunk = _Trunk(backbone)
     call = _caller(trunk, trunk.learn_only)
     facts: Any = backbone
@@ -184,15 +185,24 @@ def network(
     return bind(buffers_of(trunk), None)
 
 
-def check_layers(backbone: nn.Module) -> None:
-    """Refuse torch's layers that normalise by the statistics of the batch at hand and keep none.
+def check_backbone(backbone: nn.Module) -> None:
+    """Look for what a module lacks to be a `Backbone`.
 
-    In a batch of tasks torch computes their second derivative wrongly, without a word (seen in 2.13): MAML's
-    gradients of the convolution before them are off by several percent.
+    Torch's layers that normalise by the statistics of the batch at hand and keep none are refused: in a batch of tasks
+    torch computes their second derivative wrongly, without a word (seen in 2.13). MAML's gradients of the convolution
+    before them are off by several percent.
 
     Raises:
-        ValueError: naming the layer.
+        ValueError: naming what is missing, or the layer or tensor that is at fault.
     """
+    kind = type(backbone).__name__
+    for attribute in ("out_dim", "batch_statistics", "blocks"):
+        if not hasattr(backbone, attribute):
+            raise ValueError(f"{kind} has no attribute {attribute}, which a backbone needs")
+    owners = Counter(id(p) for block in cast(Backbone, backbone).blocks for p in block.parameters())
+    for name, p in backbone.named_parameters():
+        if owners[id(p)] != 1:
+            raise ValueError(f"{kind}.blocks must have each parameter once; {name} is in {owners[id(p)]} of them")
     for name, layer in backbone.named_modules():
         if isinstance(layer, _NormBase) and layer.running_mean is None:
             kind = f"{type(layer).__name__} without running statistics"

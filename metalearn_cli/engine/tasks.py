@@ -70,7 +70,10 @@ class Tasks:
         self._pool = ThreadPoolExecutor(self._threads, "mlx-task", one_core) if self._threads > 1 else None
 
     def refused(self, task: Task, params: Params, episodes: Episode) -> str:
-        """Return why `task` cannot be computed in this way, or "" if it can; it is tried on `episodes`."""
+        """Return why `task` cannot be computed in this way, or "" if it can; it is tried on `episodes`.
+
+        What goes wrong with a single task, too, is the learner's own error and raised.
+        """
         if not self._batched:
             return ""
         try:
@@ -79,7 +82,10 @@ class Tasks:
         except RuntimeError as error:
             if out_of_memory(error):
                 raise
-            return f"{self.batching} cannot batch this network over tasks ({str(error).splitlines()[0]}); use loop"
+            with torch.no_grad():
+                task(params, episodes.map(itemgetter(0)))
+            reason = str(error).splitlines()[0]
+            return f"{self.batching} cannot batch this learner on this network over tasks ({reason}); use loop"
         return ""
 
     def gradients(self, task: Task, params: Params, episodes: Episode) -> dict[str, Tensor]:

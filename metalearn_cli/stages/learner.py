@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from operator import itemgetter
+from typing import get_type_hints
 
 import torch
 from torch import nn
 
 from metalearn_cli.core.build import Spec, blamed_on, build
+from metalearn_cli.core.check import mismatch
 from metalearn_cli.core.config import Normalisation
 from metalearn_cli.core.errors import ConfigError, Problem
 from metalearn_cli.core.items import Facts
-from metalearn_cli.core.network import Network, check_layers, network, unwritten
+from metalearn_cli.core.network import Network, check_backbone, network, unwritten
 from metalearn_cli.core.random import seeded
-from metalearn_cli.core.types import Algorithm, Episode
+from metalearn_cli.core.types import Algorithm, Episode, Traits
 from metalearn_cli.engine.episodes import Learner, answered
 from metalearn_cli.engine.runtime import Runtime
 
@@ -23,7 +25,7 @@ def fresh_backbone(backbone: Spec, facts: Facts, seed: int) -> nn.Module:
     with seeded(seed, "backbone"):
         module: nn.Module = build(backbone, "backbone", facts=facts, shape=facts.shape)
     with blamed_on(backbone, "backbone"):
-        check_layers(module)
+        check_backbone(module)
     return module
 
 
@@ -59,6 +61,9 @@ def fresh_learner(
 def check_learner(algorithm: Algorithm, regression: bool, precision: str) -> list[Problem]:
     """Return what a learner cannot do with this data or in this precision."""
     name, traits = type(algorithm).__name__, algorithm.traits
+    for trait, annotation in get_type_hints(Traits).items():
+        if trait != "targets" and (wrong := mismatch(getattr(traits, trait), annotation)):
+            raise ConfigError([Problem("algorithm", f"{name}.traits.{trait} {wrong}")])
     problems = []
     if regression and "numbers" not in traits.targets:
         problems.append(Problem("algorithm", f"{name} classifies, but this data's targets are numbers; use maml"))

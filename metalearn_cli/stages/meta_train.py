@@ -69,6 +69,9 @@ def meta_train(config: MetaTrainConfig, session: Session) -> Job:
         episode_picture(shown, logits.float().cpu(), folder / "episode.png")
 
     rates = algorithm.rates(learner.own) if hasattr(algorithm, "rates") else dict.fromkeys(learner.own, 1.0)
+    if unknown := sorted(rates.keys() - learner.own.keys()):
+        message = f"{type(algorithm).__name__} gives a rate to {unknown[0]}, which is no tensor of its own"
+        raise ConfigError([Problem("algorithm", message)])
     return Job(
         params=learner.tensors,
         rates=dict.fromkeys(net.params, 1.0) | {OWN + name: rate for name, rate in rates.items()},

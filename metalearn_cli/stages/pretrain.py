@@ -10,7 +10,7 @@ from torch import Tensor
 
 from metalearn_cli.core.build import build
 from metalearn_cli.core.config import PretrainConfig
-from metalearn_cli.core.errors import ConfigError, Problem
+from metalearn_cli.core.errors import ConfigError, Problem, UserError
 from metalearn_cli.core.items import Items, each
 from metalearn_cli.core.metric import ACCURACY
 from metalearn_cli.core.network import Params, pure
@@ -39,6 +39,9 @@ def pretrain(config: PretrainConfig, session: Session) -> Job:
             value_range=data.facts.values,
             classes=data.facts.classes,
         )
+    kind = type(model).__name__
+    if getattr(model, "backbone", None) is not backbone:
+        raise ConfigError([Problem("model", f"{kind} must keep the backbone that it is given as self.backbone")])
     apply, params = pure(model, training=True)
     apply = runtime.under_precision(apply)
     follow: Callable[[Params, float], Params] = getattr(model, "follow", lambda params, progress: {})
@@ -49,8 +52,11 @@ def pretrain(config: PretrainConfig, session: Session) -> Job:
 
     def gradients(params: Params, batch: tuple[Items, Tensor], step: int) -> Mapping[str, Tensor]:
         loss, metrics = apply(params, *batch)
+        if loss.ndim:
+            raise UserError(f"{kind} must return a loss of shape [], got {list(loss.shape)}")
         runtime.backward(loss)
-        return {"loss": loss.detach(), **metrics}
+        told = {name: torch.as_tensor(value, device=loss.device).detach() for name, value in metrics.items()}
+        return {"loss": loss.detach(), **told}
 
     def pictures(params: Params, folder: Path) -> None:
         if not hasattr(model, "pictures"):

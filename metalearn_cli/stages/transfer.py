@@ -54,6 +54,9 @@ def transfer(config: TransferConfig, session: Session) -> Job:
         rates = _at(method, 1.0).rates(net)
     except ValueError as error:
         raise ConfigError([Problem(f"method.{str(error).split(' ', 1)[0]}", str(error))]) from error
+    if unknown := sorted(rates.keys() - net.params.keys()):
+        message = f"{type(method).__name__} gives a rate to {unknown[0]}, which is no tensor of the network"
+        raise ConfigError([Problem("method", message)])
     with seeded(config.seed, "method"):
         own = method.init(net) if hasattr(method, "init") else {}
     own = {OWN + name: tensor.detach().requires_grad_() for name, tensor in own.items()}

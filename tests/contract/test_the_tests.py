@@ -304,15 +304,6 @@ class SaysItHasNoBatchStatistics(Small):
     batch_statistics = False
 
 
-class HasATensorInNoBlock(Small):
-    def __init__(self):
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(()))
-
-    def forward(self, x):
-        return self.scale * super().forward(x)
-
-
 class WritesABuffer(Small):
     def __init__(self):
         super().__init__()
@@ -364,7 +355,6 @@ BACKBONES: dict[type, set[str]] = {
     ForgetsTheTensors: {SECOND, BATCHING},
     IgnoresTheReference: {"test_with_a_reference_an_item_depends_on_the_reference_alone"},
     SaysItHasNoBatchStatistics: {"test_says_whether_an_item_depends_on_the_others"},
-    HasATensorInNoBlock: {"test_blocks_have_every_parameter_once"},
     WritesABuffer: {"test_writes_none_of_its_buffers", BATCHING},
     Idle: {"test_every_tensor_learns"},
     DifferentiatesOnce: {SECOND},

@@ -478,3 +478,53 @@ def test_pure():
     assert torch.equal(module[1].running_mean, torch.zeros(3))
     with pytest.raises(RuntimeError, match=r"0\.weigth"):
         apply({**tensors, "0.weigth": X}, X)
+
+
+class Lacking(nn.Module):
+    """What is no backbone in some way."""
+
+    def __init__(self, fault: str) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(4, 3), nn.Linear(3, 3)
+        norm = nn.InstanceNorm1d(3) if fault == "norm" else nn.Identity()
+        self.norm = norm
+        facts = {"out_dim": 3, "batch_statistics": False, "blocks": [self.one, self.two]}
+        facts["blocks"] = {"omitted": [self.one], "twice": [self.one, self]}.get(fault, facts["blocks"])
+        for name in facts.keys() - {fault}:
+            setattr(self, name, facts[name])
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("out_dim", "Lacking has no attribute out_dim, which a backbone needs"),
+        ("batch_statistics", "Lacking has no attribute batch_statistics"),
+        ("blocks", "Lacking has no attribute blocks"),
+        ("omitted", r"Lacking\.blocks must have each parameter once; two\.weight is in 0 of them"),
+        ("twice", r"Lacking\.blocks must have each parameter once; one\.weight is in 2 of them"),
+        ("norm", "norm is InstanceNorm1d without running statistics: torch computes its second derivative wrongly"),
+    ],
+)
+def test_what_is_no_backbone_is_refused_in_words(fault, said):
+    with pytest.raises(ValueError, match=said):
+        network(Lacking(fault))
+
+
+@pytest.mark.skipif(not torch.__version__.startswith("2.13."), reason="says what torch 2.13 does")
+def test_what_torch_gets_wrong_in_a_batch_of_tasks_is_still_wrong():
+    """Once this fails, `check_backbone` need not refuse these layers any more."""
+    torch.manual_seed(0)
+    p = {"k": torch.randn(4, 4, 3, 3).double(), "w": torch.rand(4).double(), "b": torch.rand(4).double()}
+    x, q = torch.randn(2, 3, 6, 4, 5, 5).double()
+
+    def loss(p, x):
+        y = nn.functional.conv2d(x, p["k"], padding=1)
+        return nn.functional.batch_norm(y, None, None, p["w"], p["b"], training=True).tanh().square().mean()
+
+    def task(p, x, q):
+        slope = torch.func.grad(loss)(p, x)
+        return loss({name: p[name] - 0.5 * slope[name] for name in p}, q)
+
+    batched = torch.func.grad(lambda p: torch.func.vmap(task, (None, 0, 0))(p, x, q).mean())(p)["k"]
+    looped = torch.func.grad(lambda p: sum(task(p, x[i], q[i]) for i in range(3)) / 3)(p)["k"]
+    assert (batched - looped).norm() / looped.norm() > 0.01

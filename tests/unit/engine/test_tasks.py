@@ -197,8 +197,21 @@ def test_what_cannot_be_batched_is_refused_in_words(batching):
         return {"loss": torch.tensor(episode.query_x.sum().item())}
 
     reason = Tasks(found, TASKS).refused(unfit, params, episodes)
-    assert reason.startswith(f"{batching} cannot batch this network over tasks (") and reason.endswith("use loop")
+    assert reason.startswith(f"{batching} cannot batch this learner on this network over tasks (") and reason.endswith(
+        "use loop"
+    )
     assert Tasks(runtime("threads"), TASKS).refused(unfit, params, episodes) == ""
+
+
+def test_what_goes_wrong_with_one_task_too_is_the_learners_own_error():
+    found = runtime("vmap")
+    _, params, episodes = problem(LEARNERS["protonet"], found)
+
+    def broken(params: Params, episode: Episode) -> dict[str, Tensor]:
+        raise RuntimeError("kaboom")
+
+    with pytest.raises(RuntimeError, match="^kaboom$"):
+        Tasks(found, TASKS).refused(broken, params, episodes)
 
 
 @pytest.mark.parametrize(("batching", "chunk"), WAYS)

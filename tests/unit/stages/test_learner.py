@@ -104,3 +104,10 @@ def test_what_a_learner_cannot_do(algorithm, regression, precision, key, told):
 )
 def test_what_it_can(algorithm, regression, precision):
     assert check_learner(algorithm, regression, precision) == []
+
+
+def test_a_trait_that_there_is_not_is_refused():
+    learner = Scaled()
+    learner.traits = learner.traits._replace(sees="feature")
+    with pytest.raises(ConfigError, match=r"Scaled\.traits\.sees must be one of items, features, maps, got 'feature'"):
+        check_learner(learner, False, "32-true")

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+
+from metalearn_cli.core.errors import UserError
+from metalearn_cli.models.classifier import Classifier
 
 MODELS = {
     "autoencoder": {"_target_": "metalearn_cli.models.autoencoder.Autoencoder", "hidden": 16},
@@ -97,3 +101,24 @@ def test_a_follower_is_not_trained_but_moved(go, probes, tensors, ready):
 def test_a_model_without_pictures_draws_none(go, probes, images):
     done = go("pretrain", model=TEACHER, steps=1)
     assert list((Path(done["folder"]) / "plots").glob("*.png")) == []
+
+
+def test_a_model_that_hides_the_backbone_is_refused(refused, monkeypatch):
+    make = Classifier.__init__
+
+    def make_and_hide(self, backbone, classes, smoothing=0.0):
+        make(self, backbone, classes, smoothing)
+        self.trunk = self._modules.pop("backbone")
+
+    monkeypatch.setattr(Classifier, "__init__", make_and_hide)
+    assert refused("pretrain") == {"model": "Classifier must keep the backbone that it is given as self.backbone"}
+
+
+def test_a_loss_that_is_no_scalar_and_a_metric_that_is_a_number(go, monkeypatch):
+    forward = Classifier.forward
+    monkeypatch.setattr(Classifier, "forward", lambda self, x, y: (forward(self, x, y)[0], {"half": 0.5}))
+    lines = (Path(go("pretrain")["folder"]) / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(lines[0])["train/half"] == 0.5
+    monkeypatch.setattr(Classifier, "forward", lambda self, x, y: (forward(self, x, y)[0][None], {}))
+    with pytest.raises(UserError, match=r"^Classifier must return a loss of shape \[\], got \[1\]$"):
+        go("pretrain")

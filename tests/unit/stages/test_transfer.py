@@ -339,3 +339,9 @@ def test_a_methods_start_is_the_checkpoint_that_transfer_began_from(go, probes, 
     for start_of_step in seen:  # and of the steps after it was resumed
         for name in WEIGHTS:
             assert torch.equal(start_of_step[name], tensors(first)[name])
+
+
+def test_a_rate_of_what_is_no_tensor_is_refused(refused, monkeypatch):
+    monkeypatch.setattr(LinearProbe, "rates", lambda self, net: {"backbon.weight": 1.0})
+    found = refused("transfer", method=PROBE)
+    assert found == {"method": "LinearProbe gives a rate to backbon.weight, which is no tensor of the network"}
