@@ -9,8 +9,9 @@ from typing import Any
 from metalearn_cli.core.metric import metric_named
 from metalearn_cli.core.stages import TABLE
 
-_CARRIED = ("runs_dir", "runtime", "backbone", "data")
-"""Settings that the next stage has to be given again."""
+_CARRIED = ("runs_dir", "runtime", "way", "shot", "query")
+_BEFORE_EVALUATION = ("backbone", "data")
+"""Settings that the next stage has to be given again; a checkpoint brings evaluation its own network and data."""
 
 
 def number(name: str, value: float) -> str:
@@ -82,6 +83,6 @@ def next_command(run: Mapping[str, Any], words: Sequence[str]) -> str:
     if not then:
         return f"mlx show {run['id']}"
     stage, setting = then.split()
-    carried = _CARRIED[:2] if stage == "evaluate" else _CARRIED  # a checkpoint brings its own network and data
+    carried = _CARRIED if stage == "evaluate" else _CARRIED + _BEFORE_EVALUATION
     again = [w for w in words if w.lstrip("+").split("=")[0].split(".")[0] in carried]
     return " ".join(["mlx", stage, f"{setting}={run['id']}", *(w.lstrip("+") for w in again)])

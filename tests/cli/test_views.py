@@ -45,6 +45,7 @@ def test_words(said, expected):
         ),
         ("transfer", ["backbone.hidden=8", "steps=3"], "mlx meta-train init_from=a1 backbone.hidden=8"),
         ("meta-train", ["data=omniglot", "runtime=gpu"], "mlx evaluate ckpt=a1 runtime=gpu"),
+        ("meta-train", ["data=sinusoid", "way=1", "shot=10"], "mlx evaluate ckpt=a1 way=1 shot=10"),
         ("evaluate", ["data=omniglot"], "mlx show a1"),
         ("run", [], "mlx show a1"),
     ],

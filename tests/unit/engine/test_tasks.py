@@ -210,7 +210,7 @@ def test_what_goes_wrong_with_one_task_too_is_the_learners_own_error():
     def broken(params: Params, episode: Episode) -> dict[str, Tensor]:
         raise RuntimeError("kaboom")
 
-    with pytest.raises(RuntimeError, match="^kaboom$"):
+    with pytest.raises(RuntimeError, match=r"^kaboom$"):
         Tasks(found, TASKS).refused(broken, params, episodes)
 
 
