@@ -32,20 +32,20 @@ def config_dir() -> Path:
 
 
 def folders(extra: str = "") -> list[Path]:
-    """Return the folders that configs are looked for in, the shipped one first.
+    """Return the folders that configs are looked for in, in this order: the shipped one, the user's, plug-ins'.
 
     Raises:
         UserError: if the user's own folder `extra` is not there.
     """
     if extra and not Path(extra).is_dir():
         raise UserError(f"--config-dir {extra}: there is no such folder")
-    return [config_dir(), *plugins.config_dirs(), *([Path(extra)] if extra else [])]
+    return [config_dir(), *([Path(extra)] if extra else []), *plugins.config_dirs()]
 
 
 def catalogue(extra: str = "") -> dict[str, dict[str, str]]:
     """Return every group's choices with the first comment line of each: {"algorithm": {"maml": "MAML: ..."}}."""
     groups: dict[str, dict[str, str]] = {}
-    for path in sorted(path for folder in folders(extra) for path in folder.glob("*/*.yaml")):
+    for path in (path for folder in folders(extra) for path in sorted(folder.glob("*/*.yaml"))):
         if path.parent.name not in _HIDDEN and path.is_file():
             groups.setdefault(path.parent.name, {}).setdefault(path.stem, _first_line(path))
     return dict(sorted(groups.items()))

@@ -92,7 +92,8 @@ def inspect(stage: str, options: Mapping[str, str], words: Sequence[str]) -> int
 def app(stage: str, argv: Sequence[str]) -> None:
     """Enter a stage's Hydra app."""
     before = sys.argv
-    own = ",".join(f"'file://{folder}'" for folder in plugins.config_dirs())
+    folders = (str(folder).replace("\\", r"\\").replace("'", r"\'") for folder in plugins.config_dirs())
+    own = ",".join(f"'file://{folder}'" for folder in folders)
     sys.argv = [f"mlx {stage}", *argv, *([f"hydra.searchpath=[{own}]"] if own else [])]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through to us instead of printing them
     try:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, NamedTuple, Protocol, cast
 
+import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import linear
@@ -76,8 +77,8 @@ class Network(NamedTuple):
         output: (params, x) -> [B, O], features and head in one call; raises where there is no head.
         maps: (params, x) -> [B, C, H, W]; raises where the backbone has none.
         params: the tensors that may learn, "backbone.*" and "head.*".
-        constants: buffers, such as running statistics. They are bound into the functions; nothing writes them within
-            an episode.
+        constants: parameters that require no gradient, and buffers, such as running statistics. They are bound into the
+            functions; nothing writes them within an episode.
         blocks: the names of the backbone's `params`, block by block from input to output.
         out_dim: D.
         maps_shape: (C, H, W), or None where there are no maps.
@@ -149,10 +150,11 @@ def network(
     trunk = _Trunk(backbone)
     call = _caller(trunk, trunk.learn_only)
     facts: Any = backbone
-    params = {n: p.detach().clone().requires_grad_() for n, p in trunk.named_parameters()}
+    named = {n: p.detach().clone().requires_grad_(p.requires_grad) for n, p in trunk.named_parameters()}
+    params = {n: p for n, p in named.items() if p.requires_grad}
     if outputs is not None:  # zeros: no class is preferred before its first example
         shapes = {f"{HEAD}weight": (outputs, facts.out_dim), f"{HEAD}bias": (outputs,)}
-        like = next(iter(params.values()))
+        like = next(iter(named.values()), torch.zeros(()))
         params |= {name: like.detach().new_zeros(shape).requires_grad_() for name, shape in shapes.items()}
 
     def bind(constants: Params, learning: frozenset[str] | None) -> Network:
@@ -175,14 +177,14 @@ def network(
             maps=wrap(part("maps")) if hasattr(backbone, "maps") else _no_maps,
             params=params,
             constants=constants,
-            blocks=trunk.names,
+            blocks=tuple(tuple(n for n in names if n in params) for names in trunk.names),
             out_dim=facts.out_dim,
             maps_shape=getattr(backbone, "maps_shape", None),
             batch_statistics=facts.batch_statistics,
             bind=lambda others, names: bind(others, learning if names is None else names),
         )
 
-    return bind(buffers_of(trunk), None)
+    return bind({n: p for n, p in named.items() if n not in params} | buffers_of(trunk), None)
 
 
 def check_backbone(backbone: nn.Module) -> None:
@@ -219,10 +221,10 @@ def pure(module: nn.Module, training: bool = False) -> tuple[Callable[..., Any],
 
     Returns:
         `apply(tensors, *args)`, which runs `module` with exactly these tensors, and the module's own by name: copies,
-        of which the parameters require gradients and the buffers do not.
+        of which the parameters require gradients where the module's do, and buffers do not.
     """
     call = _caller(module, lambda copied, learning: copied.train(training))
-    tensors = {name: p.detach().clone().requires_grad_() for name, p in module.named_parameters()}
+    tensors = {n: p.detach().clone().requires_grad_(p.requires_grad) for n, p in module.named_parameters()}
 
     def apply(tensors: Params, *args: Any) -> Any:
         return call(tensors, args, None, None)

@@ -21,8 +21,9 @@ ENTRY_POINTS = "metalearn_cli.components"
 
 @cache
 def packages() -> tuple[str, ...]:
-    """Return the names of the installed plug-ins' packages."""
-    return tuple(sorted({point.value for point in importlib.metadata.entry_points(group=ENTRY_POINTS)}))
+    """Return the names of the installed plug-ins' packages; what an entry point names that is not there is none."""
+    named = {point.value for point in importlib.metadata.entry_points(group=ENTRY_POINTS)}
+    return tuple(name for name in sorted(named) if name.isidentifier() and importlib.util.find_spec(name))
 
 
 def config_dirs() -> list[Path]:

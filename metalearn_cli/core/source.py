@@ -14,6 +14,8 @@ from importlib.util import find_spec, resolve_name
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from metalearn_cli.core.errors import UserError
+
 
 class Parameter(NamedTuple):
     """One argument that can be given by name.
@@ -154,7 +156,11 @@ def _names(module: str) -> dict[str, ast.AST | _Import] | None:
         return None
     package = module if file.name == "__init__.py" else module.rpartition(".")[0]
     found: dict[str, ast.AST | _Import] = {}
-    for node in _statements(ast.parse(file.read_bytes()).body):
+    try:
+        parsed = ast.parse(file.read_bytes(), filename=str(file))
+    except SyntaxError as error:
+        raise UserError(f"{file}, line {error.lineno}: {error.msg}") from error
+    for node in _statements(parsed.body):
         if isinstance(node, ast.ClassDef | ast.FunctionDef):
             found[node.name] = node
         elif isinstance(node, ast.ImportFrom):

@@ -141,8 +141,9 @@ def fit(job: Job, stepper: Stepper, plan: Plan, log: RunLog) -> None:
             gradients = partial(job.gradients, job.params, job.batches(step), step)
             stepper.take(gradients, f"at step {step + 1} of {plan.steps}")
             done = step + 1
-            with torch.no_grad():
-                for name, tensor in job.follow(job.params, done / plan.steps).items():
+            with torch.no_grad():  # after a step that was left out there is nothing new to follow
+                followed = {} if stepper.memory.in_a_row else job.follow(job.params, done / plan.steps)
+                for name, tensor in followed.items():
                     job.params[name].copy_(tensor)
 
             last = done == plan.steps

@@ -143,7 +143,11 @@ def saved_steps(folder: Path) -> list[int]:
 
 
 def load_into(
-    params: Params, checkpoint: Checkpoint, prefixes: tuple[str, ...], reinit: Sequence[str] = ()
+    params: Params,
+    checkpoint: Checkpoint,
+    prefixes: tuple[str, ...],
+    reinit: Sequence[str] = (),
+    setting: str = "init_from",
 ) -> tuple[Params, str]:
     """Replace the tensors of one part of a network by a checkpoint's, strictly.
 
@@ -152,6 +156,7 @@ def load_into(
         checkpoint: where to take them from.
         prefixes: the parts that are handed over, as beginnings of names ("backbone.",); ("",) hands over everything.
         reinit: beginnings of names that stay fresh, whatever the checkpoint has.
+        setting: the one that named the checkpoint, for messages.
 
     Returns:
         The tensors, loaded ones in the number format they are stored in, and one line on what was loaded and what not.
@@ -177,9 +182,9 @@ def load_into(
         shown = "; ".join(differing[:4]) + (f"; and {len(differing) - 4} more" if len(differing) > 4 else "")
         accept = sorted({name.rsplit(".", 1)[0] for name in wanted})
         message = f"{checkpoint.folder} has another architecture: {shown}; choose the same backbone settings"
-        if wanted & {d.split(" ")[0] for d in differing}:
+        if setting == "init_from" and wanted & {d.split(" ")[0] for d in differing}:
             message += f", or leave tensors fresh with reinit, of: {', '.join(accept)}"
-        problems.append(Problem("init_from", message))
+        problems.append(Problem(setting, message))
     if problems:
         raise ConfigError(problems)
     loaded = wanted - fresh

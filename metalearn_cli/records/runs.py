@@ -279,7 +279,8 @@ def find_checkpoint(name: str, runs_dir: str, accepts: tuple[str, ...], setting:
             hint = f"; did you mean latest:{close[0]}?" if close else ""
             raise UserError(f"{setting}={name}: allowed here is latest, {allowed}{hint}")
         runs = [i for i in list_runs(runs_dir) if i["stage"] in stages]
-        done = [i for i in runs if i["status"] == "completed"]
+        own = os.environ.get("MLX_SWEEP_ID")  # of a sweep all jobs start from the same, not from one another
+        done = [i for i in runs if i["status"] == "completed" and (not i.get("sweep") or i["sweep"] != own)]
         if not done:
             looked = f"{len(runs)} unfinished" if runs else "none at all"
             raise UserError(

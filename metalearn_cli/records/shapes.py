@@ -80,6 +80,7 @@ RUN = {
     "data?": DATA,
     "parent?": PARENT,
     "teacher?": PARENT,
+    "starts?": {"*": {"*": TEXT}},
     "metric?": SCORE,
     "results?": [SCORE],
     "table?": [{**SCORE, "after": TEXT, "gain?": NUMBER, "gain_interval?": NUMBER}],

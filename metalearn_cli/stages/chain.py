@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from metalearn_cli.core.config import ChainConfig, EvaluateConfig, Training, digest, plain
-from metalearn_cli.core.errors import ConfigError, Problem
+from metalearn_cli.core.errors import ConfigError, Problem, UserError
 from metalearn_cli.core.metric import metric_named
 from metalearn_cli.core.stages import TABLE
 from metalearn_cli.core.types import Reporter
@@ -46,16 +46,18 @@ def run_chain(
     key, began = digest(values), time.monotonic()
     same = [info for info in runs.list_runs(config.runs_dir) if info["stage"] == "run" and info.get("key") == key]
     check_chain(config, make_jobs, session)
+    # what `latest` meant when the chain began is what it means when the chain is repeated
+    starts = (same[0].get("starts") if same else None) or _starts(config)
     if same:
-        run = runs.reopen(Path(same[0]["folder"]))
+        run = runs.reopen(Path(same[0]["folder"]), starts=starts)
     else:
-        run = runs.create(config.runs_dir, "run", plain(config), key=key, parent=None, **facts)
+        run = runs.create(config.runs_dir, "run", plain(config), key=key, parent=None, starts=starts, **facts)
     try:
         evaluations = [("nothing", _evaluated(_scoring(config, None), session, reporter))]
         start = None
         for stage in config.stages:
-            settings = config.training[stage]
-            settings = replace(settings, init_from=start) if start else settings
+            pinned: dict[str, Any] = {**starts.get(stage, {}), **({"init_from": start} if start else {})}
+            settings = replace(config.training[stage], **pinned)
             info = _trained(stage, settings, make_jobs[stage], session, reporter)
             start = info["checkpoint"]
             run.update(parent=session.checkpoint(Path(start)).parent_entry)
@@ -76,6 +78,20 @@ def run_chain(
         raise
     finally:
         run.close()
+
+
+def _starts(config: ChainConfig) -> dict[str, dict[str, str]]:
+    """Return the checkpoints that the stages' settings name, as paths: where the first one starts, and teachers."""
+    found: dict[str, dict[str, str]] = {}
+    for stage, settings in config.training.items():
+        named = {"teacher": getattr(settings, "teacher", None)}
+        if stage == config.stages[0]:
+            named["init_from"] = settings.init_from
+        for setting, name in named.items():
+            if name is not None:
+                folder = runs.find_checkpoint(name, config.runs_dir, TABLE[stage].accepts, setting)
+                found.setdefault(stage, {})[setting] = str(folder)
+    return found
 
 
 def check_chain(config: ChainConfig, make_jobs: dict[str, MakeJob], session: Session) -> list[str]:
@@ -119,8 +135,14 @@ def _trained(stage: str, settings: Training, make_job: MakeJob, session: Session
     prepared = prepare(stage, settings, make_job, session)
     found = _found(stage, prepared.key, settings.runs_dir)
     if found and found["status"] == "completed":
+        folder = Path(found["folder"]) / "checkpoints" / found["best"]
+        try:
+            session.checkpoint(folder)
+        except UserError as error:
+            reporter.note(f"{stage}: {error}; it is trained again")
+            return train(prepared, session, reporter)
         reporter.note(f"{stage}: already done with these settings and inputs in {found['folder']}, skipped")
-        return {**found, "checkpoint": str(Path(found["folder"]) / "checkpoints" / found["best"])}
+        return {**found, "checkpoint": str(folder)}
     return train(prepared, session, reporter, runs.reopen(Path(found["folder"])) if found else None)
 
 

@@ -30,7 +30,7 @@ from metalearn_cli.engine.runtime import Runtime
 from metalearn_cli.records import runs
 from metalearn_cli.records.checkpoint import Checkpoint, load_into
 from metalearn_cli.records.metrics import interval
-from metalearn_cli.stages.learner import check_learner, fresh_learner, fresh_network, refuse_writing
+from metalearn_cli.stages.learner import check_learner, fresh_learner, fresh_network, try_learner
 from metalearn_cli.stages.preparing import describe_data, enough_memory, key_of, metric_of
 from metalearn_cli.stages.session import Session
 
@@ -98,7 +98,7 @@ def prepare_evaluation(config: EvaluateConfig, session: Session) -> Evaluation:
     if algorithm.traits.uses_queries:
         protocols = ("transductive",)
     learner = fresh_learner(algorithm, net, config.way, None, config.seed).at(1.0)
-    refuse_writing(learner, sampler.batch(0, 1), runtime)
+    try_learner(learner, sampler.batch(0, 1), runtime)
     notes = [f"evaluate: {runtime.description}; data {data.name} ({data.protocol}), classes of {config.split}"]
     tensors = learner.tensors
     if parent and algorithm.traits.head and not algorithm.traits.learns:
@@ -146,7 +146,7 @@ def _loaded(tensors: Params, parent: Checkpoint, algorithm: Spec, way: int) -> t
     if trained_here and model["way"] not in (None, way):
         message = f"the checkpoint's head is for way = {model['way']}, got {way}"
         raise ConfigError([Problem("way", message)])
-    return load_into(tensors, parent, ("",) if trained_here else (BACKBONE,))
+    return load_into(tensors, parent, ("",) if trained_here else (BACKBONE,), setting="ckpt")
 
 
 def evaluate(evaluation: Evaluation, reporter: Reporter, run: runs.Run | None = None, **facts: Any) -> dict[str, Any]:

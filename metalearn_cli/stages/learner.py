@@ -6,13 +6,13 @@ from operator import itemgetter
 from typing import get_type_hints
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from metalearn_cli.core.build import Spec, blamed_on, build
-from metalearn_cli.core.check import mismatch
+from metalearn_cli.core.check import mismatch, shown
 from metalearn_cli.core.config import Normalisation
 from metalearn_cli.core.errors import ConfigError, Problem
-from metalearn_cli.core.items import Facts
+from metalearn_cli.core.items import Facts, size
 from metalearn_cli.core.network import Network, check_backbone, network, unwritten
 from metalearn_cli.core.random import seeded
 from metalearn_cli.core.types import Algorithm, Episode, Traits
@@ -47,13 +47,17 @@ def fresh_learner(
         seed: of the algorithm's own tensors.
 
     Raises:
-        ConfigError: if the algorithm wants feature maps and the backbone has none.
+        ConfigError: if the algorithm wants feature maps and the backbone has none, or draws what are no tensors.
     """
     if algorithm.traits.sees == "maps" and net.maps_shape is None:
         message = f"{type(algorithm).__name__} compares feature maps, which this backbone does not have; use conv4"
         raise ConfigError([Problem("backbone", message)])
     with seeded(seed, "learner"):
         own = algorithm.init(net, way)
+    floats = isinstance(own, dict) and all(isinstance(t, Tensor) and t.is_floating_point() for t in own.values())
+    if not floats:
+        message = f"{type(algorithm).__name__}.init must return a dict of floating-point tensors, got {shown(own)}"
+        raise ConfigError([Problem("algorithm", message)])
     own = {name: tensor.detach().requires_grad_() for name, tensor in own.items()}
     return Learner(algorithm, net, own, way, normalisation or "transductive")
 
@@ -75,18 +79,24 @@ def check_learner(algorithm: Algorithm, regression: bool, precision: str) -> lis
     return problems
 
 
-def refuse_writing(learner: Learner, episodes: Episode, runtime: Runtime) -> None:
-    """Answer the first of some episodes, on copies of all tensors, to see whether that writes the network's buffers.
+def try_learner(learner: Learner, episodes: Episode, runtime: Runtime) -> None:
+    """Answer the first of some episodes, on copies of all tensors, to see whether network and learner keep their word.
 
     Raises:
-        ConfigError: naming them: answers would depend on the episodes before.
+        ConfigError: if features or answers have another shape than they should, or an episode writes the network's
+            buffers: answers would depend on the episodes before.
     """
-    if not learner.net.constants:
-        return
-    placed = runtime.place(learner.tensors)
+    learner = learner.of(runtime.place(learner.tensors))
+    net, name = learner.net, type(learner.algorithm).__name__
     one = runtime.cast(episodes.map(itemgetter(0)))
     try:
-        with torch.no_grad(), unwritten({name: placed[name] for name in learner.net.constants}):
-            answered(learner.of(placed), one.support_x, one.support_y, one.query_x)
+        with torch.no_grad(), unwritten(net.constants):
+            z = net.features(net.params, one.support_x)
+            answers = answered(learner, one.support_x, one.support_y, one.query_x)
     except ValueError as error:
         raise ConfigError([Problem("backbone", str(error))]) from error
+    wanted = {"backbone": (z, size(one.support_x), net.out_dim), "algorithm": (answers, size(one.query_x), learner.way)}
+    said = {"backbone": "gives features", "algorithm": f"is {name}, which gives answers"}
+    for key, (found, *shape) in wanted.items():
+        if list(found.shape) != shape:
+            raise ConfigError([Problem(key, f"{said[key]} of shape {list(found.shape)}; expected is {shape}")])

@@ -23,7 +23,7 @@ from metalearn_cli.engine.episodes import OWN, Learner, answered, trained
 from metalearn_cli.engine.loop import Job
 from metalearn_cli.engine.tasks import Tasks
 from metalearn_cli.records.plots import episode_picture
-from metalearn_cli.stages.learner import check_learner, fresh_learner, fresh_network, refuse_writing
+from metalearn_cli.stages.learner import check_learner, fresh_learner, fresh_network, try_learner
 from metalearn_cli.stages.preparing import describe_data, metric_of, validation
 from metalearn_cli.stages.session import Session
 
@@ -55,7 +55,7 @@ def meta_train(config: MetaTrainConfig, session: Session) -> Job:
         return runtime.cast(samplers["train"].batch(step, tasks))
 
     few = batches(0, tasks=2)
-    refuse_writing(learner, few, runtime)
+    try_learner(learner, few, runtime)
     if reason := tasks.refused(whole, runtime.place(learner.tensors), few):
         raise ConfigError([Problem("runtime.task_batching", reason)])
 
@@ -69,9 +69,6 @@ def meta_train(config: MetaTrainConfig, session: Session) -> Job:
         episode_picture(shown, logits.float().cpu(), folder / "episode.png")
 
     rates = algorithm.rates(learner.own) if hasattr(algorithm, "rates") else dict.fromkeys(learner.own, 1.0)
-    if unknown := sorted(rates.keys() - learner.own.keys()):
-        message = f"{type(algorithm).__name__} gives a rate to {unknown[0]}, which is no tensor of its own"
-        raise ConfigError([Problem("algorithm", message)])
     return Job(
         params=learner.tensors,
         rates=dict.fromkeys(net.params, 1.0) | {OWN + name: rate for name, rate in rates.items()},

@@ -30,7 +30,7 @@ from metalearn_cli.engine.runtime import Runtime, out_of_memory
 from metalearn_cli.records import runs
 from metalearn_cli.records.checkpoint import Checkpoint, load_into
 from metalearn_cli.records.metrics import interval
-from metalearn_cli.stages.learner import fresh_learner, refuse_writing
+from metalearn_cli.stages.learner import fresh_learner, try_learner
 from metalearn_cli.stages.session import Session
 
 MakeJob = Callable[[Any, Session], Job]
@@ -60,7 +60,7 @@ def few_shot_probe(
     net = network(backbone, None, runtime.under_precision)
     learner = fresh_learner(build(spec, "algorithm"), net, config.way, None, config.seed)
     sampler = data.episodes("val", way=config.way, shot=config.shot, query=config.query, seed=config.seed)
-    refuse_writing(learner, sampler.batch(0, 1), runtime)
+    try_learner(learner, sampler.batch(0, 1), runtime)
     return validation(learner, sampler, config.val_episodes, runtime)
 
 
@@ -149,6 +149,7 @@ def prepare(stage: str, config: Training, make_job: MakeJob, session: Session) -
         raise ConfigError([*problems, *error.problems]) from error
     if problems:
         raise ConfigError(problems)
+    _check_rates(stage, job)
     runtime = session.runtime(config.runtime)
     notes = [f"{stage}: {runtime.description}; data {job.data['name']} ({job.data['protocol']})", *job.notes]
     if parent:
@@ -161,6 +162,22 @@ def prepare(stage: str, config: Training, make_job: MakeJob, session: Session) -
     job.begin(job.params)
     try_optimizer(config.optimizer, config.scheduler)
     return Prepared(stage, config, runtime, job, parent, tuple(notes))
+
+
+def _check_rates(stage: str, job: Job) -> None:
+    """Look for rates that nothing can learn at.
+
+    Raises:
+        ConfigError: naming the tensor, or the component where no tensor learns.
+    """
+    key = {"pretrain": "model", "transfer": "method", "meta-train": "algorithm"}[stage]
+    for name, rate in job.rates.items():
+        if name not in job.params:
+            raise ConfigError([Problem(key, f"gives a rate to {name}, which is no tensor of the network or its own")])
+        if not 0 <= rate < float("inf"):
+            raise ConfigError([Problem(key, f"gives {name} the rate {rate}; it must be a number >= 0")])
+    if not any(job.rates.values()):
+        raise ConfigError([Problem(key, "lets no tensor learn: all rates are 0, or there are none")])
 
 
 def _handed_over(job: Job, parent: Checkpoint) -> tuple[str, ...]:

@@ -56,7 +56,7 @@ def pretrain(config: PretrainConfig, session: Session) -> Job:
             raise UserError(f"{kind} must return a loss of shape [], got {list(loss.shape)}")
         runtime.backward(loss)
         told = {name: torch.as_tensor(value, device=loss.device).detach() for name, value in metrics.items()}
-        return {"loss": loss.detach(), **told}
+        return {**told, "loss": loss.detach()}
 
     def pictures(params: Params, folder: Path) -> None:
         if not hasattr(model, "pictures"):

@@ -212,7 +212,12 @@ class _Progress:
         _copy(read_tensors(session.checkpoint(folder)), job.params)
         title = f"{self.stage} {run.info['id']}"
         learning_curves(read_metrics(run.folder), title, run.folder / "plots" / "learning_curves.png")
-        job.pictures(job.params, run.folder / "plots")
+        try:
+            job.pictures(job.params, run.folder / "plots")
+        except Exception as error:  # a component's pictures are no reason to lose a run that is trained
+            if isinstance(error, OSError):
+                raise
+            log.warning("the pictures could not be drawn (%s: %s)", type(error).__name__, error, exc_info=True)
         value, half = best["metrics"][name], best["metrics"].get(f"{name}_interval")
         run.update(
             status="completed",

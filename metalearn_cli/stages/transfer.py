@@ -54,9 +54,6 @@ def transfer(config: TransferConfig, session: Session) -> Job:
         rates = _at(method, 1.0).rates(net)
     except ValueError as error:
         raise ConfigError([Problem(f"method.{str(error).split(' ', 1)[0]}", str(error))]) from error
-    if unknown := sorted(rates.keys() - net.params.keys()):
-        message = f"{type(method).__name__} gives a rate to {unknown[0]}, which is no tensor of the network"
-        raise ConfigError([Problem("method", message)])
     with seeded(config.seed, "method"):
         own = method.init(net) if hasattr(method, "init") else {}
     own = {OWN + name: tensor.detach().requires_grad_() for name, tensor in own.items()}
@@ -109,6 +106,7 @@ def transfer(config: TransferConfig, session: Session) -> Job:
         model={"backbone": dict(config.backbone), "shape": data.facts.plain_shape, "method": dict(config.method)},
         data=described,
         teacher=teacher.parent_entry if teacher else None,
+        notes=_told(config, teacher, data),
         buffers=tuple(net.constants),
         merged=partial(merged, method, net),
         begin=begin,
@@ -131,13 +129,29 @@ def _teacher(config: TransferConfig, session: Session) -> Checkpoint | None:
         raise ConfigError([Problem("teacher", message)]) from error
 
 
+def _told(config: TransferConfig, teacher: Checkpoint | None, data: Dataset) -> tuple[str, ...]:
+    """Return what the user should know of the teacher."""
+    if teacher is None:
+        return ()
+    recorded = teacher.manifest["data"]
+    other = (
+        "" if recorded.get("fingerprint") == data.fingerprint else f"; it learnt {recorded.get('name')}, not this data"
+    )
+    return (f"teacher {config.teacher} -> {teacher.folder}{other}",)
+
+
 def _check(config: TransferConfig, method: Method, data: Dataset, more: Mapping[str, Dataset]) -> None:
     """Look for data and a teacher that the method asks for and does not get, or gets and does not ask for.
 
     Raises:
         ConfigError: with all of them.
     """
-    name, asks = type(method).__name__, set(getattr(method, "asks", ()))
+    name, asked = type(method).__name__, getattr(method, "asks", ())
+    if not isinstance(asked, tuple) or {"x", "y"} & set(asked):
+        raise ConfigError(
+            [Problem("method", f'{name}.asks must be a tuple of names other than "x" and "y", got {asked!r}')]
+        )
+    asks = set(asked)
     problems = []
     for wanted in sorted(asks - {TAUGHT} - more.keys()):
         problems.append(Problem(f"also.{wanted}", f"{name} needs more data; choose it with data@also.{wanted}=NAME"))
@@ -169,7 +183,7 @@ def _network_of(teacher: Checkpoint, like: Network, data: Dataset, runtime: Runt
         raise ConfigError([Problem("teacher", message)])
     net = network(fresh_backbone(cast(Spec, spec), data.facts, 0), outputs, runtime.under_precision)
     try:
-        tensors, _ = load_into(net.params | net.constants, teacher, (BACKBONE, HEAD))
+        tensors, _ = load_into(net.params | net.constants, teacher, (BACKBONE, HEAD), setting="teacher")
     except ConfigError as error:
         message = f"{teacher.folder} is a classifier of other classes: {error.problems[0].message}"
         raise ConfigError([Problem("teacher", message)]) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from metalearn_cli.cli import choices
 from metalearn_cli.core import plugins
 from metalearn_cli.core.build import build, problems_of
-from metalearn_cli.core.errors import ConfigError
+from metalearn_cli.core.errors import ConfigError, UserError
 
 SPEC = {"_target_": "mlx_foreign.algorithms.nearest_one.NearestOne", "power": 3}
 FILES = {
@@ -125,3 +126,19 @@ def test_it_is_chosen_on_the_command_line(package, mlx):
     assert json.loads(out)["metric"]["learner"] == "NearestOne"
     code, _, err = mlx("evaluate", *words, "algorithm.power=0")
     assert code == 2 and "algorithm.power  must be a whole number >= 1, got 0" in err
+
+
+def test_what_an_entry_point_names_and_is_not_there_is_left_out(package, tmp_path):
+    package()
+    points = "\n".join(f"{n} = {v}" for n, v in {"one": "mlx_foreign", "two": "a.b.c", "three": "ghost"}.items())
+    (tmp_path / "mlx_foreign-1.0.dist-info" / "entry_points.txt").write_text(f"[{plugins.ENTRY_POINTS}]\n{points}\n")
+    plugins.packages.cache_clear()
+    assert plugins.packages() == ("mlx_foreign",)
+
+
+def test_a_module_that_is_no_python_is_named_with_its_line(package, tmp_path):
+    package()
+    module = tmp_path / "mlx_foreign" / "algorithms" / "half_done.py"
+    module.write_text("class HalfDone:\n    def init(self:\n")
+    with pytest.raises(UserError, match=rf"^{re.escape(str(module))}, line 2: "):
+        problems_of({"_target_": "mlx_foreign.algorithms.half_done.HalfDone"}, "algorithm")

@@ -240,3 +240,12 @@ def test_json_of_a_stranger(tmp_path, text, told):
 def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "run.json")
     assert "is missing" in refused(runs.read_json, tmp_path / "run.json")
+
+
+def test_jobs_of_a_sweep_do_not_start_from_one_another(tmp_path, monkeypatch):
+    folder = str(tmp_path)
+    before = finished(folder, "pretrain", sweep="another")
+    finished(folder, "pretrain", sweep="this")
+    monkeypatch.setenv("MLX_SWEEP_ID", "this")
+    found = runs.find_checkpoint("latest", folder, STAGES, "init_from")
+    assert found == before.folder / "checkpoints" / "step-000004"

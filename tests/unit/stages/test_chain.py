@@ -164,3 +164,22 @@ def test_check_says_what_would_run(config):
         "meta-train",
     ]
     assert notes[-1] == "2 tasks a step, 1 task at once (loop)"
+
+
+def test_latest_means_the_same_when_a_chain_is_repeated(go, said):
+    go("pretrain")
+    chain = {"stages": ["pretrain", "transfer"], "init_from": "latest:pretrain"}
+    first = go("run", **chain)
+    said.steps.clear()
+    again = go("run", **chain)  # by now the latest is its own
+    assert said.steps == [] and again["table"] == first["table"]
+    assert first["starts"].keys() == {"pretrain"}
+
+
+def test_a_stage_whose_checkpoint_is_damaged_is_trained_again(go, said):
+    first = go("run", **SHORT)
+    best = next(Path(first["folder"]).parents[1].glob("transfer/*/checkpoints/*/model.safetensors"))
+    best.write_bytes(best.read_bytes()[:-1] + b"?")
+    second = go("run", **SHORT)
+    assert any(note.startswith("transfer: ") and note.endswith("; it is trained again") for note in said.notes)
+    assert [row["value"] for row in second["table"]] == [row["value"] for row in first["table"]]

@@ -122,3 +122,11 @@ def test_a_loss_that_is_no_scalar_and_a_metric_that_is_a_number(go, monkeypatch)
     monkeypatch.setattr(Classifier, "forward", lambda self, x, y: (forward(self, x, y)[0][None], {}))
     with pytest.raises(UserError, match=r"^Classifier must return a loss of shape \[\], got \[1\]$"):
         go("pretrain")
+
+
+def test_pictures_that_fail_do_not_lose_the_run(go, monkeypatch, caplog):
+    monkeypatch.setattr(Classifier, "pictures", lambda self, x: 1 / 0, raising=False)
+    done = go("pretrain")
+    assert done["status"] == "completed"
+    assert "the pictures could not be drawn (ZeroDivisionError: division by zero)" in caplog.text
+    assert "test_pretrain.py" in (Path(done["folder"]) / "mlx.log").read_text()  # where

@@ -341,7 +341,35 @@ def test_a_methods_start_is_the_checkpoint_that_transfer_began_from(go, probes, 
             assert torch.equal(start_of_step[name], tensors(first)[name])
 
 
-def test_a_rate_of_what_is_no_tensor_is_refused(refused, monkeypatch):
-    monkeypatch.setattr(LinearProbe, "rates", lambda self, net: {"backbon.weight": 1.0})
-    found = refused("transfer", method=PROBE)
-    assert found == {"method": "LinearProbe gives a rate to backbon.weight, which is no tensor of the network"}
+@pytest.mark.parametrize(
+    ("rates", "said"),
+    [
+        ({"backbon.weight": 1.0}, "gives a rate to backbon.weight, which is no tensor of the network or its own"),
+        ({"head.bias": -1.0}, "gives head.bias the rate -1.0; it must be a number >= 0"),
+        ({"head.bias": float("nan")}, "gives head.bias the rate nan; it must be a number >= 0"),
+        ({"head.bias": 0.0}, "lets no tensor learn: all rates are 0, or there are none"),
+        ({}, "lets no tensor learn: all rates are 0, or there are none"),
+    ],
+)
+def test_rates_that_nothing_can_learn_at_are_refused(refused, monkeypatch, rates, said):
+    monkeypatch.setattr(LinearProbe, "rates", lambda self, net: rates)
+    assert refused("transfer", method=PROBE) == {"method": said}
+
+
+def test_frozen_parameters_of_a_backbone_stay_as_they_are(go, tensors, monkeypatch):
+    make = Mlp.__init__
+
+    def make_and_freeze(self, shape, hidden=40, layers=2):
+        make(self, shape, hidden, layers)
+        self.blocks[0].weight.requires_grad_(False)
+
+    monkeypatch.setattr(Mlp, "__init__", make_and_freeze)
+    for stage in ("pretrain", "transfer", "meta-train"):
+        found = tensors(go(stage, steps=2))
+        assert torch.equal(found[WEIGHTS[0]], start_of_mlp()[WEIGHTS[0]])
+        assert not torch.equal(found[WEIGHTS[1]], start_of_mlp()[WEIGHTS[1]])
+
+
+def start_of_mlp():
+    net = fresh_network(BACKBONE, Facts("vector", (6,), "real", 8), 8, seed=0, runtime=on_cpu())
+    return net.params | net.constants
