@@ -307,6 +307,17 @@ def test_a_tensor_follows_after_each_step_and_knows_how_far_training_is():
     assert torch.equal(task.params["w"], Task().fit(steps=4).params["w"])
 
 
+def test_nothing_follows_after_a_step_that_was_left_out():
+    shares: list[float] = []
+
+    def follow(params: Any, progress: float) -> Any:
+        shares.append(progress)
+        return {}
+
+    Trouble(losses=(2,)).fit(steps=4, skips=2, job={"follow": follow})
+    assert len(shares) == 3
+
+
 def test_the_step_is_told_to_the_gradients():
     seen: list[int] = []
     task = Task()
