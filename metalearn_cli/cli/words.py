@@ -12,7 +12,7 @@ from metalearn_cli.core.stages import TABLE
 STAGES = {name: stage.about for name, stage in TABLE.items()} | {"run": "the whole chain; skips what is already done"}
 COMMANDS = {
     **STAGES,
-    "resume": "go on with an interrupted run",
+    "resume": "continue an interrupted run to its end",
     "ls": "list what can be chosen: data, networks, learners, recipes",
     "runs": "list the runs",
     "show": "one run and its ancestors, with checksums",

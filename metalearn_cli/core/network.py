@@ -61,9 +61,11 @@ class Backbone(Protocol):
     batch_statistics: bool
 
     @property
-    def blocks(self) -> Sequence[nn.Module] | nn.ModuleList: ...  # noqa: D102 (described above)
+    def blocks(self) -> Sequence[nn.Module] | nn.ModuleList:
+        """Return the parts from input to output."""
 
-    def __call__(self, x: Items) -> Tensor: ...  # noqa: D102 (described above)
+    def __call__(self, x: Items) -> Tensor:
+        """Return features [B, D]."""
 
 
 class Network(NamedTuple):

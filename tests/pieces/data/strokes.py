@@ -5,6 +5,7 @@ Legend: K classes, N items, C channels, H height, W width.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Annotated
 
 import torch
@@ -33,6 +34,6 @@ def strokes(classes: Annotated[int, Range(6)] = 12, items: Annotated[int, Range(
             counts=torch.full((end - start,), items),
             names=tuple(f"picture{k:03d}" for k in range(start, end)),
         )
-        for name, start, end in zip(SPLITS, ends, ends[1:], strict=False)
+        for name, (start, end) in zip(SPLITS, pairwise(ends), strict=True)
     }
     return Dataset.of("strokes", "squares", splits, kind="image")
