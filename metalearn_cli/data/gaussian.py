@@ -30,16 +30,12 @@ def gaussian(
     Args:
         items: number of vectors N, a multiple of `classes`.
         features: length D of a vector, >= 1.
-        classes: number of classes K, >= 6; half of them train, a quarter each val and test.
+        classes: number of classes K, >= 6, so that each split has 2 or more; half train, a quarter each val and test.
         seed: of the vectors and the rule, >= 0.
 
     Raises:
-        ValueError: if a value is outside its range.
+        ValueError: if items is no multiple of classes, or not twice as many.
     """
-    if classes < 6:
-        raise ValueError(f"classes must be >= 6, so that each split has 2 or more, got {classes}")
-    if features < 1:
-        raise ValueError(f"features must be >= 1, got {features}")
     if items < 2 * classes or items % classes:
         raise ValueError(f"items must be a multiple of classes ({classes}) and >= {2 * classes}, got {items}")
     generator = torch.Generator().manual_seed(derive_seed(seed, "gaussian"))

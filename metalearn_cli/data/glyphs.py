@@ -70,13 +70,8 @@ def glyphs(
         seed: of the choice of faces and the distortions, >= 0; the classes do not depend on it.
 
     Raises:
-        ValueError: if a value is outside its range.
         UserError: if matplotlib's fonts are not there.
     """
-    if not 2 <= instances <= 1000:
-        raise ValueError(f"instances must be from 2 to 1000, got {instances}")
-    if not 8 <= size <= 128:
-        raise ValueError(f"size must be from 8 to 128, got {size}")
     fonts = _fonts()
     outlines = hashlib.sha256()
     for path in fonts:

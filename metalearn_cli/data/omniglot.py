@@ -89,13 +89,8 @@ def omniglot(
         seed: of the shuffle of split "maml", >= 0.
 
     Raises:
-        ValueError: if a value is outside its range.
         UserError: if the files are missing, damaged, or not what upstream published; a DataError names each of them.
     """
-    if split not in ("vinyals", "maml", "lake"):
-        raise ValueError(f"split must be vinyals, maml or lake, got {split!r}")
-    if not 8 <= size <= SIDE:
-        raise ValueError(f"size must be from 8 to {SIDE}, got {size}")
     folder = _folder(root)
     paths = {name: _path(name, folder) for name in CHARACTERS}
     key = {

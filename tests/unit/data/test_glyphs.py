@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from metalearn_cli.core.errors import UserError
+from metalearn_cli.core.build import build
+from metalearn_cli.core.errors import ConfigError, UserError
 from metalearn_cli.data import glyphs as module
 from metalearn_cli.data.common.dataset import Dataset
 from metalearn_cli.data.glyphs import SCRIPTS, glyphs
@@ -114,8 +115,8 @@ def test_settings_change_the_images_and_not_the_classes(few: pytest.MonkeyPatch,
 
 @pytest.mark.parametrize("settings", [{"instances": 1}, {"size": 7}, {"size": 129}])
 def test_refuses_naming_the_argument(settings: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match=f"^{next(iter(settings))} must be "):
-        glyphs(**settings)
+    with pytest.raises(ConfigError, match=rf"^data\.{next(iter(settings))}: must be a whole number from "):
+        build({"_target_": "metalearn_cli.data.glyphs.glyphs", **settings}, "data")
 
 
 def test_missing_fonts_are_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,8 @@ import torch
 from drawings import SETS, members, packed, png, publish
 from PIL import Image, ImageOps
 
-from metalearn_cli.core.errors import DataError, UserError
+from metalearn_cli.core.build import build
+from metalearn_cli.core.errors import ConfigError, DataError, UserError
 from metalearn_cli.data import omniglot as module
 from metalearn_cli.data.common.dataset import Dataset
 from metalearn_cli.data.omniglot import omniglot
@@ -237,10 +238,12 @@ def test_another_list_is_not_taken_for_the_vinyals_split(small: Path, content: b
 
 
 def test_refuses_naming_the_argument() -> None:
-    with pytest.raises(ValueError, match=r"^split must be vinyals, maml or lake, got 'snell'"):
-        omniglot(split="snell")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"^size must be "):
-        omniglot(size=106)
+    with pytest.raises(ConfigError) as refused:
+        build({"_target_": "metalearn_cli.data.omniglot.omniglot", "split": "snell", "size": 106}, "data")
+    assert [tuple(problem[:2]) for problem in refused.value.problems] == [
+        ("data.split", "must be one of vinyals, maml, lake, got 'snell'"),
+        ("data.size", "must be a whole number from 8 to 105, got 106"),
+    ]
 
 
 def test_the_shuffle_follows_the_seed(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
