@@ -57,7 +57,7 @@ def each(function: Callable[..., Tensor], *items: Items) -> Items:
     first, *_ = items
     if isinstance(first, Tensor):
         return function(*items)
-    return {name: function(*(parts[name] for parts in items)) for name in first}  # type: ignore[index]
+    return {name: function(*(parts[name] for parts in items)) for name in first}  # type: ignore[index]  # all are dicts here
 
 
 def size(items: Items) -> int:

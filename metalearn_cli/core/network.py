@@ -273,7 +273,7 @@ class _Trunk(nn.Module):
 
     def forward(self, x: Items, part: str) -> Tensor:
         """Return the features [B, D], or the maps [B, C, H, W], of items x."""
-        result: Tensor = self.backbone(x) if part == "forward" else self.backbone.maps(x)  # type: ignore[operator]
+        result: Tensor = self.backbone(x) if part == "forward" else self.backbone.maps(x)  # type: ignore[operator]  # a method
         return result
 
     def learn_only(self, copied: nn.Module, learning: frozenset[str] | None) -> None:

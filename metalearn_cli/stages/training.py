@@ -214,9 +214,9 @@ class _Progress:
         learning_curves(read_metrics(run.folder), title, run.folder / "plots" / "learning_curves.png")
         try:
             job.pictures(job.params, run.folder / "plots")
+        except OSError:  # what cannot be written is told like everything else that cannot
+            raise
         except Exception as error:  # a component's pictures are no reason to lose a run that is trained
-            if isinstance(error, OSError):
-                raise
             log.warning("the pictures could not be drawn (%s: %s)", type(error).__name__, error, exc_info=True)
         value, half = best["metrics"][name], best["metrics"].get(f"{name}_interval")
         run.update(
