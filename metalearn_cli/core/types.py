@@ -25,7 +25,7 @@ class Episode(NamedTuple):
 
     support_x: Items  # [S, ...], S = way * shot; the order is not promised
     support_y: Tensor  # [S] int64 in [0, W); float [S, O] for regression
-    query_x: Items  # [Q, ...]
+    query_x: Items  # [Q, ...], equally many of each class, in random order
     query_y: Tensor  # [Q], as support_y
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Episode:
@@ -151,6 +151,9 @@ class Sampler(Protocol):
 
     def batch(self, step: int, tasks: int) -> Episode:
         """Return the `tasks` episodes of meta-batch `step`, stacked."""
+
+    def classes(self, episodes: int) -> list[tuple[str, ...]]:
+        """Return the names of the classes of the first `episodes` one-task batches; () for each where there are none."""
 
     def hash(self, episodes: int) -> str:
         """Return the sha256 (hex) of what the first `episodes` one-task batches are made of."""

@@ -94,6 +94,10 @@ class SinusoidSampler:
         x, y = x[..., None], y[..., None]
         return Episode(x[:, : self.shot], y[:, : self.shot], x[:, self.shot :], y[:, self.shot :])
 
+    def classes(self, episodes: int) -> list[tuple[str, ...]]:
+        """Return () for each of the first `episodes` tasks: they have no classes."""
+        return [()] * episodes
+
     def hash(self, episodes: int) -> str:
         """Return the sha256 (hex) of what the first `episodes` one-task batches are made of."""
         state = hashlib.sha256(f"{self.shot} {self.query}".encode())

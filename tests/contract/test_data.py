@@ -132,6 +132,27 @@ def test_episodes_have_the_promised_shapes_labels_and_range(data: Any, split: st
             assert all(task.bincount(minlength=way).tolist() == [per_class] * way for task in y)
 
 
+def test_the_order_of_queries_says_nothing_of_their_classes(data: Any, split: str) -> None:
+    if data.facts.regression:
+        pytest.skip("tasks without classes")
+    sampler = sampler_of(data, split)
+    right = torch.stack([sampler.batch(step, 1).query_y[0] for step in range(200)])
+    way = way_of(data)
+    by_position = torch.arange(way * QUERY) // QUERY
+    assert abs((right == by_position).float().mean().item() - 1 / way) < 0.05
+
+
+def test_classes_of_episodes_are_named(data: Any, split: str) -> None:
+    sampler = sampler_of(data, split)
+    names = sampler.classes(7)
+    assert len(names) == 7
+    if data.facts.regression:
+        assert names == [()] * 7
+    else:
+        assert all(len(set(episode)) == way_of(data) for episode in names)
+        assert set().union(*names) <= set(data.splits[split].names)
+
+
 def test_support_and_query_share_no_item(data: Any, split: str) -> None:
     for support_x, _, query_x, _ in zip(*sampler_of(data, split).batch(1, TASKS), strict=True):
         items = torch.cat([support_x, query_x]).flatten(1)

@@ -155,24 +155,34 @@ class EpisodeSampler:
 
         Returns:
             support_x [T, S, ...], images float32, with S = way * shot, and support_y [T, S] int64 in [0, way); query
-            likewise.
+            likewise, in random order, `query` of each class.
         """
         items = self.dataset.splits[self.split].items
         index = self._index(step, tasks)
-        labels = torch.arange(self.way, device=_device(items)).expand(tasks, -1)
+        order = self._order(step, tasks)
+        labels = torch.arange(self.way)
+        support_y = labels.repeat_interleave(self.shot).expand(tasks, -1)
+        query_y = labels.repeat_interleave(self.query)[order]
         return Episode(
-            # `Episode` speaks of tensors alone so far
             support_x=_gather(items, index[..., : self.shot].flatten(1)),
-            support_y=labels.repeat_interleave(self.shot, dim=1),
-            query_x=_gather(items, index[..., self.shot :].flatten(1)),
-            query_y=labels.repeat_interleave(self.query, dim=1),
+            support_y=support_y.to(_device(items)),
+            query_x=_gather(items, index[..., self.shot :].flatten(1).gather(1, order)),
+            query_y=query_y.to(_device(items)),
         )
+
+    def classes(self, episodes: int) -> list[tuple[str, ...]]:
+        """Return the names of the classes of the first `episodes` one-task batches, by label."""
+        split = self.dataset.splits[self.split]
+        owner = torch.arange(len(split.counts)).repeat_interleave(split.counts)
+        chosen = [owner[self._index(step, 1)[0, :, 0]].tolist() for step in range(episodes)]
+        return [tuple(split.names[k] for k in episode) for episode in chosen]
 
     def hash(self, episodes: int) -> str:
         """Return the sha256 (hex) of the items, in their order, of the first `episodes` one-task batches."""
         state = hashlib.sha256(f"{self.dataset.fingerprint} {self.way} {self.shot} {self.query}".encode())
         for step in range(episodes):
             state.update(self._index(step, 1).numpy().tobytes())
+            state.update(self._order(step, 1).numpy().tobytes())
         return state.hexdigest()
 
     def _index(self, step: int, tasks: int) -> Tensor:
@@ -189,6 +199,11 @@ class EpisodeSampler:
         within: Tensor = item_keys.masked_fill(beyond, -1.0).topk(self.shot + self.query).indices
         first = counts.cumsum(0) - counts
         return first[chosen][..., None] + within
+
+    def _order(self, step: int, tasks: int) -> Tensor:
+        """Draw the order of the queries [T, way * query]: one that follows the classes would give the labels away."""
+        keys = torch.rand(tasks, self.way * self.query, generator=generator(self.seed, "order", self.split, step))
+        return keys.argsort(1)
 
 
 def generator(seed: int, purpose: str, *parts: int | str) -> torch.Generator:
