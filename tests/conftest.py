@@ -72,7 +72,7 @@ OWN = {
         "train_query": None,
         "normalisation": "transductive",
     },
-    "evaluate": {"split": "test", "episodes": 6, "normalisation": ["transductive", "inductive"]},
+    "evaluate": {"split": "test", "episodes": 6, "normalisation": ["transductive", "inductive"], "weights_seed": None},
 }
 OF_EVALUATE = {"ckpt": "latest", "backbone": None, "data": None, "algorithm": None}
 
@@ -117,7 +117,14 @@ def smallest(stage: str, folder: Path, /, **changes: Any) -> dict[str, Any]:
         names = ["pretrain", "transfer", "meta-train"]
         training = {k: v for k, v in TRAINING.items() if k != "init_from"}
         sections = {name.replace("-", "_"): {**training, **OWN[name]} for name in names}
-        values = {**common, **sections, "evaluate": OWN["evaluate"], "stages": names, "init_from": None}
+        values = {
+            **common,
+            **sections,
+            "evaluate": {**OWN["evaluate"], "seed": 0},
+            "stages": names,
+            "seeds": 1,
+            "init_from": None,
+        }
         values["algorithm"] = sections["meta_train"].pop("algorithm")
     else:
         values = {**common, **(OF_EVALUATE if stage == "evaluate" else TRAINING), **OWN[stage]}

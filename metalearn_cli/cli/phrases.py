@@ -20,20 +20,48 @@ def number(name: str, value: float) -> str:
 
 
 def spread(name: str, value: float, half: float | None) -> str:
-    """Return a measured value with half the width of its 95 % interval."""
+    """Return a measured value with the half-width of its 95 % interval."""
     if half is None:
         return number(name, value)
     return f"{100 * value:.1f} +- {100 * half:.1f} %" if _is_share(name) else f"{value:.4g} +- {half:.2g}"
 
 
+def with_intervals(found: Mapping[str, Any], prefix: str = "") -> str:
+    """Return a mean with the half-widths of its intervals, without a unit: "85.6 +- 0.6 (2.1)".
+
+    Args:
+        found: what `stages.scores.mean_of` returned, or a row of a chain's table.
+        prefix: "gain_" for the gain of such a row, which has a sign.
+
+    Returns:
+        The half-width over episodes, and in brackets those over classes and over trainings, where there are any; "-"
+        for one that the episodes do not tell.
+    """
+    share = _is_share(found["name"])
+    value, sign = (found["gain"], "+") if prefix else (found["value"], "")
+    mean = f"{100 * value:{sign}.1f}" if share else f"{value:{sign}.4g}"
+    widths = [found[f"{prefix}{name}"] for name in _intervals(found)]
+    first, *others = ["-" if width is None else f"{100 * width:.1f}" if share else f"{width:.2g}" for width in widths]
+    return f"{mean} +- {first}" + (f" ({', '.join(others)})" if others else "")
+
+
+def _intervals(found: Mapping[str, Any]) -> list[str]:
+    """Return the names of the intervals that there are, that over episodes first."""
+    over = found["over"]
+    classes = ["interval_classes"] * bool({"classes", "groups"} & over.keys())
+    return ["interval", *classes, *["interval_trainings"] * (over["trainings"] > 1)]
+
+
+def over(found: Mapping[str, Any]) -> str:
+    """Return lines that say over what the intervals of `with_intervals` are."""
+    sizes = found["over"]
+    others = [f"over {n} {unit}" for unit, n in sizes.items() if unit != "episodes" and n > 1]
+    brackets = f";\nin brackets {' and '.join(others)}" if others else ""
+    return f"+- is the half-width of a 95 % interval over {sizes['episodes']} episodes{brackets}."
+
+
 def _is_share(name: str) -> bool:
     return metric_named(name).unit == "share"
-
-
-def gain(name: str, value: float, half: float) -> str:
-    """Return a gain with its interval: of shares in percentage points."""
-    scale, digits = (100, ".1f") if _is_share(name) else (1, ".3g")
-    return f"{scale * value:+{digits}} +- {scale * half:{digits}}"
 
 
 def measured(run: Mapping[str, Any]) -> str:
@@ -44,11 +72,14 @@ def measured(run: Mapping[str, Any]) -> str:
     return f"{metric['name'].replace('/', ' ')} {spread(metric['name'], metric['value'], metric.get('interval'))}"
 
 
-def verdict(gain: float, half: float) -> str:
-    """Say what a gain with its interval means; positive is better."""
-    if abs(gain) <= half:
-        return "no clear difference"
-    return "helps" if gain > 0 else "hurts"
+def verdict(row: Mapping[str, Any]) -> str:
+    """Say what the gain of a chain's row means: it helps or hurts where every interval says so."""
+    widths = [row[f"gain_{name}"] for name in _intervals(row)]
+    if row["gain"] == 0 == row["gain_interval"]:
+        return "no change"
+    if None in widths or abs(row["gain"]) <= max(widths):
+        return "not clear"
+    return "helps" if row["gain"] > 0 else "hurts"
 
 
 def duration(seconds: float) -> str:

@@ -7,7 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from metalearn_cli.cli import telling
-from metalearn_cli.cli.phrases import age, duration, gain, measured, next_command, spread, verdict
+from metalearn_cli.cli.phrases import (
+    age,
+    duration,
+    measured,
+    next_command,
+    over,
+    spread,
+    verdict,
+    with_intervals,
+)
 from metalearn_cli.core.metric import metric_named
 
 Run = Mapping[str, Any]
@@ -43,33 +52,41 @@ def result(run: Run, words: Sequence[str] = ()) -> None:
 
 def evaluation(run: Run) -> None:
     """Show the score under each protocol of an evaluation."""
-    rows = [[r["learner"], r["normalisation"], _score(r)] for r in run["results"]]
-    telling.table(_title(run["results"][0], run), ["learner", "normalisation", f"!{_name(run['results'][0])}"], rows)
+    first = run["results"][0]
+    rows = [[r["learner"], r["normalisation"], with_intervals(r)] for r in run["results"]]
+    telling.table(_title(first, run), ["learner", "normalisation", f"!{_name(first)}"], rows)
+    telling.say(f"{over(first)}\n")
 
 
 def chain(run: Run) -> None:
     """Show what each stage of a chain brought, one table per protocol."""
     for protocol in dict.fromkeys(row["normalisation"] for row in run["table"]):
         found = [row for row in run["table"] if row["normalisation"] == protocol]
-        rows = []
+        rows, learner = [], ""
         for row in found:
+            if row["learner"] != learner:
+                learner = row["learner"]
+                rows.append([learner, "", "", ""])
             after = "untrained" if row["after"] == "nothing" else row["after"]
-            told = ["", ""]  # the first row has nothing to gain on
-            if row["gain"] is not None:
-                told = [
-                    gain(row["name"], row["gain"], row["gain_interval"]),
-                    verdict(row["gain"], row["gain_interval"]),
-                ]
-            rows.append([after, row["learner"], _score(row), *told])
-        title = _title(found[0], run) + (f", {protocol} normalisation" if protocol != "none" else "")
-        telling.table(title, ["!after", "learner", f"!{_name(found[0])}", "!gain", "the stage"], rows)
-    telling.say("+- is half a 95 % interval; a gain is over the row above, episode by episode\n")
+            # the first row of a learner has nothing to gain on
+            told = ["", ""] if row["gain"] is None else [with_intervals(row, "gain_"), verdict(row)]
+            rows.append([f"  {after}", with_intervals(row), *told])
+        title = _title(found[0], run) + (f", {protocol}" if protocol != "none" else "")
+        telling.table(title, ["!after", f"!{_name(found[0])}", "!gain", "the stage"], rows)
+    telling.say(over(run["table"][0]))
+    telling.say("A gain is over the row above, episode by episode. A stage helps or hurts if all")
+    telling.say("intervals of its gain leave out 0.")
+    for start in (named["init_from"] for named in run["starts"].values() if "init_from" in named):
+        telling.say(f"The chain starts from {start}.")
+    if run["table"][0]["over"]["trainings"] == 1:
+        telling.say("All numbers are those of one training; seeds=5 tells how much others differ.")
+    telling.say("")
 
 
 def _title(first: Run, run: Run) -> str:
-    split = first["name"].partition("/")[0]
+    split, sizes = first["name"].partition("/")[0], first["over"]
     data = run.get("data", {}).get("name", "")
-    shape = f"{first['way']}-way {first['shot']}-shot on {first['episodes']} episodes of {split} classes"
+    shape = f"{first['way']}-way {first['shot']}-shot on {sizes['episodes']} episodes of {split} classes"
     return f"{shape}, {data}" if data else shape
 
 
@@ -77,11 +94,6 @@ def _name(result: Run) -> str:
     """Return the heading of a column of scores."""
     name = str(result["name"].partition("/")[2])
     return f"{name} %" if metric_named(name).unit == "share" else name
-
-
-def _score(result: Run) -> str:
-    """Return a score without its unit, which stands in the heading."""
-    return spread(result["name"], result["value"], result["interval"]).removesuffix(" %")
 
 
 def sweep(outcomes: Sequence[Any]) -> None:

@@ -148,6 +148,8 @@ class EvaluateConfig(Common):
 
     ckpt: str | None
     """As init_from; null evaluates an untrained `backbone` on `data`."""
+    weights_seed: Annotated[int, Range(0, 2**32 - 1)] | None
+    """Of weights that no checkpoint brings, while `seed` is that of the episodes; null = the same one."""
     backbone: Spec | None
     """Only for ckpt=null; a checkpoint brings its own."""
     data: Spec | None
@@ -181,6 +183,8 @@ class ChainConfig:
     """`mlx run`: the training stages to go through, each with its settings, and how to evaluate what they give."""
 
     stages: tuple[str, ...]
+    seeds: int
+    """How often the stages are trained: with their seeds, with those plus 1, and so on; >= 1."""
     runs_dir: str
     training: dict[str, Training]
     evaluate: EvaluateConfig
@@ -213,18 +217,21 @@ def parse_chain(values: Mapping[str, Any]) -> ChainConfig:
         ConfigError: with the problems of all stages, each under the key by which `mlx run` knows it.
     """
     sections = {name: stage.section for name, stage in TABLE.items()}
-    shared = {key: value for key, value in values.items() if key not in {"stages", *sections.values()}}
+    shared = {key: value for key, value in values.items() if key not in {"stages", "seeds", *sections.values()}}
     problems = []
     stages = [stage for stage in TRAINING if stage in _listed(values.get("stages"))]
     if not stages or values.get("stages") != stages:
         allowed = f"must be a list of {', '.join(TRAINING)} in this order, of which any may be left out but not all"
         problems.append(Problem("stages", f"{allowed}, got {shown(values.get('stages'))}"))
+    if wrong := mismatch(values.get("seeds"), Count):
+        problems.append(Problem("seeds", wrong))
     names = {stage: {f.name for f in fields(STAGES[stage])} - {"ckpt"} for stage in STAGES}  # the chain knows the ckpt
     known = set().union(*names.values())
     for key in shared:
         takers = [sections[stage] for stage in (*stages, "evaluate") if key in names[stage]]
         if key not in known:
-            problems.append(Problem(key, "no such setting of run", _closest(key, known | {*sections.values()})))
+            close = _closest(key, known | {"stages", "seeds", *sections.values()})
+            problems.append(Problem(key, "no such setting of run", close))
         elif takers and all(key in _listed(values.get(section)) for section in takers):
             own = " or ".join(f"{section}.{key}" for section in takers)
             problems.append(Problem(key, f"has no effect, as every stage has its own; set {own}"))
@@ -246,6 +253,7 @@ def parse_chain(values: Mapping[str, Any]) -> ChainConfig:
         raise ConfigError(dict.fromkeys(problems))
     return ChainConfig(
         stages=tuple(stages),
+        seeds=values["seeds"],
         runs_dir=values["runs_dir"],
         training={stage: _construct(STAGES[stage], merged[stage]) for stage in stages},  # type: ignore[misc]
         evaluate=_construct(EvaluateConfig, merged["evaluate"]),

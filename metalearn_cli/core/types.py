@@ -153,7 +153,7 @@ class Sampler(Protocol):
         """Return the `tasks` episodes of meta-batch `step`, stacked."""
 
     def classes(self, episodes: int) -> list[tuple[str, ...]]:
-        """Return the names of the classes of the first `episodes` one-task batches; () for each where there are none."""
+        """Return the names of the classes of each of the first `episodes` one-task batches; () for a regression."""
 
     def hash(self, episodes: int) -> str:
         """Return the sha256 (hex) of what the first `episodes` one-task batches are made of."""

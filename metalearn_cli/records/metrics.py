@@ -1,9 +1,8 @@
-"""What a run measured: metrics.jsonl, TensorBoard events, and intervals of means."""
+"""What a run measured: metrics.jsonl and TensorBoard events."""
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import time
 from collections.abc import Mapping
@@ -11,17 +10,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from metalearn_cli.core.errors import UserError
 from metalearn_cli.core.types import Reporter
 from metalearn_cli.records.runs import flush, naming, write_text
-
-
-def interval(scores: Tensor) -> tuple[float, float]:
-    """Return the mean of per-episode scores [E] and half the width of its 95 % interval (normal approximation)."""
-    scores = scores.double()
-    return scores.mean().item(), 1.96 * scores.std().item() / math.sqrt(len(scores))
 
 
 class Recorder:

@@ -1,27 +1,30 @@
 """`mlx run`: the training stages one after the other, then one table of what each of them was worth.
 
-Stages that are already done with the same settings and inputs are skipped, an interrupted one goes on: the chain has no
-state of its own besides the runs of its stages.
+Stages that are already done with the same settings and inputs are skipped, an interrupted one is resumed: the chain has
+no state of its own besides the runs of its stages.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
-from metalearn_cli.core.config import ChainConfig, EvaluateConfig, Training, digest, plain
+from metalearn_cli.core.build import Spec
+from metalearn_cli.core.config import ChainConfig, EvaluateConfig, MetaTrainConfig, Training, digest, plain
 from metalearn_cli.core.errors import ConfigError, Problem, UserError
 from metalearn_cli.core.metric import metric_named
 from metalearn_cli.core.stages import TABLE
 from metalearn_cli.core.types import Reporter
 from metalearn_cli.records import runs
-from metalearn_cli.records.metrics import interval
-from metalearn_cli.stages.evaluate import evaluate, prepare_evaluation, read_episodes
+from metalearn_cli.stages.evaluate import FLOORS, evaluate, prepare_evaluation
 from metalearn_cli.stages.preparing import MakeJob, prepare
+from metalearn_cli.stages.scores import INTERVALS, Scores, mean_of
 from metalearn_cli.stages.session import Session
 from metalearn_cli.stages.training import train
 
@@ -39,7 +42,7 @@ def run_chain(
         facts: more entries for run.json.
 
     Returns:
-        The chain's run.json; `table` has one row per stage and protocol, see `_table`.
+        The chain's run.json; `table` has one row per checkpoint, learner and protocol, see `_table`.
     """
     values = plain(config)
     values.pop("runs_dir")
@@ -53,31 +56,90 @@ def run_chain(
     else:
         run = runs.create(config.runs_dir, "run", plain(config), key=key, parent=None, starts=starts, **facts)
     try:
-        evaluations = [("nothing", _evaluated(_scoring(config, None), session, reporter))]
-        start = None
-        for stage in config.stages:
-            pinned: dict[str, Any] = {**starts.get(stage, {}), **({"init_from": start} if start else {})}
-            settings = replace(config.training[stage], **pinned)
-            info = _trained(stage, settings, make_jobs[stage], session, reporter)
-            start = info["checkpoint"]
-            run.update(parent=session.checkpoint(Path(start)).parent_entry)
-            evaluations.append((stage, _evaluated(_scoring(config, start), session, reporter)))
-        table = _table(evaluations)
+        trainings: list[list[_Row]] = []
+        for index in range(config.seeds):
+            if config.seeds > 1:
+                reporter.note(f"training {index + 1} of {config.seeds}")
+            trainings.append([])
+            for row in _training(_with_seed(config, index), starts, make_jobs, session, reporter):
+                trainings[-1].append(row)
+                if index == 0 and row.after in config.stages:
+                    run.update(parent=row.evaluation["parent"])
+        table = _table([sorted(rows, key=lambda row: not row.common) for rows in trainings])
+        last = table[-1]["after"], table[-1]["learner"]
+        result = next(row for row in table if (row["after"], row["learner"]) == last)
         run.update(
             status="completed",
             finished_at=runs.now(),
             seconds=run.info.get("seconds", 0.0) + time.monotonic() - began,
-            data=evaluations[-1][1]["data"],
-            metric=evaluations[-1][1]["metric"],
+            data=trainings[0][-1].evaluation["data"],
+            metric={name: value for name, value in result.items() if name != "after" and "gain" not in name},
             table=table,
         )
         reporter.finish(run.info)
-        return {**run.info, "folder": str(run.folder), "checkpoint": start}
+        return {**run.info, "folder": str(run.folder), "checkpoint": run.info["parent"]["checkpoint"]}
     except BaseException as error:
         run.fail(error)
         raise
     finally:
         run.close()
+
+
+class _Row(NamedTuple):
+    """A row of the table, as one training gives it.
+
+    Attributes:
+        after: the stage that left the checkpoint; "start" for the one that the chain starts from, "nothing" for none.
+        common: whether its learner is the one that scores every checkpoint, not the one that was meta-trained.
+        evaluation: run.json of its evaluation.
+    """
+
+    after: str
+    common: bool
+    evaluation: dict[str, Any]
+
+
+def _training(
+    config: ChainConfig,
+    starts: Mapping[str, Mapping[str, str]],
+    make_jobs: dict[str, MakeJob],
+    session: Session,
+    reporter: Reporter,
+) -> Iterator[_Row]:
+    """Train the stages that are not done, and score what each starts from and leaves with a learner common to all.
+
+    The learner that is meta-trained is scored before and after that, too: a change of learner is no gain of a stage.
+    """
+
+    def scored(ckpt: str | None, algorithm: Spec | None, seed: int | None) -> dict[str, Any]:
+        return _evaluated(_scoring(config, ckpt, algorithm, seed), session, reporter)
+
+    first = config.training[config.stages[0]]
+    start = starts.get(config.stages[0], {}).get("init_from")
+    before = "start" if start else "nothing"
+    regression = session.data(config.evaluate.data or first.data, session.runtime(first.runtime)).facts.regression
+    floor, reads_checkpoint = FLOORS[regression], not regression  # a network from scratch is the same after any stage
+    if start and reads_checkpoint:
+        yield _Row("start", True, scored(start, floor, None))
+    else:
+        yield _Row("nothing", True, scored(None, floor, first.seed))
+    for stage in config.stages:
+        settings = config.training[stage]
+        if isinstance(settings, MetaTrainConfig):
+            yield _Row(before, False, scored(start, settings.algorithm, settings.seed))
+        pinned: dict[str, Any] = {**starts.get(stage, {}), **({"init_from": start} if start else {})}
+        start = _trained(stage, replace(settings, **pinned), make_jobs[stage], session, reporter)["checkpoint"]
+        before = stage
+        if reads_checkpoint:
+            yield _Row(stage, True, scored(start, floor, None))
+        if isinstance(settings, MetaTrainConfig):
+            yield _Row(stage, False, scored(start, None, None))
+
+
+def _with_seed(config: ChainConfig, index: int) -> ChainConfig:
+    """Return the settings of the training with this index: `index` is added to every stage's seed."""
+    training = {stage: replace(settings, seed=settings.seed + index) for stage, settings in config.training.items()}
+    return replace(config, training=training)
 
 
 def _starts(config: ChainConfig) -> dict[str, dict[str, str]]:
@@ -103,7 +165,7 @@ def check_chain(config: ChainConfig, make_jobs: dict[str, MakeJob], session: Ses
     Raises:
         ConfigError: as `prepare` and `prepare_evaluation` do.
     """
-    notes = list(prepare_evaluation(_scoring(config, None), session).notes)
+    notes = list(prepare_evaluation(_scoring(config, None, None, None), session).notes)
     for stage, settings in config.training.items():
         first = stage == config.stages[0]
         try:
@@ -123,11 +185,18 @@ def check_chain(config: ChainConfig, make_jobs: dict[str, MakeJob], session: Ses
     return notes
 
 
-def _scoring(config: ChainConfig, ckpt: str | None) -> EvaluateConfig:
-    """Return how a checkpoint, or the untrained backbone, is evaluated: always on the same episodes."""
+def _scoring(config: ChainConfig, ckpt: str | None, algorithm: Spec | None, seed: int | None) -> EvaluateConfig:
+    """Return how a checkpoint, or the untrained backbone, is evaluated: always on the same episodes.
+
+    Args:
+        config: the chain's settings.
+        ckpt: the checkpoint; None for none.
+        algorithm: what scores it; None for the learner that it brings.
+        seed: that of weights which the checkpoint does not bring.
+    """
     first = config.training[config.stages[0]]
     backbone, data = None if ckpt else first.backbone, config.evaluate.data or first.data
-    return replace(config.evaluate, ckpt=ckpt, backbone=backbone, data=data, algorithm=None)
+    return replace(config.evaluate, ckpt=ckpt, backbone=backbone, data=data, algorithm=algorithm, weights_seed=seed)
 
 
 def _trained(stage: str, settings: Training, make_job: MakeJob, session: Session, reporter: Reporter) -> dict[str, Any]:
@@ -162,23 +231,31 @@ def _found(stage: str, key: str, runs_dir: str) -> dict[str, Any] | None:
     return next((info for info in same if info["status"] == "completed"), same[0] if same else None)
 
 
-def _table(evaluations: list[tuple[str, dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Return a row per stage and protocol: its score, and what it gained over the stage before, on the same episodes.
+def _table(trainings: list[list[_Row]]) -> list[dict[str, Any]]:
+    """Return a row per checkpoint, learner and protocol: its score, and what it gained over the row before.
 
-    A gain is positive where the stage helped, also for errors, of which less is better; its interval is that of the
-    mean of the differences episode by episode.
+    A gain is positive where the stage helped, also for errors, of which less is better. It is the mean of differences
+    episode by episode, with the same learner and protocol; the first row of each learner has none. Scores and gains
+    have the intervals of `mean_of`, those of gains named "gain_interval" and so on.
+
+    Args:
+        trainings: the rows of each training.
     """
     rows = []
-    before: dict[str, torch.Tensor] = {}
-    for stage, info in evaluations:
-        episodes = read_episodes(Path(info["folder"]))
-        scores = {name: torch.tensor(values, dtype=torch.float64) for name, values in episodes.items()}
-        for result in info["results"]:
+    before: dict[tuple[bool, str], Tensor] = {}
+    for cells in zip(*trainings, strict=True):
+        found = [Scores.read(Path(cell.evaluation["folder"])) for cell in cells]
+        after, common, evaluation = cells[0]
+        for result in evaluation["results"]:
             protocol = result["normalisation"]
-            gain: tuple[float | None, float | None] = (None, None)
-            if before:
-                sign = 1 if metric_named(result["name"]).higher_is_better else -1
-                gain = interval(sign * (scores[protocol] - before[protocol]))
-            rows.append({"after": stage, **result, "gain": gain[0], "gain_interval": gain[1]})
-        before = scores
+            scores = torch.stack([each.protocols[protocol] for each in found])
+            earlier = before.get((common, protocol))
+            sign = 1 if metric_named(result["name"]).higher_is_better else -1
+            gained = None if earlier is None else mean_of(sign * (scores - earlier), found[0].classes)
+            gain = {
+                "gain": gained and gained["value"],
+                **{f"gain_{name}": gained and gained[name] for name in INTERVALS},
+            }
+            rows.append({"after": after, **result, **mean_of(scores, found[0].classes), **gain})
+            before[common, protocol] = scores
     return rows

@@ -1,4 +1,4 @@
-"""Evaluation: a learner's score on fixed episodes of unseen classes, with its 95 % interval.
+"""Evaluation: a learner's score on fixed episodes of unseen classes, with its 95 % intervals.
 
 This is the only stage that reads test classes. The episodes depend on the data, their shape and the seed alone, so
 every checkpoint and algorithm is scored on the same ones and any two results compare pairwise.
@@ -6,14 +6,10 @@ every checkpoint and algorithm is scored on the same ones and any two results co
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -29,9 +25,9 @@ from metalearn_cli.engine.evaluation import score_episodes
 from metalearn_cli.engine.runtime import Runtime
 from metalearn_cli.records import runs
 from metalearn_cli.records.checkpoint import Checkpoint, load_into
-from metalearn_cli.records.metrics import interval
 from metalearn_cli.stages.learner import check_learner, fresh_learner, fresh_network, try_learner
 from metalearn_cli.stages.preparing import describe_data, enough_memory, key_of, metric_of
+from metalearn_cli.stages.scores import Scores, mean_of
 from metalearn_cli.stages.session import Session
 
 log = logging.getLogger("metalearn_cli")
@@ -93,11 +89,12 @@ def prepare_evaluation(config: EvaluateConfig, session: Session) -> Evaluation:
         raise ConfigError([Problem("data", message)])
     sampler = data.episodes(config.split, way=config.way, shot=config.shot, query=config.query, seed=config.seed)
     outputs = config.way if algorithm.traits.head else None
-    net = fresh_network(backbone, data.facts, outputs, config.seed, runtime)
+    drawn = config.seed if config.weights_seed is None else config.weights_seed
+    net = fresh_network(backbone, data.facts, outputs, drawn, runtime)
     protocols: tuple[Normalisation | None, ...] = tuple(config.normalisation) if net.batch_statistics else (None,)
     if algorithm.traits.uses_queries:
         protocols = ("transductive",)
-    learner = fresh_learner(algorithm, net, config.way, None, config.seed).at(1.0)
+    learner = fresh_learner(algorithm, net, config.way, None, drawn).at(1.0)
     try_learner(learner, sampler.batch(0, 1), runtime)
     notes = [f"evaluate: {runtime.description}; data {data.name} ({data.protocol}), classes of {config.split}"]
     tensors = learner.tensors
@@ -175,8 +172,9 @@ def evaluate(evaluation: Evaluation, reporter: Reporter, run: runs.Run | None = 
                     evaluation.runtime,
                     partial(_advance, reporter, index * config.episodes),
                 )
-        results = [_result(evaluation, protocol, values) for protocol, values in scores.items()]
-        _write_episodes(run.folder / "episodes.csv", scores)
+        kept = Scores(scores, sampler.classes(config.episodes))
+        kept.write(run.folder)
+        results = [_result(evaluation, protocol, kept) for protocol in scores]
         run.update(
             status="completed",
             finished_at=runs.now(),
@@ -198,33 +196,14 @@ def _advance(reporter: Reporter, before: int, done: int) -> None:
     reporter.advance(before + done)
 
 
-def _result(evaluation: Evaluation, protocol: str, scores: Tensor) -> dict[str, Any]:
-    mean, half = interval(scores)
+def _result(evaluation: Evaluation, protocol: str, scores: Scores) -> dict[str, Any]:
     config = evaluation.config
     return {
         "name": f"{config.split}/{metric_of(evaluation.sampler).name}",
-        "value": mean,
-        "interval": half,
-        "episodes": len(scores),
+        **mean_of(scores.protocols[protocol][None], scores.classes),
         "normalisation": protocol,
         "learner": type(evaluation.learner.algorithm).__name__,
         "way": config.way,
         "shot": config.shot,
         "query": config.query,
     }
-
-
-def _write_episodes(path: Path, scores: Mapping[str, Tensor]) -> None:
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(["episode", *scores])
-    columns = [values.tolist() for values in scores.values()]
-    writer.writerows([episode, *row] for episode, row in enumerate(zip(*columns, strict=True)))
-    runs.write_text(path, text.getvalue())
-
-
-def read_episodes(folder: Path) -> dict[str, list[float]]:
-    """Return the scores of single episodes by protocol, as `evaluate` wrote them."""
-    with (folder / "episodes.csv").open(newline="") as file:
-        header, *rows = csv.reader(file)
-    return {name: [float(row[column]) for row in rows] for column, name in enumerate(header) if column}

@@ -29,7 +29,7 @@ from metalearn_cli.engine.optimizer import make_optimizer, try_optimizer
 from metalearn_cli.engine.runtime import Runtime, out_of_memory
 from metalearn_cli.records import runs
 from metalearn_cli.records.checkpoint import Checkpoint, load_into
-from metalearn_cli.records.metrics import interval
+from metalearn_cli.records.intervals import over_episodes
 from metalearn_cli.stages.learner import fresh_learner, try_learner
 from metalearn_cli.stages.session import Session
 
@@ -71,8 +71,8 @@ def validation(
     name = f"val/{metric_of(sampler).name}"
 
     def validate(params: Params) -> dict[str, float]:
-        mean, half = interval(score_episodes(learner.of(params), sampler, episodes, runtime))
-        return {name: mean, f"{name}_interval": half}
+        scores = score_episodes(learner.of(params), sampler, episodes, runtime)
+        return {name: scores.double().mean().item(), f"{name}_interval": over_episodes(scores)}
 
     return validate
 

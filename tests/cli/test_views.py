@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from metalearn_cli.cli import telling, views
-from metalearn_cli.cli.phrases import age, duration, gain, next_command, number, spread, verdict
+from metalearn_cli.cli.phrases import age, duration, next_command, number, over, spread, verdict, with_intervals
 
 ID = "20261123-170400-9f3a"
 
@@ -20,11 +20,6 @@ ID = "20261123-170400-9f3a"
         (spread("test/accuracy", 0.5, 0.0061), "50.0 +- 0.6 %"),
         (spread("test/mse", 0.1234, 0.0561), "0.1234 +- 0.056"),
         (spread("val/accuracy", 0.5, None), "50.0 %"),
-        (gain("test/accuracy", -0.032, 0.005), "-3.2 +- 0.5"),
-        (gain("test/mse", 0.5, 0.01), "+0.5 +- 0.01"),
-        (verdict(0.02, 0.01), "helps"),
-        (verdict(-0.02, 0.01), "hurts"),
-        (verdict(0.01, 0.01), "no clear difference"),
         (duration(41.6), "42 s"),
         (duration(59.7), "1 min 0 s"),
         (duration(3661), "1 h 1 min"),
@@ -54,21 +49,57 @@ def test_next_command(stage, words, expected):
     assert next_command({"stage": stage, "id": "a1"}, words) == expected
 
 
-def row(after, learner, value, gained, normalisation):
-    half = None if gained is None else 0.005
+def row(gained, half=0.005, classes=0.02, name="test/accuracy", **changes):
+    """Return a row of a chain's table."""
     return {
-        "after": after,
-        "learner": learner,
-        "name": "test/accuracy",
-        "value": value,
+        "after": "transfer",
+        "learner": "ProtoNet",
+        "name": name,
+        "value": 0.5,
         "interval": 0.006,
+        "interval_classes": 0.021,
+        "interval_trainings": None,
         "gain": gained,
         "gain_interval": half,
-        "normalisation": normalisation,
+        "gain_interval_classes": classes,
+        "gain_interval_trainings": None,
+        "over": {"episodes": 1000, "classes": 112, "trainings": 1},
+        "normalisation": "transductive",
         "way": 5,
         "shot": 1,
-        "episodes": 1000,
-    }
+    } | changes
+
+
+THREE = {"over": {"episodes": 600, "groups": 20, "trainings": 3}, "interval_trainings": 0.0123}
+REGRESSION = {"name": "test/mse", "over": {"episodes": 1000, "trainings": 1}, "interval_classes": None, "classes": None}
+
+
+@pytest.mark.parametrize(("found", "score", "gained", "said"), [
+    (row(0.03), "50.0 +- 0.6 (2.1)", "+3.0 +- 0.5 (2.0)", "helps"),
+    (row(-0.03), "50.0 +- 0.6 (2.1)", "-3.0 +- 0.5 (2.0)", "hurts"),
+    (row(0.01), "50.0 +- 0.6 (2.1)", "+1.0 +- 0.5 (2.0)", "not clear"),  # over episodes it would be
+    (row(0.003), "50.0 +- 0.6 (2.1)", "+0.3 +- 0.5 (2.0)", "not clear"),
+    (row(0.0, 0.0, 0.0), "50.0 +- 0.6 (2.1)", "+0.0 +- 0.0 (0.0)", "no change"),
+    (row(0.4, classes=None, interval_classes=None), "50.0 +- 0.6 (-)", "+40.0 +- 0.5 (-)", "not clear"),
+    (row(0.03, **THREE, gain_interval_trainings=0.04), "50.0 +- 0.6 (2.1, 1.2)", "+3.0 +- 0.5 (2.0, 4.0)", "not clear"),
+    (row(0.03, **THREE, gain_interval_trainings=0.02), "50.0 +- 0.6 (2.1, 1.2)", "+3.0 +- 0.5 (2.0, 2.0)", "helps"),
+    (row(0.03, 0.01, **REGRESSION), "0.5 +- 0.006", "+0.03 +- 0.01", "helps"),
+    (row(0.03, 0.05, **REGRESSION), "0.5 +- 0.006", "+0.03 +- 0.05", "not clear"),
+])  # fmt: skip
+def test_intervals_and_what_they_mean(found, score, gained, said):
+    assert with_intervals(found) == score
+    assert with_intervals(found, "gain_") == gained
+    assert verdict(found) == said
+
+
+@pytest.mark.parametrize(("found", "said"), [
+    (row(0.1), "episodes;\nin brackets over 112 classes."),
+    (row(0.1, **THREE), "episodes;\nin brackets over 20 groups and over 3 trainings."),
+    (row(0.1, **REGRESSION), "episodes."),
+])  # fmt: skip
+def test_an_interval_says_over_what(found, said):
+    assert over(found).startswith("+- is the half-width of a 95 % interval over ")
+    assert over(found).endswith(said)
 
 
 RUN = {
@@ -79,14 +110,16 @@ RUN = {
     "started_at": "2026-11-23T17:04:00+00:00",
     "parent": {"run": "20261123-170100-1111", "stage": "meta-train"},
     "metric": {"name": "test/accuracy", "value": 0.92, "interval": 0.005},
+    "starts": {},
     "table": [
-        row(after, learner, value, gained, protocol)
+        row(gained, after=after, learner=learner, value=value, normalisation=protocol)
         for protocol in ("transductive", "inductive")
         for after, learner, value, gained in (
             ("nothing", "NearestCentroid", 0.36, None),
             ("pretrain", "NearestCentroid", 0.53, 0.17),
             ("transfer", "NearestCentroid", 0.532, 0.002),
-            ("meta-train", "ProtoNet", 0.5, -0.032),
+            ("transfer", "ProtoNet", 0.54, None),
+            ("meta-train", "ProtoNet", 0.5, -0.04),
         )
     ],
 }
@@ -101,12 +134,20 @@ def test_table_of_a_chain(capsys):
     views.result(RUN)
     out = capsys.readouterr().out
     assert out.count("5-way 1-shot on 1000 episodes of test classes") == 2
-    rows = [re.split(r"\s{2,}", line) for line in out.splitlines()]
-    assert ["untrained", "NearestCentroid", "36.0 +- 0.6"] in rows
-    assert ["pretrain", "NearestCentroid", "53.0 +- 0.6", "+17.0 +- 0.5", "helps"] in rows
-    assert ["transfer", "NearestCentroid", "53.2 +- 0.6", "+0.2 +- 0.5", "no clear difference"] in rows
-    assert ["meta-train", "ProtoNet", "50.0 +- 0.6", "-3.2 +- 0.5", "hurts"] in rows
+    rows = [re.split(r"\s{2,}", line.strip()) for line in out.splitlines()]
+    assert ["untrained", "36.0 +- 0.6 (2.1)"] in rows
+    assert ["pretrain", "53.0 +- 0.6 (2.1)", "+17.0 +- 0.5 (2.0)", "helps"] in rows
+    assert ["transfer", "53.2 +- 0.6 (2.1)", "+0.2 +- 0.5 (2.0)", "not clear"] in rows
+    assert ["meta-train", "50.0 +- 0.6 (2.1)", "-4.0 +- 0.5 (2.0)", "hurts"] in rows
+    assert [line.strip() for line in out.splitlines()].count("ProtoNet") == 2
+    assert "All numbers are those of one training" in out
+    assert "starts from" not in out
     assert out.rstrip().endswith(f"next: mlx show {ID}")
+
+
+def test_table_of_a_chain_says_where_it_starts(capsys):
+    views.chain({**RUN, "starts": {"transfer": {"teacher": "t"}, "meta-train": {"init_from": "runs/x/step-000300"}}})
+    assert "The chain starts from runs/x/step-000300.\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("columns", [80, 140])

@@ -41,12 +41,13 @@ TRAINED = {
 META = {"tasks": 2, "train_way": None, "train_query": 5, "normalisation": "transductive"}
 SHARED = {**COMMON, "backbone": BACKBONE, "algorithm": PROTONET}
 META_TRAIN = {**SHARED, **TRAINED, **META, "data": DATA, "init_from": None}
-EVALUATE = {"split": "test", "episodes": 10, "normalisation": ["inductive"]}
+EVALUATE = {"split": "test", "episodes": 10, "normalisation": ["inductive"], "weights_seed": None}
 CHAIN = {
     **SHARED,
     "data": DATA,
     "init_from": None,
     "stages": ["meta-train"],
+    "seeds": 1,
     "meta_train": {**TRAINED, **META},
     "evaluate": EVALUATE,
 }

@@ -1,38 +1,14 @@
 from __future__ import annotations
 
 import json
-import math
 import resource
 import signal
 
 import pytest
-import torch
 from faults.folders import scalars
 
 from metalearn_cli.core.errors import UserError
-from metalearn_cli.records.metrics import Recorder, interval, read_metrics
-
-
-def test_interval_by_hand():
-    mean, half = interval(torch.tensor([0.2, 0.4, 0.9]))
-    deviation = math.sqrt((0.3**2 + 0.1**2 + 0.4**2) / 2)  # of the mean 0.5, with n - 1
-    assert mean == pytest.approx(0.5)
-    assert half == pytest.approx(1.96 * deviation / math.sqrt(3))
-
-
-def test_interval_of_a_constant_is_none():
-    assert interval(torch.full((5,), 0.25)) == (0.25, 0.0)
-
-
-def test_interval_is_reckoned_in_double_precision():
-    scores = torch.tensor([1e8, 1e8 + 8])
-    assert interval(scores) == (1e8 + 4, pytest.approx(1.96 * math.sqrt(32) / math.sqrt(2)))
-
-
-def test_interval_covers():
-    draws = torch.rand(2000, 50, generator=torch.Generator().manual_seed(0))
-    means = [interval(row) for row in draws]
-    assert 0.93 < sum(abs(mean - 0.5) < half for mean, half in means) / 2000 < 0.96
+from metalearn_cli.records.metrics import Recorder, read_metrics
 
 
 def test_recorded_is_read_and_reported(tmp_path, said):

@@ -5,19 +5,18 @@ import signal
 from pathlib import Path
 
 import pytest
-import torch
 
 from metalearn_cli import stages
 from metalearn_cli.core.errors import UserError
 from metalearn_cli.records import runs
-from metalearn_cli.records.metrics import interval
-from metalearn_cli.stages.evaluate import read_episodes
+from metalearn_cli.stages.scores import Scores, mean_of
 
 MAML = {"_target_": "metalearn_cli.algorithms.maml.Maml", "inner_lr": 0.1}
 CONV4 = {"_target_": "metalearn_cli.backbones.conv4.Conv4", "hidden": 8}
 GAUSSIAN = {"_target_": "metalearn_cli.data.gaussian.gaussian", "items": 160, "features": 6, "classes": 16}
 SINUSOID = {"_target_": "metalearn_cli.data.sinusoid.Sinusoid"}
 SHORT = {"stages": ["transfer", "meta-train"]}
+ONE_TINY_STEP = {"stages": ["meta-train"], "meta_train__steps": 1, "meta_train__optimizer__lr": 1e-9}
 
 
 @pytest.fixture
@@ -26,24 +25,22 @@ def listed(tmp_path):
     return lambda stage: [i for i in runs.list_runs(str(tmp_path / "runs"))[::-1] if i["stage"] == stage]
 
 
-def scores(info):
-    found = read_episodes(Path(info["folder"]))
-    return {name: torch.tensor(values, dtype=torch.float64) for name, values in found.items()}
+def cells(table, *names):
+    return [tuple(row[name] for name in names) for row in table]
 
 
-def test_table_has_a_row_per_stage_with_paired_gains(go, listed, said):
+def test_every_checkpoint_is_scored_by_one_learner_then_the_trained_one_by_itself(go, listed, said):
     done = go("run", algorithm=MAML, evaluate__episodes=20)
     table, evaluations = done["table"], listed("evaluate")
-    assert [row["after"] for row in table] == ["nothing", "pretrain", "transfer", "meta-train"]
-    assert [row["learner"] for row in table] == [*["NearestCentroid"] * 3, "Maml"]
+    assert cells(table, "after", "learner") == [
+        ("nothing", "NearestCentroid"),
+        ("pretrain", "NearestCentroid"),
+        ("transfer", "NearestCentroid"),
+        ("meta-train", "NearestCentroid"),
+        ("transfer", "Maml"),
+        ("meta-train", "Maml"),
+    ]
     assert len({info["episodes_hash"] for info in evaluations}) == 1
-    assert table[0]["gain"] is table[0]["gain_interval"] is None
-    for row, info, before in zip(table[1:], evaluations[1:], evaluations, strict=False):
-        assert row["value"] == info["metric"]["value"]
-        difference = scores(info)["none"] - scores(before)["none"]
-        assert (row["gain"], row["gain_interval"]) == interval(difference)
-        assert row["gain"] == pytest.approx(row["value"] - before["metric"]["value"])
-    assert any(row["gain"] != 0 for row in table[1:])
     assert done["metric"] == evaluations[-1]["metric"]
     assert said.finished[-1]["table"] == table
     # each stage started from the one before, and each evaluation from its stage
@@ -51,7 +48,65 @@ def test_table_has_a_row_per_stage_with_paired_gains(go, listed, said):
     assert [info["stage"] for info in chain] == ["run", "meta-train", "transfer", "pretrain"]
     assert all(info["sha256"] for info in chain[1:])
     parents = [info["parent"] and info["parent"]["stage"] for info in evaluations]
-    assert parents == [None, "pretrain", "transfer", "meta-train"]
+    assert parents == [None, "pretrain", "transfer", "transfer", "meta-train", "meta-train"]
+
+
+def test_gains_are_paired_and_within_one_learner(go, listed):
+    table = go("run", algorithm=MAML, evaluate__episodes=20)["table"]
+    by_row = {((i["parent"] or {}).get("stage", "nothing"), i["metric"]["learner"]): i for i in listed("evaluate")}
+    before = {}
+    for row in table:
+        info = by_row[row["after"], row["learner"]]
+        written = Scores.read(Path(info["folder"]))
+        scores = written.protocols["none"]
+        assert row["value"] == info["metric"]["value"]
+        earlier = before.get(row["learner"])
+        if earlier is None:
+            assert row["gain"] is row["gain_interval"] is row["gain_interval_classes"] is None
+        else:
+            gained = mean_of((scores - earlier)[None], written.classes)
+            assert row["gain"] == gained["value"]
+            assert row["gain_interval"] == gained["interval"]
+            assert row["gain_interval_classes"] == gained["interval_classes"]
+        before[row["learner"]] = scores
+    assert any(row["gain"] for row in table)
+
+
+def test_first_row_is_the_checkpoint_that_the_chain_starts_from(go):
+    first = go("transfer", seed=1, steps=6, optimizer__lr=0.01)
+    done = go("run", **ONE_TINY_STEP, init_from="latest:transfer")
+    assert done["starts"] == {"meta-train": {"init_from": first["checkpoint"]}}
+    assert cells(done["table"], "after", "learner", "gain") == [
+        ("start", "NearestCentroid", None),
+        ("meta-train", "NearestCentroid", 0.0),
+        ("start", "ProtoNet", None),
+        ("meta-train", "ProtoNet", 0.0),
+    ]
+
+
+def test_the_learner_before_meta_training_has_the_weights_that_it_begins_with(go):
+    """Also where its head, or the whole network, is drawn."""
+    table = go("run", **ONE_TINY_STEP, algorithm=MAML, seed=3)["table"]
+    assert cells(table, "after", "learner", "gain")[2:] == [("nothing", "Maml", None), ("meta-train", "Maml", 0.0)]
+
+
+def test_several_trainings_are_one_row_each_stage(go, listed, said):
+    settings = {**SHORT, "evaluate__episodes": 20, "seed": 5}
+    done = go("run", **settings, seeds=3)
+    alone = [go("run", **{**settings, "seed": seed})["table"] for seed in (5, 6, 7)]
+    assert [len(listed(stage)) for stage in ("transfer", "meta-train")] == [3, 3]  # those alone were done already
+    assert len({info["episodes_hash"] for info in listed("evaluate")}) == 1
+    for row, *single in zip(done["table"], *alone, strict=True):
+        assert row["value"] == pytest.approx(sum(each["value"] for each in single) / 3)
+        assert row["over"] == {"episodes": 20, "classes": 4, "trainings": 3}
+        assert row["interval_trainings"] > 0
+        if row["gain"] is not None:
+            assert row["gain"] == pytest.approx(sum(each["gain"] for each in single) / 3)
+            assert row["gain_interval_trainings"] > 0
+    assert done["metric"]["value"] == done["table"][-1]["value"]
+    assert done["parent"]["run"] == listed("meta-train")[0]["id"]
+    said.steps.clear()
+    assert go("run", **settings, seeds=3)["table"] == done["table"] and said.steps == []
 
 
 def test_second_call_skips_everything(go, said, tmp_path):
@@ -62,7 +117,7 @@ def test_second_call_skips_everything(go, said, tmp_path):
     second = go("run", **SHORT)
     assert sorted((tmp_path / "runs").glob("*/*")) == folders
     assert said.steps == []
-    assert sum("already done with these settings and inputs in" in note for note in said.notes) == 5
+    assert sum("already done with these settings and inputs in" in note for note in said.notes) == 7
     assert second["table"] == first["table"] and second["id"] == first["id"]
     held = runs.reopen(Path(first["folder"]))
     with pytest.raises(UserError, match="in use by another mlx process"):
@@ -73,10 +128,10 @@ def test_second_call_skips_everything(go, said, tmp_path):
 def test_change_of_a_stage_repeats_it_and_what_follows(go, listed):
     go("run", **SHORT)
     second = go("run", **SHORT, meta_train__tasks=3)
-    assert [len(listed(stage)) for stage in ("run", "transfer", "meta-train", "evaluate")] == [2, 1, 2, 4]
+    assert [len(listed(stage)) for stage in ("run", "transfer", "meta-train", "evaluate")] == [2, 1, 2, 7]
     third = go("run", **SHORT, transfer__seed=1)
-    # nothing but the untrained row is kept: the same settings start from another checkpoint now
-    assert [len(listed(stage)) for stage in ("run", "transfer", "meta-train", "evaluate")] == [3, 2, 3, 6]
+    # nothing is kept: the same settings start from another checkpoint now, and the first one from other weights
+    assert [len(listed(stage)) for stage in ("run", "transfer", "meta-train", "evaluate")] == [3, 2, 3, 12]
     assert second["id"] != third["id"]
 
 
@@ -99,20 +154,24 @@ def test_interrupted_chain_goes_on_and_equals_the_uninterrupted(go, config, said
 
 def test_both_protocols_and_the_gain_of_each(go, images):
     table = go("run", stages=["meta-train"], backbone=CONV4, meta_train__steps=2)["table"]
-    assert [(row["after"], row["normalisation"], row["gain"] is None) for row in table] == [
-        ("nothing", "transductive", True),
-        ("nothing", "inductive", True),
-        ("meta-train", "transductive", False),
-        ("meta-train", "inductive", False),
+    assert [(row["learner"], row["after"], row["normalisation"], row["gain"] is None) for row in table] == [
+        (learner, after, protocol, after == "nothing")
+        for learner in ("NearestCentroid", "ProtoNet")
+        for after in ("nothing", "meta-train")
+        for protocol in ("transductive", "inductive")
     ]
 
 
 def test_gain_of_regression_is_the_error_that_went_away(go):
     settings = {"stages": ["meta-train"], "data": SINUSOID, "way": 1, "shot": 5}
     table = go("run", **settings, algorithm={**MAML, "inner_lr": 0.01})["table"]
-    assert [row["name"] for row in table] == ["test/mse"] * 2
-    assert [row["learner"] for row in table] == ["FromScratch", "Maml"]
-    assert table[1]["gain"] == pytest.approx(table[0]["value"] - table[1]["value"])
+    assert cells(table, "after", "learner", "name") == [
+        ("nothing", "FromScratch", "test/mse"),  # which is the same whatever a checkpoint has learnt
+        ("nothing", "Maml", "test/mse"),
+        ("meta-train", "Maml", "test/mse"),
+    ]
+    assert table[2]["gain"] == pytest.approx(table[1]["value"] - table[2]["value"])
+    assert table[2]["interval_classes"] is None and "classes" not in table[2]["over"]
 
 
 def test_untrained_row_is_scored_on_the_data_of_the_others(go, listed):

@@ -10,7 +10,8 @@ from metalearn_cli import stages
 from metalearn_cli.core.errors import UserError
 from metalearn_cli.records import runs
 from metalearn_cli.stages import evaluate as module_function
-from metalearn_cli.stages.evaluate import prepare_evaluation, read_episodes
+from metalearn_cli.stages.evaluate import prepare_evaluation
+from metalearn_cli.stages.scores import Scores
 from metalearn_cli.stages.session import Session
 
 MAML = {"_target_": "metalearn_cli.algorithms.maml.Maml", "inner_lr": 0.1}
@@ -29,18 +30,21 @@ def test_result_is_what_was_measured(go, manifest, said):
     said.steps.clear()
     done = go("evaluate", split="val", episodes=5, seed=3)
     (result,) = done["results"]
-    assert {k: v for k, v in result.items() if k not in ("value", "interval")} == {
+    assert {k: v for k, v in result.items() if k not in ("value", "interval", "interval_classes")} == {
         "name": "val/accuracy",
-        "episodes": 5,
+        "interval_trainings": None,
+        "over": {"episodes": 5, "classes": 4, "trainings": 1},
         "normalisation": "none",  # an mlp has no batch statistics
         "learner": "Maml",
         "way": 2,
         "shot": 1,
         "query": 3,
     }
-    scores = torch.tensor(read_episodes(Path(done["folder"]))["none"], dtype=torch.float64)
+    written = Scores.read(Path(done["folder"]))
+    scores = written.protocols["none"]
+    assert [len(set(names)) for names in written.classes] == [2] * 5
     assert result["value"] == pytest.approx(scores.mean().item())
-    assert result["interval"] == pytest.approx(1.96 * scores.std().item() / 5**0.5)
+    assert result["interval"] == pytest.approx(2.7764 * scores.std().item() / 5**0.5, rel=1e-4)
     assert done["metric"] == result
     assert done["parent"]["run"] == trained["id"]
     assert said.steps == [1, 2, 3, 4, 5]
@@ -65,6 +69,13 @@ def test_same_episodes_for_every_learner_and_checkpoint(config, go):
     assert len({run["key"] for run in done}) == 6
     other = [go("evaluate", **c)["episodes_hash"] for c in ({"seed": 1}, {"shot": 2}, {"split": "val"})]
     assert len({done[0]["episodes_hash"], *other}) == 4
+
+
+def test_weights_that_no_checkpoint_brings_have_a_seed_of_their_own(go):
+    untrained = {"ckpt": None, "backbone": MLP, "data": GAUSSIAN}
+    one, same, other = (go("evaluate", **untrained, seed=2, weights_seed=seed) for seed in (None, 2, 3))
+    assert one["results"] == same["results"] != other["results"]
+    assert one["episodes_hash"] == other["episodes_hash"]
 
 
 def test_floor_from_scratch_does_not_see_the_weights(go, said):
@@ -129,9 +140,9 @@ def test_both_protocols_on_the_same_episodes(go, images, said):
     untrained = {"ckpt": None, "backbone": {**CONV4, "hidden": 8}, "data": GAUSSIAN, "way": 4, "query": 8}
     done = go("evaluate", **untrained)
     assert [result["normalisation"] for result in done["results"]] == ["transductive", "inductive"]
-    episodes = read_episodes(Path(done["folder"]))
+    episodes = Scores.read(Path(done["folder"])).protocols
     assert list(episodes) == ["transductive", "inductive"]
-    assert episodes["transductive"] != episodes["inductive"]
+    assert not torch.equal(episodes["transductive"], episodes["inductive"])
     assert said.steps == list(range(1, 13))
     only = go("evaluate", **untrained, normalisation=["inductive"])
     assert only["results"] == done["results"][1:]

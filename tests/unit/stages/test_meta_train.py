@@ -128,7 +128,7 @@ def _lines(done):
 def test_precision(go, tensors, algorithm, precision, stored):
     done = go("meta-train", algorithm=algorithm, runtime__precision=precision)
     assert {str(t.dtype) for t in tensors(done).values()} == {f"torch.{stored}"}
-    assert go("evaluate", runtime__precision=precision)["results"][0]["episodes"] == 6
+    assert go("evaluate", runtime__precision=precision)["results"][0]["over"]["episodes"] == 6
 
 
 def test_double_precision_survives_the_hand_off(go, tensors):

@@ -1,0 +1,100 @@
+"""95 % intervals of mean scores, each saying over what: episodes, classes, or trainings.
+
+The mean score of a learner would be another one with other episodes of the same classes (`over_episodes`), with other
+classes (`over_classes`), and after a training with another seed (`over_trainings`). Each interval counts what it is
+over, and no more. All are half-widths, and all hold for gains, too, where the scores are differences.
+
+Legend: S trainings, E episodes, K classes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@lru_cache(maxsize=256)
+def student_t(freedom: float) -> float:
+    """Return t such that 95 % of Student's distribution lies between -t and t.
+
+    Args:
+        freedom: degrees of freedom, >= 1; not necessarily a whole number.
+
+    Examples:
+        >>> round(student_t(1), 3), round(student_t(999), 3)
+        (12.706, 1.962)
+    """
+    if freedom > 1e4:
+        return 1.96
+    # with t = sqrt(freedom) * tan(a) the density of a is that of cos(a) ** (freedom - 1)
+    angle = np.linspace(0, math.pi / 2, 100_001)
+    density = np.cos(angle) ** (freedom - 1)
+    share = np.concatenate([[0.0], np.cumsum(density[1:] + density[:-1])])
+    return float(math.sqrt(freedom) * math.tan(np.interp(0.95, share / share[-1], angle)))
+
+
+def over_episodes(scores: Tensor) -> float:
+    """Return the half-width over the draw of episodes, of the mean of scores [E]; E >= 2."""
+    return student_t(len(scores) - 1) * scores.double().std().item() / math.sqrt(len(scores))
+
+
+def over_classes(scores: Tensor, classes: Sequence[Sequence[str]]) -> float | None:
+    """Return the half-width over the draw of classes and of episodes, of the mean of scores.
+
+    It is a jackknife: for each class, how far the mean moves if the episodes with that class are left out. The part of
+    it that comes from there being fewer episodes then, rather than from the class, is taken off, and the variance over
+    episodes is added once. Student's t has one degree of freedom less than there are classes.
+
+    Args:
+        scores: [E], E >= 2.
+        classes: names of the classes of each episode; or of their groups (alphabets, speakers), for an interval over
+            groups.
+
+    Returns:
+        None where the episodes do not tell: if there is a class that all of them have, or all but one.
+
+    Source: Efron & Stein 1981, "The jackknife estimate of variance".
+    """
+    names = sorted({name for episode in classes for name in episode})
+    index = {name: k for k, name in enumerate(names)}
+    absent = np.ones((len(scores), len(names)), dtype=bool)
+    for row, episode in enumerate(classes):
+        absent[row, [index[name] for name in episode]] = False
+    left = absent.sum(0)
+    if len(names) < 2 or left.min() < 2:
+        return None
+    score_E = scores.double().numpy()
+    without_K = score_E @ absent / left
+    weight_EK = absent / left - 1 / len(score_E)  # what each episode adds to the difference from the mean of all
+    chance = ((score_E - score_E.mean())[:, None] * weight_EK) ** 2
+    by_class = (len(names) - 1) / len(names) * (((without_K - without_K.mean()) ** 2).sum() - chance.sum())
+    by_episode = score_E.var(ddof=1) / len(score_E)
+    return student_t(len(names) - 1) * math.sqrt(max(by_class, 0.0) + by_episode)
+
+
+def over_trainings(scores: Tensor) -> float:
+    """Return the half-width over the draw of trainings and of episodes, of the mean of scores [S, E]; S, E >= 2.
+
+    Every training is scored on the same episodes, so the two are crossed: the variance is that of a two-way layout
+    without repetition, with Satterthwaite's degrees of freedom.
+
+    Source: Satterthwaite 1946, "An approximate distribution of estimates of variance components".
+    """
+    scores = scores.double()
+    trainings, episodes = scores.shape
+    by_training, by_episode = scores.mean(1, keepdim=True), scores.mean(0, keepdim=True)
+    rest = scores - by_training - by_episode + scores.mean()
+    freedom = torch.tensor([trainings - 1, episodes - 1, (trainings - 1) * (episodes - 1)], dtype=torch.float64)
+    squares = torch.stack(
+        [episodes * by_training.var(), trainings * by_episode.var(), rest.square().sum() / freedom[2]]
+    )
+    variance = max(squares[0] + squares[1] - squares[2], squares[2]).item()
+    if variance == 0:
+        return 0.0
+    degrees = variance**2 / (squares.square() / freedom).sum().item()
+    return student_t(max(degrees, 1.0)) * math.sqrt(variance / (trainings * episodes))

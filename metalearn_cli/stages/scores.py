@@ -1,0 +1,87 @@
+"""Scores of single episodes: the file that keeps them, and the mean with its intervals.
+
+Legend: S trainings, E episodes.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from metalearn_cli.data.common.splits import group_of
+from metalearn_cli.records import runs
+from metalearn_cli.records.intervals import over_classes, over_episodes, over_trainings
+
+FILE = "episodes.csv"
+INTERVALS = ("interval", "interval_classes", "interval_trainings")
+GROUPS = 10
+"""From how many groups of classes on an interval is over groups: over fewer it says little but that they are few."""
+
+
+class Scores(NamedTuple):
+    """What an evaluation measured on each episode.
+
+    Attributes:
+        protocols: scores [E], float64, by protocol.
+        classes: the names of each episode's classes; () for regression.
+    """
+
+    protocols: Mapping[str, Tensor]
+    classes: Sequence[tuple[str, ...]]
+
+    def write(self, folder: Path) -> None:
+        """Write episodes.csv: a line per episode, its classes separated by semicolons."""
+        text = io.StringIO(newline="")
+        writer = csv.writer(text)
+        writer.writerow(["episode", *self.protocols, "classes"])
+        columns = [values.tolist() for values in self.protocols.values()]
+        names = [";".join(name.replace(";", ",") for name in episode) for episode in self.classes]
+        writer.writerows([episode, *row] for episode, row in enumerate(zip(*columns, names, strict=True)))
+        runs.write_text(folder / FILE, text.getvalue())
+
+    @classmethod
+    def read(cls, folder: Path) -> Scores:
+        """Read episodes.csv."""
+        with (folder / FILE).open(newline="") as file:
+            header, *rows = csv.reader(file)
+        values = {name: [float(row[column]) for row in rows] for column, name in enumerate(header[1:-1], start=1)}
+        scores = {name: torch.tensor(column, dtype=torch.float64) for name, column in values.items()}
+        return cls(scores, [tuple(row[-1].split(";")) if row[-1] else () for row in rows])
+
+
+def mean_of(scores: Tensor, classes: Sequence[tuple[str, ...]]) -> dict[str, Any]:
+    """Return the mean of scores, or of differences of scores, with its intervals.
+
+    Args:
+        scores: [S, E], those of several trainings on the same episodes.
+        classes: see `Scores`.
+
+    Returns:
+        `value`; the half-widths of its 95 % intervals: `interval` over episodes, `interval_classes` over classes or
+        groups of classes (None where there are none, or the episodes do not tell), `interval_trainings` (None for one
+        training); and `over`, what there are of each, such as {"episodes": 1000, "classes": 112, "trainings": 1}.
+    """
+    trainings, episodes = scores.shape
+    mean = scores.double().mean(0)
+    unit, units = _units(classes)
+    members = {name for episode in units for name in episode}
+    return {
+        "value": mean.mean().item(),
+        "interval": over_episodes(mean),
+        "interval_classes": over_classes(mean, units) if members else None,
+        "interval_trainings": over_trainings(scores) if trainings > 1 else None,
+        "over": {"episodes": episodes, **({unit: len(members)} if members else {}), "trainings": trainings},
+    }
+
+
+def _units(classes: Sequence[tuple[str, ...]]) -> tuple[str, Sequence[tuple[str, ...]]]:
+    """Return what an interval over classes is over, by episode: groups where there are enough, else classes."""
+    groups = [tuple(group_of(name) for name in episode) for episode in classes]
+    found = {group for episode in groups for group in episode}
+    return ("groups", groups) if len(found) >= GROUPS and "" not in found else ("classes", classes)

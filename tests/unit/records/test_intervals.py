@@ -1,0 +1,90 @@
+"""95 % intervals: by hand, against scipy's t, and how often they hold what they should."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor
+
+from metalearn_cli.records.intervals import over_classes, over_episodes, over_trainings, student_t
+
+WAY = 5
+
+
+@pytest.mark.parametrize("freedom", [1, 1.37, 2, 4, 19, 111, 999, 9999.5, 1e6])
+def test_student_is_that_of_scipy(freedom: float) -> None:
+    assert student_t(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), rel=2e-5)
+
+
+def test_over_episodes_by_hand() -> None:
+    deviation = math.sqrt((0.3**2 + 0.1**2 + 0.4**2) / 2)  # of the mean 0.5, with n - 1
+    assert over_episodes(torch.tensor([0.2, 0.4, 0.9])) == pytest.approx(4.3027 * deviation / math.sqrt(3), rel=1e-4)
+    assert over_episodes(torch.full((5,), 0.25)) == 0
+    large = torch.tensor([1e8, 1e8 + 8])
+    assert over_episodes(large) == pytest.approx(12.7062 * math.sqrt(32) / math.sqrt(2), rel=1e-5)
+
+
+def test_over_classes_by_hand() -> None:
+    """Four classes, every pair of them once."""
+    pairs = [("a", "b"), ("a", "c"), ("a", "d"), ("b", "c"), ("b", "d"), ("c", "d")]
+    scores = [0.1, 0.3, 0.2, 0.7, 0.5, 0.9]
+    mean = sum(scores) / 6
+    moved, chance = [], 0.0
+    for name in "abcd":
+        left = [score for score, pair in zip(scores, pairs, strict=True) if name not in pair]
+        moved.append(sum(left) / len(left))
+        for score, pair in zip(scores, pairs, strict=True):
+            chance += ((score - mean) * ((name not in pair) / len(left) - 1 / 6)) ** 2
+    centre = sum(moved) / 4
+    jackknife = 3 / 4 * (sum((m - centre) ** 2 for m in moved) - chance)
+    variance = max(jackknife, 0) + sum((score - mean) ** 2 for score in scores) / 5 / 6
+    assert jackknife > 0
+    assert over_classes(torch.tensor(scores), pairs) == pytest.approx(3.1824 * math.sqrt(variance), rel=1e-4)
+
+
+@pytest.mark.parametrize("episodes", [[("a", "b")] * 6, [("a", "b")] * 5 + [("b", "c")], [("a", "a")] * 6])
+def test_over_classes_that_the_episodes_do_not_tell(episodes: list[tuple[str, ...]]) -> None:
+    assert over_classes(torch.arange(6) / 6, episodes) is None
+
+
+def test_over_trainings_by_hand() -> None:
+    scores = torch.tensor([[0.1, 0.5, 0.6], [0.3, 0.9, 0.6]])
+    # means of rows 0.4, 0.6; of columns 0.2, 0.7, 0.6; of all 0.5; rest +-(0, -0.1, 0.1)
+    by_training, by_episode, rest = 3 * 0.02, 2 * 0.07, 0.04 / 2
+    variance = (by_training + by_episode - rest) / 6
+    freedom = (6 * variance) ** 2 / (by_training**2 / 1 + by_episode**2 / 2 + rest**2 / 2)
+    expected = stats.t.ppf(0.975, freedom) * math.sqrt(variance)
+    assert over_trainings(scores) == pytest.approx(expected, rel=1e-5)
+    assert over_trainings(torch.full((3, 4), 0.5)) == 0
+
+
+def drawn(source: torch.Generator, episodes: int, classes: int) -> tuple[Tensor, list[tuple[str, ...]]]:
+    """Return classes of episodes, as indices and as names."""
+    chosen = torch.rand(episodes, classes, generator=source).topk(WAY).indices
+    return chosen, [tuple(str(k) for k in row) for row in chosen.tolist()]
+
+
+def test_coverage() -> None:
+    """An interval holds the truth of what it is over, and an interval over episodes alone does not hold more."""
+    source = torch.Generator().manual_seed(0)
+    held = {"episodes, of these classes": 0, "episodes, of all classes": 0, "classes": 0, "trainings": 0}
+    times = 150
+    for _ in range(times):
+        chosen, names = drawn(source, 400, 60)
+        ease = 0.1 * torch.randn(60, generator=source)
+        chance = torch.randn(400, generator=source)
+        scores = ease[chosen].mean(1) + 0.07 * chance
+        held["episodes, of these classes"] += abs(scores.mean() - ease.mean()) < over_episodes(scores)
+        held["episodes, of all classes"] += abs(scores.mean()) < over_episodes(scores)
+        held["classes"] += abs(scores.mean()) < over_classes(scores, names)
+        trained = 0.01 * torch.randn(4, 1, generator=source)
+        crossed = trained + 0.07 * chance + 0.03 * torch.randn(4, 400, generator=source)
+        held["trainings"] += abs(crossed.mean()) < over_trainings(crossed)
+    share = {name: int(count) / times for name, count in held.items()}
+    assert 0.89 < share["episodes, of these classes"] <= 1
+    assert share["episodes, of all classes"] < 0.7
+    assert 0.89 < share["classes"] < 0.99
+    assert 0.89 < share["trainings"] < 0.99

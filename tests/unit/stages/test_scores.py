@@ -1,0 +1,54 @@
+"""Scores of episodes: written, read, and their mean over episodes, classes or groups, and trainings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from metalearn_cli.records.intervals import over_classes, over_episodes, over_trainings
+from metalearn_cli.stages.scores import FILE, Scores, mean_of
+
+SCORES = torch.rand(2, 60, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+def names(groups: int) -> list[tuple[str, ...]]:
+    """Return the classes of 60 episodes, three of 4 * groups classes each."""
+    return [tuple(f"g{k % groups}/c{k % (4 * groups)}" for k in (e, e + 1, e + 5)) for e in range(60)]
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    classes = [("a/1", 'b, "x"'), ("c;d", "e")] * 30
+    Scores({"transductive": SCORES[0], "inductive": SCORES[1]}, classes).write(tmp_path)
+    read = Scores.read(tmp_path)
+    assert list(read.protocols) == ["transductive", "inductive"]
+    for score, protocol in zip(SCORES, read.protocols, strict=True):
+        assert torch.equal(read.protocols[protocol], score)
+    assert read.classes == [("a/1", 'b, "x"'), ("c,d", "e")] * 30
+    assert (tmp_path / FILE).read_text().splitlines()[0] == "episode,transductive,inductive,classes"
+
+
+def test_regression_has_no_classes(tmp_path: Path) -> None:
+    Scores({"none": SCORES[0]}, [()] * 60).write(tmp_path)
+    assert Scores.read(tmp_path).classes == [()] * 60
+    found = mean_of(SCORES[:1], [()] * 60)
+    assert found["interval_classes"] is None
+    assert found["over"] == {"episodes": 60, "trainings": 1}
+
+
+@pytest.mark.parametrize(("groups", "over"), [(9, {"classes": 36}), (10, {"groups": 10})])
+def test_an_interval_is_over_groups_where_there_are_enough(groups: int, over: dict[str, int]) -> None:
+    found = mean_of(SCORES[:1], names(groups))
+    assert found["over"] == {"episodes": 60, **over, "trainings": 1}
+    units = names(groups) if groups < 10 else [tuple(n.split("/")[0] for n in row) for row in names(groups)]
+    assert found["interval_classes"] == over_classes(SCORES[0], units)
+
+
+def test_several_trainings_are_averaged_by_episode() -> None:
+    found = mean_of(SCORES, names(9))
+    assert found["value"] == pytest.approx(SCORES.mean().item())
+    assert found["interval"] == over_episodes(SCORES.mean(0))
+    assert found["interval_classes"] == over_classes(SCORES.mean(0), names(9))
+    assert found["interval_trainings"] == over_trainings(SCORES)
+    assert mean_of(SCORES[:1], names(9))["interval_trainings"] is None
