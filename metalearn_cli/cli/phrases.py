@@ -40,24 +40,28 @@ def with_intervals(found: Mapping[str, Any], prefix: str = "") -> str:
     share = _is_share(found["name"])
     value, sign = (found["gain"], "+") if prefix else (found["value"], "")
     mean = f"{100 * value:{sign}.1f}" if share else f"{value:{sign}.4g}"
-    widths = [found[f"{prefix}{name}"] for name in _intervals(found)]
+    widths = [found.get(f"{prefix}{name}") for name in _intervals(found)]
     first, *others = ["-" if width is None else f"{100 * width:.1f}" if share else f"{width:.2g}" for width in widths]
     return f"{mean} +- {first}" + (f" ({', '.join(others)})" if others else "")
 
 
+def sizes(found: Mapping[str, Any]) -> dict[str, int]:
+    """Return how many episodes, classes and trainings a mean is of; a run of an earlier version says less."""
+    return found.get("over") or {"episodes": found.get("episodes") or 0, "trainings": 1}
+
+
 def _intervals(found: Mapping[str, Any]) -> list[str]:
     """Return the names of the intervals that there are, that over episodes first."""
-    over = found["over"]
+    over = sizes(found)
     classes = ["interval_classes"] * bool({"classes", "groups"} & over.keys())
     return ["interval", *classes, *["interval_trainings"] * (over["trainings"] > 1)]
 
 
 def over(found: Mapping[str, Any]) -> str:
     """Return lines that say over what the intervals of `with_intervals` are."""
-    sizes = found["over"]
-    others = [f"over {n} {unit}" for unit, n in sizes.items() if unit != "episodes" and n > 1]
+    others = [f"over {n} {unit}" for unit, n in sizes(found).items() if unit != "episodes" and n > 1]
     brackets = f";\nin brackets {' and '.join(others)}" if others else ""
-    return f"+- is the half-width of a 95 % interval over {sizes['episodes']} episodes{brackets}."
+    return f"+- is the half-width of a 95 % interval over {sizes(found)['episodes']} episodes{brackets}."
 
 
 def _is_share(name: str) -> bool:
@@ -74,7 +78,7 @@ def measured(run: Mapping[str, Any]) -> str:
 
 def verdict(row: Mapping[str, Any]) -> str:
     """Say what the gain of a chain's row means: it helps or hurts where every interval says so."""
-    widths = [row[f"gain_{name}"] for name in _intervals(row)]
+    widths: list[Any] = [row.get(f"gain_{name}") for name in _intervals(row)]
     if row["gain"] == 0 == row["gain_interval"]:
         return "no change"
     if None in widths or abs(row["gain"]) <= max(widths):

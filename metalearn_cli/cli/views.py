@@ -13,6 +13,7 @@ from metalearn_cli.cli.phrases import (
     measured,
     next_command,
     over,
+    sizes,
     spread,
     verdict,
     with_intervals,
@@ -76,17 +77,17 @@ def chain(run: Run) -> None:
     telling.say(over(run["table"][0]))
     telling.say("A gain is over the row above, episode by episode. A stage helps or hurts if all")
     telling.say("intervals of its gain leave out 0.")
-    for start in (named["init_from"] for named in run["starts"].values() if "init_from" in named):
+    for start in (named["init_from"] for named in (run.get("starts") or {}).values() if "init_from" in named):
         telling.say(f"The chain starts from {start}.")
-    if run["table"][0]["over"]["trainings"] == 1:
+    if sizes(run["table"][0])["trainings"] == 1:
         telling.say("All numbers are those of one training; seeds=5 tells how much others differ.")
     telling.say("")
 
 
 def _title(first: Run, run: Run) -> str:
-    split, sizes = first["name"].partition("/")[0], first["over"]
+    split = first["name"].partition("/")[0]
     data = run.get("data", {}).get("name", "")
-    shape = f"{first['way']}-way {first['shot']}-shot on {sizes['episodes']} episodes of {split} classes"
+    shape = f"{first['way']}-way {first['shot']}-shot on {sizes(first)['episodes']} episodes of {split} classes"
     return f"{shape}, {data}" if data else shape
 
 

@@ -55,7 +55,9 @@ SCORE = {
     "name": TEXT,
     "value": NUMBER,
     "interval?": NUMBER,
-    "episodes?": COUNT,
+    "interval_classes?": NUMBER,
+    "interval_trainings?": NUMBER,
+    "over?": {"episodes": COUNT, "trainings": COUNT, "*": COUNT},
     "normalisation?": TEXT,
     "learner?": TEXT,
     "way?": COUNT,
@@ -63,6 +65,8 @@ SCORE = {
     "query?": COUNT,
     "step?": COUNT,
 }
+
+_OF_GAIN = ("gain_interval?", "gain_interval_classes?", "gain_interval_trainings?")
 
 RUN = {
     "id": NAME,
@@ -83,7 +87,7 @@ RUN = {
     "starts?": {"*": {"*": TEXT}},
     "metric?": SCORE,
     "results?": [SCORE],
-    "table?": [{**SCORE, "after": TEXT, "gain?": NUMBER, "gain_interval?": NUMBER}],
+    "table?": [{**SCORE, "after": TEXT, "gain?": NUMBER, **dict.fromkeys(_OF_GAIN, NUMBER)}],
 }
 
 MANIFEST = {

@@ -202,3 +202,11 @@ def test_warnings_of_the_package_are_shown(capsys):
         logging.getLogger("metalearn_cli.data").warning("the cache is damaged")
         logging.getLogger("metalearn_cli.data").error("told by who catches it")
     assert capsys.readouterr().err == "warning: the cache is damaged\n"
+
+
+def test_a_run_of_an_earlier_version_is_shown(capsys):
+    new = ("over", "interval_classes", "interval_trainings", "gain_interval_classes", "gain_interval_trainings")
+    table = [{name: value for name, value in row.items() if name not in new} for row in RUN["table"]]
+    views.chain({"id": ID, "table": [{**row, "episodes": 1000} for row in table]})
+    out = capsys.readouterr().out
+    assert "on 1000 episodes" in out and "+17.0 +- 0.5   helps" in out
