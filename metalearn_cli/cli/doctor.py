@@ -19,8 +19,9 @@ from metalearn_cli.cli.composing import defaults
 from metalearn_cli.core.config import Precision
 from metalearn_cli.core.config import Runtime as RuntimeConfig
 from metalearn_cli.core.network import pure
+from metalearn_cli.core.places import expanded
 from metalearn_cli.data.common.cache import cache_dir
-from metalearn_cli.engine.runtime import Runtime, available, unsupported
+from metalearn_cli.engine.runtime import Runtime, available, unsupported, usual_threads
 
 _PACKAGES = ("torch", "lightning-fabric", "hydra-core", "omegaconf", "safetensors", "numpy", "rich", "tqdm")
 
@@ -43,7 +44,7 @@ def examine(runs_dir: str) -> dict[str, dict[str, str]]:
         "configs": str(config_dir()),
         "runs": _place(Path(runs_dir)),
         "cache": _place(cache_dir()),
-        "data mirror": _place(Path(data)) if data else "not set (MLX_DATA_DIR)",
+        "data mirror": _place(Path(expanded(data))) if data else "not set (MLX_DATA_DIR)",
     }
     return {"versions": versions, "devices": devices, "places": places}
 
@@ -51,7 +52,10 @@ def examine(runs_dir: str) -> dict[str, dict[str, str]]:
 def _name(kind: str, count: int) -> str:
     if kind == "gpu":
         return ", ".join(torch.cuda.get_device_name(index) for index in range(count))
-    return f"{os.cpu_count()} cores, {torch.get_num_threads()} threads" if kind == "cpu" else str(count)
+    if kind != "cpu":
+        return str(count)
+    threads, reason = usual_threads()
+    return f"{os.cpu_count()} cores, {threads} thread{'s' * (threads != 1)} ({reason})"
 
 
 def _place(path: Path) -> str:

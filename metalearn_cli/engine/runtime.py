@@ -14,6 +14,8 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import cached_property
+from operator import itemgetter
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, TypeVar, cast
 
 import torch
@@ -34,12 +36,55 @@ _MIXED = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 _WEIGHTS = {"64-true": torch.float64, "bf16-true": torch.bfloat16}
 Tensors = TypeVar("Tensors")
 
+CGROUP, CONTROL = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
+"""Where Linux says which control groups a process belongs to, and what they may use."""
+
 log = logging.getLogger("metalearn_cli")
 
 
 def cores() -> int:
     """Return how many processor cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def usual_threads() -> tuple[int, str]:
+    """Return how many threads compute where nothing else is set, and what limits them, in words."""
+    limits = [(cores(), "one per core that this process may use")]
+    if (wished := os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()).isdigit():
+        limits.append((int(wished), "OMP_NUM_THREADS"))
+    if (quota := _quota()) is not None:
+        limits.append((int(quota), f"the container's quota of {quota:g} cores"))
+    number, reason = min(limits, key=itemgetter(0))
+    return max(1, number), reason
+
+
+def _quota() -> float | None:
+    """Return the cores that control groups leave this process, each group within the one above; None without a limit.
+
+    Their paths may be those outside of the container, which are not seen here: then only the parts that are count.
+    """
+    quotas = []
+    for line in _read(CGROUP).splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        tops = [CONTROL / controllers, CONTROL / "cpu"] if controllers else [CONTROL, CONTROL / "unified"]  # v1, v2
+        inside = PurePosixPath(path.lstrip("/"))
+        for folder in (top / part for top in tops for part in (inside, *inside.parents)):
+            if controllers:
+                given = f"{_read(folder / 'cpu.cfs_quota_us')} {_read(folder / 'cpu.cfs_period_us')}".split()
+            else:
+                given = _read(folder / "cpu.max").split()
+            if len(given) == 2 and given[0].isdigit() and given[1].isdigit() and int(given[1]):  # not "max" nor -1
+                quotas.append(int(given[0]) / int(given[1]))
+    return min(quotas, default=None)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
 
 
 def available() -> dict[str, int]:
@@ -155,18 +200,21 @@ class Runtime:
 
     def use(self) -> None:
         """Have this process compute with as many threads as the settings say."""
-        torch.set_num_threads(self.config.threads or cores())
+        torch.set_num_threads(self.config.threads or usual_threads()[0])
 
     @cached_property
     def _fabric(self) -> Fabric:
         with importing():
             from lightning_fabric import Fabric
+            from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 
         # Fabric announces the precision that our own notes name already
         logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
         # the index form is for accelerators only: on a CPU `devices` counts processes
         devices = 1 if self._kind in ("cpu", "mps") else [self._index]
-        return Fabric(accelerator=self._kind, devices=devices, precision=self.config.precision)
+        # we are one process on one device: Fabric would look for a scheduler, and take its other tasks for ours
+        alone = LightningEnvironment()
+        return Fabric(accelerator=self._kind, devices=devices, precision=self.config.precision, plugins=[alone])
 
     def place(self, params: Params) -> Params:
         """Return copies of tensors as leaves on the device, floats in the precision's number format.

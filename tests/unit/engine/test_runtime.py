@@ -9,7 +9,7 @@ from conftest import on_cpu
 from metalearn_cli.core.errors import ConfigError, NonFiniteError
 from metalearn_cli.core.types import Episode
 from metalearn_cli.engine import runtime as module
-from metalearn_cli.engine.runtime import Runtime, out_of_memory, unsupported
+from metalearn_cli.engine.runtime import Runtime, out_of_memory, unsupported, usual_threads
 
 
 def problems(**changes: Any) -> dict[str, str]:
@@ -62,6 +62,8 @@ def test_devices_that_are_the_processor(processor_only, devices):
 
 def test_threads(monkeypatch):
     monkeypatch.setattr(module, "cores", lambda: 2)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(module, "_quota", lambda: None)
     before = torch.get_num_threads()
     try:
         assert on_cpu(threads=2).description == "cpu, 2 threads, 32-true"
@@ -70,6 +72,89 @@ def test_threads(monkeypatch):
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.fixture
+def groups(monkeypatch, tmp_path):
+    """Return a function that puts control groups in place: what a process belongs to, and files by their path."""
+    monkeypatch.setattr(module, "cores", lambda: 8)
+    monkeypatch.setattr(module, "CGROUP", tmp_path / "self")
+    monkeypatch.setattr(module, "CONTROL", tmp_path / "fs")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+
+    def put(belongs, **files):
+        (tmp_path / "self").write_text(belongs)
+        for name, text in files.items():
+            path = tmp_path / "fs" / name.replace("__", "/").replace("cpu_", "cpu.")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+
+    return put
+
+
+BOTH = "4:memory:/x\n2:cpu,cpuacct:/docker/ab\n0::/\n"
+
+
+@pytest.mark.parametrize(
+    ("belongs", "files", "number"),
+    [
+        ("0::/\n", {}, 8),
+        ("0::/\n", {"cpu_max": "max 100000\n"}, 8),
+        ("0::/\n", {"cpu_max": "250000 100000\n"}, 2),
+        ("0::/\n", {"cpu_max": "50000 100000\n"}, 1),
+        ("0::/a/b\n", {"a__cpu_max": "300000 100000\n", "a__b__cpu_max": "max 100000\n"}, 3),
+        (BOTH, {"cpu,cpuacct__cpu_cfs_quota_us": "400000\n", "cpu,cpuacct__cpu_cfs_period_us": "100000\n"}, 4),
+        (BOTH, {"cpu__docker__ab__cpu_cfs_quota_us": "200000\n", "cpu__docker__ab__cpu_cfs_period_us": "100000\n"}, 2),
+        (BOTH, {"cpu__cpu_cfs_quota_us": "-1\n", "cpu__cpu_cfs_period_us": "100000\n"}, 8),
+    ],
+)
+def test_threads_of_a_container(groups, belongs, files, number):
+    groups(belongs, **files)
+    found, reason = usual_threads()
+    assert found == number
+    assert ("quota" in reason) == (number < 8)
+
+
+@pytest.mark.parametrize(("wished", "number"), [("3", 3), ("2,4", 2), ("16", 8), ("0", 1), ("many", 8), ("", 8)])
+def test_threads_that_are_wished_for(groups, monkeypatch, wished, number):
+    groups("0::/\n", cpu_max="max 100000\n")
+    monkeypatch.setenv("OMP_NUM_THREADS", wished)
+    assert usual_threads()[0] == number
+
+
+def test_threads_are_the_fewest_that_anything_allows(groups, monkeypatch):
+    groups("0::/\n", cpu_max="200000 100000\n")
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert usual_threads() == (2, "the container's quota of 2 cores")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert usual_threads() == (1, "OMP_NUM_THREADS")
+    before = torch.get_num_threads()
+    try:
+        assert on_cpu(threads=None).description == "cpu, 1 threads, 32-true"
+    finally:
+        torch.set_num_threads(before)
+
+
+SCHEDULERS = {
+    "slurm": {"SLURM_NTASKS": "4", "SLURM_JOB_NAME": "train", "SLURM_JOB_ID": "77", "SLURM_PROCID": "1"},
+    "torchrun": {"WORLD_SIZE": "4", "RANK": "1", "LOCAL_RANK": "1", "GROUP_RANK": "1", "TORCHELASTIC_RUN_ID": "x"},
+    "mpi": {"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_LOCAL_RANK": "1"},
+}
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_one_process_whatever_a_scheduler_has_started(scheduler, monkeypatch, tmp_path):
+    (tmp_path / "srun").write_text("#!/bin/sh\n")
+    (tmp_path / "srun").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    for name, value in SCHEDULERS[scheduler].items():
+        monkeypatch.setenv(name, value)
+    weight = torch.ones(1, requires_grad=True)
+    found = on_cpu()
+    optimizer = found.setup(torch.optim.SGD([weight], lr=0.5))
+    found.backward(weight.sum())
+    optimizer.step()
+    assert weight.tolist() == [0.5]
 
 
 FORMATS = {
