@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from typing import NamedTuple
 
 from metalearn_cli.core.errors import UserError
+from metalearn_cli.core.places import expanded
 from metalearn_cli.core.stages import TABLE
 
 STAGES = {name: stage.about for name, stage in TABLE.items()} | {"run": "the whole chain; skips what is already done"}
@@ -118,7 +119,7 @@ def parse(argv: Sequence[str]) -> Words:
             raise UserError(
                 f"{name} must be one of {', '.join(option.choices)}, got {value!r}{meant(value, option.choices)}"
             )
-        options[option.name] = value
+        options[option.name] = expanded(value) if option.value == "DIR" else value
     command = rest.pop(0) if rest else ""
     if command and command not in COMMANDS:
         hint = meant(command, COMMANDS) or f"; there are {', '.join(COMMANDS)}"

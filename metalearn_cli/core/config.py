@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 from metalearn_cli.core.build import Spec, problems_of
 from metalearn_cli.core.check import Range, mismatch, shown
 from metalearn_cli.core.errors import ConfigError, Problem
+from metalearn_cli.core.places import expanded
 from metalearn_cli.core.stages import TABLE, TRAINING
 
 Count = Annotated[int, Range(1)]
@@ -36,7 +37,7 @@ class Runtime:
     precision: Precision
     """Number format of weights and computation, in Lightning Fabric's names."""
     threads: Count | None
-    """CPU threads, at most one per core; null = one per core."""
+    """CPU threads, at most one per core; null = one per core, or what OMP_NUM_THREADS or a container's quota says."""
     task_batching: TaskBatching
     """How the tasks of a meta-batch are computed, see `engine.tasks`."""
     task_chunk: Count | None
@@ -202,7 +203,8 @@ def parse(cls: type[Config], values: Mapping[str, Any]) -> Config:
         ConfigError: with every unknown, missing or ill-typed setting, including those of components. What only their
             constructors can tell shows when a stage builds them.
     """
-    if problems := _problems(cls, values, ""):
+    values, homeless = _at_home(values, "")
+    if problems := [*homeless, *_problems(cls, values, "")]:
         raise ConfigError(problems)
     return _construct(cls, values)
 
@@ -216,9 +218,9 @@ def parse_chain(values: Mapping[str, Any]) -> ChainConfig:
     Raises:
         ConfigError: with the problems of all stages, each under the key by which `mlx run` knows it.
     """
+    values, problems = _at_home(values, "")
     sections = {name: stage.section for name, stage in TABLE.items()}
     shared = {key: value for key, value in values.items() if key not in {"stages", "seeds", *sections.values()}}
-    problems = []
     stages = [stage for stage in TRAINING if stage in _listed(values.get("stages"))]
     if not stages or values.get("stages") != stages:
         allowed = f"must be a list of {', '.join(TRAINING)} in this order, of which any may be left out but not all"
@@ -269,6 +271,21 @@ def plain(config: Any) -> dict[str, Any]:
 def digest(value: Any) -> str:
     """Return the sha256 (hex) of plain values, independent of the order of keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _at_home(value: Any, key: str) -> tuple[Any, list[Problem]]:
+    """Return settings with the home folder in place of each ~ that begins a value, and those that nobody knows."""
+    if isinstance(value, Mapping | list):
+        pairs = list(value.items() if isinstance(value, Mapping) else enumerate(value))
+        found = {name: _at_home(part, f"{key}.{name}" if key else str(name)) for name, part in pairs}
+        problems = [problem for _, own in found.values() for problem in own]
+        parts = {name: part for name, (part, _) in found.items()}
+        return (parts if isinstance(value, Mapping) else list(parts.values())), problems
+    if not isinstance(value, str) or not value.startswith("~"):
+        return value, []
+    path = expanded(value)
+    unknown = Problem(key, f"{value.partition('/')[0]} is no home folder; write the whole path, got {shown(value)}")
+    return path, [unknown] * path.startswith("~")
 
 
 def _listed(value: Any) -> Any:

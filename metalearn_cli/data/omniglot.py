@@ -17,7 +17,7 @@ import warnings
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import PIL
@@ -27,8 +27,9 @@ from PIL import Image
 
 from metalearn_cli.core.check import Range
 from metalearn_cli.core.errors import DataError, Finding, UserError
+from metalearn_cli.core.places import expanded
 from metalearn_cli.core.random import derive_seed
-from metalearn_cli.data.common.cache import cache_dir, cached, large
+from metalearn_cli.data.common.cache import cache_dir, cached, large, under_umask
 from metalearn_cli.data.common.dataset import Dataset
 from metalearn_cli.data.common.images import drawing
 from metalearn_cli.data.common.splits import SPLITS, Split, group_of
@@ -147,9 +148,9 @@ def _folder(root: str | None) -> Path | None:
     """Return where the user says that the files are, or None for a download."""
     mirror = os.environ.get("MLX_DATA_DIR")
     if root:
-        folder, setting = Path(root).expanduser(), "data.root"
+        folder, setting = Path(expanded(root)), "data.root"
     elif mirror:
-        folder, setting = Path(mirror).expanduser() / "omniglot", "MLX_DATA_DIR"
+        folder, setting = Path(expanded(mirror)) / "omniglot", "MLX_DATA_DIR"
     else:
         return None
     if not folder.is_dir():
@@ -161,9 +162,13 @@ def _downloaded(name: str) -> Path:
     """Return a file of upstream's, from the cache if it was downloaded before."""
     import pooch  # not at the top: it brings a web client
 
-    url = (IMAGES if name.endswith(".zip") else LISTS) + name
+    def download(url: str, file: str, cache: Any) -> None:
+        pooch.HTTPDownloader()(url, file, cache)
+        under_umask(file)
+
+    url, folder = (IMAGES if name.endswith(".zip") else LISTS) + name, cache_dir() / "downloads"
     try:
-        found = pooch.retrieve(url, CHECKSUMS[name], path=cache_dir() / "downloads", fname=name.replace("/", "-"))
+        found = pooch.retrieve(url, CHECKSUMS[name], fname=name.replace("/", "-"), path=folder, downloader=download)
     except (OSError, ValueError) as error:  # no network; a file that is not what was published
         raise UserError(f"data omniglot could not be downloaded from {url} ({error}); {HOW_TO_GET}") from error
     return Path(found)

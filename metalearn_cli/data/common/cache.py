@@ -18,10 +18,12 @@ import logging
 import math
 import mmap
 import os
+import secrets
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from torch import Tensor
 
-from metalearn_cli.core.errors import Finding
+from metalearn_cli.core.errors import Finding, UserError
+from metalearn_cli.core.places import expanded, is_temporary
 from metalearn_cli.data.common.dataset import Dataset, facts_of
 from metalearn_cli.data.common.splits import Split, fingerprint_of, parts_of
 
@@ -43,10 +46,36 @@ _UNREADABLE = (OSError, KeyError, TypeError, ValueError, SafetensorError)
 
 
 def cache_dir() -> Path:
-    """Return MLX_CACHE_DIR, or metalearn-cli under XDG_CACHE_HOME or ~/.cache; it need not exist."""
+    """Return MLX_CACHE_DIR, or metalearn-cli under XDG_CACHE_HOME or ~/.cache; it need not exist.
+
+    Raises:
+        UserError: if there is no home folder.
+    """
     if own := os.environ.get("MLX_CACHE_DIR"):
-        return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "metalearn-cli"
+        return _at_home(own)
+    return _at_home(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "metalearn-cli"
+
+
+def _at_home(path: str) -> Path:
+    found = Path(expanded(path))
+    if str(found).startswith("~"):
+        raise UserError(f"you have no home folder, so there is no {path}; set MLX_CACHE_DIR to a folder of yours")
+    if is_temporary(found):
+        _say_temporary(found)
+    return found
+
+
+@cache
+def _say_temporary(folder: Path) -> None:
+    """Say once what a user without a home folder should know."""
+    _log.warning("you have no home folder: the cache is in %s; set MLX_CACHE_DIR to a folder that stays", folder)
+
+
+def under_umask(path: str | Path) -> None:
+    """Give a file the permissions that any new one has: those made as temporary ones are the user's alone."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    os.chmod(path, 0o666 & ~mask)
 
 
 def cached(name: str, key: Mapping[str, Any], build: Callable[[], Dataset]) -> Dataset:
@@ -78,7 +107,11 @@ def cached(name: str, key: Mapping[str, Any], build: Callable[[], Dataset]) -> D
         try:
             _save(path, data)
         except OSError as error:
-            _log.warning("cannot write to the cache (%s): %s has to be made again in the next run", error, name)
+            _log.warning(
+                "cannot write to the cache (%s): %s has to be made again in the next run; set MLX_CACHE_DIR to another folder",
+                error,
+                name,
+            )
     return data
 
 
@@ -168,13 +201,13 @@ def _save(path: Path, data: Dataset) -> None:
         for part, items in parts_of(split.items).items():
             arrays[f"{name}/items/{part}"] = items.contiguous().numpy()
     # written aside and then renamed, so that other processes see the whole file or none
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".tmp")
-    os.close(handle)
+    temporary = path.with_name(f"{path.stem}{secrets.token_hex(4)}.tmp")
     try:
         save_file(arrays, temporary, {_ABOUT: about, _CHECKSUM: _sha256(about)})
+        under_umask(temporary)
         os.replace(temporary, path)
     except BaseException:
-        os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
         raise
 
 

@@ -5,6 +5,7 @@ import copy
 import pytest
 
 from metalearn_cli.core.config import (
+    STAGES,
     ChainConfig,
     EvaluateConfig,
     MetaTrainConfig,
@@ -167,3 +168,19 @@ def test_digest_does_not_depend_on_order():
     assert digest({"a": 1, "b": [1, 2]}) == digest({"b": [1, 2], "a": 1})
     assert digest({"a": 1}) != digest({"a": 2})
     assert digest({"a": 1}) != digest({"a": 1.0})
+
+
+@pytest.mark.parametrize("stage", ["meta-train", "run"])
+def test_home_folder_in_every_path(settings, monkeypatch, stage):
+    monkeypatch.setenv("HOME", "/home/me")
+    values = settings(stage, data={"_target_": "metalearn_cli.data.omniglot.omniglot"})
+    values["data"]["root"], values["runs_dir"], values["init_from"] = "~/data", "~/runs", "~"
+    config = parse_chain(values) if stage == "run" else parse(STAGES[stage], values)
+    found = config.training["pretrain"] if stage == "run" else config
+    assert (config.runs_dir, found.init_from, found.data["root"]) == ("/home/me/runs", "/home/me", "/home/me/data")
+    assert values["runs_dir"] == "~/runs"
+    values["data"]["root"] = "~nobody-of-this-name/data"
+    with pytest.raises(ConfigError) as caught:
+        parse_chain(values) if stage == "run" else parse(STAGES[stage], values)
+    (problem,) = caught.value.problems
+    assert problem.key == "data.root" and "~nobody-of-this-name is no home folder" in problem.message

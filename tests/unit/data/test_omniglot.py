@@ -228,6 +228,28 @@ def test_downloads_what_nobody_has(small: Path, monkeypatch: pytest.MonkeyPatch)
     omniglot(split="lake")
 
 
+def test_a_download_is_for_everyone_whom_the_umask_lets_in(
+    small: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Pooch downloads into a temporary file, which is its user's alone."""
+    archives = {name: (small / f"{name}.zip").read_bytes() for name in SETS}
+
+    def fetched(self: object, url: str, file: str, cache: object) -> None:
+        Path(file).write_bytes(archives[Path(url).stem])
+
+    monkeypatch.setattr(pooch.HTTPDownloader, "__call__", fetched)
+    monkeypatch.setattr(module, "CHECKSUMS", dict.fromkeys(module.CHECKSUMS))
+    monkeypatch.setenv("MLX_CACHE_DIR", str(tmp_path / "shared"))
+    monkeypatch.setattr(pooch.get_logger(), "disabled", True)
+    before = os.umask(0o002)
+    try:
+        omniglot(split="lake")
+    finally:
+        os.umask(before)
+    files = [path for path in (tmp_path / "shared").rglob("*") if path.is_file()]
+    assert len(files) == 3 and {path.stat().st_mode & 0o777 for path in files} == {0o664}
+
+
 @pytest.mark.parametrize("content", [b"Angelic/character01/rot000\n", b"", b"\xff\xfe"])
 def test_another_list_is_not_taken_for_the_vinyals_split(small: Path, content: bytes) -> None:
     (small / "splits" / "vinyals").mkdir(parents=True)

@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
+from metalearn_cli.core.errors import UserError
 from metalearn_cli.data.common import dataset, findings, splits
 from metalearn_cli.data.common.cache import cache_dir, cached, large
 from metalearn_cli.data.common.dataset import Dataset
@@ -181,3 +182,31 @@ def test_where_the_folder_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     assert cache_dir() == tmp_path / "xdg" / "metalearn-cli"
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert cache_dir() == Path.home() / ".cache" / "metalearn-cli"
+
+
+@pytest.mark.parametrize("mask", [0o002, 0o022, 0o077])
+def test_files_have_the_permissions_of_any_new_one(folder: Path, build: Builder, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        cached("thing", {}, build)
+        (file,) = folder.iterdir()
+        assert file.stat().st_mode & 0o777 == 0o666 & ~mask
+        assert os.umask(mask) == mask  # which it was all the time
+    finally:
+        os.umask(before)
+
+
+def test_no_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("MLX_CACHE_DIR", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    with pytest.raises(UserError, match="set MLX_CACHE_DIR to a folder of yours"):
+        cache_dir()
+    monkeypatch.undo()
+    home = tmp_path / f"metalearn-cli-{os.getuid()}"
+    monkeypatch.delenv("MLX_CACHE_DIR", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(home))
+    assert cache_dir() == cache_dir() == home / ".cache" / "metalearn-cli"
+    (record,) = caplog.records
+    assert "you have no home folder" in record.getMessage() and "set MLX_CACHE_DIR" in record.getMessage()
