@@ -121,6 +121,10 @@ def runs(found: Sequence[Run], runs_dir: str) -> None:
         parent = parent if telling.width() >= _WIDE or len(parent) < 5 else f"..{parent[-5:]}"
         rows.append([run["stage"], run["id"], run["status"], measured(run), parent, age(run.get("started_at"))])
     telling.table(f"runs in {runs_dir}", ["!stage", "!run", "status", "result", "!parent", "!age"], rows, right=["age"])
+    ids = [run["id"] for run in found]
+    for copied in dict.fromkeys(name for name in ids if ids.count(name) > 1):
+        folders = [str(run["folder"]) for run in found if run["id"] == copied]
+        telling.say(f"{len(folders)} runs have the id {copied}; name one by its folder: {' or '.join(folders)}")
 
 
 def lineage(found: Sequence[Run]) -> None:

@@ -41,7 +41,8 @@ class Job:
         buffers: names of tensors that `gradients` writes, such as running statistics.
         follow: (params, share of training done) -> tensors that follow others after each step.
         merged: (params) -> the tensors as a checkpoint hands them on.
-        begin: told the tensors that training starts from, those of `init_from` among them, also where a run resumes.
+        begin: told the tensors that training starts from, those of `init_from` among them, also where a run resumes;
+            None where nothing needs them.
         pictures: writes the stage's own pictures into a folder, given trained tensors.
         notes: what the user should see of how the stage computes.
     """
@@ -58,7 +59,7 @@ class Job:
     buffers: tuple[str, ...] = ()
     follow: Callable[[Params, float], Params] = lambda params, progress: {}
     merged: Callable[[Params], Params] = lambda params: params
-    begin: Callable[[Params], None] = lambda params: None
+    begin: Callable[[Params], None] | None = None
     pictures: Callable[[Params, Path], None] = lambda params, folder: None
     notes: tuple[str, ...] = ()
 

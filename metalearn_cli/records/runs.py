@@ -5,9 +5,11 @@ Nothing here imports torch, so that `mlx runs` and `mlx show` answer at once.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import secrets
 import shutil
@@ -15,14 +17,21 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from metalearn_cli.core.errors import UserError
+from metalearn_cli.core.places import expanded
 from metalearn_cli.records.shapes import RUN, misshapen
+
+LACKING = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, errno.ENOLCK)
+"""What a file system answers that has no locks, or cannot be told to write at once: a cluster's, or a network's."""
 
 _LARGEST = 1 << 26
 """Bytes of a JSON file; those of a network of a thousand tensors have a few hundred thousand."""
+
+log = logging.getLogger("metalearn_cli")
 
 
 def now() -> str:
@@ -52,7 +61,7 @@ def write_bytes(path: Path, data: bytes) -> None:
             with temporary.open("wb") as file:
                 file.write(data)
                 file.flush()
-                os.fsync(file.fileno())
+                _sync(file.fileno())
             temporary.replace(path)
             flush(path.parent)
     except BaseException:
@@ -74,9 +83,18 @@ def flush(path: Path) -> None:
     """Have a file's contents, or a folder's entries, on the disk before anything that follows."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        _sync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _sync(descriptor: int) -> None:
+    """Have what was written on the disk, where the file system can be asked for it."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in LACKING:
+            raise
 
 
 def sha256_of(path: Path) -> str:
@@ -105,6 +123,11 @@ class Run:
         except BlockingIOError as error:
             self._lock.close()
             raise UserError(f"{folder} is in use by another mlx process") from error
+        except OSError as error:
+            if error.errno not in LACKING:
+                self._lock.close()
+                raise
+            _say_unlocked(folder.parent.parent, os.strerror(error.errno or 0).lower())
 
     def update(self, **changes: Any) -> None:
         """Change run.json."""
@@ -120,6 +143,12 @@ class Run:
     def close(self) -> None:
         """Let other processes have the folder."""
         self._lock.close()
+
+
+@cache
+def _say_unlocked(runs_dir: Path, reason: str) -> None:
+    """Say once what a lock would have seen to."""
+    log.warning("the file system of %s has no locks (%s): do not start two commands on one run", runs_dir, reason)
 
 
 def create(runs_dir: str, stage: str, config: Mapping[str, Any], **facts: Any) -> Run:
@@ -210,18 +239,22 @@ def _read(folder: Path) -> dict[str, Any]:
 
 
 def _is_held(folder: Path) -> bool:
+    """Whether a process has a run, as far as can be known: a file system without locks does not tell."""
     try:
         with (folder / "lock").open() as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
-    except OSError:
-        return False
+    except OSError as error:
+        return error.errno in LACKING
     return False
 
 
 def list_runs(runs_dir: str) -> list[dict[str, Any]]:
-    """Return the run.json of every run, newest first, with its `folder`; a running one without a process has `died`."""
+    """Return the run.json of every run, newest first, with its `folder`; a running one without a process has `died`.
+
+    Of two runs with the same id, one of which is a copy, that in the folder of this name comes first.
+    """
     found = []
     for path in Path(runs_dir).glob("*/*/run.json"):
         try:
@@ -231,23 +264,34 @@ def list_runs(runs_dir: str) -> list[dict[str, Any]]:
         if info.get("status") == "running" and not _is_held(path.parent):
             info["status"] = "died"
         found.append(info)
-    return sorted(found, key=lambda info: str(info.get("started_at")), reverse=True)
+    return sorted(found, key=lambda info: (str(info.get("started_at")), not _is_copy(info)), reverse=True)
+
+
+def _is_copy(info: Mapping[str, Any]) -> bool:
+    return Path(info["folder"]).name != info["id"]
 
 
 def find_run(runs_dir: str, name: str) -> dict[str, Any]:
-    """Return the run that `name` means: a run id, the unique beginning of one, or a folder's path.
+    """Return the run that `name` means: a run id, the unique beginning of one, the name of a folder, or its path.
 
     Raises:
         UserError: if there is none, or more than one; it names what comes closest.
     """
-    if (Path(name) / "run.json").is_file():
-        return _read(Path(name))
+    if (Path(expanded(name)) / "run.json").is_file():
+        return _read(Path(expanded(name)))
     runs = list_runs(runs_dir)
-    matches = [info for info in runs if info["id"] == name] or [i for i in runs if i["id"].startswith(name)]
+    matches = (
+        [info for info in runs if info["id"] == name]
+        or [info for info in runs if Path(info["folder"]).name == name]
+        or [info for info in runs if info["id"].startswith(name)]
+    )
     if len(matches) == 1:
         return matches[0]
+    if len({info["id"] for info in matches}) == 1:
+        folders = " and ".join(str(info["folder"]) for info in matches)
+        raise UserError(f"{len(matches)} runs have the id {matches[0]['id']}, {folders}; name one by its folder")
     if matches:
-        raise UserError(f"{name!r} could be {' or '.join(info['id'] for info in matches)}")
+        raise UserError(f"{name!r} could be {' or '.join(dict.fromkeys(info['id'] for info in matches))}")
     close = get_close_matches(name, [info["id"] for info in runs], n=1)
     hint = f"; did you mean {close[0]}?" if close else f"; see them with: mlx runs --runs-dir {runs_dir}"
     raise UserError(f"there is no run {name!r} in {runs_dir}{hint}")
@@ -300,6 +344,26 @@ def find_checkpoint(name: str, runs_dir: str, accepts: tuple[str, ...], setting:
     return Path(info["folder"]) / "checkpoints" / str(info["best"])
 
 
+def beside_of(folder: Path) -> str:
+    """Return the folder of all runs that a run's folder is in."""
+    return str(folder.absolute().parent.parent)
+
+
+def found_again(recorded: str, *runs_dirs: str) -> str:
+    """Return where the checkpoint of a run is that was recorded somewhere: there, or where its run was moved to.
+
+    Args:
+        recorded: its path, in a run's folder.
+        runs_dirs: folders of runs that it may be in now.
+    """
+    path = Path(recorded)
+    if (path / "manifest.json").is_file():
+        return recorded
+    folders = (Path(info["folder"]) for runs_dir in dict.fromkeys(runs_dirs) for info in list_runs(runs_dir))
+    moved = (folder / "checkpoints" / path.name for folder in folders if folder.name == path.parent.parent.name)
+    return next((str(place) for place in moved if (place / "manifest.json").is_file()), recorded)
+
+
 def lineage(runs_dir: str, name: str) -> list[dict[str, Any]]:
     """Return a run and its ancestors back to the first, each as run.json has it.
 
@@ -309,12 +373,12 @@ def lineage(runs_dir: str, name: str) -> list[dict[str, Any]]:
         UserError: if there is no run `name`.
     """
     chain = [find_run(runs_dir, name)]
+    beside = beside_of(Path(chain[0]["folder"]))
     while parent := chain[-1].get("parent"):
         if parent["run"] in {info["id"] for info in chain}:
             raise UserError(f"{chain[-1]['id']} is damaged: its run.json makes it an ancestor of itself")
-        try:
-            info = find_run(runs_dir, parent["run"])
-        except UserError:
-            info = {"id": parent["run"], "stage": parent["stage"], "status": "gone", "parent": None}
+        there = (info for folder in (runs_dir, beside) for info in list_runs(folder) if info["id"] == parent["run"])
+        gone = {"id": parent["run"], "stage": parent["stage"], "status": "gone", "parent": None}
+        info = next(there, gone)
         chain.append({**info, "checkpoint": parent["checkpoint"], "sha256": parent["sha256"]})
     return chain

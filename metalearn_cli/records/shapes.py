@@ -48,7 +48,7 @@ DATA = {
     "protocol?": TEXT,
     "fingerprint?": TEXT,
     "spec?": OBJECT,
-    "also?": OBJECT,
+    "also?": {"*": OBJECT},
     "preprocessing?": OBJECT,
 }
 SCORE = {

@@ -18,10 +18,11 @@ from metalearn_cli.engine.runtime import tune
 from metalearn_cli.engine.signals import first_signal, stop
 from metalearn_cli.records import runs
 from metalearn_cli.records.checkpoint import saved_steps
+from metalearn_cli.stages.again import evaluated, trained
 from metalearn_cli.stages.chain import check_chain, run_chain
 from metalearn_cli.stages.evaluate import evaluate, prepare_evaluation
 from metalearn_cli.stages.meta_train import meta_train
-from metalearn_cli.stages.preparing import MakeJob, prepare
+from metalearn_cli.stages.preparing import MakeJob, identity, prepare
 from metalearn_cli.stages.pretrain import pretrain
 from metalearn_cli.stages.session import Session
 from metalearn_cli.stages.training import train
@@ -53,9 +54,10 @@ def run(stage: str, config: Settings, reporter: Reporter, **facts: Any) -> dict[
     with _process(config.evaluate.runtime if isinstance(config, ChainConfig) else config.runtime):
         if isinstance(config, ChainConfig):
             return run_chain(config, JOBS, session, reporter, **facts)
+        again = facts.get("sweep") is not None  # a sweep that is repeated goes on with what is there
         if isinstance(config, EvaluateConfig):
-            return evaluate(prepare_evaluation(config, session), reporter, **facts)
-        return train(prepare(stage, config, JOBS[stage], session), session, reporter, **facts)
+            return (evaluated if again else evaluate)(prepare_evaluation(config, session), reporter, **facts)
+        return (trained if again else train)(prepare(stage, config, JOBS[stage], session), session, reporter, **facts)
 
 
 def check(stage: str, config: Settings) -> list[str]:
@@ -93,7 +95,9 @@ def resume(folder: str, reporter: Reporter, changes: Mapping[str, Any]) -> dict[
     stage = info["stage"]
     if stage not in JOBS:
         raise UserError(f"{info['id']} is a run of {stage}, which is not resumed: start it again with: mlx {stage}")
-    fixed = [key for key in changes if key.split(".")[0] in TABLE[stage].fixed]
+    # settings of data may change, such as where it is: the fingerprint says whether it is the same
+    free = ("data.", "also.")
+    fixed = [key for key in changes if key.split(".")[0] in TABLE[stage].fixed and not key.startswith(free)]
     if fixed:
         message = f"is fixed once a run has begun; begin a new one with: mlx {stage} init_from={info['id']}"
         raise ConfigError([Problem(key, message) for key in fixed])
@@ -104,6 +108,9 @@ def resume(folder: str, reporter: Reporter, changes: Mapping[str, Any]) -> dict[
     if "steps" in changes and values["scheduler"].get("T_max") == values["steps"]:
         # configs tie the length of a cosine to that of the stage, but config.json has only the numbers
         changes = {"scheduler.T_max": changes["steps"], **changes}
+    for setting, entry in {"init_from": info.get("parent"), "teacher": info.get("teacher")}.items():
+        if entry and values.get(setting):
+            values[setting] = runs.found_again(entry["checkpoint"], runs.beside_of(Path(folder)), values["runs_dir"])
     for key, value in changes.items():
         before = _change(values, key, value)
         reporter.note(f"{key}: this run has {before!r}, going on with {value!r}")
@@ -118,12 +125,12 @@ def _resumed(
     """Go on with a run whose settings are known."""
     stage = info["stage"]
     try:
-        fingerprint, recorded = info["data"]["fingerprint"], info["data"]["name"]
+        known, recorded, _ = info["data"], info["data"]["name"], info["data"]["fingerprint"]
     except (KeyError, TypeError) as error:
         raise UserError(f"{folder / 'run.json'} is damaged: it has no data, or data without {error}") from error
     session = Session()
-    prepared = prepare(stage, config, JOBS[stage], session)
     done = max(saved_steps(folder), default=0)
+    prepared = prepare(stage, config, JOBS[stage], session, info.get("parent") if done else None)
     if info["status"] == "completed" and info.get("stopped_early") and "patience" not in changes:
         message = f"{info['id']} ended early, after step {done}; to go on all the same, change its patience"
         raise UserError(f"{message} ({config.patience}): mlx resume {info['id']} patience=N, or null for never")
@@ -131,9 +138,16 @@ def _resumed(
         raise UserError(f"{info['id']} is complete; to train longer: mlx resume {info['id']} steps=N with N > {done}")
     if done > config.steps:
         raise UserError(f"steps={config.steps}: {info['id']} has done {done} steps already")
-    if fingerprint != prepared.job.data["fingerprint"]:
-        raise UserError(f"data {recorded} has changed since {info['id']} began: its fingerprint is another")
-    run = runs.reopen(folder, plain(config), key=prepared.key, steps=config.steps)
+    if identity(known) != identity(prepared.job.data):
+        moved = ", ".join(f"{key}={value}" for key, value in changes.items() if key.startswith(("data.", "also.")))
+        what = f"with {moved}, data {recorded} is not what {info['id']} began with" if moved else ""
+        what = what or f"data {recorded} has changed since {info['id']} began"
+        new = f"begin a new run with: mlx {stage} init_from={info['id']}"
+        raise UserError(f"{what}: its fingerprint is another; {new}")
+    for entry, was in ((prepared.parent, info.get("parent")), (prepared.job.teacher, info.get("teacher"))):
+        if entry and was and entry["sha256"] != was["sha256"]:
+            raise UserError(f"{entry['checkpoint']} has changed since {info['id']} began: its sha256 is another")
+    run = runs.reopen(folder, plain(config), key=prepared.key, steps=config.steps, data=prepared.job.data)
     return train(prepared, session, reporter, run)
 
 

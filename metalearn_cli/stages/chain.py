@@ -16,17 +16,17 @@ import torch
 from torch import Tensor
 
 from metalearn_cli.core.build import Spec
-from metalearn_cli.core.config import ChainConfig, EvaluateConfig, MetaTrainConfig, Training, digest, plain
-from metalearn_cli.core.errors import ConfigError, Problem, UserError
+from metalearn_cli.core.config import ChainConfig, EvaluateConfig, MetaTrainConfig, digest, plain
+from metalearn_cli.core.errors import ConfigError, Problem
 from metalearn_cli.core.metric import metric_named
 from metalearn_cli.core.stages import TABLE
 from metalearn_cli.core.types import Reporter
 from metalearn_cli.records import runs
-from metalearn_cli.stages.evaluate import FLOORS, evaluate, prepare_evaluation
-from metalearn_cli.stages.preparing import MakeJob, prepare
+from metalearn_cli.stages.again import evaluated, trained
+from metalearn_cli.stages.evaluate import FLOORS, prepare_evaluation
+from metalearn_cli.stages.preparing import MakeJob, describe_data, essence, identity, prepare
 from metalearn_cli.stages.scores import INTERVALS, Scores, mean_of
 from metalearn_cli.stages.session import Session
-from metalearn_cli.stages.training import train
 
 
 def run_chain(
@@ -44,13 +44,12 @@ def run_chain(
     Returns:
         The chain's run.json; `table` has one row per checkpoint, learner and protocol, see `_table`.
     """
-    values = plain(config)
-    values.pop("runs_dir")
-    key, began = digest(values), time.monotonic()
-    same = [info for info in runs.list_runs(config.runs_dir) if info["stage"] == "run" and info.get("key") == key]
+    began = time.monotonic()
     check_chain(config, make_jobs, session)
+    key = _key(config, session)
+    same = [info for info in runs.list_runs(config.runs_dir) if info["stage"] == "run" and info.get("key") == key]
     # what `latest` meant when the chain began is what it means when the chain is repeated
-    starts = (same[0].get("starts") if same else None) or _starts(config)
+    starts = _moved(same[0].get("starts") if same else None, config.runs_dir) or _starts(config)
     if same:
         run = runs.reopen(Path(same[0]["folder"]), starts=starts)
     else:
@@ -112,7 +111,7 @@ def _training(
     """
 
     def scored(ckpt: str | None, algorithm: Spec | None, seed: int | None) -> dict[str, Any]:
-        return _evaluated(_scoring(config, ckpt, algorithm, seed), session, reporter)
+        return evaluated(prepare_evaluation(_scoring(config, ckpt, algorithm, seed), session), reporter)
 
     first = config.training[config.stages[0]]
     start = starts.get(config.stages[0], {}).get("init_from")
@@ -128,7 +127,8 @@ def _training(
         if isinstance(settings, MetaTrainConfig):
             yield _Row(before, False, scored(start, settings.algorithm, settings.seed))
         pinned: dict[str, Any] = {**starts.get(stage, {}), **({"init_from": start} if start else {})}
-        start = _trained(stage, replace(settings, **pinned), make_jobs[stage], session, reporter)["checkpoint"]
+        prepared = prepare(stage, replace(settings, **pinned), make_jobs[stage], session)
+        start = trained(prepared, session, reporter)["checkpoint"]
         before = stage
         if reads_checkpoint:
             yield _Row(stage, True, scored(start, floor, None))
@@ -142,18 +142,52 @@ def _with_seed(config: ChainConfig, index: int) -> ChainConfig:
     return replace(config, training=training)
 
 
-def _starts(config: ChainConfig) -> dict[str, dict[str, str]]:
-    """Return the checkpoints that the stages' settings name, as paths: where the first one starts, and teachers."""
+def _key(config: ChainConfig, session: Session) -> str:
+    """Return what identifies a chain: settings and inputs, not where they are; of `latest`, see `starts`."""
+    parts = []
+    first = config.training[config.stages[0]]
+    settings: Any
+    for stage, settings in [*config.training.items(), ("evaluate", _scoring(config, None, None, None))]:
+        runtime = session.runtime(settings.runtime)
+        specs = {"": settings.data or first.data, **getattr(settings, "also", {})}
+        data = {name: identity(describe_data(session.data(spec, runtime), spec)) for name, spec in specs.items()}
+        parts.append([stage, essence(settings), data])
+    named = {f"{stage}.{s}": name for stage, found in _named(config).items() for s, name in found.items()}
+    for key, name in named.items():
+        if not name.startswith("latest"):
+            stage, setting = key.rsplit(".", 1)
+            folder = runs.find_checkpoint(name, config.runs_dir, TABLE[stage].accepts, setting)
+            named[key] = session.checkpoint(folder).sha256
+    return digest([config.seeds, parts, named])
+
+
+def _moved(starts: dict[str, dict[str, str]] | None, runs_dir: str) -> dict[str, dict[str, str]]:
+    """Return recorded `starts` with the paths that they have now."""
+    found = {stage: own.items() for stage, own in (starts or {}).items()}
+    return {stage: {s: runs.found_again(path, runs_dir) for s, path in own} for stage, own in found.items()}
+
+
+def _named(config: ChainConfig) -> dict[str, dict[str, str]]:
+    """Return the checkpoints that the stages' settings name: where the first one starts, and teachers."""
     found: dict[str, dict[str, str]] = {}
     for stage, settings in config.training.items():
         named = {"teacher": getattr(settings, "teacher", None)}
         if stage == config.stages[0]:
             named["init_from"] = settings.init_from
-        for setting, name in named.items():
-            if name is not None:
-                folder = runs.find_checkpoint(name, config.runs_dir, TABLE[stage].accepts, setting)
-                found.setdefault(stage, {})[setting] = str(folder)
+        if given := {setting: name for setting, name in named.items() if name is not None}:
+            found[stage] = given
     return found
+
+
+def _starts(config: ChainConfig) -> dict[str, dict[str, str]]:
+    """Return the checkpoints that the stages' settings name, as paths."""
+    return {
+        stage: {
+            setting: str(runs.find_checkpoint(name, config.runs_dir, TABLE[stage].accepts, setting))
+            for setting, name in named.items()
+        }
+        for stage, named in _named(config).items()
+    }
 
 
 def check_chain(config: ChainConfig, make_jobs: dict[str, MakeJob], session: Session) -> list[str]:
@@ -197,38 +231,6 @@ def _scoring(config: ChainConfig, ckpt: str | None, algorithm: Spec | None, seed
     first = config.training[config.stages[0]]
     backbone, data = None if ckpt else first.backbone, config.evaluate.data or first.data
     return replace(config.evaluate, ckpt=ckpt, backbone=backbone, data=data, algorithm=algorithm, weights_seed=seed)
-
-
-def _trained(stage: str, settings: Training, make_job: MakeJob, session: Session, reporter: Reporter) -> dict[str, Any]:
-    """Return the completed run of a stage: one that is there, one that goes on, or a new one."""
-    prepared = prepare(stage, settings, make_job, session)
-    found = _found(stage, prepared.key, settings.runs_dir)
-    if found and found["status"] == "completed":
-        folder = Path(found["folder"]) / "checkpoints" / found["best"]
-        try:
-            session.checkpoint(folder)
-        except UserError as error:
-            reporter.note(f"{stage}: {error}; it is trained again")
-            return train(prepared, session, reporter)
-        reporter.note(f"{stage}: already done with these settings and inputs in {found['folder']}, skipped")
-        return {**found, "checkpoint": str(folder)}
-    return train(prepared, session, reporter, runs.reopen(Path(found["folder"])) if found else None)
-
-
-def _evaluated(settings: EvaluateConfig, session: Session, reporter: Reporter) -> dict[str, Any]:
-    """Return the completed evaluation: one that is there, or a new one."""
-    evaluation = prepare_evaluation(settings, session)
-    found = _found("evaluate", evaluation.key, settings.runs_dir)
-    if found and found["status"] == "completed":
-        reporter.note(f"evaluate: already done with these settings and inputs in {found['folder']}, skipped")
-        return found
-    return evaluate(evaluation, reporter, runs.reopen(Path(found["folder"])) if found else None)
-
-
-def _found(stage: str, key: str, runs_dir: str) -> dict[str, Any] | None:
-    """Return the newest run that did, or began, this work; a completed one before any other."""
-    same = [info for info in runs.list_runs(runs_dir) if info["stage"] == stage and info.get("key") == key]
-    return next((info for info in same if info["status"] == "completed"), same[0] if same else None)
 
 
 def _table(trainings: list[list[_Row]]) -> list[dict[str, Any]]:

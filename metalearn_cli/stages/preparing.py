@@ -6,7 +6,7 @@ A stage says what is trained on what (a `Job`); everything is built and checked 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -90,8 +90,20 @@ def starting_point(config: Training, stage: str, session: Session) -> Checkpoint
     return session.checkpoint(folder)
 
 
+def identity(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what makes recorded data what it is, see `describe_data`: all but where it was read from."""
+    also = {name: identity(other) for name, other in data.get("also", {}).items()}
+    return {key: value for key, value in data.items() if key not in ("spec", "also")} | ({"also": also} if also else {})
+
+
+def essence(config: Common) -> dict[str, Any]:
+    """Return settings without those that only say where something is; see `identity` and sha256 for what it is."""
+    elsewhere = ("runs_dir", "init_from", "ckpt", "teacher", "data", "also")
+    return {key: value for key, value in plain(config).items() if key not in elsewhere}
+
+
 def key_of(stage: str, config: Common, data: dict[str, Any], *inputs: dict[str, Any] | None) -> str:
-    """Return what identifies the work of a run: its settings and its inputs, not where it writes.
+    """Return what identifies the work of a run: its settings and its inputs, not where anything is.
 
     Args:
         stage: the command.
@@ -99,10 +111,7 @@ def key_of(stage: str, config: Common, data: dict[str, Any], *inputs: dict[str, 
         data: see `describe_data`.
         inputs: what is recorded of each checkpoint that it starts from, or None.
     """
-    values = plain(config)
-    for elsewhere in ("runs_dir", "init_from", "ckpt", "teacher"):
-        values.pop(elsewhere, None)
-    return digest([stage, values, *(entry and entry["sha256"] for entry in inputs), data])
+    return digest([stage, essence(config), *(entry and entry["sha256"] for entry in inputs), identity(data)])
 
 
 @dataclass(frozen=True)
@@ -113,45 +122,57 @@ class Prepared:
     config: Training
     runtime: Runtime
     job: Job
-    parent: Checkpoint | None
+    parent: dict[str, Any] | None  # see `Checkpoint.parent_entry`
     notes: tuple[str, ...]
 
     @property
     def key(self) -> str:
         """See `key_of`."""
         teacher = () if self.job.teacher is None else (self.job.teacher,)
-        return key_of(
-            self.stage, self.config, self.job.data, self.parent.parent_entry if self.parent else None, *teacher
-        )
+        return key_of(self.stage, self.config, self.job.data, self.parent, *teacher)
 
     def optimizer(self) -> tuple[Optimizer, LRScheduler]:
         """Build what changes the tensors that learn, and its schedule."""
         return make_optimizer(self.config.optimizer, self.config.scheduler, self.job.params, self.job.rates)
 
 
-def prepare(stage: str, config: Training, make_job: MakeJob, session: Session) -> Prepared:
+def prepare(
+    stage: str, config: Training, make_job: MakeJob, session: Session, recorded: dict[str, Any] | None = None
+) -> Prepared:
     """Build and check everything that a training stage needs, before any work.
+
+    Args:
+        stage: its name.
+        config: its settings.
+        make_job: what it trains.
+        session: what the command has built already.
+        recorded: the parent of a run that has checkpoints of its own to resume from: it may be gone since.
 
     Raises:
         ConfigError: with what the machine, the data or the checkpoint cannot do.
         UserError: likewise.
     """
     problems: list[Problem] = []
-    parent = None
+    parent, gone = None, ""
     try:
         parent = starting_point(config, stage, session)
     except UserError as error:
-        problems.append(Problem("init_from", str(error).removeprefix(f"init_from={config.init_from}: ")))
+        gone = str(error).removeprefix(f"init_from={config.init_from}: ")
+        problems += [Problem("init_from", gone)] * (recorded is None)
     try:
         with enough_memory(stage, config):
             job = make_job(config, session)
     except ConfigError as error:
         raise ConfigError([*problems, *error.problems]) from error
+    if gone and recorded and job.begin:
+        problems.append(Problem("init_from", f"{gone}; the {stage} method needs it to the end"))
     if problems:
         raise ConfigError(problems)
     _check_rates(stage, job)
     runtime = session.runtime(config.runtime)
     notes = [f"{stage}: {runtime.description}; data {job.data['name']} ({job.data['protocol']})", *job.notes]
+    if gone:
+        notes.append(f"init_from {config.init_from} is gone; it is not needed, as the run has checkpoints of its own")
     if parent:
         source = "" if config.init_from == str(parent.folder) else f"{config.init_from} -> "
         notes.append(f"init_from {source}{parent.folder}{_measured(parent)}")
@@ -159,9 +180,10 @@ def prepare(stage: str, config: Training, make_job: MakeJob, session: Session) -
         job = replace(job, params=params)
         notes.append(line)
     job = replace(job, params=runtime.place(job.params))
-    job.begin(job.params)
+    if job.begin:
+        job.begin(job.params)
     try_optimizer(config.optimizer, config.scheduler)
-    return Prepared(stage, config, runtime, job, parent, tuple(notes))
+    return Prepared(stage, config, runtime, job, parent.parent_entry if parent else recorded, tuple(notes))
 
 
 def _check_rates(stage: str, job: Job) -> None:

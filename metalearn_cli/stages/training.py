@@ -47,7 +47,7 @@ def train(
     """
     config, job, stage = prepared.config, prepared.job, prepared.stage
     if run is None:
-        parent = prepared.parent.parent_entry if prepared.parent else None
+        parent = prepared.parent
         facts |= {"key": prepared.key, "parent": parent, "data": job.data, "steps": config.steps}
         # what `latest` meant today is what a later `resume` starts from
         pinned = plain(config) | {"init_from": parent["checkpoint"] if parent else None}

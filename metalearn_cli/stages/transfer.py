@@ -66,8 +66,8 @@ def transfer(config: TransferConfig, session: Session) -> Job:
     start: Params = {}
 
     def begin(params: Params) -> None:
-        if hasattr(method, "loss"):  # copies: training writes into the tensors themselves
-            start.update({name: params[name].detach().clone() for name in net.params})
+        # copies: training writes into the tensors themselves
+        start.update({name: params[name].detach().clone() for name in net.params})
 
     def batches(step: int) -> dict[str, Items]:
         x, y = data.batch("train", "fit", config.batch_size, config.seed, step)
@@ -109,7 +109,7 @@ def transfer(config: TransferConfig, session: Session) -> Job:
         notes=_told(config, teacher, data),
         buffers=tuple(net.constants),
         merged=partial(merged, method, net),
-        begin=begin,
+        begin=begin if hasattr(method, "loss") else None,
     )
 
 

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -249,3 +251,62 @@ def test_jobs_of_a_sweep_do_not_start_from_one_another(tmp_path, monkeypatch):
     monkeypatch.setenv("MLX_SWEEP_ID", "this")
     found = runs.find_checkpoint("latest", folder, STAGES, "init_from")
     assert found == before.folder / "checkpoints" / "step-000004"
+
+
+def lacks(monkeypatch, function, number):
+    def answer(*args):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(function, answer)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOLCK])
+def test_a_file_system_without_locks_or_flushing(folder, monkeypatch, caplog, number):
+    lacks(monkeypatch, "fcntl.flock", number)
+    lacks(monkeypatch, "os.fsync", number)
+    run = finished(folder, "pretrain")
+    (record,) = caplog.records  # once, not for every run
+    assert f"{folder} has no locks ({os.strerror(number).lower()})" in record.getMessage()
+    again = runs.reopen(run.folder)
+    assert runs.list_runs(folder)[0]["status"] == "running"  # nobody can know that it died
+    again.close()
+
+
+def test_other_errors_of_locks_and_flushing_count(folder, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="Input/output error"):
+        lacks(patch, "fcntl.flock", errno.EIO)
+        runs.create(folder, "pretrain", {})
+    lacks(monkeypatch, "os.fsync", errno.EIO)
+    with pytest.raises(OSError, match="Input/output error"):
+        runs.create(folder, "pretrain", {})
+
+
+def test_a_copied_run_is_not_taken_for_the_original(folder):
+    run, other = finished(folder, "pretrain"), finished(folder, "pretrain")
+    for name in ("a-copy", "z-copy"):
+        shutil.copytree(run.folder, run.folder.with_name(name))
+    said = refused(runs.find_run, folder, run.info["id"])
+    assert said.startswith(f"3 runs have the id {run.info['id']}, {run.folder} and ")
+    assert str(run.folder.with_name("a-copy")) in said and "name one by its folder" in said
+    assert said == refused(runs.find_run, folder, run.info["id"][:-1])
+    assert runs.find_run(folder, "a-copy")["folder"] == str(run.folder.with_name("a-copy"))
+    assert runs.find_run(folder, str(run.folder))["folder"] == str(run.folder)
+    entry = {"run": run.info["id"], "stage": "pretrain", "checkpoint": "here", "sha256": "ab"}
+    runs.write_json(other.folder / "run.json", {**other.info, "parent": entry})
+    assert runs.lineage(folder, other.info["id"])[1]["folder"] == str(run.folder)
+
+
+def test_runs_that_were_moved_are_found_again(folder, tmp_path):
+    first, second = finished(folder, "pretrain"), finished(folder, "transfer")
+    recorded = str(first.folder / "checkpoints" / "step-000004")
+    entry = {"run": first.info["id"], "stage": "pretrain", "checkpoint": recorded, "sha256": "ab"}
+    runs.write_json(second.folder / "run.json", {**second.info, "parent": entry})
+    assert runs.found_again(recorded, folder) == recorded
+    moved = tmp_path / "moved"
+    Path(folder).rename(moved)
+    there = moved / "pretrain" / first.info["id"] / "checkpoints" / "step-000004"
+    assert runs.found_again(recorded, folder, str(moved)) == str(there)
+    (there / "manifest.json").unlink()
+    assert runs.found_again(recorded, folder, str(moved)) == recorded
+    chain = runs.lineage(folder, str(moved / "transfer" / second.info["id"]))
+    assert [info["status"] for info in chain] == ["completed", "completed"]

@@ -15,6 +15,7 @@ MAML = {"_target_": "metalearn_cli.algorithms.maml.Maml", "inner_lr": 0.1}
 CONV4 = {"_target_": "metalearn_cli.backbones.conv4.Conv4", "hidden": 8}
 GAUSSIAN = {"_target_": "metalearn_cli.data.gaussian.gaussian", "items": 160, "features": 6, "classes": 16}
 SINUSOID = {"_target_": "metalearn_cli.data.sinusoid.Sinusoid"}
+OMNIGLOT = {"_target_": "metalearn_cli.data.omniglot.omniglot", "root": "here"}
 SHORT = {"stages": ["transfer", "meta-train"]}
 ONE_TINY_STEP = {"stages": ["meta-train"], "meta_train__steps": 1, "meta_train__optimizer__lr": 1e-9}
 
@@ -140,7 +141,7 @@ def test_interrupted_chain_goes_on_and_equals_the_uninterrupted(go, config, said
     with monkeypatch.context() as patch:
         stop = 4
         patch.setattr(said, "advance", lambda s: os.kill(os.getpid(), signal.SIGINT) if s == stop else None)
-        patch.setattr(stages.chain, "_evaluated", lambda *args: {})
+        patch.setattr(stages.chain, "evaluated", lambda *args: {})
         with pytest.raises(KeyboardInterrupt):
             go("run", **SHORT)
     (begun,) = listed("run")
@@ -242,3 +243,38 @@ def test_a_stage_whose_checkpoint_is_damaged_is_trained_again(go, said):
     second = go("run", **SHORT)
     assert any(note.startswith("transfer: ") and note.endswith("; it is trained again") for note in said.notes)
     assert [row["value"] for row in second["table"]] == [row["value"] for row in first["table"]]
+
+
+def test_other_spellings_of_the_same_paths(go, images, said, tmp_path, listed, monkeypatch):
+    first = go("transfer", backbone=CONV4, data=OMNIGLOT)
+    named = {"backbone": CONV4, "stages": ["meta-train"], "init_from": first["checkpoint"]}
+    go("run", **named, data=OMNIGLOT)
+    said.steps.clear()
+    (tmp_path / "link").symlink_to(tmp_path / "runs")
+    monkeypatch.chdir(tmp_path)
+    spelled = {"data": {**OMNIGLOT, "root": "there"}, "runs_dir": "link/"}
+    go("run", **named | {"init_from": str(Path(first["folder"]).relative_to(tmp_path)) + "/"}, **spelled)
+    assert said.steps == []
+    assert [len(listed(stage)) for stage in ("run", "transfer", "meta-train", "evaluate")] == [1, 1, 1, 2]
+
+
+def test_what_latest_meant_is_found_where_it_was_moved(go, said, tmp_path):
+    go("transfer")
+    go("run", stages=["meta-train"], init_from="latest")
+    go("transfer", seed=1)
+    (tmp_path / "runs").rename(tmp_path / "moved")
+    said.steps.clear()
+    go("run", stages=["meta-train"], init_from="latest", runs_dir=str(tmp_path / "moved"))
+    assert said.steps == []
+
+
+@pytest.mark.parametrize("stage", ["meta-train", "evaluate"])
+def test_a_sweep_that_is_repeated_skips_what_is_done(config, go, said, listed, stage):
+    go("pretrain", steps=1)
+    settings = config(stage)
+    first = stages.run(stage, settings, said, sweep="a")
+    said.steps.clear()
+    assert stages.run(stage, settings, said, sweep="a")["id"] == first["id"]
+    assert said.steps == [] and "already done" in said.notes[-1]
+    assert listed(stage)[0]["sweep"] == "a"
+    assert stages.run(stage, settings, said)["id"] != first["id"]  # outside of a sweep each command is a new run

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from importlib import import_module
 from pathlib import Path
@@ -118,7 +119,7 @@ def refused(folder, said, changes):
 
 
 @pytest.mark.parametrize("changes", [
-    {"backbone.hidden": 9}, {"algorithm.inner_lr": 0.2}, {"data.seed": 1}, {"way": 3}, {"init_from": "latest"},
+    {"backbone.hidden": 9}, {"algorithm.inner_lr": 0.2}, {"data": "glyphs"}, {"way": 3}, {"init_from": "latest"},
 ])  # fmt: skip
 def test_what_the_run_is_does_not_change(go, said, changes):
     done = go("meta-train", algorithm=MAML)
@@ -328,3 +329,83 @@ def test_steps_left_out_write_no_statistics(go, probes, interrupted, said, tenso
     unmoved = tensors(go(stage, **{**settings, "nonfinite_limit": 9}))
     for n, t in unmoved.items():
         assert "running" not in n or torch.equal(t, torch.full_like(t, "var" in n)), n
+
+
+OMNIGLOT = {"_target_": "metalearn_cli.data.omniglot.omniglot", "root": "here"}
+
+
+def test_data_that_was_moved(images, interrupted, said, tensors, go):
+    settings = {"data": OMNIGLOT, "backbone": CONV4}
+    folder = interrupted("meta-train", **settings)
+    key = json.loads((Path(folder) / "run.json").read_text())["key"]
+    done = stages.resume(folder, said, {"data.root": "there"})
+    assert (done["status"], done["key"], done["data"]["spec"]["root"]) == ("completed", key, "there")
+    assert runs.read_config(Path(folder))["data"]["root"] == "there"
+    whole = go("meta-train", **settings)
+    assert whole["key"] == key
+    assert all(torch.equal(t, tensors(done)[name]) for name, t in tensors(whole).items())
+
+
+def test_other_data_than_the_run_began_with(go, said):
+    done = go("meta-train")
+    error = refused(done["folder"], said, {"data.seed": 1, "steps": 9})
+    assert f"with data.seed=1, data gaussian is not what {done['id']} began with" in str(error)
+    assert f"begin a new run with: mlx meta-train init_from={done['id']}" in str(error)
+
+
+def test_more_data_than_the_run_began_with(go, said, probes):
+    more = {"unlabelled": {**OTHER_DATA, "seed": 3}}
+    done = go("transfer", method={"_target_": "pieces.methods.coral.Coral"}, also=more)
+    error = refused(done["folder"], said, {"also.unlabelled.seed": 4, "steps": 9})
+    assert "with also.unlabelled.seed=4, data gaussian is not what" in str(error)
+
+
+OTHER_DATA = {"_target_": "metalearn_cli.data.gaussian.gaussian", "items": 160, "features": 6, "classes": 16}
+
+
+def test_a_parent_that_was_deleted(go, interrupted, said, tensors, tmp_path):
+    parent = go("pretrain", steps=1)
+    whole = go("transfer", init_from="latest")
+    folder = interrupted("transfer", init_from="latest:pretrain")
+    shutil.rmtree(parent["folder"])
+    done = stages.resume(folder, said, {})
+    assert f"init_from {parent['checkpoint']} is gone" in " ".join(said.notes)
+    assert (done["parent"], done["key"]) == (whole["parent"], whole["key"])
+    assert all(torch.equal(t, tensors(done)[name]) for name, t in tensors(whole).items())
+    chain = runs.lineage(str(tmp_path / "runs"), done["id"])
+    assert [info["status"] for info in chain] == ["completed", "gone"]
+
+
+def test_a_parent_that_was_deleted_and_is_needed(go, config, interrupted, said, probes):
+    parent = go("pretrain", steps=1)
+    needs = interrupted("transfer", init_from="latest", method={"_target_": "pieces.methods.l2_sp.L2Sp"})
+    shutil.rmtree(parent["folder"])
+    assert "the transfer method needs it to the end" in str(refused(needs, said, {}))
+
+
+def test_a_run_without_checkpoints_needs_its_parent(go, config, said, monkeypatch, tmp_path):
+    parent = go("pretrain", steps=1)
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(said, "start", lambda *args: 1 / 0)
+        stages.run("transfer", config("transfer", init_from="latest"), said)
+    shutil.rmtree(parent["folder"])
+    error = refused(runs.list_runs(str(tmp_path / "runs"))[0]["folder"], said, {})
+    assert [problem.key for problem in error.problems] == ["init_from"]
+
+
+def test_runs_that_were_moved_together(go, interrupted, said, tmp_path):
+    parent = go("pretrain", steps=1)
+    folder = Path(interrupted("meta-train", init_from="latest"))
+    (tmp_path / "runs").rename(tmp_path / "moved")
+    done = stages.resume(str(tmp_path / "moved" / folder.parent.name / folder.name), said, {})
+    assert done["status"] == "completed"
+    assert f"init_from {tmp_path}/moved/pretrain/{parent['id']}/checkpoints" in " ".join(said.notes)
+
+
+def test_a_parent_that_is_another_one_now(go, interrupted, said):
+    parent = go("pretrain", steps=1)
+    folder = interrupted("meta-train", init_from="latest")
+    another = go("pretrain", steps=1, seed=1)
+    shutil.rmtree(parent["checkpoint"])
+    shutil.copytree(another["checkpoint"], parent["checkpoint"])
+    assert f"{parent['checkpoint']} has changed since" in str(refused(folder, said, {}))

@@ -1,0 +1,45 @@
+"""Work that may have been done before: what is done is skipped, what was interrupted is resumed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from metalearn_cli.core.errors import UserError
+from metalearn_cli.core.types import Reporter
+from metalearn_cli.records import runs
+from metalearn_cli.stages.evaluate import Evaluation, evaluate
+from metalearn_cli.stages.preparing import Prepared
+from metalearn_cli.stages.session import Session
+from metalearn_cli.stages.training import train
+
+
+def trained(prepared: Prepared, session: Session, reporter: Reporter, **facts: Any) -> dict[str, Any]:
+    """Return the completed run of a stage: one that is there, one that is resumed, or a new one with these facts."""
+    stage = prepared.stage
+    found = _found(stage, prepared.key, prepared.config.runs_dir)
+    if found and found["status"] == "completed":
+        folder = Path(found["folder"]) / "checkpoints" / found["best"]
+        try:
+            session.checkpoint(folder)
+        except UserError as error:
+            reporter.note(f"{stage}: {error}; it is trained again")
+            return train(prepared, session, reporter, **facts)
+        reporter.note(f"{stage}: already done with these settings and inputs in {found['folder']}, skipped")
+        return {**found, "checkpoint": str(folder)}
+    return train(prepared, session, reporter, runs.reopen(Path(found["folder"])) if found else None, **facts)
+
+
+def evaluated(evaluation: Evaluation, reporter: Reporter, **facts: Any) -> dict[str, Any]:
+    """Return the completed evaluation: one that is there, or a new one with these facts."""
+    found = _found("evaluate", evaluation.key, evaluation.config.runs_dir)
+    if found and found["status"] == "completed":
+        reporter.note(f"evaluate: already done with these settings and inputs in {found['folder']}, skipped")
+        return found
+    return evaluate(evaluation, reporter, runs.reopen(Path(found["folder"])) if found else None, **facts)
+
+
+def _found(stage: str, key: str, runs_dir: str) -> dict[str, Any] | None:
+    """Return the newest run that did, or began, this work; a completed one before any other."""
+    same = [info for info in runs.list_runs(runs_dir) if info["stage"] == stage and info.get("key") == key]
+    return next((info for info in same if info["status"] == "completed"), same[0] if same else None)
