@@ -39,8 +39,8 @@ HYDRA_ERRORS = (HydraException, OmegaConfBaseException, YAMLError, ValueError)
 """What a composition raises for words or configs that are wrong."""
 
 
-_OF_HYDRA = re.compile(r"hydra(/(launcher|sweeper)$|\.(launcher|sweeper|sweep)\.)")
-"""What a command line may set of Hydra's own part: the rest writes or runs what mlx knows nothing of."""
+_USUAL = ("hydra/launcher=basic", "hydra/sweeper=basic")
+"""What of Hydra's own part may be typed, as it changes nothing."""
 
 
 class NotForUse(HydraException):
@@ -81,12 +81,10 @@ class Composer:
         """
         override = _parsed(word, self.loader)
         key, package = override.key_or_group.lstrip("/"), override.package or ""
-        if (
-            re.match(r"hydra\b", package)
-            or (re.match(r"hydra\b", key) and not _OF_HYDRA.match(key))
-            or (key.startswith("hydra") and "_target_" in word)
-        ):
-            raise NotForUse("of hydra, only launcher and sweeper can be chosen, and they and sweep be set")
+        if re.match(r"hydra\b", package) or (re.match(r"hydra\b", key) and word not in _USUAL):
+            own = re.match(r"hydra[/.](launcher|sweeper|sweep)\b", key)
+            sweeps = "mlx runs the jobs of a sweep itself, one after another; leave it out"
+            raise NotForUse(sweeps if own else "nothing of hydra can be set here")
         value = None if override.is_sweep_override() else override.value()
         if isinstance(value, list) and self.is_choice(override) and not all(isinstance(name, str) for name in value):
             raise NotForUse(f"is chosen by name, got {shown(value)}")
@@ -227,12 +225,21 @@ def _pairs(node: Any, keys: Iterable[Any], prefix: str, problems: list[Problem])
     return pairs
 
 
+_TILDES = re.compile(r"(^|[,\[(]\s*)(~[^,\[\]()]*)")
+
+
+def _readable(word: str) -> str:
+    """Return a word with quotes around paths that begin with ~, as in runs_dir=~/runs: Hydra would refuse them."""
+    key, equals, value = word.partition("=")
+    return word if {"'", '"'} & {*value} else key + equals + _TILDES.sub(r'\1"\2"', value)
+
+
 def _parsed(word: str, loader: ConfigLoaderImpl | None = None) -> Override:
     if reason := too_complex(word):
         raise NotForUse(reason)
     try:
         with _stumbling():
-            return OverridesParser.create(loader).parse_overrides([word])[0]
+            return OverridesParser.create(loader).parse_overrides([_readable(word)])[0]
     except ValueError as error:
         raise NotForUse("is too long a number") from error
 

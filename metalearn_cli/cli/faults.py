@@ -42,8 +42,6 @@ def check(composer: Composer, words: Sequence[str], multirun: bool) -> list[Comp
                 overrides.append(override)
         except HydraException as error:
             faults.append(_unreadable(composer, word, error))
-    if any(override.key_or_group == "hydra/sweeper" for override in overrides):
-        overrides = [o for o in overrides if not o.is_sweep_override()]  # only that sweeper knows what it will try
     try:
         combinations = composer.combinations(overrides) if multirun else [[composer.forced(o) for o in overrides]]
     except HydraException as error:

@@ -1,16 +1,14 @@
-"""Running a stage, once or, with -m, as a Hydra app of several jobs; and what becomes of them."""
+"""Running a stage, once or, with -m, as a sweep of several jobs; and what becomes of them."""
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from metalearn_cli.cli import errors, telling
@@ -18,9 +16,11 @@ from metalearn_cli.cli.choices import config_dir
 from metalearn_cli.cli.composing import HYDRA_ERRORS, Composer, Composition
 from metalearn_cli.cli.faults import check, originating
 from metalearn_cli.core import plugins
+from metalearn_cli.core.config import digest
 from metalearn_cli.core.errors import Stopped, UserError
 from metalearn_cli.core.importing import importing
 from metalearn_cli.core.stages import TRAINING
+from metalearn_cli.engine.signals import first_signal, stop
 
 
 class Outcome(NamedTuple):
@@ -41,11 +41,9 @@ class Outcome(NamedTuple):
     @property
     def status(self) -> str:
         """Say the exit code in a word."""
+        if self.code > errors.SIGNALLED:
+            return "interrupted"
         return {errors.DONE: "completed", errors.REFUSED: "refused"}.get(self.code, "crashed")
-
-
-_outcomes: list[Outcome] = []
-"""Of the jobs of a sweep, which Hydra does not hand back where they fail."""
 
 
 def run(stage: str, words: Sequence[str], extra: str, multirun: bool) -> list[Outcome]:
@@ -54,16 +52,27 @@ def run(stage: str, words: Sequence[str], extra: str, multirun: bool) -> list[Ou
     Raises:
         SettingsError: with everything that is wrong with it; nothing has been written then.
     """
-    composer = Composer(stage, extra)
-    jobs = check(composer, words, multirun)
-    if not multirun:
-        return [_attempt(jobs[0], sweep=None)]
-    _outcomes.clear()
-    flags = ["--multirun", *(["--config-dir", extra] if extra else [])]
-    app(stage, [*flags, *(composer.forced(composer.read(word)) for word in words)])
-    if not any(outcome.run for outcome in _outcomes):
-        _forget(Path(jobs[0].config.hydra.sweep.dir))
-    return list(_outcomes)
+    jobs = check(Composer(stage, extra), words, multirun)
+    return _sweep(stage, jobs) if multirun else [_attempt(jobs[0], sweep=None)]
+
+
+def _sweep(stage: str, jobs: Sequence[Composition]) -> list[Outcome]:
+    """Run jobs one after the other; a signal ends the sweep, whose last outcome then is that of the job it stopped.
+
+    What identifies a sweep is what it is asked for, so that the same command finds the runs of before.
+    """
+    os.environ["MLX_SWEEP_ID"] = sweep = digest([stage, *(job.words for job in jobs)])[:8]
+    outcomes: list[Outcome] = []
+    try:
+        with first_signal((), stop):
+            for job in jobs:
+                outcomes.append(_attempt(job, sweep))
+    except KeyboardInterrupt as error:
+        number = error.number if isinstance(error, Stopped) else signal.SIGINT
+        done = f"{len(outcomes)} of {len(jobs)} jobs were done; resume with: the same command"
+        code, text = errors.explain(Stopped(number, done))
+        outcomes.append(Outcome(jobs[len(outcomes)].words, None, code, text))
+    return outcomes
 
 
 def inspect(stage: str, options: Mapping[str, str], words: Sequence[str]) -> int:
@@ -77,8 +86,7 @@ def inspect(stage: str, options: Mapping[str, str], words: Sequence[str]) -> int
     flags = [part for name, value in options.items() for part in (name, value) if part]
     composer = Composer(stage, options.get("--config-dir", ""))
     try:
-        for word in words:
-            composer.read(word)
+        words = [str(composer.read(word).input_line) for word in words]
         composer.compose(words)  # vets the user's own files
         app(stage, [*flags, *words])
     except SystemExit as stop:
@@ -90,28 +98,24 @@ def inspect(stage: str, options: Mapping[str, str], words: Sequence[str]) -> int
 
 
 def app(stage: str, argv: Sequence[str]) -> None:
-    """Enter a stage's Hydra app."""
+    """Enter a stage's Hydra app, for what Hydra shows of it."""
     before = sys.argv
     folders = (str(folder).replace("\\", r"\\").replace("'", r"\'") for folder in plugins.config_dirs())
     own = ",".join(f"'file://{folder}'" for folder in folders)
     sys.argv = [f"mlx {stage}", *argv, *([f"hydra.searchpath=[{own}]"] if own else [])]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through to us instead of printing them
     try:
-        hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=stage)(run_stage)()
+        hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=stage)(_run_nothing)()
     finally:
         sys.argv = before
 
 
-def run_stage(config: DictConfig) -> None:
-    """Run one job of a sweep of Hydra's. At module level, so that launchers can pickle it."""
-    job = HydraConfig.get()
-    extra = next((s.path for s in job.runtime.config_sources if s.provider == "command-line"), "")
-    composition = Composition(Composer(str(job.job.config_name), extra), job.overrides.task, config)
-    _outcomes.append(_attempt(composition, os.environ["MLX_SWEEP_ID"]))
+def _run_nothing(config: DictConfig) -> None:
+    """Be what a Hydra app runs; it is only asked to show."""
 
 
 def _attempt(composition: Composition, sweep: str | None) -> Outcome:
-    """Run one job; what goes wrong is told, and kept from Hydra, so that the other jobs of a sweep go on.
+    """Run one job; what goes wrong is told, and the other jobs of a sweep go on.
 
     Raises:
         Stopped: after a signal, saying how to go on.
@@ -137,14 +141,6 @@ def _advice(stage: str, folder: str) -> str:
     # a chain and an evaluation are started again; what is done already they skip
     again = f"mlx resume {folder}" if stage in TRAINING else "the same command"
     return f"go on with: {again}" if folder else ""
-
-
-def _forget(folder: Path) -> None:
-    """Remove what Hydra wrote for a sweep of which nothing came, and the folders that are empty then."""
-    (folder / "multirun.yaml").unlink(missing_ok=True)
-    with suppress(OSError):
-        for empty in (folder, folder.parent, folder.parent.parent):
-            empty.rmdir()
 
 
 def check_data(words: Sequence[str], extra: str) -> dict[str, Any]:

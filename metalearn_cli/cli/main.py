@@ -13,9 +13,11 @@ from typing import Any
 
 from metalearn_cli import __version__
 from metalearn_cli.cli import errors
+from metalearn_cli.cli.streams import patient
 from metalearn_cli.cli.words import DATA, SHELLS, STAGES, Words, meant, overview, parse
 from metalearn_cli.core.errors import Stopped, UserError
 from metalearn_cli.core.importing import importing
+from metalearn_cli.core.places import settle
 
 WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "2000"}
 """How threads wait for the next operation, read when torch is loaded: a moment awake, then asleep.
@@ -38,15 +40,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ["MLX_SWEEP_ID"] = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{os.urandom(2).hex()}"
     if not WAITING.keys() & os.environ.keys():
         os.environ |= WAITING
-    try:
-        code = _dispatch(words)
-        sys.stdout.flush()
-        return code
-    except BrokenPipeError:  # `mlx runs | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return errors.DONE
-    except (Exception, KeyboardInterrupt) as error:
-        return errors.explain(error)[0]
+    with patient():
+        try:
+            settle()
+            code = _dispatch(words)
+            sys.stdout.flush()
+            return code
+        except (Exception, KeyboardInterrupt) as error:
+            return errors.explain(error)[0]
 
 
 def _dispatch(argv: list[str]) -> int:
@@ -85,7 +86,7 @@ def _stage(words: Words) -> int:
     elif run := outcomes[0].run:
         _show(words, run, lambda: views.result(run, words.rest))
     codes = {outcome.code for outcome in outcomes}
-    return next((code for code in (errors.CRASH, errors.REFUSED) if code in codes), errors.DONE)
+    return next((c for c in (errors.CRASH, errors.REFUSED) if c in codes and max(codes) < errors.SIGNALLED), max(codes))
 
 
 def _resume(words: Words) -> int:
@@ -166,8 +167,9 @@ def _data(words: Words) -> int:
 def _doctor(words: Words) -> int:
     _expect(words, "")
     with importing():
-        from metalearn_cli.cli import doctor, views
-    found = doctor.examine(_runs_dir(words))
+        from metalearn_cli.cli import doctor, telling, views
+    with telling.reporting():
+        found = doctor.examine(_runs_dir(words))
     if "--bench" in words.options:
         from metalearn_cli.cli.bench import measure
 

@@ -1,10 +1,7 @@
 """A learner on an episode, under a named protocol of normalisation. The one place that knows protocols.
 
-Which items give the batch statistics by which an item is normalised:
-
-inductive: the support items, for support items and for queries. Each query is answered as if it were the only one.
-transductive, where the algorithm sees features or maps: support items and queries together, in one pass for all.
-transductive, where it sees items: the support items while it adapts; the queries alone, all of them, in its answers.
+transductive: batch statistics come from whatever batch is at hand, so an answer depends on the other queries.
+inductive: they come from the support set alone, so every query is answered as if it were the only one.
 
 Legend: S support items, Q query items, W ways, O outputs of a regression, ... the shape of one item.
 """

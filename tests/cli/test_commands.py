@@ -4,6 +4,7 @@ import errno
 import gc
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -147,8 +148,31 @@ def test_sweep_ends_in_one_table(mlx, stage):
     assert table[0] == "2 runs"
     assert table[1].split() == ["algorithm", "run", "status", "result"]  # way is the same in both
     assert table[3].split()[:3] == ["maml", "id-1", "completed"]
-    (sweep,) = Path("runs/sweeps").iterdir()
-    assert [path.name for path in sweep.iterdir()] == ["multirun.yaml"]
+    assert [path.name for path in Path().iterdir()] == ["own"]  # only its jobs write
+
+
+def test_other_launchers_and_sweepers_are_refused_before_the_first_job(mlx, stage, tmp_path):
+    words = ("hydra/launcher=joblib", "hydra/sweeper=optuna", "hydra.launcher.n_jobs=2", "hydra.sweep.dir=x")
+    answer = mlx("-m", "meta-train", "seed=1,2", *words)
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.err.count("mlx runs the jobs of a sweep itself, one after another; leave it out") == len(words)
+    assert not stage and not list(tmp_path.iterdir())
+    assert mlx("-m", "meta-train", "seed=1,2", "hydra/launcher=basic").code == 0
+
+
+@pytest.mark.parametrize("value", ["~/exp", '"~/exp"'])
+def test_home_folder_in_a_path(mlx, stage, tmp_path, monkeypatch, value):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert mlx("meta-train", f"runs_dir={value}", "init_from=~/a b").code == 0
+    ((_, config),) = stage
+    assert (config.runs_dir, config.init_from) == (f"{tmp_path}/home/exp", f"{tmp_path}/home/a b")
+    assert mlx("-m", "meta-train", f"runs_dir={value},x").code == 0
+    assert [config.runs_dir for _, config in stage[1:]] == [f"{tmp_path}/home/exp", "x"]
+    assert mlx("meta-train", f"runs_dir={value}", "--cfg", "job").code == 0
+    (tmp_path / "home" / "own" / "algorithm").mkdir(parents=True)
+    (tmp_path / "home" / "own" / "algorithm" / "mine.yaml").write_text("# Mine\n")
+    assert "mine" in mlx("ls", "--config-dir=~/own", "algorithm").out
+    assert "home/exp" in mlx("runs", "--runs-dir", "~/exp").out
 
 
 def test_sweep_goes_on_after_a_refused_and_a_crashed_job(mlx, stage, monkeypatch, tmp_path):
@@ -170,7 +194,6 @@ def test_sweep_goes_on_after_a_refused_and_a_crashed_job(mlx, stage, monkeypatch
     (log,) = Path("runs").glob("mlx-crash-*.log")
     assert str(log) in answer.err
     assert "ZeroDivisionError: oh" in log.read_text()
-    assert "Error executing job with overrides" not in answer.err
 
 
 def test_sweep_of_which_nothing_came_leaves_nothing(mlx, monkeypatch, tmp_path):
@@ -221,14 +244,6 @@ def test_trouble_after_the_start_says_how_to_go_on(mlx, monkeypatch):
         error, advice = answer.err.splitlines()[-2:]
         assert error == f"error: cannot write to runs/{stage}/some-id/metrics.jsonl: no space left on device"
         assert advice == f"once that is mended, go on with: {again}"
-
-
-def test_file_where_the_folder_of_a_sweep_should_be(mlx, stage):
-    Path("runs").write_text("")
-    answer = mlx("-m", "meta-train", "seed=1")
-    assert answer.code == 2
-    assert "cannot write to" in answer.err
-    assert not stage
 
 
 @pytest.mark.parametrize(
@@ -284,6 +299,18 @@ def write_run(stage, run_id, **facts):
         "parent": None,
     }
     (folder / "run.json").write_text(json.dumps({**info, **facts}))
+
+
+def test_a_copied_run_is_named_by_its_folder(mlx):
+    write_run("pretrain", "a1")
+    shutil.copytree("runs/pretrain/a1", "runs/pretrain/a1-copy")
+    both = "runs/pretrain/a1 and runs/pretrain/a1-copy"
+    assert f"2 runs have the id a1; name one by its folder: {both.replace(' and ', ' or ')}" in mlx("runs").out
+    for command in ("show", "resume"):
+        answer = mlx(command, "a1")
+        assert answer.code == 2 and f"2 runs have the id a1, {both}; name one by its folder" in answer.err
+    assert "folder: runs/pretrain/a1-copy" in mlx("show", "runs/pretrain/a1-copy/").out
+    assert "folder: runs/pretrain/a1-copy" in mlx("show", "a1-copy").out
 
 
 def test_runs_and_show(mlx):

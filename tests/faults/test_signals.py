@@ -98,3 +98,24 @@ def test_signal_that_is_none_is_refused(mlx, tmp_path):
     assert answer.code == 2
     assert "must be a list of one of SIGHUP, SIGUSR1, SIGUSR2, SIGXCPU, got ['SIGUSER1']" in answer.err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_sweep_that_is_stopped_shows_what_was_done_and_is_resumed(mlx, signalled, monkeypatch):
+    words = ("-m", "meta-train", "init_from=null", "seed=1,2,3", *SMALL, *TRAINING)
+    advance, steps = Progress.advance, []
+    answer = signalled((*words[:3], "seed=1", *words[4:]), 9)
+    assert answer.code == 0 and answer.out.startswith("1 runs")
+    answer = signalled((*words, "--json"), 3, signal.SIGTERM)
+    assert answer.code == 143
+    told = json.loads(answer.out)["runs"]
+    assert [(job["status"], bool(job["run"])) for job in told] == [("completed", True), ("interrupted", False)]
+    assert "stopped by SIGTERM; 1 of 3 jobs were done; resume with: the same command" in answer.err
+    monkeypatch.setattr(Progress, "advance", lambda self, done: steps.append(done) or advance(self, done))
+    answer = mlx(*words)
+    assert answer.code == 0
+    assert steps == [4, 5, 6, 1, 2, 3, 4, 5, 6]  # the first is skipped, the second resumed
+    assert [(run["seed"]) for run in map(runs.read_config, map(Path, folders("meta-train")))] == [1, 2, 3]
+
+
+def folders(stage):
+    return [info["folder"] for info in runs.list_runs("runs")[::-1] if info["stage"] == stage]

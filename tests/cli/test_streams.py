@@ -1,0 +1,62 @@
+"""stdout and stderr that are closed, or whose reader is gone."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+
+import pytest
+
+MLX = [sys.executable, "-m", "metalearn_cli.cli.main"]
+
+
+class Gone:
+    """A stream that nobody reads."""
+
+    encoding = "utf-8"
+
+    def __init__(self, number: int) -> None:
+        self.error = OSError(number, os.strerror(number))
+
+    def write(self, text: str) -> int:
+        raise self.error
+
+    def flush(self) -> None:
+        raise self.error
+
+    def fileno(self) -> int:
+        raise OSError("it has no number")
+
+    def isatty(self) -> bool:
+        return False
+
+
+@pytest.mark.parametrize("number", [errno.EPIPE, errno.ENOSPC, errno.EIO])
+def test_progress_that_nobody_reads_ends_no_run(mlx, stage, monkeypatch, number):
+    monkeypatch.setattr(sys, "stderr", Gone(number))
+    answer = mlx("-m", "pretrain", "seed=1,2")
+    assert answer.code == 0 and len(stage) == 2
+    assert answer.out.startswith("2 runs")
+
+
+def test_a_result_that_nobody_reads_keeps_its_exit_code(mlx, stage, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", Gone(errno.EPIPE))
+    assert mlx("pretrain").code == 0
+    assert mlx("pretrain", "--json").code == 0
+    monkeypatch.setattr("metalearn_cli.stages.run", lambda *args, **facts: 1 / 0)
+    assert mlx("-m", "pretrain", "seed=1").code == 1
+
+
+def test_a_result_that_cannot_be_written_is_an_error(mlx, stage, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", Gone(errno.ENOSPC))
+    answer = mlx("pretrain")
+    assert answer.code == 2 and "no space left on device" in answer.err
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-", "| true", "2>&1 | true"])
+def test_of_a_real_shell(closed, tmp_path):
+    line = f"set -o pipefail; {' '.join(MLX)} runs --runs-dir nowhere {closed}"
+    answer = subprocess.run(["bash", "-c", line], capture_output=True, text=True, cwd=tmp_path, env=os.environ)
+    assert (answer.returncode, answer.stderr) == (0, "")
