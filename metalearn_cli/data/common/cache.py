@@ -107,11 +107,8 @@ def cached(name: str, key: Mapping[str, Any], build: Callable[[], Dataset]) -> D
         try:
             _save(path, data)
         except OSError as error:
-            _log.warning(
-                "cannot write to the cache (%s): %s has to be made again in the next run; set MLX_CACHE_DIR to another folder",
-                error,
-                name,
-            )
+            advice = "has to be made again in the next run, unless MLX_CACHE_DIR names a folder that can be written"
+            _log.warning("cannot write to the cache (%s): %s %s", error, name, advice)
     return data
 
 
