@@ -42,7 +42,7 @@ class Outcome(NamedTuple):
     def status(self) -> str:
         """Say the exit code in a word."""
         if self.code > errors.SIGNALLED:
-            return "interrupted"
+            return "interrupted" if self.error else "not begun"
         return {errors.DONE: "completed", errors.REFUSED: "refused"}.get(self.code, "crashed")
 
 
@@ -57,7 +57,7 @@ def run(stage: str, words: Sequence[str], extra: str, multirun: bool) -> list[Ou
 
 
 def _sweep(stage: str, jobs: Sequence[Composition]) -> list[Outcome]:
-    """Run jobs one after the other; a signal ends the sweep, whose last outcome then is that of the job it stopped.
+    """Run jobs one after the other; a signal ends the sweep, and the jobs that it left out are told, too.
 
     What identifies a sweep is what it is asked for, so that the same command finds the runs of before.
     """
@@ -70,8 +70,9 @@ def _sweep(stage: str, jobs: Sequence[Composition]) -> list[Outcome]:
     except KeyboardInterrupt as error:
         number = error.number if isinstance(error, Stopped) else signal.SIGINT
         done = f"{len(outcomes)} of {len(jobs)} jobs were done; resume with: the same command"
-        code, text = errors.explain(Stopped(number, done))
-        outcomes.append(Outcome(jobs[len(outcomes)].words, None, code, text))
+        code, _ = errors.explain(Stopped(number, done))
+        left = jobs[len(outcomes) :]
+        outcomes += [Outcome(job.words, None, code, "" if job is not left[0] else str(Stopped(number))) for job in left]
     return outcomes
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from metalearn_cli.core.errors import UserError
@@ -37,11 +38,13 @@ def settle() -> None:
         name, home = str(os.getuid()), ""
     if not any(os.environ.get(variable) for variable in _NAMES):
         os.environ["LOGNAME"] = name
-    if os.environ.get("HOME"):
-        return
-    os.environ.pop("HOME", None)
-    if not home:
-        os.environ["HOME"] = str(_own_folder())
+    if not os.environ.get("HOME"):
+        os.environ.pop("HOME", None)
+        if not home:
+            os.environ["HOME"] = str(_own_folder())
+    if "MPLCONFIGDIR" not in os.environ and not os.access(expanded("~"), os.W_OK):
+        with suppress(UserError):  # else matplotlib makes a folder in each process, and says so
+            os.environ["MPLCONFIGDIR"] = str(_own_folder() / "matplotlib")
 
 
 def _own_folder() -> Path:

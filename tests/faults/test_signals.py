@@ -108,7 +108,11 @@ def test_a_sweep_that_is_stopped_shows_what_was_done_and_is_resumed(mlx, signall
     answer = signalled((*words, "--json"), 3, signal.SIGTERM)
     assert answer.code == 143
     told = json.loads(answer.out)["runs"]
-    assert [(job["status"], bool(job["run"])) for job in told] == [("completed", True), ("interrupted", False)]
+    assert [(job["status"], bool(job["run"])) for job in told] == [
+        ("completed", True),
+        ("interrupted", False),
+        ("not begun", False),
+    ]
     assert "stopped by SIGTERM; 1 of 3 jobs were done; resume with: the same command" in answer.err
     monkeypatch.setattr(Progress, "advance", lambda self, done: steps.append(done) or advance(self, done))
     answer = mlx(*words)

@@ -19,7 +19,7 @@ def nobody(monkeypatch, tmp_path):
 
     monkeypatch.setattr("pwd.getpwuid", unknown)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    for name in ("HOME", "LOGNAME", "USER", "LNAME", "USERNAME"):
+    for name in ("HOME", "LOGNAME", "USER", "LNAME", "USERNAME", "MPLCONFIGDIR"):
         monkeypatch.setenv(name, "")  # put back afterwards, whatever is set meanwhile
         monkeypatch.delenv(name)
 
@@ -35,10 +35,19 @@ def test_a_user_without_a_name_gets_a_home_of_their_own(nobody, tmp_path):
 
 
 def test_a_home_that_is_set_stays(nobody, monkeypatch, tmp_path):
-    monkeypatch.setenv("HOME", "/somewhere")
+    (tmp_path / "home").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
     settle()
-    assert os.environ["HOME"] == "/somewhere"
-    assert not list(tmp_path.iterdir())
+    assert os.environ["HOME"] == str(tmp_path / "home")
+    assert "MPLCONFIGDIR" not in os.environ
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+
+
+def test_matplotlib_gets_a_folder_where_the_home_cannot_be_written(nobody, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", "/nowhere")
+    settle()
+    assert os.environ["HOME"] == "/nowhere"
+    assert os.environ["MPLCONFIGDIR"] == str(tmp_path / f"metalearn-cli-{os.getuid()}" / "matplotlib")
 
 
 @pytest.mark.parametrize("taken", ["link", "file"])
