@@ -155,7 +155,7 @@ def test_table_of_a_chain_says_where_it_starts(capsys):
     "draw",
     [
         lambda: views.result(RUN),
-        lambda: views.runs([RUN, RUN], "runs"),
+        lambda: views.runs([RUN, RUN | {"id": "20261123-170500-9f3a"}], "runs"),
         lambda: views.lineage(LINEAGE),
         lambda: views.sweep(JOBS),
     ],
