@@ -121,5 +121,7 @@ class Stepper:
         if memory.in_a_row > self._skips:
             after = f", after {self._skips} steps left out in a row" if self._skips else ""
             cure = "A lower learning rate is the usual cure (optimizer.lr, or algorithm.inner_lr)"
+            if memory.skipped - 1 == self.scheduler.last_epoch:  # all steps so far
+                cure = "No step was taken before: look at the data (mlx data check), the settings and runtime.precision"
             raise NonFiniteError(f"{what}{after}; nothing was updated. {cure}")
         log.warning("%s: the step is left out (%d in a row, %d in all)", what, memory.in_a_row, memory.skipped)

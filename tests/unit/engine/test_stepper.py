@@ -56,7 +56,7 @@ def test_a_step_that_is_left_out_puts_buffers_back(bad):
 
 def test_the_last_step_of_a_run_puts_buffers_back_too():
     params = tensors()
-    with pytest.raises(NonFiniteError, match="the loss became nan here; nothing was updated"):
+    with pytest.raises(NonFiniteError, match=r"nan here; nothing was updated\. No step was taken before:"):
         stepper(params).take(lambda: gradients(params, float("nan")), "here")
     assert params["mean"].tolist() == [0, 0] and params["w"].tolist() == [1, 1] and params["count"] == 0
 
@@ -85,3 +85,15 @@ def test_metrics_are_means_since_the_last_call():
         steps.take(lambda factor=factor: gradients(params, factor), "here")
     assert steps.metrics() == pytest.approx({"train/loss": 2.8, "train/twice": 5.6, "train/lr": 0.05})
     assert steps.metrics() == {"train/lr": 0.05}
+
+
+def test_a_lower_rate_is_advised_only_where_a_step_was_taken():
+    params = tensors()
+    steps = stepper(params)
+    steps.take(lambda: gradients(params), "here")
+    with pytest.raises(NonFiniteError, match="A lower learning rate is the usual cure"):
+        steps.take(lambda: gradients(params, float("nan")), "here")
+    steps = stepper(params, skips=1)
+    steps.take(lambda: gradients(params, float("nan")), "here")
+    with pytest.raises(NonFiniteError, match=r"look at the data \(mlx data check\)"):
+        steps.take(lambda: gradients(params, float("nan")), "here")
