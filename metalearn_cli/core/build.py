@@ -10,14 +10,15 @@ from __future__ import annotations
 import collections.abc
 import importlib
 import inspect
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import partial
-from typing import Any, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
 from metalearn_cli.core import plugins
-from metalearn_cli.core.check import mismatch, shown
+from metalearn_cli.core.check import Range, mismatch, shown
 from metalearn_cli.core.errors import ConfigError, Problem, UserError
 from metalearn_cli.core.source import Parameter, parameters
 
@@ -26,6 +27,9 @@ FOLDERS = {"backbone": "backbones", "model": "models", "method": "methods", "alg
 
 OF_TORCH = {"optimizer": ("torch.optim", "Optimizer"), "scheduler": ("torch.optim.lr_scheduler", "LRScheduler")}
 """The groups that torch brings: the module, and the class in it that all of them derive from."""
+
+LIMITS = {"optimizer": {"lr": Annotated[float, Range(0)]}}
+"""What settings of torch's components may be, where torch says so only once they are built."""
 
 PASSED_IN = {
     "backbone": frozenset({"facts", "shape"}),
@@ -92,7 +96,7 @@ def problems_of(spec: object, key: str) -> list[Problem]:
         if setting not in taken:
             hint = next(iter(get_close_matches(str(setting), taken)), "")
             problems.append(Problem(f"{key}.{setting}", f"no such setting of {name}", hint))
-        elif wrong := mismatch(value, taken[setting].annotation):
+        elif wrong := mismatch(value, LIMITS.get(key, {}).get(setting, taken[setting].annotation)):
             problems.append(Problem(f"{key}.{setting}", wrong))
     missing = [setting for setting, parameter in taken.items() if parameter.required and setting not in spec]
     return problems + [Problem(f"{key}.{setting}", f"{name} needs this setting") for setting in missing]
@@ -183,6 +187,12 @@ def bind(spec: Spec, key: str, **objects: Any) -> partial[Any]:
     return partial(found, **{name: o for name, o in objects.items() if name in taken}, **settings)
 
 
+def _names(word: str, setting: str, key: str) -> bool:
+    """Whether a word of an error names a setting: ours are named as they are, torch's as in "epsilon" for eps."""
+    alike = key in OF_TORCH and min(len(word), len(setting)) > 2 and word[:3] == setting[:3].lower()
+    return alike or word == setting
+
+
 @contextmanager
 def blamed_on(spec: Spec, key: str) -> Iterator[None]:
     """Tell what goes wrong in a component as a problem of its settings: only they can be at fault.
@@ -196,8 +206,9 @@ def blamed_on(spec: Spec, key: str) -> Iterator[None]:
     except UserError:
         raise
     except ValueError as error:
-        first = str(error).split(" ", 1)[0]
-        raise ConfigError([Problem(f"{key}.{first}" if first in spec else key, str(error))]) from error
+        words = re.findall(r"\w+", str(error).lower() if key in OF_TORCH else str(error).partition(" ")[0])
+        told = [name for word in words for name in spec if _names(word, name, key)]
+        raise ConfigError([Problem(f"{key}.{told[0]}" if told else key, str(error))]) from error
     except (TypeError, ArithmeticError, LookupError, AttributeError, RuntimeError, MemoryError) as error:
         name = spec["_target_"].rpartition(".")[2]
         reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}".rstrip(": ")

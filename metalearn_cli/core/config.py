@@ -213,7 +213,7 @@ def parse_chain(values: Mapping[str, Any]) -> ChainConfig:
     """Turn the plain values of `mlx run` into the settings of each of its stages.
 
     What stands at the top level (data, backbone, way, ...) holds for every stage; what stands in a stage's own section
-    holds for that stage.
+    is laid over it for that stage. The sections of stages that are left out are checked, too.
 
     Raises:
         ConfigError: with the problems of all stages, each under the key by which `mlx run` knows it.
@@ -229,28 +229,31 @@ def parse_chain(values: Mapping[str, Any]) -> ChainConfig:
         problems.append(Problem("seeds", wrong))
     names = {stage: {f.name for f in fields(STAGES[stage])} - {"ckpt"} for stage in STAGES}  # the chain knows the ckpt
     known = set().union(*names.values())
-    for key in shared:
-        takers = [sections[stage] for stage in (*stages, "evaluate") if key in names[stage]]
+    for key, value in shared.items():
+        takers = [sections[stage] for stage in (*(stages or TRAINING), "evaluate") if key in names[stage]]
         if key not in known:
             close = _closest(key, known | {"stages", "seeds", *sections.values()})
             problems.append(Problem(key, "no such setting of run", close))
-        elif takers and all(key in _listed(values.get(section)) for section in takers):
-            own = " or ".join(f"{section}.{key}" for section in takers)
-            problems.append(Problem(key, f"has no effect, as every stage has its own; set {own}"))
+        elif takers and all(_replaced(value, key, values.get(section)) for section in takers):
+            for name in (f"{key}.{part}" for part in value) if isinstance(value, Mapping) else (key,):
+                theirs = " or ".join(f"{section}.{name}" for section in takers)
+                problems.append(Problem(name, f"has no effect, as every stage has its own; set {theirs}"))
     merged: dict[str, dict[str, Any]] = {}
-    for stage in [*stages, "evaluate"]:
+    for stage in STAGES:
         section = values.get(sections[stage])
+        used = stage in stages or stage == "evaluate"
         if not isinstance(section, Mapping):
-            problems.append(Problem(sections[stage], f"must be the settings of {stage}, got {shown(section)}"))
+            told = Problem(sections[stage], f"must be the settings of {stage}, got {shown(section)}")
+            problems += [told] * (used or section is not None)
             continue
-        merged[stage] = {k: v for k, v in shared.items() if k in names[stage]} | dict(section)
+        merged[stage] = _laid_over({k: v for k, v in shared.items() if k in names[stage]}, section)
         problems += [Problem(f"{sections[stage]}.ckpt", "no such setting of run")] * ("ckpt" in section)
         if stage == "evaluate":
             merged[stage]["ckpt"] = None
         for problem in _problems(STAGES[stage], merged[stage], ""):
-            top = problem.key.split(".")[0]
-            everywhere = top in shared and top not in section
-            problems.append(problem if everywhere else problem._replace(key=f"{sections[stage]}.{problem.key}"))
+            own = problem.key.split(".")[0] not in shared or _has(section, problem.key)
+            if used or _has(section, problem.key):  # what a stage that is left out lacks is no problem
+                problems.append(problem._replace(key=f"{sections[stage]}.{problem.key}") if own else problem)
     if problems:
         raise ConfigError(dict.fromkeys(problems))
     return ChainConfig(
@@ -286,6 +289,31 @@ def _at_home(value: Any, key: str) -> tuple[Any, list[Problem]]:
     path = expanded(value)
     unknown = Problem(key, f"{value.partition('/')[0]} is no home folder; write the whole path, got {shown(value)}")
     return path, [unknown] * path.startswith("~")
+
+
+def _laid_over(values: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Return shared settings with a stage's own over them: single ones of a group, unless it is another component."""
+    found = dict(values)
+    for key, value in own.items():
+        found[key] = value if _replaced(values.get(key), key, own) else _laid_over(values[key], value)
+    return found
+
+
+def _replaced(value: Any, key: str, own: Any) -> bool:
+    """Whether a stage's own settings leave nothing of a shared value."""
+    group = isinstance(value, Mapping) and isinstance(own, Mapping) and isinstance(own.get(key), Mapping)
+    return isinstance(own, Mapping) and key in own and not (group and "_target_" not in own[key])
+
+
+def _has(values: Any, key: str) -> bool:
+    """Whether values have a dotted key, or end on the way to it in something that is no group."""
+    for part in key.split("."):
+        if not isinstance(values, Mapping):
+            return True
+        if part not in values:
+            return False
+        values = values[part]
+    return True
 
 
 def _listed(value: Any) -> Any:

@@ -6,7 +6,8 @@ Everything raised as `UserError` is shown as a sentence, without a traceback, an
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 
@@ -34,6 +35,28 @@ class ConfigError(UserError):
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(problems)
         super().__init__("; ".join(f"{p.key}: {p.message}" if p.key else p.message for p in self.problems))
+
+
+@contextmanager
+def gathered(errors: list[UserError]) -> Iterator[None]:
+    """Within a block, keep an error for later, so that what else is wrong is found, too."""
+    try:
+        yield
+    except UserError as error:
+        errors.append(error)
+
+
+def raise_all(errors: Sequence[UserError]) -> None:
+    """Raise what was gathered: one error as it is, several as one.
+
+    Raises:
+        UserError: if there is any.
+    """
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        told = [e.problems if isinstance(e, ConfigError) else (Problem("", str(e)),) for e in errors]
+        raise ConfigError(dict.fromkeys(problem for problems in told for problem in problems))
 
 
 class NonFiniteError(UserError):

@@ -70,6 +70,12 @@ def parameters(module: str, name: str, skip: frozenset[str] = frozenset()) -> di
     return None if bases else {}
 
 
+def returned(module: str, name: str) -> str:
+    """Return what a function says that it returns, as it is written; "" for a class, and where nothing is said."""
+    _, node = _defined(module, name)
+    return ast.unparse(node.returns) if isinstance(node, ast.FunctionDef) and node.returns else ""
+
+
 def _arguments(node: ast.FunctionDef, module: str, skip: frozenset[str]) -> dict[str, Parameter] | None:
     given = node.args
     if given.posonlyargs or given.vararg or given.kwarg:

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from metalearn_cli.core.check import Range
-from metalearn_cli.core.errors import DataError, Finding, UserError
+from metalearn_cli.core.errors import ConfigError, DataError, Finding, Problem, UserError
 from metalearn_cli.core.places import expanded
 from metalearn_cli.core.random import derive_seed
 from metalearn_cli.data.common.cache import cache_dir, cached, large, under_umask
@@ -148,13 +148,15 @@ def _folder(root: str | None) -> Path | None:
     """Return where the user says that the files are, or None for a download."""
     mirror = os.environ.get("MLX_DATA_DIR")
     if root:
-        folder, setting = Path(expanded(root)), "data.root"
-    elif mirror:
-        folder, setting = Path(expanded(mirror)) / "omniglot", "MLX_DATA_DIR"
-    else:
+        folder = Path(expanded(root))
+        if not folder.is_dir():
+            raise ConfigError([Problem("data.root", f"{folder} is no folder; {HOW_TO_GET}")])
+        return folder
+    if not mirror:
         return None
+    folder = Path(expanded(mirror)) / "omniglot"
     if not folder.is_dir():
-        raise UserError(f"data omniglot: {setting} says to look into {folder}, which is no folder; {HOW_TO_GET}")
+        raise UserError(f"data omniglot: MLX_DATA_DIR says to look into {folder}, which is no folder; {HOW_TO_GET}")
     return folder
 
 

@@ -16,7 +16,7 @@ import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from metalearn_cli.core.build import Spec, bind, blamed_on, build
+from metalearn_cli.core.build import LIMITS, Spec, bind, blamed_on, build
 from metalearn_cli.core.check import mismatch, shown
 from metalearn_cli.core.errors import ConfigError, Problem
 from metalearn_cli.core.importing import importing
@@ -29,7 +29,7 @@ def try_optimizer(optimizer: Spec, scheduler: Spec) -> None:
     Raises:
         ConfigError: with what is wrong with the settings of optimizer or schedule.
     """
-    if wrong := mismatch(optimizer.get("lr"), float):
+    if wrong := mismatch(optimizer.get("lr"), LIMITS["optimizer"]["lr"]):
         raise ConfigError([Problem("optimizer.lr", wrong)])
     toy = torch.zeros(2, 2, requires_grad=True)
     toy.grad = torch.ones_like(toy)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import logging
-import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -27,6 +26,7 @@ from torch.utils._pytree import tree_map_only
 from metalearn_cli.core.config import Runtime as RuntimeConfig
 from metalearn_cli.core.errors import ConfigError, NonFiniteError, Problem
 from metalearn_cli.core.importing import importing
+from metalearn_cli.core.machine import cores, too_many_threads
 from metalearn_cli.core.network import Apply, Params
 
 if TYPE_CHECKING:
@@ -40,11 +40,6 @@ CGROUP, CONTROL = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 """Where Linux says which control groups a process belongs to, and what they may use."""
 
 log = logging.getLogger("metalearn_cli")
-
-
-def cores() -> int:
-    """Return how many processor cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def usual_threads() -> tuple[int, str]:
@@ -160,9 +155,7 @@ class Runtime:
         elif isinstance(config.devices, list) and (len(config.devices) != 1 or not 0 <= index < kinds[kind]):
             wanted = f"1, auto or the index of one device, 0 to {kinds[kind] - 1}"
             problems.append(Problem("runtime.devices", f"must be {wanted}, in brackets; got {config.devices}"))
-        if config.threads is not None and config.threads > cores():
-            message = f"this machine has {cores()} cores; must be at most that, or null, got {config.threads}"
-            problems.append(Problem("runtime.threads", message))
+        problems += too_many_threads(config.threads)
         if config.task_chunk is not None and config.task_batching in ("loop", "threads"):
             message = f"is for vmap and groups; {config.task_batching} computes one task at a time"
             problems.append(Problem("runtime.task_chunk", message))

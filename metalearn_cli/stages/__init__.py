@@ -34,13 +34,16 @@ Settings = Training | EvaluateConfig | ChainConfig
 JOBS: dict[str, MakeJob] = {"pretrain": pretrain, "transfer": transfer, "meta-train": meta_train}
 
 
-def run(stage: str, config: Settings, reporter: Reporter, **facts: Any) -> dict[str, Any]:
+def run(
+    stage: str, config: Settings, reporter: Reporter, given: Mapping[str, Any] | None = None, **facts: Any
+) -> dict[str, Any]:
     """Run a stage, or the chain, to its end.
 
     Args:
         stage: pretrain, transfer, meta-train, evaluate or run.
         config: its settings, as `core.config.parse` or `parse_chain` returns them.
         reporter: told what happens.
+        given: of an evaluation, settings for the checkpoint's own learner, see `prepare_evaluation`.
         facts: more entries for run.json, such as the sweep that the run belongs to.
 
     Returns:
@@ -56,12 +59,12 @@ def run(stage: str, config: Settings, reporter: Reporter, **facts: Any) -> dict[
             return run_chain(config, JOBS, session, reporter, **facts)
         again = facts.get("sweep") is not None  # a sweep that is repeated goes on with what is there
         if isinstance(config, EvaluateConfig):
-            return (evaluated if again else evaluate)(prepare_evaluation(config, session), reporter, **facts)
+            return (evaluated if again else evaluate)(prepare_evaluation(config, session, given), reporter, **facts)
         return (trained if again else train)(prepare(stage, config, JOBS[stage], session), session, reporter, **facts)
 
 
-def check(stage: str, config: Settings) -> list[str]:
-    """Build and check everything that a run would need, writing nothing.
+def check(stage: str, config: Settings, given: Mapping[str, Any] | None = None) -> list[str]:
+    """Build and check everything that a run would need, writing nothing; the arguments are those of `run`.
 
     Returns:
         Lines that say what it would run on and start from.
@@ -72,7 +75,7 @@ def check(stage: str, config: Settings) -> list[str]:
     if isinstance(config, ChainConfig):
         return check_chain(config, JOBS, Session())
     if isinstance(config, EvaluateConfig):
-        return list(prepare_evaluation(config, Session()).notes)
+        return list(prepare_evaluation(config, Session(), given).notes)
     return list(prepare(stage, config, JOBS[stage], Session()).notes)
 
 

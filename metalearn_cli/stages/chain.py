@@ -17,7 +17,7 @@ from torch import Tensor
 
 from metalearn_cli.core.build import Spec
 from metalearn_cli.core.config import ChainConfig, EvaluateConfig, MetaTrainConfig, digest, plain
-from metalearn_cli.core.errors import ConfigError, Problem
+from metalearn_cli.core.errors import ConfigError, Problem, UserError, gathered, raise_all
 from metalearn_cli.core.metric import metric_named
 from metalearn_cli.core.stages import TABLE
 from metalearn_cli.core.types import Reporter
@@ -199,24 +199,34 @@ def check_chain(config: ChainConfig, make_jobs: dict[str, MakeJob], session: Ses
     Raises:
         ConfigError: as `prepare` and `prepare_evaluation` do.
     """
-    notes = list(prepare_evaluation(_scoring(config, None, None, None), session).notes)
+    errors: list[UserError] = []
+    notes: list[str] = []
+    with gathered(errors):
+        notes += prepare_evaluation(_scoring(config, None, None, None), session).notes
     for stage, settings in config.training.items():
         first = stage == config.stages[0]
-        try:
+        before = len(errors)
+        with gathered(errors):
             prepared = prepare(
                 stage, settings if first else replace(settings, init_from=None), make_jobs[stage], session
             )
-        except ConfigError as error:
-            own = TABLE[stage].section
-            named = [
-                p if p.key.split(".")[0] in config.shared else p._replace(key=f"{own}.{p.key}") for p in error.problems
-            ]
-            raise ConfigError(named) from error
+        if len(errors) > before:
+            errors[-1] = _in_section(errors[-1], TABLE[stage].section, config.shared)
+            continue
         notes += prepared.notes
         if (way := prepared.job.model.get("way")) not in (None, config.evaluate.way):
             message = f"must be {way}, the outputs of the head that {stage} trains, got {config.evaluate.way}"
-            raise ConfigError([Problem("evaluate.way", message)])
+            errors.append(ConfigError([Problem("evaluate.way", message)]))
+    raise_all(errors)
     return notes
+
+
+def _in_section(error: UserError, section: str, shared: tuple[str, ...]) -> UserError:
+    """Return an error of a stage with the keys by which `mlx run` knows its settings."""
+    if not isinstance(error, ConfigError):
+        return error
+    keys = [p.key if p.key.split(".")[0] in shared else f"{section}.{p.key}" for p in error.problems]
+    return ConfigError([p._replace(key=key) for p, key in zip(error.problems, keys, strict=True)])
 
 
 def _scoring(config: ChainConfig, ckpt: str | None, algorithm: Spec | None, seed: int | None) -> EvaluateConfig:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from metalearn_cli.core.build import Spec, build, problems_of
 from metalearn_cli.core.config import EvaluateConfig, Normalisation, plain
-from metalearn_cli.core.errors import ConfigError, Problem
+from metalearn_cli.core.errors import ConfigError, Problem, UserError, gathered, raise_all
 from metalearn_cli.core.network import BACKBONE, Params
 from metalearn_cli.core.stages import TABLE
 from metalearn_cli.core.types import Algorithm, Reporter, Sampler
@@ -26,7 +27,7 @@ from metalearn_cli.engine.runtime import Runtime
 from metalearn_cli.records import runs
 from metalearn_cli.records.checkpoint import Checkpoint, load_into
 from metalearn_cli.stages.learner import check_learner, fresh_learner, fresh_network, try_learner
-from metalearn_cli.stages.preparing import describe_data, enough_memory, key_of, metric_of
+from metalearn_cli.stages.preparing import describe_data, enough_memory, key_of, metric_of, named_checkpoint
 from metalearn_cli.stages.scores import Scores, mean_of
 from metalearn_cli.stages.session import Session
 
@@ -50,6 +51,7 @@ class Evaluation:
     protocols: tuple[Normalisation | None, ...]  # (None,) where the network has no batch statistics
     parent: Checkpoint | None
     data: dict[str, Any]
+    algorithm: dict[str, Any]  # the learner's settings as they are used
     notes: tuple[str, ...]
 
     @property
@@ -58,18 +60,28 @@ class Evaluation:
         return key_of("evaluate", self.config, self.data, self.parent.parent_entry if self.parent else None)
 
 
-def prepare_evaluation(config: EvaluateConfig, session: Session) -> Evaluation:
+def prepare_evaluation(config: EvaluateConfig, session: Session, given: Mapping[str, Any] | None = None) -> Evaluation:
     """Build and check everything that an evaluation needs.
+
+    Args:
+        config: its settings.
+        session: what is built already.
+        given: settings of the learner to lay over those that the checkpoint's was trained with, where it is the same
+            learner; None takes `config.algorithm` as it is.
 
     Raises:
         ConfigError: with what the checkpoint, the data or the machine cannot do.
         UserError: likewise.
     """
-    runtime = session.runtime(config.runtime)
+    errors: list[UserError] = []
     parent = None
-    if config.ckpt is not None:
-        accepts = TABLE["evaluate"].accepts
-        parent = session.checkpoint(runs.find_checkpoint(config.ckpt, config.runs_dir, accepts, "ckpt"))
+    with gathered(errors):
+        parent = named_checkpoint(config.ckpt, config, TABLE["evaluate"].accepts, "ckpt", session)
+    with gathered(errors), enough_memory("evaluate", config):
+        runtime = session.runtime(config.runtime)
+        if config.data is not None:
+            session.data(config.data, runtime)
+    raise_all(errors)
     model, recorded = (parent.manifest["model"], parent.manifest["data"]) if parent else ({}, {})
     _check(config, parent)
     backbone: Any = model.get("backbone") or config.backbone
@@ -79,7 +91,9 @@ def prepare_evaluation(config: EvaluateConfig, session: Session) -> Evaluation:
         raise ConfigError([Problem(key, f"ckpt=null needs one; choose it with {key}=NAME") for key in absent])
     with enough_memory("evaluate", config):
         data = session.data(data_spec, runtime)
-    spec = config.algorithm or model.get("algorithm") or FLOORS[data.facts.regression]
+    spec, changed = _spec(config.algorithm, model.get("algorithm"), given, FLOORS[data.facts.regression])
+    if config.algorithm is not None or given:
+        config = replace(config, algorithm=spec)  # what is recorded is what was used
     algorithm: Algorithm = build(spec, "algorithm")
     if problems := check_learner(algorithm, data.facts.regression, config.runtime.precision):
         raise ConfigError(problems)
@@ -102,7 +116,13 @@ def prepare_evaluation(config: EvaluateConfig, session: Session) -> Evaluation:
         notes.append(f"{type(algorithm).__name__} starts from random weights; {parent.folder} gives the architecture")
     elif parent:
         tensors, line = _loaded(tensors, parent, spec, config.way)
-        notes += [f"ckpt {config.ckpt} -> {parent.folder}"] * (config.ckpt != str(parent.folder)) + [line]
+        notes += [f"ckpt {config.ckpt} -> {parent.folder}"] * (config.ckpt != str(parent.folder)) + [line, *changed]
+        if algorithm.traits.head and not _same(spec, model.get("algorithm")):
+            name = type(algorithm).__name__
+            why = f"the checkpoint has no head of {name}'s, so that this scores an untrained, random one"
+            notes.append(
+                f"warning: {why}; train one with: mlx meta-train init_from={parent.manifest['run']} algorithm=..."
+            )
         if recorded.get("fingerprint") != data.fingerprint:
             notes.append(f"the checkpoint was trained on {recorded.get('name')}, not on this data")
     return Evaluation(
@@ -113,6 +133,7 @@ def prepare_evaluation(config: EvaluateConfig, session: Session) -> Evaluation:
         protocols=protocols,
         parent=parent,
         data=describe_data(data, data_spec),
+        algorithm=spec,
         notes=tuple(notes),
     )
 
@@ -136,10 +157,50 @@ def _check(config: EvaluateConfig, parent: Checkpoint | None) -> None:
         raise ConfigError([Problem("normalisation", "must name at least one of transductive, inductive")])
 
 
+def _spec(
+    chosen: Spec | None, trained: Spec | None, given: Mapping[str, Any] | None, floor: Spec
+) -> tuple[dict[str, Any], list[str]]:
+    """Return the settings of the learner to score, and lines that say what is not as its file or the checkpoint has it.
+
+    Args:
+        chosen: the learner that the user chose, with the settings of its file and those given.
+        trained: the checkpoint's.
+        given: see `prepare_evaluation`.
+        floor: what scores where neither is there.
+
+    Raises:
+        ConfigError: if settings are given that the learner does not have, or of no learner.
+    """
+    if trained is None and chosen is None and given:
+        message = "there is no learner to set it of: the checkpoint has none; choose one with algorithm=NAME"
+        raise ConfigError([Problem(f"algorithm.{key}", message) for key in given])
+    if given is None or trained is None or not _same(chosen or trained, trained):
+        return dict(chosen or trained or floor), []
+    spec = {**trained, **given}
+    if problems := problems_of(spec, "algorithm"):
+        raise ConfigError(problems)
+    notes = [
+        f"algorithm.{key}: {value!r}, not {trained.get(key)!r} as in the checkpoint"
+        for key, value in given.items()
+        if value != trained.get(key)
+    ]
+    for key, value in (chosen or {}).items():
+        if value != spec.get(key, value):
+            notes.append(
+                f"algorithm.{key}: {spec[key]!r} as in the checkpoint; for {value!r} type algorithm.{key}={value}"
+            )
+    return spec, notes
+
+
+def _same(one: Spec, other: Spec | None) -> bool:
+    """Whether two learners are the same but for their settings."""
+    return other is not None and one.get("_target_") == other.get("_target_")
+
+
 def _loaded(tensors: Params, parent: Checkpoint, algorithm: Spec, way: int) -> tuple[Params, str]:
     """Replace what a checkpoint has trained: everything where the learner is its own, else the backbone alone."""
     model = parent.manifest["model"]
-    trained_here = algorithm.get("_target_") == model.get("algorithm", {}).get("_target_")
+    trained_here = _same(algorithm, model.get("algorithm"))
     if trained_here and model["way"] not in (None, way):
         message = f"the checkpoint's head is for way = {model['way']}, got {way}"
         raise ConfigError([Problem("way", message)])
@@ -155,7 +216,7 @@ def evaluate(evaluation: Evaluation, reporter: Reporter, run: runs.Run | None = 
     config, sampler = evaluation.config, evaluation.sampler
     parent = evaluation.parent.parent_entry if evaluation.parent else None
     if run is None:
-        facts |= {"key": evaluation.key, "parent": parent, "data": evaluation.data}
+        facts |= {"key": evaluation.key, "parent": parent, "data": evaluation.data, "algorithm": evaluation.algorithm}
         run = runs.create(config.runs_dir, "evaluate", plain(config), **facts)
     began = time.monotonic()
     try:

@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from metalearn_cli.core.build import Spec, build
 from metalearn_cli.core.config import Common, Training, digest, plain
-from metalearn_cli.core.errors import ConfigError, Problem, UserError
+from metalearn_cli.core.errors import ConfigError, Problem, UserError, gathered, raise_all
 from metalearn_cli.core.metric import ACCURACY, MSE, Metric
 from metalearn_cli.core.network import BACKBONE, Params, network
 from metalearn_cli.core.stages import TABLE
@@ -83,11 +83,28 @@ def metric_of(sampler: Sampler) -> Metric:
 
 
 def starting_point(config: Training, stage: str, session: Session) -> Checkpoint | None:
-    """Resolve `init_from`, once."""
-    if config.init_from is None:
+    """Resolve `init_from`, once.
+
+    Raises:
+        ConfigError: if there is no such checkpoint.
+    """
+    return named_checkpoint(config.init_from, config, TABLE[stage].accepts, "init_from", session)
+
+
+def named_checkpoint(
+    name: str | None, config: Common, accepts: tuple[str, ...], setting: str, session: Session
+) -> Checkpoint | None:
+    """Open the checkpoint that a setting names, if it names one.
+
+    Raises:
+        ConfigError: if there is no such checkpoint.
+    """
+    if name is None:
         return None
-    folder = runs.find_checkpoint(config.init_from, config.runs_dir, TABLE[stage].accepts, "init_from")
-    return session.checkpoint(folder)
+    try:
+        return session.checkpoint(runs.find_checkpoint(name, config.runs_dir, accepts, setting))
+    except UserError as error:
+        raise ConfigError([Problem(setting, str(error).removeprefix(f"{setting}={name}: "))]) from error
 
 
 def identity(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -152,22 +169,21 @@ def prepare(
         ConfigError: with what the machine, the data or the checkpoint cannot do.
         UserError: likewise.
     """
-    problems: list[Problem] = []
-    parent, gone = None, ""
+    errors: list[UserError] = []
+    parent, job, gone = None, None, ""
     try:
         parent = starting_point(config, stage, session)
-    except UserError as error:
-        gone = str(error).removeprefix(f"init_from={config.init_from}: ")
-        problems += [Problem("init_from", gone)] * (recorded is None)
-    try:
-        with enough_memory(stage, config):
-            job = make_job(config, session)
     except ConfigError as error:
-        raise ConfigError([*problems, *error.problems]) from error
-    if gone and recorded and job.begin:
-        problems.append(Problem("init_from", f"{gone}; the {stage} method needs it to the end"))
-    if problems:
-        raise ConfigError(problems)
+        gone = error.problems[0].message
+        errors += [error] * (recorded is None)
+    with gathered(errors):
+        try_optimizer(config.optimizer, config.scheduler)
+    with gathered(errors), enough_memory(stage, config):
+        job = make_job(config, session)
+    if gone and recorded and job and job.begin:
+        errors.append(ConfigError([Problem("init_from", f"{gone}; the {stage} method needs it to the end")]))
+    raise_all(errors)
+    assert job is not None
     _check_rates(stage, job)
     runtime = session.runtime(config.runtime)
     notes = [f"{stage}: {runtime.description}; data {job.data['name']} ({job.data['protocol']})", *job.notes]
@@ -182,7 +198,6 @@ def prepare(
     job = replace(job, params=runtime.place(job.params))
     if job.begin:
         job.begin(job.params)
-    try_optimizer(config.optimizer, config.scheduler)
     return Prepared(stage, config, runtime, job, parent.parent_entry if parent else recorded, tuple(notes))
 
 

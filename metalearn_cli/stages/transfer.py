@@ -16,7 +16,7 @@ from torch import Tensor
 
 from metalearn_cli.core.build import Spec, build, problems_of
 from metalearn_cli.core.config import TransferConfig
-from metalearn_cli.core.errors import ConfigError, Problem, UserError
+from metalearn_cli.core.errors import ConfigError, Problem
 from metalearn_cli.core.items import Items
 from metalearn_cli.core.learning import score, task_loss
 from metalearn_cli.core.metric import ACCURACY, LABEL_ACCURACY
@@ -26,10 +26,9 @@ from metalearn_cli.core.stages import TABLE
 from metalearn_cli.core.types import Dataset, Method
 from metalearn_cli.engine.loop import Job
 from metalearn_cli.engine.runtime import Runtime
-from metalearn_cli.records import runs
 from metalearn_cli.records.checkpoint import Checkpoint, load_into
 from metalearn_cli.stages.learner import fresh_backbone
-from metalearn_cli.stages.preparing import describe_data, few_shot_probe
+from metalearn_cli.stages.preparing import describe_data, few_shot_probe, named_checkpoint
 from metalearn_cli.stages.session import Session
 
 TAUGHT = "taught"
@@ -119,14 +118,7 @@ def _teacher(config: TransferConfig, session: Session) -> Checkpoint | None:
     Raises:
         ConfigError: if there is no such checkpoint.
     """
-    if config.teacher is None:
-        return None
-    try:
-        folder = runs.find_checkpoint(config.teacher, config.runs_dir, TABLE["transfer"].accepts, "teacher")
-        return session.checkpoint(folder)
-    except UserError as error:
-        message = str(error).removeprefix(f"teacher={config.teacher}: ")
-        raise ConfigError([Problem("teacher", message)]) from error
+    return named_checkpoint(config.teacher, config, TABLE["transfer"].accepts, "teacher", session)
 
 
 def _told(config: TransferConfig, teacher: Checkpoint | None, data: Dataset) -> tuple[str, ...]:

@@ -117,7 +117,8 @@ class Dataset:
             problems.append(Problem("way", f"{name} has {len(counts)} classes; way must be from 2 to {len(counts)}"))
         if shot + query > (smallest := int(counts.min())):
             message = f"a class of {name} has only {smallest} items; shot + query must be <= {smallest}"
-            problems.append(Problem("query", f"{message}, got {shot} + {query}"))
+            key = "query" if shot < smallest else "shot"  # no query would do
+            problems.append(Problem(key, f"{message}, got {shot} + {query}"))
         if problems:
             raise ConfigError(problems)
         return EpisodeSampler(self, split, way, shot, query, seed)

@@ -80,9 +80,9 @@ def test_parts_and_tools_of_an_allowed_module_are_no_components(target, key):
     [
         ({"_target_": "torch.optim.Adam", "betas": [0.9]}, "optimizer.betas", "a list of 2: a number, a number"),
         ({"_target_": "torch.optim.Adam", "betas": 0.9}, "optimizer.betas", "a list of 2: a number, a number"),
-        ({"_target_": "torch.optim.Adam", "lr": "fast"}, "optimizer.lr", "must be a number, got 'fast'"),
-        ({"_target_": "torch.optim.Adam", "lr": [1]}, "optimizer.lr", "must be a number, got [1]"),
-        ({"_target_": "torch.optim.Adam", "lr": float("inf")}, "optimizer.lr", "must be a number, got inf"),
+        ({"_target_": "torch.optim.Adam", "lr": "fast"}, "optimizer.lr", "must be a number >= 0, got 'fast'"),
+        ({"_target_": "torch.optim.Adam", "lr": [1]}, "optimizer.lr", "must be a number >= 0, got [1]"),
+        ({"_target_": "torch.optim.Adam", "lr": float("inf")}, "optimizer.lr", "must be a number >= 0, got inf"),
         ({"_target_": "torch.optim.Adam", "foreach": True}, "optimizer", "cannot be used with these"),
         (
             {"_target_": "torch.optim.lr_scheduler.LambdaLR", "lr_lambda": "os.system"},
@@ -152,4 +152,18 @@ def test_what_a_constructor_refuses_is_a_problem_of_that_setting():
     assert problem.message == "must be a number > 0, got -1.0"
     with pytest.raises(ConfigError) as caught:
         build({"_target_": "torch.optim.SGD", "lr": -1.0}, "optimizer", params=[torch.nn.Parameter(torch.zeros(1))])
-    assert caught.value.problems[0].key == "optimizer"  # torch does not begin with the argument's name
+    assert caught.value.problems == (Problem("optimizer.lr", "must be a number >= 0, got -1.0"),)
+
+
+@pytest.mark.parametrize(
+    ("settings", "key"),
+    [
+        ({"weight_decay": -1.0}, "optimizer.weight_decay"),
+        ({"betas": [2.0, 0.9]}, "optimizer.betas"),  # torch says "beta parameter"
+        ({"eps": -1.0}, "optimizer.eps"),  # torch says "epsilon"
+    ],
+)
+def test_a_setting_that_torch_refuses_in_its_own_words_is_named(settings, key):
+    with pytest.raises(ConfigError) as caught:
+        build({"_target_": "torch.optim.Adam", **settings}, "optimizer", params=[torch.nn.Parameter(torch.zeros(1))])
+    assert caught.value.problems[0].key == key

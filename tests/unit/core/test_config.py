@@ -1,8 +1,11 @@
 """Plain values to the settings of a stage and back; every problem at once, under the key the user knows."""
 
 import copy
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from conftest import smallest
 
 from metalearn_cli.core.config import (
     STAGES,
@@ -155,6 +158,29 @@ def test_chain_tells_about_settings_without_effect():
     assert "has no effect, as every stage has its own; set" in found["steps"].message
     assert "ckpt" in problems(parse_chain, changed(CHAIN, ckpt="latest"))
     assert "evaluate.ckpt" in problems(parse_chain, changed(CHAIN, evaluate__ckpt="latest"))
+
+
+def test_chain_names_a_setting_without_effect_as_it_was_typed():
+    found = problems(parse_chain, changed(CHAIN, optimizer={"lr": -1}))
+    assert "set meta_train.optimizer.lr" in found["optimizer.lr"].message
+
+
+def test_chain_checks_the_sections_of_all_stages():
+    whole = smallest("run", Path("runs"))
+    wrong = changed(whole, stages=["pretrian"], transfer__steps="x", meta_train__optimizer__lr=-1)
+    assert set(problems(parse_chain, wrong)) == {"stages", "transfer.steps", "meta_train.optimizer.lr"}
+    assert set(problems(parse_chain, changed(whole, stages=["pretrain"], transfer__steps="x"))) == {"transfer.steps"}
+
+
+def test_a_stage_of_a_chain_changes_single_settings_of_a_shared_group():
+    whole = smallest("run", Path("runs"))
+    config = parse_chain(changed(whole, pretrain__runtime={"threads": 2}))
+    everywhere = config.training["transfer"].runtime
+    assert config.training["pretrain"].runtime == replace(everywhere, threads=2) != everywhere
+    found = problems(parse_chain, changed(whole, pretrain__runtime={"threads": 0, "thread": 1}))
+    assert set(found) == {"pretrain.runtime.threads", "pretrain.runtime.thread"}
+    other = {"_target_": "metalearn_cli.backbones.conv4.Conv4"}
+    assert parse_chain(changed(whole, meta_train__backbone=other)).training["meta-train"].backbone == other
 
 
 def test_chain_without_a_section():

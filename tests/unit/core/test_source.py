@@ -160,4 +160,4 @@ def test_torch_is_read_without_being_imported():
         " 'torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "[\"must be a number, got 'x'\", 'no such setting of Adam'] False\n"
+    assert done.stdout == "[\"must be a number >= 0, got 'x'\", 'no such setting of Adam'] False\n"

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from metalearn_cli import stages
-from metalearn_cli.core.errors import UserError
+from metalearn_cli.core.errors import ConfigError, UserError
 from metalearn_cli.records import runs
 from metalearn_cli.stages import evaluate as module_function
 from metalearn_cli.stages.evaluate import prepare_evaluation
@@ -158,7 +158,7 @@ def test_regression(go):
 
 
 def test_no_checkpoint(config, said):
-    with pytest.raises(UserError, match="ckpt=latest: no completed run of pretrain or transfer or meta-train in"):
+    with pytest.raises(UserError, match="ckpt: no completed run of pretrain or transfer or meta-train in"):
         stages.run("evaluate", config("evaluate"), said)
 
 
@@ -176,3 +176,56 @@ def test_key_does_not_depend_on_where_things_lie(config, tmp_path):
     changes = ({}, {"runs_dir": "elsewhere"}, {"data": {**GAUSSIAN, "seed": 1}})
     one, two, other = (prepare_evaluation(config("evaluate", **(untrained | c)), Session()).key for c in changes)
     assert one == two != other
+
+
+@pytest.fixture
+def scored(config, said):
+    """Return a function that evaluates with settings given for the checkpoint's learner, and gives those used."""
+
+    def score(given, **changes):
+        said.notes.clear()
+        done = stages.run("evaluate", config("evaluate", **changes), said, given=given)
+        assert json.loads((Path(done["folder"]) / "config.json").read_text())["algorithm"] == done["algorithm"]
+        return json.loads((Path(done["folder"]) / "run.json").read_text())["algorithm"]
+
+    return score
+
+
+def test_given_settings_are_laid_over_those_of_the_checkpoints_learner(go, scored, said):
+    go("meta-train", algorithm={**MAML, "inner_steps": 2})
+    of_file = {**MAML, "inner_lr": 0.4, "inner_steps": 5}  # what algorithm=maml algorithm.inner_steps=5 composes to
+    used = scored({"inner_steps": 5}, algorithm=of_file)
+    assert used == {**MAML, "inner_steps": 5}
+    assert "algorithm.inner_steps: 5, not 2 as in the checkpoint" in said.notes
+    assert "algorithm.inner_lr: 0.1 as in the checkpoint; for 0.4 type algorithm.inner_lr=0.4" in said.notes
+    assert scored({"inner_steps": 5}) == used
+    assert scored(None, algorithm=of_file) == of_file  # all of it is given
+    assert scored({}, algorithm={**SCRATCH, "steps": 3})["steps"] == 3  # another learner
+
+
+def test_given_settings_that_the_checkpoints_learner_does_not_have(go, scored):
+    go("meta-train", algorithm=PROTONET)
+    with pytest.raises(ConfigError, match=r"algorithm\.inner_steps: no such setting of ProtoNet"):
+        scored({"inner_steps": 5})
+    go("pretrain")
+    with pytest.raises(ConfigError, match=r"algorithm\.inner_steps: there is no learner to set it of"):
+        scored({"inner_steps": 5})
+
+
+def test_a_head_that_nothing_trained_is_warned_of(go, said):
+    trained = go("meta-train", algorithm=PROTONET)
+    said.notes.clear()
+    go("evaluate", algorithm=MAML)
+    (warning,) = [note for note in said.notes if note.startswith("warning: ")]
+    assert "no head of Maml's" in warning and f"mlx meta-train init_from={trained['id']} algorithm=" in warning
+    go("meta-train", algorithm=MAML)
+    said.notes.clear()
+    go("evaluate", algorithm=FOMAML)
+    assert not [note for note in said.notes if note.startswith("warning: ")]
+
+
+def test_everything_wrong_with_checkpoint_machine_and_data_at_once(refused):
+    found = refused("evaluate", ckpt="nope", runtime__threads=999, data={**GAUSSIAN, "items": 161})
+    assert {"ckpt", "runtime.threads"} <= found.keys()
+    found = refused("evaluate", ckpt="nope", data={**GAUSSIAN, "items": 161})
+    assert {"ckpt", "data.items"} <= found.keys()

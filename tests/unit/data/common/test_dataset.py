@@ -108,6 +108,9 @@ def test_impossible_episodes_are_refused_with_every_problem(data: Dataset) -> No
         "shot": "must be >= 1, got 0",
         "query": "a class of marked/val has only 5 items; shot + query must be <= 5, got 0 + 9",
     }
+    with pytest.raises(ConfigError) as error:
+        data.episodes("val", way=2, shot=5, query=1, seed=0)
+    assert [p.key for p in error.value.problems] == ["shot"]  # no query would do
     with pytest.raises(ConfigError, match="way must be from 2 to 6"):
         data.episodes("train", way=1, shot=1, query=1, seed=0)
     with pytest.raises(UserError, match="no split 'dev'; it has train, val, test"):
