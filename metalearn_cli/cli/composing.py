@@ -73,6 +73,22 @@ class Composer:
         self.loader = ConfigLoaderImpl(path)
         self.groups = self.loader.list_groups("")
 
+    @cached_property
+    def usual(self) -> dict[str, Any]:
+        """The plain values where nothing is typed; {} where the command's own configs are wrong."""
+        try:
+            return self.compose([]).values
+        except (*HYDRA_ERRORS, ConfigError):
+            return {}
+
+    def having(self, group: str, setting: str) -> list[str]:
+        """Return the choices of a group whose own files set something."""
+        return [
+            name
+            for name in self.loader.get_group_options(group)
+            if (found := self.loader.repository.load_config(f"{group}/{name}")) and setting in found.config
+        ]
+
     def read(self, word: str) -> Override:
         """Parse one word.
 
@@ -159,6 +175,8 @@ class Composition:
         """
         values, problems = self._filled
         stage = self.composer.stage
+        if self.given and "_target_" not in values["algorithm"] and values["ckpt"] is not None:
+            values = {**values, "algorithm": None}  # they are settings of the checkpoint's own
         try:
             if stage == "run":
                 found: Any = parse_chain(values)
@@ -170,6 +188,18 @@ class Composition:
         if problems:
             raise ConfigError(problems)
         return found
+
+    @cached_property
+    def given(self) -> dict[str, Any] | None:
+        """What the words set of an evaluation's learner, apart from choosing one; None for other commands."""
+        if self.composer.stage != "evaluate":
+            return None
+        own = self.values.get("algorithm")
+        if not isinstance(own, dict):
+            return {}
+        keys = [self.composer.read(word).key_or_group for word in self.words]
+        names = {key.split(".")[1] for key in keys if key.startswith("algorithm.")}
+        return {name: value for name, value in own.items() if name in names or "_target_" not in own}
 
     @cached_property
     def files(self) -> list[tuple[str, str, Any]]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from typing import Any
 
 from hydra.core.override_parser.types import Override
@@ -14,11 +15,17 @@ from yaml import YAMLError
 
 from metalearn_cli.cli.composing import HYDRA_ERRORS, Composer, Composition, NotForUse
 from metalearn_cli.cli.errors import Fault, SettingsError
+from metalearn_cli.cli.lookups import impossible, missing
+from metalearn_cli.cli.typed import row_of, row_of_value
 from metalearn_cli.cli.words import closest
 from metalearn_cli.core.check import LONGEST, shown
+from metalearn_cli.core.config import STAGES
 from metalearn_cli.core.errors import ConfigError, Problem
 
 TYPED = "the command line"
+
+_BARE = re.compile(r"[\w.@/]+")
+"""A word that may be a setting's key, or its value."""
 
 
 def check(composer: Composer, words: Sequence[str], multirun: bool) -> list[Composition]:
@@ -27,13 +34,22 @@ def check(composer: Composer, words: Sequence[str], multirun: bool) -> list[Comp
     Raises:
         SettingsError: with everything that is wrong.
     """
-    faults, overrides = [], []
-    for word in words:
+    faults: list[Fault] = []
+    overrides: list[Override] = []
+    for typed, word in _joined(composer, words):
+        if typed != word:
+            faults.append(Fault(typed, "is written without blanks", TYPED, word))
+            continue
+        if word.startswith("-"):
+            faults.append(_option(composer, word))
+            continue
         try:
             override = composer.read(word)
             if not override.key_or_group:
                 raise HydraException("the name of the setting is missing")
-            if override.is_sweep_override() and not multirun:
+            if (given := _given_twice(composer, override, overrides)) is not None:
+                faults.append(given)
+            elif override.is_sweep_override() and not multirun:
                 several = (
                     f"{override.get_value_string()} is several values; add -m to run each, or write a list as [1,2]"
                 )
@@ -48,13 +64,61 @@ def check(composer: Composer, words: Sequence[str], multirun: bool) -> list[Comp
         raise SettingsError(composer.stage, [*faults, Fault("", str(error), TYPED)]) from error
     jobs = []
     for combination in combinations:
-        composition, found = _examine(composer, combination)
+        composition, found = _examine(composer, combination, bool(faults))
         faults += found
         if composition:
             jobs.append(composition)
     if faults:
         raise SettingsError(composer.stage, faults)
     return jobs
+
+
+def _joined(composer: Composer, words: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield the words as they were typed and as they are to be written: what belongs together, without blanks."""
+    left = list(words)
+    while left:
+        typed = [left.pop(0)]
+        follows = left[0] if left else ""
+        if _BARE.fullmatch(typed[0]) and follows.startswith("="):
+            typed += [left.pop(0) for _ in range(1 + (follows == "=" and len(left) > 1))]
+        elif _BARE.fullmatch(typed[0].removesuffix("=")) and _BARE.fullmatch(follows):
+            key = typed[0].removesuffix("=")
+            if key != typed[0]:
+                typed.append(left.pop(0))
+            elif _find(composer.usual, key) is not _ABSENT or row_of(key, follows):
+                yield f"{key} {follows}", f"{key}={left.pop(0)}"
+                continue
+        yield " ".join(typed), "".join(typed)
+
+
+def _option(composer: Composer, word: str) -> Fault:
+    """Say how to write an option that there is not."""
+    name, _, value = word.lstrip("-").replace("=", " ", 1).partition(" ")
+    key, value = name.replace("-", "_"), value or "true"
+    if _find(composer.usual, key) is not _ABSENT:
+        hint, why = f"{key}={value}", ""
+    else:
+        hint, why = _instead(composer, composer.usual, key, value)
+    if not hint and (near := closest(key, composer.usual)):
+        hint = f"{near}={value}"
+    dashes = "settings are written key=value, without dashes" if "=" in hint or not hint else ""
+    return Fault(word, "; ".join(filter(None, ("is no option", dashes, why))), TYPED, hint)
+
+
+def _given_twice(composer: Composer, override: Override, before: Sequence[Override]) -> Fault | None:
+    """Say that a choice was made before, or is of several at once."""
+    if not composer.is_choice(override) or override.is_delete():
+        return None
+    key = override.get_key_element().lstrip("+~")
+    value = None if override.is_sweep_override() else override.value()
+    if isinstance(value, list) and len(value) > 1 and key != "experiment":
+        names = ",".join(value)
+        return Fault(key, f"[{names}] is several at once; -m runs each, without brackets", TYPED, f"-m {key}={names}")
+    for other in before:
+        if other.get_key_element().lstrip("+~") == key:
+            two = f"{other.get_value_string()} and {override.get_value_string()}"
+            return Fault(key, f"is given twice, {two}; leave one out", TYPED)
+    return None
 
 
 @contextmanager
@@ -80,15 +144,86 @@ def _located(composition: Composition, problems: Sequence[Problem]) -> list[Faul
         telling = isinstance(value, str | int | float) and shown(value) not in problem.message
         text = value if isinstance(value, str) and len(value) < LONGEST else shown(value)
         key = f"{problem.key} = {text}" if telling else problem.key
-        hint = problem.hint
-        if not hint and "." not in problem.key and problem.message.startswith("no such setting"):
-            hint = closest(problem.key, composer.groups)
-        faults.append(Fault(key, problem.message, _origin(composition, overrides, problem.key), hint))
+        message, hint = problem.message, problem.hint
+        if message.startswith("no such setting"):
+            plain = text if isinstance(value, str | int | float) else "..."
+            instead, why = _instead(composer, composition.values, problem.key, plain)
+            message = "; ".join(filter(None, (message, why)))
+            hint = instead or hint or ("" if "." in problem.key else closest(problem.key, composer.groups))
+        elif not hint and (row := row_of_value(problem.key.rpartition(".")[2], text)):
+            own = [advice for advice in row.here if advice.startswith(f"{problem.key}=")]
+            message, hint = "; ".join(filter(None, (message, row.why))), (own or row.here)[0]
+        faults.append(Fault(key, message, _origin(composition, overrides, problem.key), hint))
     return faults
 
 
-def _examine(composer: Composer, words: list[str]) -> tuple[Composition | None, list[Fault]]:
-    """Compose the settings of one job and find everything that is wrong with them."""
+def _instead(composer: Composer, values: Mapping[str, Any], key: str, value: str) -> tuple[str, str]:
+    """Return what says here what a setting was to say that the command does not have.
+
+    Args:
+        composer: the command's.
+        values: its settings.
+        key: the setting that was typed, dotted.
+        value: its value.
+
+    Returns:
+        what to type, or "", and what should be known besides, or "".
+    """
+    group, _, word = key.rpartition(".")
+    row = row_of(word, value)
+    advised = [advice.replace("{}", value) for advice in (row.here if row else ())]
+    for advice in advised:
+        if advice.startswith(f"{group}." if group else "") and (found := _fitting(composer, values, key, advice)):
+            return found, row.why if row else ""
+    places = [p for p in _leaves(values) if p.endswith(f".{word}") and p != key and p.startswith(group)]
+    if places:
+        return " or ".join(f"{place}={value}" for place in places[:4]), ""
+    groups = [group] if group else [name for name in values if not row]
+    for name in groups:
+        if name in composer.groups and (found := _fitting(composer, values, key, f"{name}.{word}={value}")):
+            return found, ""
+    wanted = [advice.partition("=")[0].partition(".")[0] for advice in advised] or [key.partition(".")[0]]
+    takers = [stage for stage, config in STAGES.items() if wanted[0] in {f.name for f in fields(config)}]
+    if takers and wanted[0] not in composer.usual:
+        return "", f"{wanted[0]} is a setting of {', '.join(takers)}"
+    return "", ""
+
+
+def _fitting(composer: Composer, values: Mapping[str, Any], key: str, advice: str) -> str:
+    """Return an advice as a command can use it, or "" if it has nothing of the kind."""
+    setting, equals, _ = advice.partition("=")
+    if not equals or " " in setting or setting.startswith("-"):
+        return advice  # another command, no setting
+    if setting != key and _find(values, setting) is not _ABSENT:
+        return advice
+    group, _, name = setting.partition(".")
+    at = [section for section, own in values.items() if isinstance(own, Mapping) and _find(own, setting) is not _ABSENT]
+    if composer.stage == "run" and at:
+        whole = setting in composer.groups
+        return " or ".join(f"{setting}@{section}.{advice}" if whole else f"{section}.{advice}" for section in at)
+    if name and group in values and (choices := composer.having(group, name)):
+        if values[group] is None:
+            return advice  # the checkpoint's own
+        return " or ".join(f"{group}={choice} {advice}" for choice in choices[:3])
+    return ""
+
+
+def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
+
+
+def _examine(composer: Composer, words: list[str], wrong: bool) -> tuple[Composition | None, list[Fault]]:
+    """Compose the settings of one job and find everything that is wrong with them.
+
+    Args:
+        composer: the command's.
+        words: the job's.
+        wrong: whether something is known to be wrong already, so that the job will not come to look for checkpoints.
+    """
     faults: list[Fault] = []
     dropped: list[str] = []
     try:
@@ -99,13 +234,22 @@ def _examine(composer: Composer, words: list[str]) -> tuple[Composition | None, 
             composition = composer.compose(words)
         except HYDRA_ERRORS:  # no word is to blame alone
             return None, faults if faults and _sound(composer) else [_broken(composer, error)]
+    problems: list[Problem] = []
     try:
         _ = composition.settings
     except ConfigError as error:
-        # what was dropped is replaced by a default: what then does not fit is no fault of the user's
-        problems = [p for p in error.problems if not any(_within(p.key, section) for section in dropped)]
-        faults += _located(composition, problems)
-    return composition, faults
+        problems += error.problems
+    try:
+        values = composition.values
+    except ConfigError:  # too many, which was told
+        values = {}
+    problems += impossible(composer.stage, values)
+    if problems or faults or wrong:
+        problems += missing(composer.stage, values)
+    # what was dropped is replaced by a default: what then does not fit is no fault of the user's
+    problems = [p for p in problems if not any(_within(p.key, section) for section in dropped)]
+    first = {p.key: p for p in reversed(problems)}  # of what is wrong with a setting, what its type says
+    return composition, faults + _located(composition, [p for p in problems if p == first[p.key]])
 
 
 def _sound(composer: Composer) -> bool:
@@ -160,13 +304,20 @@ def _refused(composer: Composer, override: Override, accepted: Sequence[str], er
         choices = [
             c for c in composer.compose(accepted).config.hydra.runtime.choices if not c.startswith(("hydra/", "stage@"))
         ]
+        also = next((f"{p}also" for p in ("", "transfer.") if _find(composer.usual, f"{p}also") is not _ABSENT), "")
+        if also and override.package and override.key_or_group == "data" and key not in choices:
+            hint = f"data@{also}.{override.package.rpartition('.')[2]}={value}"
+            return Fault(key, f"is no place for data; data sets besides data= go to data@{also}.NAME", TYPED, hint)
         same = [choice for choice in choices if choice.split("@")[0] == override.key_or_group]
         if same and key not in choices:
             return Fault(key, f"is chosen here with {' or '.join(f'{choice}={value}' for choice in same)}", TYPED)
         if key not in choices:
-            hint = closest(key, choices)
+            instead, why = _instead(composer, composer.usual, key, str(value))
+            hint = _chosen(composer, str(value), [choice for choice in choices if "@" not in choice]) or instead
+            if not hint and (near := closest(key, choices)):
+                hint = f"{near}={value}"
             there = f"is nothing to choose in mlx {composer.stage}; there are {', '.join(choices)}"
-            return Fault(key, there, TYPED, f"{hint}={value}" if hint else "")
+            return Fault(key, "; ".join(filter(None, (there, why))), TYPED, hint)
     if override.package:
         return Fault(key, "is no group to choose from", TYPED, closest(override.key_or_group, composer.groups))
     return Fault(key, _first_line(error), TYPED)
@@ -176,12 +327,21 @@ def _broken(composer: Composer, error: Exception) -> Fault:
     """Say in our words what is wrong with the configs themselves."""
     if not isinstance(error, MissingConfigException) or not error.missing_cfg_file:
         return Fault("", _first_line(error))
-    group, _, name = error.missing_cfg_file.rpartition("/")
+    group, _, name = error.missing_cfg_file.partition("/")
     options = composer.loader.get_group_options(group)
     there = f"there are {', '.join(options)}" if options else "there are none"
+    if "/" in name:  # a folder
+        there += "; a folder of files is read by a data set of your own, see docs/extending.md" * (group == "data")
     asking = re.match(r"In '(.+?)'", str(error))
     origin = composer.file(asking[1]) if asking else ""
-    return Fault(group, f"there is no {group} {name!r}; {there}", origin, closest(name, options))
+    hint = closest(name, options) or _chosen(composer, name, [g for g in composer.usual if g in composer.groups])
+    return Fault(group, f"there is no {group} {name!r}; {there}", origin, hint)
+
+
+def _chosen(composer: Composer, name: str, groups: Iterable[str]) -> str:
+    """Return what chooses a component of this name, in whatever letters it is typed, or ""."""
+    found = [(group, closest(name, composer.loader.get_group_options(group))) for group in groups]
+    return next((f"{group}={near}" for group, near in found if near and near.lower() == name.lower()), "")
 
 
 def _unreadable(composer: Composer, word: str, error: Exception) -> Fault:
@@ -192,10 +352,9 @@ def _unreadable(composer: Composer, word: str, error: Exception) -> Fault:
         return Fault(
             word, f"cannot be read ({reason}); put values with special characters in quotes: 'key=\"...\"'", TYPED
         )
-    groups = [
-        g for g in composer.groups if g not in ("hydra", "stage") and word in composer.loader.get_group_options(g)
-    ]
-    return Fault(word, "is no setting; settings are written key=value", TYPED, f"{groups[0]}={word}" if groups else "")
+    groups = [group for group in composer.groups if group not in ("hydra", "stage")]
+    groups.sort(key=lambda group: group not in composer.usual)  # those of the command first
+    return Fault(word, "is no setting; settings are written key=value", TYPED, _chosen(composer, word, groups))
 
 
 def _origin(composition: Composition, overrides: Sequence[Override], key: str) -> str:

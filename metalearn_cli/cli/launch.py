@@ -127,7 +127,8 @@ def _attempt(composition: Composition, sweep: str | None) -> Outcome:
     stage, words = composition.composer.stage, composition.words
     try:
         with originating(composition), telling.reporting() as reporter:
-            return Outcome(words, stages.run(stage, composition.settings, reporter, sweep=sweep), errors.DONE)
+            given = {} if composition.given is None else {"given": composition.given}
+            return Outcome(words, stages.run(stage, composition.settings, reporter, sweep=sweep, **given), errors.DONE)
     except Stopped as stop:
         raise Stopped(stop.number, _advice(stage, reporter.folder)) from stop
     except Exception as error:
@@ -172,5 +173,6 @@ def validate(stage: str, words: Sequence[str], extra: str, multirun: bool) -> li
     notes: list[str] = []
     for job in jobs:
         with originating(job):
-            notes += stages.check(stage, job.settings)
+            given = {} if job.given is None else {"given": job.given}
+            notes += stages.check(stage, job.settings, **given)
     return notes

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from typing import NamedTuple
 
+from metalearn_cli.cli.typed import row_of
 from metalearn_cli.core.errors import UserError
 from metalearn_cli.core.places import expanded
 from metalearn_cli.core.stages import TABLE
@@ -23,6 +25,7 @@ COMMANDS = {
     "completion": "print the completion script of a shell",
 }
 DATA = {"check": "everything that is wrong with it; exit code 0 if training may start, else 2"}
+TAKING_SETTINGS = (*STAGES, "validate", "data")
 SHELLS = ("bash", "zsh", "fish")
 
 
@@ -80,8 +83,9 @@ class Words(NamedTuple):
 
 
 def closest(word: str, known: Iterable[str]) -> str:
-    """Return what was probably meant by `word`, or ""."""
-    return next(iter(get_close_matches(word, [*known], n=1)), "")
+    """Return what was probably meant by `word`, in whatever letters it is typed, or ""."""
+    by_letters = {name.lower(): name for name in known}
+    return next((by_letters[name] for name in get_close_matches(word.lower(), by_letters, n=1)), "")
 
 
 def meant(word: str, known: Iterable[str]) -> str:
@@ -93,11 +97,15 @@ def meant(word: str, known: Iterable[str]) -> str:
 def parse(argv: Sequence[str]) -> Words:
     """Take a command line apart; options may stand before or after the command.
 
+    An option that there is not is left among the rest, with what follows it: for a setting that was meant, whoever
+    knows the settings says how it is written.
+
     Raises:
-        UserError: for an unknown command or option, and for an option without its value.
+        UserError: for an unknown command, an option mistyped or without its value, and one that the command does not
+            take.
     """
     table = {name: o for o in (*OPTIONS, _VERSION) for name in (o.name, o.short) if name}
-    options, rest, tokens = {}, [], list(argv)
+    options, rest, tokens, unknown = {}, [], list(argv), []
     while tokens:
         word = tokens.pop(0)
         if not word.startswith("-"):
@@ -106,8 +114,13 @@ def parse(argv: Sequence[str]) -> Words:
         name, equals, value = word.partition("=")
         option = table.get(name)
         if option is None:
-            hint = meant(name, table) or "; settings are written key=value, without dashes"
-            raise UserError(f"there is no option {name}{hint}")
+            word_of = name.lstrip("-")
+            near = closest(word_of, [o.name.lstrip("-") for o in table.values()])
+            if near and not row_of(word_of, value):
+                raise UserError(f"there is no option {name}; did you mean --{near}?")
+            value_follows = tokens and not equals and not re.search("^-|=", tokens[0]) and tokens[0] not in COMMANDS
+            unknown.append(f"{word} {tokens.pop(0)}" if value_follows else word)
+            continue
         if option.value and not equals:
             follows = tokens and not tokens[0].startswith("-") and (not option.default or tokens[0] in option.choices)
             if not follows and not option.default:
@@ -124,10 +137,14 @@ def parse(argv: Sequence[str]) -> Words:
     if command and command not in COMMANDS:
         hint = meant(command, COMMANDS) or f"; there are {', '.join(COMMANDS)}"
         raise UserError(f"there is no command {command!r}{hint}")
+    if unknown and command not in TAKING_SETTINGS:
+        raise UserError(
+            f"there is no option {unknown[0]}; see: {' '.join(['mlx', *[command][: bool(command)], '--help'])}"
+        )
     for option in OPTIONS:
         if command and option.name in options and command not in option.commands:
             raise UserError(f"mlx {command} has no option {option.name}; see: mlx {command} --help")
-    return Words(command, options, rest)
+    return Words(command, options, [*rest, *unknown])
 
 
 def overview() -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from metalearn_cli import stages
 from metalearn_cli.cli import choices
 
 
@@ -30,6 +31,7 @@ def check(mlx, stage, tmp_path, words, expected):
 
 def test_every_mistake_at_once(mlx, stage, tmp_path):
     words = {
+        "=3": ("=3", "the name of the setting is missing"),
         "seed=x": ("seed ", "must be a whole number from 0 to 4294967295, got 'x'", "(from the command line)"),
         "algoritm=maml": ("algoritm = maml", "no such setting", "did you mean: algorithm"),
         "+foo=3": ("foo = 3", "no such setting", "(from the command line)"),
@@ -44,7 +46,6 @@ def test_every_mistake_at_once(mlx, stage, tmp_path):
         "b=c=d": ("b=c=d", "cannot be read"),
         "keep=[1,2": ("keep=[1,2", "cannot be read"),
         "maml": ("maml", "settings are written key=value", "did you mean: algorithm=maml"),
-        "=3": ("=3", "the name of the setting is missing"),
         "shot=1,2": ("shot", "1,2 is several values; add -m to run each"),
         "tasks.x=3": ("tasks", "must be a whole number >= 1, got {'x': 3}"),
         "~nothing": ("nothing", "'nothing' does not exist"),
@@ -87,6 +88,43 @@ def test_every_mistake_of_a_chain_at_once(mlx, stage, tmp_path):
 )
 def test_every_way_in_checks_the_same(mlx, stage, tmp_path, words, key, told):
     check(mlx, stage, tmp_path, words, {key: [told], "seed": ["got -1"]})
+
+
+@pytest.mark.parametrize(
+    ("line", "keys"),
+    [
+        ("meta-train runtime.threads=9999 way=1 shot=0", {"runtime.threads", "way", "shot"}),
+        ("meta-train runtime.threads=9999 train_way=1", {"runtime.threads", "train_way"}),
+        ("meta-train init_from=nope optimizer.lr=-1", {"init_from", "optimizer.lr"}),
+        ("meta-train init_from=nope lr=1 --steps=3", {"init_from", "lr", "--steps=3"}),
+        ("transfer teacher=nope steps=0 optimizer=x", {"init_from", "teacher", "steps", "optimizer"}),
+        ("evaluate ckpt=nope shot=0", {"ckpt", "shot"}),
+        ("run stages=[pretrian] init_from=nope transfer.batch_size=x", {"stages", "init_from", "transfer.batch_size"}),
+        ("run pretrain.runtime.threads=9999 transfer.teacher=nope", {"pretrain.runtime.threads", "transfer.teacher"}),
+        ("run optimizer.lr=-1", {"optimizer.lr"}),
+        ("meta-train data=sinusoid way=1 shot=0", {"shot"}),
+    ],
+)
+def test_what_needs_no_work_is_told_with_everything_else(mlx, stage, tmp_path, line, keys):
+    check(mlx, stage, tmp_path, line.split(), {f"{key} ": [] for key in keys})
+
+
+def test_checkpoint_and_data_at_once(mlx, tmp_path):
+    answer = mlx("meta-train", "init_from=nope", "data=omniglot", "data.root=x")
+    assert answer.code == 2 and not list(tmp_path.iterdir())
+    assert "there is no run 'nope'" in lines_of(answer.err, "init_from")[0]
+    assert "x is no folder" in lines_of(answer.err, "data.root")[0]
+
+
+def test_an_evaluation_takes_settings_for_the_learner_of_the_checkpoint(mlx, stage, monkeypatch):
+    seen = []
+    quick = stages.run
+    monkeypatch.setattr(stages, "run", lambda *args, given, **facts: seen.append(given) or quick(*args, **facts))
+    for words in (["algorithm.inner_steps=5"], ["algorithm=maml", "algorithm.inner_steps=5"], ["algorithm=maml"], []):
+        assert mlx("evaluate", *words).code == 0
+    assert seen == [{"inner_steps": 5}, {"inner_steps": 5}, {}, {}]
+    assert [config.algorithm and config.algorithm["inner_lr"] for _, config in stage] == [None, 0.4, 0.4, None]
+    assert "must name what to build" in mlx("evaluate", "ckpt=null", "algorithm.inner_steps=5").err
 
 
 def test_folder_that_is_not_there(mlx, stage):

@@ -1,0 +1,61 @@
+"""What is wrong with settings and is known without any work: told with everything else, before a stage is built.
+
+The values need not be right: what is of another type than it should be is told by whoever checks types. Needs no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from metalearn_cli.core.config import STAGES
+from metalearn_cli.core.errors import Problem, UserError
+from metalearn_cli.core.machine import too_many_threads
+from metalearn_cli.core.source import returned
+from metalearn_cli.core.stages import TABLE
+from metalearn_cli.records.runs import find_checkpoint
+
+
+def impossible(stage: str, values: Mapping[str, Any]) -> list[Problem]:
+    """Return what this machine, or the kind of the data, rules out."""
+    problems = []
+    for prefix, own in _sections(stage, values):
+        runtime = own.get("runtime")
+        found = too_many_threads(runtime.get("threads")) if isinstance(runtime, Mapping) else []
+        if _of_classes(own.get("data") or values.get("data")):
+            ways = [key for key in ("way", "train_way") if own.get(key) == 1]
+            found += [Problem(key, "must be >= 2, as the data has classes, got 1") for key in ways]
+        problems += [problem._replace(key=prefix + problem.key) for problem in found]
+    return problems
+
+
+def missing(stage: str, values: Mapping[str, Any]) -> list[Problem]:
+    """Return the checkpoints that are not there."""
+    problems = []
+    for prefix, own in _sections(stage, values):
+        at = prefix.rstrip(".").replace("_", "-") or stage
+        if at == "run":  # starts as the first of its stages does
+            at = next((name for name in STAGES if name in str(values.get("stages"))), "meta-train")
+        for setting in {"init_from", "ckpt", "teacher"} & own.keys() if at in STAGES else ():
+            name, runs_dir = own[setting], values.get("runs_dir")
+            if not isinstance(name, str) or not isinstance(runs_dir, str):
+                continue
+            try:
+                find_checkpoint(name, runs_dir, TABLE[at].accepts, setting)
+            except UserError as error:
+                problems.append(Problem(prefix + setting, str(error).removeprefix(f"{setting}={name}: ")))
+    return problems
+
+
+def _sections(stage: str, values: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the settings of a command, and those of the stages in it, with what their keys begin with."""
+    yield "", values
+    for row in TABLE.values() if stage == "run" else ():
+        if isinstance(own := values.get(row.section), Mapping):
+            yield f"{row.section}.", own
+
+
+def _of_classes(data: Any) -> bool:
+    """Whether a data set is made of classes: its function says that it returns a `Dataset`."""
+    target = data.get("_target_") if isinstance(data, Mapping) else None
+    return isinstance(target, str) and returned(*target.rpartition(".")[::2]) == "Dataset"

@@ -1,0 +1,103 @@
+"""What people type who know other programs: every answer says what to type here."""
+
+import pytest
+
+from metalearn_cli.cli.composing import Composer
+from metalearn_cli.cli.faults import _fitting
+from metalearn_cli.cli.typed import TABLE
+from metalearn_cli.core.config import STAGES
+
+ANSWERS = {
+    "pretrain lr=0.1": "optimizer.lr=0.1",
+    "pretrain learning_rate=0.1": "optimizer.lr=0.1",
+    "pretrain optimizer.learning_rate=0.1": "optimizer.lr=0.1",
+    "run lr=0.1": "pretrain.optimizer.lr=0.1 or transfer.optimizer.lr=0.1 or meta_train.optimizer.lr=0.1",
+    "run optim=adamw": "optimizer@pretrain.optimizer=adamw or optimizer@transfer.optimizer=adamw",
+    "pretrain epochs=3": "steps=N",
+    "evaluate steps=10": "episodes=10",
+    "meta-train num_steps=5 max_steps=6": ("steps=5", "steps=6"),
+    "pretrain gpu=0 cuda=1": ("runtime=gpu runtime.devices=[0]", "runtime=gpu runtime.devices=[1]"),
+    "pretrain gpu=true device=cuda device_id=2": ("runtime=gpu", "runtime=gpu runtime.devices=[2]"),
+    "meta-train inner_lr=0.1": "algorithm=maml algorithm.inner_lr=0.1",
+    "meta-train algorithm=maml inner_lr=0.1": "algorithm.inner_lr=0.1",
+    "meta-train algorithm.inner_lr=0.1": "algorithm=maml algorithm.inner_lr=0.1",
+    "evaluate inner_lr=0.1": "algorithm.inner_lr=0.1",
+    "meta-train MAML": "algorithm=maml",
+    "meta-train algorithm=MAML": "maml",
+    "meta-train algorithm=ProtoNet": "protonet",
+    "meta-train model=conv4": "backbone=conv4",
+    "pretrain model=conv4": "backbone=conv4",
+    "meta-train method=maml": "algorithm=maml",
+    "pretrain --steps 100 --model autoencoder --seed=1": ("steps=100", "model=autoencoder", "seed=1"),
+    "pretrain --lr 0.1 --batch-size 8 --fp16 seed=1": ("optimizer.lr=0.1", "batch_size=8", "precision=16-mixed"),
+    "meta-train --inner-lr 0.1": "algorithm=maml algorithm.inner_lr=0.1",
+    "pretrain steps = 100": "steps=100",
+    "pretrain steps= 100 seed =3": ("steps=100", "seed=3"),
+    "pretrain seed 1": "seed=1",
+    "evaluate init_from=latest": "ckpt=latest",
+    "meta-train ckpt=best": "init_from=latest",
+    "meta-train init_from=best shot=0": "init_from=latest",
+    "evaluate ckpt=best shot=0": "ckpt=latest",
+    "meta-train checkpoint=a init=b": ("init_from=a", "init_from=b"),
+    "evaluate checkpoint=a": "ckpt=a",
+    "pretrain -v": "mlx show latest",
+    "-m meta-train algorithm=[maml,protonet]": "-m algorithm=maml,protonet",
+    "meta-train algorithm=[maml,protonet]": "-m algorithm=maml,protonet",
+    "pretrain batch=32": "batch_size=32",
+    "meta-train batch=32": "tasks=32",
+    "meta-train n_way=5 ways=3 num_ways=4 k_shot=1 shots=2": ("way=5", "way=3", "way=4", "shot=1", "shot=2"),
+    "meta-train precision=16 workers=4": ("runtime.precision=16-mixed", "runtime.threads=4"),
+    "meta-train runtime.precision=16": "runtime.precision=16-mixed",
+    "meta-train runtime.accelerator=cuda": "runtime=gpu",
+    "meta-train dataset=omniglot network=conv4": ("data=omniglot", "backbone=conv4"),
+    "meta-train resume=a output_dir=b": ("mlx resume RUN", "runs_dir=b"),
+    "meta-train wandb=true": "tensorboard --logdir runs",
+    "meta-train optimizer.momentum=0.9": "optimizer=sgd optimizer.momentum=0.9",
+    "meta-train experiment=smoke": "mlx run experiment=smoke",
+    "pretrain data_dir=x": "data=omniglot data.root=x",
+    "transfer data@alos.x=glyphs": "data@also.x=glyphs",
+    "run data@alos.x=glyphs": "data@transfer.also.x=glyphs",
+}
+"""What follows "did you mean:", in the lines of the answer."""
+
+SENTENCES = {
+    "run optimizer=adamw": "is chosen here with optimizer@",
+    "evaluate lr=0.1": "optimizer is a setting of pretrain, transfer, meta-train",
+    "evaluate tasks=3": "tasks is a setting of meta-train",
+    "pretrain algorithm=maml": "algorithm is a setting of meta-train, evaluate",
+    "pretrain data=my_photos/": "there is no data 'my_photos/'; there are gaussian, glyphs",
+    "pretrain data=a/b": "a folder of files is read by a data set of your own, see docs/extending.md",
+    "transfer data@also.x=glyphs data@also.x=gaussian": "is given twice, glyphs and gaussian; leave one out",
+    "meta-train algorithm=maml algorithm=protonet": "is given twice, maml and protonet; leave one out",
+    "pretrain epochs=3": "training is counted in optimizer steps",
+    "pretrain --nonsense": "is no option; settings are written key=value, without dashes",
+}
+
+
+@pytest.mark.parametrize("line", ANSWERS)
+def test_answer_says_what_to_type(mlx, stage, tmp_path, line):
+    wanted = ANSWERS[line] if isinstance(ANSWERS[line], tuple) else (ANSWERS[line],)
+    answer = mlx(*line.split())
+    hints = [part.partition("did you mean: ")[2] for part in answer.err.splitlines()]
+    assert (answer.code, answer.out) == (2, "") and not stage and not list(tmp_path.iterdir())
+    for hint in wanted:
+        assert any(hint in found for found in hints), answer.err
+
+
+@pytest.mark.parametrize("line", SENTENCES)
+def test_answer_says_why(mlx, stage, line):
+    answer = mlx(*line.split())
+    assert answer.code == 2 and not stage
+    assert SENTENCES[line] in answer.err
+
+
+def test_every_advice_of_the_table_is_one_that_some_command_can_use():
+    composers = [Composer(name) for name in (*STAGES, "run")]
+    for row in TABLE:
+        for advice in row.here:
+            assert any(_fitting(c, c.usual, "", advice) for c in composers), advice
+
+
+def test_no_word_stands_in_two_rows_that_mean_different_things():
+    words = [word for row in TABLE for word in row.words.split()]
+    assert sorted({word for word in words if words.count(word) > 1}) == []
