@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from metalearn_cli.cli.words import COMMANDS, DATA, STAGES, meant, option_lines
+from metalearn_cli.cli.words import COMMANDS, DATA, FILTERS, STAGES, meant, option_lines
 from metalearn_cli.core import plugins
 from metalearn_cli.core.errors import UserError
 from metalearn_cli.core.stages import TABLE
@@ -14,6 +14,10 @@ _HIDDEN = ("hydra", "stage")  # groups that are parts of the commands, nothing t
 _EXAMPLES = {
     **{name: stage.examples for name, stage in TABLE.items()},
     "data": ("mlx data check", "mlx data check data=omniglot data.root=FOLDER way=20 shot=5"),
+    "ls": ("mlx ls algorithm", "mlx ls algorithm maml", "mlx ls experiment smoke"),
+    "runs": ("mlx runs", "mlx runs stage=meta-train status=completed sort=metric"),
+    "show": ("mlx show latest", "mlx show latest:meta-train"),
+    "validate": ("mlx validate meta-train way=20 shot=5",),
     "run": ("mlx run", "mlx run data=omniglot meta_train.steps=2000 optimizer@meta_train.optimizer=sgd"),
 }
 
@@ -35,19 +39,26 @@ def folders(extra: str = "") -> list[Path]:
     """Return the folders that configs are looked for in, in this order: the shipped one, the user's, plug-ins'.
 
     Raises:
-        UserError: if the user's own folder `extra` is not there.
+        UserError: if the user's own folder `extra` is not there, or two folders have a config of the same name: the
+            first would be used without a word.
     """
     if extra and not Path(extra).is_dir():
         raise UserError(f"--config-dir {extra}: there is no such folder")
-    return [config_dir(), *([Path(extra)] if extra else []), *plugins.config_dirs()]
+    found = [config_dir(), *([Path(extra)] if extra else []), *plugins.config_dirs()]
+    first: dict[Path, Path] = {}
+    for folder in dict.fromkeys(folder.resolve() for folder in found):
+        for path in sorted(folder.glob("*/*.yaml")):
+            if (other := first.setdefault(path.relative_to(folder), path)) != path:
+                raise UserError(f"{path} has the name of {other}, which goes before it; give it another name")
+    return found
 
 
 def catalogue(extra: str = "") -> dict[str, dict[str, str]]:
-    """Return every group's choices with the first comment line of each: {"algorithm": {"maml": "MAML: ..."}}."""
+    """Return every group's choices with the first sentence of each: {"algorithm": {"maml": "MAML: ..."}}."""
     groups: dict[str, dict[str, str]] = {}
     for path in (path for folder in folders(extra) for path in sorted(folder.glob("*/*.yaml"))):
         if path.parent.name not in _HIDDEN and path.is_file():
-            groups.setdefault(path.parent.name, {}).setdefault(path.stem, _first_line(path))
+            groups.setdefault(path.parent.name, {}).setdefault(path.stem, _first_sentence(path))
     return dict(sorted(groups.items()))
 
 
@@ -63,9 +74,47 @@ def group(name: str, extra: str = "") -> dict[str, str]:
     return groups[name]
 
 
+def component(name: str, choice: str, extra: str = "") -> str:
+    """Return the file of one choice as its reader wants it: what it is, and its settings with their comments.
+
+    Raises:
+        UserError: if there is no such choice.
+    """
+    known = group(name, extra)
+    if choice not in known:
+        raise UserError(f"there is no {name} {choice!r}; there are {', '.join(known)}{meant(choice, known)}")
+    header: list[str] = []
+    settings: list[str] = []
+    for path in _with_bases(name, choice, extra):
+        text = path.read_text(encoding="utf-8", errors="replace")
+        lines = [line for line in text.splitlines() if not line.startswith("# @package")]
+        header = [line.removeprefix("#").removeprefix(" ") for line in lines if line.startswith("#")]
+        body = re.sub(r"^defaults:\n(?:(?: .*)?\n)*", "", "\n".join(lines) + "\n", flags=re.MULTILINE)
+        own = [line for line in body.splitlines() if line and not line.startswith(("#", "_target_"))]
+        again = {line.partition(":")[0] for line in own if not line.startswith(" ")}
+        settings = [line for line in settings if line.partition(":")[0] not in again] + own
+    prefix = "" if name == "experiment" else f"{name}."
+    told = [f"  {line if line.startswith(' ') else prefix + line}" for line in settings]
+    return "\n".join([*header, "", "settings:" if told else "no settings", *told])
+
+
+def _with_bases(name: str, choice: str, extra: str) -> list[Path]:
+    """Return the file of a choice after those of its group that it is laid over, as fomaml is over maml."""
+    path = next(path for folder in folders(extra) if (path := folder / name / f"{choice}.yaml").is_file())
+    defaults = re.search(r"^defaults:\n((?:(?: .*)?\n)*)", path.read_text(errors="replace"), re.MULTILINE)
+    bases = re.findall(r"^ *- (\w+)$", defaults[1] if defaults else "", re.MULTILINE)
+    return [p for base in bases if base not in ("_self_", choice) for p in _with_bases(name, base, extra)] + [path]
+
+
 def help_text(command: str, extra: str = "") -> str:
     """Return the text of `mlx COMMAND --help`."""
-    words = {"resume": "RUN [key=value ...]", "ls": "[GROUP]", "show": "RUN", "validate": "STAGE [key=value ...]"}
+    words = {
+        "resume": "RUN [key=value ...]",
+        "ls": "[GROUP [NAME]]",
+        "show": "RUN",
+        "runs": "[key=value ...]",
+        "validate": "STAGE [key=value ...]",
+    }
     words["data"] = f"{'|'.join(DATA)} [key=value ...]"
     usage = (
         "[key=value ...]"
@@ -81,20 +130,32 @@ def help_text(command: str, extra: str = "") -> str:
     ]
     if command == "data":
         lines += [*(f"  {name}: {what}" for name, what in DATA.items()), ""]
-    if command in _EXAMPLES:
+    if command in (*STAGES, "data"):
         config = "data-check" if command == "data" else command
         lines += ["choices, GROUP=NAME (more about them: mlx ls GROUP):", *_choice_lines(config, extra), ""]
         lines += ["settings, KEY=VALUE, with their defaults:", *_setting_lines(config), ""]
+    if command == "runs":
+        lines += ["which of them, KEY=VALUE:", *(f"  {name}: {what}" for name, what in FILTERS.items()), ""]
+    if command in _EXAMPLES:
         lines += ["examples:", *(f"  {example}" for example in _EXAMPLES[command]), ""]
     return "\n".join([*lines, "options:", *option_lines(command)])
 
 
-def _first_line(path: Path) -> str:
-    """Return the first comment of a file, up to the end of its sentence's line; recipes say `# @package` first."""
+def _first_sentence(path: Path) -> str:
+    """Return the first comment of a file, up to the line on which a sentence ends; recipes say `# @package` first."""
     with path.open(encoding="utf-8", errors="replace") as file:
         head = file.read(4096)
-    comments = (line.lstrip("# ").strip() for line in head.splitlines() if line.startswith("#"))
-    return next((line for line in comments if line and not line.startswith("@package")), "")
+    comments = [line.lstrip("# ").strip() for line in head.splitlines() if line.startswith("#")]
+    told = ""
+    for line in comments:
+        if line.startswith("@package"):
+            continue
+        if not line and told:
+            break
+        told = f"{told} {line}".strip()
+        if told.endswith("."):
+            break
+    return told
 
 
 def _choice_lines(stage: str, extra: str) -> list[str]:

@@ -7,8 +7,9 @@ as `++key=value`, so that a setting which no config knows reaches our own check,
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -33,7 +34,8 @@ from metalearn_cli.cli.choices import folders
 from metalearn_cli.cli.vet import DEEPEST, MOST, VettedConfigSource, too_complex
 from metalearn_cli.core.check import shown
 from metalearn_cli.core.config import STAGES, DataConfig, parse, parse_chain
-from metalearn_cli.core.errors import ConfigError, Problem
+from metalearn_cli.core.errors import ConfigError, Problem, UserError
+from metalearn_cli.records.runs import read_config
 
 HYDRA_ERRORS = (HydraException, OmegaConfBaseException, YAMLError, ValueError)
 """What a composition raises for words or configs that are wrong."""
@@ -227,6 +229,59 @@ class Composition:
 def defaults(stage: str) -> Any:
     """Return the settings of a stage as they are where nobody changes them."""
     return Composer(stage).compose([]).settings
+
+
+def typed_settings(run: Mapping[str, Any]) -> list[str]:
+    """Return the settings of a run that differ from the defaults, as they are typed; [] where they cannot be told.
+
+    Args:
+        run: its run.json, with its `folder`.
+    """
+    if run["stage"] not in STAGES or "folder" not in run:
+        return []
+    try:
+        config, composer = read_config(Path(run["folder"])), Composer(run["stage"])
+        words = _choices(composer, config)
+        usual = composer.compose(words)
+        # what refers to another setting follows it: a cosine is as long as the stage
+        following = dict(_leaves(OmegaConf.to_container(usual.config, resolve=False)))
+        typed = [
+            w for w in _differences(config, usual.values) if not str(following.get(w.partition("=")[0])).startswith("$")
+        ]
+        return [word for word in words if word not in _choices(composer, composer.usual)] + typed
+    except (HydraException, UserError):
+        return []  # of another version, or with components that are not here
+
+
+def _choices(composer: Composer, config: Mapping[str, Any]) -> list[str]:
+    """Return the words that choose the components which settings name: of its class, with the fewest differences."""
+    words = []
+    for group, spec in config.items():
+        known = composer.loader.get_group_options(group) if isinstance(spec, dict) and "_target_" in spec else ()
+        found = {name: composer.compose([f"{group}={name}"]).values.get(group) for name in known}
+        same = {n: own for n, own in found.items() if isinstance(own, dict) and own["_target_"] == spec["_target_"]}
+        if nearest := sorted(same, key=lambda name: len(_differences(spec, same[name]))):
+            words.append(f"{group}={nearest[0]}")
+    return words
+
+
+def _differences(values: Mapping[str, Any], usual: Mapping[str, Any]) -> list[str]:
+    """Return words for the values that are not the usual ones."""
+    known = dict(_leaves(usual))
+    return [f"{key}={_written(v)}" for key, v in _leaves(values) if key not in known or known[key] != v]
+
+
+def _leaves(values: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _written(value: Any) -> str:
+    """Return a value as a command line has it."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _plain(node: Any, prefix: str, problems: list[Problem], left: Iterator[int]) -> Any:

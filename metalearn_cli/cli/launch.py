@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -141,7 +142,7 @@ def _attempt(composition: Composition, sweep: str | None) -> Outcome:
 def _advice(stage: str, folder: str) -> str:
     """Say how to go on with what stopped in a run folder, or "" if it had none yet."""
     # a chain and an evaluation are started again; what is done already they skip
-    again = f"mlx resume {folder}" if stage in TRAINING else "the same command"
+    again = f"mlx resume {shlex.quote(folder)}" if stage in TRAINING else "the same command"
     return f"go on with: {again}" if folder else ""
 
 

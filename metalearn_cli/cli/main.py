@@ -6,6 +6,7 @@ Nothing heavy is imported before it is needed: `mlx --help` answers without torc
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -82,9 +83,9 @@ def _stage(words: Words) -> int:
     outcomes = launch.run(words.command, words.rest, words.options.get("--config-dir", ""), multirun)
     if multirun:
         told = [{"settings": o.words, "status": o.status, "error": o.error, "run": o.run} for o in outcomes]
-        _show(words, {"runs": told}, lambda: views.sweep(outcomes))
+        _show(words, {"runs": told}, lambda: views.sweep(outcomes, words.rest))
     elif run := outcomes[0].run:
-        _show(words, run, lambda: views.result(run, words.rest))
+        _show(words, run, lambda: views.result(run, words.rest, words.options.get("--config-dir", "")))
     codes = {outcome.code for outcome in outcomes}
     return next((c for c in (errors.CRASH, errors.REFUSED) if c in codes and max(codes) < errors.SIGNALLED), max(codes))
 
@@ -103,8 +104,8 @@ def _resume(words: Words) -> int:
         with telling.reporting() as reporter:
             run = stages.resume(folder, reporter, changed)
     except Stopped as stop:
-        raise Stopped(stop.number, f"go on with: mlx resume {folder}") from stop
-    _show(words, run, lambda: views.result(run))
+        raise Stopped(stop.number, f"go on with: mlx resume {shlex.quote(folder)}") from stop
+    _show(words, run, lambda: views.result(run, [f"runs_dir={_runs_dir(words)}"] * ("--runs-dir" in words.options)))
     return errors.DONE
 
 
@@ -112,6 +113,11 @@ def _ls(words: Words) -> int:
     from metalearn_cli.cli import choices, views
 
     extra = words.options.get("--config-dir", "")
+    if len(words.rest) == 2 and words.rest[1] not in choices.catalogue(extra):
+        group, name = words.rest
+        told = choices.component(group, name, extra)
+        _show(words, {"group": group, "name": name, "text": told}, lambda: print(told))
+        return errors.DONE
     groups = {name: choices.group(name, extra) for name in words.rest} or choices.catalogue(extra)
     _show(words, groups, lambda: views.choices(groups))
     return errors.DONE
@@ -119,11 +125,11 @@ def _ls(words: Words) -> int:
 
 def _runs(words: Words) -> int:
     from metalearn_cli.cli import views
+    from metalearn_cli.cli.listing import chosen
     from metalearn_cli.records.runs import list_runs
 
-    _expect(words, "")
-    found = list_runs(_runs_dir(words))
-    _show(words, found, lambda: views.runs(found, _runs_dir(words)))
+    found = chosen(list_runs(_runs_dir(words)), words.rest)
+    _show(words, found, lambda: views.runs(found, _runs_dir(words), words.rest))
     return errors.DONE
 
 
@@ -132,7 +138,12 @@ def _show_run(words: Words) -> int:
     from metalearn_cli.records.runs import lineage
 
     found = lineage(_runs_dir(words), _expect(words, "RUN")[0])
-    _show(words, found, lambda: views.lineage(found))
+    if "--json" in words.options:
+        _show(words, found, lambda: None)
+        return errors.DONE
+    with importing():
+        from metalearn_cli.cli.composing import typed_settings
+    views.lineage(found, typed_settings(found[0]))
     return errors.DONE
 
 
@@ -210,7 +221,15 @@ def _expect(words: Words, what: str, several: bool = False) -> list[str]:
 
 
 def _runs_dir(words: Words) -> str:
-    return words.options.get("--runs-dir", "runs")
+    """Return the folder of all runs.
+
+    Raises:
+        UserError: if the user names one that is not there.
+    """
+    given = words.options.get("--runs-dir")
+    if given is not None and not os.path.isdir(given) and words.command != "doctor":
+        raise UserError(f"--runs-dir {given}: there is no such folder")
+    return given or "runs"
 
 
 def _show(words: Words, result: Any, draw: Callable[[], None]) -> None:

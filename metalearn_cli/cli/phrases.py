@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
@@ -107,17 +109,24 @@ def age(moment: str | None) -> str:
     return f"{max(0, int(seconds))} s"
 
 
-def next_command(run: Mapping[str, Any], words: Sequence[str]) -> str:
-    """Return what to type after a run.
+def next_command(run: Mapping[str, Any], words: Sequence[str], config_dir: str = "") -> str:
+    """Return what to type after a run, as a shell takes it.
 
     Args:
         run: its run.json.
         words: the settings that its command line gave; those that the next stage needs, too, are carried over.
+        config_dir: the folder of configs that it gave, or "".
     """
     then = TABLE[run["stage"]].then if run["stage"] in TABLE else ""
     if not then:
-        return f"mlx show {run['id']}"
+        return shlex.join(["mlx", "show", run["id"], *runs_option(words)])
     stage, setting = then.split()
     carried = _CARRIED if stage == "evaluate" else _CARRIED + _BEFORE_EVALUATION
-    again = [w for w in words if w.lstrip("+").split("=")[0].split(".")[0] in carried]
-    return " ".join(["mlx", stage, f"{setting}={run['id']}", *(w.lstrip("+") for w in again)])
+    again = [w.lstrip("+") for w in words if re.split(r"[=.@]", w.lstrip("+"))[0] in carried]
+    own = ["--config-dir", config_dir] * bool(config_dir)
+    return shlex.join(["mlx", stage, f"{setting}={run['id']}", *again, *own])
+
+
+def runs_option(words: Sequence[str]) -> list[str]:
+    """Return the option that names the folder of runs which settings name, if they do."""
+    return [part for w in words if w.lstrip("+").startswith("runs_dir=") for part in ("--runs-dir", w.split("=", 1)[1])]

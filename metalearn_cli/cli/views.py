@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from metalearn_cli.cli import telling
+from metalearn_cli.cli.listing import told
 from metalearn_cli.cli.phrases import (
     age,
     duration,
     measured,
     next_command,
     over,
+    runs_option,
     sizes,
     spread,
     verdict,
@@ -26,12 +29,13 @@ _WIDE = 110  # columns from which the id of a parent is shown in full
 _VERY_WIDE = 144  # columns from which a sha256 is
 
 
-def result(run: Run, words: Sequence[str] = ()) -> None:
+def result(run: Run, words: Sequence[str] = (), config_dir: str = "") -> None:
     """Show what one run came to.
 
     Args:
         run: its run.json.
         words: the settings of its command line.
+        config_dir: the folder of configs of its command line, or "".
     """
     if "table" in run:
         chain(run)
@@ -48,7 +52,7 @@ def result(run: Run, words: Sequence[str] = ()) -> None:
         rows += [["started from", f"{parent['stage']} {parent['run']}"]] if parent else []
         rows += [["checkpoint", str(run["checkpoint"])]] if run.get("checkpoint") else []
         telling.table(f"{run['stage']} {run['id']}", ["!", ""], rows)
-    telling.say(f"next: {next_command(run, words)}")
+    telling.say(f"next: {next_command(run, words, config_dir)}")
 
 
 def evaluation(run: Run) -> None:
@@ -97,8 +101,8 @@ def _name(result: Run) -> str:
     return f"{name} %" if metric_named(name).unit == "share" else name
 
 
-def sweep(outcomes: Sequence[Any]) -> None:
-    """Show the jobs of a sweep, with the settings in which they differ."""
+def sweep(outcomes: Sequence[Any], words: Sequence[str] = ()) -> None:
+    """Show the jobs of a sweep, which its command line gave by some words, with the settings in which they differ."""
     settings = [dict(w.lstrip("+").split("=", 1) for w in o.words if "=" in w) for o in outcomes]
     keys = dict.fromkeys(key for s in settings for key in s if len({t.get(key) for t in settings}) > 1)
     rows = []
@@ -107,28 +111,46 @@ def sweep(outcomes: Sequence[Any]) -> None:
         told = measured(run) if run else outcome.error
         rows.append([*(given.get(key, "") for key in keys), run.get("id", "-"), outcome.status, told])
     telling.table(f"{len(outcomes)} runs", [*(f"!{key}" for key in keys), "!run", "!status", "result"], rows)
-    telling.say("next: mlx runs")
+    telling.say(f"next: {shlex.join(['mlx', 'runs', *runs_option(words)])}")
 
 
-def runs(found: Sequence[Run], runs_dir: str) -> None:
-    """List runs, newest first."""
+def runs(found: Sequence[Run], runs_dir: str, words: Sequence[str] = ()) -> None:
+    """List runs, as `listing.chosen` gives them for some words."""
+    if not found and words:
+        return telling.say(f"no runs in {runs_dir} are of {' '.join(words)}; next: mlx runs")
     if not found:
-        telling.say(f"no runs in {runs_dir} yet; next: mlx run")
-        return
+        elsewhere = [f"runs_dir={runs_dir}"] * (runs_dir != "runs")
+        return telling.say(f"no runs in {runs_dir} yet; next: {shlex.join(['mlx', 'run', *elsewhere])}")
     rows = []
     for run in found:
+        done = run["status"] == "completed"
         parent = (run.get("parent") or {}).get("run", "-")
         parent = parent if telling.width() >= _WIDE or len(parent) < 5 else f"..{parent[-5:]}"
-        rows.append([run["stage"], run["id"], run["status"], measured(run), parent, age(run.get("started_at"))])
-    telling.table(f"runs in {runs_dir}", ["!stage", "!run", "status", "result", "!parent", "!age"], rows, right=["age"])
+        result = measured(run) if done else ", ".join(t for t in (run["status"], measured(run)) if t != "-")
+        rows.append([run["stage"], run["id"], result, _what(run), parent, age(run.get("started_at"))])
+    columns = ["!stage", "!run", "result", "what", "!parent", "!age"]
+    telling.table(f"runs in {runs_dir}", columns, rows, right=["age"])
     ids = [run["id"] for run in found]
     for copied in dict.fromkeys(name for name in ids if ids.count(name) > 1):
         folders = [str(run["folder"]) for run in found if run["id"] == copied]
         telling.say(f"{len(folders)} runs have the id {copied}; name one by its folder: {' or '.join(folders)}")
 
 
-def lineage(found: Sequence[Run]) -> None:
-    """Show a run and its ancestors, each with the checkpoint that was handed on."""
+def _what(run: Run) -> str:
+    """Say in a few words what a run did on what."""
+    parts = [told(run, key) for key in ("learner", "data")]
+    parts.append(f"{told(run, 'way')}w{told(run, 'shot')}s" if told(run, "way") else "")
+    parts += [f"{key} {told(run, key)}" if told(run, key) else "" for key in ("seed", "sweep")]
+    return ", ".join(filter(None, parts))
+
+
+def lineage(found: Sequence[Run], settings: Sequence[str] = ()) -> None:
+    """Show a run and its ancestors, each with the checkpoint that was handed on.
+
+    Args:
+        found: their run.json, the run first.
+        settings: the run's own that differ from the defaults, as they are typed.
+    """
     sums = 64 if telling.width() >= _VERY_WIDE else 12
     rows = []
     for run in found:
@@ -137,11 +159,15 @@ def lineage(found: Sequence[Run]) -> None:
     telling.table(
         f"{found[0]['id']} and what it came from", ["!stage", "!run", "result", "!checkpoint", "!sha256"], rows
     )
+    if found[0].get("table"):
+        chain(found[0])
     for run in found:
         if teacher := run.get("teacher"):
             checkpoint = Path(teacher["checkpoint"]).name
             taught = f"{run['id']} was taught by {teacher['stage']} {teacher['run']}"
             telling.say(f"{taught}, {checkpoint}, {teacher['sha256'][:sums]}")
+    if settings:
+        telling.say(f"settings that differ from the defaults: {shlex.join(settings)}")
     if found[0].get("folder"):
         telling.say(f"folder: {found[0]['folder']}")
 

@@ -25,6 +25,18 @@ COMMANDS = {
     "completion": "print the completion script of a shell",
 }
 DATA = {"check": "everything that is wrong with it; exit code 0 if training may start, else 2"}
+FILTERS = {
+    "stage": "pretrain, transfer, meta-train, evaluate or run",
+    "status": "completed, running, interrupted, failed or died",
+    "data": "the data set",
+    "learner": "what was trained or scored: model, method or algorithm",
+    "way": "classes per episode",
+    "shot": "labelled items per class",
+    "seed": "the seed",
+    "sweep": "the sweep that it belongs to",
+    "sort": "age (the default), or metric: the best first",
+}
+"""What `mlx runs` takes."""
 TAKING_SETTINGS = (*STAGES, "validate", "data")
 SHELLS = ("bash", "zsh", "fish")
 

@@ -54,7 +54,10 @@ TABLE = {
             then="meta-train init_from",
             memory=("batch_size", "runtime.precision"),
             fixed=_FIXED | {"method", "teacher", "also"},
-            examples=("mlx transfer init_from=latest:pretrain", "mlx transfer method=finetune method.blocks=2"),
+            examples=(
+                "mlx transfer init_from=latest:pretrain",
+                "mlx transfer init_from=null method.blocks=2",
+            ),
         ),
         Stage(
             name="meta-train",

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import secrets
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -272,7 +273,9 @@ def _is_copy(info: Mapping[str, Any]) -> bool:
 
 
 def find_run(runs_dir: str, name: str) -> dict[str, Any]:
-    """Return the run that `name` means: a run id, the unique beginning of one, the name of a folder, or its path.
+    """Return the run that `name` means: latest, latest:<stage>, a run id, the unique beginning of one, or a folder.
+
+    A folder is named by its path or by its last part.
 
     Raises:
         UserError: if there is none, or more than one; it names what comes closest.
@@ -280,6 +283,11 @@ def find_run(runs_dir: str, name: str) -> dict[str, Any]:
     if (Path(expanded(name)) / "run.json").is_file():
         return _read(Path(expanded(name)))
     runs = list_runs(runs_dir)
+    if name == "latest" or name.startswith("latest:"):
+        stage = name.partition(":")[2]
+        if begun := [info for info in runs if stage in ("", info["stage"])]:
+            return begun[0]
+        raise UserError(f"there is no run{f' of {stage}' * bool(stage)} in {runs_dir} yet")
     matches = (
         [info for info in runs if info["id"] == name]
         or [info for info in runs if Path(info["folder"]).name == name]
@@ -293,7 +301,8 @@ def find_run(runs_dir: str, name: str) -> dict[str, Any]:
     if matches:
         raise UserError(f"{name!r} could be {' or '.join(dict.fromkeys(info['id'] for info in matches))}")
     close = get_close_matches(name, [info["id"] for info in runs], n=1)
-    hint = f"; did you mean {close[0]}?" if close else f"; see them with: mlx runs --runs-dir {runs_dir}"
+    hint = f"; see them with: mlx runs --runs-dir {shlex.quote(runs_dir)}" if runs else ""
+    hint = f"; did you mean {close[0]}?" if close else hint
     raise UserError(f"there is no run {name!r} in {runs_dir}{hint}")
 
 
@@ -373,6 +382,9 @@ def lineage(runs_dir: str, name: str) -> list[dict[str, Any]]:
         UserError: if there is no run `name`.
     """
     chain = [find_run(runs_dir, name)]
+    if best := chain[0].get("best"):
+        manifest = Path(chain[0]["folder"]) / "checkpoints" / best / "manifest.json"
+        chain[0] |= {"sha256": sha256_of(manifest)} if manifest.is_file() else {}
     beside = beside_of(Path(chain[0]["folder"]))
     while parent := chain[-1].get("parent"):
         if parent["run"] in {info["id"] for info in chain}:

@@ -41,12 +41,30 @@ def test_words(said, expected):
         ("transfer", ["backbone.hidden=8", "steps=3"], "mlx meta-train init_from=a1 backbone.hidden=8"),
         ("meta-train", ["data=omniglot", "runtime=gpu"], "mlx evaluate ckpt=a1 runtime=gpu"),
         ("meta-train", ["data=sinusoid", "way=1", "shot=10"], "mlx evaluate ckpt=a1 way=1 shot=10"),
+        (
+            "pretrain",
+            ["data.root=a b", "runtime.stop_on=[SIGHUP]"],
+            "mlx transfer init_from=a1 'data.root=a b' 'runtime.stop_on=[SIGHUP]'",
+        ),
         ("evaluate", ["data=omniglot"], "mlx show a1"),
+        ("evaluate", ["runs_dir=my runs"], "mlx show a1 --runs-dir 'my runs'"),
         ("run", [], "mlx show a1"),
     ],
 )
 def test_next_command(stage, words, expected):
     assert next_command({"stage": stage, "id": "a1"}, words) == expected
+
+
+def test_next_command_names_the_folder_of_configs():
+    assert next_command({"stage": "transfer", "id": "a1"}, [], "my own") == (
+        "mlx meta-train init_from=a1 --config-dir 'my own'"
+    )
+    assert next_command({"stage": "run", "id": "a1"}, [], "own") == "mlx show a1"
+
+
+def test_what_to_type_after_a_sweep_names_the_folder_of_runs(capsys):
+    views.sweep(JOBS, ["seed=1,2", "runs_dir=my runs"])
+    assert capsys.readouterr().out.endswith("next: mlx runs --runs-dir 'my runs'\n")
 
 
 def row(gained, half=0.005, classes=0.02, name="test/accuracy", **changes):
@@ -123,6 +141,8 @@ RUN = {
         )
     ],
 }
+DESCRIBED = {**RUN, "learner": "prototypical", "way": 20, "shot": 5, "seed": 12, "sweep": "20261123-170000-abcd"}
+DESCRIBED |= {"data": {"name": "omniglot"}, "status": "interrupted", "id": "20261123-170500-9f3a"}
 LINEAGE = [{**RUN, "best": "step-000400"}, {**RUN, "checkpoint": "runs/x/checkpoints/step-000400", "sha256": "a" * 64}]
 JOBS = [
     SimpleNamespace(words=["algorithm=maml", "++seed=1"], run=RUN, status="completed", error=""),
@@ -155,7 +175,7 @@ def test_table_of_a_chain_says_where_it_starts(capsys):
     "draw",
     [
         lambda: views.result(RUN),
-        lambda: views.runs([RUN, RUN | {"id": "20261123-170500-9f3a"}], "runs"),
+        lambda: views.runs([RUN, DESCRIBED], "runs"),
         lambda: views.lineage(LINEAGE),
         lambda: views.sweep(JOBS),
     ],

@@ -1,0 +1,73 @@
+"""Which runs `mlx runs` lists, and what it says of each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from metalearn_cli.cli.words import FILTERS, meant
+from metalearn_cli.core.errors import UserError
+from metalearn_cli.core.metric import metric_named
+from metalearn_cli.records.runs import read_config
+
+_ORDERS = ("age", "metric")
+_LEARNERS = ("model", "method", "algorithm")
+
+
+def described(run: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a run with what its settings say of it: data, learner, way, shot and seed; what is unknown is None."""
+    try:
+        config = read_config(Path(run["folder"]))
+    except UserError:
+        config = {}
+    shared = config.get("evaluate", config) if run["stage"] == "run" else config
+    settings = shared if isinstance(shared, dict) else {}
+    facts = {key: settings.get(key) for key in ("way", "shot", "seed")}
+    results = run.get("results") or run.get("table") or [{}]
+    named = next((name for key in _LEARNERS if (name := _name(settings.get(key)))), None)
+    learner = results[-1].get("learner") or named
+    return {**run, "learner": learner.lower() if isinstance(learner, str) else None, **facts}
+
+
+def _name(spec: Any) -> str | None:
+    """Return the name of a component, as in `maml` for a.b.maml.Maml."""
+    target = spec.get("_target_") if isinstance(spec, Mapping) else None
+    return target.split(".")[-1] if isinstance(target, str) else None
+
+
+def chosen(found: Sequence[Mapping[str, Any]], words: Sequence[str]) -> list[dict[str, Any]]:
+    """Return those runs, with what their settings say, that `key=value` words choose, in the order that they ask for.
+
+    Raises:
+        UserError: for a word that is none of `FILTERS`.
+    """
+    given = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or key not in FILTERS:
+            allowed = f"mlx runs takes {', '.join(f'{name}=' for name in FILTERS)}"
+            raise UserError(f"mlx runs takes no {word!r}{meant(key, FILTERS)}; {allowed}")
+        given[key] = value
+    order = given.pop("sort", "age")
+    if order not in _ORDERS:
+        raise UserError(f"sort must be one of {', '.join(_ORDERS)}, got {order!r}{meant(order, _ORDERS)}")
+    runs = [run for run in map(described, found) if all(_matches(run, *item) for item in given.items())]
+    return sorted(runs, key=_rank) if order == "metric" else runs
+
+
+def _matches(run: Mapping[str, Any], key: str, wanted: str) -> bool:
+    return told(run, key).lower() == wanted.lower()
+
+
+def told(run: Mapping[str, Any], key: str) -> str:
+    """Return one of the things that runs can be chosen by, "" where it is unknown."""
+    value = (run.get("data") or {}).get("name") if key == "data" else run.get(key)
+    return "" if value is None else str(value)
+
+
+def _rank(run: Mapping[str, Any]) -> tuple[bool, str, float]:
+    """Order by the key metric, best first, runs without one last; different metrics do not compare."""
+    if not (metric := run.get("metric")):
+        return True, "", 0.0
+    return False, metric["name"], -metric["value"] if metric_named(metric["name"]).higher_is_better else metric["value"]

@@ -1,0 +1,158 @@
+"""`mlx runs`, `mlx show` and `mlx ls NAME`: what they say of what is there."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from metalearn_cli.cli import choices
+from metalearn_cli.cli.words import COMMANDS
+from metalearn_cli.records.runs import sha256_of
+
+SMALL = ("data=gaussian", "backbone=mlp", "way=2", "query=3", "steps=2", "val_episodes=2")
+
+
+@pytest.fixture
+def trained(mlx):
+    """Pretrain and meta-train in the folder `runs`; gives the two runs."""
+    done = []
+    for words in (
+        ("pretrain", "model=classifier", "optimizer.lr=0.01"),
+        ("meta-train", "init_from=latest:pretrain", "algorithm=maml", "algorithm.inner_steps=2", "seed=3"),
+    ):
+        code, out, err = mlx(*words, *SMALL, "--json")
+        assert code == 0, err
+        done.append(json.loads(out))
+    return done
+
+
+def ids(answer):
+    return [run["id"] for run in json.loads(answer.out)]
+
+
+def test_runs_say_what_was_trained_on_what_and_are_chosen_by_it(mlx, trained):
+    first, second = (run["id"] for run in trained)
+    lines = mlx("runs").out.splitlines()
+    assert "maml, gaussian, 2w1s, seed 3" in lines[3] and second in lines[3]
+    assert "classifier, gaussian, 2w1s, seed 0" in lines[4]
+    assert ids(mlx("runs", "--json")) == [second, first]
+    assert ids(mlx("runs", "stage=meta-train", "status=completed", "--json")) == [second]
+    assert ids(mlx("runs", "learner=Classifier", "data=gaussian", "way=2", "shot=1", "seed=0", "--json")) == [first]
+    assert "no runs in runs are of data=glyphs; next: mlx runs" in mlx("runs", "data=glyphs").out
+    (whole,) = json.loads(mlx("runs", "stage=pretrain", "--json").out)
+    assert whole["key"] == trained[0]["key"] and whole["learner"] == "classifier"
+
+
+def test_runs_are_sorted_by_their_metric(mlx):
+    for number, (name, value) in enumerate(
+        [("test/accuracy", 0.5), ("test/accuracy", 0.9), ("test/mse", 2), (None, 0)]
+    ):
+        folder = Path("runs/evaluate") / f"r{number}"
+        folder.mkdir(parents=True)
+        metric = name and {"name": name, "value": value}
+        info = {"id": folder.name, "stage": "evaluate", "status": "completed", "metric": metric}
+        (folder / "run.json").write_text(json.dumps({**info, "started_at": f"2026-01-0{number + 1}T00:00:00+00:00"}))
+    assert ids(mlx("runs", "sort=metric", "--json")) == ["r1", "r0", "r2", "r3"]
+    assert ids(mlx("runs", "sort=age", "--json")) == ["r3", "r2", "r1", "r0"]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("stge=pretrain",), "mlx runs takes no 'stge=pretrain'; did you mean stage?; mlx runs takes stage=, status="),
+        (("latest",), "mlx runs takes no 'latest'"),
+        (("sort=metrik",), "sort must be one of age, metric, got 'metrik'; did you mean metric?"),
+        (("--runs-dir", "nope"), "--runs-dir nope: there is no such folder"),
+        (("--runs-dir", "nope", "--json"), "--runs-dir nope: there is no such folder"),
+    ],
+)
+def test_runs_that_cannot_be_chosen(mlx, words, told):
+    answer = mlx("runs", *words)
+    assert answer.code == 2 and told in answer.err and "[]" not in answer.out
+
+
+def test_show_takes_latest_and_says_settings_and_checksum(mlx, trained):
+    answer = mlx("show", "latest")
+    assert answer.out.startswith(f"{trained[1]['id']} and what it came from")
+    rows = [line.split() for line in answer.out.splitlines() if line.startswith(("meta-train", "pretrain"))]
+    assert [row[-1] for row in rows] == [
+        sha256_of(Path(run["checkpoint"]) / "manifest.json") for run in reversed(trained)
+    ]
+    (settings,) = (line for line in answer.out.splitlines() if line.startswith("settings that differ"))
+    typed = set(shlex.split(settings.partition(": ")[2]))
+    wanted = {"algorithm=maml", "algorithm.inner_steps=2", "seed=3", "steps=2", "data=gaussian", "backbone=mlp"}
+    assert wanted <= typed and not any("T_max" in word or "first_order" in word for word in typed)
+    assert mlx("validate", "meta-train", *typed).code == 0  # they can be typed again
+    out = mlx("show", "latest:pretrain").out
+    assert out.startswith(trained[0]["id"]) and "optimizer.lr=0.01" in out and "model=classifier" in out
+    assert "there is no run of transfer in runs yet" in mlx("show", "latest:transfer").err
+    assert json.loads(mlx("show", "latest", "--json").out)[0]["sha256"] == rows[0][-1]
+
+
+def test_a_components_settings_with_their_comments(mlx):
+    out = mlx("ls", "algorithm", "maml").out
+    assert out.startswith("MAML: learn an initialisation")
+    assert "  algorithm.inner_lr: 0.4  # step size of the adaptation, > 0" in out
+    assert "algorithm.first_order: true  # drop" in (fomaml := mlx("ls", "algorithm", "fomaml").out)
+    assert "algorithm.inner_lr: 0.4" in fomaml and fomaml.count("first_order") == 1
+    assert "command:  mlx run experiment=smoke" in mlx("ls", "experiment", "smoke").out
+    assert "there is no algorithm 'MAML'" in (answer := mlx("ls", "algorithm", "MAML")).err
+    assert answer.err.endswith("did you mean maml?\n") and answer.code == 2
+
+
+def test_no_sentence_is_cut(mlx):
+    for group in json.loads(mlx("ls", "--json").out).values():
+        assert all(line.endswith(".") for line in group.values()), group
+
+
+@pytest.mark.parametrize("place", ["mine", "plug-in"])
+def test_a_config_with_the_name_of_another_is_refused(mlx, stage, monkeypatch, tmp_path, place):
+    own = tmp_path / "mine" / "algorithm"
+    own.mkdir(parents=True)
+    (own / "maml.yaml").write_text("# Mine.\n")
+    if place == "plug-in":
+        monkeypatch.setattr(choices.plugins, "config_dirs", lambda: [tmp_path / "mine"])
+    extra = ("--config-dir", "mine") if place == "mine" else ()
+    for command in ("ls", "meta-train"):
+        answer = mlx(command, *extra)
+        assert answer.code == 2 and not stage
+        assert re.search(
+            r"mine/algorithm/maml.yaml has the name of \S+, which goes before it; give it another", answer.err
+        )
+
+
+TINY = ["data=gaussian", "backbone=mlp", "way=2", "shot=1", "query=2"]
+OF_TRAINING = ["steps=2", "val_episodes=2", "every.save=1"]
+SMALLER = {
+    "pretrain": [*TINY, *OF_TRAINING, "batch_size=4", "model=classifier"],
+    "transfer": [*TINY, *OF_TRAINING, "batch_size=4"],
+    "meta-train": [*TINY, *OF_TRAINING],
+    "evaluate": ["way=2", "query=2", "episodes=2"],
+    "run": [
+        *TINY,
+        *(f"{s}.{o}" for s in ("pretrain", "transfer", "meta_train") for o in OF_TRAINING),
+        "evaluate.episodes=2",
+    ],
+    "data": [],
+}
+
+
+def test_every_example_of_every_help_runs(mlx):
+    found = []
+    for command in COMMANDS:
+        examples = mlx(command, "--help").out.partition("examples:\n")[2].partition("\n\n")[0]
+        found += [shlex.split(line)[1:] for line in examples.splitlines()]
+    assert len(found) >= 16
+    for words in found:
+        name = next(word for word in words if word in COMMANDS)
+        sizes = SMALLER.get(name, [])
+        # of what is chosen twice, as data and model are, the smaller one
+        chosen = {word.partition("=")[0] for word in sizes} & {"data", "backbone", "model", "way", "shot", "steps"}
+        if "ckpt=null" in words:
+            sizes, chosen = [*TINY, "episodes=2"], {"data", "backbone", "way"}
+        kept = [w for w in words if w.partition("=")[0] not in chosen and not w.startswith("data")] if sizes else words
+        kept = [w for w in words if "data=omniglot" not in w and "data.root" not in w] if name == "data" else kept
+        code, _, err = mlx(*kept, *sizes)
+        assert code == 0, f"mlx {shlex.join(words)}\n{err}"
