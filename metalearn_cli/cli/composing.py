@@ -160,6 +160,11 @@ class Composition:
         self.config = config
 
     @property
+    def unresolved(self) -> Any:
+        """The values as they are written, those that refer to others included."""
+        return OmegaConf.to_container(self.config, resolve=False)
+
+    @property
     def values(self) -> dict[str, Any]:
         """The plain values, without Hydra's part.
 
@@ -244,7 +249,7 @@ def typed_settings(run: Mapping[str, Any]) -> list[str]:
         words = _choices(composer, config)
         usual = composer.compose(words)
         # what refers to another setting follows it: a cosine is as long as the stage
-        following = dict(_leaves(OmegaConf.to_container(usual.config, resolve=False)))
+        following = dict(_leaves(usual.unresolved))
         typed = [
             w for w in _differences(config, usual.values) if not str(following.get(w.partition("=")[0])).startswith("$")
         ]

@@ -249,7 +249,16 @@ def _examine(composer: Composer, words: list[str], wrong: bool) -> tuple[Composi
     # what was dropped is replaced by a default: what then does not fit is no fault of the user's
     problems = [p for p in problems if not any(_within(p.key, section) for section in dropped)]
     first = {p.key: p for p in reversed(problems)}  # of what is wrong with a setting, what its type says
-    return composition, faults + _located(composition, [p for p in problems if p == first[p.key]])
+    told = _originals(composition, [p for p in problems if p == first[p.key]])
+    return composition, faults + _located(composition, told)
+
+
+def _originals(composition: Composition, problems: list[Problem]) -> list[Problem]:
+    """Leave out what is wrong with a setting only because it refers to another that is wrong, as T_max to steps."""
+    refers = {p.key for p in problems if str(_find(composition.unresolved, p.key)).startswith("${")}
+    values = [_find(composition.values, p.key) for p in problems if p.key not in refers] if refers else []
+    known = [value for value in values if value is not _ABSENT]
+    return [p for p in problems if p.key not in refers or _find(composition.values, p.key) not in known]
 
 
 def _sound(composer: Composer) -> bool:

@@ -25,7 +25,7 @@ from metalearn_cli.core.metric import metric_named
 
 Run = Mapping[str, Any]
 
-_WIDE = 110  # columns from which the id of a parent is shown in full
+_WIDE = 110  # columns from which the parents of runs are shown
 _VERY_WIDE = 144  # columns from which a sha256 is
 
 
@@ -121,14 +121,14 @@ def runs(found: Sequence[Run], runs_dir: str, words: Sequence[str] = ()) -> None
     if not found:
         elsewhere = [f"runs_dir={runs_dir}"] * (runs_dir != "runs")
         return telling.say(f"no runs in {runs_dir} yet; next: {shlex.join(['mlx', 'run', *elsewhere])}")
-    rows = []
+    wide, rows = telling.width() >= _WIDE, []
     for run in found:
-        done = run["status"] == "completed"
-        parent = (run.get("parent") or {}).get("run", "-")
-        parent = parent if telling.width() >= _WIDE or len(parent) < 5 else f"..{parent[-5:]}"
-        result = measured(run) if done else ", ".join(t for t in (run["status"], measured(run)) if t != "-")
-        rows.append([run["stage"], run["id"], result, _what(run), parent, age(run.get("started_at"))])
-    columns = ["!stage", "!run", "result", "what", "!parent", "!age"]
+        parts = ["" if run["status"] == "completed" else run["status"], measured(run)]
+        result = (", " if wide else "\n").join(part for part in parts if part not in ("", "-"))
+        result = result if wide else result.replace(" accuracy ", " ")
+        row = [run["id"], f"{run['stage']}: {_what(run)}", result, age(run.get("started_at"))]
+        rows.append([*row, (run.get("parent") or {}).get("run", "-")] if wide else row)
+    columns = ["!run", "what", "!result", "!age", "!parent"][: len(rows[0])]
     telling.table(f"runs in {runs_dir}", columns, rows, right=["age"])
     ids = [run["id"] for run in found]
     for copied in dict.fromkeys(name for name in ids if ids.count(name) > 1):

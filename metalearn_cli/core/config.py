@@ -189,8 +189,8 @@ class ChainConfig:
     runs_dir: str
     training: dict[str, Training]
     evaluate: EvaluateConfig
-    shared: tuple[str, ...]
-    """Settings that stand at the top level and hold for every stage; all others stand in a stage's own section."""
+    own: dict[str, tuple[str, ...]]
+    """Settings that stand in a stage's own section; all others stand at the top level, for every stage."""
 
 
 Config = TypeVar("Config")
@@ -262,7 +262,7 @@ def parse_chain(values: Mapping[str, Any]) -> ChainConfig:
         runs_dir=values["runs_dir"],
         training={stage: _construct(STAGES[stage], merged[stage]) for stage in stages},  # type: ignore[misc]
         evaluate=_construct(EvaluateConfig, merged["evaluate"]),
-        shared=tuple(sorted(shared)),
+        own={stage: tuple(sorted(values[sections[stage]])) for stage in (*stages, "evaluate")},
     )
 
 

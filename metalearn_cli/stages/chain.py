@@ -203,6 +203,7 @@ def check_chain(config: ChainConfig, make_jobs: dict[str, MakeJob], session: Ses
     notes: list[str] = []
     with gathered(errors):
         notes += prepare_evaluation(_scoring(config, None, None, None), session).notes
+    errors = [_in_section(error, "evaluate", config) for error in errors]
     for stage, settings in config.training.items():
         first = stage == config.stages[0]
         before = len(errors)
@@ -211,7 +212,7 @@ def check_chain(config: ChainConfig, make_jobs: dict[str, MakeJob], session: Ses
                 stage, settings if first else replace(settings, init_from=None), make_jobs[stage], session
             )
         if len(errors) > before:
-            errors[-1] = _in_section(errors[-1], TABLE[stage].section, config.shared)
+            errors[-1] = _in_section(errors[-1], stage, config)
             continue
         notes += prepared.notes
         if (way := prepared.job.model.get("way")) not in (None, config.evaluate.way):
@@ -221,11 +222,12 @@ def check_chain(config: ChainConfig, make_jobs: dict[str, MakeJob], session: Ses
     return notes
 
 
-def _in_section(error: UserError, section: str, shared: tuple[str, ...]) -> UserError:
+def _in_section(error: UserError, stage: str, config: ChainConfig) -> UserError:
     """Return an error of a stage with the keys by which `mlx run` knows its settings."""
     if not isinstance(error, ConfigError):
         return error
-    keys = [p.key if p.key.split(".")[0] in shared else f"{section}.{p.key}" for p in error.problems]
+    section, own = TABLE[stage].section, config.own[stage]
+    keys = [f"{section}.{p.key}" if p.key.split(".")[0] in own else p.key for p in error.problems]
     return ConfigError([p._replace(key=key) for p, key in zip(error.problems, keys, strict=True)])
 
 

@@ -117,7 +117,8 @@ def prepare_evaluation(config: EvaluateConfig, session: Session, given: Mapping[
     elif parent:
         tensors, line = _loaded(tensors, parent, spec, config.way)
         notes += [f"ckpt {config.ckpt} -> {parent.folder}"] * (config.ckpt != str(parent.folder)) + [line, *changed]
-        if algorithm.traits.head and not _same(spec, model.get("algorithm")):
+        # a chain draws such weights on purpose, from a seed of its own
+        if algorithm.traits.head and not _same(spec, model.get("algorithm")) and config.weights_seed is None:
             name = type(algorithm).__name__
             why = f"the checkpoint has no head of {name}'s, so that this scores an untrained, random one"
             notes.append(

@@ -327,8 +327,8 @@ def test_runs_and_show(mlx):
     }
     write_run("transfer", "b2", parent=parent, status="running")
     lines = mlx("runs").out.splitlines()
-    assert lines[1].split() == ["stage", "run", "result", "what", "parent", "age"]
-    assert lines[3].split()[:4] == ["transfer", "b2", "died", "a1"]
+    assert lines[1].split() == ["run", "what", "result", "age", "parent"]
+    assert [*lines[3].split()[:3], lines[3].split()[-1]] == ["b2", "transfer:", "died", "a1"]
     assert "50.0 +- 1.0 %" in lines[4]
     assert [run["id"] for run in json.loads(mlx("runs", "--json").out)] == ["b2", "a1"]
     Path("other dir").mkdir()

@@ -35,8 +35,8 @@ def ids(answer):
 def test_runs_say_what_was_trained_on_what_and_are_chosen_by_it(mlx, trained):
     first, second = (run["id"] for run in trained)
     lines = mlx("runs").out.splitlines()
-    assert "maml, gaussian, 2w1s, seed 3" in lines[3] and second in lines[3]
-    assert "classifier, gaussian, 2w1s, seed 0" in lines[4]
+    assert "meta-train: maml, gaussian, 2w1s, seed 3" in lines[3] and second in lines[3]
+    assert "pretrain: classifier, gaussian, 2w1s, seed 0" in lines[4]
     assert ids(mlx("runs", "--json")) == [second, first]
     assert ids(mlx("runs", "stage=meta-train", "status=completed", "--json")) == [second]
     assert ids(mlx("runs", "learner=Classifier", "data=gaussian", "way=2", "shot=1", "seed=0", "--json")) == [first]

@@ -102,6 +102,8 @@ def test_every_way_in_checks_the_same(mlx, stage, tmp_path, words, key, told):
         ("run stages=[pretrian] init_from=nope transfer.batch_size=x", {"stages", "init_from", "transfer.batch_size"}),
         ("run pretrain.runtime.threads=9999 transfer.teacher=nope", {"pretrain.runtime.threads", "transfer.teacher"}),
         ("run optimizer.lr=-1", {"optimizer.lr"}),
+        ("pretrain steps=x", {"steps"}),  # and not scheduler.T_max, which follows it
+        ("pretrain steps=x scheduler.T_max=y", {"steps", "scheduler.T_max"}),
         ("meta-train data=sinusoid way=1 shot=0", {"shot"}),
     ],
 )
