@@ -47,7 +47,7 @@ def folders(extra: str = "") -> list[Path]:
     found = [config_dir(), *([Path(extra)] if extra else []), *plugins.config_dirs()]
     first: dict[Path, Path] = {}
     for folder in dict.fromkeys(folder.resolve() for folder in found):
-        for path in sorted(folder.glob("*/*.yaml")):
+        for path in sorted([*folder.glob("*.yaml"), *folder.glob("*/*.yaml")]):
             if (other := first.setdefault(path.relative_to(folder), path)) != path:
                 raise UserError(f"{path} has the name of {other}, which goes before it; give it another name")
     return found

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from metalearn_cli.core.build import problems_of
 from metalearn_cli.core.config import STAGES
 from metalearn_cli.core.errors import Problem, UserError
 from metalearn_cli.core.machine import too_many_threads
@@ -57,5 +58,7 @@ def _sections(stage: str, values: Mapping[str, Any]) -> Iterator[tuple[str, Mapp
 
 def _of_classes(data: Any) -> bool:
     """Whether a data set is made of classes: its function says that it returns a `Dataset`."""
-    target = data.get("_target_") if isinstance(data, Mapping) else None
-    return isinstance(target, str) and returned(*target.rpartition(".")[::2]) == "Dataset"
+    if not isinstance(data, Mapping) or problems_of(data, "data"):
+        return False
+    module, _, name = data["_target_"].rpartition(".")
+    return returned(module, name) == "Dataset"

@@ -250,13 +250,14 @@ def test_a_folder_of_configs_by_a_stranger(
 
 def test_configs_of_the_shipped_names_are_not_replaced(mlx: Mlx, tmp_path: Path) -> None:
     evil = f"hydra: {{callbacks: {{x: {RUNS_A_PROGRAM}}}}}\nseed: 99\n"
-    for file in (
-        "base.yaml",
-        "run.yaml",
-        "data/glyphs.yaml",
-        "hydra/job_logging/none.yaml",
-        "hydra/launcher/evil.yaml",
-    ):
+    for file in ("base.yaml", "run.yaml", "data/glyphs.yaml"):
+        path = tmp_path / "own" / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(evil)
+        told = refused(mlx, tmp_path, "a config of a shipped name", "run", "-cd", "own", "--cfg", "all")
+        assert f"{file} has the name of" in told
+        path.unlink()
+    for file in ("hydra/job_logging/none.yaml", "hydra/launcher/evil.yaml"):
         (tmp_path / "own" / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "own" / file).write_text(evil)
     code, out, _ = mlx("run", "-cd", "own", "--cfg", "all")

@@ -29,12 +29,12 @@ def test_every_optimizer_of_torchs_is_tried_out(name):
 @pytest.mark.parametrize(
     ("optimizer", "scheduler", "key"),
     [
-        ({**ADAM, "lr": -1.0}, CONSTANT, "optimizer"),
+        ({**ADAM, "lr": -1.0}, CONSTANT, "optimizer.lr"),
         ({**ADAM, "lr": None}, CONSTANT, "optimizer.lr"),
         ({"_target_": "torch.optim.Adam"}, CONSTANT, "optimizer.lr"),
-        ({**ADAM, "betas": [0.9, 2.0]}, CONSTANT, "optimizer"),
+        ({**ADAM, "betas": [0.9, 2.0]}, CONSTANT, "optimizer.betas"),
         ({**ADAM, "differentiable": True}, CONSTANT, "optimizer"),
-        (ADAM, {**CONSTANT, "factor": 2.0}, "scheduler"),
+        (ADAM, {**CONSTANT, "factor": 2.0}, "scheduler.factor"),
         (ADAM, {"_target_": "torch.optim.lr_scheduler.StepLR", "step_size": 0}, "scheduler"),
         (ADAM, {"_target_": "torch.optim.lr_scheduler.ReduceLROnPlateau"}, "scheduler"),
     ],

@@ -184,7 +184,8 @@ def test_lineage_goes_back_to_the_first_also_past_a_missing_one(folder):
     second.info["parent"] = entry
     runs.write_json(second.folder / "run.json", second.info)
     chain = runs.lineage(folder, second.info["id"])
-    assert [(info["id"], info.get("sha256")) for info in chain] == [(second.info["id"], None), (first.info["id"], "ab")]
+    own = runs.sha256_of(second.folder / "checkpoints" / second.info["best"] / "manifest.json")
+    assert [(info["id"], info.get("sha256")) for info in chain] == [(second.info["id"], own), (first.info["id"], "ab")]
     third = finished(folder, "meta-train")
     runs.write_json(third.folder / "run.json", {**third.info, "parent": gone})
     chain = runs.lineage(folder, third.info["id"])
