@@ -250,7 +250,9 @@ def _examine(composer: Composer, words: list[str], wrong: bool) -> tuple[Composi
     problems = [p for p in problems if not any(_within(p.key, section) for section in dropped)]
     first = {p.key: p for p in reversed(problems)}  # of what is wrong with a setting, what its type says
     told = _originals(composition, [p for p in problems if p == first[p.key]])
-    return composition, faults + _located(composition, told)
+    faults += _located(composition, told)
+    advised = {fault.hint.partition("=")[0] for fault in faults}  # evaluate init_from=x says nothing of ckpt=latest
+    return composition, [f for f in faults if f.origin == TYPED or f.key.partition(" ")[0] not in advised]
 
 
 def _originals(composition: Composition, problems: list[Problem]) -> list[Problem]:

@@ -115,7 +115,11 @@ TABLE = (
         ("tensorboard --logdir runs",),
         "every run writes TensorBoard events and metrics.jsonl into its folder",
     ),
-    Row("v vv verbose debug log_level", ("mlx show latest",), "the folder that it names has mlx.log, with more"),
+    Row(
+        "v vv verbose debug log_level",
+        ("mlx show latest",),
+        "it names the run's folder, where mlx.log has more",
+    ),
     Row("q quiet silent no_progress_bar", ("2> mlx.err",), "stderr is progress, stdout the result"),
     Row("dry_run dryrun fast_dev_run", ("mlx validate COMMAND",), "which checks settings without running"),
     Row("sweep grid hparams_search", ("-m KEY=A,B",), "-m runs every combination of comma-separated values"),

@@ -99,6 +99,8 @@ def test_every_way_in_checks_the_same(mlx, stage, tmp_path, words, key, told):
         ("meta-train init_from=nope lr=1 --steps=3", {"init_from", "lr", "--steps=3"}),
         ("transfer teacher=nope steps=0 optimizer=x", {"init_from", "teacher", "steps", "optimizer"}),
         ("evaluate ckpt=nope shot=0", {"ckpt", "shot"}),
+        ("evaluate shot=0", {"ckpt", "shot"}),
+        ("evaluate init_from=x", {"init_from"}),  # ckpt=x is meant, so that the default is not
         ("run stages=[pretrian] init_from=nope transfer.batch_size=x", {"stages", "init_from", "transfer.batch_size"}),
         ("run pretrain.runtime.threads=9999 transfer.teacher=nope", {"pretrain.runtime.threads", "transfer.teacher"}),
         ("run optimizer.lr=-1", {"optimizer.lr"}),

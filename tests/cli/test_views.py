@@ -230,3 +230,10 @@ def test_a_run_of_an_earlier_version_is_shown(capsys):
     views.chain({"id": ID, "table": [{**row, "episodes": 1000} for row in table]})
     out = capsys.readouterr().out
     assert "on 1000 episodes" in out and "+17.0 +- 0.5   helps" in out
+
+
+def test_a_run_of_a_chain_is_shown_with_its_table_and_its_settings(capsys):
+    views.lineage([{**RUN, "folder": "runs/run/x"}], ["seed=3", "reinit=[a, b]"])
+    out = capsys.readouterr().out
+    assert "5-way 1-shot" in out and "the stage" in out
+    assert "settings that differ from the defaults: seed=3 'reinit=[a, b]'\nfolder: runs/run/x\n" in out
