@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
