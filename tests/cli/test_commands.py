@@ -172,6 +172,7 @@ def test_home_folder_in_a_path(mlx, stage, tmp_path, monkeypatch, value):
     (tmp_path / "home" / "own" / "algorithm").mkdir(parents=True)
     (tmp_path / "home" / "own" / "algorithm" / "mine.yaml").write_text("# Mine\n")
     assert "mine" in mlx("ls", "--config-dir=~/own", "algorithm").out
+    (tmp_path / "home" / "exp").mkdir()
     assert "home/exp" in mlx("runs", "--runs-dir", "~/exp").out
 
 

@@ -57,6 +57,6 @@ def test_a_result_that_cannot_be_written_is_an_error(mlx, stage, monkeypatch):
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-", "| true", "2>&1 | true"])
 def test_of_a_real_shell(closed, tmp_path):
-    line = f"set -o pipefail; {' '.join(MLX)} runs --runs-dir nowhere {closed}"
+    line = f"set -o pipefail; {' '.join(MLX)} runs {closed}"
     answer = subprocess.run(["bash", "-c", line], capture_output=True, text=True, cwd=tmp_path, env=os.environ)
     assert (answer.returncode, answer.stderr) == (0, "")
