@@ -280,7 +280,9 @@ def _chain(setting: Setting, precision: str) -> Part:
 
 def apart(one: Path, other: Path) -> float:
     """Return the largest relative difference of two runs' losses, 0 if all their metrics are equal."""
-    a, b = ([json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()] for run in (one, other))
+    from metalearn_cli.records.metrics import TIMES, read_metrics
+
+    a, b = ([{n: v for n, v in line.items() if n not in TIMES} for line in read_metrics(run)] for run in (one, other))
     if a == b:
         return 0.0
     losses = [{line["step"]: line["train/loss"] for line in run if "train/loss" in line} for run in (a, b)]

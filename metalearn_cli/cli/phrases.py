@@ -16,14 +16,16 @@ _BEFORE_EVALUATION = ("backbone", "data")
 """Settings that the next stage has to be given again; a checkpoint brings evaluation its own network and data."""
 
 
-def number(name: str, value: float) -> str:
-    """Return a measured value: shares in percent, everything else to four digits."""
+def number(name: str, value: float | None) -> str:
+    """Return a measured value: shares in percent, everything else to four digits; None is no finite number."""
+    if value is None:
+        return "nan"
     return f"{100 * value:.1f} %" if _is_share(name) else f"{value:.4g}"
 
 
-def spread(name: str, value: float, half: float | None) -> str:
+def spread(name: str, value: float | None, half: float | None) -> str:
     """Return a measured value with the half-width of its 95 % interval."""
-    if half is None:
+    if value is None or half is None:
         return number(name, value)
     return f"{100 * value:.1f} +- {100 * half:.1f} %" if _is_share(name) else f"{value:.4g} +- {half:.2g}"
 
@@ -41,7 +43,7 @@ def with_intervals(found: Mapping[str, Any], prefix: str = "") -> str:
     """
     share = _is_share(found["name"])
     value, sign = (found["gain"], "+") if prefix else (found["value"], "")
-    mean = f"{100 * value:{sign}.1f}" if share else f"{value:{sign}.4g}"
+    mean = "nan" if value is None else f"{100 * value:{sign}.1f}" if share else f"{value:{sign}.4g}"
     widths = [found.get(f"{prefix}{name}") for name in _intervals(found)]
     first, *others = ["-" if width is None else f"{100 * width:.1f}" if share else f"{width:.2g}" for width in widths]
     return f"{mean} +- {first}" + (f" ({', '.join(others)})" if others else "")

@@ -102,18 +102,14 @@ def faults(stage: str, found: Sequence[Fault]) -> None:
 
 @contextmanager
 def reporting() -> Iterator[Progress]:
-    """Give a reporter for the time of a run; the package's warnings are shown through it."""
+    """Give a reporter for the time of a run; warnings, of libraries too, are shown through it."""
     progress = Progress()
     handler = _Warnings(progress)
-    logger = logging.getLogger("metalearn_cli")
-    logger.addHandler(handler)
-    before = logger.level
-    logger.setLevel(logging.INFO)  # a run's own log holds more than what is shown
+    logging.getLogger().addHandler(handler)
     try:
         yield progress
     finally:
-        logger.setLevel(before)
-        logger.removeHandler(handler)
+        logging.getLogger().removeHandler(handler)
         progress.close()
 
 

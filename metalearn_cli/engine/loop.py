@@ -45,6 +45,7 @@ class Job:
             None where nothing needs them.
         pictures: writes the stage's own pictures into a folder, given trained tensors.
         notes: what the user should see of how the stage computes.
+        learns_from: what a step learns from, "items" or "tasks", and how many of them.
     """
 
     params: Params
@@ -62,6 +63,7 @@ class Job:
     begin: Callable[[Params], None] | None = None
     pictures: Callable[[Params, Path], None] = lambda params, folder: None
     notes: tuple[str, ...] = ()
+    learns_from: tuple[str, int] = ("items", 0)
 
 
 @dataclass(frozen=True)

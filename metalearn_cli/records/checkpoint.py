@@ -34,7 +34,7 @@ from metalearn_cli.core.config import digest
 from metalearn_cli.core.errors import ConfigError, Problem, UserError
 from metalearn_cli.core.metric import Metric
 from metalearn_cli.core.network import Params
-from metalearn_cli.records.runs import flush, now, read_json, sha256_of, write_bytes
+from metalearn_cli.records.runs import finite, flush, now, read_json, sha256_of, write_bytes
 from metalearn_cli.records.shapes import MANIFEST, RESUME, misshapen
 
 FORMAT = 2
@@ -320,7 +320,7 @@ class Checkpoints:
             "format": FORMAT,
             **self._facts,
             "step": step,
-            "metrics": dict(metrics),
+            "metrics": finite(metrics),
             "created_at": now(),
             "signature": {name: _signature(t) for name, t in tensors.items()},
             "versions": versions,

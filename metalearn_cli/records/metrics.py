@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import math
 import os
 import time
 from collections.abc import Mapping
@@ -12,13 +14,19 @@ from typing import Any
 
 from metalearn_cli.core.errors import UserError
 from metalearn_cli.core.types import Reporter
-from metalearn_cli.records.runs import flush, naming, write_text
+from metalearn_cli.records.runs import as_json, flush, naming, write_text
+
+log = logging.getLogger("metalearn_cli")
+
+TIMES = ("seconds", "items_per_second", "tasks_per_second")
+"""Entries of metrics.jsonl that differ between two equal runs: since the start, over resumes; of the training steps."""
 
 
 class Recorder:
     """Writes metrics to the run folder and tells the reporter.
 
-    Lines of metrics.jsonl hold nothing but what was measured, so that two equal runs write equal files.
+    A line of metrics.jsonl is what was measured after a step. Two equal runs write equal lines, but for the time that
+    they took: `TIMES` names these entries.
 
     Args:
         folder: the run's folder.
@@ -33,7 +41,7 @@ class Recorder:
         self._path = folder / "metrics.jsonl"
         self._reporter = reporter
         kept = [line for line in read_metrics(folder) if line["step"] <= start] if start else []
-        write_text(self._path, "".join(json.dumps(line) + "\n" for line in kept))
+        write_text(self._path, "".join(as_json(line) + "\n" for line in kept))
         self._folder = folder / "tensorboard"
         self._folder.mkdir(exist_ok=True)
         # each start has a file of its own, in the order of names also within a second; written without a thread, so
@@ -51,24 +59,27 @@ class Recorder:
                 self.close()
             raise
 
-    def __call__(self, step: int, values: Mapping[str, float]) -> None:
-        """Record what was measured after `step` steps.
+    def __call__(self, step: int, values: Mapping[str, float], times: Mapping[str, float] | None = None) -> None:
+        """Record what was measured after `step` steps, and `times`, of those that `TIMES` names.
 
         Raises:
             OSError: if it cannot be written; the lines before it stay whole.
         """
+        times = times or {}
         size = self._path.stat().st_size
         try:
             with naming(self._path), self._path.open("a") as file:
-                file.write(json.dumps({"step": step, **values}) + "\n")
+                file.write(as_json({"step": step, **times, **values}) + "\n")
         except OSError:
             with suppress(OSError):
                 os.truncate(self._path, size)
             raise
-        from tensorboardX.summary import scalar
+        from tensorboardX.proto.summary_pb2 import Summary
 
-        for name, value in values.items():
-            self._event(step=step, summary=scalar(name, value))
+        for name, value in values.items():  # `tensorboardX.summary` would print a line at every NaN
+            self._event(step=step, summary=Summary(value=[Summary.Value(tag=name, simple_value=value)]))
+        shown = (f"{name} {value:.6g}" for name, value in {**times, **values}.items())
+        log.info("step %d: %s", step, ", ".join(shown))
         self._reporter.metrics(step, values)
 
     def _event(self, **contents: Any) -> None:
@@ -90,7 +101,7 @@ class Recorder:
 
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:
-    """Return the lines of a run's metrics.jsonl; a last line that was cut short is left out.
+    """Return the lines of a run's metrics.jsonl, NaN for null; a last line that was cut short is left out.
 
     Raises:
         UserError: if any other line is damaged.
@@ -100,7 +111,7 @@ def read_metrics(folder: Path) -> list[dict[str, float]]:
     lines = []
     for number, text in enumerate(texts, start=1):
         try:
-            lines.append(json.loads(text))
+            lines.append({name: math.nan if value is None else value for name, value in json.loads(text).items()})
         except ValueError as error:
             if number < len(texts):
                 raise UserError(f"{path} is damaged in line {number}: {error}") from error

@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import json
 import logging
+import math
 import os
 import secrets
 import shlex
@@ -40,9 +41,23 @@ def now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="microseconds")
 
 
+def as_json(value: Any, indent: int | None = None) -> str:
+    """Return plain values as JSON that every program reads: NaN and infinities, which it does not have, as null."""
+    return json.dumps(finite(value), indent=indent, allow_nan=False)
+
+
+def finite(value: Any) -> Any:
+    """Return a nest of plain values with None in place of numbers that are not finite."""
+    if isinstance(value, Mapping):
+        return {key: finite(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write plain values as `write_text` does."""
-    write_text(path, json.dumps(value, indent=2) + "\n")
+    write_text(path, as_json(value, indent=2) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -34,6 +34,7 @@ def _is_moment(value: Any) -> bool:
 
 TEXT = Leaf("text", lambda value: isinstance(value, str))
 NUMBER = Leaf("a number", lambda value: isinstance(value, int | float) and not isinstance(value, bool))  # NaN is one
+MEASURED = Leaf("a number or null", lambda value: value is None or NUMBER.holds(value))  # null: it was not finite
 COUNT = Leaf("a whole number >= 0", lambda value: type(value) is int and 0 <= value < 2**63)
 NAME = Leaf("a name without folders", _matches(r"\w[\w.-]*"))
 CHECKPOINT = Leaf("step-N", _matches(r"step-\d{1,18}"))
@@ -53,7 +54,7 @@ DATA = {
 }
 SCORE = {
     "name": TEXT,
-    "value": NUMBER,
+    "value": MEASURED,
     "interval?": NUMBER,
     "interval_classes?": NUMBER,
     "interval_trainings?": NUMBER,
@@ -94,7 +95,7 @@ MANIFEST = {
     "run": NAME,
     "stage": NAME,
     "step": COUNT,
-    "metrics": {"*": NUMBER},
+    "metrics": {"*": MEASURED},
     "model": {"backbone?": OBJECT, "shape?": [COUNT], "algorithm?": OBJECT, "way?": COUNT},
     "data": DATA,
     "parent?": PARENT,

@@ -18,6 +18,7 @@ from metalearn_cli.engine.runtime import tune
 from metalearn_cli.engine.signals import first_signal, stop
 from metalearn_cli.records import runs
 from metalearn_cli.records.checkpoint import saved_steps
+from metalearn_cli.records.log import Logged, logging_runs
 from metalearn_cli.stages.again import evaluated, trained
 from metalearn_cli.stages.chain import check_chain, run_chain
 from metalearn_cli.stages.evaluate import evaluate, prepare_evaluation
@@ -53,7 +54,7 @@ def run(
         UserError: if the settings, the inputs or the machine do not allow it.
         Stopped: after a signal; a training stage has saved a checkpoint then.
     """
-    session = Session()
+    session, reporter = Session(), Logged(reporter)
     with _process(config.evaluate.runtime if isinstance(config, ChainConfig) else config.runtime):
         if isinstance(config, ChainConfig):
             return run_chain(config, JOBS, session, reporter, **facts)
@@ -114,11 +115,15 @@ def resume(folder: str, reporter: Reporter, changes: Mapping[str, Any]) -> dict[
     for setting, entry in {"init_from": info.get("parent"), "teacher": info.get("teacher")}.items():
         if entry and values.get(setting):
             values[setting] = runs.found_again(entry["checkpoint"], runs.beside_of(Path(folder)), values["runs_dir"])
-    for key, value in changes.items():
-        before = _change(values, key, value)
-        reporter.note(f"{key}: this run has {before!r}, going on with {value!r}")
+    changed = tuple(
+        f"{key}: this run has {_change(values, key, value)!r}, going on with {value!r}"
+        for key, value in changes.items()
+    )
     config: Any = parse(STAGES[stage], values)
     with _process(config.runtime):
+        reporter = Logged(reporter)
+        for note in changed:
+            reporter.note(note)
         return _resumed(Path(folder), info, config, changes, reporter)
 
 
@@ -159,7 +164,7 @@ def _process(runtime: Runtime) -> Iterator[None]:
     """Set up this process for a run: as quick as the settings say, and stopped by their signals."""
     if runtime.tuned:
         tune()
-    with first_signal(runtime.stop_on, stop):
+    with first_signal(runtime.stop_on, stop), logging_runs():
         yield
 
 

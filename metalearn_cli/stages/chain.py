@@ -22,6 +22,7 @@ from metalearn_cli.core.metric import metric_named
 from metalearn_cli.core.stages import TABLE
 from metalearn_cli.core.types import Reporter
 from metalearn_cli.records import runs
+from metalearn_cli.records.log import working_on
 from metalearn_cli.stages.again import evaluated, trained
 from metalearn_cli.stages.evaluate import FLOORS, prepare_evaluation
 from metalearn_cli.stages.preparing import MakeJob, describe_data, essence, identity, prepare
@@ -54,7 +55,7 @@ def run_chain(
         run = runs.reopen(Path(same[0]["folder"]), starts=starts)
     else:
         run = runs.create(config.runs_dir, "run", plain(config), key=key, parent=None, starts=starts, **facts)
-    try:
+    with working_on(run):
         trainings: list[list[_Row]] = []
         for index in range(config.seeds):
             if config.seeds > 1:
@@ -77,11 +78,6 @@ def run_chain(
         )
         reporter.finish(run.info)
         return {**run.info, "folder": str(run.folder), "checkpoint": run.info["parent"]["checkpoint"]}
-    except BaseException as error:
-        run.fail(error)
-        raise
-    finally:
-        run.close()
 
 
 class _Row(NamedTuple):

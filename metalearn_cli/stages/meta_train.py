@@ -86,6 +86,7 @@ def meta_train(config: MetaTrainConfig, session: Session) -> Job:
         data=describe_data(data, config.data),
         pictures=pictures,
         notes=(f"{config.tasks} tasks a step, {tasks.description}",),
+        learns_from=("tasks", config.tasks),
     )
 
 

@@ -236,7 +236,7 @@ def _target(model: dict[str, Any], key: str) -> Any:
 
 def _measured(checkpoint: Checkpoint) -> str:
     metrics = checkpoint.manifest["metrics"]
-    shown = [f"{n} {v:.4f}" for n, v in metrics.items() if not n.endswith("_interval")]
+    shown = [f"{n} {v:.4f}" for n, v in metrics.items() if not n.endswith("_interval") and v is not None]
     return f" ({', '.join(shown)})" if shown else ""
 
 

@@ -81,4 +81,5 @@ def pretrain(config: PretrainConfig, session: Session) -> Job:
         buffers=tuple(name for name, p in params.items() if not p.requires_grad),
         follow=follow,
         pictures=pictures,
+        learns_from=("items", config.batch_size),
     )

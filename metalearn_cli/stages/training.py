@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +21,7 @@ from metalearn_cli.engine.optimizer import misfit, take_up
 from metalearn_cli.engine.stepper import Memory, Stepper
 from metalearn_cli.records import runs
 from metalearn_cli.records.checkpoint import Checkpoints, load_into, read_tensors
+from metalearn_cli.records.log import working_on
 from metalearn_cli.records.metrics import Recorder, read_metrics
 from metalearn_cli.records.plots import learning_curves
 from metalearn_cli.stages.preparing import Prepared, enough_memory
@@ -55,45 +55,10 @@ def train(
             facts |= {"teacher": job.teacher}
             pinned |= {"teacher": job.teacher["checkpoint"]}
         run = runs.create(config.runs_dir, stage, pinned, **facts)
-    try:
-        with _logging_to(run.folder / "mlx.log"):
-            try:
-                with enough_memory(stage, config):
-                    progress = _Progress(prepared, reporter, run)
-                    progress.fit()
-                    return progress.finish(session)
-            except BaseException as error:
-                run.fail(error)
-                known = isinstance(error, KeyboardInterrupt | UserError)
-                log.error("%s: %s", run.info["status"], error, exc_info=not known)
-                raise
-    finally:
-        run.close()
-
-
-@contextmanager
-def _logging_to(path: Path) -> Iterator[None]:
-    """Within a block, write the package's log to a file, too."""
-    handler = _LogFile(path)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    log.addHandler(handler)
-    try:
-        yield
-    finally:
-        log.removeHandler(handler)
-        handler.close()
-
-
-class _LogFile(logging.FileHandler):
-    """A log that a full disk cuts short: what ends the run then is a result that cannot be written."""
-
-    def handleError(self, record: logging.LogRecord) -> None:
-        """Say nothing."""
-
-    def close(self) -> None:
-        """Give up what cannot be written."""
-        with suppress(OSError):
-            super().close()
+    with working_on(run), enough_memory(stage, config):
+        progress = _Progress(prepared, reporter, run)
+        progress.fit()
+        return progress.finish(session)
 
 
 class _Progress:
@@ -109,6 +74,7 @@ class _Progress:
         self.config, self.job, self.stage = prepared.config, prepared.job, prepared.stage
         self.reporter, self.run = reporter, run
         self.began = time.monotonic() - (run.info.get("seconds") or 0.0)
+        self.learnt, self.learning = 0, 0.0  # steps since the last log line, and their seconds
         facts = {
             "run": run.info["id"],
             "stage": self.stage,
@@ -127,9 +93,9 @@ class _Progress:
         reporter.start(self.stage, str(run.folder), self.start, self.config.steps)
         resumed = f"resumes after step {self.start} of {self.config.steps}"
         for note in (*prepared.notes, resumed) if self.start else prepared.notes:
-            log.info(note)
             reporter.note(note)
         self.record = Recorder(run.folder, reporter, self.start)
+        self.since = time.monotonic()  # when the step began that is being taken
 
     def _resumed(self) -> int:
         """Put everything where the newest checkpoint left it, and return the steps that are done."""
@@ -179,11 +145,19 @@ class _Progress:
 
     def advance(self, done: int) -> None:
         """`done` steps are done."""
+        self.learnt, self.learning = self.learnt + 1, self.learning + time.monotonic() - self.since
+        self.since = time.monotonic()
         self.reporter.advance(done)
 
     def measured(self, done: int, values: Mapping[str, float]) -> None:
         """Record values measured after `done` steps."""
-        self.record(done, values)
+        times = {"seconds": round(time.monotonic() - self.began, 3)}
+        if self.learnt and any(name.startswith("train/") for name in values):
+            kind, number = self.job.learns_from
+            times[f"{kind}_per_second"] = round(number * self.learnt / self.learning, 1)
+            self.learnt, self.learning = 0, 0.0
+        self.record(done, values, times)
+        self.since = time.monotonic()
 
     def save(self, done: int, scores: dict[str, float]) -> None:
         """Write a checkpoint."""
@@ -194,6 +168,7 @@ class _Progress:
         self.checkpoints.save(done, kept, state | ({"unmerged": unmerged} if unmerged else {}), scores)
         self.run.update(**self.checkpoints.summary(done), seconds=time.monotonic() - self.began)
         self.checkpoints.tidy()  # last, so that what run.json names is always there
+        self.since = time.monotonic()
 
     def exhausted(self, done: int) -> bool:
         """Whether training ends early, because nothing has become better for `patience` evaluations."""

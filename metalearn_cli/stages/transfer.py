@@ -109,6 +109,7 @@ def transfer(config: TransferConfig, session: Session) -> Job:
         buffers=tuple(net.constants),
         merged=partial(merged, method, net),
         begin=begin if hasattr(method, "loss") else None,
+        learns_from=("items", config.batch_size),
     )
 
 

@@ -13,6 +13,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from metalearn_cli.records import runs
 from metalearn_cli.records.checkpoint import Checkpoint, open_checkpoint, read_resume, read_tensors
+from metalearn_cli.records.metrics import TIMES
 
 _OF_RUN = ("stage", "status", "step", "steps", "last", "best", "metric", "stopped_early", "data", "table", "results")
 _OF_MANIFEST = ("format", "stage", "model", "data", "step", "metrics", "signature")
@@ -44,11 +45,17 @@ def _run(folder: Path, info: dict[str, Any]) -> dict[str, Any]:
     return {
         "run": {key: info.get(key) for key in _OF_RUN},
         "files": sorted(file for file in files - loose if not file.startswith("tensorboard")),
-        "metrics": (folder / "metrics.jsonl").read_text() if (folder / "metrics.jsonl").is_file() else None,
+        "metrics": metrics(folder) if (folder / "metrics.jsonl").is_file() else None,
         "episodes": episodes.read_text() if episodes.is_file() else None,
         "scalars": scalars(folder / "tensorboard"),
         "checkpoints": [_checkpoint(open_checkpoint(path)) for path in checkpoints],
     }
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    """Return the lines of a run's metrics.jsonl without the times, which differ between two equal runs."""
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [{name: value for name, value in line.items() if name not in TIMES} for line in lines]
 
 
 def _checkpoint(found: Checkpoint) -> dict[str, Any]:

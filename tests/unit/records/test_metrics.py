@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import resource
 import signal
 
@@ -71,6 +72,22 @@ def test_line_that_cannot_be_written_leaves_no_half(tmp_path, said, monkeypatch)
         signal.signal(signal.SIGXFSZ, handler)
     assert (tmp_path / "metrics.jsonl").read_text() == before
     record.close()
+
+
+def test_what_is_no_number_is_null_and_told_once(tmp_path, said, caplog):
+    caplog.set_level("INFO")
+    record = Recorder(tmp_path, said)
+    record(1, {"train/loss": math.nan, "train/norm": -math.inf}, {"seconds": 0.5})
+    record.close()
+    (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert line == '{"step": 1, "seconds": 0.5, "train/loss": null, "train/norm": null}'
+    (read,) = read_metrics(tmp_path)
+    assert math.isnan(read["train/loss"]) and read["seconds"] == 0.5
+    assert [record.getMessage() for record in caplog.records] == [
+        "step 1: seconds 0.5, train/loss nan, train/norm -inf"  # and nothing by TensorBoard's writer
+    ]
+    (_, name, value), (_, _, infinite) = scalars(tmp_path / "tensorboard")
+    assert name == "train/loss" and math.isnan(value) and infinite == -math.inf
 
 
 def test_damage_in_the_middle_is_told(tmp_path):

@@ -58,7 +58,7 @@ def test_good_records(value, shape):
         (GOOD_RUN, RUN, {"started_at": "2026-01-31"}, "started_at must be a time with its zone"),
         (GOOD_RUN, RUN, {"parent": {"run": "a"}}, "it has no parent.stage"),
         (GOOD_RUN, RUN, {"parent": "a"}, "parent must be an object, got 'a'"),
-        (GOOD_RUN, RUN, {"metric": {"name": "x", "value": "1"}}, "metric.value must be a number, got '1'"),
+        (GOOD_RUN, RUN, {"metric": {"name": "x", "value": "1"}}, "metric.value must be a number or null, got '1'"),
         (GOOD_RUN, RUN, {"results": [1]}, "results.0 must be an object, got 1"),
         (GOOD_RUN, RUN, {"table": {}}, "table must be a list, got {}"),
         (GOOD_MANIFEST, MANIFEST, {"step": 1e300}, "step must be a whole number >= 0"),
@@ -66,7 +66,7 @@ def test_good_records(value, shape):
         (GOOD_MANIFEST, MANIFEST, {"model": []}, "model must be an object, got []"),
         (GOOD_MANIFEST, MANIFEST, {"model": {"shape": [1, -2]}}, "model.shape.1 must be a whole number >= 0, got -2"),
         (GOOD_MANIFEST, MANIFEST, {"files": {"a": None}}, "files.a must be an object, got None"),
-        (GOOD_MANIFEST, MANIFEST, {"metrics": {"x": "y"}}, "metrics.x must be a number, got 'y'"),
+        (GOOD_MANIFEST, MANIFEST, {"metrics": {"x": "y"}}, "metrics.x must be a number or null, got 'y'"),
         (GOOD_RESUME, RESUME, {"best": {"name": "/etc"}}, "best.name must be step-N, got '/etc'"),
         (
             GOOD_RESUME,

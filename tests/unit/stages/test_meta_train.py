@@ -1,16 +1,17 @@
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
+from faults.folders import metrics
 from PIL import Image
 
 from metalearn_cli import stages
 from metalearn_cli.core.build import build
 from metalearn_cli.core.errors import NonFiniteError
 from metalearn_cli.records import plots, runs
+from metalearn_cli.records.log import logging_runs
 from metalearn_cli.stages import training
 from metalearn_cli.stages.learner import check_learner
 from metalearn_cli.stages.session import Session
@@ -48,8 +49,7 @@ def test_run_and_what_it_leaves_behind(go, manifest, said):
     }
     assert manifest(done)["data"]["spec"]["items"] == 160
     assert manifest(done)["config_hash"] == done["key"]
-    lines = [json.loads(line) for line in (Path(done["folder"]) / "metrics.jsonl").read_text().splitlines()]
-    assert lines == [{"step": step, **values} for step, values in said.measured]
+    assert _lines(done) == [{"step": step, **values} for step, values in said.measured]
     assert "pid" in done and done["seconds"] > 0
     assert (Path(done["folder"]) / "mlx.log").is_file()
     assert runs.read_config(Path(done["folder"]))["algorithm"] == MAML
@@ -116,7 +116,7 @@ def test_regression(go, manifest):
 
 
 def _lines(done):
-    return [json.loads(line) for line in (Path(done["folder"]) / "metrics.jsonl").read_text().splitlines()]
+    return metrics(Path(done["folder"]))
 
 
 @pytest.mark.parametrize(("precision", "stored"), [
@@ -175,7 +175,7 @@ def test_diverging_run_fails_in_words_and_keeps_its_last_good_checkpoint(go, tmp
 def test_crash_leaves_its_traceback_in_the_log(ready, said, tmp_path, monkeypatch):
     prepared = ready("meta-train")
     monkeypatch.setattr(training, "fit", lambda *arguments: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(ZeroDivisionError), logging_runs():
         training.train(prepared, Session(), said)
     (info,) = runs.list_runs(str(tmp_path / "runs"))
     assert (info["status"], info["error"]) == ("failed", "ZeroDivisionError: division by zero")

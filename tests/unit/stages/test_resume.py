@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from faults.folders import metrics
 
 from metalearn_cli import stages
 from metalearn_cli.core.errors import ConfigError, UserError
@@ -42,7 +43,7 @@ def test_equals_the_uninterrupted_run_bit_for_bit(go, interrupted, said, tensors
     done = stages.resume(folder, said, {})
     assert said.started == [("meta-train", stop, 5)]
     assert f"resumes after step {stop} of 5" in said.notes
-    assert (Path(folder) / "metrics.jsonl").read_bytes() == (Path(whole["folder"]) / "metrics.jsonl").read_bytes()
+    assert metrics(Path(folder)) == metrics(Path(whole["folder"]))
     assert all(torch.equal(t, tensors(done)[name]) for name, t in tensors(whole).items())
     same = ("status", "step", "steps", "best", "last", "metric", "key", "parent", "data")
     assert {k: done[k] for k in same} == {k: whole[k] for k in same}
@@ -216,9 +217,7 @@ def test_steps_that_are_left_out(go, interrupted, said, tensors, monkeypatch, st
     skipped = [values["train/skipped"] for _, values in said.measured if "train/skipped" in values]
     assert 0 < skipped[0] <= skipped[-1] < 7
     done = stages.resume(interrupted("transfer", stop=stop, **settings), said, {})
-    assert (Path(done["folder"]) / "metrics.jsonl").read_bytes() == (
-        Path(whole["folder"]) / "metrics.jsonl"
-    ).read_bytes()
+    assert metrics(Path(done["folder"])) == metrics(Path(whole["folder"]))
     assert all(torch.equal(t, tensors(done)[name]) for name, t in tensors(whole).items())
 
 
@@ -252,9 +251,7 @@ def test_ends_early_also_when_resumed(go, interrupted, said, stop):
     assert {k: done[k] for k in ("step", "best", "stopped_early")} == {
         k: whole[k] for k in ("step", "best", "stopped_early")
     }
-    assert (Path(done["folder"]) / "metrics.jsonl").read_bytes() == (
-        Path(whole["folder"]) / "metrics.jsonl"
-    ).read_bytes()
+    assert metrics(Path(done["folder"])) == metrics(Path(whole["folder"]))
 
 
 def test_newest_checkpoint_counts_also_where_run_json_is_behind(interrupted, said):
@@ -301,7 +298,7 @@ def test_everything_that_is_kept_between_steps_goes_on(go, probes, interrupted, 
     folder = interrupted(stage, stop=stop, optimizer__lr=0.1, **changes)
     torch.manual_seed(7)
     done = stages.resume(folder, said, {})
-    assert (Path(folder) / "metrics.jsonl").read_bytes() == (Path(whole["folder"]) / "metrics.jsonl").read_bytes()
+    assert metrics(Path(folder)) == metrics(Path(whole["folder"]))
     for name in ("best", "last"):
         one, two = (tensors(Path(run["folder"]) / "checkpoints" / run[name]) for run in (whole, done))
         assert one.keys() == two.keys()

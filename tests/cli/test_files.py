@@ -1,0 +1,123 @@
+"""Every file that a document names is there after an ordinary chain, and holds what the document says."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from pathlib import Path
+
+import pytest
+from faults.folders import scalars
+from PIL import Image
+
+from metalearn_cli.records.checkpoint import open_checkpoint, read_resume, read_tensors
+
+ROOT = Path(__file__).parents[2]
+WORDS = (
+    "way=2 query=3 backbone=mlp backbone.hidden=4 model=classifier data=gaussian data.items=160 data.classes=16 "
+    "evaluate.episodes=4 runtime.threads=1 "
+).split() + [
+    f"{stage}.{word}"
+    for stage in ("pretrain", "transfer", "meta_train")
+    for word in ("steps=4", "val_episodes=2", "every={log:1,evaluate:2,save:2}")
+]
+
+
+def of_json(path: Path) -> dict[str, object]:
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{path} has {constant}")
+
+    found = json.loads(path.read_text(), parse_constant=refuse)
+    assert isinstance(found, dict)
+    return found
+
+
+def is_config(run: Path) -> None:
+    assert of_json(run / "config.json")["way" if run.parent.name != "run" else "shared"]
+
+
+def is_run(run: Path) -> None:
+    info = of_json(run / "run.json")
+    assert (info["id"], info["stage"], info["status"]) == (run.name, run.parent.name, "completed")
+    assert info["metric"]["value"] >= 0 and info["seconds"] > 0 and info["data"]["fingerprint"]
+
+
+def is_log(run: Path) -> None:
+    text = (run / "mlx.log").read_text()
+    assert re.search(r" INFO \S+: cpu, 1 threads, 32-true; data gaussian", text)
+    assert " INFO data took " in text
+    assert " INFO result: {" in text
+    assert f" INFO {run.parent.name} completed after " in text
+
+
+def is_metrics(run: Path) -> None:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 2, 3, 4, 4]
+    assert all(line["seconds"] > 0 for line in lines)
+    assert all(("train/loss" in line) != ("val/accuracy" in line) for line in lines)
+
+
+def is_manifest(run: Path) -> None:
+    for checkpoint in (run / "checkpoints").iterdir():
+        assert of_json(checkpoint / "manifest.json")["step"] in (2, 4)
+        assert any(name.startswith("backbone.") for name in read_tensors(open_checkpoint(checkpoint)))
+
+
+def is_resume(run: Path) -> None:
+    for checkpoint in (run / "checkpoints").iterdir():
+        assert read_resume(open_checkpoint(checkpoint))["optimizer"]
+
+
+def is_episodes(run: Path) -> None:
+    with (run / "episodes.csv").open(newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header[0] == "episode" and len(header) >= 2
+    assert len(rows) == 4 and all(0 <= float(cell) <= 1 for row in rows for cell in row[1:])
+
+
+def is_tensorboard(run: Path) -> None:
+    assert {step for step, name, _ in scalars(run / "tensorboard") if name == "train/loss"} == {1, 2, 3, 4}
+
+
+def is_picture(run: Path) -> None:
+    pictures = list((run / "plots").iterdir())
+    assert pictures
+    for path in pictures:
+        with Image.open(path) as image:
+            assert path.suffix == ".png" and len(image.convert("L").getcolors() or range(256)) > 20
+
+
+ALL = ("pretrain", "transfer", "meta-train", "evaluate", "run")
+TRAINED = ALL[:3]
+FILES = {
+    "config.json": (is_config, ALL),
+    "run.json": (is_run, ALL),
+    "mlx.log": (is_log, ALL),
+    "metrics.jsonl": (is_metrics, TRAINED),
+    "manifest.json": (is_manifest, TRAINED),
+    "resume.pt": (is_resume, TRAINED),
+    "episodes.csv": (is_episodes, ("evaluate",)),
+    "TensorBoard": (is_tensorboard, TRAINED),
+    "PNG": (is_picture, TRAINED),
+}
+"""What looks at each kind of file, and the stages that write it."""
+
+
+def test_every_file_that_a_document_names_is_there_and_holds_something(mlx, monkeypatch, tmp_path_factory):
+    monkeypatch.setenv("MLX_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "cache"))
+    answer = mlx("run", *WORDS)
+    assert answer.code == 0, answer.err
+    for look, stages in FILES.values():
+        for stage in stages:
+            folders = list(Path("runs", stage).iterdir())
+            assert len(folders) == (4 if stage == "evaluate" else 1)
+            for folder in folders:
+                look(folder)
+
+
+@pytest.mark.parametrize("document", ["README.md", "SECURITY.md", *(f"docs/{p.name}" for p in ROOT.glob("docs/*.md"))])
+def test_the_table_of_files_has_what_documents_name(document):
+    text = (ROOT / document).read_text()
+    named = set(re.findall(r"`(?:[^`\s]*/)?([\w-]+\.(?:json|jsonl|log|csv|png|pt|safetensors))`", text))
+    assert named <= FILES.keys()
