@@ -123,6 +123,7 @@ def smallest(stage: str, folder: Path, /, **changes: Any) -> dict[str, Any]:
             "evaluate": {**OWN["evaluate"], "seed": 0},
             "stages": names,
             "seeds": 1,
+            "wait": 0,
             "init_from": None,
         }
         values["algorithm"] = sections["meta_train"].pop("algorithm")

@@ -36,22 +36,21 @@ def component_of(error: BaseException) -> str:
 
 
 def log_crash(error: BaseException) -> tuple[str, list[str]]:
-    """Write the traceback to the folder of runs if there is one, else to the folder for temporary files.
+    """Have the traceback in a file: the run's own log has it; where there is no run, write it to a temporary file.
 
     Returns:
         the file's path, and the last lines of the traceback.
     """
     text = "".join(traceback.format_exception(error))
-    path = os.devnull
-    for folder in ("runs", tempfile.gettempdir()):
-        path = os.path.join(folder, f"mlx-crash-{os.environ['MLX_SWEEP_ID']}.log")
+    path = getattr(error, "mlx_log", None)  # see `records.log`
+    if path is None:
+        path = os.path.join(tempfile.gettempdir(), f"mlx-crash-{os.environ['MLX_SWEEP_ID']}.log")
         try:
             with open(path, "a") as file:
                 file.write(text)
-            break
         except OSError:
-            continue
-    return path, text.rstrip().splitlines()[-4:]
+            path = os.devnull
+    return str(path), text.rstrip().splitlines()[-4:]
 
 
 def _is_users(frame: FrameType, module: str) -> bool:

@@ -6,12 +6,20 @@ import errno
 import os
 import signal
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from metalearn_cli.core.errors import ConfigError, Stopped, UserError
+from metalearn_cli.core.errors import ConfigError, DataError, InUseError, NonFiniteError, Stopped, UserError
 
-DONE, CRASH, REFUSED, SIGNALLED = 0, 1, 2, 128
-"""Exit codes; to the last one the number of the signal is added, as shells do: 130 for Ctrl-C, 143 for SIGTERM."""
+DONE, CRASH, REFUSED, DIVERGED, IN_USE, SIGNALLED = 0, 1, 2, 3, 4, 128
+"""Exit codes: done, a crash, the user's input, a training that diverged, a run that another process works on, a signal.
+
+To the last one the number of the signal is added, as shells do: 130 for Ctrl-C, 143 for SIGTERM.
+"""
+
+KINDS = {CRASH: "crashed", REFUSED: "refused", DIVERGED: "diverged", IN_USE: "in use"}
+"""What became of a command, in a word; the worst first."""
+
+_OWN_CODES = {NonFiniteError: DIVERGED, InUseError: IN_USE}
 
 _WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EEXIST, errno.EISDIR, errno.ENOTDIR)
 _FINDING = (errno.EACCES, errno.EPERM, errno.ENOENT)
@@ -34,6 +42,30 @@ class Fault(NamedTuple):
     hint: str = ""
 
 
+class Failure(NamedTuple):
+    """How a command failed.
+
+    Attributes:
+        code: its exit code.
+        message: why, in one line.
+        problems: each thing that the user has to change.
+    """
+
+    code: int
+    message: str
+    problems: tuple[Fault, ...] = ()
+
+    @property
+    def kind(self) -> str:
+        """Say the exit code in a word."""
+        return KINDS.get(self.code, "interrupted")
+
+    def plain(self) -> dict[str, Any]:
+        """Return what a program is told."""
+        problems = [problem._asdict() for problem in self.problems]
+        return {"exit_code": self.code, "kind": self.kind, "message": self.message, "problems": problems}
+
+
 class SettingsError(UserError):
     """The settings of a command are wrong.
 
@@ -48,23 +80,19 @@ class SettingsError(UserError):
         super().__init__("; ".join(f"{f.key}: {f.message}" if f.key else f.message for f in self.faults))
 
 
-def explain(error: BaseException) -> tuple[int, str]:
-    """Tell the user about an error, on stderr.
-
-    Returns:
-        the exit code, and the error in one line.
-    """
+def explain(error: BaseException) -> Failure:
+    """Tell the user about an error, on stderr, and return what a program is told."""
     from metalearn_cli.cli import telling
 
     if isinstance(error, KeyboardInterrupt):
         stopped = error if isinstance(error, Stopped) else Stopped(signal.SIGINT)
         telling.error(str(stopped), label="")
-        return SIGNALLED + stopped.number, str(stopped)
+        return Failure(SIGNALLED + stopped.number, str(stopped))
     if isinstance(error, ConfigError):
         error = SettingsError("", [Fault(p.key, p.message, hint=p.hint) for p in error.problems])
     if isinstance(error, SettingsError):
         telling.faults(error.stage, error.faults)
-        return REFUSED, str(error)
+        return Failure(REFUSED, str(error), error.faults)
     text = str(error)
     if isinstance(error, OSError) and error.errno in (*_WRITING, *_FINDING):
         verb = "write to" if error.errno in _WRITING else "read or write"
@@ -80,6 +108,8 @@ def explain(error: BaseException) -> tuple[int, str]:
         else:
             lines = ["mlx crashed; this is a bug, not your input", *last, f"the whole traceback: {log}"]
             telling.error("\n".join(lines))
-        return CRASH, text
+        return Failure(CRASH, text)
     telling.error(text)
-    return REFUSED, text
+    code = next((code for kind, code in _OWN_CODES.items() if isinstance(error, kind)), REFUSED)
+    findings = error.findings if isinstance(error, DataError) else ()
+    return Failure(code, text, tuple(Fault(f.where, f.what) for f in findings) or (Fault("", text),))

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shlex
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from typing import Any, NamedTuple
 
 import hydra
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from metalearn_cli.cli import errors, telling
 from metalearn_cli.cli.choices import config_dir
@@ -30,21 +32,24 @@ class Outcome(NamedTuple):
     Attributes:
         words: its settings, as Hydra had them.
         run: its run.json, or None if it did not get to its end.
-        code: its exit code.
-        error: why it did not, in one line.
+        failure: why it did not, or None if it did.
     """
 
     words: list[str]
     run: dict[str, Any] | None
-    code: int
-    error: str = ""
+    failure: errors.Failure | None = None
 
     @property
     def status(self) -> str:
-        """Say the exit code in a word."""
-        if self.code > errors.SIGNALLED:
-            return "interrupted" if self.error else "not begun"
-        return {errors.DONE: "completed", errors.REFUSED: "refused"}.get(self.code, "crashed")
+        """Say what became of it in a word."""
+        if self.failure and not self.failure.message:
+            return "not begun"
+        return self.failure.kind if self.failure else "completed"
+
+    @property
+    def error(self) -> str:
+        """Say why it failed, in one line."""
+        return self.failure.message if self.failure else ""
 
 
 def run(stage: str, words: Sequence[str], extra: str, multirun: bool) -> list[Outcome]:
@@ -71,14 +76,15 @@ def _sweep(stage: str, jobs: Sequence[Composition]) -> list[Outcome]:
     except KeyboardInterrupt as error:
         number = error.number if isinstance(error, Stopped) else signal.SIGINT
         done = f"{len(outcomes)} of {len(jobs)} jobs were done; resume with: the same command"
-        code, _ = errors.explain(Stopped(number, done))
+        code = errors.explain(Stopped(number, done)).code
         left = jobs[len(outcomes) :]
-        outcomes += [Outcome(job.words, None, code, "" if job is not left[0] else str(Stopped(number))) for job in left]
+        told = [str(Stopped(number)), *[""] * (len(left) - 1)]
+        outcomes += [Outcome(job.words, None, errors.Failure(code, text)) for job, text in zip(left, told, strict=True)]
     return outcomes
 
 
-def inspect(stage: str, options: Mapping[str, str], words: Sequence[str]) -> int:
-    """Let Hydra print the settings, or how they came about.
+def inspect(stage: str, options: Mapping[str, str], words: Sequence[str]) -> str:
+    """Return what Hydra prints of the settings, or of how they came about.
 
     Raises:
         UserError: if they are wrong.
@@ -90,13 +96,20 @@ def inspect(stage: str, options: Mapping[str, str], words: Sequence[str]) -> int
     try:
         words = [str(composer.read(word).input_line) for word in words]
         composer.compose(words)  # vets the user's own files
-        app(stage, [*flags, *words])
-    except SystemExit as stop:
-        return errors.REFUSED if stop.code else errors.DONE
+        with redirect_stdout(io.StringIO()) as printed, redirect_stderr(io.StringIO()) as told:
+            app(stage, [*flags, *words])
+    except SystemExit as stop:  # so it ends its help, too
+        if stop.code:
+            raise UserError(told.getvalue().strip()) from stop
     except HYDRA_ERRORS as error:
         check(composer, words, multirun=False)
         raise UserError(str(error)) from error
-    return errors.DONE
+    return printed.getvalue()
+
+
+def read(printed: str) -> Any:
+    """Return the plain values of the settings that `inspect` gave with --cfg."""
+    return OmegaConf.to_container(OmegaConf.create(printed), resolve=False)
 
 
 def app(stage: str, argv: Sequence[str]) -> None:
@@ -129,14 +142,14 @@ def _attempt(composition: Composition, sweep: str | None) -> Outcome:
     try:
         with originating(composition), telling.reporting() as reporter:
             given = {} if composition.given is None else {"given": composition.given}
-            return Outcome(words, stages.run(stage, composition.settings, reporter, sweep=sweep, **given), errors.DONE)
+            return Outcome(words, stages.run(stage, composition.settings, reporter, sweep=sweep, **given))
     except Stopped as stop:
         raise Stopped(stop.number, _advice(stage, reporter.folder)) from stop
     except Exception as error:
-        code, text = errors.explain(error)
-        if code == errors.REFUSED and reporter.folder:
+        failure = errors.explain(error)
+        if failure.code in (errors.REFUSED, errors.DIVERGED) and reporter.folder:
             reporter.note(f"once that is mended, {_advice(stage, reporter.folder)}")
-        return Outcome(words, None, code, text)
+        return Outcome(words, None, failure)
 
 
 def _advice(stage: str, folder: str) -> str:

@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: its words after `mlx`; None takes those of the process.
 
     Returns:
-        the exit code: 0 done, 1 crash, 2 the user's input, 128 + a signal's number if it stopped the run.
+        the exit code, see `cli.errors`.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     # names the folder of a sweep; processes that a job starts inherit it
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
             return code
         except (Exception, KeyboardInterrupt) as error:
-            return errors.explain(error)[0]
+            return _failed("--json" in words, errors.explain(error))
 
 
 def _dispatch(argv: list[str]) -> int:
@@ -58,13 +58,14 @@ def _dispatch(argv: list[str]) -> int:
         return query(argv)
     words = parse(argv)
     if "--version" in words.options:
-        print(f"mlx {__version__}")
+        _show(words, {"version": __version__}, lambda: print(f"mlx {__version__}"))
     elif not words.command:
-        print(overview())
+        _show(words, {"help": overview()}, lambda: print(overview()))
     elif "--help" in words.options:
         from metalearn_cli.cli.choices import help_text
 
-        print(help_text(words.command, words.options.get("--config-dir", "")))
+        text = help_text(words.command, words.options.get("--config-dir", ""))
+        _show(words, {"help": text}, lambda: print(text))
     else:
         command = _stage if words.command in STAGES else _COMMANDS[words.command]
         return command(words)
@@ -78,7 +79,10 @@ def _stage(words: Words) -> int:
     inspecting = {"--cfg", "--info", "--hydra-help", "--resolve", "--package"} & words.options.keys()
     if inspecting:
         hydra_options = {name: value for name, value in words.options.items() if name != "--json"}
-        return launch.inspect(words.command, hydra_options, words.rest)
+        printed = launch.inspect(words.command, hydra_options, words.rest)
+        plain = launch.read(printed) if "--cfg" in inspecting else {"text": printed}
+        _show(words, plain, lambda: print(printed, end=""))
+        return errors.DONE
     multirun = "--multirun" in words.options
     outcomes = launch.run(words.command, words.rest, words.options.get("--config-dir", ""), multirun)
     if multirun:
@@ -86,8 +90,11 @@ def _stage(words: Words) -> int:
         _show(words, {"runs": told}, lambda: views.sweep(outcomes, words.rest))
     elif run := outcomes[0].run:
         _show(words, run, lambda: views.result(run, words.rest, words.options.get("--config-dir", "")))
-    codes = {outcome.code for outcome in outcomes}
-    return next((c for c in (errors.CRASH, errors.REFUSED) if c in codes and max(codes) < errors.SIGNALLED), max(codes))
+    elif failure := outcomes[0].failure:
+        return _failed("--json" in words.options, failure)
+    codes = {outcome.failure.code for outcome in outcomes if outcome.failure}
+    order = (*sorted(code for code in codes if code > errors.SIGNALLED), *errors.KINDS)
+    return next((code for code in order if code in codes), errors.DONE)
 
 
 def _resume(words: Words) -> int:
@@ -98,11 +105,12 @@ def _resume(words: Words) -> int:
     name, *settings = _expect(words, "RUN", several=True)
     folder = find_run(_runs_dir(words), name)["folder"]
     changed = changes(settings)
+    wait = changed.pop("wait", 0)
     with importing():
         from metalearn_cli import stages
     try:
         with telling.reporting() as reporter:
-            run = stages.resume(folder, reporter, changed)
+            run = stages.resume(folder, reporter, changed, wait)
     except Stopped as stop:
         raise Stopped(stop.number, f"go on with: mlx resume {shlex.quote(folder)}") from stop
     _show(words, run, lambda: views.result(run, [f"runs_dir={_runs_dir(words)}"] * ("--runs-dir" in words.options)))
@@ -235,11 +243,20 @@ def _runs_dir(words: Words) -> str:
 def _show(words: Words, result: Any, draw: Callable[[], None]) -> None:
     """Print a result for a program or for a person."""
     if "--json" in words.options:
-        import json
+        from metalearn_cli.records.runs import as_json
 
-        print(json.dumps(result, indent=2))
+        print(as_json(result, indent=2))
     else:
         draw()
+
+
+def _failed(as_json: bool, failure: errors.Failure) -> int:
+    """Print a failure, which the user was told on stderr, for a program that asked for JSON; return the exit code."""
+    if as_json:
+        from metalearn_cli.records import runs
+
+        print(runs.as_json({"error": failure.plain()}, indent=2))
+    return failure.code
 
 
 if __name__ == "__main__":

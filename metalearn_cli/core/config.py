@@ -187,6 +187,8 @@ class ChainConfig:
     seeds: int
     """How often the stages are trained: with their seeds, with those plus 1, and so on; >= 1."""
     runs_dir: str
+    wait: Annotated[float, Range(0)]
+    """Seconds to wait for a run of the chain that another process works on."""
     training: dict[str, Training]
     evaluate: EvaluateConfig
     own: dict[str, tuple[str, ...]]
@@ -220,7 +222,8 @@ def parse_chain(values: Mapping[str, Any]) -> ChainConfig:
     """
     values, problems = _at_home(values, "")
     sections = {name: stage.section for name, stage in TABLE.items()}
-    shared = {key: value for key, value in values.items() if key not in {"stages", "seeds", *sections.values()}}
+    apart = {"stages", "seeds", "wait", *sections.values()}
+    shared = {key: value for key, value in values.items() if key not in apart}
     stages = [stage for stage in TRAINING if stage in _listed(values.get("stages"))]
     if not stages or values.get("stages") != stages:
         allowed = f"must be a list of {', '.join(TRAINING)} in this order, of which any may be left out but not all"
@@ -232,12 +235,14 @@ def parse_chain(values: Mapping[str, Any]) -> ChainConfig:
     for key, value in shared.items():
         takers = [sections[stage] for stage in (*(stages or TRAINING), "evaluate") if key in names[stage]]
         if key not in known:
-            close = _closest(key, known | {"stages", "seeds", *sections.values()})
+            close = _closest(key, known | {"stages", "seeds", "wait", *sections.values()})
             problems.append(Problem(key, "no such setting of run", close))
         elif takers and all(_replaced(value, key, values.get(section)) for section in takers):
             for name in (f"{key}.{part}" for part in value) if isinstance(value, Mapping) else (key,):
                 theirs = " or ".join(f"{section}.{name}" for section in takers)
                 problems.append(Problem(name, f"has no effect, as every stage has its own; set {theirs}"))
+    if wrong := mismatch(values.get("wait"), Annotated[float, Range(0)]):
+        problems.append(Problem("wait", wrong))
     merged: dict[str, dict[str, Any]] = {}
     for stage in STAGES:
         section = values.get(sections[stage])
@@ -260,6 +265,7 @@ def parse_chain(values: Mapping[str, Any]) -> ChainConfig:
         stages=tuple(stages),
         seeds=values["seeds"],
         runs_dir=values["runs_dir"],
+        wait=values["wait"],
         training={stage: _construct(STAGES[stage], merged[stage]) for stage in stages},  # type: ignore[misc]
         evaluate=_construct(EvaluateConfig, merged["evaluate"]),
         own={stage: tuple(sorted(values[sections[stage]])) for stage in (*stages, "evaluate")},

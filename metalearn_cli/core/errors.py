@@ -1,6 +1,7 @@
 """Errors that are the user's to mend, as opposed to crashes.
 
-Everything raised as `UserError` is shown as a sentence, without a traceback, and ends with exit code 2.
+Everything raised as `UserError` is shown as a sentence, without a traceback. The exit code is 2, that of a
+`NonFiniteError` 3 and that of an `InUseError` 4, so that a script can tell what to do next.
 """
 
 from __future__ import annotations
@@ -61,6 +62,10 @@ def raise_all(errors: Sequence[UserError]) -> None:
 
 class NonFiniteError(UserError):
     """A loss or a gradient stopped being a finite number; raised before it could reach the weights."""
+
+
+class InUseError(UserError):
+    """Another process works on the run that is wanted."""
 
 
 class Stopped(KeyboardInterrupt):

@@ -25,7 +25,7 @@ def logging_runs() -> Iterator[None]:
     root, level = logging.getLogger(), log.level
     _files.early.clear()
     root.addHandler(_files)
-    log.setLevel(logging.INFO)  # of libraries, whose level is the root's, warnings alone
+    log.setLevel(logging.INFO)
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _log_warning
@@ -45,19 +45,13 @@ def working_on(run: Run) -> Iterator[None]:
                 yield
             except BaseException as error:
                 run.fail(error)
-                if logged_in(error) is None:  # by a stage, whose log is a part of its chain's
+                if not hasattr(error, "mlx_log"):  # a stage's log is a part of its chain's
                     known = isinstance(error, KeyboardInterrupt | UserError)
                     log.error("%s: %s", run.info["status"], error, exc_info=not known)
-                    vars(error)["mlx_log"] = path
+                    error.mlx_log = path  # type: ignore[attr-defined]  # for whoever tells the user
                 raise
     finally:
         run.close()
-
-
-def logged_in(error: BaseException) -> Path | None:
-    """Return the log that has the traceback of an error, if a run does."""
-    path: Path | None = vars(error).get("mlx_log")
-    return path
 
 
 class Logged:
@@ -120,7 +114,9 @@ class _Files(logging.Handler):
             file.close()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a record, or keep it."""
+        """Write a record, or keep it; of libraries warnings alone."""
+        if record.levelno < logging.WARNING and record.name != log.name:
+            return
         for file in self._open:
             file.handle(record)
         if not self._open:

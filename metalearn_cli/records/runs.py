@@ -15,6 +15,7 @@ import os
 import secrets
 import shlex
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
@@ -23,7 +24,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from metalearn_cli.core.errors import UserError
+from metalearn_cli.core.errors import InUseError, UserError
 from metalearn_cli.core.places import expanded
 from metalearn_cli.records.shapes import RUN, misshapen
 
@@ -138,7 +139,7 @@ class Run:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             self._lock.close()
-            raise UserError(f"{folder} is in use by another mlx process") from error
+            raise InUseError(_in_use(folder)) from error
         except OSError as error:
             if error.errno not in LACKING:
                 self._lock.close()
@@ -264,6 +265,26 @@ def _is_held(folder: Path) -> bool:
     except OSError as error:
         return error.errno in LACKING
     return False
+
+
+def _in_use(folder: Path) -> str:
+    return f"{folder} is in use by another mlx process; to wait for it, add wait=SECONDS"
+
+
+def wait_for(folder: Path, seconds: float) -> None:
+    """Wait until no process works on a run.
+
+    Raises:
+        InUseError: if one still does after so many seconds.
+    """
+    until = time.monotonic() + seconds
+    if seconds and _is_held(folder):
+        log.warning("%s is in use by another mlx process; waiting for it, at most %g s", folder, seconds)
+    while _is_held(folder):
+        left = until - time.monotonic()
+        if left <= 0:
+            raise InUseError(_in_use(folder))
+        time.sleep(min(left, 0.5))
 
 
 def list_runs(runs_dir: str) -> list[dict[str, Any]]:

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from metalearn_cli.core.check import Range, mismatch
 from metalearn_cli.core.config import STAGES, ChainConfig, EvaluateConfig, Runtime, Training, parse, plain
 from metalearn_cli.core.errors import ConfigError, Problem, UserError
 from metalearn_cli.core.stages import TABLE
@@ -80,13 +81,14 @@ def check(stage: str, config: Settings, given: Mapping[str, Any] | None = None) 
     return list(prepare(stage, config, JOBS[stage], Session()).notes)
 
 
-def resume(folder: str, reporter: Reporter, changes: Mapping[str, Any]) -> dict[str, Any]:
+def resume(folder: str, reporter: Reporter, changes: Mapping[str, Any], wait: float = 0) -> dict[str, Any]:
     """Go on with an interrupted run, in its folder.
 
     Args:
         folder: the run's folder.
         reporter: told what happens.
         changes: settings that differ from those the run was started with, dotted keys; the changed value wins.
+        wait: seconds to wait for the run if another process works on it, >= 0.
 
     Returns:
         As `run`.
@@ -95,6 +97,9 @@ def resume(folder: str, reporter: Reporter, changes: Mapping[str, Any]) -> dict[
         UserError: if there is nothing to go on with, or the changes are not possible.
         Stopped: as `run`.
     """
+    if wrong := mismatch(wait, Annotated[float, Range(0)]):
+        raise ConfigError([Problem("wait", wrong)])
+    runs.wait_for(Path(folder), wait)
     info, values = runs.find_run("", folder), runs.read_config(Path(folder))
     stage = info["stage"]
     if stage not in JOBS:

@@ -14,10 +14,10 @@ from metalearn_cli.stages.session import Session
 from metalearn_cli.stages.training import train
 
 
-def trained(prepared: Prepared, session: Session, reporter: Reporter, **facts: Any) -> dict[str, Any]:
+def trained(prepared: Prepared, session: Session, reporter: Reporter, wait: float = 0, **facts: Any) -> dict[str, Any]:
     """Return the completed run of a stage: one that is there, one that is resumed, or a new one with these facts."""
     stage = prepared.stage
-    found = _found(stage, prepared.key, prepared.config.runs_dir)
+    found = _found(stage, prepared.key, prepared.config.runs_dir, wait)
     if found and found["status"] == "completed":
         folder = Path(found["folder"]) / "checkpoints" / found["best"]
         try:
@@ -30,16 +30,40 @@ def trained(prepared: Prepared, session: Session, reporter: Reporter, **facts: A
     return train(prepared, session, reporter, runs.reopen(Path(found["folder"])) if found else None, **facts)
 
 
-def evaluated(evaluation: Evaluation, reporter: Reporter, **facts: Any) -> dict[str, Any]:
+def evaluated(evaluation: Evaluation, reporter: Reporter, wait: float = 0, **facts: Any) -> dict[str, Any]:
     """Return the completed evaluation: one that is there, or a new one with these facts."""
-    found = _found("evaluate", evaluation.key, evaluation.config.runs_dir)
+    found = _found("evaluate", evaluation.key, evaluation.config.runs_dir, wait)
     if found and found["status"] == "completed":
         reporter.note(f"evaluate: already done with these settings and inputs in {found['folder']}, skipped")
         return found
     return evaluate(evaluation, reporter, runs.reopen(Path(found["folder"])) if found else None, **facts)
 
 
-def _found(stage: str, key: str, runs_dir: str) -> dict[str, Any] | None:
+def all_of(stage: str, key: str, runs_dir: str, wait: float) -> list[dict[str, Any]]:
+    """Return the runs that did, or began, some work, newest first; where none is complete, once they are free.
+
+    Args:
+        stage: the command.
+        key: what identifies the work.
+        runs_dir: the folder of all runs.
+        wait: seconds to wait for a run that another process works on.
+
+    Raises:
+        InUseError: if one still does.
+    """
+
+    def listed() -> list[dict[str, Any]]:
+        return [info for info in runs.list_runs(runs_dir) if info["stage"] == stage and info.get("key") == key]
+
+    same = listed()
+    if not same or any(info["status"] == "completed" for info in same):
+        return same
+    for info in same:
+        runs.wait_for(Path(info["folder"]), wait)
+    return listed()
+
+
+def _found(stage: str, key: str, runs_dir: str, wait: float) -> dict[str, Any] | None:
     """Return the newest run that did, or began, this work; a completed one before any other."""
-    same = [info for info in runs.list_runs(runs_dir) if info["stage"] == stage and info.get("key") == key]
+    same = all_of(stage, key, runs_dir, wait)
     return next((info for info in same if info["status"] == "completed"), same[0] if same else None)

@@ -23,7 +23,7 @@ from metalearn_cli.core.stages import TABLE
 from metalearn_cli.core.types import Reporter
 from metalearn_cli.records import runs
 from metalearn_cli.records.log import working_on
-from metalearn_cli.stages.again import evaluated, trained
+from metalearn_cli.stages.again import all_of, evaluated, trained
 from metalearn_cli.stages.evaluate import FLOORS, prepare_evaluation
 from metalearn_cli.stages.preparing import MakeJob, describe_data, essence, identity, prepare
 from metalearn_cli.stages.scores import INTERVALS, Scores, mean_of
@@ -48,7 +48,7 @@ def run_chain(
     began = time.monotonic()
     check_chain(config, make_jobs, session)
     key = _key(config, session)
-    same = [info for info in runs.list_runs(config.runs_dir) if info["stage"] == "run" and info.get("key") == key]
+    same = all_of("run", key, config.runs_dir, config.wait)
     # what `latest` meant when the chain began is what it means when the chain is repeated
     starts = _moved(same[0].get("starts") if same else None, config.runs_dir) or _starts(config)
     if same:
@@ -107,7 +107,8 @@ def _training(
     """
 
     def scored(ckpt: str | None, algorithm: Spec | None, seed: int | None) -> dict[str, Any]:
-        return evaluated(prepare_evaluation(_scoring(config, ckpt, algorithm, seed), session), reporter)
+        evaluation = prepare_evaluation(_scoring(config, ckpt, algorithm, seed), session)
+        return evaluated(evaluation, reporter, config.wait)
 
     first = config.training[config.stages[0]]
     start = starts.get(config.stages[0], {}).get("init_from")
@@ -124,7 +125,7 @@ def _training(
             yield _Row(before, False, scored(start, settings.algorithm, settings.seed))
         pinned: dict[str, Any] = {**starts.get(stage, {}), **({"init_from": start} if start else {})}
         prepared = prepare(stage, replace(settings, **pinned), make_jobs[stage], session)
-        start = trained(prepared, session, reporter)["checkpoint"]
+        start = trained(prepared, session, reporter, config.wait)["checkpoint"]
         before = stage
         if reads_checkpoint:
             yield _Row(stage, True, scored(start, floor, None))

@@ -142,6 +142,9 @@ class _Progress:
             drawn.close()
         self.record.close()
         log.info("data took %.2f %% of the training's time", 100 * waited / (time.monotonic() - began))
+        if self.stepper.memory.skipped == self.run.info["step"]:
+            told = "at no step were loss and gradient finite, so nothing was learnt"
+            raise NonFiniteError(f"{self.stage}: {told}; lower optimizer.lr, or algorithm.inner_lr")
 
     def advance(self, done: int) -> None:
         """`done` steps are done."""

@@ -187,12 +187,13 @@ def test_sweep_goes_on_after_a_refused_and_a_crashed_job(mlx, stage, monkeypatch
         return quick(name, config, reporter, **facts)
 
     monkeypatch.setattr(stages, "run", run)
-    Path("runs").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    Path("temporary").mkdir()
     answer = mlx("-m", "meta-train", "seed=1,2,3", "way=4")
     assert answer.code == 1
     assert [line.split()[2] for line in answer.out.splitlines()[3:6]] == ["refused", "crashed", "completed"]
     assert "way = 4  glyphs/test has 3 classes; way must be <= 3   (from the command line)" in answer.err
-    (log,) = Path("runs").glob("mlx-crash-*.log")
+    (log,) = Path("temporary").glob("mlx-crash-*.log")
     assert str(log) in answer.err
     assert "ZeroDivisionError: oh" in log.read_text()
 
@@ -347,13 +348,15 @@ def test_resume_passes_changes_on(mlx, monkeypatch):
     write_run("pretrain", "a1", status="interrupted")
     seen = {}
 
-    def resume(folder, reporter, changes):
-        seen.update(changes)
+    def resume(folder, reporter, changes, wait):
+        seen.update(changes, wait=wait)
         raise UserError("enough")
 
     monkeypatch.setattr(stages, "resume", resume)
-    assert mlx("resume", "a1", "steps=30", "optimizer.lr=1e-3", "reinit=[a,b]", "runtime.threads=null").code == 2
-    assert seen == {"steps": 30, "optimizer.lr": 1e-3, "reinit": ["a", "b"], "runtime.threads": None}
+    assert (
+        mlx("resume", "a1", "steps=30", "optimizer.lr=1e-3", "reinit=[a,b]", "runtime.threads=null", "wait=9").code == 2
+    )
+    assert seen == {"steps": 30, "optimizer.lr": 1e-3, "reinit": ["a", "b"], "runtime.threads": None, "wait": 9}
     answer = mlx("resume", "a1", "steps", "+x=1", "seed=1,2")
     assert answer.code == 2
     assert "3 problems" in answer.err

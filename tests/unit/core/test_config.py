@@ -47,6 +47,7 @@ SHARED = {**COMMON, "backbone": BACKBONE, "algorithm": PROTONET}
 META_TRAIN = {**SHARED, **TRAINED, **META, "data": DATA, "init_from": None}
 EVALUATE = {"split": "test", "episodes": 10, "normalisation": ["inductive"], "weights_seed": None}
 CHAIN = {
+    "wait": 0,
     **SHARED,
     "data": DATA,
     "init_from": None,

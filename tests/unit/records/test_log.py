@@ -10,7 +10,7 @@ import pytest
 
 from metalearn_cli.core.errors import Stopped, UserError
 from metalearn_cli.records import runs
-from metalearn_cli.records.log import Logged, logged_in, logging_runs, working_on
+from metalearn_cli.records.log import Logged, logging_runs, working_on
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def test_what_ended_a_run_is_logged_once(tmp_path, error, status, traceback):
     chain, stage = (runs.create(str(tmp_path), name, {}) for name in ("run", "pretrain"))
     with pytest.raises(type(error)), logging_runs(), working_on(chain), working_on(stage):
         raise error
-    assert logged_in(error) == stage.folder / "mlx.log"
+    assert error.mlx_log == stage.folder / "mlx.log"
     for run in (chain, stage):
         assert run.info["status"] == status
         assert text(run).count(f" ERROR {status}: {error}") == 1

@@ -12,7 +12,7 @@ import torch
 from faults.folders import metrics
 
 from metalearn_cli import stages
-from metalearn_cli.core.errors import ConfigError, UserError
+from metalearn_cli.core.errors import ConfigError, NonFiniteError, UserError
 from metalearn_cli.records import runs
 
 MAML = {"_target_": "metalearn_cli.algorithms.maml.Maml", "inner_lr": 0.1}
@@ -307,7 +307,7 @@ def test_everything_that_is_kept_between_steps_goes_on(go, probes, interrupted, 
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "transfer"])
-def test_steps_left_out_write_no_statistics(go, probes, interrupted, said, tensors, monkeypatch, stage):
+def test_steps_left_out_write_no_statistics(go, probes, interrupted, said, tensors, monkeypatch, stage, tmp_path):
     settings = {"backbone": RUNNING, "steps": 6, "on_nonfinite": "skip", "nonfinite_limit": 5, "patience": None}
     module = import_module(f"metalearn_cli.{'models.classifier' if stage == 'pretrain' else 'stages.transfer'}")
     name = "cross_entropy" if stage == "pretrain" else "task_loss"
@@ -323,7 +323,10 @@ def test_steps_left_out_write_no_statistics(go, probes, interrupted, said, tenso
     done = stages.resume(interrupted(stage, stop=3, **settings), said, {})
     assert all(torch.equal(t, tensors(done)[n]) for n, t in tensors(whole).items())
     monkeypatch.setattr(module, name, lambda x, y, **settings: loss(x, y, **settings) * float("nan"))
-    unmoved = tensors(go(stage, **{**settings, "nonfinite_limit": 9}))
+    with pytest.raises(NonFiniteError, match="nothing was learnt"):
+        go(stage, **{**settings, "nonfinite_limit": 9})
+    failed = runs.list_runs(str(tmp_path / "runs"))[0]
+    unmoved = tensors(Path(failed["folder"]) / "checkpoints" / failed["last"])
     for n, t in unmoved.items():
         assert "running" not in n or torch.equal(t, torch.full_like(t, "var" in n)), n
 
