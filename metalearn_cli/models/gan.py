@@ -17,7 +17,7 @@ from torch.nn.functional import softplus
 from metalearn_cli.core.check import Range
 from metalearn_cli.models.common.decoders import make_decoder
 
-SIGMA = 0.1  # of the noise by which the finite difference of the gradient penalties looks around
+SIGMA = 0.01  # of the noise by which the finite difference of the gradient penalties looks around, see `Gan`
 
 
 class Gan(nn.Module):
@@ -25,7 +25,11 @@ class Gan(nn.Module):
 
     The discriminator learns to score an item above a generated one, the generator the opposite. Penalties on the
     squared gradient of the score, at items (R1) and at generated ones (R2), make the game converge. They are finite
-    differences along random directions: the exact ones need second derivatives, which cost several times as much.
+    differences along random directions: the exact ones need second derivatives, which cost several times as much. They
+    are those of an item's score with the batch's statistics held fixed, but for the noise of a draw (a quarter of them)
+    and for a bias that falls with `SIGMA`: of R1 0.9 to 1.25 times the exact value, of R2, where the score bends more,
+    0.6 to 0.9 (conv4-32 on glyphs, 3 seeds, untrained and after 30 and 200 steps; with 0.1 it is 0.5 to 1.1 and 0.1 to
+    0.9). With 0.003, differences drown in the rounding of bf16-mixed, which makes small penalties ten times as large.
 
     A step uses a quarter of the batch. With as many generated items, and a noisy copy of each for the finite
     difference, the backbone sees as many items as with other models, and a step takes about as long.
