@@ -136,7 +136,8 @@ class Model(Protocol):
     `follow(params, progress) -> Params`: tensors that follow others instead of learning (a teacher that is a moving
     average), called after each step with all tensors and the share of training done; its keys do not learn.
 
-    `pictures(x) -> dict[str, Tensor]`: images [N, C, H, W] in [0, 1] by name, to be drawn at the end.
+    `pictures(x) -> dict`: images [N, C, H, W] in [0, 1] by name, to be drawn at the end; or by name several such by
+        the name of their rows.
     """
 
     def __call__(self, x: Items, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

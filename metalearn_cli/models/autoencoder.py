@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import Annotated, cast
 
-import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
 
@@ -63,12 +62,11 @@ class Autoencoder(nn.Module):
         loss = binary_cross_entropy_with_logits(rebuilt, x)
         return loss, {"mse": mse_loss(rebuilt.detach().sigmoid(), x)}
 
-    def pictures(self, x: Tensor) -> dict[str, Tensor]:
-        """Return images x [N, C, H, W] and what is rebuilt of them, in turns of 8, in [0, 1]."""
+    def pictures(self, x: Tensor) -> dict[str, dict[str, Tensor]]:
+        """Return images x [N, C, H, W] and what is rebuilt of them, in [0, 1]."""
         if not (self.images and self.unit):
             return {}
-        pairs = zip(x.split(8), self.decoder(self.backbone(x)).sigmoid().split(8), strict=True)
-        return {"reconstructions": torch.cat([row for pair in pairs for row in pair])}
+        return {"reconstructions": {"image": x, "rebuilt": self.decoder(self.backbone(x)).sigmoid()}}
 
     def _corrupted(self, x: Tensor) -> Tensor:
         x = affine(x, self.jitter) if self.images and self.jitter else x

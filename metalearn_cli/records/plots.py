@@ -6,7 +6,7 @@ Legend: N images, C channels (1 or 3), H height, W width.
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from metalearn_cli.core.importing import importing
+from metalearn_cli.core.metric import metric_named
 from metalearn_cli.core.types import Episode
 from metalearn_cli.records.runs import write_bytes
 
@@ -23,9 +24,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_CELL, _TITLE = 60, 20  # pixels: at least so wide is an image of a grid, so high the line above
-# two colours that remain apart in print and for the colour-blind (Okabe & Ito 2008)
-_COLOURS = {"train": "#0072B2", "val": "#D55E00"}
+_CELL, _TITLE, _LETTERS = 60, 20, 14  # pixels: at least so wide is an image of a grid; the line above, its letters
+_ACROSS = 3  # panels of learning curves beside each other
+_ROWS, _SHOTS, _QUERIES = 10, 5, 8  # of an episode at most so many classes, and items of each
+# two colours that remain apart in print and for the colour-blind (Okabe & Ito 2008), and apart without colour, too
+_STYLES = {"train": ("#0072B2", "-"), "val": ("#D55E00", "--")}
 
 
 def learning_curves(lines: Sequence[dict[str, float]], title: str, path: Path) -> None:
@@ -40,83 +43,145 @@ def learning_curves(lines: Sequence[dict[str, float]], title: str, path: Path) -
         return
     names = {name for line in lines for name in line if "/" in name and not name.endswith("_interval")}
     panels = sorted({name.split("/", 1)[1] for name in names} - {"lr"})
-    figure = _figure(4.2 * len(panels), 3.2)
-    axes = figure.subplots(1, len(panels), squeeze=False, sharex=True)[0]
-    for axis, panel in zip(axes, panels, strict=True):
-        for part, colour in _COLOURS.items():
+    across = min(len(panels), _ACROSS)
+    down = -(-len(panels) // across)
+    figure = _figure(3.6 * across, 3.0 * down)
+    axes = list(figure.subplots(down, across, squeeze=False).flat)
+    for axis in axes[len(panels) :]:
+        axis.remove()
+    for axis, panel in zip(axes, panels, strict=False):
+        share = metric_named(panel).unit == "share"  # told in percent, as in tables
+        for part, (colour, line_style) in _STYLES.items():
             name = f"{part}/{panel}"
             points = [(line["step"], line[name], line.get(f"{name}_interval")) for line in lines if name in line]
             if not points:
                 continue
-            steps, values, intervals = zip(*points, strict=True)
-            axis.plot(steps, values, color=colour, label=part, marker="o" if len(points) < 20 else None, markersize=3)
+            steps, measured, intervals = zip(*points, strict=True)
+            values = [100 * v if share else v for v in measured]
+            marker = "o" if len(points) < 20 else None
+            label = part
             if all(half is not None for half in intervals):
-                low, high = ([v + sign * h for v, h in zip(values, intervals, strict=True)] for sign in (-1, 1))
+                halves = [100 * h if share else h for h in intervals]
+                low, high = ([v + sign * h for v, h in zip(values, halves, strict=True)] for sign in (-1, 1))
                 axis.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
+                label = f"{part}, with its 95 % interval"
+            axis.plot(steps, values, color=colour, linestyle=line_style, label=label, marker=marker, markersize=3)
         axis.set_xlabel("step")
-        axis.set_title(panel.replace("_", " "), fontsize=10)
+        axis.set_title(panel.replace("_", " ") + (" (%)" if share else ""), fontsize=10)
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8, frameon=False)
     figure.suptitle(title, fontsize=11)
     _save(figure, path)
 
 
-def image_grid(images: Tensor, columns: int, title: str, path: Path) -> None:
-    """Draw images [N, C, H, W] in [0, 1] row by row, below a title."""
-    count, channels, height, width = images.shape
+def image_grid(images: Tensor | Mapping[str, Tensor], columns: int, title: str, path: Path) -> None:
+    """Draw images in [0, 1] row by row, below a title.
+
+    Args:
+        images: [N, C, H, W], or several such of one shape by name, whose rows take turns and bear the names.
+        columns: images in a row.
+        title: above them.
+        path: the PNG file.
+    """
+    named = images if isinstance(images, Mapping) else {"": images}
+    first = next(iter(named.values()))
+    count, channels, height, width = first.shape
     rows = -(-count // columns)
     white = float(channels > 1)  # one channel is drawn as ink, see `_pixels`
-    cells = torch.full((rows * columns, channels, height + 4, width + 4), white)
-    cells[:count, :, 2:-2, 2:-2] = images
-    sheet = cells.unflatten(0, (rows, columns)).permute(2, 0, 3, 1, 4).flatten(1, 2).flatten(2)
+    cells = torch.full((rows, len(named), columns, channels, height + 4, width + 4), white)
+    for turn, part in enumerate(named.values()):
+        padded = torch.full((rows * columns, channels, height, width), white)
+        padded[:count] = part
+        cells[:, turn, :, :, 2:-2, 2:-2] = padded.unflatten(0, (rows, columns))
+    sheet = cells.flatten(0, 1).permute(2, 0, 3, 1, 4).flatten(1, 2).flatten(2)
     scale = -(-_CELL // (width + 4))
     grid = Image.fromarray(_pixels(sheet)).convert("RGB").resize((sheet.shape[2] * scale, sheet.shape[1] * scale), 0)
-    picture = Image.new("RGB", (grid.width, grid.height + _TITLE), "white")
-    picture.paste(grid, (0, _TITLE))
-    ImageDraw.Draw(picture).text((4, 4), title, "black")
+    left = max(9 * len(name) for name in named)
+    picture = Image.new("RGB", (left + grid.width, grid.height + _TITLE), "white")
+    picture.paste(grid, (left, _TITLE))
+    draw = ImageDraw.Draw(picture)
+    draw.text((4, 2), title, "black", font_size=_LETTERS)
+    tall = scale * (height + 4)
+    for row, name in enumerate(list(named) * rows):
+        draw.text((4, _TITLE + row * tall + tall // 2), name, "black", anchor="lm", font_size=_LETTERS)
     file = io.BytesIO()
     picture.save(file, "PNG")
     _write(file, path)
 
 
-def episode_picture(episode: Episode, logits: Tensor, path: Path, queries: int = 8) -> None:
-    """Draw one episode: a row per class, its support items left, some of its query items right.
+def episode_picture(episode: Episode, logits: Tensor, path: Path) -> None:
+    """Draw one episode: a row per class, some of its support items left, some of its query items right.
 
-    A query's frame says whether it was recognised (green) or not (red).
+    Below a query stands the class that was predicted, with a tick where it is right and a cross where it is not.
 
     Args:
         episode: of images.
         logits: what the learner answered, [Q, ways].
         path: the PNG file.
-        queries: query items shown per class.
     """
     support_x, query_x = cast(Tensor, episode.support_x), cast(Tensor, episode.query_x)
     ways = int(episode.support_y.max()) + 1
-    support = [support_x[episode.support_y == way] for way in range(ways)]
-    chosen = [(episode.query_y == way).nonzero()[:queries, 0] for way in range(ways)]
-    shots, columns = len(support[0]), len(support[0]) + len(chosen[0])
-    figure = _figure(max(4.0, 0.7 * columns), 0.7 * ways + 0.5)
-    axes = figure.subplots(ways, columns, squeeze=False)
-    for way in range(ways):
-        for column in range(columns):
-            axis = axes[way][column]
+    rows = min(ways, _ROWS)
+    of_support, of_query = (
+        [(y == way).nonzero()[:, 0] for way in range(rows)] for y in (episode.support_y, episode.query_y)
+    )
+    shots, queries = min(len(of_support[0]), _SHOTS), min(len(of_query[0]), _QUERIES)
+    figure = _figure(max(5.0, 0.75 * (shots + queries) + 0.3), 0.9 * rows + 0.8)
+    axes = figure.subplots(rows, shots + queries, squeeze=False)
+    answers = logits.argmax(-1)
+    for way in range(rows):
+        for column, axis in enumerate(axes[way]):
             axis.set_xticks([])
             axis.set_yticks([])
+            colour, style = "black", "-"
             if column < shots:
-                _show(axis, support[way][column])
-                colour = "black"
+                _show(axis, support_x[of_support[way][column]])
             else:
-                query = chosen[way][column - shots]
+                query = of_query[way][column - shots]
                 _show(axis, query_x[query])
-                colour = "#009E73" if int(logits[query].argmax()) == way else "#D55E00"
+                right = int(answers[query]) == way
+                colour, style = ("#009E73", "-") if right else ("#D55E00", "--")
+                axis.set_xlabel(f"{'✓' if right else '✗'} {int(answers[query])}", fontsize=9, color=colour, labelpad=2)
             for spine in axis.spines.values():
-                spine.set(edgecolor=colour, linewidth=2)
-        axes[way][0].set_ylabel(f"class {way}", fontsize=8)
+                spine.set(edgecolor=colour, linewidth=2, linestyle=style)
+        axes[way][0].set_ylabel(f"class {way}", fontsize=9)
     axes[0][0].set_title("support", fontsize=9)
-    axes[0][shots].set_title("query", fontsize=9)
-    right = (logits.argmax(-1) == episode.query_y).float().mean().item()
-    figure.suptitle(f"one validation episode, {100 * right:.0f} % of {len(logits)} queries right", fontsize=10)
+    axes[0][shots].set_title("queries", fontsize=9)
+    share = (answers == episode.query_y).float().mean().item()
+    shown = f"shown: {_part(rows, ways)} classes, {_part(queries, len(of_query[0]))} queries of each"
+    if shots < len(of_support[0]):
+        shown += f", {_part(shots, len(of_support[0]))} support items"
+    told = f"one validation episode: {100 * share:.1f} % of {len(logits)} queries right (below: the class predicted)"
+    figure.suptitle(f"{told}\n{shown}", fontsize=10)
     _save(figure, path)
+
+
+def curve_picture(episode: Episode, outputs: Tensor, path: Path) -> None:
+    """Draw one episode of a regression from one number to one number: its points, and what was predicted.
+
+    Args:
+        episode: of x [S or Q, 1] and y [S or Q, 1].
+        outputs: what the learner answered, [Q, 1].
+        path: the PNG file.
+    """
+    query_x = cast(Tensor, episode.query_x)[:, 0]
+    order = query_x.argsort()
+    figure = _figure(5.0, 3.4)
+    axis = figure.subplots()
+    axis.plot(query_x[order], episode.query_y[order, 0], color=_STYLES["train"][0], marker=".", label="queries")
+    axis.plot(query_x[order], outputs[order, 0], color=_STYLES["val"][0], linestyle="--", marker="x", label="predicted")
+    axis.plot(cast(Tensor, episode.support_x)[:, 0], episode.support_y[:, 0], "ko", label="support")
+    axis.set_xlabel("x")
+    axis.set_ylabel("y")
+    axis.grid(alpha=0.3)
+    figure.legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    error = (outputs - episode.query_y).square().mean().item()
+    figure.suptitle(f"one validation episode: mse {error:.4g} on all {len(outputs)} queries", fontsize=10)
+    _save(figure, path)
+
+
+def _part(shown: int, there: int) -> str:
+    return f"all {there}" if shown == there else f"the first {shown} of {there}"
 
 
 def _figure(width: float, height: float) -> Figure:

@@ -22,7 +22,7 @@ from metalearn_cli.core.types import Algorithm, Dataset, Episode, Sampler
 from metalearn_cli.engine.episodes import OWN, Learner, answered, trained
 from metalearn_cli.engine.loop import Job
 from metalearn_cli.engine.tasks import Tasks
-from metalearn_cli.records.plots import episode_picture
+from metalearn_cli.records.plots import curve_picture, episode_picture
 from metalearn_cli.stages.learner import check_learner, fresh_learner, fresh_network, try_learner
 from metalearn_cli.stages.preparing import describe_data, metric_of, validation
 from metalearn_cli.stages.session import Session
@@ -60,13 +60,15 @@ def meta_train(config: MetaTrainConfig, session: Session) -> Job:
         raise ConfigError([Problem("runtime.task_batching", reason)])
 
     def pictures(tensors: Params, folder: Path) -> None:
-        if data.facts.kind != "image":
+        facts = data.facts
+        draw = curve_picture if (facts.shape, facts.outputs) == ((1,), 1) else episode_picture
+        if facts.kind != "image" and draw is episode_picture:
             return
         episode = runtime.cast(samplers["val"].batch(0, 1)).map(itemgetter(0))
         with torch.no_grad():
             logits = answered(valid.of(tensors), episode.support_x, episode.support_y, episode.query_x)
         shown = episode.map(lambda part: part.float().cpu())
-        episode_picture(shown, logits.float().cpu(), folder / "episode.png")
+        draw(shown, logits.float().cpu(), folder / "episode.png")
 
     rates = algorithm.rates(learner.own) if hasattr(algorithm, "rates") else dict.fromkeys(learner.own, 1.0)
     return Job(

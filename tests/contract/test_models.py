@@ -142,7 +142,9 @@ def test_pictures_are_images_in_unit_range(case: Case) -> None:
         pictures = case.model.pictures(case.x)
     if case.x.ndim != 4:
         assert pictures == {}
-    for images in pictures.values():
+    for images in (
+        part for drawn in pictures.values() for part in (drawn.values() if isinstance(drawn, dict) else [drawn])
+    ):
         assert images.shape[1:] == case.x.shape[1:]
         assert images.min() >= 0 and images.max() <= 1
 

@@ -4,10 +4,12 @@ import math
 
 import pytest
 import torch
+from matplotlib.text import Text
 from PIL import Image
 
 from metalearn_cli.core.types import Episode
-from metalearn_cli.records.plots import episode_picture, image_grid, learning_curves
+from metalearn_cli.records import plots
+from metalearn_cli.records.plots import curve_picture, episode_picture, image_grid, learning_curves
 
 
 def opened(path) -> Image.Image:
@@ -32,6 +34,37 @@ def test_learning_curves(tmp_path):
     assert {(0, 114, 178), (213, 94, 0)} <= colours  # training and validation
 
 
+@pytest.fixture
+def texts(monkeypatch):
+    """Give the texts of each figure that is drawn, and its lines by label."""
+    found: list[set[str]] = []
+    curves: dict[str, tuple] = {}
+    save = plots._save
+
+    def saving(figure, path):
+        found.append({text.get_text() for text in figure.findobj(Text)})
+        for line in (line for axis in figure.axes for line in axis.lines):
+            curves[str(line.get_label())] = (line.get_linestyle(), [float(y) for y in line.get_ydata()])
+        save(figure, path)
+
+    monkeypatch.setattr(plots, "_save", saving)
+    return found, curves
+
+
+def test_curves_are_in_the_units_of_tables_and_apart_without_colour(tmp_path, texts):
+    learning_curves([line for line in lines() if "val/accuracy" in line], "x", tmp_path / "x.png")
+    (style, values), (found,) = texts[1]["val, with its 95 % interval"], texts[0]
+    assert "accuracy (%)" in found
+    assert (style, values) == ("--", [pytest.approx(100 * (1 - 2 / s)) for s in (200, 400, 600)])
+
+
+def test_many_panels_make_a_modest_picture(tmp_path):
+    names = [f"train/{name}" for name in "abcde"]
+    learning_curves([{"step": s, **dict.fromkeys(names, 1.0)} for s in (1, 2)], "x", tmp_path / "x.png")
+    image = opened(tmp_path / "x.png")
+    assert image.width <= 1100 and image.height <= 700
+
+
 def test_learning_curves_of_what_is_not_a_number(tmp_path):
     learning_curves([{"step": s, "train/loss": math.nan, "train/lr": 0.1} for s in (1, 2)], "x", tmp_path / "x.png")
     assert opened(tmp_path / "x.png").width > 200
@@ -51,9 +84,44 @@ def test_image_grid(tmp_path, channels):
     drawn = images[5] if channels == 3 else 1 - images[5]  # one channel is ink on white
     corner = torch.tensor(image.getpixel(((12 + 2) * 5, 20 + (12 + 2) * 5))) / 255
     assert torch.allclose(corner, drawn[:, 0, 0].expand(3), atol=0.01)
-    assert min(image.getpixel((x, y))[0] for x in range(60) for y in range(20)) < 100  # the title
+    assert ink(image, (0, 0, 60, 20))  # the title
     empty = {image.getpixel((x, image.height - 8)) for x in range(image.width // 2 + 8, image.width)}
     assert empty == {(255, 255, 255)}  # the last row has two of four
+
+
+def ink(image, box) -> bool:
+    return min(min(pixel) for _, pixel in image.crop(box).getcolors(10**6)) < 100
+
+
+def test_rows_of_a_grid_take_turns_and_bear_their_names(tmp_path):
+    named = {"image": torch.ones(6, 3, 8, 8), "rebuilt": torch.full((6, 3, 8, 8), 0.5)}
+    image_grid(named, 4, "", tmp_path / "grid.png")
+    image = opened(tmp_path / "grid.png")
+    left = image.width - 4 * 60
+    assert [image.getpixel((left + 30, 20 + 60 * row + 30)) for row in range(4)] == [(255,) * 3, (128,) * 3] * 2
+    assert left > 0 and all(ink(image, (0, 20 + 60 * row, left, 80 + 60 * row)) for row in range(4))
+
+
+def test_episode_picture_names_what_was_predicted_and_what_is_shown(tmp_path, texts):
+    y = torch.arange(12 * 9) % 12
+    episode = Episode(torch.rand(72, 1, 8, 8), torch.arange(72) % 12, torch.rand(108, 1, 8, 8), y)
+    predicted = torch.where(torch.arange(108) < 12, 11, y)  # the first query of each class is taken for the last
+    episode_picture(episode, torch.nn.functional.one_hot(predicted, 12).float(), tmp_path / "x.png")
+    (found,) = texts[0]
+    assert {"✗ 11", "✓ 0", "✓ 9", "class 0", "class 9"} <= found
+    assert not {"✓ 11", "class 10", "✗ 0"} & found
+    told = "shown: the first 10 of 12 classes, the first 8 of 9 queries of each, the first 5 of 6 support items"
+    assert f"one validation episode: 89.8 % of 108 queries right (below: the class predicted)\n{told}" in found
+    assert opened(tmp_path / "x.png").height < 1050
+
+
+def test_curve_picture_tells_queries_and_predictions_apart(tmp_path, texts):
+    x = torch.tensor([[2.0], [1.0], [3.0]])
+    curve_picture(Episode(x, 2 * x, x, x.square()), x.square() + 1, tmp_path / "x.png")
+    assert texts[1]["queries"] == ("-", [1.0, 4.0, 9.0])
+    assert texts[1]["predicted"] == ("--", [2.0, 5.0, 10.0])
+    assert texts[1]["support"][1] == [4.0, 2.0, 6.0]
+    assert "one validation episode: mse 1 on all 3 queries" in texts[0][0]
 
 
 def test_episode_picture_tells_right_from_wrong(tmp_path):
