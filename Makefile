@@ -1,15 +1,15 @@
-# Everything people and CI do here. `make help` prints the targets from the comments behind them.
+# All tasks of developers and CI. `make help` prints the targets with the comments after them.
 
 PYTHON ?= python3
 ARGS   ?=
 
 VENV := .venv
 BIN  := $(VENV)/bin
-# Written last, so that a set-up cut short starts again from nothing, and a finished one never runs twice.
+# Written last, so that an interrupted set-up starts from the beginning and a finished one never runs twice.
 READY := $(VENV)/.ready
-# One process per core; tests of one file stay together, as they share what they build.
+# One process per core; tests of one file stay together, because they share fixtures.
 PARALLEL := -n auto --dist loadfile
-# Of the benchmarks: the peers and this package.
+# The environment of the benchmarks: the peers and this package.
 PEERS := .venv-bench
 
 .DEFAULT_GOAL := help
@@ -25,7 +25,7 @@ help: ## show this list
 
 setup: $(READY) ## create .venv with the versions of constraints.txt (once; the other targets call it)
 
-demo: $(READY) ## the whole chain on the built-in data, ending in a table of what each stage brought
+demo: $(READY) ## the whole chain on the built-in data, ending in a table of each stage's gain
 	$(BIN)/mlx run backbone.hidden=32 $(ARGS)
 
 ##@ Stages
@@ -50,13 +50,13 @@ smoke: $(READY) ## the chain in under a minute, to see that it runs
 
 ##@ Benchmarks
 
-bench: $(PEERS)/.ready ## speed and memory beside the peers, in an environment of their own (.venv-bench)
+bench: $(PEERS)/.ready ## speed and memory compared with the peers, in their own environment (.venv-bench)
 	$(PEERS)/bin/python scripts/bench_peers.py $(ARGS)
 
 bench-scaling: $(READY) ## seconds and memory over tasks, way, shot, inner steps, width, image size and threads
 	$(BIN)/python scripts/bench_scaling.py $(ARGS)
 
-check-gpu: $(READY) ## that everything runs on a GPU, computes the right gradients, and how fast (8 minutes)
+check-gpu: $(READY) ## check that everything runs on a GPU with the right gradients; measure speed (8 minutes)
 	$(BIN)/python scripts/check_gpu.py $(ARGS)
 
 ##@ Development
@@ -64,7 +64,7 @@ check-gpu: $(READY) ## that everything runs on a GPU, computes the right gradien
 test: $(READY) ## the tests, without the slow ones
 	$(BIN)/pytest $(PARALLEL) $(ARGS)
 
-test-all: $(READY) ## all tests, the slow ones too
+test-all: $(READY) ## all tests, with the slow ones
 	$(BIN)/pytest $(PARALLEL) -m '' $(ARGS)
 
 lint: $(READY) ## ruff: rules and format
@@ -87,7 +87,7 @@ clean: ## remove caches and build products; .venv and runs/ stay
 
 $(READY): | pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
-	  echo 'error: $(PYTHON) is no Python 3.10 or newer; name one that is: make setup PYTHON=python3.11' >&2; exit 1; }
+	  echo 'error: $(PYTHON) is not Python 3.10 or newer; name one that is: make setup PYTHON=python3.11' >&2; exit 1; }
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev]'
 	@touch $@
