@@ -1,7 +1,7 @@
-"""What the benchmarks share: the workloads, our side of a comparison, processes that take turns, and tables.
+"""Code that the benchmarks share: the workloads, our side of a comparison, processes that take turns, and tables.
 
-Every contestant runs in a process of its own, so that its peak memory and its settings are its own, and the parent lets
-them take turns, so that what else the machine does meets all of them alike.
+Every contestant runs in a process of its own, so that its peak memory and its settings are its own. The parent lets
+them take turns, so that other load on the machine slows all of them equally.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from metalearn_cli.cli.main import WAITING
 ROOT = Path(__file__).resolve().parents[1]
 
 Turn = Callable[[int], float | None]
-"""Does the work of turn i and returns the seconds that count, or None: then all of it is timed."""
+"""Runs turn i and returns the seconds that count, or None: then the whole turn is timed."""
 
 Maker = Callable[[], Turn]
 """Sets a contestant up in its own process; picklable."""
@@ -44,13 +44,13 @@ class Workload:
     """One meta-step on 28x28 images with conv4-64: batch statistics, 2x2 max-pooling.
 
     Attributes:
-        name: how the tables call it.
-        title: what it is, in words.
+        name: its name in the tables.
+        title: its description.
         tasks, way, shot, query, inner_steps, inner_lr, first_order: as the settings of the same names;
             inner_steps = 0 stands for ProtoNet.
         goal: how many times faster than the fastest peer we want to be.
         share: the share of the machine's measured limit that we want to reach.
-        allocator: whether the peers, too, run with the allocator set as ours always is.
+        allocator: whether the peers, too, run with our settings of the allocator.
     """
 
     name: str
@@ -79,8 +79,8 @@ class Workload:
     def flops(self) -> float:
         """Floating-point operations of a step's convolutions: a multiply-add is two, the rest is not counted.
 
-        An image costs one unit forward and two backward. Back through a second-order inner step are six more: the
-        derivative of those three, each a product of two things that both vary.
+        An image costs one unit forward and two backward. The backward pass through a second-order inner step costs six
+        more: the derivative of those three, each a product of two factors that both vary.
         """
         inner = self.inner_steps * self.way * self.shot * (3 if self.first_order else 9)
         outer = self.way * (self.query if self.inner_steps else self.query + self.shot) * 3
@@ -156,7 +156,7 @@ class Ours:
 
 
 class _Nowhere:
-    """Keeps nothing of what a loop reports."""
+    """Discards everything that a loop reports."""
 
     def advance(self, done: int) -> None:
         pass
@@ -173,7 +173,7 @@ class _Nowhere:
 
 @dataclass
 class Result:
-    """What a contestant came to: the seconds of its turns, and its peak memory, or why it failed."""
+    """The result of a contestant: the seconds of its turns, and its peak memory, or why it failed."""
 
     seconds: list[float] = field(default_factory=list)
     peak_mb: float = float("nan")
@@ -195,14 +195,14 @@ def race(
     """Let contestants take turns, each in its own process.
 
     Args:
-        makers: what sets each of them up.
+        makers: functions that set each of them up.
         turns: turns that count.
-        budget: seconds after which no further round begins; one round counts in any case.
+        budget: seconds after which no further round begins; one round always counts.
         warm: turns before them that do not count.
-        ours: whose threads wait as those of `mlx` do; those of the others as the system has it.
+        ours: names of contestants whose threads wait as in `mlx`; those of the others wait as the system decides.
 
     Returns:
-        What each came to, in the same order.
+        The result of each, in the same order.
     """
     context = multiprocessing.get_context("spawn")
     results = {name: Result() for name in makers}
@@ -215,7 +215,9 @@ def race(
             with patch.dict(os.environ, WAITING if name in ours else {}):
                 processes[-1].start()
             end.close()
-            _ask(pipes, results[name], name, None)  # one after the other: setting up is not to disturb the others
+            _ask(
+                pipes, results[name], name, None
+            )  # one after the other, so that setting up does not disturb the others
         began = time.monotonic()
         for turn in range(warm + turns):
             if turn > warm and time.monotonic() - began > budget:
@@ -235,7 +237,7 @@ def race(
 
 
 def _ask(pipes: dict[str, Connection], result: Result, name: str, question: object) -> float | None:
-    """Return a contestant's answer; one that fails is out of the race."""
+    """Return a contestant's answer; one that fails takes no further turn."""
     try:
         if question is not None:
             pipes[name].send(question)
@@ -251,7 +253,7 @@ def _ask(pipes: dict[str, Connection], result: Result, name: str, question: obje
 
 
 def _contestant(pipe: Connection, maker: Maker) -> None:
-    warnings.simplefilter("ignore")  # peers warn of much that is not for the reader of a table
+    warnings.simplefilter("ignore")  # the peers' warnings do not belong into a table
     with pipe, _silence():
         try:
             turn = maker()
@@ -271,7 +273,7 @@ def _contestant(pipe: Connection, maker: Maker) -> None:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Send what a contestant prints nowhere: some print at every step."""
+    """Discard what a contestant prints: some print at every step."""
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), 1)
         if not os.environ.get("BENCH_STDERR"):
@@ -280,7 +282,7 @@ def _silence() -> Iterator[None]:
 
 
 def _forget_peak() -> None:
-    """Begin to measure peak memory anew, where the system can (Linux)."""
+    """Reset the measurement of peak memory, where the system can (Linux)."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
@@ -289,7 +291,7 @@ def _forget_peak() -> None:
 
 def _peak_mb() -> float:
     """Return the largest resident memory of this process since `_forget_peak`, in MB of 2**20 bytes."""
-    try:  # not getrusage, which begins with what the parent had
+    try:  # not getrusage, which starts with the parent's memory
         status = Path("/proc/self/status").read_text()
         return int(status.split("VmHWM:")[1].split()[0]) / 1024
     except (OSError, IndexError):
@@ -343,7 +345,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def number(value: float, digits: int = 3) -> str:
-    """Return a number with some significant digits, or a dash where there is none."""
+    """Return a number with some significant digits, or a dash if there is none."""
     if value != value or value in (float("inf"), float("-inf")):
         return "-"
     magnitude = f"{value:.{digits}g}"
@@ -351,7 +353,7 @@ def number(value: float, digits: int = 3) -> str:
 
 
 def machine() -> str:
-    """Return one line on what the numbers were measured on."""
+    """Return one line that describes the machine and its software."""
     try:
         info = Path("/proc/cpuinfo").read_text()
         processor = info.split("model name")[1].split(":")[1].splitlines()[0].strip()
@@ -365,7 +367,7 @@ def machine() -> str:
 def arguments(description: str, folder: str) -> argparse.ArgumentParser:
     """Return a parser with the options that the benchmarks share."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--quick", action="store_true", help="fewer turns: numbers to look at, not to quote")
+    parser.add_argument("--quick", action="store_true", help="fewer turns: for a first look, not to quote")
     parser.add_argument("--save", metavar="FOLDER", type=Path, help=f"write the results there, as in {folder}")
     return parser
 

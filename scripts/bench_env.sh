@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Make the environment of scripts/bench_peers.py: this package and its peers. Arguments: the folder, the Python to use.
-# In one environment they do not all go by their own wishes (numpy, torchvision), so what they ask for is given by name.
+# Their requirements contradict each other (numpy, torchvision), so their dependencies are listed by name.
 set -euo pipefail
 folder=$1 python=${2:-python3}
 
@@ -10,8 +10,8 @@ pip install --constraint constraints.txt --editable . lightning \
   higher==0.2.1 torchopt==0.7.3 parallel-metalearn==0.5.6
 pip install --no-deps easyfsl==1.5.0 torchvision==0.28.0  # without pandas, which ProtoNet does not use
 
-# learn2learn 0.2.0 ships C made by a Cython older than Python 3.11: make it anew. It imports gym at once.
-# Whatever of this fails leaves an environment without learn2learn, and the benchmark says so.
+# learn2learn 0.2.0 ships C code from a Cython that is too old for Python 3.11: generate it again. It imports gym.
+# If any of this fails, the environment is without learn2learn, and the benchmark says so.
 learn2learn() {
   local work
   work=$(mktemp -d)
@@ -24,4 +24,4 @@ learn2learn() {
     "$work/tools/bin/pip" wheel --no-deps --no-build-isolation -w "$work" "$work/learn2learn-0.2.0" &&
     pip install --no-deps gym==0.26.2 gym-notices cloudpickle scipy "$work"/learn2learn-*.whl
 }
-learn2learn || echo 'warning: learn2learn could not be built; the benchmark goes on without it' >&2
+learn2learn || echo 'warning: learn2learn could not be built; the benchmark continues without it' >&2

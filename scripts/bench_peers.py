@@ -1,9 +1,9 @@
-"""How fast we are beside the peers, on the same batches, in turn, in one run: `make bench`.
+"""Our speed compared with the peers', on the same batches, in turn, in one run: `make bench`.
 
-Before anything is timed, every contestant's gradient is compared in float64 with that of a plain loop. Then each runs
-whole meta-steps (gradients and a step of Adam) in a process of its own. Medians, peak memory and the share of what this
-machine can do at best, measured in the same turns, go into one table per workload. Needs the environment that
-scripts/bench_env.sh makes; a peer that is not installed is named and left out.
+Before timing, every contestant's gradient is compared in float64 with that of a plain loop. Then each runs whole
+meta-steps (gradients and a step of Adam) in a process of its own. Medians, peak memory and the share of this machine's
+limit, measured in the same turns, go into one table per workload. Needs the environment that scripts/bench_env.sh
+makes; a peer that is not installed is named and left out.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ BATCH_SIZE, BLOCK, UNCOUNTED = 128, 25, 5  # pretraining: images per step, steps
 
 
 def draw(workload: Workload, folder: Path) -> tuple[Path, str]:
-    """Draw the batches that all contestants get, from Omniglot or, where that cannot be had, from glyphs.
+    """Draw the batches that all contestants get, from Omniglot or, without it, from glyphs.
 
     Returns:
         The file that has them, and the data's name.
@@ -135,7 +135,7 @@ def gradient(name: str, workload: Workload, batch: Batch, device: str = "cpu", w
 
 
 def deviations(names: Iterable[str], workload: Workload, path: Path, tasks: int) -> dict[str, float]:
-    """Return how far each one's gradient is from the plain loop's, relatively, on the first tasks of a batch."""
+    """Return the relative error of each one's gradient against the plain loop's, on the first tasks of a batch."""
     files = {
         name: path.with_name(f"gradient{index}.pt") for index, name in enumerate({PLAIN: 0, **dict.fromkeys(names)})
     }
@@ -153,7 +153,7 @@ def keep_gradient(name: str, workload: Workload, path: Path, tasks: int, file: P
 
 @dataclass
 class Report:
-    """The tables and numbers so far; said as they come, kept for the files."""
+    """The tables and numbers so far: printed at once, kept for the files."""
 
     text: list[str]
     numbers: dict[str, Any]
@@ -226,7 +226,7 @@ def compare(workload: Workload, chosen: list[str], options: argparse.Namespace, 
 
 
 def end_to_end(options: argparse.Namespace, report: Report) -> None:
-    """Measure W1 and W3 with each one's own data path: ours and learn2learn's."""
+    """Measure W1 and W3 with ours and with learn2learn, each with its own data path."""
     data = images().name
     rows, numbers = [], {}
     for workload in (WORKLOADS["W1"], WORKLOADS["W3"]):
@@ -259,7 +259,7 @@ def own_data(workload: Workload, data: str, sampling: bool = False) -> Turn:
 
 
 def learn2learn_data(workload: Workload) -> Turn:
-    """Set learn2learn up with its Omniglot benchmark; every task is sampled when its turn comes."""
+    """Set learn2learn up with its Omniglot benchmark, which samples every task when it is used."""
     import learn2learn
     from torchvision.datasets import Omniglot
 
@@ -283,7 +283,7 @@ def learn2learn_data(workload: Workload) -> Turn:
 
 
 def unpacked() -> Path:
-    """Return a folder with Omniglot's images as torchvision wants them, beside this environment's packages."""
+    """Return a folder with Omniglot's images in torchvision's layout, next to this environment's packages."""
     from metalearn_cli.data.common.cache import cache_dir
 
     root = Path(sys.prefix) / "omniglot"
@@ -299,7 +299,7 @@ def unpacked() -> Path:
 
 
 def overhead(options: argparse.Namespace, report: Report) -> None:
-    """Measure what the engine costs: the same network and mathematics run by it and written by hand, in one process."""
+    """Measure the engine's overhead: the same network and mathematics with it and written by hand, in one process."""
     rows, numbers = [], {}
     for workload in (WORKLOADS["W3"], replace(WORKLOADS["W1"], tasks=2)):
         results = race(
@@ -338,7 +338,7 @@ def engine_and_hand(workload: Workload) -> Turn:
 
 
 def written_by_hand(workload: Workload, start: Mapping[str, Tensor]) -> Callable[[Batch], None]:
-    """Return a meta-step on our own network that uses nothing of the engine and of the algorithms."""
+    """Return a meta-step on our own network without the engine and the algorithms."""
     from metalearn_cli.backbones.common.network import Network
     from torch.func import functional_call, grad
     from torch.nn.functional import cross_entropy
@@ -404,8 +404,8 @@ def pretraining(options: argparse.Namespace, report: Report) -> None:
     report.say(
         f"## Autoencoder pretraining on {data}, batches of {BATCH_SIZE}\n\n"
         + table(["", "ms/step", "images/s", "times ours", "of limit", "peak MB"], rows)
-        + "\n\nfiles: a DataLoader with 2 workers decodes each drawing when it is due; memory: one over ready tensors. "
-        + f"Our step has {gflop:.1f} GFLOP of convolutions: {bound:.0f} ms at {limit:.0f} GFLOP/s, the limit."
+        + "\n\nfiles: a DataLoader with 2 workers decodes each drawing when it is needed; memory: one over decoded "
+        + f"tensors. Our step has {gflop:.1f} GFLOP of convolutions: {bound:.0f} ms at {limit:.0f} GFLOP/s, the limit."
     )
     for name, result in results.items():
         if name != OURS:
@@ -441,7 +441,7 @@ def our_pretraining(data: str) -> Turn:
 
 
 class Drawings(torch.utils.data.Dataset):
-    """Image files, decoded when they are asked for."""
+    """Image files, decoded when they are used."""
 
     def __init__(self, folder: Path) -> None:
         self.files = sorted(folder.rglob("*.png"))
@@ -460,7 +460,7 @@ class Drawings(torch.utils.data.Dataset):
 
 
 class Encoder(nn.Sequential):
-    """conv4 in plain PyTorch, as the autoencoder wants a backbone."""
+    """conv4 in plain PyTorch, as a backbone for the autoencoder."""
 
     out_dim = 64
 
@@ -531,14 +531,15 @@ def lightning_pretraining(data: str, source: str) -> Turn:
 
 
 def streaming(options: argparse.Namespace, report: Report) -> None:
-    """Measure autoencoder pretraining on items that are in memory and on those that come from the disk, in turn."""
+    """Measure autoencoder pretraining on items in memory and on items from the disk, in turn."""
     makers = {name: partial(streamed, name == "disk") for name in ("memory", "disk")}
     results = race(makers, options.turns, options.budget, ours=makers)
     rows = [[name, number(1e3 * r.median), number(BATCH_SIZE / r.median)] for name, r in results.items()]
     report.say(
         f"## Data from memory and from a mapped file of {STREAMED >> 20} million items, batches of {BATCH_SIZE}\n\n"
         + table(["", "ms/step", "images/s"], rows)
-        + "\n\ndisk: before each step the system forgets what it has read of the file, as if it were larger."
+        + "\n\ndisk: before each step the system drops the file's pages from its cache, as if the file were larger "
+        + "than memory."
     )
     share = 100 * results["memory"].median / results["disk"].median
     report.goal("pretraining from the disk, of the speed from memory", share, 90.0, "%")
@@ -546,9 +547,10 @@ def streaming(options: argparse.Namespace, report: Report) -> None:
 
 
 def streamed(cold: bool) -> Turn:
-    """Set our stage up with items in memory or in a mapped file, as the data's cache keeps them.
+    """Set our stage up with items in memory or in a memory-mapped file, as in the data's cache.
 
-    A turn is a block of steps. Before each the system forgets what it has read of the file, if that is to be cold.
+    A turn is a block of steps. If the file shall be cold, its pages are dropped from the system's cache before each
+    step.
     """
     from metalearn_cli.data.common.cache import cached, large
     from metalearn_cli.data.common.dataset import Dataset, facts_of
@@ -598,7 +600,7 @@ def streamed(cold: bool) -> Turn:
 
 
 def start_up(options: argparse.Namespace, report: Report) -> None:
-    """Measure how long a run of one step takes beside importing torch."""
+    """Measure how long a run of one step takes, compared with importing torch."""
     mlx = Path(sys.executable).parent / "mlx"
     with tempfile.TemporaryDirectory() as folder:
         ours = [str(mlx), "pretrain", "steps=1", f"runs_dir={folder}"]
@@ -630,7 +632,7 @@ PARTS = {
 
 
 def main(words: list[str] | None = None) -> int:
-    """Run what is asked for, print it as Markdown and, if asked, write peers.md and peers.json."""
+    """Run the chosen parts, print them as Markdown and, with --save, write peers.md and peers.json."""
     everyone = [*dict.fromkeys([*bench_rivals.MAML, *bench_rivals.PROTONET]), OURS]
     parser = arguments(__doc__.splitlines()[0], "docs/benchmarks")
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"any of {' '.join([*WORKLOADS, *PARTS])}; all")
@@ -645,7 +647,7 @@ def main(words: list[str] | None = None) -> int:
     if wrong := set(options.only or ()) - set(everyone):
         parser.error(f"no such contestant: {', '.join(sorted(wrong))}; there are {'; '.join(everyone)}")
     report = Report([], {"machine": machine()}, [])
-    report.say(f"# Beside the peers\n\n{machine()}\n\n    {command('bench', words)}")
+    report.say(f"# Comparison with the peers\n\n{machine()}\n\n    {command('bench', words)}")
     for part in options.parts or [*WORKLOADS, *PARTS]:
         if part in WORKLOADS:
             compare(WORKLOADS[part], options.only or everyone, options, report)

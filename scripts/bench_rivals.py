@@ -1,7 +1,7 @@
 """The peers, each run as its own examples run it, and the plain loop that gradients are compared with.
 
 Each function sets up one of them on a network and returns its meta-step: gradients of a batch of episodes and a step of
-Adam, after which the network's tensors still have the gradients. Optimizers stand for Adam as each example makes it.
+Adam, after which the network's tensors still have the gradients. Adam is built as in each example.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 from torch.optim import SGD, Adam
 
-# torchvision's compiled operators do not load beside every build of torch; nothing here uses them, but importing
-# torchvision describes them to the compiler, which fails where they are not there
+# torchvision's compiled operators do not load with every build of torch. Nothing here uses them, but importing
+# torchvision registers them with the compiler, which fails if they are missing
 sys.modules.setdefault("torchvision._meta_registrations", ModuleType("torchvision._meta_registrations"))
 
 LR = 1e-3  # of Adam
@@ -30,7 +30,7 @@ Step = Callable[[Batch], object]
 
 
 def network(workload: Workload, device: str = "cpu") -> nn.Sequential:
-    """Return conv4 as the peers have it, for 28x28 images; the weights are the same at every call and on any device."""
+    """Return the peers' conv4 for 28x28 images; the weights are the same at every call and on any device."""
     torch.manual_seed(0)
     layers: list[nn.Module] = []
     for channels in (1, 64, 64, 64):
@@ -41,7 +41,7 @@ def network(workload: Workload, device: str = "cpu") -> nn.Sequential:
 
 
 def shared(net: nn.Sequential) -> list[nn.Parameter]:
-    """Return the tensors that our network has, too: a convolution's bias cancels in the normalisation after it."""
+    """Return the tensors that our network has, too: all but biases, which cancel in the normalisation after them."""
     without = {id(layer.bias) for layer in net if isinstance(layer, nn.Conv2d)}
     return [p for p in net.parameters() if id(p) not in without]
 
@@ -149,7 +149,7 @@ def torchopt_maml(net: nn.Sequential, workload: Workload, per_task: bool = False
 
 
 def torchopt_per_task(net: nn.Sequential, workload: Workload) -> Step:
-    """See `torchopt_maml`: kinder to it than its example."""
+    """See `torchopt_maml`; this way is faster than the library's example."""
     return torchopt_maml(net, workload, per_task=True)
 
 
@@ -283,12 +283,12 @@ MODULES = {"parallel-metalearn": "metalearn", PLAIN: "torch"}  # where the modul
 
 
 def rivals(workload: Workload) -> dict[str, Callable[[nn.Sequential, Workload], Step]]:
-    """Return those that can run a workload, installed or not."""
+    """Return the contestants that can run a workload, installed or not."""
     known = MAML if workload.inner_steps else PROTONET
     return {n: make for n, make in known.items() if not (workload.first_order and n in NO_FIRST_ORDER)}
 
 
 def installed(name: str) -> bool:
-    """Return whether a peer is there to be run."""
+    """Return whether a peer is installed."""
     package = name.split(",")[0]
     return importlib.util.find_spec(MODULES.get(package, package)) is not None

@@ -1,7 +1,7 @@
 """What a meta-step costs: seconds and peak memory over tasks, way, shot, inner steps, width, image size and threads.
 
 One setting changes at a time, from MAML of second order on 5-way 1-shot episodes of glyphs with 15 queries per class,
-4 tasks, 1 inner step, conv4-64, 28x28. Every point is our own stage in a process of its own, with its own data path:
+4 tasks, 1 inner step, conv4-64, 28x28. Every point is our stage with its own data path, in a separate process:
 `make bench-scaling`.
 """
 
@@ -22,9 +22,9 @@ CORES = os.cpu_count() or 1
 
 @dataclass(frozen=True)
 class Sweep:
-    """One setting, the values it takes (`quick`: those of a quick run), and the words that set one.
+    """One setting, its values (`quick`: those of a quick run), and the words that set one.
 
-    With `once`, a point is its first step: for what takes long and is looked at for its memory.
+    With `once`, only the first step of a point is measured: for slow points of which only the memory matters.
     """
 
     title: str
@@ -112,7 +112,7 @@ def plot(results: dict[str, list[tuple[int, float, float, str]]], path: Path) ->
         left.set_yscale("log")
         left.set_xticks(values, [str(value) for value in values])
         left.xaxis.set_minor_locator(NullLocator())
-        left.set_ylim(min(seconds) / 2, 2 * max(seconds))  # wide enough for some ticks of any range
+        left.set_ylim(min(seconds) / 2, 2 * max(seconds))  # wide enough for a few ticks in any range
         left.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         left.yaxis.set_minor_locator(NullLocator())
         left.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
@@ -123,7 +123,7 @@ def plot(results: dict[str, list[tuple[int, float, float, str]]], path: Path) ->
 
 
 def main(words: list[str] | None = None) -> int:
-    """Measure what is asked for, print it as Markdown and, if asked, write scaling.md and scaling.png."""
+    """Measure the chosen sweeps, print them as Markdown and, with --save, write scaling.md and scaling.png."""
     parser = arguments(__doc__.splitlines()[0], "docs/benchmarks")
     parser.add_argument("sweeps", nargs="*", metavar="SWEEP", help=f"any of {' '.join(SWEEPS)}; all")
     parser.add_argument("--budget", type=float, default=3.0, help="seconds after which a point takes no further turn")

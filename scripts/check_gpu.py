@@ -1,19 +1,19 @@
-r"""Check on a GPU, in minutes, that everything runs there, computes the right gradients, and how fast.
+r"""Check in minutes that everything runs on a GPU and computes the right gradients, and measure its speed.
 
     python scripts/check_gpu.py --save docs/benchmarks                    # where everything is installed
     python scripts/check_gpu.py --wheels wheels --save docs/benchmarks    # where there is no network
 
-Four parts: `tests` (fast ones), `gradients` (every way to compute them against float64 on the CPU), `commands` (the
-stages through the command line, and a resumed run) and `speed` (ours beside the plain loop, higher and torchopt). Each
-has its share of `--minutes` and says what it left out. The exit code is 1 if a part failed.
+Four parts: `tests` (the fast ones), `gradients` (every way to compute them against float64 on the CPU), `commands` (the
+stages through the command line, and a resumed run) and `speed` (ours, the plain loop, higher and torchopt). Each has
+its share of `--minutes` and names what it left out. The exit code is 1 if a part failed.
 
-It needs torch 2.6 or newer, and of Python 3.10 or newer: numpy, matplotlib, fonttools, pillow, pyyaml, safetensors,
-rich, tqdm; pytest, pytest-xdist and hypothesis for the tests. The other packages may come as a folder of wheels, 3 MB,
-which are installed into a temporary folder if they are not there. To make it, where there is a network:
+It needs Python 3.10 or newer with torch 2.6 or newer, numpy, matplotlib, fonttools, pillow, pyyaml, safetensors, rich,
+tqdm; pytest, pytest-xdist and hypothesis for the tests. The other packages can come as a folder of wheels, 3 MB;
+missing ones are installed from it into a temporary folder. To make it, on a machine with network:
 
     python scripts/check_gpu.py --make-wheels wheels --python 3.12
 
-or by hand (for torchopt, optree needs a wheel for the very version of Python; all others are pure Python):
+or by hand (optree, for torchopt, needs a wheel for exactly this version of Python; all others are pure Python):
 
     pip download --no-deps --constraint constraints.txt --only-binary :all: --python-version 3.12 --dest wheels \
       --platform any hydra-core omegaconf lightning-fabric lightning-utilities fsspec tensorboardX protobuf pooch \
@@ -54,13 +54,13 @@ TESTS = ("tests/unit/algorithms", "tests/unit/backbones", "tests/unit/engine", "
 PRECISIONS = {
     "32-true": 1e-3,
     "bf16-mixed": 2e-2,
-}  # what a resumed run's loss may be off by, beyond 10 times a repeat's
+}  # allowed error of a resumed run's loss, in addition to 10 times that of a repeated run
 SHOWN = 15  # lines of what failed
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What all parts are told: the device, whether to be quick, a folder to work in, and when to be ready."""
+    """What all parts need: the device, whether to be quick, a folder to work in, and when to be ready."""
 
     device: str
     quick: bool
@@ -70,7 +70,7 @@ class Setting:
 
 @dataclass
 class Part:
-    """What a part came to: paragraphs, numbers, failures, and what it left out for want of time."""
+    """The result of a part: paragraphs, numbers, failures, and what it left out for lack of time."""
 
     text: list[str] = field(default_factory=list)
     numbers: Any = None
@@ -80,7 +80,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a command came to; the code is None if its time was over."""
+    """The result of a command; the code is None if it ran out of time."""
 
     code: int | None
     out: str
@@ -89,7 +89,7 @@ class Answer:
 
 
 def call(words: Sequence[str], folder: Path, until: float) -> Answer:
-    """Run a command, and end it and all that it started when its time is over."""
+    """Run a command; when its time is over, end it with all processes that it started."""
     began = time.monotonic()
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = {**os.environ, "PYTHONPATH": path, "COLUMNS": "200"}
@@ -108,12 +108,12 @@ def call(words: Sequence[str], folder: Path, until: float) -> Answer:
 
 
 def last_lines(text: str) -> str:
-    """Return the end of what a command said."""
+    """Return the last lines of a command's output."""
     return "\n".join(text.rstrip().splitlines()[-SHOWN:])
 
 
 def outcomes(text: str) -> dict[str, tuple[str, str]]:
-    """Return (outcome, reason) of each test by name, from what pytest-xdist said with -v, ended or not."""
+    """Return (outcome, reason) of each test by name, from the output of pytest-xdist -v, complete or not."""
     found = {}
     for outcome, rest in re.findall(r"(?m)(?:^|\] )(PASSED|FAILED|ERROR|SKIPPED|XFAIL) (tests/.*?)\s*$", text):
         name, _, reason = rest.partition(" - ")
@@ -122,7 +122,7 @@ def outcomes(text: str) -> dict[str, tuple[str, str]]:
 
 
 def tests(setting: Setting) -> Part:
-    """Run the fast tests; a warning of another version of a library is no failure here."""
+    """Run the fast tests; a warning from another version of a library is not a failure here."""
     options = ["-v", "-rfE", "--tb=short", "-p", "no:cacheprovider", "-o", "filterwarnings=default"]
     parallel = ["-n", str(min(CORES, 8)), "--dist", "loadfile"]
     answer = call([sys.executable, "-m", "pytest", *options, *parallel, *TESTS], ROOT, setting.until)
@@ -140,7 +140,7 @@ def tests(setting: Setting) -> Part:
 
 
 def gradients(setting: Setting) -> Part:
-    """Compare every way to compute a meta-gradient with float64 on the CPU."""
+    """Compare every way of computing a meta-gradient with float64 on the CPU."""
     from gpu_gradients import BATCHES, BOUNDS, CONTROL, Case, compiled, eager
 
     shares = [eager(setting.device, setting.quick)]
@@ -178,12 +178,12 @@ def gradients(setting: Setting) -> Part:
             part.failures += [f"{told}: {verdict}, {error}"] if verdict in ("off", "failed") else []
         for line in lines:
             if "control" in line:
-                part.text.append(f"{CONTROL} would be off by {line['control']:.2f}; so no bound may be that large.")
+                part.text.append(f"{CONTROL} gives an error of {line['control']:.2f}, so every bound must be smaller.")
                 part.failures += ["the bounds are too loose"] if line["control"] <= max(BOUNDS.values()) else []
     explained = (
         "The relative error of the meta-gradient: conv4 with batch norm and 16 channels, 4 tasks of 5-way 1-shot; the "
-        f"median of {BATCHES} batches, since where two values of a pooling nearly tie, rounding chooses. Convolutions "
-        "in 32-true run with TensorFloat-32 off, and on in the rows TF32, as torch has it by default."
+        f"median of {BATCHES} batches, because rounding decides between two nearly equal values of a pooling. "
+        "Convolutions in 32-true run without TensorFloat-32; in the rows TF32 with it, torch's default."
     )
     header = ["", "tasks", "numbers", "off by", "bound", ""]
     part.text[:0] = [explained, bench_common().table(header, rows)] if rows else []
@@ -193,7 +193,7 @@ def gradients(setting: Setting) -> Part:
 
 
 def judged(line: dict[str, Any] | None, bound: float, answer: Answer) -> tuple[str, str]:
-    """Return (verdict, what to show) of a case's answer, or of its process where there is none."""
+    """Return (verdict, text) of a case's answer, or of its process if it gave none."""
     if line is None:
         told = answer.err.split("\n") if answer.err.strip() else [f"exit code {answer.code}"]
         return ("left out", "") if answer.code is None else ("failed", [line for line in told if line.strip()][-1])
@@ -203,11 +203,11 @@ def judged(line: dict[str, Any] | None, bound: float, answer: Answer) -> tuple[s
 
 
 def commands(setting: Setting) -> Part:
-    """Run the stages through the command line in two precisions, side by side, and resume a run."""
+    """Run the stages through the command line in two precisions, in parallel, and resume a run."""
     with ThreadPoolExecutor(len(PRECISIONS)) as pool:
         parts = list(pool.map(lambda precision: _chain(setting, precision), PRECISIONS))
     rows = [row for part in parts for row in part.numbers]
-    note = "Both precisions ran side by side; seconds are those of the whole command."
+    note = "Both precisions ran in parallel; seconds are those of the whole command."
     return Part(
         [bench_common().table(["", "command", "s", "result"], rows), note],
         rows,
@@ -217,7 +217,7 @@ def commands(setting: Setting) -> Part:
 
 
 def _chain(setting: Setting, precision: str) -> Part:
-    """Run the commands of one precision, each on what the one before left."""
+    """Run the commands of one precision, each on the result of the one before."""
     part = Part(numbers=[])
     folder = setting.folder / precision
     folder.mkdir()
@@ -292,7 +292,7 @@ def apart(one: Path, other: Path) -> float:
 
 
 def speed(setting: Setting) -> Part:
-    """Measure seconds and memory of meta-steps beside the plain loop, higher and torchopt."""
+    """Measure seconds and memory of meta-steps of ours, the plain loop, higher and torchopt."""
     import bench_rivals
     import gpu_speed
 
@@ -308,9 +308,9 @@ def speed(setting: Setting) -> Part:
             part.failures += gpu_speed.failures(workload, measured)
     part.text.append(
         "Medians of whole steps with Adam, the device idle before and after, contestants in turn on the same batches "
-        "in 32-true with torch's defaults (TensorFloat-32 in convolutions). Peak MB: the most that torch had of the "
-        "device's memory, from a contestant's set-up to its third step. First step: compiling included, others "
-        "setting up beside it."
+        "in 32-true with torch's defaults (TensorFloat-32 in convolutions). Peak MB: the most device memory that torch "
+        "used, from a contestant's set-up to its third step. First step: with compiling, while others set up in "
+        "parallel."
     )
     return part
 
@@ -324,7 +324,7 @@ PARTS: dict[str, tuple[float, Callable[[Setting], Part]]] = {  # with the share 
 
 
 def deadline(name: str, chosen: Sequence[str], now: float, until: float) -> float:
-    """Return when a part has to be ready: what earlier ones left over is shared by it and those after it."""
+    """Return when a part must end: it shares the time that earlier parts left over with the parts after it."""
     ahead = chosen[chosen.index(name) :]
     return now + (until - now) * PARTS[name][0] / sum(PARTS[other][0] for other in ahead)
 
@@ -337,7 +337,7 @@ def bench_common() -> Any:
 
 
 def machine(device: str) -> dict[str, str]:
-    """Return what everything was measured on."""
+    """Return device, driver and versions of the measurement."""
     import torch
 
     found = {
@@ -361,16 +361,16 @@ def machine(device: str) -> dict[str, str]:
 
 def section(name: str, part: Part, seconds: float) -> str:
     """Return a part's Markdown."""
-    verdict = "FAILED" if part.failures else "passed as far as it got" if part.left_out else "passed"
+    verdict = "FAILED" if part.failures else "passed in part" if part.left_out else "passed"
     failures = "\n".join(f"    {line}" for failure in part.failures for line in failure.splitlines())
     told = [f"## {name}: {verdict}, {seconds:.0f} s", *part.text]
     told += [f"Failed:\n\n{failures}"] if failures else []
-    told += [f"Left out, as the time was over: {'; '.join(part.left_out)}."] if part.left_out else []
+    told += [f"Left out for lack of time: {'; '.join(part.left_out)}."] if part.left_out else []
     return "\n\n".join(told)
 
 
 def check(options: argparse.Namespace) -> int:
-    """Run the parts, print each and save all that there is after each."""
+    """Run the parts; after each, print it and save all results so far."""
     until = time.monotonic() + 60 * options.minutes
     command = f"python scripts/check_gpu.py {shlex.join(options.words)}".rstrip()
     facts = {**machine(options.device), "command": command}
@@ -406,7 +406,7 @@ def check(options: argparse.Namespace) -> int:
 
 
 def listed(text: str) -> list[str]:
-    """Return the parts that a comma-separated list names, in the order in which they run."""
+    """Return the parts named in a comma-separated list, in the order in which they run."""
     wanted = text.split(",")
     if wrong := set(wanted) - set(PARTS):
         raise argparse.ArgumentTypeError(f"no such part: {', '.join(sorted(wrong))}; there are {', '.join(PARTS)}")
@@ -414,14 +414,16 @@ def listed(text: str) -> list[str]:
 
 
 def main(words: list[str] | None = None) -> int:
-    """Make wheels, or run the check, with those of a folder if that is asked for."""
+    """Make wheels, or run the check, with the wheels of a folder if one is given."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cuda:0", help="cuda:0, another index, or cpu, which is always --quick")
     parser.add_argument("--minutes", type=float, default=8.0, help="how long it may take (8)")
     parser.add_argument("--parts", type=listed, default=list(PARTS), help=f"some of {','.join(PARTS)}; all")
     parser.add_argument("--quick", action="store_true", help="small sizes and fewer cases, nothing compiled")
     parser.add_argument("--save", metavar="FOLDER", type=Path, help="write gpu.md and gpu.json there")
-    parser.add_argument("--wheels", metavar="FOLDER", type=Path, help="where packages come from that are not installed")
+    parser.add_argument(
+        "--wheels", metavar="FOLDER", type=Path, help="folder of wheels for packages that are not installed"
+    )
     parser.add_argument("--make-wheels", metavar="FOLDER", type=Path, help="fill the folder, and nothing else")
     parser.add_argument("--python", default="3.12", help="for --make-wheels: the Python that will use them (3.12)")
     options = parser.parse_args(words)

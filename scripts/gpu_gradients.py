@@ -1,6 +1,6 @@
-"""How far meta-gradients on a device are from those in float64 on the CPU: the cases, and the process that has some.
+"""The error of meta-gradients on a device against float64 on the CPU: the cases, and a process that runs some of them.
 
-`check_gpu.py` calls this file with a device and cases in JSON; each case answers with a line of JSON.
+`check_gpu.py` calls this file with a device and cases in JSON; it prints a line of JSON for each case.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ LEARNERS = {
     "fomaml": ["algorithm=fomaml", "algorithm.inner_lr=0.4", "algorithm.inner_steps=1"],
     "protonet": ["algorithm=protonet"],
 }
-# A wrong derivative is off by 1 or more (see `control`). In this shape, numbers of 53, 24 and 8 bits were off by 2e-15,
-# 2e-6 and 0.1 to 0.2 on a CPU, as the gradient jumps where a pooling chooses otherwise; 11 bits lie between. The bounds
-# leave room for other orders of summation.
+# The error of a wrong derivative is 1 or more (see `control`). On a CPU and in this shape, numbers of 53, 24 and 8 bits
+# had errors of 2e-15, 2e-6 and 0.1 to 0.2, because the gradient jumps where a pooling chooses another value; 11 bits
+# are in between. The bounds leave room for other orders of summation.
 BOUNDS = {"64-true": 1e-9, "32-true": 1e-4, "TF32": 0.2, "16-mixed": 0.2, "bf16-mixed": 0.5, "bf16-true": 0.5}
-BATCHES = 5  # the median counts: where two values of a pooling nearly tie, rounding chooses, and the gradient jumps
+BATCHES = 5  # the median counts: rounding decides between two nearly equal values of a pooling, and the gradient jumps
 TRIES = 20  # with which 16-mixed finds a scale at which nothing overflows
 CONTROL = "fomaml in place of maml"
 
@@ -55,7 +55,7 @@ class Case:
 
     @property
     def everywhere(self) -> bool:
-        """Return whether no machine may refuse it; not all have a compiler, or can batch and round to 16 bits."""
+        """Return whether every machine must run it; not all have a compiler, or can batch and round to 16 bits."""
         return self.precision in ("64-true", "32-true") and not self.compiled
 
     def words(self, device: str) -> list[str]:
@@ -69,7 +69,7 @@ REFERENCE = {learner: Case(learner, "loop", "64-true") for learner in LEARNERS}
 
 
 def eager(device: str, quick: bool) -> list[Case]:
-    """Return all that a device can do without compiling, or some of it, the most important first."""
+    """Return all cases that need no compiling, or some of them, the most important first."""
     ways = ["loop", "vmap"] if quick or device != "cpu" else ["loop", "vmap", "threads", "groups"]
     formats = ["32-true", "bf16-mixed", "64-true", *([] if quick else ["bf16-true"])]
     cases = [Case(learner, way, f) for f in formats for way in ways for learner in LEARNERS]
@@ -80,7 +80,7 @@ def eager(device: str, quick: bool) -> list[Case]:
 
 
 def compiled() -> list[Case]:
-    """Return what is worth compiling, for a GPU, the most important first."""
+    """Return the cases to compile on a GPU, the most important first."""
     chosen = [("maml", "vmap", "32-true"), ("protonet", "vmap", "32-true"), ("fomaml", "vmap", "32-true")]
     chosen += [("maml", "vmap", "bf16-mixed"), ("maml", "loop", "32-true"), ("protonet", "vmap", "bf16-mixed")]
     return [Case(*one, compiled=True) for one in chosen]
@@ -141,7 +141,7 @@ def answers(device: str, cases: list[Case]) -> Iterator[dict[str, Any]]:
 
 
 def control() -> float:
-    """Return how far the first-order gradient is from the second-order one: what a bound must not let through."""
+    """Return the error of the first-order gradient against the second-order one: every bound must be smaller."""
     return error(reference("fomaml")[1], reference("maml")[1])
 
 

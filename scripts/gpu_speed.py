@@ -1,7 +1,7 @@
 """Speed and memory of a meta-step on a device: ours in three ways, the plain PyTorch loop, higher and torchopt.
 
-A workload's contestants share a process, as each start costs seconds, and those that are compiled have another, as
-that may take minutes. All processes set up side by side; then one workload after the other is timed, alone.
+A workload's contestants share a process, because each start costs seconds; compiled ones have another, because
+compiling may take minutes. All processes set up in parallel; then each workload is timed alone.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ BATCHES, TURNS, SETTING_UP = 3, 15, 0.6  # different ones; turns at most; share 
 
 @dataclass
 class Figures:
-    """What a contestant came to: seconds of its first step and of its turns, peak memory, or why it failed."""
+    """The result of a contestant: seconds of its first step and of its turns, peak memory, or why it failed."""
 
     first: float = float("nan")
     seconds: list[float] = field(default_factory=list)
@@ -60,7 +60,7 @@ def workloads(quick: bool) -> list[Workload]:
 
 
 def contestants(workload: Workload) -> list[str]:
-    """Return who can run a workload without compiling, of those that are installed."""
+    """Return the installed contestants that can run a workload without compiling."""
     rivals = bench_rivals.rivals(workload)
     return [*(n for n in RIVALS if n in rivals and bench_rivals.installed(n)), *(n for n in OURS if n != COMPILED)]
 
@@ -144,12 +144,12 @@ class _Contest:
 
 
 def _compete(pipe: Connection, workload: Workload, names: list[str], device: str, log: Path) -> None:
-    """Set contestants up, send what they came to, and take a turn whenever asked for one."""
-    os.setsid()  # so that what the compiler starts can be ended with it
+    """Set contestants up, send their results, and take a turn on each request."""
+    os.setsid()  # so that processes started by the compiler end with it
     with log.open("w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    warnings.simplefilter("ignore")  # peers warn of much that is not for the reader of a table
+    warnings.simplefilter("ignore")  # the peers' warnings do not belong into a table
     contest = _Contest(workload, device)
     pipe.send({name: contest.add(name) for name in names})
     while isinstance(index := pipe.recv(), int):
@@ -170,7 +170,7 @@ class Group:
         self.figures: dict[str, Figures] = {}
 
     def set_up(self, until: float) -> None:
-        """Wait for the contestants to be ready; one that is not in time is left out."""
+        """Wait for the contestants to be ready; those that are late are left out."""
         answer = self._answer(until)
         self.figures = answer if isinstance(answer, dict) else {name: Figures(failure=answer) for name in self.names}
 
@@ -190,7 +190,7 @@ class Group:
         if self._process.is_alive() and self._process.pid is not None:
             try:
                 os.killpg(self._process.pid, signal.SIGKILL)
-            except ProcessLookupError:  # it has no group of its own yet
+            except ProcessLookupError:  # it does not have its own process group yet
                 self._process.kill()
         self._process.join()
 
@@ -212,7 +212,7 @@ LATE = "left out: not ready in time"
 
 
 def compare(device: str, quick: bool, until: float, folder: Path) -> Iterator[tuple[Workload, dict[str, Figures]]]:
-    """Yield each workload with what its contestants came to.
+    """Yield each workload with its contestants' results.
 
     Args:
         device: cpu, or cuda:0 and so on.
@@ -245,7 +245,7 @@ def compare(device: str, quick: bool, until: float, folder: Path) -> Iterator[tu
 
 
 def shown(workload: Workload, results: dict[str, Figures]) -> str:
-    """Return a workload's table and what did not go well."""
+    """Return a workload's table and its failures."""
     plain = results[PLAIN].median if PLAIN in results else float("nan")
     rows = [
         [
@@ -267,7 +267,7 @@ def shown(workload: Workload, results: dict[str, Figures]) -> str:
 
 
 def failures(workload: Workload, results: dict[str, Figures]) -> Iterable[str]:
-    """Yield what is wrong with ours: a peer's failure is the peer's."""
+    """Yield the failures of our contestants; those of peers are not counted."""
     for name, figures in results.items():
         if name in OURS and figures.failure and figures.failure != LATE:
             yield f"{workload.name}, {name}: {figures.failure}"

@@ -1,4 +1,4 @@
-"""The packages that a machine without network lacks, as a folder of wheels: how it is made, and how it is used."""
+"""A folder of wheels for a machine without network: making it and using it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PURE = (
-    # what the package needs, and what that needs
+    # the package's dependencies, and their dependencies
     *("hydra-core", "omegaconf", "lightning-fabric", "lightning-utilities", "fsspec", "tensorboardX", "protobuf"),
     *("pooch", "platformdirs", "requests", "urllib3", "idna", "certifi", "charset-normalizer", "packaging"),
     # the peers
@@ -21,7 +21,7 @@ SYSTEMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_
 
 
 def commands(folder: Path, python: str) -> list[list[str]]:
-    """Return what makes the folder, as arguments of pip.
+    """Return the arguments of the pip commands that make the folder.
 
     Args:
         folder: where the wheels go.
@@ -38,7 +38,7 @@ def commands(folder: Path, python: str) -> list[list[str]]:
 
 
 def make(folder: Path, python: str) -> int:
-    """Fill a folder with the wheels, say each command and the size, and return an exit code."""
+    """Fill a folder with the wheels, print each command and the size, and return an exit code."""
     for words in commands(folder, python):
         print("pip", *words, flush=True)
         if code := _pip(*words):
@@ -58,7 +58,7 @@ def installed(package: str) -> bool:
 
 
 def install(folder: Path | None, target: Path) -> None:
-    """Put what this Python lacks into a folder: this package's version, and the wheels of another folder.
+    """Put the packages that this Python lacks into a folder: this package's version, and the wheels of another folder.
 
     Raises:
         RuntimeError: if pip cannot do it.
@@ -77,7 +77,7 @@ def install(folder: Path | None, target: Path) -> None:
     if pure and _pip(*options, *map(str, pure)):
         raise RuntimeError(f"pip could not install the wheels of {folder}")
     for wheel in (wheel for wheel in wheels if wheel not in pure):
-        if _pip(*options, str(wheel)):  # made for another Python: a peer less
+        if _pip(*options, str(wheel)):  # made for another Python: continue without this peer
             print(f"left out: {wheel.name}", file=sys.stderr)
 
 

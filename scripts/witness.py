@@ -1,12 +1,12 @@
-"""A witness of the numbers: what a fixed set of small trainings comes to, as sha256 of weights and of episodes.csv.
+"""Results of a fixed set of small trainings, as sha256 of weights and of episodes.csv.
 
-A change that is not meant to alter results leaves every line as it is:
+A change that is not meant to alter results changes no line:
 
     python scripts/witness.py > before.txt; ... ; python scripts/witness.py | diff before.txt -
 
-The hashes are those of one kind of machine and one version of torch, as others round otherwise; `loss` and `score` are
-the same everywhere, to the digits shown or nearly so. `tests/cli/test_witness.py` compares with witness.json, which
-`python scripts/witness.py --write` renews.
+The hashes hold for one kind of machine and one version of torch, because others round differently; `loss` and `score`
+are the same everywhere, to the digits shown or nearly so. `tests/cli/test_witness.py` compares with witness.json, which
+`python scripts/witness.py --write` updates.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def _sha256(path: Path) -> str:
 
 
 def machine() -> dict[str, str]:
-    """Return what decides how sums are rounded."""
+    """Return the facts of the machine that decide how sums are rounded."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     flags = next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
