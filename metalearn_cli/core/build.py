@@ -1,8 +1,8 @@
-"""From a component's settings (`_target_` and keyword arguments) to the object, and nothing else can be built.
+"""Build components, and nothing else, from their settings (`_target_` and keyword arguments).
 
-A config may come from a stranger, so each group of components has one package that its names may lie in, and of a
-module there only what bears the module's name and is defined in it: neither aliases nor helpers can be reached.
-Settings are checked by what the component's source says; what is built is imported and looked at itself.
+A config may come from an untrusted source. So each group of components has one package for its modules, and only what
+has its module's name and is defined there can be built, neither aliases nor helpers. Settings are checked against the
+component's source; only a component that is built is imported.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from metalearn_cli.core.errors import ConfigError, Problem, UserError
 from metalearn_cli.core.source import Parameter, parameters
 
 FOLDERS = {"backbone": "backbones", "model": "models", "method": "methods", "algorithm": "algorithms", "data": "data"}
-"""Where the components of each group are, in this package and in plug-ins: `maml.Maml`, one to a module."""
+"""The folder of each group's components, in this package and in plug-ins: `maml.Maml`, one per module."""
 
 OF_TORCH = {"optimizer": ("torch.optim", "Optimizer"), "scheduler": ("torch.optim.lr_scheduler", "LRScheduler")}
-"""The groups that torch brings: the module, and the class in it that all of them derive from."""
+"""The groups that torch provides: the module, and the base class of the group."""
 
 LIMITS = {"optimizer": {"lr": Annotated[float, Range(0)]}}
 """What settings of torch's components may be, where torch says so only once they are built."""
@@ -37,7 +37,7 @@ PASSED_IN = {
     "optimizer": frozenset({"params", "fused"}),
     "scheduler": frozenset({"optimizer"}),
 }
-"""Arguments that stages pass to a component, facts about the data and objects built before: no config sets them."""
+"""Arguments that stages pass to a component (facts about the data, other objects): no config sets them."""
 
 Spec = Mapping[str, Any]
 """A component's settings: `_target_` (dotted name) and the constructor's keyword arguments."""
@@ -48,10 +48,10 @@ def locate(target: str, key: str) -> Any:
 
     Args:
         target: the dotted name of a class or function.
-        key: the group that it must be of ("algorithm").
+        key: the group that it must belong to ("algorithm").
 
     Raises:
-        ValueError: if it is not of that group, or is not there.
+        ValueError: if it does not exist, or does not belong to that group.
     """
     _permit(target, key)
     module, _, name = target.rpartition(".")
@@ -71,19 +71,19 @@ def locate(target: str, key: str) -> Any:
     else:
         fits = (inspect.isclass(found) or inspect.isfunction(found)) and found.__module__ == module
     if not fits:
-        raise ValueError(f"{target!r} is no {key}; allowed is {_allowed(key)}")
+        raise ValueError(f"{target!r} is not a valid {key}; allowed is {_allowed(key)}")
     return found
 
 
 def problems_of(spec: object, key: str) -> list[Problem]:
-    """Check a component's settings against its constructor's signature, importing nothing that a source can tell.
+    """Check a component's settings against its constructor's signature, without importing it if its source is enough.
 
     Args:
-        spec: the settings as they came from the config.
-        key: where they stand in the config ("algorithm").
+        spec: the settings from the config.
+        key: their key in the config ("algorithm").
     """
     if not isinstance(spec, Mapping) or not isinstance(spec.get("_target_"), str):
-        return [Problem(key, f"must name what to build by `_target_`, got {shown(spec)}; choose one with {key}=NAME")]
+        return [Problem(key, f"must name its class in `_target_`, got {shown(spec)}; choose one with {key}=NAME")]
     try:
         taken = _parameters(spec["_target_"], key)
     except ValueError as error:
@@ -109,15 +109,15 @@ def _allowed(key: str) -> str:
 
 
 def packages(key: str) -> list[str]:
-    """Return where the components of a group are: here, and in plug-ins."""
+    """Return the packages with the components of a group: ours, and those of plug-ins."""
     return [f"{package}.{FOLDERS[key]}" for package in ("metalearn_cli", *plugins.packages())]
 
 
 def _permit(target: str, key: str) -> None:
-    """Refuse by its name what is no component of a group.
+    """Refuse a name that is not a component of a group.
 
     Raises:
-        ValueError: saying what is allowed.
+        ValueError: with what is allowed.
     """
     module, _, name = target.rpartition(".")
     package, _, own = module.rpartition(".")
@@ -127,15 +127,15 @@ def _permit(target: str, key: str) -> None:
         hint = f"; if {other} is a plug-in, it is not installed here" if folder == FOLDERS.get(key) else ""
         raise ValueError(f"{target!r} may not be built from a config; allowed is {_allowed(key)}{hint}")
     if key in FOLDERS and name.lower() != own.replace("_", ""):
-        rule = "a component bears the name of its module, as in maml.Maml"
-        raise ValueError(f"{target!r} is no {key}; allowed is {_allowed(key)}: {rule}")
+        rule = "a component has the name of its module, as in maml.Maml"
+        raise ValueError(f"{target!r} is not a valid {key}; allowed is {_allowed(key)}: {rule}")
 
 
 def _parameters(target: str, key: str) -> dict[str, Parameter]:
-    """Return what a config may set of a component, by name.
+    """Return the parameters of a component that a config may set, by name.
 
     Raises:
-        ValueError: if it is not of that group, or is not there.
+        ValueError: if it does not exist, or does not belong to that group.
     """
     _permit(target, key)
     module, _, name = target.rpartition(".")
@@ -147,7 +147,7 @@ def _parameters(target: str, key: str) -> dict[str, Parameter]:
     if told is not None:
         return told
     found = locate(target, key)
-    # torch imports some names of its annotations for type checkers alone
+    # torch imports some names of its annotations only for type checkers
     names = vars(collections.abc)
     hints = get_type_hints(found.__init__ if inspect.isclass(found) else found, localns=names, include_extras=True)
     return {
@@ -158,7 +158,7 @@ def _parameters(target: str, key: str) -> dict[str, Parameter]:
 
 
 def build(spec: Spec, key: str, **objects: Any) -> Any:
-    """Build a component, passing those of `objects` that its constructor takes.
+    """Build a component; of `objects`, its constructor gets those that it takes.
 
     Raises:
         ConfigError: if the settings do not fit its constructor, or the constructor refuses them.
@@ -172,7 +172,7 @@ def bind(spec: Spec, key: str, **objects: Any) -> partial[Any]:
     """Return a component's constructor with its arguments: the settings, and those of `objects` that it takes.
 
     Raises:
-        ConfigError: if the settings do not fit it.
+        ConfigError: if the settings do not fit the constructor.
     """
     problems = problems_of(spec, key)
     if not problems:
@@ -195,11 +195,11 @@ def _names(word: str, setting: str, key: str) -> bool:
 
 @contextmanager
 def blamed_on(spec: Spec, key: str) -> Iterator[None]:
-    """Tell what goes wrong in a component as a problem of its settings: only they can be at fault.
+    """Within a block, report errors of a component as problems of its settings, as only these can be the cause.
 
     Raises:
-        ConfigError: for a ValueError, which names the setting, and for what torch, or the lack of memory, comes to
-            with values that no annotation excludes.
+        ConfigError: for a ValueError, which names the setting, and for errors of torch, or lack of memory, with values
+            that no annotation excludes.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Does a plain value (from YAML or JSON) fit a type annotation? If not, what is allowed, in words."""
+"""Check plain values (from YAML or JSON) against type annotations, and say in words what is allowed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Range(NamedTuple):
 
 
 class Above(NamedTuple):
-    """What a number must be greater than; use as `Annotated[float, Above(0)]`."""
+    """A lower limit that is not allowed itself; use as `Annotated[float, Above(0)]`."""
 
     low: float
 
@@ -45,7 +45,7 @@ class Above(NamedTuple):
 
 
 class Below(NamedTuple):
-    """What a number must be less than; use as `Annotated[float, Below(1)]`."""
+    """An upper limit that is not allowed itself; use as `Annotated[float, Below(1)]`."""
 
     high: float
 
@@ -62,7 +62,7 @@ _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: 
 
 
 LONGEST = 200
-"""Characters of a value that a message quotes."""
+"""Most characters of a value that a message quotes."""
 
 _LISTS = (list, tuple, Sequence, Iterable)
 
@@ -83,14 +83,14 @@ def describe(annotation: Any) -> str:
     if origin in _LISTS and args:
         return f"a list of {describe(args[0])}"
     if origin is Callable:
-        return "a function, which no config can hold"
+        return "a function, which a config cannot contain"
     return str(getattr(annotation, "__name__", annotation))
 
 
 def fits(value: Any, annotation: Any) -> bool:
-    """Whether `value` may stand where `annotation` is written; annotations it does not know fit everything.
+    """Whether `value` fits `annotation`; unknown annotations fit everything.
 
-    Lists stand for tuples too: YAML and JSON know no others.
+    A list fits the annotation of a tuple: YAML and JSON have only lists.
     """
     origin, args = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
@@ -110,7 +110,7 @@ def fits(value: Any, annotation: Any) -> bool:
     if origin in (dict, Mapping) or annotation in (dict, Mapping):
         return isinstance(value, Mapping)
     if annotation in (int, float):
-        # NaN would pass every comparison that follows, and what is beyond 64 bits overflows somewhere
+        # NaN would pass later comparisons, and numbers beyond 64 bits would overflow later
         numbers = int if annotation is int else (int, float)
         finite = isinstance(value, numbers) and not isinstance(value, bool) and abs(value) < float("inf")
         return finite and (isinstance(value, float) or -(2**63) <= value < 2**63)
@@ -118,12 +118,12 @@ def fits(value: Any, annotation: Any) -> bool:
 
 
 def _limits(args: tuple[Any, ...]) -> list[Range | Above | Below]:
-    """Return what `Annotated[...]` says of a number's size."""
+    """Return the limits in the arguments of `Annotated[...]`."""
     return [limit for limit in args[1:] if isinstance(limit, Range | Above | Below)]
 
 
 def shown(value: object) -> str:
-    """Return a value as messages quote it: on one line, and not the whole of a long one."""
+    """Return a value as messages quote it: on one line, a long one cut off."""
     try:
         text = repr(value)
     except (ValueError, RecursionError):  # a number of thousands of digits; lists in lists in lists
@@ -132,5 +132,5 @@ def shown(value: object) -> str:
 
 
 def mismatch(value: Any, annotation: Any) -> str:
-    """Return what is wrong with `value` as a sentence's end, or "" if it fits."""
+    """Return what is wrong with `value` as the end of a sentence, or "" if it fits."""
     return "" if fits(value, annotation) else f"must be {describe(annotation)}, got {shown(value)}"

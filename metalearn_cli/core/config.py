@@ -1,7 +1,7 @@
 """The settings of each stage as frozen dataclasses: what they mean, which values they may have.
 
 `parse` turns a plain mapping (from Hydra, from a run's config.json) into one of them and reports every problem at once.
-The defaults stand in configs/, not here: a stage never runs on a value that its config does not show.
+The defaults are in configs/, not here: a stage never uses a value that its config does not show.
 """
 
 from __future__ import annotations
@@ -31,32 +31,32 @@ class Runtime:
     """Where and how the numbers are computed."""
 
     accelerator: Literal["auto", "cpu", "gpu", "mps", "tpu"]
-    """Kind of device; auto takes the best that is there."""
+    """Kind of device; auto takes the best available."""
     devices: Literal["auto"] | Literal[1] | list[int]
     """1 or auto: the first device; [i]: the device with index i."""
     precision: Precision
-    """Number format of weights and computation, in Lightning Fabric's names."""
+    """Number format of weights and computation, by Lightning Fabric's names."""
     threads: Count | None
     """CPU threads, at most one per core; null = one per core, or what OMP_NUM_THREADS or a container's quota says."""
     task_batching: TaskBatching
-    """How the tasks of a meta-batch are computed, see `engine.tasks`."""
+    """How the tasks of a meta-batch run, see `engine.tasks`."""
     task_chunk: Count | None
-    """Tasks computed as one batch, for vmap and groups; null = a number that is usually quick."""
+    """Tasks in one batch of vmap or groups; null = a number that is usually fast."""
     task_compile: bool
     """Whether the gradients of tasks are compiled, see `engine.tasks`."""
     gradient_checkpointing: bool
-    """Whether adaptation steps are computed again instead of kept, see `core.functional.checkpointing`."""
+    """Whether adaptation steps are recomputed instead of stored, see `core.functional.checkpointing`."""
     tuned: bool
-    """Whether the process's memory allocator and number format are set for speed; see `engine.runtime.tune`."""
+    """Whether memory allocator and denormal numbers are set for speed, see `engine.runtime.tune`."""
     stop_on: list[Signal]
     """Signals besides SIGINT and SIGTERM on which a run saves a checkpoint and ends."""
     anomaly: bool
-    """Name the operation behind a gradient that is NaN, at the price of speed."""
+    """Name the operation behind a gradient that is NaN; slower."""
 
 
 @dataclass(frozen=True)
 class Every:
-    """How often the loop does what is not training, in steps."""
+    """Steps between two log lines, evaluations and checkpoints."""
 
     log: Count
     evaluate: Count
@@ -76,7 +76,7 @@ class Common:
     shot: Count
     """Labelled items per class (the support set)."""
     query: Count
-    """Items per class to be told apart (the query set)."""
+    """Items per class to classify (the query set)."""
 
 
 @dataclass(frozen=True)
@@ -88,22 +88,22 @@ class Training(Common):
     init_from: str | None
     """null, latest, latest:<stage>, a run id, or the path of a run or checkpoint folder."""
     reinit: list[str]
-    """Prefixes of tensor names that stay freshly initialised instead of being loaded."""
+    """Prefixes of tensor names that are initialised instead of loaded."""
     steps: Count
     """Optimizer steps."""
     optimizer: Spec
     scheduler: Spec
     every: Every
     keep: Count
-    """How many of the newest checkpoints stay, besides the best one."""
+    """How many of the newest checkpoints are kept, besides the best one."""
     val_episodes: Annotated[int, Range(2)]
     """Validation episodes at each evaluation."""
     patience: Count | None
-    """Evaluations in a row without a better result after which training ends early; null = never."""
+    """Training ends early after this many evaluations in a row without improvement; null = never."""
     on_nonfinite: Literal["stop", "skip"]
-    """What becomes of a step whose loss or gradient is not finite: end of the run, or left out."""
+    """What to do at a step whose loss or gradient is not finite: stop the run, or skip the step."""
     nonfinite_limit: Count
-    """For skip: steps in a row that may be left out; one more stops the run."""
+    """For skip: most steps in a row that are skipped; one more stops the run."""
 
 
 @dataclass(frozen=True)
@@ -123,9 +123,9 @@ class TransferConfig(Training):
     batch_size: Annotated[int, Range(2)]
     """Labelled items per step."""
     teacher: str | None
-    """A second checkpoint, with a classifier of the same classes, whose answers a method learns from; as init_from."""
+    """A second checkpoint, with a classifier of the same classes, that a method learns from; named as init_from."""
     also: dict[str, Spec]
-    """More data sets, whose items come with each batch, under the names by which a method asks for them."""
+    """More data sets, whose items are added to each batch, by the names that the method uses."""
 
 
 @dataclass(frozen=True)
@@ -150,9 +150,9 @@ class EvaluateConfig(Common):
     ckpt: str | None
     """As init_from; null evaluates an untrained `backbone` on `data`."""
     weights_seed: Annotated[int, Range(0, 2**32 - 1)] | None
-    """Of weights that no checkpoint brings, while `seed` is that of the episodes; null = the same one."""
+    """Seed of weights that are not in the checkpoint; null = `seed`, which is that of the episodes."""
     backbone: Spec | None
-    """Only for ckpt=null; a checkpoint brings its own."""
+    """Only for ckpt=null; a checkpoint has its own."""
     data: Spec | None
     """null = the checkpoint's own."""
     algorithm: Spec | None
@@ -181,18 +181,18 @@ STAGES: dict[str, type[Common]] = {
 
 @dataclass(frozen=True)
 class ChainConfig:
-    """`mlx run`: the training stages to go through, each with its settings, and how to evaluate what they give."""
+    """`mlx run`: the training stages, each with its settings, and how to evaluate their checkpoints."""
 
     stages: tuple[str, ...]
     seeds: int
-    """How often the stages are trained: with their seeds, with those plus 1, and so on; >= 1."""
+    """Trainings of each stage, >= 1: with its seed, its seed plus 1, and so on."""
     runs_dir: str
     wait: Annotated[float, Range(0)]
     """Seconds to wait for a run of the chain that another process works on."""
     training: dict[str, Training]
     evaluate: EvaluateConfig
     own: dict[str, tuple[str, ...]]
-    """Settings that stand in a stage's own section; all others stand at the top level, for every stage."""
+    """Settings in the section of each stage; all others are at the top level, for every stage."""
 
 
 Config = TypeVar("Config")
@@ -202,8 +202,8 @@ def parse(cls: type[Config], values: Mapping[str, Any]) -> Config:
     """Turn plain values into the settings of a stage.
 
     Raises:
-        ConfigError: with every unknown, missing or ill-typed setting, including those of components. What only their
-            constructors can tell shows when a stage builds them.
+        ConfigError: with every unknown, missing or wrong setting, also those of components. What only their
+            constructors check is found when a stage builds them.
     """
     values, homeless = _at_home(values, "")
     if problems := [*homeless, *_problems(cls, values, "")]:
@@ -214,11 +214,11 @@ def parse(cls: type[Config], values: Mapping[str, Any]) -> Config:
 def parse_chain(values: Mapping[str, Any]) -> ChainConfig:
     """Turn the plain values of `mlx run` into the settings of each of its stages.
 
-    What stands at the top level (data, backbone, way, ...) holds for every stage; what stands in a stage's own section
-    is laid over it for that stage. The sections of stages that are left out are checked, too.
+    Settings at the top level (data, backbone, way, ...) hold for every stage; settings in the section of a stage replace
+    them for that stage. The sections of stages that are left out are checked, too.
 
     Raises:
-        ConfigError: with the problems of all stages, each under the key by which `mlx run` knows it.
+        ConfigError: with the problems of all stages, each under its key in `mlx run`.
     """
     values, problems = _at_home(values, "")
     sections = {name: stage.section for name, stage in TABLE.items()}
@@ -226,11 +226,11 @@ def parse_chain(values: Mapping[str, Any]) -> ChainConfig:
     shared = {key: value for key, value in values.items() if key not in apart}
     stages = [stage for stage in TRAINING if stage in _listed(values.get("stages"))]
     if not stages or values.get("stages") != stages:
-        allowed = f"must be a list of {', '.join(TRAINING)} in this order, of which any may be left out but not all"
+        allowed = f"must be a list of one or more of {', '.join(TRAINING)}, in this order"
         problems.append(Problem("stages", f"{allowed}, got {shown(values.get('stages'))}"))
     if wrong := mismatch(values.get("seeds"), Count):
         problems.append(Problem("seeds", wrong))
-    names = {stage: {f.name for f in fields(STAGES[stage])} - {"ckpt"} for stage in STAGES}  # the chain knows the ckpt
+    names = {stage: {f.name for f in fields(STAGES[stage])} - {"ckpt"} for stage in STAGES}  # the chain sets the ckpt
     known = set().union(*names.values())
     for key, value in shared.items():
         takers = [sections[stage] for stage in (*(stages or TRAINING), "evaluate") if key in names[stage]]
@@ -240,7 +240,7 @@ def parse_chain(values: Mapping[str, Any]) -> ChainConfig:
         elif takers and all(_replaced(value, key, values.get(section)) for section in takers):
             for name in (f"{key}.{part}" for part in value) if isinstance(value, Mapping) else (key,):
                 theirs = " or ".join(f"{section}.{name}" for section in takers)
-                problems.append(Problem(name, f"has no effect, as every stage has its own; set {theirs}"))
+                problems.append(Problem(name, f"has no effect, because every stage has its own; set {theirs}"))
     if wrong := mismatch(values.get("wait"), Annotated[float, Range(0)]):
         problems.append(Problem("wait", wrong))
     merged: dict[str, dict[str, Any]] = {}

@@ -1,7 +1,7 @@
-"""Errors that are the user's to mend, as opposed to crashes.
+"""Errors that the user can fix, as opposed to crashes.
 
-Everything raised as `UserError` is shown as a sentence, without a traceback. The exit code is 2, that of a
-`NonFiniteError` 3 and that of an `InUseError` 4, so that a script can tell what to do next.
+A `UserError` is reported as a sentence, without a traceback. The exit code is 2, for a `NonFiniteError` 3 and for an
+`InUseError` 4, so that a script can tell what to do next.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ class Problem(NamedTuple):
     """One thing that is wrong with the settings.
 
     Attributes:
-        key: the setting as the user spells it, dotted ("algorithm.inner_lr"); "" where no single one is to blame.
+        key: the setting as the user types it, dotted ("algorithm.inner_lr"); "" if no single setting is the cause.
         message: what is wrong and what is allowed.
-        hint: what was probably meant ("inner_steps"), or "".
+        hint: the name that was probably meant ("inner_steps"), or "".
     """
 
     key: str
@@ -27,7 +27,7 @@ class Problem(NamedTuple):
 
 
 class UserError(Exception):
-    """The input cannot be carried out; the text is one sentence that says what to change."""
+    """The user's input cannot be used; the text is one sentence that says what to change."""
 
 
 class ConfigError(UserError):
@@ -40,7 +40,7 @@ class ConfigError(UserError):
 
 @contextmanager
 def gathered(errors: list[UserError]) -> Iterator[None]:
-    """Within a block, keep an error for later, so that what else is wrong is found, too."""
+    """Within a block, keep an error for later, so that other errors are found, too."""
     try:
         yield
     except UserError as error:
@@ -48,7 +48,7 @@ def gathered(errors: list[UserError]) -> Iterator[None]:
 
 
 def raise_all(errors: Sequence[UserError]) -> None:
-    """Raise what was gathered: one error as it is, several as one.
+    """Raise the gathered errors: one as it is, several as one.
 
     Raises:
         UserError: if there is any.
@@ -61,19 +61,19 @@ def raise_all(errors: Sequence[UserError]) -> None:
 
 
 class NonFiniteError(UserError):
-    """A loss or a gradient stopped being a finite number; raised before it could reach the weights."""
+    """A loss or a gradient is not finite; raised before it changes the weights."""
 
 
 class InUseError(UserError):
-    """Another process works on the run that is wanted."""
+    """Another process works on this run."""
 
 
 class Stopped(KeyboardInterrupt):
     """A signal asked the run to stop.
 
     Args:
-        number: the signal's.
-        advice: how to go on, or "".
+        number: the number of the signal.
+        advice: how to resume, or "".
     """
 
     def __init__(self, number: int, advice: str = "") -> None:
@@ -83,12 +83,12 @@ class Stopped(KeyboardInterrupt):
 
 
 class Finding(NamedTuple):
-    """Something about a data set that its user should know.
+    """A problem of a data set.
 
     Attributes:
-        blocks: whether no training may start before it is mended.
+        blocks: whether it must be fixed before training can start.
         where: the file, split or class.
-        what: what is wrong there, as a sentence that `where` begins.
+        what: what is wrong there; `where` and `what` make a sentence.
     """
 
     blocks: bool
@@ -97,7 +97,7 @@ class Finding(NamedTuple):
 
 
 class DataError(UserError):
-    """A data set cannot be used; `findings` lists everything that is wrong, the text the first few.
+    """A data set cannot be used; `findings` lists all problems, the text the first few.
 
     Args:
         findings: what was found.

@@ -1,4 +1,4 @@
-"""Items of any modality: what a batch of them is, and what networks and learners may know of a data set.
+"""Items of any modality: the type of a batch, and the facts of a data set that networks and learners may use.
 
 Legend: N items, ... the shape of one item.
 """
@@ -21,16 +21,16 @@ Kind = Literal["image", "text", "audio", "vector", "mixed"]
 
 
 class Facts(NamedTuple):
-    """What networks and learners may know of a data set.
+    """The facts of a data set that networks and learners may use.
 
     Attributes:
-        kind: what an item is.
-        shape: of one item, or of each of its parts.
-        values: what its numbers are, or those of each part.
+        kind: the kind of its items.
+        shape: shape of one item, or of each of its parts.
+        values: the kind of its numbers, or of those of each part.
         classes: number of training classes; 0 for a regression.
         outputs: size of a regression's target; 0 for a classification.
-        vocabulary: number of ids (0 pads), or of those of each part; 0 where values are no ids.
-        groups: names of the groups that classes belong to (alphabet, speaker); () where there are none.
+        vocabulary: number of ids (id 0 is padding), or that of each part; 0 if values are not ids.
+        groups: names of the groups that classes belong to (alphabet, speaker); () if there are none.
     """
 
     kind: Kind
@@ -48,12 +48,12 @@ class Facts(NamedTuple):
 
     @property
     def plain_shape(self) -> Any:
-        """The shape of one item as JSON has it: a list, or a dict of lists."""
+        """The shape of one item as in JSON: a list, or a dict of lists."""
         return {n: list(s) for n, s in self.shape.items()} if isinstance(self.shape, Mapping) else list(self.shape)
 
 
 def each(function: Callable[..., Tensor], *items: Items) -> Items:
-    """Return `function` of the tensors of batches of items, part by part."""
+    """Apply `function` to the tensors of batches of items, part by part."""
     first, *_ = items
     if isinstance(first, Tensor):
         return function(*items)
@@ -66,5 +66,5 @@ def size(items: Items) -> int:
 
 
 def joined(batches: Sequence[Items]) -> Items:
-    """Return batches of items one after the other."""
+    """Return the concatenation of batches of items."""
     return each(lambda *tensors: torch.cat(tensors), *batches)

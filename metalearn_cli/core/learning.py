@@ -1,4 +1,4 @@
-"""Steps that learners share: losses, class means, distances, and descent within an episode.
+"""Functions that learners share: losses, class means, distances, and gradient descent within an episode.
 
 Legend: S support items, Q query items, W classes, O outputs of a regression, D features, ... any shape.
 """
@@ -19,14 +19,14 @@ def task_loss(output: Tensor, target: Tensor) -> Tensor:
 
 
 def score(output: Tensor, target: Tensor) -> Tensor:
-    """Return what is reported []: the share of right answers in [0, 1], or the mean squared error for float targets."""
+    """Return the reported score []: accuracy in [0, 1], or mean squared error for float targets."""
     if target.is_floating_point():
         return mse_loss(output.detach(), target)
     return (output.detach().argmax(-1) == target).float().mean()
 
 
 def one_hot(y: Tensor, way: int, like: Tensor) -> Tensor:
-    """Return classes y [S] as [S, W] of zeros and ones in the number format of `like`; numbers [S, O] as they are."""
+    """Return classes y [S] one-hot as [S, W] in the number format of `like`; numbers [S, O] unchanged."""
     return y if y.is_floating_point() else (y[:, None] == torch.arange(way, device=y.device)).to(like.dtype)
 
 
@@ -39,7 +39,7 @@ def class_means(z: Tensor, y: Tensor, way: int) -> tuple[Tensor, Tensor]:
 
 
 def square_distances(z_QD: Tensor, centre_WD: Tensor) -> Tensor:
-    """Return the squared distances [Q, W]; written out, as `torch.cdist` has no second derivative."""
+    """Return the squared distances [Q, W]; not with `torch.cdist`, which has no second derivative."""
     return (z_QD[:, None, :] - centre_WD).square().sum(-1)
 
 
@@ -49,11 +49,11 @@ def descend(
     """Return tensors after gradient steps.
 
     Args:
-        loss: see `core.functional.gradient`, as are `first_order` and `given`.
-        start: the tensors that the first step is taken from.
+        loss: see `core.functional.gradient`, also for `first_order` and `given`.
+        start: the tensors before the first step.
         lr: step size, > 0.
-        steps: how many, >= 0.
-        first_order: whether the steps' own derivatives are dropped.
+        steps: number of steps, >= 0.
+        first_order: whether to drop the derivatives of the steps.
         given: other tensors that the loss depends on.
     """
     fast = start

@@ -1,4 +1,4 @@
-"""What is measured: its name, its unit, and which way is better. Needs no torch."""
+"""Metrics: name, unit, and whether higher is better. Needs no torch."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ class Metric(NamedTuple):
 
     Attributes:
         name: as in metrics.jsonl, without the split ("accuracy").
-        unit: "share" (in [0, 1], told in percent) or "" for a plain number.
-        higher_is_better: whether more of it is better.
+        unit: "share" (in [0, 1], reported in percent) or "" for a plain number.
+        higher_is_better: whether a higher value is better.
     """
 
     name: str

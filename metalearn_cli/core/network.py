@@ -30,29 +30,29 @@ Apply = Callable[..., Tensor]
 `reference` says how many of the first items give the batch statistics that all are normalised by; None means all."""
 
 BACKBONE, HEAD = "backbone.", "head."
-"""What the names of a network's tensors begin with, here and in every checkpoint."""
+"""Prefixes of the names of a network's tensors, here and in every checkpoint."""
 
 _reference: ContextVar[int | None] = ContextVar("reference", default=None)
 
 
 def reference() -> int | None:
-    """Return how many of the first items give the batch statistics, None for all: what normalisation layers ask.
+    """Return how many of the first items give the batch statistics, None for all; normalisation layers call this.
 
-    It is set while a network's function runs and at no other time. A backbone that checkpoints its own blocks
-    (`torch.utils.checkpoint`) runs them again outside that time, so it has to carry along the context and the tensors,
-    as the block has its own ones by then: `copy_context().run(functional_call, block, tensors, x)` with
+    It is set only while a network's function runs. A backbone that checkpoints its own blocks
+    (`torch.utils.checkpoint`) runs them again after that, when the module has its own tensors again. So it must pass on
+    the context and the tensors: `copy_context().run(functional_call, block, tensors, x)` with
     `tensors = dict(block.named_parameters())`, both taken before.
     """
     return _reference.get()
 
 
 class Backbone(Protocol):
-    """What a backbone is besides an `nn.Module` from items [B, ...] to features [B, D].
+    """What a backbone has besides being an `nn.Module` from items [B, ...] to features [B, D].
 
     Attributes:
         out_dim: D.
-        batch_statistics: whether, in eval mode, an item's features depend on the batch it comes in.
-        blocks: its parts from input to output; each of its parameters belongs to exactly one of them.
+        batch_statistics: whether, in eval mode, an item's features depend on the other items of its batch.
+        blocks: its parts from input to output; each parameter belongs to exactly one of them.
 
     A backbone of images may have `maps(x)`, which returns its last feature maps [B, C, H, W], and their `maps_shape`.
     """
@@ -71,22 +71,22 @@ class Backbone(Protocol):
 class Network(NamedTuple):
     """A backbone and its head as pure functions, and the tensors to call them with.
 
-    The functions take any dict that has the tensors they need and leave others aside.
+    The functions take any dict that has the tensors they need, and ignore others.
 
     Attributes:
         features: (params, x) -> [B, D].
-        head: (params, z [B, D]) -> [B, O]; raises where the network has none.
-        output: (params, x) -> [B, O], features and head in one call; raises where there is no head.
-        maps: (params, x) -> [B, C, H, W]; raises where the backbone has none.
+        head: (params, z [B, D]) -> [B, O]; raises if the network has none.
+        output: (params, x) -> [B, O], features and head in one call; raises if there is no head.
+        maps: (params, x) -> [B, C, H, W]; raises if the backbone has none.
         params: the tensors that may learn, "backbone.*" and "head.*".
         constants: parameters that require no gradient, and buffers, such as running statistics. They are bound into the
             functions; nothing writes them within an episode.
         blocks: the names of the backbone's `params`, block by block from input to output.
         out_dim: D.
-        maps_shape: (C, H, W), or None where there are no maps.
-        batch_statistics: whether features depend on the batch they are computed in.
-        bind: returns this network with other constants, and in training mode where tensors with the given names learn;
-            None for the mode that it is in.
+        maps_shape: (C, H, W), or None if there are no maps.
+        batch_statistics: whether features depend on the other items of the batch.
+        bind: returns this network with other constants, with blocks in training mode if they have a tensor among the
+            given names; None keeps the mode.
     """
 
     features: Apply
@@ -107,19 +107,19 @@ class Network(NamedTuple):
         return tuple(name for name in self.params if name.startswith(HEAD))
 
     def of(self, tensors: Params) -> Network:
-        """Return this network with the tensors of the same names; other tensors are left aside."""
+        """Return this network with the tensors of the same names; other tensors are ignored."""
         net = self.bind({n: tensors[n] for n in self.constants}, None) if self.constants else self
         return net._replace(params={n: tensors[n] for n in self.params})
 
     def training(self, learning: Collection[str]) -> Network:
-        """Return this network in training mode, but for the blocks of which no tensor is among `learning`.
+        """Return this network in training mode, except blocks without a tensor in `learning`.
 
-        There batch statistics are the batch's own, and the running ones among the constants are brought up to date.
+        In training mode, batch statistics are those of the batch, and running statistics in the constants are updated.
         """
         return self.bind(self.constants, frozenset(learning))._replace(params=self.params)
 
     def under(self, reference_x: Items) -> Network:
-        """Return this network with batch statistics of `reference_x` alone: the inductive protocol."""
+        """Return this network with batch statistics of only `reference_x`: the inductive protocol."""
         if not self.batch_statistics:
             return self
         n = size(reference_x)
@@ -143,7 +143,7 @@ def network(
     Args:
         backbone: a `Backbone`. `num_batches_tracked` of batch normalisation is dropped.
         outputs: size O of the head; None for no head.
-        wrap: is applied to each function (a number format, say).
+        wrap: is applied to each function (to set a number format, for example).
 
     Raises:
         ValueError: see `check_backbone`.
@@ -154,7 +154,7 @@ def network(
     facts: Any = backbone
     named = {n: p.detach().clone().requires_grad_(p.requires_grad) for n, p in trunk.named_parameters()}
     params = {n: p for n, p in named.items() if p.requires_grad}
-    if outputs is not None:  # zeros: no class is preferred before its first example
+    if outputs is not None:  # zeros: no class is preferred before its first item
         shapes = {f"{HEAD}weight": (outputs, facts.out_dim), f"{HEAD}bias": (outputs,)}
         like = next(iter(named.values()), torch.zeros(()))
         params |= {name: like.detach().new_zeros(shape).requires_grad_() for name, shape in shapes.items()}
@@ -190,14 +190,14 @@ def network(
 
 
 def check_backbone(backbone: nn.Module) -> None:
-    """Look for what a module lacks to be a `Backbone`.
+    """Check that a module is a `Backbone`.
 
-    Torch's layers that normalise by the statistics of the batch at hand and keep none are refused: in a batch of tasks
-    torch computes their second derivative wrongly, without a word (seen in 2.13). MAML's gradients of the convolution
-    before them are off by several percent.
+    Torch's layers that normalise with the statistics of the current batch and without running statistics are refused:
+    in a batch of tasks torch computes their second derivative wrongly and without warning (seen in 2.13). MAML's
+    gradients of the convolution before them have an error of several percent.
 
     Raises:
-        ValueError: naming what is missing, or the layer or tensor that is at fault.
+        ValueError: with what is missing, or with the layer or tensor that is wrong.
     """
     kind = type(backbone).__name__
     for attribute in ("out_dim", "batch_statistics", "blocks"):
@@ -218,12 +218,12 @@ def pure(module: nn.Module, training: bool = False) -> tuple[Callable[..., Any],
     """Split any module into a pure function and its tensors.
 
     Args:
-        module: what to split; it stays as it is.
+        module: the module, which is not changed.
         training: whether the function runs in training mode, which may write buffers among the tensors it is given.
 
     Returns:
-        `apply(tensors, *args)`, which runs `module` with exactly these tensors, and the module's own by name: copies,
-        of which the parameters require gradients where the module's do, and buffers do not.
+        `apply(tensors, *args)`, which runs `module` with exactly these tensors, and copies of the module's own tensors
+        by name. Copies of parameters require gradients where the originals do; copies of buffers do not.
     """
     call = _caller(module, lambda copied, learning: copied.train(training))
     tensors = {n: p.detach().clone().requires_grad_(p.requires_grad) for n, p in module.named_parameters()}
@@ -235,7 +235,7 @@ def pure(module: nn.Module, training: bool = False) -> tuple[Callable[..., Any],
 
 
 def buffers_of(module: nn.Module) -> Params:
-    """Return copies of a module's buffers by name, without the counters that batch normalisation has no use for."""
+    """Return copies of a module's buffers by name, without the counters that batch normalisation does not need."""
     for part in module.modules():
         if getattr(part, "num_batches_tracked", None) is not None and getattr(part, "momentum", None) is not None:
             part.num_batches_tracked = None  # type: ignore[assignment]  # torch counts where there is a counter
@@ -244,25 +244,25 @@ def buffers_of(module: nn.Module) -> Params:
 
 @contextmanager
 def unwritten(constants: Params) -> Iterator[None]:
-    """Within a block, find out which constants are written.
+    """Check that a block does not write to constants.
 
     Raises:
-        ValueError: naming them, at the end of the block.
+        ValueError: at the end of the block, with the names of constants that were written.
     """
     before = {name: (tensor._version, tensor.clone()) for name, tensor in constants.items()}
     yield
-    # the version tells of most writing, but not of that of torch's own batch normalisation
+    # the version shows most writes, but not those of torch's own batch normalisation
     if written := [n for n, t in constants.items() if t._version != before[n][0] or not _same(t, before[n][1])]:
         what = ", ".join(written[:3]) + (f" and {len(written) - 3} more" if len(written) > 3 else "")
         raise ValueError(f"the network writes its buffers {what} within an episode; in eval mode it must not")
 
 
 def _same(one: Tensor, two: Tensor) -> bool:
-    return bool(((one == two) | ((one != one) & (two != two))).all())  # NaN is the same as NaN here
+    return bool(((one == two) | ((one != one) & (two != two))).all())  # NaN equals NaN here
 
 
 class _Trunk(nn.Module):
-    """A backbone under the name that its tensors have in checkpoints."""
+    """A backbone as a submodule, so that its tensors have the same names as in checkpoints."""
 
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
@@ -277,7 +277,7 @@ class _Trunk(nn.Module):
         return result
 
     def learn_only(self, copied: nn.Module, learning: frozenset[str] | None) -> None:
-        """Put a copy of this module into training mode where tensors named in `learning` lie, else into eval mode."""
+        """Set blocks of a copy of this module with a tensor in `learning` to training mode, all else to eval mode."""
         copied.eval()
         for names, block in zip(self.names, copied.backbone.blocks, strict=True):  # type: ignore[arg-type, union-attr]
             block.train(not (learning or frozenset()).isdisjoint(names))
@@ -299,8 +299,8 @@ Call = Callable[[Params, Sequence[Any], "frozenset[str] | None", "int | None"], 
 
 
 def _caller(module: nn.Module, set_mode: Callable[[nn.Module, frozenset[str] | None], object]) -> Call:
-    """Return a function that runs a module with the tensors, arguments, learning names and reference it is given."""
-    copies = threading.local()  # the call swaps tensors inside the module, so each thread has a module of its own
+    """Return a function that runs a module with given tensors, arguments, learning names and reference."""
+    copies = threading.local()  # the call swaps tensors inside the module, so each thread has its own copy
     ties = len(list(module.parameters())) < len(list(module.named_parameters(remove_duplicate=False)))
 
     def call(tensors: Params, args: Sequence[Any], learning: frozenset[str] | None, reference: int | None) -> Any:

@@ -1,12 +1,13 @@
-"""Components of other packages: what a pip-installed package adds, without a change here. Needs no torch.
+"""Plug-ins: components of other packages that are installed with pip. Needs no torch.
 
-A plug-in is a package laid out as this one: modules in the sub-packages `algorithms`, `backbones`, `models`, `methods`
-and `data`, and their YAML files in a folder `configs` with the groups' names. It names itself by an entry point:
+A plug-in is a package with the same layout as this one: modules in the sub-packages `algorithms`, `backbones`,
+`models`, `methods` and `data`, and YAML files in a folder `configs` with the groups' names. It registers itself by an
+entry point:
 
     [project.entry-points."metalearn_cli.components"]
     my_package = "my_package"
 
-Installing it is the consent to build what its modules are named after (`my_package.algorithms.anil.Anil`).
+Installing it is the consent to build its components (`my_package.algorithms.anil.Anil`).
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ ENTRY_POINTS = "metalearn_cli.components"
 
 @cache
 def packages() -> tuple[str, ...]:
-    """Return the names of the installed plug-ins' packages; what an entry point names that is not there is none."""
+    """Return the names of the installed plug-ins' packages; entry points of packages that do not exist are ignored."""
     named = {point.value for point in importlib.metadata.entry_points(group=ENTRY_POINTS)}
     return tuple(name for name in sorted(named) if name.isidentifier() and importlib.util.find_spec(name))
 
 
 def config_dirs() -> list[Path]:
-    """Return the plug-ins' folders of configs, of those that have one."""
+    """Return the folders of configs of the plug-ins that have one."""
     folders = []
     for name in packages():
         spec = importlib.util.find_spec(name)

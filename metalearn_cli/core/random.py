@@ -1,4 +1,4 @@
-"""Randomness as a function of named parts, so that nothing random has a state to save or to lose."""
+"""Random numbers as a function of named parts, so that there is no random state to save or lose."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import torch
 
 
 def derive_seed(*parts: int | str) -> int:
-    """Mix parts such as (seed, "episodes", "train", step) into a seed in [0, 2**63); other parts, other streams."""
+    """Mix parts such as (seed, "episodes", "train", step) into a seed in [0, 2**63); other parts give other seeds."""
     text = "\x00".join(map(str, parts)).encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1
 
 
 @contextmanager
 def seeded(*parts: int | str) -> Iterator[None]:
-    """Run a block under torch's global generator seeded from `parts`; the generator's state is put back after it."""
+    """Run a block with torch's global generator seeded from `parts`, and restore the generator's state after it."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(*parts))
         yield

@@ -1,6 +1,6 @@
-"""What a class or function takes, read from its module's source: nothing is imported for it.
+"""The parameters of a class or function, read from its module's source without importing it.
 
-Most components import torch, which takes more than a second; what is wrong with their settings is told before that.
+Most components import torch, which takes more than a second; wrong settings are reported before that.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from metalearn_cli.core.errors import UserError
 
 
 class Parameter(NamedTuple):
-    """One argument that can be given by name.
+    """A parameter that can be given by name.
 
     Attributes:
         required: whether it has no default.
-        annotation: what it may be; Any where the source does not say. A class that is not imported yet stands as one
-            that has no values, which no setting of a config is a value of either.
+        annotation: its type; Any if the source does not say. A class that is not imported yet is replaced by a class
+            without instances, because no value in a config is an instance of it.
     """
 
     required: bool
@@ -31,25 +31,25 @@ class Parameter(NamedTuple):
 
 
 class _Import(NamedTuple):
-    """Where a module has a name from; "" is the module itself."""
+    """The module and name that a name is imported from; name "" is the module itself."""
 
     module: str
     name: str
 
 
 def parameters(module: str, name: str, skip: frozenset[str] = frozenset()) -> dict[str, Parameter] | None:
-    """Return what a class's constructor, or a function, takes.
+    """Return the parameters of a class's constructor, or of a function.
 
     Args:
-        module: the dotted name of the module that has it.
-        name: the class's or function's.
-        skip: arguments that do not matter.
+        module: the dotted name of its module.
+        name: the name of the class or function.
+        skip: parameters to leave out.
 
     Returns:
-        each argument by its name, in order; None where the source does not say.
+        each parameter by its name, in order; None if the source does not say.
 
     Raises:
-        LookupError: if the module's source has nothing of that name.
+        LookupError: if the module's source does not define that name.
     """
     names = _names(module)
     if names is not None and name not in names:
@@ -100,7 +100,7 @@ def _fields(node: ast.ClassDef, module: str, skip: frozenset[str]) -> dict[str, 
 
 
 class _Known(dict[str, Any]):
-    """The names of a module, as far as they are known without importing it."""
+    """The names of a module that are known without importing it."""
 
     def __init__(self, module: str) -> None:
         super().__init__()
@@ -121,7 +121,7 @@ class _Known(dict[str, Any]):
 
 
 def _annotation(node: ast.expr | None, module: str) -> Any:
-    """Return what an annotation says; Any where it needs what is not imported yet."""
+    """Return the value of an annotation; Any if it needs something that is not imported yet."""
     try:
         return Any if node is None else _evaluated(node, module)
     except (NameError, AttributeError, TypeError, SyntaxError):
@@ -129,13 +129,13 @@ def _annotation(node: ast.expr | None, module: str) -> Any:
 
 
 def _evaluated(node: ast.expr, module: str) -> Any:
-    """Return the value of an expression in the source of a component: code that would run anyway, were it imported."""
+    """Return the value of an expression in a component's source: code that importing it would run anyway."""
     value = eval(compile(ast.Expression(node), module, "eval"), {"__builtins__": {}}, _Known(module))
     return _evaluated(ast.parse(value, mode="eval").body, module) if isinstance(value, str) else value
 
 
 def _loaded(module: str, name: str) -> Any:
-    """Return what a name of a module is, if the module that it comes from has been imported already; else None."""
+    """Return the object of a name in a module, if the module that it comes from is already imported; else None."""
     origin = (_names(module) or {}).get(name)
     if not isinstance(origin, _Import):
         return None
@@ -144,7 +144,7 @@ def _loaded(module: str, name: str) -> Any:
 
 
 def _defined(module: str, name: str) -> tuple[str, ast.AST | None]:
-    """Return what defines a name, and the module where it stands: imports are followed."""
+    """Return the definition of a name, and the module that has it: imports are followed."""
     seen = set()
     origin: ast.AST | _Import | None = _Import(module, name)
     while isinstance(origin, _Import) and origin not in seen:
@@ -156,7 +156,7 @@ def _defined(module: str, name: str) -> tuple[str, ast.AST | None]:
 
 @lru_cache
 def _names(module: str) -> dict[str, ast.AST | _Import] | None:
-    """Return what the source of a module defines or imports, by name; None if there is no source."""
+    """Return the definitions and imports in the source of a module, by name; None if there is no source."""
     file = _file(module)
     if file is None:
         return None
@@ -183,7 +183,7 @@ def _names(module: str) -> dict[str, ast.AST | _Import] | None:
 
 
 def _statements(body: Sequence[ast.stmt]) -> Iterator[ast.stmt]:
-    """Return the statements of a module, with those under its conditions: `if TYPE_CHECKING`, `try: import`."""
+    """Return the statements of a module, with those inside `if TYPE_CHECKING` and `try: import`."""
     for node in body:
         yield node
         if isinstance(node, ast.If | ast.Try):
@@ -192,7 +192,7 @@ def _statements(body: Sequence[ast.stmt]) -> Iterator[ast.stmt]:
 
 def _file(module: str) -> Path | None:
     top, *inner = module.split(".")
-    spec = find_spec(top)  # of a package's modules it would import the package
+    spec = find_spec(top)  # for a module in a package, find_spec would import the package
     for folder in (spec.submodule_search_locations or ()) if spec else ():
         path = Path(folder, *inner)
         for file in (path.with_name(f"{path.name}.py"), path / "__init__.py"):

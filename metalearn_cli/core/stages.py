@@ -1,4 +1,4 @@
-"""The table of stages: every fact about a stage that is not its code stands in its row. Needs no torch."""
+"""The table of stages: every fact about a stage besides its code is in its row. Needs no torch."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from typing import NamedTuple
 
 
 class Stage(NamedTuple):
-    """What the rest of the program knows of a stage.
+    """The facts about a stage.
 
     Attributes:
         name: as it is typed ("meta-train").
         about: one line for `mlx --help`.
         accepts: the stages whose checkpoints it may start from.
-        then: the stage that comes next and the setting that takes the checkpoint ("transfer init_from"), or "".
-        memory: settings on which its memory depends, which advice names when there is not enough.
-        fixed: settings that make a run what it is, which `mlx resume` does not change.
+        then: the next stage and its setting for the checkpoint ("transfer init_from"), or "".
+        memory: settings that its memory depends on, named when there is not enough.
+        fixed: settings that `mlx resume` cannot change.
         examples: command lines for `mlx STAGE --help`.
     """
 

@@ -20,46 +20,46 @@ from metalearn_cli.core.network import Network, Params
 class Episode(NamedTuple):
     """One few-shot task, or a batch of them with a leading T.
 
-    Being a named tuple it is a pytree, so `torch.func` transforms take it as it is.
+    A named tuple is a pytree, so `torch.func` transforms accept it.
     """
 
-    support_x: Items  # [S, ...], S = way * shot; the order is not promised
+    support_x: Items  # [S, ...], S = way * shot; in any order
     support_y: Tensor  # [S] int64 in [0, W); float [S, O] for regression
     query_x: Items  # [Q, ...], equally many of each class, in random order
     query_y: Tensor  # [Q], as support_y
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Episode:
-        """Return `function` of each of its tensors."""
+        """Apply `function` to each tensor."""
         return Episode(*(each(function, part) for part in self))  # type: ignore[arg-type]
 
 
 class EpisodeOutput(NamedTuple):
-    """What a learner makes of one episode in training."""
+    """The output of a learner for one episode in training."""
 
     loss: Tensor  # [] what meta-training minimises
     logits: Tensor  # [Q, W], or [Q, O] for regression
 
 
 State = dict[str, Tensor]
-"""What a learner has learnt from a support set, all that answers depend on besides the network: it can be saved."""
+"""What a learner has learnt from a support set: all that answers depend on besides the network, so it can be saved."""
 
 Targets = Literal["classes", "numbers"]
 
 
 class Traits(NamedTuple):
-    """What the engine has to know of a learner.
+    """Properties of a learner that the engine needs.
 
     Attributes:
         sees: what `adapt` and `predict` get as x. For "features" [S, D] and "maps" [S, C, H, W] the engine runs the
-            backbone on support and query together and hands over what came out, so that the learner has nothing to do
-            with batch statistics.
+            backbone on support and query items and passes its output, so that the learner needs no code for batch
+            statistics.
         head: whether the network ends in a linear layer with one output per way.
         targets: what it can learn: classes, numbers (regression), or both.
-        learns: whether meta-training changes anything; False for what is only evaluated.
-        inner_gradients: whether it takes gradients within an episode, which 16-bit loss scaling cannot serve.
-        surrogate: whether the training loss carries a gradient that is not its own (Reptile, first-order methods).
+        learns: whether meta-training changes anything; False for learners that are only evaluated.
+        inner_gradients: whether it takes gradients within an episode, which does not work with 16-bit loss scaling.
+        surrogate: whether its training gradient is not the gradient of its loss value (Reptile, first-order methods).
         uses_queries: whether an answer depends on the other queries: then it is never reported as inductive.
-        batchable: False for what `vmap` cannot run (scikit-learn).
+        batchable: False if `vmap` cannot run it (scikit-learn).
     """
 
     sees: Literal["items", "features", "maps"] = "items"
@@ -73,16 +73,16 @@ class Traits(NamedTuple):
 
 
 class Algorithm(Protocol):
-    """A learner of one episode at a time; batches of tasks, devices and derivatives belong to the engine.
+    """A learner of one episode at a time; the engine does batches of tasks, devices and derivatives.
 
     `way` is the number of classes W, or of outputs O.
 
-    Optional members, which a learner has only where it needs them:
+    Optional members, only for learners that need them:
 
-    `episode(net, own, episode, way) -> EpisodeOutput`: what is trained, where that is not the task's loss of
-    `predict` after `adapt`. Scoring never calls it, so query labels reach no learner.
+    `episode(net, own, episode, way) -> EpisodeOutput`: the training loss, if it is not the task's loss of `predict`
+    after `adapt`. Scoring never calls it, so that no learner sees query labels there.
 
-    `at(progress) -> Algorithm`: the learner at a share of training in [0, 1], for what anneals; 1 in evaluation.
+    `at(progress) -> Algorithm`: for annealing, the learner at a fraction of training in [0, 1]; 1 in evaluation.
 
     `rates(own) -> dict[str, float]`: learning-rate multipliers of the learner's own tensors; all are 1 without it.
     """
@@ -90,9 +90,10 @@ class Algorithm(Protocol):
     traits: Traits
 
     def init(self, net: Network, way: int) -> Params:
-        """Return the learner's own tensors, {} for none; drawn from torch's generator, which has a seed of its own.
+        """Return the learner's own tensors, {} for none; drawn from torch's generator, which is seeded for this call.
 
-        It is called once, before all else, so it may keep on the learner what it builds, such as a module's function.
+        It is called once, before everything else, so it may store what it builds on the learner, such as the function
+        of a module.
         """
 
     def adapt(self, net: Network, own: Params, x: Any, y: Tensor, way: int) -> State:
@@ -103,41 +104,42 @@ class Algorithm(Protocol):
 
 
 class Method(Protocol):
-    """How transfer carries a backbone over to a labelled task.
+    """How transfer adapts a backbone to a labelled task.
 
-    Optional members, which a method has only where it needs them:
+    Optional members, only for methods that need them:
 
     `asks: tuple[str, ...]`: more entries of the batch: "taught", the logits of the checkpoint `teacher`, and the names
     of data sets in `also`.
 
-    `at(progress) -> Method`: the method at a share of training in [0, 1].
+    `at(progress) -> Method`: the method at a fraction of training in [0, 1].
 
     `init(net) -> Params`: own tensors, which learn besides those of `rates`.
 
-    `merged(net, own) -> Params`: the network's tensors with the own ones worked in (LoRA): what is trained, evaluated
+    `merged(net, own) -> Params`: the network's tensors combined with the own ones (LoRA): these are trained, evaluated
     and saved.
 
-    `loss(net, own, start, batch) -> (loss [], logits [B, K])`: what is trained, where that is not the cross-entropy of
-    the merged network; `start` has the network's tensors as transfer began.
+    `loss(net, own, start, batch) -> (loss [], logits [B, K])`: the training loss, if it is not the cross-entropy of the
+    merged network; `start` has the network's tensors at the beginning of transfer.
     """
 
     def rates(self, net: Network) -> dict[str, float]:
-        """Return the learning-rate multiplier of each tensor of `net.params` that learns; others stay as they are.
+        """Return the learning-rate multiplier of each tensor of `net.params` that learns; others do not change.
 
-        Blocks of which no tensor learns are run in eval mode.
+        Blocks without a learning tensor run in eval mode.
         """
 
 
 class Model(Protocol):
-    """What pretraining wraps around the backbone: an `nn.Module` with the attribute `backbone`.
+    """What pretraining trains: an `nn.Module` around the backbone, which is its attribute `backbone`.
 
-    Optional members, which a model has only where it needs them:
+    Optional members, only for models that need them:
 
-    `follow(params, progress) -> Params`: tensors that follow others instead of learning (a teacher that is a moving
-    average), called after each step with all tensors and the share of training done; its keys do not learn.
+    `follow(params, progress) -> Params`: new values of tensors that follow others instead of learning (a teacher that
+    is a moving average), called after each step with all tensors and the fraction of training done; its keys do not
+    learn.
 
-    `pictures(x) -> dict`: images [N, C, H, W] in [0, 1] by name, to be drawn at the end; or by name several such by
-        the name of their rows.
+    `pictures(x) -> dict`: images [N, C, H, W] in [0, 1] by name, or for a name a dict of such images by row name, drawn
+    at the end.
     """
 
     def __call__(self, x: Items, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -157,7 +159,7 @@ class Sampler(Protocol):
         """Return the names of the classes of each of the first `episodes` one-task batches; () for a regression."""
 
     def hash(self, episodes: int) -> str:
-        """Return the sha256 (hex) of what the first `episodes` one-task batches are made of."""
+        """Return the sha256 (hex) of the items of the first `episodes` one-task batches."""
 
 
 Part = Literal["all", "fit", "held_out"]
@@ -165,20 +167,20 @@ Part = Literal["all", "fit", "held_out"]
 
 
 class Dataset(Protocol):
-    """Classes in splits that share none, and what is drawn from them; regression tasks come as episodes alone."""
+    """Classes in splits that share none, and batches and episodes from them; regression has only episodes."""
 
     name: str
     protocol: str
     facts: Facts
     fingerprint: str
     preprocessing: Mapping[str, Any]  # plain values: how a file becomes an item; stored with every checkpoint
-    findings: tuple[Finding, ...]  # what is wrong with it, whatever is to be done with it
+    findings: tuple[Finding, ...]  # its problems, whatever it is used for
 
     def to(self, device: torch.device | str) -> Dataset:
         """Return this data set with its items on a device."""
 
     def batch(self, split: str, part: Part, size: int, seed: int, step: int) -> tuple[Items, Tensor]:
-        """Draw `size` items x and their classes y [B] within the split; a function of all arguments."""
+        """Draw `size` items x and their classes y [B] within the split; a function of its arguments."""
 
     def all(self, split: str, part: Part, most: int) -> Iterator[tuple[Items, Tensor]]:
         """Yield every item of a part once, in batches of `most` or fewer."""
@@ -188,7 +190,7 @@ class Dataset(Protocol):
 
 
 class Reporter(Protocol):
-    """Where the engine speaks to: a terminal, a log file, a test."""
+    """Where the engine reports to: a terminal, a log file, a test."""
 
     def start(self, stage: str, folder: str, start: int, steps: int) -> None:
         """A stage's loop begins at step `start` of `steps`."""

@@ -63,7 +63,7 @@ def test_every_mistake_at_once(mlx, stage, tmp_path):
 
 def test_every_mistake_of_a_chain_at_once(mlx, stage, tmp_path):
     words = {
-        "steps=3": ("steps", "has no effect, as every stage has its own; set pretrain.steps or transfer.steps"),
+        "steps=3": ("steps", "has no effect, because every stage has its own; set pretrain.steps or transfer.steps"),
         "optimizer=sgd": ("optimizer ", "is chosen here with", "optimizer@meta_train.optimizer=sgd"),
         "optimizer@pretrain.optimizer=sgdd": ("optimizer@pretrain.optimizer", "there is no optimizer 'sgdd'", "sgd"),
         "meta_train.taskz=3": ("meta_train.taskz", "did you mean: tasks"),
@@ -177,7 +177,7 @@ def test_origin_of_a_shipped_value(mlx, stage):
     [
         ("inner_lr: [1\n", "is not valid YAML"),
         ("defaults:\n  - mamll\n", "there is no algorithm 'mamll'; there are broken, fomaml"),
-        ("- 1\n", "must name what to build by `_target_`, got [1]"),
+        ("- 1\n", "must name its class in `_target_`, got [1]"),
     ],
 )
 def test_broken_config_of_the_users(mlx, stage, text, told):

@@ -79,7 +79,7 @@ def test_a_config_that_names_what_is_no_component(mlx: Mlx, tmp_path: Path, name
     (own / "evil.yaml").write_text(f"_target_: {TARGETS[name]}\ncommand: touch {CANARY}\n")
     said = refused(mlx, tmp_path, name, "meta-train", *TINY, "algorithm=evil", "-cd", "own")
     assert "algorithm._target_" in said
-    assert "may not be built from a config" in said or "is no algorithm" in said
+    assert "may not be built from a config" in said or "is not a valid algorithm" in said
     assert "(from own/algorithm/evil.yaml)" in said
 
 

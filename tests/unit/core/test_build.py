@@ -34,14 +34,20 @@ def test_locate():
         ("metalearn_cli.backbones.conv4.Conv4", "may not be built"),
         ("metalearn_cli.algorithms..maml.Maml", "may not be built"),
         (" metalearn_cli.algorithms.maml.Maml", "may not be built"),
-        ("metalearn_cli.algorithms.protonet.torch", "is no algorithm"),  # a module
-        ("metalearn_cli.algorithms.maml.task_loss", "is no algorithm"),  # a foreign function
-        ("metalearn_cli.algorithms.nearest_centroid.ProtoNet", "is no algorithm"),  # another module's component
-        ("metalearn_cli.algorithms.maml.Mamll", "is no algorithm; allowed is metalearn_cli.algorithms.NAME.Name"),
+        ("metalearn_cli.algorithms.protonet.torch", "is not a valid algorithm"),  # a module
+        ("metalearn_cli.algorithms.maml.task_loss", "is not a valid algorithm"),  # a foreign function
+        (
+            "metalearn_cli.algorithms.nearest_centroid.ProtoNet",
+            "is not a valid algorithm",
+        ),  # another module's component
+        (
+            "metalearn_cli.algorithms.maml.Mamll",
+            "is not a valid algorithm; allowed is metalearn_cli.algorithms.NAME.Name",
+        ),
         ("metalearn_cli.algorithms.maml.maml", "does not exist"),
         ("metalearn_cli.algorithms.nothing.Nothing", "does not exist"),
-        ("metalearn_cli.algorithms.maml.", "is no algorithm"),
-        ("metalearn_cli.algorithms.ma\x00ml.Maml", "may not be built|is no algorithm|does not exist"),
+        ("metalearn_cli.algorithms.maml.", "is not a valid algorithm"),
+        ("metalearn_cli.algorithms.ma\x00ml.Maml", "may not be built|is not a valid algorithm|does not exist"),
     ],
 )
 def test_locate_refuses(target, told):
@@ -71,7 +77,7 @@ def test_locate_refuses(target, told):
     ],
 )
 def test_parts_and_tools_of_an_allowed_module_are_no_components(target, key):
-    with pytest.raises(ValueError, match=r"may not be built from a config|is no "):
+    with pytest.raises(ValueError, match=r"may not be built from a config|is not a valid "):
         locate(target, key)
 
 
@@ -123,7 +129,7 @@ def test_problems_are_found_all_at_once():
 @pytest.mark.parametrize("spec", [None, 3, "maml", [], {}, {"_target_": 3}, {"inner_lr": 1}])
 def test_something_that_names_nothing(spec):
     (problem,) = problems_of(spec, "algorithm")
-    assert "must name what to build by `_target_`" in problem.message
+    assert "must name its class in `_target_`" in problem.message
 
 
 def test_settings_that_stages_pass_in_are_not_the_users():

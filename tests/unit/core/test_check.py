@@ -63,7 +63,7 @@ def test_fits(value, annotation):
         (["x"], Iterable[int], "a list of a whole number"),
         ("x", float | Path, "a number"),
         ("x", Path, "Path"),
-        ("x", Callable[[int], int], "a function, which no config can hold"),
+        ("x", Callable[[int], int], "a function, which a config cannot contain"),
         (1, bool, "true or false"),
         (1, str, "text"),
         (0, Small, "a whole number from 1 to 3"),

@@ -156,7 +156,7 @@ def test_chain_refuses_stages(stages):
 
 def test_chain_tells_about_settings_without_effect():
     found = problems(parse_chain, changed(CHAIN, steps=3))
-    assert "has no effect, as every stage has its own; set" in found["steps"].message
+    assert "has no effect, because every stage has its own; set" in found["steps"].message
     assert "ckpt" in problems(parse_chain, changed(CHAIN, ckpt="latest"))
     assert "evaluate.ckpt" in problems(parse_chain, changed(CHAIN, evaluate__ckpt="latest"))
 

@@ -106,7 +106,7 @@ def test_it_is_not_reachable_where_it_is_not_installed(package):
 )
 def test_nothing_else_of_it_is_reachable(package, target, key):
     package()
-    with pytest.raises(ConfigError, match=r"may not be built from a config|is no "):
+    with pytest.raises(ConfigError, match=r"may not be built from a config|is not a valid "):
         build({"_target_": target}, key)
 
 
