@@ -1,1 +1,1 @@
-"""Layer 1: how meta-training learns, one pure function of an episode per module."""
+"""Layer 1: the learners of meta-training, one per module."""

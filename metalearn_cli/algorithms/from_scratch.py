@@ -1,4 +1,4 @@
-"""Training on the support set alone, from random weights: the floor that any learning across tasks has to beat.
+"""Training on only the support set, from random weights: the baseline that learning across tasks must beat.
 
 Legend: S support items, Q query items, W ways, O outputs of a regression.
 """
@@ -17,9 +17,9 @@ from metalearn_cli.core.types import State, Traits
 
 
 class FromScratch:
-    """Train a network on the support set by gradient descent; nothing is meta-trained.
+    """Train a network on the support set by gradient descent, without meta-training.
 
-    It is MAML's adaptation without MAML's initialisation: evaluation passes a freshly initialised network in.
+    It is MAML's adaptation without MAML's initialisation: evaluation passes a randomly initialised network.
 
     Args:
         lr: step size, > 0.

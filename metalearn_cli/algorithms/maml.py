@@ -39,7 +39,7 @@ class Maml:
         )
 
     def init(self, net: Network, way: int) -> Params:
-        """Return no tensors: MAML learns the network's initial values and nothing else."""
+        """Return no tensors: MAML learns only the network's initial values."""
         return {}
 
     def adapt(self, net: Network, own: Params, x: Items, y: Tensor, way: int) -> State:

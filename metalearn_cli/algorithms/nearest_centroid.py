@@ -1,4 +1,4 @@
-"""Nearest centroid on frozen features: the floor that shows what a representation is worth before meta-training.
+"""Nearest centroid on frozen features: the baseline that measures a representation before meta-training.
 
 Source: Wang, Chao, Weinberger & van der Maaten 2019 (SimpleShot), https://arxiv.org/abs/1911.04623, variant L2N.
 
@@ -16,7 +16,7 @@ from metalearn_cli.core.types import State, Traits
 
 
 class NearestCentroid:
-    """Classify a query by the nearest class mean of features scaled to length 1; nothing is meta-trained."""
+    """Classify a query by the nearest class mean of features scaled to length 1, without meta-training."""
 
     traits = Traits(sees="features", learns=False)
 
@@ -25,7 +25,7 @@ class NearestCentroid:
         return {}
 
     def adapt(self, net: Network, own: Params, x: Tensor, y: Tensor, way: int) -> State:
-        """Return the classes' mean features [W, D], and how many items each is the mean of [W]."""
+        """Return the mean features [W, D] of the classes, and the number of items of each class [W]."""
         means_WD, count_W = class_means(normalize(x, dim=-1), y, way)
         return {"prototypes": means_WD, "counts": count_W}
 

@@ -18,11 +18,11 @@ class ProtoNet:
     traits = Traits(sees="features")
 
     def init(self, net: Network, way: int) -> Params:
-        """Return no tensors: the embedding is all there is to learn."""
+        """Return no tensors: only the embedding is learnt."""
         return {}
 
     def adapt(self, net: Network, own: Params, x: Tensor, y: Tensor, way: int) -> State:
-        """Return the classes' mean features [W, D], and how many items each is the mean of [W]."""
+        """Return the mean features [W, D] of the classes, and the number of items of each class [W]."""
         means_WD, count_W = class_means(x, y, way)
         return {"prototypes": means_WD, "counts": count_W}
 

@@ -20,21 +20,21 @@ from metalearn_cli.core.check import Range
 
 BLOCKS = 4
 Pool = Literal["max", "stride"]
-FEW = 3  # channels of images, which make the statistics of a convolution's outputs cheap to come by
+FEW = 3  # channels of images up to which the statistics of a convolution's outputs are cheap to compute
 
 
 class Block(nn.Module):
-    """3x3 convolution, normalisation, ReLU, and half the size."""
+    """3x3 convolution, normalisation, ReLU, and pooling or stride to half the size."""
 
     def __init__(self, channels: int, hidden: int, pool: Pool, norm: Norm) -> None:
         super().__init__()
-        # a bias would cancel in the batch normalisation that follows, and its gradient be rounding noise
+        # a bias would cancel in the batch normalisation that follows; its gradient would be rounding noise
         self.conv = nn.Conv2d(channels, hidden, 3, stride=2 if pool == "stride" else 1, padding=1, bias=norm != "batch")
         self.norm = make_norm(norm, hidden, pool == "max")
         self.pool = pool
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return [B, hidden, H // 2, W // 2], rounded up where a stride does it."""
+        """Return [B, hidden, H // 2, W // 2], rounded up with a stride."""
         if isinstance(self.norm, BatchNormReluPool):
             few = self.conv.in_channels <= FEW
             return self.norm.of_convolution(self.conv, x) if few else self.norm(self.conv(x))
@@ -50,16 +50,16 @@ class Conv4(nn.Module):
         shape: (C, H, W) of one image, H and W >= 16 for max-pooling.
         hidden: channels of every block, >= 1.
         pool: "max" (2x2 max-pooling) or "stride" (convolutions of stride 2 instead).
-        norm: "batch" (statistics of the batch at hand), "group" or "none".
+        norm: "batch" (statistics of the current batch), "group" or "none".
 
     Attributes:
         out_dim: D.
         maps_shape: (hidden, h, w) of the last feature maps.
         blocks: the four blocks.
-        batch_statistics: whether an item's output depends on the batch it comes in.
+        batch_statistics: whether an item's output depends on the other items of its batch.
 
     Raises:
-        ValueError: if shape is no image, or too small.
+        ValueError: if shape is not that of an image, or too small.
     """
 
     def __init__(
@@ -71,10 +71,10 @@ class Conv4(nn.Module):
     ) -> None:
         super().__init__()
         if len(shape) != 3:
-            raise ValueError(f"shape {tuple(shape)} is no image [C, H, W], which conv4 needs; use backbone=mlp")
+            raise ValueError(f"shape {tuple(shape)} is not an image [C, H, W], which conv4 needs; use backbone=mlp")
         smallest = 2**BLOCKS if pool == "max" else 1
         if min(shape[1:]) < smallest:
-            raise ValueError(f"shape {tuple(shape)} is too small: four poolings need {smallest} pixels or more a side")
+            raise ValueError(f"shape {tuple(shape)} is too small: four poolings need {smallest} or more pixels a side")
         channels = [shape[0], *[hidden] * (BLOCKS - 1)]
         self.blocks = nn.ModuleList(Block(c, hidden, pool, norm) for c in channels)
         self.batch_statistics = norm == "batch"
@@ -97,9 +97,9 @@ class Conv4(nn.Module):
 
 
 def _channels_last(x: Tensor) -> Tensor:
-    """Lay images [B, C, H, W] out channels-last, also those of one channel, which torch's own method leaves alone.
+    """Convert images [B, C, H, W] to channels-last, also those of one channel, which torch's own method skips.
 
-    Convolutions follow their input's layout, and those of pooling in another layout take 20 times as long on a CPU.
+    Convolutions keep the layout of their input, and pooling in the other layout takes 20 times as long on a CPU.
     """
     x_BHWC = x.movedim(1, 3)
     return x_BHWC.flatten(1).unflatten(1, x_BHWC.shape[1:]).movedim(3, 1)

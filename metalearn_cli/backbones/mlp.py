@@ -29,7 +29,7 @@ class Mlp(nn.Module):
     Attributes:
         out_dim: D.
         blocks: the linear layers.
-        batch_statistics: False: an item's output depends on nothing else.
+        batch_statistics: False: an item's output does not depend on other items.
     """
 
     batch_statistics = False

@@ -214,8 +214,8 @@ def parse(cls: type[Config], values: Mapping[str, Any]) -> Config:
 def parse_chain(values: Mapping[str, Any]) -> ChainConfig:
     """Turn the plain values of `mlx run` into the settings of each of its stages.
 
-    Settings at the top level (data, backbone, way, ...) hold for every stage; settings in the section of a stage replace
-    them for that stage. The sections of stages that are left out are checked, too.
+    Settings at the top level (data, backbone, way, ...) hold for every stage; settings in the section of a stage
+    replace them for that stage. The sections of stages that are left out are checked, too.
 
     Raises:
         ConfigError: with the problems of all stages, each under its key in `mlx run`.

@@ -1,1 +1,1 @@
-"""Data sets. A data set knows its classes, how they are split, and how to draw batches and episodes from them."""
+"""Data sets: classes, their splits, and the drawing of batches and episodes."""

@@ -1,4 +1,4 @@
-"""A toy: standard normal vectors, labelled by a random linear rule.
+"""Toy data: standard normal vectors, labelled by a random linear rule.
 
 Legend: N items, K classes, D features.
 """
@@ -21,20 +21,20 @@ def gaussian(
     classes: Annotated[int, Range(6)] = 20,
     seed: Annotated[int, Range(0)] = 0,
 ) -> Dataset:
-    """Standard normal vectors in classes of equal size: a toy without anything to download or to see.
+    """Standard normal vectors in classes of equal size: toy data without a download.
 
-    Each class has a random direction, and the classes take turns in picking, from the vectors that are left, the one
-    that reaches furthest into their direction. So labels follow from the vectors, every class is equally large, and
-    there is something to learn, but classes overlap and share nothing: accuracy on unseen classes stays modest.
+    Each class has a random direction. In turn, each class picks from the remaining vectors the one that lies furthest
+    in its direction. So labels follow from the vectors, all classes have the same size, and there is something to
+    learn; but classes overlap and share nothing, so accuracy on unseen classes stays modest.
 
     Args:
         items: number of vectors N, a multiple of `classes`.
         features: length D of a vector, >= 1.
         classes: number of classes K, >= 6, so that each split has 2 or more; half train, a quarter each val and test.
-        seed: of the vectors and the rule, >= 0.
+        seed: seed of the vectors and the rule, >= 0.
 
     Raises:
-        ValueError: if items is no multiple of classes, or not twice as many.
+        ValueError: if items is not a multiple of classes, or less than twice as many.
     """
     if items < 2 * classes or items % classes:
         raise ValueError(f"items must be a multiple of classes ({classes}) and >= {2 * classes}, got {items}")

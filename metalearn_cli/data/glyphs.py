@@ -28,17 +28,17 @@ from metalearn_cli.data.common.dataset import Dataset
 from metalearn_cli.data.common.images import drawing
 from metalearn_cli.data.common.splits import SPLITS, Split
 
-# By first word of the characters' Unicode names. Where two characters look alike, the one named first here is kept:
-# test stands first because its scripts are small. Left out are scripts that share Latin's shapes (Lisu, Old Italic,
-# Coptic) and those that too few faces have (Tifinagh, N'Ko, Ogham).
+# By first word of the characters' Unicode names. Of two characters that look alike, the first in this order is kept:
+# test is first because its scripts are small. Left out are scripts with Latin's shapes (Lisu, Old Italic, Coptic) and
+# scripts in too few typefaces (Tifinagh, N'Ko, Ogham).
 SCRIPTS = {
     "test": ("GREEK", "GEORGIAN", "LAO"),
     "val": ("ARMENIAN", "HEBREW", "ARABIC"),
     "train": ("LATIN", "CYRILLIC", "CANADIAN"),  # CANADIAN: Canadian aboriginal syllabics
 }
 
-# Syllabics write w- and long vowels as dots at another syllable, which makes accented forms of them, though they do
-# not decompose; and their finals are mere strokes and rings, as other scripts' letters have.
+# Syllabics write w- and long vowels as dots on another syllable: accented forms, although Unicode does not decompose
+# them. Their finals are only strokes and rings, like letters of other scripts.
 NOT_BASE = re.compile(r"CANADIAN SYLLABICS (.*(W[AEIO]+|AAI?|II|OO)|FINAL .*)")
 
 FACES = (
@@ -48,8 +48,8 @@ FACES = (
     *(f"STIXGeneral{style}" for style in ("", "Bol", "Italic", "BolIta")),
 )
 
-MIN_FACES = 4  # a character in fewer faces has too little variety
-ALIKE = 0.88  # cosine of two equally large bitmaps from which on they count as one shape; chosen by eye
+MIN_FACES = 4  # a character in fewer typefaces has too little variety
+ALIKE = 0.88  # two equally large bitmaps with at least this cosine count as one shape; chosen by eye
 
 
 def glyphs(
@@ -57,20 +57,21 @@ def glyphs(
     size: Annotated[int, Range(8, 128)] = 28,
     seed: Annotated[int, Range(0)] = 0,
 ) -> Dataset:
-    """Characters drawn from fonts, of Omniglot's size and structure; rendered on the spot, nothing to download.
+    """Characters rendered from fonts, with Omniglot's size and structure; nothing to download.
 
-    A class is a character: a base letter (accented forms are near duplicates), present in at least 4 of 16 faces.
-    Splits go by script, and no two characters, whether of one split or of two, look alike in any face: of Latin A,
-    Greek Alpha and Cyrillic A only one is kept, and so of o and O. An instance is the character in one of its faces,
-    rotated by up to 20 degrees, sheared, scaled and shifted.
+    A class is a character: a base letter (accented forms are near duplicates), present in at least 4 of 16 typefaces.
+    Splits are by script. Of characters with the same shape, in one split or in two, one is kept: one of Latin A, Greek
+    Alpha and Cyrillic A, and one of o and O. Shapes are the same if in some typeface their bitmaps, drawn equally
+    large, have a cosine of 0.88 or more; shapes below that can still look similar. An instance is the character in one
+    of its typefaces, rotated by up to 20 degrees, sheared, scaled and shifted.
 
     Args:
         instances: items I per class, 2 to 1000.
         size: height and width P of an image in pixels, 8 to 128.
-        seed: of the choice of faces and the distortions, >= 0; the classes do not depend on it.
+        seed: seed of the choice of typefaces and the distortions, >= 0; the classes do not depend on it.
 
     Raises:
-        UserError: if matplotlib's fonts are not there.
+        UserError: if matplotlib's fonts are missing.
     """
     fonts = _fonts()
     outlines = hashlib.sha256()
@@ -88,15 +89,15 @@ def glyphs(
 
 
 def _fonts() -> list[Path]:
-    # not imported: matplotlib takes half a second, and only its folder is wanted
+    # not imported: that takes half a second, and only the folder is needed
     spec = importlib.util.find_spec("matplotlib")
     if spec is None or not spec.submodule_search_locations:
-        raise UserError("data glyphs draws with the fonts that matplotlib brings: pip install matplotlib")
+        raise UserError("data glyphs needs the fonts that come with matplotlib: pip install matplotlib")
     folder = Path(spec.submodule_search_locations[0]) / "mpl-data" / "fonts" / "ttf"
     paths = [folder / f"{face}.ttf" for face in FACES]
     if missing := [path.name for path in paths if not path.is_file()]:
         raise UserError(
-            f"data glyphs draws with the fonts that matplotlib brings, but {folder} lacks {', '.join(missing)}: "
+            f"data glyphs needs the fonts that come with matplotlib, but {folder} lacks {', '.join(missing)}: "
             "reinstall matplotlib from PyPI"
         )
     return paths
@@ -127,13 +128,13 @@ def _render(paths: list[Path], instances: int, size: int, seed: int) -> Dataset:
 
 
 def _covered(path: Path) -> frozenset[int]:
-    """Return the code points that a face has."""
+    """Return the code points of a typeface."""
     with TTFont(path, lazy=True) as font:
         return frozenset(font.getBestCmap())
 
 
 def _letters(script: str, covered: list[frozenset[int]]) -> list[str]:
-    """Return the base letters of a script that are in enough faces, by code point."""
+    """Return the base letters of a script that are in enough typefaces, by code point."""
     return [
         character
         for character in map(chr, sorted(frozenset().union(*covered)))
@@ -146,7 +147,7 @@ def _letters(script: str, covered: list[frozenset[int]]) -> list[str]:
 
 
 def _distinct(characters: list[str], paths: list[Path], covered: list[frozenset[int]]) -> set[str]:
-    """Drop each character that looks, in any face, like one that stands before it and is kept."""
+    """Drop each character that, in any typeface, looks like a kept one before it."""
     likeness_KK = np.zeros((len(characters), len(characters)), np.float32)
     for path, points in zip(paths, covered, strict=True):
         font = _font(path, 48)
@@ -162,7 +163,7 @@ def _distinct(characters: list[str], paths: list[Path], covered: list[frozenset[
 
 
 def _font(path: Path, pixels: int) -> ImageFont.FreeTypeFont:
-    # the basic layout draws characters one by one, without looking for joining forms
+    # the basic layout draws characters one by one, without joined forms
     return ImageFont.truetype(path, pixels, layout_engine=ImageFont.Layout.BASIC)
 
 
@@ -175,9 +176,9 @@ def _ink(font: ImageFont.FreeTypeFont, character: str) -> Image.Image:
 
 
 def _shape(ink: Image.Image) -> NDArray[np.float32]:
-    """Bring a character to a common size and width, blur it a little and return it as a vector of length 1."""
+    """Scale a character to a common size and width, blur it a little and return it as a vector of length 1."""
     longer = max(ink.size)
-    # up to 1.6 times as wide or high: a narrow S is an S, but an I is no block
+    # up to 1.6 times as wide or high: a narrow S stays an S, but an I does not become a block
     width, height = (max(1, round(24 * min(1.6 * side / longer, 1))) for side in ink.size)
     canvas = Image.new("L", (32, 32))
     canvas.paste(ink.resize((width, height), Image.Resampling.BOX), ((32 - width) // 2, (32 - height) // 2))
@@ -186,11 +187,11 @@ def _shape(ink: Image.Image) -> NDArray[np.float32]:
 
 
 def _distorted(ink: Image.Image, size: int, random: np.random.Generator) -> NDArray[np.uint8]:
-    """Return a character [P, P] under a random small affine map; it stays inside the image as a whole."""
+    """Return a character [P, P] under a random small affine map; all of it stays inside the image."""
     angle, shear, stretch, length, right, down = random.random(6)
     angle = math.radians(-20 + 40 * angle)
     shear = -0.2 + 0.4 * shear
-    stretch = 0.85 + 0.3 * stretch  # width over height, as compared with the face's
+    stretch = 0.85 + 0.3 * stretch  # width over height, relative to the typeface's
     rotation = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
     linear = rotation @ np.array([[1.0, shear], [0.0, 1.0]]) @ np.diag([stretch**0.5, stretch**-0.5])
     extent = np.abs(linear) @ ink.size  # width and height of the distorted bounding box
@@ -198,7 +199,7 @@ def _distorted(ink: Image.Image, size: int, random: np.random.Generator) -> NDAr
     room = np.minimum((size - scale * extent) / 2, 0.08 * size)
     shift = room * (2 * np.array([right, down]) - 1)
 
-    # Pillow asks where each pixel of the result comes from. It is drawn 4 times as large and averaged down.
+    # Pillow needs the map from result to source. The result is drawn 4 times as large and averaged down.
     inverse = np.linalg.inv(4 * scale * linear)
     offset = np.array(ink.size) / 2 - inverse @ (4 * (size / 2 + shift))
     matrix = (*inverse[0], offset[0], *inverse[1], offset[1])

@@ -46,7 +46,7 @@ CHECKSUMS = {
     "splits/vinyals/val.txt": "sha256:11f99e54faee3e26f53d3231c1cceac5bf7b8730e9be31cb6dab256551dc0c1a",
     "splits/vinyals/test.txt": "sha256:845264cc5c156180828ccf17915668b17ee21424d0170df6e7d81676aa5d1204",
 }
-"""Of the upstream files. A local archive may be packed otherwise: of it the pixels are checked."""
+"""Checksums of the upstream files. A local archive may be packed differently: there only the pixels are checked."""
 
 PIXELS = {
     "images_background": "51ca506ce7ea3430a8b51e6e6426a1035e782f1b3fdd7d385232445603f2f4b6",
@@ -55,8 +55,8 @@ PIXELS = {
 """sha256 of all drawings of an image set at full size, one bit per pixel, in the order of their names."""
 
 HOW_TO_GET = (
-    f"to do it by hand, put images_background.zip and images_evaluation.zip from {IMAGES} and, for split vinyals, "
-    f"splits/vinyals/{{train,val,test}}.txt from {LISTS} into a folder named by data.root=FOLDER, or into "
+    f"to install it by hand, put images_background.zip and images_evaluation.zip from {IMAGES} and, for split vinyals, "
+    f"splits/vinyals/{{train,val,test}}.txt from {LISTS} into a folder given as data.root=FOLDER, or into "
     "FOLDER/omniglot with MLX_DATA_DIR=FOLDER"
 )
 
@@ -66,9 +66,9 @@ TURNS = ("000", "090", "180", "270")
 MAML_CUTS = (1100, 1200)  # of the shuffled characters: 1100 train, 100 validate, the rest test
 VALIDATION_ALPHABETS = 5  # of Lake's background alphabets
 SIDE = 105
-LARGEST = 1 << 16  # bytes of a drawing's file, a hundred times what they have
-LARGEST_ARCHIVE = 1 << 28  # bytes, twenty times what they have
-MOST_MEMBERS = 1 << 16  # of an archive, three times what they have
+LARGEST = 1 << 16  # bytes of a drawing's file, a hundred times the real size
+LARGEST_ARCHIVE = 1 << 28  # bytes, twenty times the real size
+MOST_MEMBERS = 1 << 16  # of an archive, three times the real number
 
 
 def omniglot(
@@ -84,13 +84,13 @@ def omniglot(
             al. 2017); "maml": 1100/100/423 by a seeded shuffle, each four times by rotation (Finn et al. 2017); "lake":
             the background alphabets, five of them for validation, and the evaluation alphabets for testing, without
             rotation (Lake et al. 2015).
-        root: folder with images_background.zip and images_evaluation.zip, or these two unpacked, and where possible
+        root: folder with images_background.zip and images_evaluation.zip, or their contents, and optionally
             splits/vinyals/*.txt; None means $MLX_DATA_DIR/omniglot, or without that a download.
         size: height and width P of an image in pixels, 8 to 105.
-        seed: of the shuffle of split "maml", >= 0.
+        seed: seed of the shuffle of split "maml", >= 0.
 
     Raises:
-        UserError: if the files are missing, damaged, or not what upstream published; a DataError names each of them.
+        UserError: if files are missing, damaged, or not those that upstream published; a DataError names each of them.
     """
     folder = _folder(root)
     paths = {name: _path(name, folder) for name in CHARACTERS}
@@ -105,7 +105,7 @@ def omniglot(
 
 
 def _read(paths: dict[str, Path], folder: Path | None, split: str, size: int, seed: int) -> Dataset:
-    """Decode the image sets and part their characters."""
+    """Decode the image sets and split their characters."""
     characters: dict[str, dict[str, Drawings]] = {}
     findings: list[Finding] = []
     for name, path in paths.items():
@@ -135,7 +135,7 @@ def _read(paths: dict[str, Path], folder: Path | None, split: str, size: int, se
 
 
 def _split(names: list[str], images: dict[str, Drawings], size: int) -> Split:
-    """Stack the classes of a split; "Angelic/character01/rot090" is a character turned by 90 degrees."""
+    """Stack the classes of a split; "Angelic/character01/rot090" is a character rotated by 90 degrees."""
     items = large(len(names), DRAWINGS, 1, size, size)
     for k, name in enumerate(names):
         character, _, turn = name.partition("/rot")
@@ -145,24 +145,24 @@ def _split(names: list[str], images: dict[str, Drawings], size: int) -> Split:
 
 
 def _folder(root: str | None) -> Path | None:
-    """Return where the user says that the files are, or None for a download."""
+    """Return the folder that the user gave for the files, or None for a download."""
     mirror = os.environ.get("MLX_DATA_DIR")
     if root:
         folder = Path(expanded(root))
         if not folder.is_dir():
-            raise ConfigError([Problem("data.root", f"{folder} is no folder; {HOW_TO_GET}")])
+            raise ConfigError([Problem("data.root", f"{folder} is not a folder; {HOW_TO_GET}")])
         return folder
     if not mirror:
         return None
     folder = Path(expanded(mirror)) / "omniglot"
     if not folder.is_dir():
-        raise UserError(f"data omniglot: MLX_DATA_DIR says to look into {folder}, which is no folder; {HOW_TO_GET}")
+        raise UserError(f"data omniglot: MLX_DATA_DIR names {folder}, which is not a folder; {HOW_TO_GET}")
     return folder
 
 
 def _downloaded(name: str) -> Path:
-    """Return a file of upstream's, from the cache if it was downloaded before."""
-    import pooch  # not at the top: it brings a web client
+    """Return a file of upstream, from the cache if it was downloaded before."""
+    import pooch  # not at the top: it imports a web client
 
     def download(url: str, file: str, cache: Any) -> None:
         pooch.HTTPDownloader()(url, file, cache)
@@ -171,7 +171,7 @@ def _downloaded(name: str) -> Path:
     url, folder = (IMAGES if name.endswith(".zip") else LISTS) + name, cache_dir() / "downloads"
     try:
         found = pooch.retrieve(url, CHECKSUMS[name], fname=name.replace("/", "-"), path=folder, downloader=download)
-    except (OSError, ValueError) as error:  # no network; a file that is not what was published
+    except (OSError, ValueError) as error:  # no network; a file that is not the published one
         raise UserError(f"data omniglot could not be downloaded from {url} ({error}); {HOW_TO_GET}") from error
     return Path(found)
 
@@ -186,14 +186,14 @@ def _listed(part: str, folder: Path | None) -> list[str]:
         names = path.read_text(encoding="ascii").split()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
-    text = "".join(f"{entry}\n" for entry in names)  # whatever the line ends are
+    text = "".join(f"{entry}\n" for entry in names)  # with any line ends
     if f"sha256:{hashlib.sha256(text.encode()).hexdigest()}" != CHECKSUMS[name]:
-        raise UserError(f"{path} is not the list that upstream published; get it from {LISTS}{name}")
+        raise UserError(f"{path} is not the list that upstream published; download it from {LISTS}{name}")
     return names
 
 
 def _path(name: str, folder: Path | None) -> Path:
-    """Return the archive of an image set, or the folder that it was unpacked to."""
+    """Return the archive of an image set, or the folder with its contents."""
     if folder is None:
         return _downloaded(f"{name}.zip")
     for path, there in ((folder / f"{name}.zip", Path.is_file), (folder / name, Path.is_dir)):
@@ -203,27 +203,27 @@ def _path(name: str, folder: Path | None) -> Path:
 
 
 def _content(path: Path) -> str:
-    """Return the sha256 of all files of an image set, with what is wrong with those that cannot be read."""
+    """Return the sha256 of all files of an image set, with the problems of files that cannot be read."""
     state = hashlib.sha256()
     files, most = (sorted(path.glob("*/*/*.png")), LARGEST) if path.is_dir() else ([path], LARGEST_ARCHIVE)
     for file in files:
         state.update(file.relative_to(path).as_posix().encode())
         try:
             state.update(_bytes(file, most))
-        except ValueError as error:  # decoding will say so
+        except ValueError as error:  # decoding reports it
             state.update(str(error).encode())
     return state.hexdigest()
 
 
 def _bytes(file: Path, most: int) -> bytes:
-    """Return what a file holds.
+    """Return the contents of a file.
 
     Raises:
-        ValueError: if it is none, or has more than `most` bytes, or cannot be read.
+        ValueError: if it is not a file, or has more than `most` bytes, or cannot be read.
     """
     try:
-        if not file.is_file():  # a pipe or a device would never come to its end
-            raise ValueError("is no file")
+        if not file.is_file():  # reading a pipe or a device would never end
+            raise ValueError("is not a file")
         if file.stat().st_size > most:
             raise ValueError(f"is too large: it has more than {most} bytes")
         return file.read_bytes()
@@ -235,7 +235,7 @@ def _contents(path: Path, name: str) -> tuple[dict[str, bytes], list[Finding]]:
     """Read the image files of a folder or archive; nothing is unpacked to disk.
 
     Returns:
-        their contents by names such as "Angelic/character01/0965_01.png", sorted, and what is wrong with others.
+        their contents by names such as "Angelic/character01/0965_01.png", sorted, and the problems of unusable files.
     """
     return _from_folder(path) if path.is_dir() else _from_archive(path, name)
 
@@ -261,7 +261,7 @@ def _from_archive(path: Path, name: str) -> tuple[dict[str, bytes], list[Finding
     with zipfile.ZipFile(io.BytesIO(whole)) as archive:
         members = archive.infolist()
         if len(members) > MOST_MEMBERS:
-            return {}, [Finding(True, str(path), f"has {len(members)} members; more than {MOST_MEMBERS} are refused")]
+            return {}, [Finding(True, str(path), f"has {len(members)} members; at most {MOST_MEMBERS} are allowed")]
         for member in sorted(members, key=lambda m: m.filename):
             inside = member.filename.removeprefix(f"{name}/")
             parts = member.filename.replace("\\", "/").split("/")
@@ -273,10 +273,10 @@ def _from_archive(path: Path, name: str) -> tuple[dict[str, bytes], list[Finding
             elif member.file_size > LARGEST:
                 wrong = f"is too large for a drawing ({member.file_size} bytes)"
             elif inside in contents:
-                wrong = "is there twice"
+                wrong = "is in the archive twice"
             elif inside != member.filename and inside.endswith(".png"):
                 try:
-                    contents[inside] = archive.read(member)  # no more than the size that was declared
+                    contents[inside] = archive.read(member)  # not more than the declared size
                 except _UNREADABLE as error:
                     wrong = f"cannot be read: {error}"
             if wrong:
@@ -294,14 +294,14 @@ _UNREADABLE = (
     zlib.error,
     lzma.LZMAError,
 )
-"""What reading a damaged archive comes to."""
+"""What reading a damaged archive raises."""
 
 
 def _decoded(path: Path, name: str, size: int) -> dict[str, Drawings]:
     """Return the drawings [20, P, P] uint8, ink 255, of each character of an image set.
 
     Raises:
-        DataError: with every file that is not what it should be.
+        DataError: with every file that is damaged, missing or not the published one.
     """
     try:
         contents, findings = _contents(path, name)
@@ -335,7 +335,7 @@ def _drawing(content: bytes) -> Image.Image:
     """Decode a drawing; its paper is 1, its ink 0.
 
     Raises:
-        ValueError: if it is none; its size is known before it is decoded.
+        ValueError: if it is not a drawing; its size is checked before it is decoded.
     """
     try:
         with warnings.catch_warnings():
@@ -344,15 +344,15 @@ def _drawing(content: bytes) -> Image.Image:
         if image.size == (SIDE, SIDE):
             return image.convert("1")
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise ValueError(f"has far too many pixels, expected are {SIDE}x{SIDE}") from error
+        raise ValueError(f"has far too many pixels, expected {SIDE}x{SIDE}") from error
     except _UNREADABLE as error:
         raise ValueError(f"cannot be read as an image: {error}") from error
-    except SyntaxError as error:  # Pillow's word for a broken PNG
+    except SyntaxError as error:  # Pillow raises it for a broken PNG
         raise ValueError(f"cannot be read as an image: {error}") from error
-    raise ValueError(f"has {image.width}x{image.height} pixels, expected are {SIDE}x{SIDE}")
+    raise ValueError(f"has {image.width}x{image.height} pixels, expected {SIDE}x{SIDE}")
 
 
 def _small(drawing: Image.Image, size: int) -> NDArray[np.uint8]:
-    """Return a drawing [P, P] uint8 with ink 255; each pixel is the mean of those it covers."""
+    """Return a drawing [P, P] uint8 with ink 255; each pixel is the mean of the original pixels that it covers."""
     ink = drawing.convert("L").point(lambda value: 255 - value)
     return np.asarray(ink.resize((size, size), Image.Resampling.BOX))

@@ -1,4 +1,4 @@
-"""Sine curves: the regression tasks on which MAML was introduced.
+"""Sine curves: the regression tasks of MAML's paper.
 
 Legend: T tasks, S support items, Q query items.
 """
@@ -27,7 +27,7 @@ X = (-5.0, 5.0)
 
 
 class Sinusoid:
-    """Regression tasks y = amplitude * sin(x - phase), drawn anew for every episode; there are no items to keep.
+    """Regression tasks y = amplitude * sin(x - phase), generated for every episode; there are no stored items.
 
     Amplitude, phase and x are uniform in [0.1, 5], [0, pi] and [-5, 5]. A task has no classes, so `way` is 1, `shot`
     is the number of labelled points and `query` that of points to predict. Splits differ in their random streams.
@@ -47,7 +47,7 @@ class Sinusoid:
         self._device = torch.device("cpu")
 
     def to(self, device: torch.device | str) -> Sinusoid:
-        """Return the same tasks, handed out on `device`."""
+        """Return the same tasks on `device`."""
         moved = copy.copy(self)
         moved._device = torch.device(device)
         return moved
@@ -99,7 +99,7 @@ class SinusoidSampler:
         return [()] * episodes
 
     def hash(self, episodes: int) -> str:
-        """Return the sha256 (hex) of what the first `episodes` one-task batches are made of."""
+        """Return the sha256 (hex) of what determines the first `episodes` one-task batches."""
         state = hashlib.sha256(f"{self.shot} {self.query}".encode())
         for step in range(episodes):
             state.update(self._draw(step, 1).numpy().tobytes())

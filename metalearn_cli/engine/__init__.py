@@ -1,1 +1,1 @@
-"""Layer 1: the loop, checkpoints, runs, metrics and the device."""
+"""Layer 1: the training loop, batches of tasks, evaluation and the device."""

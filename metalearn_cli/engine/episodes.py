@@ -1,7 +1,11 @@
-"""A learner on an episode, under a named protocol of normalisation. The one place that knows protocols.
+"""A learner on an episode, under a named protocol of normalisation. Only this module knows the protocols.
 
-transductive: batch statistics come from whatever batch is at hand, so an answer depends on the other queries.
-inductive: they come from the support set alone, so every query is answered as if it were the only one.
+Which items give the batch statistics:
+
+inductive: the support items, for support items and for queries. Each query is answered as if it were the only one.
+transductive, if the algorithm sees features or maps: support items and queries together, in one pass.
+transductive, if it sees items: while it adapts, the support items; in its answers, all queries without the support
+    items.
 
 Legend: S support items, Q query items, W ways, O outputs of a regression, ... the shape of one item.
 """
@@ -19,7 +23,7 @@ from metalearn_cli.core.network import Network, Params
 from metalearn_cli.core.types import Algorithm, Episode, EpisodeOutput
 
 OWN = "learner."
-"""What the names of a learner's own tensors begin with, in the optimizer and in every checkpoint."""
+"""Prefix of the names of a learner's own tensors, in the optimizer and in every checkpoint."""
 
 
 class Learner(NamedTuple):
@@ -29,7 +33,7 @@ class Learner(NamedTuple):
         algorithm: how it learns a task.
         net: the network.
         own: the algorithm's own tensors, see `Algorithm.init`.
-        way: classes, or outputs of a regression, that it answers with.
+        way: number of classes, or of outputs of a regression.
         normalisation: the protocol.
     """
 
@@ -41,16 +45,16 @@ class Learner(NamedTuple):
 
     @property
     def tensors(self) -> Params:
-        """All tensors under one roof: the network's, its constants, and the learner's own as "learner.*"."""
+        """All tensors in one dict: the network's, its constants, and the learner's own as "learner.*"."""
         return self.net.params | self.net.constants | {OWN + name: p for name, p in self.own.items()}
 
     def of(self, tensors: Params) -> Learner:
-        """Return this learner with other tensors, of the names that `tensors` has."""
+        """Return this learner with the tensors of the same names in `tensors`."""
         own = {name: tensors[OWN + name] for name in self.own}
         return self._replace(net=self.net.of(tensors), own=own)
 
     def at(self, progress: float) -> Learner:
-        """Return this learner as it is at a share of training in [0, 1]; 1 where it is evaluated."""
+        """Return this learner at a fraction of training in [0, 1]; 1 in evaluation."""
         if not hasattr(self.algorithm, "at"):
             return self
         return self._replace(algorithm=self.algorithm.at(progress))
@@ -70,7 +74,7 @@ def trained(learner: Learner, episode: Episode) -> EpisodeOutput:
 
 
 def answered(learner: Learner, support_x: Items, support_y: Tensor, query_x: Items) -> Tensor:
-    """Return the logits [Q, W], or numbers [Q, O], of query items: the labels of queries do not come in."""
+    """Return the logits [Q, W], or numbers [Q, O], of query items; queries' labels are not used."""
     net, support_x, query_x = _seen(learner, support_x, query_x)
     state = learner.algorithm.adapt(net, learner.own, support_x, support_y, learner.way)
     return learner.algorithm.predict(net, learner.own, state, query_x)

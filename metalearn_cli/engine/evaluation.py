@@ -27,7 +27,8 @@ def score_episodes(
 ) -> Tensor:
     """Return the score [E] of each of the sampler's first `episodes` one-task batches, on the CPU.
 
-    Scores are accuracies in [0, 1], or squared errors for regression. `advance` is told how many are done.
+    Scores are accuracies in [0, 1], or squared errors for regression. `advance` is called with the number of finished
+    ones.
     """
 
     def task(tensors: Params, episode: Episode) -> Tensor:

@@ -1,4 +1,4 @@
-"""The one training loop; stages differ in their batches and in their loss."""
+"""The training loop of all stages, which differ in their batches and in their loss."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ from metalearn_cli.engine.runtime import one_core
 from metalearn_cli.engine.signals import first_signal
 from metalearn_cli.engine.stepper import Stepper
 
-Batch = Any  # what a stage's `gradients` takes: a pair of tensors, a dict of them, an `Episode`
+Batch = Any  # the batch of a stage's `gradients`: a pair of tensors, a dict of them, an `Episode`
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a stage trains on what.
+    """The training of a stage: tensors, batches, loss and validation.
 
     Attributes:
-        params: all tensors, freshly initialised, constants too; those of the backbone are named "backbone.*".
+        params: all initial tensors, with constants; those of the backbone are named "backbone.*".
         rates: learning-rate multiplier of each tensor that learns.
-        batches: the batch of a step, a function of the step alone.
-        gradients: (params, batch, step) -> metrics [], "loss" among them; gives the tensors that learn their gradients.
-        evaluate: validation metrics of the tensors, under the name of `metric` and others.
+        batches: the batch of a step, a function of only the step.
+        gradients: (params, batch, step) -> metrics [], with "loss"; sets the gradients of the tensors that learn.
+        evaluate: validation metrics of the tensors, `metric` and others.
         metric: the one that selects the best checkpoint.
-        model: what a checkpoint says of itself, enough to build the network again.
+        model: facts for a checkpoint's manifest, enough to rebuild the network.
         data: name, protocol and fingerprint of the data.
-        teacher: what runs record of a second checkpoint that is learnt from, see `Checkpoint.parent_entry`; or None.
+        teacher: what runs record of the teacher's checkpoint, see `Checkpoint.parent_entry`; or None.
         buffers: names of tensors that `gradients` writes, such as running statistics.
-        follow: (params, share of training done) -> tensors that follow others after each step.
-        merged: (params) -> the tensors as a checkpoint hands them on.
-        begin: told the tensors that training starts from, those of `init_from` among them, also where a run resumes;
-            None where nothing needs them.
-        pictures: writes the stage's own pictures into a folder, given trained tensors.
-        notes: what the user should see of how the stage computes.
+        follow: (params, fraction of training done) -> tensors that follow others after each step.
+        merged: (params) -> the tensors that a checkpoint hands on.
+        begin: called with the tensors at the start of training, with those of `init_from`, also when a run resumes;
+            None if nothing needs them.
+        pictures: writes the stage's own plots into a folder, given trained tensors.
+        notes: lines for the user on how the stage computes.
         learns_from: what a step learns from, "items" or "tasks", and how many of them.
     """
 
@@ -68,13 +68,13 @@ class Job:
 
 @dataclass(frozen=True)
 class Plan:
-    """From where to where a loop goes, and when it does what is not training.
+    """First and last step of a loop, and when it logs, evaluates and saves.
 
     Attributes:
-        start: steps that are done already.
-        steps: steps that shall be done at the end.
+        start: steps done before.
+        steps: steps done at the end.
         every: how often to log, evaluate and save.
-        seed: of everything random inside a step.
+        seed: seed of everything random inside a step.
         stop_on: signals that stop the loop, besides SIGINT and SIGTERM.
     """
 
@@ -98,15 +98,15 @@ class RunLog(Protocol):
         """Write a checkpoint, with the validation metrics if there are any."""
 
     def exhausted(self, done: int) -> bool:
-        """Whether training shall end early, after `done` steps."""
+        """Whether training ends early, after `done` steps."""
 
 
 class Ahead:
-    """The batches of a training, each drawn while the one before is learnt from: it may have to come from a disk.
+    """The batches of a training, each drawn during the step before, because reading from a disk may take time.
 
     Args:
-        batches: the batch of a step, a function of the step alone.
-        steps: where training ends; no later batch is drawn unasked.
+        batches: the batch of a step, a function of only the step.
+        steps: the last step; later batches are not drawn in advance.
     """
 
     def __init__(self, batches: Callable[[int], Batch], steps: int) -> None:
@@ -122,7 +122,7 @@ class Ahead:
         return batch
 
     def close(self) -> None:
-        """Draw no more."""
+        """Stop drawing."""
         self._drawing.shutdown(cancel_futures=True)
 
 
@@ -132,8 +132,8 @@ def fit(job: Job, stepper: Stepper, plan: Plan, log: RunLog) -> None:
     Step i is a function of (params, optimizer state, seed, i): a run that stops and resumes equals one that does not.
 
     Raises:
-        NonFiniteError: if a loss or a gradient is not finite too often, see `Stepper`.
-        Stopped: after a signal, once the current step is done and saved; after a second one, at once.
+        NonFiniteError: if losses or gradients are not finite too often, see `Stepper`.
+        Stopped: after a signal, when the current step is done and saved; after a second one, at once.
     """
     asked: list[int] = []
     with first_signal(plan.stop_on, asked.append):
@@ -144,7 +144,7 @@ def fit(job: Job, stepper: Stepper, plan: Plan, log: RunLog) -> None:
             gradients = partial(job.gradients, job.params, job.batches(step), step)
             stepper.take(gradients, f"at step {step + 1} of {plan.steps}")
             done = step + 1
-            with torch.no_grad():  # after a step that was left out there is nothing new to follow
+            with torch.no_grad():  # after a skipped step there is nothing new to follow
                 followed = {} if stepper.memory.in_a_row else job.follow(job.params, done / plan.steps)
                 for name, tensor in followed.items():
                     job.params[name].copy_(tensor)
@@ -153,7 +153,7 @@ def fit(job: Job, stepper: Stepper, plan: Plan, log: RunLog) -> None:
             log.advance(done)
             if last or done % plan.every.log == 0:
                 log.measured(done, stepper.metrics())
-            stop = bool(asked)  # read once: what is stopped is saved
+            stop = bool(asked)  # read once, so that a loop that stops also saves
             scores: dict[str, float] = {}
             if last or done % plan.every.evaluate == 0:
                 scores = job.evaluate(job.params)

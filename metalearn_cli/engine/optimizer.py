@@ -1,7 +1,7 @@
-"""Optimizers and their schedules: what torch makes of their settings, and those that train.
+"""Optimizers and their schedules: a test of their settings, and those that train.
 
-torch loads its compiler, which takes a second, with the first optimizer that is made, though nothing is compiled then.
-Settings are therefore tried out on an optimizer that does without.
+torch loads its compiler, which takes a second, with the first optimizer, although nothing is compiled. So settings are
+tested on an optimizer that does not load it.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from metalearn_cli.core.network import Params
 
 
 def try_optimizer(optimizer: Spec, scheduler: Spec) -> None:
-    """Take one step of something small: torch checks few settings before it computes with them.
+    """Test settings with one step of a small tensor: torch checks few of them before it computes.
 
     Raises:
-        ConfigError: with what is wrong with the settings of optimizer or schedule.
+        ConfigError: with the problems in the settings of optimizer or schedule.
     """
     if wrong := mismatch(optimizer.get("lr"), LIMITS["optimizer"]["lr"]):
         raise ConfigError([Problem("optimizer.lr", wrong)])
@@ -46,10 +46,10 @@ def try_optimizer(optimizer: Spec, scheduler: Spec) -> None:
 def make_optimizer(
     optimizer: Spec, scheduler: Spec, params: Params, rates: Mapping[str, float]
 ) -> tuple[Optimizer, LRScheduler]:
-    """Build what changes the tensors that learn, each at its own rate; the others need no gradients.
+    """Build optimizer and scheduler of the tensors that learn, each with its own rate; the others need no gradients.
 
     Args:
-        optimizer: settings that `try_optimizer` found nothing wrong with.
+        optimizer: settings that passed `try_optimizer`.
         scheduler: likewise.
         params: all tensors.
         rates: learning-rate multiplier of each tensor that learns.
@@ -66,16 +66,16 @@ def make_optimizer(
 
 
 def take_up(optimizer: Optimizer, scheduler: LRScheduler, memory: dict[str, Any], step: int) -> None:
-    """Put optimizer and scheduler where they were after `step` steps; rates follow the settings, which may be new."""
+    """Restore optimizer and scheduler after `step` steps; learning rates come from the settings, which may be new."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch wants an optimizer step before each of the scheduler's
+        warnings.simplefilter("ignore")  # torch requires an optimizer step before each step of the scheduler
         for _ in range(step):
             scheduler.step()
     optimizer.load_state_dict({**optimizer.state_dict(), "state": memory})
 
 
 def misfit(optimizer: Optimizer, memory: Any) -> str:
-    """Return why a state cannot be this optimizer's after some steps, or "": its kernels do not look at shapes."""
+    """Return why a state does not fit this optimizer, or ""; torch's kernels do not check shapes."""
     groups = [
         {**group, "params": [torch.zeros_like(p, requires_grad=True) for p in group["params"]]}
         for group in optimizer.param_groups
@@ -88,7 +88,7 @@ def misfit(optimizer: Optimizer, memory: Any) -> str:
     wanted = twin.state_dict()["state"]
     for index, entries in memory.items():
         if index not in wanted:
-            return f"the optimizer's state has {shown(index)}, which is no tensor's"
+            return f"the optimizer's state has {shown(index)}, which is not the index of a tensor"
         if not isinstance(entries, dict):
             return f"the optimizer's state of tensor {index} must be an object, got {shown(entries)}"
         for name, value in wanted[index].items() if entries else ():  # empty before the first step
@@ -102,12 +102,12 @@ def _form(value: Any) -> Any:
 
 
 def _constructor(optimizer: Spec, params: Sequence[Any]) -> partial[Optimizer]:
-    # one kernel for all tensors, where the optimizer has it and the config asks for no other way
+    # one kernel for all tensors, if the optimizer has it and the config does not choose another
     return bind(optimizer, "optimizer", params=params, fused=None if optimizer.get("foreach") else True)
 
 
 class _Plain(Optimizer):
-    """Takes groups of tensors as they are, where torch's own method would load the compiler."""
+    """Adds a group of tensors without torch's own method, which would load the compiler."""
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         self.param_groups.append({**self.defaults, **param_group})

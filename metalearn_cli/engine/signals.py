@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: Ctrl-C, `kill`, and what a scheduler sends before it takes the machine away."""
+"""Signals that stop a run: Ctrl-C, `kill`, and the signals of a scheduler before it ends a job."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ ALWAYS = ("SIGINT", "SIGTERM")
 
 @contextmanager
 def first_signal(names: Sequence[str], act: Callable[[int], None]) -> Iterator[None]:
-    """Within a block, call `act` at the first signal that asks to stop; the second one meets the handlers of before.
+    """Within a block, call `act` at the first signal to stop; the second one goes to the previous handlers.
 
     Args:
-        names: of signals, besides `ALWAYS`.
-        act: given the signal's number.
+        names: names of signals, besides `ALWAYS`.
+        act: is called with the signal's number.
     """
     before: dict[int, Any] = {}
 
@@ -35,7 +35,7 @@ def first_signal(names: Sequence[str], act: Callable[[int], None]) -> Iterator[N
         for name in dict.fromkeys((*ALWAYS, *names)):
             number = signal.Signals[name]
             before[number] = signal.signal(number, received) or signal.SIG_DFL
-    except ValueError:  # not in the main thread: whoever runs us handles signals
+    except ValueError:  # not in the main thread: the caller handles signals
         yield
         return
     try:

@@ -1,4 +1,4 @@
-"""One optimizer step, and what is kept from one step to the next."""
+"""One optimizer step, and the state from one step to the next."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ log = logging.getLogger("metalearn_cli")
 
 @dataclass
 class Memory:
-    """What is kept from one step to the next, besides tensors; part of every checkpoint.
+    """The state from one step to the next, besides tensors; part of every checkpoint.
 
     Attributes:
         window: metrics of the steps since the last log line.
-        skipped: steps left out, because a loss or a gradient was not finite.
-        in_a_row: how many of them immediately before the next step.
+        skipped: number of skipped steps, whose loss or gradient was not finite.
+        in_a_row: number of skipped steps immediately before the next step.
     """
 
     window: list[dict[str, float]] = field(default_factory=list)
@@ -36,18 +36,18 @@ class Memory:
 
 
 class Stepper:
-    """Takes optimizer steps, each only where loss and gradient are finite.
+    """Takes optimizer steps, each only if loss and gradient are finite.
 
     Args:
         runtime: device and precision.
-        params: all tensors; those that the optimizer holds learn.
-        optimizer: as it comes from torch.
+        params: all tensors; those in the optimizer learn.
+        optimizer: an optimizer of torch.
         scheduler: stepped once per optimizer step.
-        skips: steps in a row that may be left out because a loss or a gradient is not finite.
-        buffers: names of tensors that computing a loss writes; they are put back where a step is left out.
+        skips: most steps in a row that are skipped because a loss or a gradient is not finite.
+        buffers: names of tensors that computing a loss writes; they are restored when a step is skipped.
 
     Attributes:
-        memory: fresh at the start of a run; kept up to date.
+        memory: the state of the steps so far.
     """
 
     def __init__(
@@ -71,20 +71,20 @@ class Stepper:
         """Take a step.
 
         Args:
-            gradients: called without arguments, gives the tensors that learn their gradients and returns metrics [],
-                "loss" among them.
-            where: names the step in messages ("at step 3 of 100").
+            gradients: called without arguments; sets the gradients of the tensors that learn and returns metrics [],
+                with "loss".
+            where: the step in messages ("at step 3 of 100").
 
         Raises:
-            NonFiniteError: if a loss or a gradient is not finite once more than `skips` allows; the weights are still
-                those of the last good step.
+            NonFiniteError: if more than `skips` losses or gradients in a row are not finite; the weights are those of
+                the last good step.
         """
         self.optimizer.zero_grad(set_to_none=True)
         before = {name: self.params[name].clone() for name in self._buffers}
         try:
             with self.runtime.watched():
                 metrics = gradients()
-            # in one look, as each would wait for all that the device has to do
+            # in one read, because each read waits for the device
             *numbers, norm = torch.stack([*metrics.values(), self.runtime.gradient_norm(self.params)]).tolist()
             values = dict(zip(metrics, numbers, strict=True))
             if not math.isfinite(values["loss"]):
@@ -114,14 +114,14 @@ class Stepper:
         return means | {"train/lr": self._rate} | ({"train/skipped": skipped} if skipped else {})
 
     def _skip(self, what: str) -> None:
-        """Leave a step out, or end the run if that are too many."""
+        """Skip a step, or stop the run if there are too many."""
         memory = self.memory
         memory.skipped += 1
         memory.in_a_row += 1
         if memory.in_a_row > self._skips:
-            after = f", after {self._skips} steps left out in a row" if self._skips else ""
-            cure = "A lower learning rate is the usual cure (optimizer.lr, or algorithm.inner_lr)"
+            after = f", after {self._skips} skipped steps in a row" if self._skips else ""
+            cure = "A lower learning rate usually helps (optimizer.lr, or algorithm.inner_lr)"
             if memory.skipped - 1 == self.scheduler.last_epoch:  # all steps so far
                 cure = "No step was taken before: look at the data (mlx data check), the settings and runtime.precision"
             raise NonFiniteError(f"{what}{after}; nothing was updated. {cure}")
-        log.warning("%s: the step is left out (%d in a row, %d in all)", what, memory.in_a_row, memory.skipped)
+        log.warning("%s: the step is skipped (%d in a row, %d in all)", what, memory.in_a_row, memory.skipped)

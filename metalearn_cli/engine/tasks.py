@@ -1,7 +1,7 @@
-"""How the tasks of a meta-batch are computed: one after the other, over threads, or several as one batch.
+"""How the tasks of a meta-batch run: one after the other, over threads, or several as one batch.
 
-Algorithms are pure functions of one episode and know nothing of this. All ways give the same gradients, up to rounding,
-and each of them gives the same numbers every time: who computes what, and the order of sums, is fixed beforehand.
+Algorithms are pure functions of one episode and do not depend on this. All ways give the same gradients, up to
+rounding. Each way gives the same numbers every time, because the work of each thread and the order of sums are fixed.
 
 Legend: T tasks of a meta-batch, E episodes.
 """
@@ -29,22 +29,22 @@ Task = Callable[[Params, Episode], Any]
 
 
 class Tasks:
-    """Computes tasks in the way that the settings say.
+    """Computes tasks in the way of `runtime.task_batching`.
 
     loop and vmap use the calling thread, whose operations may use several cores; threads and groups use one thread per
     core with one core each. vmap and groups compute `chunk` tasks as one batch, loop and threads one task at a time. So
-    memory is that of `chunk` tasks per thread, however many tasks there are.
+    memory is that of `chunk` tasks per thread, for any number of tasks.
 
     Args:
         runtime: the device and its settings.
-        tasks: T, how many tasks there are at a time.
+        tasks: T, the number of tasks in a meta-batch.
         batchable: whether `vmap` can run the learner, see `core.types.Traits`.
 
     Raises:
-        ConfigError: if it cannot, and the settings ask for it.
+        ConfigError: if the settings need `vmap` and it cannot.
 
     Attributes:
-        batching: what `auto` came to.
+        batching: the way of computing, chosen if the setting is `auto`.
         description: how many tasks run at once, and how.
     """
 
@@ -59,7 +59,7 @@ class Tasks:
             self.batching = on_cpu if runtime.device.type == "cpu" else elsewhere
         self._batched = self.batching in ("vmap", "groups")
         if self._batched and not batchable:
-            message = f"{self.batching} cannot run this learner, which leaves torch; use loop or threads"
+            message = f"{self.batching} cannot run this learner, which computes outside torch; use loop or threads"
             raise ConfigError([Problem("runtime.task_batching", message)])
         self._chunk = (config.task_chunk or min(tasks, DEFAULT_CHUNK[self.batching])) if self._batched else 1
         self._threads = min(cores, -(-tasks // self._chunk)) if self.batching in ("threads", "groups") else 1
@@ -70,9 +70,9 @@ class Tasks:
         self._pool = ThreadPoolExecutor(self._threads, "mlx-task", one_core) if self._threads > 1 else None
 
     def refused(self, task: Task, params: Params, episodes: Episode) -> str:
-        """Return why `task` cannot be computed in this way, or "" if it can; it is tried on `episodes`.
+        """Return why `task` cannot be computed in this way, or "" if it can; it is tested on `episodes`.
 
-        What goes wrong with a single task, too, is the learner's own error and raised.
+        An error that also occurs with a single task is the learner's own and is raised.
         """
         if not self._batched:
             return ""
@@ -103,7 +103,7 @@ class Tasks:
         parts = [episodes.map(itemgetter(slice(i, i + self._chunk))) for i in range(0, tasks, self._chunk)]
 
         def share(worker: int) -> tuple[Params, list[dict[str, Tensor]]]:
-            # leaves of one's own, so that threads do not add to the same gradient
+            # separate leaves, so that threads do not add to the same gradient
             own = {n: p.detach().requires_grad_(p.requires_grad) for n, p in params.items()} if self._pool else params
             done = []
             for part in parts[worker :: self._threads]:
@@ -119,17 +119,17 @@ class Tasks:
         return {name: torch.cat([value[name] for value in values]).mean() for name in values[0]}
 
     def each(self, task: Task, params: Params, episodes: Callable[[int], Episode], count: int) -> Iterator[Tensor]:
-        """Yield the tensor [] that `task` makes of each of `count` episodes, in order, without gradients.
+        """Yield the tensor [] that `task` returns for each of `count` episodes, in order, without gradients.
 
         Args:
             task: returns a tensor [].
-            params: what it is given.
+            params: its tensors.
             episodes: returns the episode with an index, as a meta-batch of one.
-            count: how many.
+            count: number of episodes.
         """
 
         def part(start: int) -> Tensor:
-            with torch.no_grad():  # gradients inside a task work all the same: core.functional.gradient turns them on
+            with torch.no_grad():  # gradients inside a task still work: core.functional.gradient turns them on
                 drawn = [episodes(index) for index in range(start, min(start + self._chunk, count))]
                 value: Tensor = self._apply(task, params, Episode(*map(joined, zip(*drawn, strict=True))))  # type: ignore[arg-type]
                 return value
@@ -138,7 +138,7 @@ class Tasks:
             yield from values
 
     def _eager(self, task: Task, params: Params, part: Episode, tasks: int) -> dict[str, Tensor]:
-        """Add the gradient of a part's share of the mean loss to the leaves, and return what `task` makes of it."""
+        """Add the gradient of a part's share of the mean loss to the leaves, and return the outputs of `task`."""
         before = checkpointing.set(self._runtime.config.gradient_checkpointing)
         try:
             values = self._apply(task, params, part)
@@ -148,7 +148,7 @@ class Tasks:
         return {name: value.detach() for name, value in values.items()}
 
     def _apply(self, task: Task, params: Params, part: Episode) -> Any:
-        """Return what `task` makes of a part of a meta-batch, with a leading dimension of tasks."""
+        """Return the outputs of `task` for a part of a meta-batch, with a leading dimension of tasks."""
         if self._batched:
             return torch.func.vmap(task, in_dims=(None, 0))(params, part)
         value = task(params, part.map(itemgetter(0)))
@@ -159,7 +159,7 @@ class Tasks:
 
 
 DEFAULT_CHUNK = {"vmap": 32, "groups": 4}
-"""Tasks that are computed as one batch where the settings do not say it."""
+"""Tasks in one batch if the setting is null."""
 
 
 class _Compiled:
@@ -168,7 +168,7 @@ class _Compiled:
     A GPU starts it as a whole (a CUDA graph) and does not wait for Python between one operation and the next.
 
     Args:
-        values: returns what a task makes of a part of a meta-batch, with a leading dimension of tasks.
+        values: returns the outputs of a task for a part of a meta-batch, with a leading dimension of tasks.
     """
 
     def __init__(self, values: Callable[[Task, Params, Episode], dict[str, Tensor]]) -> None:
@@ -176,12 +176,12 @@ class _Compiled:
         self._graphs: dict[tuple[Any, ...], Callable[..., Any]] = {}
 
     def __call__(self, task: Task, params: Params, part: Episode, tasks: int) -> dict[str, Tensor]:
-        """Add the gradient of a part's share of the mean loss to the leaves, and return what `task` makes of it.
+        """Add the gradient of a part's share of the mean loss to the leaves, and return the outputs of `task`.
 
         Raises:
             UserError: if torch cannot compile here.
         """
-        from torch._inductor.exc import InductorError  # here, as this imports the compiler
+        from torch._inductor.exc import InductorError  # here, because this imports the compiler
 
         learning = {name: p for name, p in params.items() if p.requires_grad}
         key = (task, tasks, *learning, *(t.shape for t in tree_leaves(part)))
@@ -194,7 +194,7 @@ class _Compiled:
             raise UserError(f"runtime.task_compile: torch cannot compile here ({reason}); set it to false") from error
         for p, gradient in zip(learning.values(), gradients, strict=True):
             if gradient is not None:
-                # a copy, as the graph writes to the same place again; laid out like the tensor, as optimizers want it
+                # a copy, because the graph reuses the memory; in the tensor's layout, as optimizers require
                 p.grad = torch.empty_like(p).copy_(gradient) if p.grad is None else p.grad.add_(gradient)
         return {name: value.clone() for name, value in values.items()}
 

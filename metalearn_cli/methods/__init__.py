@@ -1,1 +1,1 @@
-"""Layer 1: how transfer carries a backbone over to a labelled task."""
+"""Layer 1: the methods of transfer, one per module."""

@@ -1,4 +1,4 @@
-"""Fine-tuning: the backbone, or its last blocks, goes on learning together with a new classifier."""
+"""Fine-tuning: train the backbone, or its last blocks, together with a new classifier."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from metalearn_cli.core.network import Network
 
 
 class Finetune:
-    """Train the last blocks of the backbone, later ones faster than earlier ones if wanted.
+    """Train the last blocks of the backbone; later ones can learn faster than earlier ones.
 
     Args:
         blocks: how many of the last blocks learn, >= 1; None means all. To freeze the backbone, use linear_probe.
@@ -30,7 +30,7 @@ class Finetune:
         """Return the learning-rate multiplier of each tensor that learns.
 
         Raises:
-            ValueError: if the backbone has fewer blocks than shall learn.
+            ValueError: if the backbone has fewer than `blocks` blocks.
         """
         if self.blocks is not None and self.blocks > len(net.blocks):
             allowed = f"at most {len(net.blocks)}, the backbone's number of blocks"

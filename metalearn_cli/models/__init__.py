@@ -1,1 +1,1 @@
-"""Layer 1: what pretraining wraps around a backbone, one model per module."""
+"""Layer 1: the models of pretraining, each around a backbone, one per module."""

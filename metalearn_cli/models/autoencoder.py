@@ -18,18 +18,18 @@ from metalearn_cli.models.common.views import affine, noisy
 
 
 class Autoencoder(nn.Module):
-    """Rebuild an item from the backbone's features of it, or of a corrupted copy.
+    """Reconstruct an item from the backbone's features of it, or of a corrupted copy.
 
     Args:
-        backbone: maps [B, ...] to [B, D] and says D as `out_dim`.
+        backbone: maps [B, ...] to [B, D]; its `out_dim` is D.
         shape: of one item.
         value_range: "unit" (values in [0, 1]: cross-entropy per value) or "real" (squared error).
         decoder: "conv" (images), "dense" (any item) or "auto" (conv for images).
         hidden: channels of the first map (conv) or width (dense) of the decoder, >= 1.
         noise: standard deviation of the noise added to the backbone's input, >= 0.
         jitter: images only: standard deviation of the entries of a random affine map (the identity plus such noise;
-            shifts in half image sides are half as large) that distorts the backbone's input, >= 0. What is to be
-            rebuilt is the undistorted image, so the features come to say what is drawn rather than how it lies.
+            shifts in half image sides are half as large) that distorts the backbone's input, >= 0. The target is the
+            undistorted image, so the features learn what is drawn rather than its position.
 
     Raises:
         ValueError: if decoder does not fit the shape.
@@ -54,7 +54,7 @@ class Autoencoder(nn.Module):
         self.jitter = jitter
 
     def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss [] of rebuilding items x [B, ...], and the mean squared error; the labels y are not used."""
+        """Return the reconstruction loss [] of items x [B, ...], and the mean squared error; labels y are not used."""
         rebuilt = self.decoder(self.backbone(self._corrupted(x)))
         if not self.unit:
             loss = mse_loss(rebuilt, x)
@@ -63,7 +63,7 @@ class Autoencoder(nn.Module):
         return loss, {"mse": mse_loss(rebuilt.detach().sigmoid(), x)}
 
     def pictures(self, x: Tensor) -> dict[str, dict[str, Tensor]]:
-        """Return images x [N, C, H, W] and what is rebuilt of them, in [0, 1]."""
+        """Return images x [N, C, H, W] and their reconstructions, in [0, 1]."""
         if not (self.images and self.unit):
             return {}
         return {"reconstructions": {"image": x, "rebuilt": self.decoder(self.backbone(x)).sigmoid()}}

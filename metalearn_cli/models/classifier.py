@@ -17,7 +17,7 @@ class Classifier(nn.Module):
     """A linear classifier of all training classes on the backbone's features.
 
     Args:
-        backbone: maps [B, ...] to [B, D] and says D as `out_dim`.
+        backbone: maps [B, ...] to [B, D]; its `out_dim` is D.
         classes: K.
         smoothing: share of the target that is spread over all classes, in [0, 1).
     """
@@ -31,7 +31,7 @@ class Classifier(nn.Module):
         self.smoothing = smoothing
 
     def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the cross-entropy [] of items x [B, ...] with classes y [B], and the share of right answers."""
+        """Return the cross-entropy [] of items x [B, ...] with classes y [B], and the accuracy."""
         logits = self.head(self.backbone(x))
         accuracy = (logits.argmax(-1) == y).float().mean()
         return cross_entropy(logits, y, label_smoothing=self.smoothing), {"label_accuracy": accuracy}

@@ -1,4 +1,4 @@
-"""Generative adversarial network whose discriminator's trunk is the backbone.
+"""Generative adversarial network; the backbone is part of the discriminator.
 
 Sources: Huang et al. 2024, https://arxiv.org/abs/2501.05441 (relativistic loss with both gradient penalties, "R3GAN");
 Lin et al. 2025, https://arxiv.org/abs/2501.08316, section 3.3 (the penalty by a finite difference).
@@ -17,25 +17,28 @@ from torch.nn.functional import softplus
 from metalearn_cli.core.check import Range
 from metalearn_cli.models.common.decoders import make_decoder
 
-SIGMA = 0.01  # of the noise by which the finite difference of the gradient penalties looks around, see `Gan`
+SIGMA = 0.01  # standard deviation of the noise in the finite differences of the gradient penalties, see `Gan`
 
 
 class Gan(nn.Module):
-    """Two players in one loss: a generator, and a discriminator made of the backbone and a linear layer.
+    """Two players in one loss: a generator, and a discriminator that is the backbone and a linear layer.
 
-    The discriminator learns to score an item above a generated one, the generator the opposite. Penalties on the
-    squared gradient of the score, at items (R1) and at generated ones (R2), make the game converge. They are finite
-    differences along random directions: the exact ones need second derivatives, which cost several times as much. They
-    are those of an item's score with the batch's statistics held fixed, but for the noise of a draw (a quarter of them)
-    and for a bias that falls with `SIGMA`: of R1 0.9 to 1.25 times the exact value, of R2, where the score bends more,
-    0.6 to 0.9 (conv4-32 on glyphs, 3 seeds, untrained and after 30 and 200 steps; with 0.1 it is 0.5 to 1.1 and 0.1 to
-    0.9). With 0.003, differences drown in the rounding of bf16-mixed, which makes small penalties ten times as large.
+    The discriminator learns to score an item higher than a generated one, the generator the opposite. Penalties on the
+    squared gradient of the score, at items (R1) and at generated ones (R2), make training converge. They are
+    finite differences along random directions: the exact ones need second derivatives, which cost several times as
+        much.
+
+    Compared with the exact penalties of a score with fixed batch statistics, the estimates have the noise of one draw
+    (a quarter of their value) and a bias that decreases with `SIGMA`: R1 is 0.9 to 1.25 times the exact value; R2,
+    where the score is more curved, 0.6 to 0.9 (conv4-32 on glyphs, 3 seeds, untrained and after 30 and 200 steps; with
+    0.1 it is 0.5 to 1.1 and 0.1 to 0.9). With 0.003, the rounding of bf16-mixed dominates the differences and makes
+    small penalties ten times as large.
 
     A step uses a quarter of the batch. With as many generated items, and a noisy copy of each for the finite
     difference, the backbone sees as many items as with other models, and a step takes about as long.
 
     Args:
-        backbone: maps [B, ...] to [B, D] and says D as `out_dim`.
+        backbone: maps [B, ...] to [B, D]; its `out_dim` is D.
         shape: of one item.
         value_range: "unit" (values in [0, 1]) or "real".
         latent: dimensions of the generator's standard normal input, >= 1.
@@ -54,7 +57,7 @@ class Gan(nn.Module):
     ) -> None:
         super().__init__()
         self.backbone = backbone
-        # no bias: a relativistic loss only sees differences of scores
+        # no bias: a relativistic loss uses only differences of scores
         self.critic = nn.Linear(cast(int, backbone.out_dim), 1, bias=False)
         self.generator = make_decoder(latent, shape, hidden)
         self.latent = latent
@@ -75,12 +78,13 @@ class Gan(nn.Module):
         x = x[: -(-len(x) // 4)]
         made = self.generate(x)
         fake = made.detach().requires_grad_()
-        # one batch each, so that batch statistics do not tie the scores of real items to those of generated ones
+        # separate batches, so that with batch statistics the scores of real items do not depend on the generated ones
         real_score, real_slope = self._score(x)
         fake_score, fake_slope = self._score(fake)
         loss = softplus(fake_score - real_score).mean()
         penalty = real_slope + fake_slope
-        # the generator's loss, differentiated here by the generated items alone, does not reach the discriminator
+        # the generator's loss is differentiated here only with respect to generated items, so the discriminator gets
+        # none of it
         generator_loss = softplus(real_score - fake_score).mean()
         (slope,) = torch.autograd.grad(generator_loss, fake, retain_graph=True)
         total = loss + self.gamma / 2 * penalty + ((made - fake.detach()) * slope).sum()
@@ -88,7 +92,7 @@ class Gan(nn.Module):
         return total, {name: value.detach() for name, value in metrics.items()}
 
     def generate(self, like: Tensor) -> Tensor:
-        """Return as many new items [B, ...] as there are in `like`, on its device and in its number format."""
+        """Return as many new items [B, ...] as `like` has, on its device and in its number format."""
         z = torch.randn(len(like), self.latent, device=like.device, dtype=like.dtype)
         made: Tensor = self.generator(z)
         return made.sigmoid() if self.unit else made

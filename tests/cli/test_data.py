@@ -51,7 +51,7 @@ def test_stages_refuse_what_the_check_calls_an_error(mlx, monkeypatch, tmp_path)
     for stage in ("pretrain", "meta-train", "run"):
         answer = mlx(stage, "backbone=mlp", *SMALL)
         assert (answer.code, answer.out) == (2, "")
-        assert "test: direction009 has 1 item with values that are no numbers" in answer.err
+        assert "test: direction009 has 1 item with values that are not finite" in answer.err
         assert "train: direction000 leaks into another split" in answer.err
     assert not list(tmp_path.iterdir())
 

@@ -1,1 +1,1 @@
-"""What the backbones share. Not to be named in a config."""
+"""Code that the backbones share. A config cannot name it."""

@@ -1,12 +1,12 @@
 """Normalisation without hidden state, and batch normalisation fused with the ReLU and max-pooling that follow it.
 
 Pooling comes first here: max-pooling and ReLU commute with an increasing affine map, so normalising the pooled values
-is the same and touches a quarter of the pixels. Both derivatives are written out (closed forms), because the graph that
-autograd would record for them costs several times as much memory traffic. The first convolution of images, whose
-outputs are the largest tensors of a network, is normalised without a pass over them: see `of_convolution`.
+gives the same result on a quarter of the pixels. Both derivatives are in closed form, because the graph that autograd
+would record for them needs several times as much memory traffic. The outputs of the first convolution on images are the
+largest tensors of a network; they are normalised without reading them: see `of_convolution`.
 
-Legend: B items, R items that give the statistics, M = R * H * W values behind each of them, C channels, H height,
-W width, h and w height and width after pooling.
+Legend: B items, R items that give the statistics, M = R * H * W values per channel in the statistics, C channels,
+H height, W width, h and w height and width after pooling.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ Norm = Literal["batch", "group", "none"]
 
 
 class BatchNormReluPool(nn.Module):
-    """Batch normalisation by the statistics of the batch at hand, then ReLU, then 2x2 max-pooling or none.
+    """Batch normalisation by the statistics of the current batch, then ReLU, then 2x2 max-pooling or none.
 
-    There are no running statistics, ever. Differentiable twice, also under `torch.func` transforms; under `vmap` each
-    task's channels are channels of one large batch.
+    There are no running statistics. Differentiable twice, also under `torch.func` transforms; under `vmap` each task's
+    channels are channels of one large batch.
 
     Args:
         channels: C, >= 1.
@@ -47,10 +47,10 @@ class BatchNormReluPool(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return [B, C, h, w] from x [B, C, H, W], each channel normalised to mean `bias` and deviation `weight`.
 
-        The first R items give the statistics that all are normalised by; R is what `core.network.reference` says.
+        All items are normalised with the statistics of the first R items; R is the value of `core.network.reference`.
 
         Args:
-            x: the outputs of a convolution; statistics of 16-bit ones are taken in float32.
+            x: the outputs of a convolution; statistics of 16-bit values are computed in float32.
         """
         precise = torch.promote_types(x.dtype, torch.float32)
         if _few_launches(x):
@@ -61,11 +61,11 @@ class BatchNormReluPool(nn.Module):
         return y.to(x.dtype)
 
     def of_convolution(self, conv: nn.Conv2d, x: Tensor) -> Tensor:
-        """Return `self(conv(x))`, at a fraction of the memory traffic where x has few channels.
+        """Return `self(conv(x))` with much less memory traffic if x has few channels.
 
-        A convolution is linear in the patches that it sees, so their mean and covariance give its outputs' mean and
-        variance, without a look at these. Then normalising them is a convolution with other kernels: a product with the
-        patches, whose derivatives cost less than a convolution's.
+        A convolution is linear in the patches of its input. So the mean and covariance of the patches give the mean and
+        variance of its outputs, without reading the outputs. Normalising them is then a convolution with scaled
+        kernels: a product with the patches, whose derivatives cost less than those of a convolution.
 
         Args:
             conv: a convolution without bias.
@@ -81,7 +81,7 @@ class BatchNormReluPool(nn.Module):
             first = patches[: reference()]
             mean = first.mean((0, 2))
             centred = first - mean[:, None]
-            # image by image, as one long product would lose digits
+            # image by image, because one long product would lose digits
             covariance = (centred @ centred.mT).mean(0) / patches.shape[2]
             rows = kernels.flatten(1)
             steep = weight * ((rows @ covariance * rows).sum(1) + _EPS).rsqrt()
@@ -97,7 +97,7 @@ class BatchNormReluPool(nn.Module):
 
 
 def make_norm(norm: Norm, channels: int, pool: bool) -> nn.Module:
-    """Return the layer that a backbone's `norm` setting names; "batch" brings ReLU and pooling with it."""
+    """Return the layer that a backbone's `norm` setting names; "batch" includes ReLU and pooling."""
     if norm == "batch":
         return BatchNormReluPool(channels, pool)
     if norm == "group":
@@ -106,26 +106,27 @@ def make_norm(norm: Norm, channels: int, pool: bool) -> nn.Module:
 
 
 def _few_launches(x: Tensor) -> bool:
-    """Whether torch's own kernels are the better way: on a GPU each operation costs a launch, and they are fewer.
+    """Whether torch's own kernels are faster: on a GPU each operation costs a launch, and torch needs fewer.
 
-    Not in a batch of tasks, where the second derivative of torch's batch normalisation is wrong without a word (seen in
-    2.13), nor where others give the statistics, nor in a graph that is being recorded, whose operations are fused.
+    Not in a batch of tasks, where the second derivative of torch's batch normalisation is wrong without warning (seen
+    in 2.13), nor if only some items give the statistics, nor in a graph that is being recorded, whose operations are
+    fused.
     """
     batched = torch._C._are_functorch_transforms_active()
     return x.is_cuda and not batched and reference() is None and _get_current_dispatch_mode() is None
 
 
 _EPS = 1e-5
-_AT_ONCE = 25  # images, which are pooled while they are still in a processor's cache
+_AT_ONCE = 25  # images pooled at a time, so that they are still in the processor's cache
 
 
 def _sum(x: Tensor) -> Tensor:
-    """Return the sum over all but channels [1, C, 1, 1], by torch's blockwise addition: it keeps float32 accurate."""
+    """Return the sum over all but channels [1, C, 1, 1]; torch adds in blocks, which is accurate in float32."""
     return x.sum((0, 2, 3), keepdim=True)
 
 
 def _wide(c: Tensor) -> Tensor:
-    """Return [C] as [1, C, 1, 1], to be combined with images."""
+    """Return [C] as [1, C, 1, 1], to combine with images."""
     return c.view(1, -1, 1, 1)
 
 
@@ -140,7 +141,7 @@ def _count(x: Tensor, reference: int) -> int:
 
 
 def _scattered(pooled: Tensor, like: Tensor, index: Tensor | None) -> Tensor:
-    """Put pooled values back to where they came from, zeros elsewhere: a new tensor of the shape of `like`."""
+    """Put pooled values back to their places, zeros elsewhere: a new tensor of the shape of `like`."""
     if index is None:
         return pooled.clone()
     scatter = torch.ops.aten.max_pool2d_with_indices_backward
@@ -149,7 +150,7 @@ def _scattered(pooled: Tensor, like: Tensor, index: Tensor | None) -> Tensor:
 
 def _pooled(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Return the values [B, C, h, w] of x that are the largest of their window once normalised, and their places."""
-    # a look at a GPU would have to wait for it, and a graph that is being recorded has to hold for all values
+    # reading a value from a GPU would wait for it, and a graph that is being recorded must hold for all values
     if x.is_cpu and _get_current_dispatch_mode() is None and not bool((weight < 0).any()):
         return max_pool2d(x, 2, return_indices=True)
     sign = _wide(torch.where(weight < 0, -1.0, 1.0).to(x.dtype))  # a negative weight makes the smallest the largest
@@ -167,9 +168,9 @@ def _gathered(x: Tensor, index: Tensor | None) -> Tensor:
 
 
 def _folded(info: Any, in_dims: Sequence[int | None], args: Sequence[Any]) -> list[Any]:
-    """Make the channels of T tasks those of one: [T, B, C, H, W] becomes [B, T * C, H, W], and [T, C] [T * C].
+    """Merge tasks into channels: [T, B, C, H, W] becomes [B, T * C, H, W], and [T, C] becomes [T * C].
 
-    What the tasks share is repeated for each.
+    Tensors that the tasks share are repeated for each.
     """
     folded = []
     for dim, arg in zip(in_dims, args, strict=True):
@@ -183,7 +184,7 @@ def _folded(info: Any, in_dims: Sequence[int | None], args: Sequence[Any]) -> li
 
 
 def _unfolded(info: Any, outputs: Sequence[Tensor | None]) -> tuple[tuple[Tensor | None, ...], tuple[int | None, ...]]:
-    """Undo `_folded`, saying where the tasks are."""
+    """Undo `_folded`; returns also the dimensions of the tasks."""
     dims = tuple(None if t is None else int(t.ndim > 1) for t in outputs)
     pairs = zip(outputs, dims, strict=True)
     return tuple(None if t is None else t.unflatten(cast(int, d), (info.batch_size, -1)) for t, d in pairs), dims
@@ -194,14 +195,14 @@ class _Op(Function):
     def apply(cls, *args: Any) -> Any:
         if torch._C._are_functorch_transforms_active():
             return super().apply(*args)
-        # past the binding of default arguments, which takes longer than the computation on a small support set
+        # without the binding of default arguments, which takes longer than the computation on a small support set
         return super(Function, cls).apply(*args)  # type: ignore[misc]  # it is a builtin's
 
 
 class _Forward(_Op):
     """y = relu(pool(weight * n + bias)) with n = (x - mean) * scale, mean and scale those of the first R items.
 
-    The other outputs are what the derivatives need: the pooled n, where it came from, mean, scale and weight * scale.
+    The other outputs are for the derivatives: the pooled n, its places, mean, scale and weight * scale.
     """
 
     @staticmethod
@@ -221,7 +222,7 @@ class _Forward(_Op):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
         y, n, index, mean, scale, steep = output
         ctx.reference = inputs[3]
-        ctx.set_materialize_grads(False)  # zeros for what is not differentiable would take as long as what is
+        ctx.set_materialize_grads(False)  # zeros for non-differentiable outputs would take as long as the rest
         ctx.mark_non_differentiable(*(t for t in output[1:] if t is not None))
         ctx.save_for_backward(inputs[0], inputs[1], y, n, index, mean, scale, steep)
 
@@ -239,7 +240,7 @@ class _Forward(_Op):
 class _Backward(_Op):
     """The gradient of `_Forward`, itself differentiable once.
 
-    With g the incoming gradient where ReLU let through, and n at the pooled places:
+    With g the incoming gradient where ReLU is active, and n at the pooled places:
     grad_bias = sum(g), grad_weight = sum(g * n),
     grad_x = weight * scale * (scatter(g) - [first R items] (grad_bias + n * grad_weight) / M).
     """
@@ -279,7 +280,7 @@ class _Backward(_Op):
     def backward(ctx: Any, *incoming: Tensor | None) -> tuple[Tensor | None, ...]:
         """Differentiate p = sum(c * grad_x) + sum(c_weight * grad_weight) + sum(c_bias * grad_bias).
 
-        p depends on x through n (in grad_weight and in c_n, below) and through scale, on weight through steep alone.
+        p depends on x through n (in grad_weight and in c_n, below) and through scale, on weight only through steep.
         """
         x, y, n, index, mean, scale, steep, *sums, g = ctx.saved_tensors
         pairs = zip(incoming[:3], (x, *sums), strict=True)

@@ -1,1 +1,1 @@
-"""What the data sets share: classes and episodes, the cache, what can be wrong. Not to be named in a config."""
+"""Code that the data sets share: classes and episodes, the cache, checks. A config cannot name it."""

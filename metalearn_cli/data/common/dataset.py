@@ -1,4 +1,4 @@
-"""A data set of classes, and the batches and episodes drawn from it by index operations alone.
+"""A data set of classes, and the batches and episodes drawn from it with index operations.
 
 Legend: N items, K classes, B items of a batch, T tasks, W ways, S support items, Q query items, ... one item's shape.
 """
@@ -27,15 +27,15 @@ class Dataset:
 
     Attributes:
         name: as in "data=NAME".
-        protocol: which of the published or possible ways of splitting this is, such as "vinyals".
+        protocol: name of the way of splitting, such as "vinyals".
         splits: any of "train", "val", "test".
         facts: what networks and learners may know of it; its groups are those of the classes of all splits.
-        preprocessing: plain values that say how a file becomes an item; {} where there are no files.
+        preprocessing: plain values that describe how a file becomes an item; {} if there are no files.
         fingerprint: sha256 (hex) of all items, counts and names.
-        findings: what is wrong with it, whatever is to be done with it.
+        findings: its problems, whatever it is used for.
 
     Raises:
-        ValueError: if a split has an unknown name, shares a class with another, or holds items of another kind.
+        ValueError: if a split has an unknown name, shares a class with another, or has items of another kind.
     """
 
     name: str
@@ -69,7 +69,7 @@ class Dataset:
         preprocessing: Mapping[str, Any] | None = None,
         vocabulary: int | Mapping[str, int] = 0,
     ) -> Dataset:
-        """Make a data set; the other facts, the fingerprint and the findings follow from its splits."""
+        """Build a data set; facts, fingerprint and findings are computed from its splits."""
         facts = facts_of(kind, splits, vocabulary)
         found = tuple(findings_of(splits))
         return cls(name, protocol, splits, facts, preprocessing or {}, fingerprint_of(splits), found)
@@ -82,7 +82,7 @@ class Dataset:
         """Draw `size` items independently and uniformly, with replacement.
 
         Returns:
-            x [B, ...], images float32, and y [B] int64, the class index within the split; a function of all arguments.
+            x [B, ...], images float32, and y [B] int64, the class index within the split; a function of the arguments.
         """
         first, counts = self._part(split, part)
         end = counts.cumsum(0)
@@ -129,7 +129,7 @@ class Dataset:
         return self.splits[split]
 
     def _part(self, split: str, part: Part) -> tuple[Tensor, Tensor]:
-        """Return the first item [K] of each class and how many of it [K] belong to the part."""
+        """Return, for each class, the index of its first item [K] and the number of its items [K] in the part."""
         counts = self._split(split).counts
         first, held_out = counts.cumsum(0) - counts, (counts // 5).clamp(min=1)
         if part == "fit":
@@ -202,18 +202,18 @@ class EpisodeSampler:
         return first[chosen][..., None] + within
 
     def _order(self, step: int, tasks: int) -> Tensor:
-        """Draw the order of the queries [T, way * query]: one that follows the classes would give the labels away."""
+        """Draw the order of the queries [T, way * query]: an order by class would reveal the labels."""
         keys = torch.rand(tasks, self.way * self.query, generator=generator(self.seed, "order", self.split, step))
         return keys.argsort(1)
 
 
 def generator(seed: int, purpose: str, *parts: int | str) -> torch.Generator:
-    """Return a source of randomness for one purpose and step; on the CPU, so that all devices draw alike."""
+    """Return a random generator for one purpose and step; on the CPU, so that all devices draw the same."""
     return torch.Generator().manual_seed(derive_seed(seed, purpose, *parts))
 
 
 def at_least_one(shot: int, query: int) -> list[Problem]:
-    """Return what is wrong with an episode's numbers of items, whatever the data."""
+    """Return the problems of an episode's numbers of items that do not depend on the data."""
     return [Problem(key, f"must be >= 1, got {n}") for key, n in (("shot", shot), ("query", query)) if n < 1]
 
 
@@ -248,6 +248,6 @@ def _gather(items: Items, index: Tensor) -> Items:
 
 
 def _gathered(part: Tensor, index: Tensor) -> Tensor:
-    # not part[index]: it takes up to 14 times as long for uint8
+    # not part[index], which takes up to 14 times as long for uint8
     x = part.index_select(0, index.flatten().to(part.device)).unflatten(0, index.shape)
     return x.float().div_(ONE) if x.dtype == torch.uint8 else x

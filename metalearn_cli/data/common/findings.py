@@ -1,4 +1,4 @@
-"""What is wrong with a data set: too few items, copies across splits, numbers that are none.
+"""Problems of a data set: too few items, copies across splits, values that are not numbers.
 
 Legend: N items, K classes, ... the shape of one item.
 """
@@ -19,14 +19,14 @@ from metalearn_cli.core.items import Items
 from metalearn_cli.core.types import Episode
 from metalearn_cli.data.common.splits import SPLITS, Split, parts_of
 
-COPIED = 0.5  # share of a class's items from which on a class with the same ones is a copy of it
-COMMON = 50  # classes that may share an item before they are no longer looked at pair by pair
-NO_NUMBERS = "with values that are no numbers (NaN or infinite)"
-HUGE = 1e6  # standardised values do not get there
+COPIED = 0.5  # a class with at least this share of another's items is a copy of it
+COMMON = 50  # if more classes share an item, they are not compared pair by pair
+NO_NUMBERS = "with values that are not finite (NaN or infinite)"
+HUGE = 1e6  # standardised values are far smaller
 
 
 def findings_of(splits: Mapping[str, Split]) -> list[Finding]:
-    """Return what is wrong with classes in splits, whatever is to be done with them; their items are on the CPU."""
+    """Return the problems of classes in splits, whatever they are used for; their items are on the CPU."""
     findings = [Finding(True, name, "is a split that is missing") for name in SPLITS if name not in splits]
     for name, split in splits.items():
         findings += _numbers(name, split)
@@ -34,13 +34,13 @@ def findings_of(splits: Mapping[str, Split]) -> list[Finding]:
 
 
 def episode_findings(data: Any, way: int, shot: int, query: int) -> list[Finding]:
-    """Return what keeps a data set from giving episodes of a shape, class by class.
+    """Return, class by class, why a data set cannot give episodes of a shape.
 
     Args:
         data: a `Dataset`, or a stream of regression tasks.
         way: classes of an episode.
         shot: labelled items of a class.
-        query: items of a class to be told apart.
+        query: items of a class to classify.
     """
     findings = []
     for name in SPLITS:
@@ -103,17 +103,17 @@ def _class_of(split: Split) -> Tensor:
 
 
 def _digests(items: Items) -> list[bytes]:
-    """Return what each item is recognised by."""
+    """Return a hash of each item."""
     parts = [part.reshape(len(part), -1).numpy() for part in parts_of(items).values()]
     rows = (b"".join(row.tobytes() for row in item) for item in zip(*parts, strict=True))
     return [hashlib.blake2b(row, digest_size=16).digest() for row in rows]
 
 
 def _copies(splits: Mapping[str, Split]) -> list[Finding]:
-    """Find items that are there more than once, by their content: whatever they and their classes are called.
+    """Find copies of items by their content, whatever the names of their classes.
 
-    A class whose items are, for the most part, those of a class of another split leaks that split. Single copies are
-    told and do not block: simple drawings coincide.
+    A class that has most of its items in common with a class of another split leaks between the splits. Single copies
+    are reported and do not block: simple drawings can be equal.
     """
     owners: dict[bytes, list[tuple[str, int]]] = {}
     for name, split in splits.items():
@@ -130,17 +130,17 @@ def _copies(splits: Mapping[str, Split]) -> list[Finding]:
                 between.update(combinations(sorted(counts), 2))
             else:
                 (name, k), *others = sorted(counts)
-                what = f"has an item, an empty one perhaps, that {len(others)} other classes have too"
+                what = f"has an item, perhaps an empty one, that {len(others)} other classes have too"
                 findings.append(Finding(True, f"{name}: {splits[name].names[k]}", what))
     for (name, k), count in within.items():
-        what = f"has {count} item{'s' * (count > 1)} that repeat others of it"
+        what = f"has {count} item{'s' * (count > 1)} that repeat{'s' * (count == 1)} others of it"
         findings.append(Finding(False, f"{name}: {splits[name].names[k]}", what))
     singles: Counter[tuple[str, str]] = Counter()
     for ((one, i), (two, j)), count in between.items():
         smaller = min(int(splits[one].counts[i]), int(splits[two].counts[j]))
         where = f"{one}: {splits[one].names[i]}"
         if count >= COPIED * smaller:
-            leak = "leaks into another split" if one != two else "is there twice"
+            leak = "leaks into another split" if one != two else "is in the data twice"
             what = f"{leak}: {count} of its items are those of {two}: {splits[two].names[j]}"
             findings.append(Finding(one != two, where, what))
         else:

@@ -1,4 +1,4 @@
-"""How a picture becomes an item: plain values that are kept with a checkpoint, to treat other pictures alike."""
+"""How an image becomes an item: plain values stored with a checkpoint, to treat other images in the same way."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def drawing(pixels: int) -> dict[str, Any]:
         pixels: height and width P of the item.
 
     Returns:
-        `channels`; `size`, height and width; `resampling`, box meaning that each pixel is the mean of those it covers;
-        `polarity`, which of ink and paper is 1; `divide_by`, what brings the pixels of a file to [0, 1].
+        `channels`; `size`, height and width; `resampling`, where box means that each pixel is the mean of those it
+        covers; `polarity`, which of ink and paper is 1; `divide_by`, which scales the pixels of a file to [0, 1].
     """
     return {
         "channels": 1,

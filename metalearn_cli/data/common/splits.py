@@ -1,4 +1,4 @@
-"""The items of a data set by split and class, what must hold of them, and what they are recognised by.
+"""The items of a data set by split and class, their checks, and their hash.
 
 Legend: N items, K classes, ... the shape of one item.
 """
@@ -18,7 +18,7 @@ from metalearn_cli.core.items import Items, Values, each, size
 SPLITS = ("train", "val", "test")
 
 VALUES: dict[torch.dtype, Values] = {torch.uint8: "unit", torch.float32: "real", torch.int64: "ids"}
-"""What the numbers of an item are, by the type that they are kept in."""
+"""The kind of an item's numbers, by the type in which they are stored."""
 
 ONE = 255
 """The uint8 that stands for 1.0."""
@@ -31,7 +31,7 @@ class Split:
     """The items of one split, grouped by class.
 
     Attributes:
-        items: [N, ...] uint8, 255 standing for 1.0, or float32, or int64 ids; or a dict of such tensors, one per part.
+        items: [N, ...] uint8 (255 means 1.0), float32, or int64 ids; or a dict of such tensors, one per part.
         counts: [K] int64 on the CPU; class k owns counts[k] >= 1 consecutive items.
         names: K different class names, such as "Angelic/character01/rot090"; see `group_of`.
 
@@ -49,7 +49,7 @@ class Split:
             if part.dtype not in VALUES:
                 raise ValueError(f"items must be uint8, float32 or int64, got {part.dtype}")
         if len({len(part) for part in parts}) != 1:
-            raise ValueError(f"items must have equally many of each part, got {by_part(len, self.items)}")
+            raise ValueError(f"items must have the same number of each part, got {by_part(len, self.items)}")
         if self.counts.dtype != torch.int64 or self.counts.shape != (len(self.names),) or (self.counts < 1).any():
             raise ValueError(f"counts must be int64 and >= 1 for each of {len(self.names)} classes, got {self.counts}")
         if int(self.counts.sum()) != size(self.items):
@@ -68,14 +68,14 @@ def parts_of(items: Items) -> dict[str, Tensor]:
 
 
 def by_part(function: Callable[[Tensor], T], items: Items) -> T | dict[str, T]:
-    """Return what a function says of a tensor of items, or of each part by name."""
+    """Apply a function to a tensor of items, or to each part by name."""
     if isinstance(items, Tensor):
         return function(items)
     return {name: function(part) for name, part in parts_of(items).items()}
 
 
 def group_of(class_name: str) -> str:
-    """Return the group (alphabet, script) of a class: what stands before the first "/" of its name, or ""."""
+    """Return the group (alphabet, script) of a class: the part of its name before the first "/", or ""."""
     return class_name.partition("/")[0] if "/" in class_name else ""
 
 

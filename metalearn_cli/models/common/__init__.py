@@ -1,1 +1,1 @@
-"""What the models share. Not to be named in a config."""
+"""Code that the models share. A config cannot name it."""

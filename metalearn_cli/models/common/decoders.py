@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, relu
 
 Decoder = Literal["auto", "conv", "dense"]
-"""conv is for images; auto takes it for them, and dense for everything else."""
+"""conv is for images; auto is conv for images, and dense for everything else."""
 
 
 def make_decoder(inputs: int, shape: tuple[int, ...], hidden: int, decoder: Decoder = "auto") -> nn.Module:
@@ -45,12 +45,12 @@ def make_decoder(inputs: int, shape: tuple[int, ...], hidden: int, decoder: Deco
 
 
 class ConvDecoder(nn.Module):
-    """A linear layer draws a map of less than 8 x 8; each 3x3 convolution after it sees it doubled, up to H x W.
+    """A linear layer gives a map of less than 8 x 8; before each 3x3 convolution the map is doubled, up to H x W.
 
     Args:
         inputs: Z.
         shape: (C, H, W) of an image.
-        hidden: channels of the first map, >= 1; every next one has half of them, down to 16.
+        hidden: channels of the first map, >= 1; each later map has half as many, down to 16.
     """
 
     def __init__(self, inputs: int, shape: tuple[int, ...], hidden: int) -> None:
@@ -58,7 +58,7 @@ class ConvDecoder(nn.Module):
         size = shape[1:]
         sizes = [size]
         while max(size) >= 8:
-            size = tuple(-(-side // 2) for side in size)  # rounded up, so that odd sizes come out exactly too
+            size = tuple(-(-side // 2) for side in size)  # rounded up, so that odd sizes are exact too
             sizes.insert(0, size)
         self.start, self.sizes = size, sizes[1:] or sizes
         widths = [max(hidden >> level, min(hidden, 16)) for level in range(len(self.sizes))]
@@ -70,7 +70,7 @@ class ConvDecoder(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         """Return images [B, C, H, W], unbounded, from vectors z [B, Z]."""
         x: Tensor = self.first(z).unflatten(1, (-1, *self.start))
-        x = x.contiguous(memory_format=torch.channels_last)  # while it is small: the convolutions would do it later
+        x = x.contiguous(memory_format=torch.channels_last)  # now, while it is small, not in the convolutions
         for norm, conv, size in zip(self.norms, self.convs, self.sizes, strict=True):
             x = conv(interpolate(relu(norm(x)), size=size))
         return x

@@ -1,6 +1,6 @@
-"""Views of items: the random changes that a representation shall not depend on.
+"""Views of items: random changes that a representation should not depend on.
 
-They draw from torch's generator, which the loop seeds anew at each step.
+They draw from torch's generator, which the loop seeds at each step.
 
 Legend: N items, C channels, H height, W width, ... the shape of one item.
 """
@@ -13,12 +13,12 @@ from torch.nn.functional import affine_grid, grid_sample
 
 
 def affine(x: Tensor, spread: float) -> Tensor:
-    """Return images x [N, C, H, W], each under a random affine map; what comes into view from outside is 0.
+    """Return images x [N, C, H, W], each under a random affine map; pixels from outside the image are 0.
 
     Args:
         x: images.
-        spread: standard deviation of the entries of the map, the identity plus such noise, >= 0; shifts, in half image
-            sides, have half of it.
+        spread: standard deviation of the entries of the map (the identity plus such noise), >= 0; that of shifts, in
+            half image sides, is half as large.
     """
     scale = x.new_tensor([1.0, 1.0, 0.5])
     noise = torch.randn(len(x), 2, 3, device=x.device, dtype=x.dtype)

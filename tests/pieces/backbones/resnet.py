@@ -49,7 +49,7 @@ class Resnet(nn.Module):
     def __init__(self, shape: tuple[int, ...], hidden: Annotated[int, Range(1)] = 16) -> None:
         super().__init__()
         if len(shape) != 3:
-            raise ValueError(f"shape {tuple(shape)} is no image [C, H, W]; use backbone=mlp")
+            raise ValueError(f"shape {tuple(shape)} is not an image [C, H, W]; use backbone=mlp")
         self.conv1 = nn.Conv2d(shape[0], hidden, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(hidden)
         self.layer1 = nn.Sequential(Block(hidden, hidden, 1))

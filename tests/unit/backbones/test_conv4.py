@@ -58,7 +58,7 @@ def test_a_convolution_has_a_bias_unless_batch_norm_would_cancel_it(norm: str) -
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"shape": (100,)}, r"^shape \(100,\) is no image"),
+        ({"shape": (100,)}, r"^shape \(100,\) is not an image"),
         ({"shape": (1, 15, 28)}, r"^shape \(1, 15, 28\) is too small"),
     ],
 )

@@ -261,13 +261,13 @@ def test_step_that_is_left_out_changes_nothing_but_the_rate(caplog):
     said = {step: values.get("train/skipped") for step, values in task.recorded if "train/lr" in values}
     assert said == {1: None, 2: 1, 3: 2, 4: 2, 5: 2, 6: 2}
     assert "train/loss" not in dict(task.recorded)[2]
-    assert "the loss became nan at step 2 of 6: the step is left out (1 in a row, 1 in all)" in caplog.messages
-    assert "the gradient of w is not finite at step 3 of 6: the step is left out (2 in a row" in caplog.text
+    assert "the loss became nan at step 2 of 6: the step is skipped (1 in a row, 1 in all)" in caplog.messages
+    assert "the gradient of w is not finite at step 3 of 6: the step is skipped (2 in a row" in caplog.text
 
 
 def test_too_many_steps_left_out_stop_the_run():
     task = Trouble(losses=(2, 4, 5, 6))
-    with pytest.raises(NonFiniteError, match="the loss became nan at step 6 of 6, after 2 steps left out in a row"):
+    with pytest.raises(NonFiniteError, match="the loss became nan at step 6 of 6, after 2 skipped steps in a row"):
         task.fit(skips=2)
     assert task.advanced == [1, 2, 3, 4, 5]
 

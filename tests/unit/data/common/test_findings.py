@@ -44,7 +44,7 @@ def test_nothing_is_wrong_with_good_data() -> None:
 def test_values_that_are_no_numbers(value: float) -> None:
     x = items(7)
     x[COUNT, 2] = x[COUNT + 1, 0] = value
-    expected = Finding(True, "val: val1", "has 2 items with values that are no numbers (NaN or infinite)")
+    expected = Finding(True, "val: val1", "has 2 items with values that are not finite (NaN or infinite)")
     assert findings_of(splits(val=x)) == [expected]
     told = episode_findings(dataset(val=torch.full_like(x, value)), way=2, shot=1, query=1)
     assert {(f.blocks, f.where) for f in told} == {(True, "val")}
@@ -80,7 +80,7 @@ def test_a_class_that_is_twice_in_a_split_is_told() -> None:
     x = items(7)
     x[COUNT : 2 * COUNT] = x[:COUNT]
     (finding,) = findings_of(splits(train=x))
-    assert finding == Finding(False, "train: train0", "is there twice: 6 of its items are those of train: train1")
+    assert finding == Finding(False, "train: train0", "is in the data twice: 6 of its items are those of train: train1")
 
 
 def test_items_that_repeat_within_a_class_are_told() -> None:
@@ -145,7 +145,7 @@ def test_what_a_stream_of_tasks_cannot_give() -> None:
     [
         (dataset(), 7, "gives support labels from 7 to 7; they must be from 0 to 1"),
         (dataset(), -1, "gives support labels from -1 to -1; they must be from 0 to 1"),
-        (Sinusoid(), float("nan"), "gives support targets with values that are no numbers (NaN or infinite)"),
+        (Sinusoid(), float("nan"), "gives support targets with values that are not finite (NaN or infinite)"),
     ],
 )
 def test_targets_out_of_range(monkeypatch: pytest.MonkeyPatch, data: Any, target: float, what: str) -> None:
@@ -167,4 +167,4 @@ def test_an_item_that_is_everywhere_is_told_once() -> None:
     x[::COUNT] = 0
     split = Split(x, torch.full((60,), COUNT), tuple(map(str, range(60))))
     (finding,) = findings_of({**splits(), "train": split})
-    assert finding == Finding(True, "train: 0", "has an item, an empty one perhaps, that 59 other classes have too")
+    assert finding == Finding(True, "train: 0", "has an item, perhaps an empty one, that 59 other classes have too")

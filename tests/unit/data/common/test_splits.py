@@ -14,9 +14,9 @@ from metalearn_cli.data.common.splits import Split, fingerprint_of, group_of
     [
         (torch.zeros(4, 2, dtype=torch.float64), [2, 2], ("a", "b"), "items must be uint8, float32 or int64"),
         ({"a": torch.zeros(4), "b": torch.zeros(4, dtype=torch.int32)}, [4], ("a",), "got torch.int32"),
-        ({"a": torch.zeros(4), "b": torch.zeros(3)}, [4], ("a",), "equally many of each part, got {'a': 4, 'b': 3}"),
+        ({"a": torch.zeros(4), "b": torch.zeros(3)}, [4], ("a",), "the same number of each part, got {'a': 4, 'b': 3}"),
         ({"a": torch.zeros(4)}, [3], ("a",), "counts must sum to the 4 items, got 3"),
-        ({}, [4], ("a",), "items must have equally many"),
+        ({}, [4], ("a",), "items must have the same number"),
         (torch.zeros(4, 2), [2, 1], ("a", "b"), "counts must sum to the 4 items, got 3"),
         (torch.zeros(4, 2), [4, 0], ("a", "b"), "counts must be int64 and >= 1"),
         (torch.zeros(4, 2), [4], ("a", "b"), "for each of 2 classes"),
