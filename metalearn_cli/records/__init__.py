@@ -1,1 +1,1 @@
-"""Layer 1: what a run leaves on the disk: run folders, checkpoints, metrics, pictures."""
+"""Layer 1: the files of a run: run folders, checkpoints, metrics, plots."""

@@ -1,7 +1,7 @@
-"""Checkpoints: a folder of tensors (safetensors), what `resume` needs, and a readable manifest of everything else.
+"""Checkpoints: a folder of tensors (safetensors), the state for `resume`, and a readable manifest of everything else.
 
-A checkpoint appears under its name only when it is whole (written aside, flushed, renamed). Its manifest has the sha256
-of every other file and its own, and all of them are checked whenever it is opened.
+A checkpoint appears under its name only when it is complete (written under another name, flushed, renamed). Its
+manifest has the sha256 of every other file and its own, and all of them are checked whenever it is opened.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ log = logging.getLogger("metalearn_cli")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint that was opened: its manifest was read, and every file is the one that was written.
+    """An opened checkpoint: its manifest was read, and the sha256 of every file was checked.
 
     Attributes:
-        folder: where it lies.
+        folder: its folder.
         manifest: its manifest.json, without the manifest's own sha256.
-        sha256: of the manifest's file, which holds the sha256 of every other file: one number for the whole checkpoint.
+        sha256: of the manifest's file, which has the sha256 of every other file: one hash for the whole checkpoint.
     """
 
     folder: Path
@@ -60,13 +60,13 @@ class Checkpoint:
 
     @property
     def parent_entry(self) -> dict[str, Any]:
-        """What a run that starts from this checkpoint records of it."""
+        """What a run that starts from this checkpoint records."""
         kept = ("run", "stage", "step")
         return {**{k: self.manifest[k] for k in kept}, "checkpoint": str(self.folder), "sha256": self.sha256}
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:
-    """Read a checkpoint's manifest and check that every file of it is the one that was written.
+    """Read a checkpoint's manifest and check the sha256 of every file.
 
     Raises:
         UserError: if a file is missing or damaged, or the format is another.
@@ -75,13 +75,15 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     manifest.pop(_SEAL, None)
     if manifest.get("format") != FORMAT:
         what = f"format {shown(manifest.get('format'))}"
-        raise UserError(f"{folder / _MANIFEST} is none that this version reads ({what}; it reads format {FORMAT})")
+        raise UserError(
+            f"{folder / _MANIFEST} has a format that this version does not read ({what}; it reads format {FORMAT})"
+        )
     if wrong := misshapen(manifest, MANIFEST):
         raise UserError(f"{folder / _MANIFEST} is damaged: {wrong}")
-    if (folder / _MANIFEST).read_bytes() != sealed(manifest):  # read again: its bytes count, not what they mean
-        raise UserError(f"{folder / _MANIFEST} is damaged: it is not as it was written")
+    if (folder / _MANIFEST).read_bytes() != sealed(manifest):  # read again: the bytes are compared, not the values
+        raise UserError(f"{folder / _MANIFEST} is damaged: its contents have changed")
     checkpoint = Checkpoint(folder, manifest, sha256_of(folder / _MANIFEST))
-    for name in dict.fromkeys((_TENSORS, _RESUME, *manifest["files"])):  # the two that are read, whatever it lists
+    for name in dict.fromkeys((_TENSORS, _RESUME, *manifest["files"])):  # those that are read, whatever it lists
         _verified(checkpoint, name)
     return checkpoint
 
@@ -90,7 +92,7 @@ def read_tensors(checkpoint: Checkpoint) -> Params:
     """Read a checkpoint's tensors, on the CPU.
 
     Raises:
-        UserError: if the file is no such file.
+        UserError: if the file is damaged.
     """
     path = checkpoint.folder / _TENSORS
     try:
@@ -100,22 +102,22 @@ def read_tensors(checkpoint: Checkpoint) -> Params:
 
 
 def read_resume(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Read what a checkpoint keeps for `resume`: the states of optimizer, scheduler and metrics.
+    """Read a checkpoint's state for `resume`: optimizer, scheduler and metrics.
 
     Raises:
-        UserError: if the file holds anything but tensors and plain values.
+        UserError: if the file has anything but tensors and plain values.
     """
     path = checkpoint.folder / _RESUME
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's advice on a foreign file, which is refused below
+            warnings.simplefilter("ignore")  # torch's advice on other files, which are refused below
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        # not torch's own words, which say how to load the file all the same: nobody should
+        # not torch's own message, which says how to load the file unsafely
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
         what = f" ({named[1]})" if named else ""
         raise UserError(f"{path} is damaged: it holds more than tensors and plain values{what}") from error
-    except Exception as error:  # torch's reader comes to almost any error with a file that is none of its own
+    except Exception as error:  # torch's reader can raise almost any error on a file of another kind
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise UserError(f"{path} is damaged: {reason}") from error
     if wrong := misshapen(state, RESUME):
@@ -137,7 +139,7 @@ def _verified(checkpoint: Checkpoint, name: str) -> None:
 
 
 def saved_steps(folder: Path) -> list[int]:
-    """Return the steps after which a run, given its folder, has saved a checkpoint that is still there."""
+    """Return the steps of the existing checkpoints of a run, given its folder."""
     names = [path.name.removeprefix("step-") for path in (folder / "checkpoints").glob("step-*")]
     return sorted(int(name) for name in names if name.isdigit())
 
@@ -153,13 +155,13 @@ def load_into(
 
     Args:
         params: freshly initialised tensors.
-        checkpoint: where to take them from.
-        prefixes: the parts that are handed over, as beginnings of names ("backbone.",); ("",) hands over everything.
-        reinit: beginnings of names that stay fresh, whatever the checkpoint has.
-        setting: the one that named the checkpoint, for messages.
+        checkpoint: the checkpoint to load from.
+        prefixes: the parts to load, as prefixes of names ("backbone.",); ("",) loads everything.
+        reinit: prefixes of names that keep their initial values, whatever the checkpoint has.
+        setting: the setting that named the checkpoint, for messages.
 
     Returns:
-        The tensors, loaded ones in the number format they are stored in, and one line on what was loaded and what not.
+        The tensors, loaded ones in their stored number format, and one line on what was loaded and what was not.
 
     Raises:
         ConfigError: if any tensor of the part is missing, additional or of another shape, and not named in `reinit`;
@@ -183,7 +185,7 @@ def load_into(
         accept = sorted({name.rsplit(".", 1)[0] for name in wanted})
         message = f"{checkpoint.folder} has another architecture: {shown}; choose the same backbone settings"
         if setting == "init_from" and wanted & {d.split(" ")[0] for d in differing}:
-            message += f", or leave tensors fresh with reinit, of: {', '.join(accept)}"
+            message += f", or initialise tensors with reinit, of: {', '.join(accept)}"
         problems.append(Problem(setting, message))
     if problems:
         raise ConfigError(problems)
@@ -198,7 +200,7 @@ def load_into(
 
 
 def _kind(tensor: Tensor | None) -> str:
-    """Return what has to be the same of two tensors for one to take the other's place."""
+    """Return the properties that two tensors must share for one to replace the other."""
     if tensor is None:
         return "absent"
     whole = "" if tensor.is_floating_point() else f"{str(tensor.dtype).removeprefix('torch.')} "
@@ -206,18 +208,18 @@ def _kind(tensor: Tensor | None) -> str:
 
 
 class Checkpoints:
-    """The checkpoints of one run: `step-000500` and so on, of which `tidy` leaves the best one and the `keep` newest.
+    """The checkpoints of one run: `step-000500` and so on; `tidy` keeps the best one and the `keep` newest.
 
     Args:
         folder: the run's folder.
-        keep: how many of the newest stay, >= 1.
+        keep: how many of the newest are kept, >= 1.
         metric: the validation metric that selects the best.
-        facts: what every manifest of the run says: run, stage, model, parent, data, config_hash.
+        facts: entries of every manifest of the run: run, stage, model, parent, data, config_hash.
     """
 
     def __init__(self, folder: Path, keep: int, metric: Metric, facts: Mapping[str, Any]) -> None:
         self.folder = folder / "checkpoints"
-        self.folder.mkdir(exist_ok=True)  # once: a run whose checkpoints vanish shall stop
+        self.folder.mkdir(exist_ok=True)  # only here: a run whose checkpoints disappear must stop
         flush(folder)
         self.best: dict[str, Any] = {}  # name, step and metrics of the best one so far
         self._keep = keep
@@ -231,7 +233,7 @@ class Checkpoints:
         Args:
             step: optimizer steps done.
             params: all tensors.
-            state: what `resume` needs besides them; `self.best` is added to it.
+            state: what `resume` needs besides the tensors; `self.best` is added to it.
             metrics: the validation metrics at this step; empty if there was no evaluation, then it cannot be the best.
         """
         name = _name(step)
@@ -240,7 +242,7 @@ class Checkpoints:
         tensors = {n: p.detach().cpu().contiguous() for n, p in params.items()}
         resume = io.BytesIO()
         torch.save({**state, "best": self.best}, resume)
-        # made here and written by `write_bytes`, because the libraries' own errors do not say that a disk is full
+        # built here and written by `write_bytes`, because the libraries' own errors do not say that a disk is full
         files = {_TENSORS: to_safetensors(tensors), _RESUME: resume.getvalue()}
         temporary = self.folder / f".{name}"
         try:
@@ -256,10 +258,10 @@ class Checkpoints:
             raise
 
     def tidy(self) -> None:
-        """Remove what a killed process left half done, and the checkpoints that are neither the best nor the newest."""
+        """Remove unfinished checkpoints of killed processes, and those that are neither the best nor the newest."""
         for old in self.all()[: -self._keep]:
             if old.name != self.best.get("name"):
-                old.rename(self.folder / f".{old.name}")  # at once: no half checkpoint stands under its name
+                old.rename(self.folder / f".{old.name}")  # in one step: no incomplete checkpoint has this name
         for leftover in self.folder.glob(".step-*"):
             shutil.rmtree(leftover)
 
@@ -268,9 +270,9 @@ class Checkpoints:
         return [self.folder / _name(step) for step in saved_steps(self.folder.parent)]
 
     def newest(self) -> tuple[Checkpoint, dict[str, Any]] | None:
-        """Return what to go on from: the newest checkpoint that is whole, with its resume state; None if there is none.
+        """Return the newest undamaged checkpoint with its resume state, None if there is no checkpoint.
 
-        Damaged newer ones are named in a warning and set aside as `step-000500.damaged`; `best` is what it was then.
+        Damaged newer ones are named in a warning and renamed to `step-000500.damaged`; `best` is what it was then.
 
         Raises:
             UserError: if all are damaged, or the best one is.
@@ -288,7 +290,7 @@ class Checkpoints:
             if self.best and self.best["name"] != folder.name:
                 open_checkpoint(self.folder / self.best["name"])
             for bad, reason in damaged.items():
-                log.warning("%s; going on from %s instead", reason, folder.name)
+                log.warning("%s; resuming from %s instead", reason, folder.name)
                 aside = bad.with_name(f"{bad.name}.damaged")
                 shutil.rmtree(aside, ignore_errors=True)
                 bad.rename(aside)
@@ -298,7 +300,7 @@ class Checkpoints:
         return None
 
     def summary(self, step: int) -> dict[str, Any]:
-        """Return what run.json says of the checkpoints after `step` steps: the steps, and the last and best one."""
+        """Return the entries of run.json on checkpoints after `step` steps: the steps, the last and the best one."""
         return {"step": step, "last": _name(step), "best": self.best.get("name") or _name(step)}
 
     def stale(self, step: int, every: int) -> int:
@@ -337,5 +339,5 @@ def _name(step: int) -> str:
 
 
 def sealed(manifest: Mapping[str, Any]) -> bytes:
-    """Return the one way to write a manifest, with its own sha256: any other byte in the file is damage."""
+    """Return the bytes of a manifest, with its own sha256; they are the same each time, so any other byte is damage."""
     return (json.dumps({**manifest, _SEAL: digest(manifest)}, indent=2) + "\n").encode()

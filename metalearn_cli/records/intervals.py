@@ -1,8 +1,8 @@
-"""95 % intervals of mean scores, each saying over what: episodes, classes, or trainings.
+"""95 % intervals of mean scores: over episodes, over classes, or over trainings.
 
-The mean score of a learner would be another one with other episodes of the same classes (`over_episodes`), with other
-classes (`over_classes`), and after a training with another seed (`over_trainings`). Each interval counts what it is
-over, and no more. All are half-widths, and all hold for gains, too, where the scores are differences.
+The mean score of a learner varies with the episodes of the same classes (`over_episodes`), with the classes
+(`over_classes`), and with the seed of the training (`over_trainings`). Each interval covers only its own variation. All
+are half-widths; with differences as scores, they are intervals of gains.
 
 Legend: S trainings, E episodes, K classes.
 """
@@ -20,7 +20,7 @@ from torch import Tensor
 
 @lru_cache(maxsize=256)
 def student_t(freedom: float) -> float:
-    """Return t such that 95 % of Student's distribution lies between -t and t.
+    """Return t such that 95 % of Student's distribution is between -t and t.
 
     Args:
         freedom: degrees of freedom, >= 1; not necessarily a whole number.
@@ -39,16 +39,16 @@ def student_t(freedom: float) -> float:
 
 
 def over_episodes(scores: Tensor) -> float:
-    """Return the half-width over the draw of episodes, of the mean of scores [E]; E >= 2."""
+    """Return the half-width, over episodes, of the mean of scores [E]; E >= 2."""
     return student_t(len(scores) - 1) * scores.double().std().item() / math.sqrt(len(scores))
 
 
 def over_classes(scores: Tensor, classes: Sequence[Sequence[str]]) -> float | None:
-    """Return the half-width over the draw of classes and of episodes, of the mean of scores.
+    """Return the half-width, over classes and episodes, of the mean of scores.
 
-    It is a jackknife: for each class, how far the mean moves if the episodes with that class are left out. The part of
-    it that comes from there being fewer episodes then, rather than from the class, is taken off, and the variance over
-    episodes is added once. Student's t has one degree of freedom less than there are classes.
+    It is a jackknife: for each class, how much the mean changes without the episodes that have this class. The part of
+    this change that is due to fewer episodes, not to the class, is subtracted, and the variance over episodes is added
+    once. Student's t has one degree of freedom less than there are classes.
 
     Args:
         scores: [E], E >= 2.
@@ -56,7 +56,7 @@ def over_classes(scores: Tensor, classes: Sequence[Sequence[str]]) -> float | No
             groups.
 
     Returns:
-        None where the episodes do not tell: if there is a class that all of them have, or all but one.
+        None if the episodes are not enough: if all episodes, or all but one, have the same class.
 
     Source: Efron & Stein 1981, "The jackknife estimate of variance".
     """
@@ -70,7 +70,7 @@ def over_classes(scores: Tensor, classes: Sequence[Sequence[str]]) -> float | No
         return None
     score_E = scores.double().numpy()
     without_K = score_E @ absent / left
-    weight_EK = absent / left - 1 / len(score_E)  # what each episode adds to the difference from the mean of all
+    weight_EK = absent / left - 1 / len(score_E)  # the part of each episode in the difference from the mean of all
     chance = ((score_E - score_E.mean())[:, None] * weight_EK) ** 2
     by_class = (len(names) - 1) / len(names) * (((without_K - without_K.mean()) ** 2).sum() - chance.sum())
     by_episode = score_E.var(ddof=1) / len(score_E)
@@ -78,7 +78,7 @@ def over_classes(scores: Tensor, classes: Sequence[Sequence[str]]) -> float | No
 
 
 def over_trainings(scores: Tensor) -> float:
-    """Return the half-width over the draw of trainings and of episodes, of the mean of scores [S, E]; S, E >= 2.
+    """Return the half-width, over trainings and episodes, of the mean of scores [S, E]; S, E >= 2.
 
     Every training is scored on the same episodes, so the two are crossed: the variance is that of a two-way layout
     without repetition, with Satterthwaite's degrees of freedom.

@@ -1,7 +1,7 @@
-"""What run.json, manifest.json and the state for `resume` hold: they may come from a stranger, so they are checked.
+"""Checks of run.json, manifest.json and the state for `resume`, which may come from an untrusted source.
 
-A shape is a `Leaf`, a list of one shape (a list of such), or a dict from keys to shapes: "key?" may be absent or null,
-"*" stands for all other keys. Keys that a shape does not name are not looked at.
+A shape is a `Leaf`, a list with one shape (a list of such values), or a dict from keys to shapes: "key?" may be absent
+or null, "*" stands for all other keys. Keys that a shape does not name are not checked.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from metalearn_cli.core.check import shown
 
 
 class Leaf(NamedTuple):
-    """One value: what it must be in words, and whether it is."""
+    """One value: what it must be, in words, and the check."""
 
     what: str
     holds: Callable[[Any], bool]
@@ -33,7 +33,7 @@ def _is_moment(value: Any) -> bool:
 
 
 TEXT = Leaf("text", lambda value: isinstance(value, str))
-NUMBER = Leaf("a number", lambda value: isinstance(value, int | float) and not isinstance(value, bool))  # NaN is one
+NUMBER = Leaf("a number", lambda value: isinstance(value, int | float) and not isinstance(value, bool))  # NaN fits
 MEASURED = Leaf("a number or null", lambda value: value is None or NUMBER.holds(value))  # null: it was not finite
 COUNT = Leaf("a whole number >= 0", lambda value: type(value) is int and 0 <= value < 2**63)
 NAME = Leaf("a name without folders", _matches(r"\w[\w.-]*"))

@@ -1,6 +1,6 @@
 """Layer 2: the stages, each a few lines that wire data, network, learner and engine together.
 
-The three functions here are all that the command line calls.
+The command line calls only the three functions here.
 """
 
 from __future__ import annotations
@@ -39,37 +39,37 @@ JOBS: dict[str, MakeJob] = {"pretrain": pretrain, "transfer": transfer, "meta-tr
 def run(
     stage: str, config: Settings, reporter: Reporter, given: Mapping[str, Any] | None = None, **facts: Any
 ) -> dict[str, Any]:
-    """Run a stage, or the chain, to its end.
+    """Run a stage, or the chain.
 
     Args:
         stage: pretrain, transfer, meta-train, evaluate or run.
         config: its settings, as `core.config.parse` or `parse_chain` returns them.
-        reporter: told what happens.
-        given: of an evaluation, settings for the checkpoint's own learner, see `prepare_evaluation`.
+        reporter: gets reports of progress.
+        given: for an evaluation, settings for the checkpoint's own learner, see `prepare_evaluation`.
         facts: more entries for run.json, such as the sweep that the run belongs to.
 
     Returns:
-        The run's run.json, with its `folder` and the `checkpoint` that it leaves behind, if any.
+        The run's run.json, with its `folder` and the final `checkpoint`, if any.
 
     Raises:
         UserError: if the settings, the inputs or the machine do not allow it.
-        Stopped: after a signal; a training stage has saved a checkpoint then.
+        Stopped: after a signal; a training stage has then saved a checkpoint.
     """
     session, reporter = Session(), Logged(reporter)
     with _process(config.evaluate.runtime if isinstance(config, ChainConfig) else config.runtime):
         if isinstance(config, ChainConfig):
             return run_chain(config, JOBS, session, reporter, **facts)
-        again = facts.get("sweep") is not None  # a sweep that is repeated goes on with what is there
+        again = facts.get("sweep") is not None  # a repeated sweep resumes its existing runs
         if isinstance(config, EvaluateConfig):
             return (evaluated if again else evaluate)(prepare_evaluation(config, session, given), reporter, **facts)
         return (trained if again else train)(prepare(stage, config, JOBS[stage], session), session, reporter, **facts)
 
 
 def check(stage: str, config: Settings, given: Mapping[str, Any] | None = None) -> list[str]:
-    """Build and check everything that a run would need, writing nothing; the arguments are those of `run`.
+    """Build and check everything that a run needs, without writing anything; the arguments are those of `run`.
 
     Returns:
-        Lines that say what it would run on and start from.
+        Lines on the device, the data and the checkpoint that it would use.
 
     Raises:
         UserError: as `run` would.
@@ -82,19 +82,19 @@ def check(stage: str, config: Settings, given: Mapping[str, Any] | None = None) 
 
 
 def resume(folder: str, reporter: Reporter, changes: Mapping[str, Any], wait: float = 0) -> dict[str, Any]:
-    """Go on with an interrupted run, in its folder.
+    """Resume an interrupted run, in its folder.
 
     Args:
         folder: the run's folder.
-        reporter: told what happens.
-        changes: settings that differ from those the run was started with, dotted keys; the changed value wins.
+        reporter: gets reports of progress.
+        changes: settings that replace those of the run's start, by dotted keys.
         wait: seconds to wait for the run if another process works on it, >= 0.
 
     Returns:
         As `run`.
 
     Raises:
-        UserError: if there is nothing to go on with, or the changes are not possible.
+        UserError: if there is nothing to resume, or the changes are not possible.
         Stopped: as `run`.
     """
     if wrong := mismatch(wait, Annotated[float, Range(0)]):
@@ -103,8 +103,8 @@ def resume(folder: str, reporter: Reporter, changes: Mapping[str, Any], wait: fl
     info, values = runs.find_run("", folder), runs.read_config(Path(folder))
     stage = info["stage"]
     if stage not in JOBS:
-        raise UserError(f"{info['id']} is a run of {stage}, which is not resumed: start it again with: mlx {stage}")
-    # settings of data may change, such as where it is: the fingerprint says whether it is the same
+        raise UserError(f"{info['id']} is a run of {stage}, which cannot be resumed; run it again: mlx {stage}")
+    # settings of data may change, such as its folder: its fingerprint is compared
     free = ("data.", "also.")
     fixed = [key for key in changes if key.split(".")[0] in TABLE[stage].fixed and not key.startswith(free)]
     if fixed:
@@ -121,7 +121,7 @@ def resume(folder: str, reporter: Reporter, changes: Mapping[str, Any], wait: fl
         if entry and values.get(setting):
             values[setting] = runs.found_again(entry["checkpoint"], runs.beside_of(Path(folder)), values["runs_dir"])
     changed = tuple(
-        f"{key}: this run has {_change(values, key, value)!r}, going on with {value!r}"
+        f"{key}: this run has {_change(values, key, value)!r}, resuming with {value!r}"
         for key, value in changes.items()
     )
     config: Any = parse(STAGES[stage], values)
@@ -135,7 +135,7 @@ def resume(folder: str, reporter: Reporter, changes: Mapping[str, Any], wait: fl
 def _resumed(
     folder: Path, info: dict[str, Any], config: Any, changes: Mapping[str, Any], reporter: Reporter
 ) -> dict[str, Any]:
-    """Go on with a run whose settings are known."""
+    """Resume a run whose settings are known."""
     stage = info["stage"]
     try:
         known, recorded, _ = info["data"], info["data"]["name"], info["data"]["fingerprint"]
@@ -145,7 +145,7 @@ def _resumed(
     done = max(saved_steps(folder), default=0)
     prepared = prepare(stage, config, JOBS[stage], session, info.get("parent") if done else None)
     if info["status"] == "completed" and info.get("stopped_early") and "patience" not in changes:
-        message = f"{info['id']} ended early, after step {done}; to go on all the same, change its patience"
+        message = f"{info['id']} ended early, after step {done}; to resume it anyway, change its patience"
         raise UserError(f"{message} ({config.patience}): mlx resume {info['id']} patience=N, or null for never")
     if info["status"] == "completed" and done >= config.steps:
         raise UserError(f"{info['id']} is complete; to train longer: mlx resume {info['id']} steps=N with N > {done}")
@@ -166,7 +166,7 @@ def _resumed(
 
 @contextmanager
 def _process(runtime: Runtime) -> Iterator[None]:
-    """Set up this process for a run: as quick as the settings say, and stopped by their signals."""
+    """Set up this process for a run: allocator and number format for speed, and the signals that stop it."""
     if runtime.tuned:
         tune()
     with first_signal(runtime.stop_on, stop), logging_runs():
@@ -174,7 +174,7 @@ def _process(runtime: Runtime) -> Iterator[None]:
 
 
 def _change(values: dict[str, Any], key: str, value: Any) -> Any:
-    """Set a dotted key and return what it was; a key that is not there is left to `parse` to refuse."""
+    """Set a dotted key and return its old value; `parse` refuses keys that do not exist."""
     *groups, name = key.split(".")
     for group in groups:
         values = values.setdefault(group, {})

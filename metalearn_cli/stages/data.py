@@ -1,4 +1,4 @@
-"""A check of a data set before anything is trained on it."""
+"""A check of a data set before training."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from metalearn_cli.data.common.findings import episode_findings
 
 
 def check_data(config: DataConfig) -> dict[str, Any]:
-    """Read a data set and look at everything that could spoil a training on it.
+    """Read a data set and check it for everything that could harm a training.
 
     Returns:
         `findings`, each with `blocks`, `where` and `what`; `may_start`, whether none of them blocks; `cure`, what to do
@@ -19,7 +19,7 @@ def check_data(config: DataConfig) -> dict[str, Any]:
         and the numbers of classes and items of each split.
 
     Raises:
-        UserError: if the data is not there at all, or its settings are wrong.
+        UserError: if the data is missing, or its settings are wrong.
     """
     findings: list[Finding] = []
     told: dict[str, Any] = {"data": None, "cure": ""}

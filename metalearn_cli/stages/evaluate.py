@@ -1,7 +1,7 @@
 """Evaluation: a learner's score on fixed episodes of unseen classes, with its 95 % intervals.
 
-This is the only stage that reads test classes. The episodes depend on the data, their shape and the seed alone, so
-every checkpoint and algorithm is scored on the same ones and any two results compare pairwise.
+This is the only stage that reads test classes. The episodes depend only on the data, their shape and the seed, so every
+checkpoint and algorithm is scored on the same ones, and any two results can be compared in pairs.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ FLOORS = {
     False: {"_target_": "metalearn_cli.algorithms.nearest_centroid.NearestCentroid"},
     True: {"_target_": "metalearn_cli.algorithms.from_scratch.FromScratch"},
 }
-"""What scores a checkpoint that comes without a learner, by whether the data is a regression."""
+"""The learner for checkpoints without one, by whether the data is a regression."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Evaluation:
     runtime: Runtime
     learner: Learner
     sampler: Sampler
-    protocols: tuple[Normalisation | None, ...]  # (None,) where the network has no batch statistics
+    protocols: tuple[Normalisation | None, ...]  # (None,) if the network has no batch statistics
     parent: Checkpoint | None
     data: dict[str, Any]
     algorithm: dict[str, Any]  # the learner's settings as they are used
@@ -141,10 +141,10 @@ def prepare_evaluation(config: EvaluateConfig, session: Session, given: Mapping[
 
 
 def _check(config: EvaluateConfig, parent: Checkpoint | None) -> None:
-    """Look for settings that the checkpoint makes impossible, and for components in it that may not be built.
+    """Check that settings fit the checkpoint, and that its components may be built.
 
     Raises:
-        ConfigError: with what is wrong.
+        ConfigError: with all problems.
     """
     if parent:
         model, recorded = parent.manifest["model"], parent.manifest["data"]
@@ -154,7 +154,7 @@ def _check(config: EvaluateConfig, parent: Checkpoint | None) -> None:
             manifest = parent.folder / "manifest.json"
             raise ConfigError([Problem("ckpt", f"{manifest}: {p.key} {p.message}") for p in wrong])
         if config.backbone is not None:
-            raise ConfigError([Problem("backbone", "is only for ckpt=null: a checkpoint brings its own")])
+            raise ConfigError([Problem("backbone", "is only for ckpt=null: a checkpoint has its own")])
     if not config.normalisation:
         raise ConfigError([Problem("normalisation", "must name at least one of transductive, inductive")])
 
@@ -200,7 +200,7 @@ def _same(one: Spec, other: Spec | None) -> bool:
 
 
 def _loaded(tensors: Params, parent: Checkpoint, algorithm: Spec, way: int) -> tuple[Params, str]:
-    """Replace what a checkpoint has trained: everything where the learner is its own, else the backbone alone."""
+    """Load what a checkpoint has trained: everything if the learner is its own, else only the backbone."""
     model = parent.manifest["model"]
     trained_here = _same(algorithm, model.get("algorithm"))
     if trained_here and model["way"] not in (None, way):

@@ -1,4 +1,4 @@
-"""From settings to networks and learners, initialised as functions of the seed."""
+"""Networks and learners from settings, initialised as functions of the seed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from metalearn_cli.engine.runtime import Runtime
 
 
 def fresh_backbone(backbone: Spec, facts: Facts, seed: int) -> nn.Module:
-    """Build a backbone; every stage with the same seed starts from the same untrained one."""
+    """Build a backbone; with the same seed, every stage starts from the same untrained one."""
     with seeded(seed, "backbone"):
         module: nn.Module = build(backbone, "backbone", facts=facts, shape=facts.shape)
     with blamed_on(backbone, "backbone"):
@@ -30,7 +30,7 @@ def fresh_backbone(backbone: Spec, facts: Facts, seed: int) -> nn.Module:
 
 
 def fresh_network(backbone: Spec, facts: Facts, outputs: int | None, seed: int, runtime: Runtime) -> Network:
-    """Build a backbone, with a linear head where `outputs` says so, that computes in the runtime's precision."""
+    """Build a backbone, with a linear head unless `outputs` is None, that computes in the runtime's precision."""
     return network(fresh_backbone(backbone, facts, seed), outputs, runtime.under_precision)
 
 
@@ -44,10 +44,11 @@ def fresh_learner(
         net: the network.
         way: classes, or outputs of a regression.
         normalisation: the protocol; None where the network has no batch statistics.
-        seed: of the algorithm's own tensors.
+        seed: seed of the algorithm's own tensors.
 
     Raises:
-        ConfigError: if the algorithm wants feature maps and the backbone has none, or draws what are no tensors.
+        ConfigError: if the algorithm needs feature maps and the backbone has none, or its `init` does not return
+        tensors.
     """
     if algorithm.traits.sees == "maps" and net.maps_shape is None:
         message = f"{type(algorithm).__name__} compares feature maps, which this backbone does not have; use conv4"
@@ -63,7 +64,7 @@ def fresh_learner(
 
 
 def check_learner(algorithm: Algorithm, regression: bool, precision: str) -> list[Problem]:
-    """Return what a learner cannot do with this data or in this precision."""
+    """Return the problems of a learner with this data or in this precision."""
     name, traits = type(algorithm).__name__, algorithm.traits
     for trait, annotation in get_type_hints(Traits).items():
         if trait != "targets" and (wrong := mismatch(getattr(traits, trait), annotation)):
@@ -74,17 +75,17 @@ def check_learner(algorithm: Algorithm, regression: bool, precision: str) -> lis
     if not regression and "classes" not in traits.targets:
         problems.append(Problem("algorithm", f"{name} predicts numbers, but this data's targets are classes"))
     if traits.inner_gradients and precision == "16-mixed":
-        message = f"16-mixed scales losses, which gradients inside {name} do not survive; use bf16-mixed or 32-true"
+        message = f"16-mixed scales losses, which does not work with gradients inside {name}; use bf16-mixed or 32-true"
         problems.append(Problem("runtime.precision", message))
     return problems
 
 
 def try_learner(learner: Learner, episodes: Episode, runtime: Runtime) -> None:
-    """Answer the first of some episodes, on copies of all tensors, to see whether network and learner keep their word.
+    """Answer the first of some episodes, on copies of all tensors, to check network and learner.
 
     Raises:
-        ConfigError: if features or answers have another shape than they should, or an episode writes the network's
-            buffers: answers would depend on the episodes before.
+        ConfigError: if features or answers have a wrong shape, or an episode writes the network's buffers: answers
+            would then depend on the episodes before.
     """
     learner = learner.of(runtime.place(learner.tensors))
     net, name = learner.net, type(learner.algorithm).__name__

@@ -1,4 +1,4 @@
-"""Meta-training: learn over many episodes of training classes what adapts to new classes from a few examples.
+"""Meta-training: learn, over many episodes of training classes, to adapt to new classes from a few examples.
 
 Legend: T tasks per step.
 """
@@ -96,7 +96,7 @@ def _samplers(config: MetaTrainConfig, algorithm: Algorithm, data: Dataset) -> d
     """Return the episodes of training and of validation.
 
     Raises:
-        ConfigError: with everything in settings, data and learner that does not go together.
+        ConfigError: with all conflicts between settings, data and learner.
     """
     name, traits = type(algorithm).__name__, algorithm.traits
     train_way = config.train_way or config.way

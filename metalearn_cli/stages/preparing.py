@@ -1,6 +1,6 @@
-"""What the training stages share up to the first step: from settings to a stage that is ready to run.
+"""Code that the training stages share before the first step: from settings to a stage that is ready to run.
 
-A stage says what is trained on what (a `Job`); everything is built and checked here, and nothing is written.
+A stage gives a `Job`, its training; everything is built and checked here, and nothing is written.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ MakeJob = Callable[[Any, Session], Job]
 
 
 def describe_data(data: Dataset, spec: Spec) -> dict[str, Any]:
-    """Return what run.json and manifests record of a data set, enough to load it again and to recognise it."""
+    """Return the record of a data set in run.json and manifests, enough to load it again and to compare it."""
     return {
         "name": data.name,
         "protocol": data.protocol,
@@ -51,7 +51,7 @@ def describe_data(data: Dataset, spec: Spec) -> dict[str, Any]:
 def few_shot_probe(
     backbone: nn.Module, data: Dataset, config: Training, runtime: Runtime
 ) -> Callable[[Params], dict[str, float]]:
-    """Return the validation of stages without episodes: what the backbone's features are worth as they are.
+    """Return the validation of stages without episodes: the few-shot quality of the backbone's features.
 
     Raises:
         UserError: if the data's validation classes cannot give such episodes, or the backbone writes buffers in one.
@@ -78,7 +78,7 @@ def validation(
 
 
 def metric_of(sampler: Sampler) -> Metric:
-    """Return what is measured on a sampler's episodes."""
+    """Return the metric of a sampler's episodes."""
     return MSE if sampler.regression else ACCURACY
 
 
@@ -120,13 +120,13 @@ def essence(config: Common) -> dict[str, Any]:
 
 
 def key_of(stage: str, config: Common, data: dict[str, Any], *inputs: dict[str, Any] | None) -> str:
-    """Return what identifies the work of a run: its settings and its inputs, not where anything is.
+    """Return a hash that identifies the work of a run: its settings and its inputs, not any folder.
 
     Args:
         stage: the command.
         config: its settings.
         data: see `describe_data`.
-        inputs: what is recorded of each checkpoint that it starts from, or None.
+        inputs: the record of each checkpoint that it starts from, or None.
     """
     return digest([stage, essence(config), *(entry and entry["sha256"] for entry in inputs), identity(data)])
 
@@ -149,7 +149,7 @@ class Prepared:
         return key_of(self.stage, self.config, self.job.data, self.parent, *teacher)
 
     def optimizer(self) -> tuple[Optimizer, LRScheduler]:
-        """Build what changes the tensors that learn, and its schedule."""
+        """Build the optimizer of the tensors that learn, and its scheduler."""
         return make_optimizer(self.config.optimizer, self.config.scheduler, self.job.params, self.job.rates)
 
 
@@ -202,15 +202,15 @@ def prepare(
 
 
 def _check_rates(stage: str, job: Job) -> None:
-    """Look for rates that nothing can learn at.
+    """Check the learning-rate multipliers.
 
     Raises:
-        ConfigError: naming the tensor, or the component where no tensor learns.
+        ConfigError: with the tensor that has a wrong rate, or the component if no tensor learns.
     """
     key = {"pretrain": "model", "transfer": "method", "meta-train": "algorithm"}[stage]
     for name, rate in job.rates.items():
         if name not in job.params:
-            raise ConfigError([Problem(key, f"gives a rate to {name}, which is no tensor of the network or its own")])
+            raise ConfigError([Problem(key, f"gives a rate to {name}, but neither the network nor {key} has it")])
         if not 0 <= rate < float("inf"):
             raise ConfigError([Problem(key, f"gives {name} the rate {rate}; it must be a number >= 0")])
     if not any(job.rates.values()):
@@ -218,10 +218,10 @@ def _check_rates(stage: str, job: Job) -> None:
 
 
 def _handed_over(job: Job, parent: Checkpoint) -> tuple[str, ...]:
-    """Return what the names of the tensors begin with that a checkpoint hands on.
+    """Return the prefixes of the names of tensors that a checkpoint hands on.
 
-    That is the backbone, and where the learner or the model is the same the learner's own tensors and those that follow
-    the backbone instead of learning.
+    These are those of the backbone; if the learner or model is the same, also those of the learner's own tensors and of
+    tensors that follow the backbone instead of learning.
     """
     there = parent.manifest["model"]
     same = [k for k in ("algorithm", "model") if k in job.model and _target(job.model, k) == _target(there, k)]
@@ -242,10 +242,10 @@ def _measured(checkpoint: Checkpoint) -> str:
 
 @contextmanager
 def enough_memory(stage: str, config: Common) -> Iterator[None]:
-    """Within a block, turn a want of memory into advice.
+    """Within a block, turn an out-of-memory error into advice.
 
     Raises:
-        UserError: naming the settings that lower it.
+        UserError: with the settings that lower the memory.
     """
     try:
         yield

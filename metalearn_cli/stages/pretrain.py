@@ -1,4 +1,4 @@
-"""Pretraining: learn a representation from the items of the training classes, mostly without their labels."""
+"""Pretraining: learn a representation from the items of the training classes; most models use no labels."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from metalearn_cli.stages.session import Session
 
 
 def pretrain(config: PretrainConfig, session: Session) -> Job:
-    """Wrap the model around a backbone and train both on batches of items; few-shot accuracy selects the best."""
+    """Train a model around a backbone on batches of items; few-shot accuracy selects the best checkpoint."""
     runtime = session.runtime(config.runtime)
     data = session.data(config.data, runtime)
     if data.facts.regression:
@@ -41,7 +41,7 @@ def pretrain(config: PretrainConfig, session: Session) -> Job:
         )
     kind = type(model).__name__
     if getattr(model, "backbone", None) is not backbone:
-        raise ConfigError([Problem("model", f"{kind} must keep the backbone that it is given as self.backbone")])
+        raise ConfigError([Problem("model", f"{kind} must store the backbone that it gets as self.backbone")])
     apply, params = pure(model, training=True)
     apply = runtime.under_precision(apply)
     follow: Callable[[Params, float], Params] = getattr(model, "follow", lambda params, progress: {})

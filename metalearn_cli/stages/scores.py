@@ -1,4 +1,4 @@
-"""Scores of single episodes: the file that keeps them, and the mean with its intervals.
+"""Scores of single episodes: their file, and the mean with its intervals.
 
 Legend: S trainings, E episodes.
 """
@@ -21,11 +21,11 @@ from metalearn_cli.records.intervals import over_classes, over_episodes, over_tr
 FILE = "episodes.csv"
 INTERVALS = ("interval", "interval_classes", "interval_trainings")
 GROUPS = 10
-"""From how many groups of classes on an interval is over groups: over fewer it says little but that they are few."""
+"""With fewer groups of classes, an interval is over classes instead of groups: it would be too wide to be useful."""
 
 
 class Scores(NamedTuple):
-    """What an evaluation measured on each episode.
+    """The scores of an evaluation on each episode.
 
     Attributes:
         protocols: scores [E], float64, by protocol.
@@ -64,8 +64,8 @@ def mean_of(scores: Tensor, classes: Sequence[tuple[str, ...]]) -> dict[str, Any
 
     Returns:
         `value`; the half-widths of its 95 % intervals: `interval` over episodes, `interval_classes` over classes or
-        groups of classes (None where there are none, or the episodes do not tell), `interval_trainings` (None for one
-        training); and `over`, what there are of each, such as {"episodes": 1000, "classes": 112, "trainings": 1}.
+        groups of classes (None without classes, or with too few episodes), `interval_trainings` (None for one
+        training); and `over`, the number of each, such as {"episodes": 1000, "classes": 112, "trainings": 1}.
     """
     trainings, episodes = scores.shape
     mean = scores.double().mean(0)
@@ -81,7 +81,7 @@ def mean_of(scores: Tensor, classes: Sequence[tuple[str, ...]]) -> dict[str, Any
 
 
 def _units(classes: Sequence[tuple[str, ...]]) -> tuple[str, Sequence[tuple[str, ...]]]:
-    """Return what an interval over classes is over, by episode: groups where there are enough, else classes."""
+    """Return, for each episode, the names for an interval over classes: groups if there are enough, else classes."""
     groups = [tuple(group_of(name) for name in episode) for episode in classes]
     found = {group for episode in groups for group in episode}
     return ("groups", groups) if len(found) >= GROUPS and "" not in found else ("classes", classes)

@@ -1,4 +1,4 @@
-"""What one command builds once, and hands to whoever needs it."""
+"""Objects that one command builds once and shares: data sets, runtimes, checkpoints."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ Built = TypeVar("Built")
 
 
 class Session:
-    """Data sets, runtimes and opened checkpoints of one command, each kept by what it was asked for."""
+    """Data sets, runtimes and opened checkpoints of one command, each stored by its settings."""
 
     def __init__(self) -> None:
         self._kept: dict[str, Any] = {}
 
     def runtime(self, config: RuntimeConfig) -> Runtime:
-        """Return the device of some settings; from now on this process computes as they say.
+        """Return the device of some settings, and set this process up to compute with them.
 
         Raises:
-            ConfigError: with everything that this machine cannot do.
+            ConfigError: with every setting that this machine does not support.
         """
         runtime = self._once(["runtime", plain(config)], lambda: Runtime(config))
         runtime.use()
         return runtime
 
     def data(self, spec: Spec, runtime: Runtime) -> Dataset:
-        """Return a data set, held on the device.
+        """Return a data set, on the device.
 
         Raises:
-            DataError: if something is wrong with it that no training should start on.
+            DataError: if it has a problem that blocks training.
         """
         return self._once(["data", dict(spec), str(runtime.device)], lambda: _loaded(spec).to(runtime.device))
 
     def checkpoint(self, folder: Path) -> Checkpoint:
-        """Return a checkpoint; its files are hashed when it is opened first.
+        """Return a checkpoint; its files are hashed when it is first opened.
 
         Raises:
             UserError: if a file of it is missing or damaged.

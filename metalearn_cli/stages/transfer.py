@@ -1,8 +1,8 @@
-"""Transfer: carry a pretrained backbone over to a labelled task, the classification of the training classes.
+"""Transfer: adapt a pretrained backbone to a labelled task, the classification of the training classes.
 
-The last fifth of each class's items is held out; the accuracy on it (label_accuracy) is reported beside the few-shot
-accuracy on validation classes (accuracy), which selects the best checkpoint: the next stage wants features, not this
-classifier.
+The last fifth of each class's items is held out; the accuracy on it (label_accuracy) is reported, and the few-shot
+accuracy on validation classes (accuracy). The latter selects the best checkpoint, because the next stage needs
+features, not this classifier.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ TAUGHT = "taught"
 """The entry of a batch that holds the teacher's logits [B, K]."""
 
 OWN = "method."
-"""What the names of a method's own tensors begin with."""
+"""Prefix of the names of a method's own tensors."""
 
 _CHUNK = 500  # most items per forward pass when all held-out items are scored; equal parts, for batch statistics
 
 
 def transfer(config: TransferConfig, session: Session) -> Job:
-    """Train a linear classifier, and as much of the backbone as the method says, on labelled items."""
+    """Train a linear classifier, and the tensors of the backbone that the method chooses, on labelled items."""
     runtime = session.runtime(config.runtime)
     data = session.data(config.data, runtime)
     if data.facts.regression:
@@ -65,13 +65,13 @@ def transfer(config: TransferConfig, session: Session) -> Job:
     start: Params = {}
 
     def begin(params: Params) -> None:
-        # copies: training writes into the tensors themselves
+        # copies: training changes the tensors in place
         start.update({name: params[name].detach().clone() for name in net.params})
 
     def batches(step: int) -> dict[str, Items]:
         x, y = data.batch("train", "fit", config.batch_size, config.seed, step)
         batch = {"x": x, "y": y}
-        for name, other in more.items():  # with a seed of its own, so that the same data set gives other items
+        for name, other in more.items():  # with its own seed, so that the same data set gives other items
             batch[name], _ = other.batch("train", "all", config.batch_size, derive_seed(config.seed, name), step)
         return runtime.cast(batch)
 
@@ -123,21 +123,23 @@ def _teacher(config: TransferConfig, session: Session) -> Checkpoint | None:
 
 
 def _told(config: TransferConfig, teacher: Checkpoint | None, data: Dataset) -> tuple[str, ...]:
-    """Return what the user should know of the teacher."""
+    """Return a line on the teacher for the user."""
     if teacher is None:
         return ()
     recorded = teacher.manifest["data"]
     other = (
-        "" if recorded.get("fingerprint") == data.fingerprint else f"; it learnt {recorded.get('name')}, not this data"
+        ""
+        if recorded.get("fingerprint") == data.fingerprint
+        else f"; it was trained on {recorded.get('name')}, not on this data"
     )
     return (f"teacher {config.teacher} -> {teacher.folder}{other}",)
 
 
 def _check(config: TransferConfig, method: Method, data: Dataset, more: Mapping[str, Dataset]) -> None:
-    """Look for data and a teacher that the method asks for and does not get, or gets and does not ask for.
+    """Check that data and teacher are given if the method asks for them, and only then.
 
     Raises:
-        ConfigError: with all of them.
+        ConfigError: with all that are missing or unused.
     """
     name, asked = type(method).__name__, getattr(method, "asks", ())
     if not isinstance(asked, tuple) or {"x", "y"} & set(asked):
@@ -172,7 +174,7 @@ def _network_of(teacher: Checkpoint, like: Network, data: Dataset, runtime: Runt
     spec, outputs = model.get("backbone"), len(like.params[f"{HEAD}bias"])
     wrong = problems_of(spec, "backbone")
     if wrong or model.get("shape") != data.facts.plain_shape or f"{HEAD}weight" not in teacher.manifest["signature"]:
-        message = f"{teacher.folder} has no classifier of items like those of {data.name}; name a run of transfer"
+        message = f"{teacher.folder} has no classifier for items of the shape of {data.name}; name a run of transfer"
         raise ConfigError([Problem("teacher", message)])
     net = network(fresh_backbone(cast(Spec, spec), data.facts, 0), outputs, runtime.under_precision)
     try:
@@ -188,14 +190,14 @@ def method_loss(
 ) -> tuple[Tensor, Tensor]:
     """Return the loss [] of a batch and its logits [B, K]: the method's own, or the merged network's cross-entropy.
 
-    Blocks of which no tensor learns run in eval mode, and their tensors get no gradient.
+    Blocks without a learning tensor run in eval mode, and their tensors get no gradient.
 
     Args:
-        method: as it is at this step.
+        method: the method at this step.
         net: the network.
-        tensors: all tensors as they are now.
-        start: the network's as transfer began.
-        batch: "x", "y" and what the method asks for.
+        tensors: all current tensors.
+        start: the network's tensors at the beginning of transfer.
+        batch: "x", "y" and the entries that the method asks for.
     """
     learning = method.rates(net)
     now = net.of({n: tensors[n] if n in learning else tensors[n].detach() for n in (*net.params, *net.constants)})
@@ -210,7 +212,7 @@ def method_loss(
 
 
 def merged(method: Method, net: Network, tensors: Params) -> Params:
-    """Return all tensors, those of the network as the method hands them on."""
+    """Return all tensors, those of the network merged by the method."""
     if not hasattr(method, "merged"):
         return tensors
     with torch.no_grad():

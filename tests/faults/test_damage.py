@@ -111,6 +111,6 @@ def test_run_goes_on_from_the_checkpoint_before(settings, said, tmp_path, monkey
         data = path.read_bytes()
         path.write_bytes(data[: len(data) // 2] if damage == "cut" else flipped(data, 4 * len(data)))
     stages.resume(str(folder), said, {})
-    assert str(path) in caplog.text and "going on from step-000002 instead" in caplog.text
+    assert str(path) in caplog.text and "resuming from step-000002 instead" in caplog.text
     shutil.rmtree(newest.with_name("step-000004.damaged"))
     assert differences(result(tmp_path / "whole"), result(tmp_path / "runs")) == []

@@ -484,7 +484,7 @@ MANIFESTS = {
     "a model of no form": ({"model": "conv4"}, "model must be an object, got 'conv4'"),
     "a negative shape": ({"model__shape": [-1]}, "model.shape.0 must be a whole number >= 0, got -1"),
     "metrics of no form": ({"metrics": {"x": [1]}}, "metrics.x must be a number, got [1]"),
-    "another format": ({"format": {"a": 1}}, "none that this version reads"),
+    "another format": ({"format": {"a": 1}}, "a format that this version does not read"),
     "another stage": ({"stage": "../../x"}, "allowed here is"),
     "a run elsewhere": ({"run": "../../x"}, "run must be a name without folders"),
 }

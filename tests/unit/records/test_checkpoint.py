@@ -175,7 +175,7 @@ def test_damaged_newest_is_named_and_the_one_before_it_taken(tmp_path, caplog, f
     assert [str(folder / file) in line for folder, line in zip((three, two), caplog.messages, strict=True)] == [
         True
     ] * 2
-    assert "going on from step-000001 instead" in caplog.text
+    assert "resuming from step-000001 instead" in caplog.text
     assert names(tmp_path) == ["step-000001", "step-000002.damaged", "step-000003.damaged"]
     again.save(2, PARAMS, STATE, {})  # the name is free again
     damage(two, file)

@@ -116,7 +116,7 @@ def test_untrained_needs_a_backbone_and_data(refused):
 
 def test_backbone_of_a_checkpoint_is_not_replaced(go, refused):
     go("transfer", steps=1)
-    assert refused("evaluate", backbone=MLP) == {"backbone": "is only for ckpt=null: a checkpoint brings its own"}
+    assert refused("evaluate", backbone=MLP) == {"backbone": "is only for ckpt=null: a checkpoint has its own"}
 
 
 def test_no_protocol_at_all(refused):

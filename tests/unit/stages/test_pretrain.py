@@ -111,7 +111,7 @@ def test_a_model_that_hides_the_backbone_is_refused(refused, monkeypatch):
         self.trunk = self._modules.pop("backbone")
 
     monkeypatch.setattr(Classifier, "__init__", make_and_hide)
-    assert refused("pretrain") == {"model": "Classifier must keep the backbone that it is given as self.backbone"}
+    assert refused("pretrain") == {"model": "Classifier must store the backbone that it gets as self.backbone"}
 
 
 def test_a_loss_that_is_no_scalar_and_a_metric_that_is_a_number(go, monkeypatch):

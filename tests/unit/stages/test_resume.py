@@ -83,7 +83,7 @@ def test_run_without_a_checkpoint_starts_over(config, go, said, monkeypatch, tmp
 def test_changes_win_and_are_told(interrupted, said):
     folder = interrupted("meta-train")
     done = stages.resume(folder, said, {"steps": 4, "every.log": 1, "optimizer.lr": 0.5})
-    assert {"steps: this run has 5, going on with 4", "every.log: this run has 2, going on with 1"} <= {*said.notes}
+    assert {"steps: this run has 5, resuming with 4", "every.log: this run has 2, resuming with 1"} <= {*said.notes}
     assert done["steps"] == done["step"] == 4
     rates = [values["train/lr"] for step, values in said.measured if "train/lr" in values and step > 2]
     # a cosine from the new 0.5 over the new 4 steps
@@ -99,7 +99,7 @@ def test_finished_run_can_go_on_longer(go, said, tensors):
     assert said.started[-1] == ("meta-train", 5, 8)
     rates = {step: values["train/lr"] for step, values in said.measured if "train/lr" in values}
     assert rates[6] > rates[8] > 0  # the cosine ends at the new end instead of rising again
-    assert "scheduler.T_max: this run has 5, going on with 8" in said.notes
+    assert "scheduler.T_max: this run has 5, resuming with 8" in said.notes
 
 
 def test_unchanged_scheduler_of_another_kind(go, said):
@@ -150,7 +150,7 @@ def test_nothing_to_go_on_with(go, said, tmp_path):
     assert f"mlx resume {done['id']} steps=N with N > 3" in str(refused(done["folder"], said, {}))
     assert "complete" in str(refused(done["folder"], said, {"steps": 2}))
     evaluation = go("evaluate")
-    assert "is a run of evaluate, which is not resumed" in str(refused(evaluation["folder"], said, {}))
+    assert "is a run of evaluate, which cannot be resumed" in str(refused(evaluation["folder"], said, {}))
     assert "there is no run" in str(refused(tmp_path / "nothing", said, {}))
 
 
@@ -235,7 +235,7 @@ def test_training_that_ended_early_is_complete(go, said, capsys):
     assert said.notes[-1] == (
         "ended early after step 6 of 12: 2 evaluations without a better val/accuracy than at step 2"
     )
-    assert "ended early, after step 6; to go on all the same, change its patience (2)" in str(
+    assert "ended early, after step 6; to resume it anyway, change its patience (2)" in str(
         refused(done["folder"], said, {"steps": 20})
     )
     longer = stages.resume(done["folder"], said, {"patience": 3})

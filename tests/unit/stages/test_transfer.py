@@ -288,7 +288,7 @@ def test_a_run_that_is_taught_resumes_from_the_same_teacher(go, probes, tensors,
 def test_a_teacher_without_a_classifier_of_these_classes_is_refused(go, refused, probes):
     pretrained = go("pretrain", model={"_target_": "probes.models.teacher.Teacher"})
     found = refused("transfer", method=DISTILLATION, teacher=pretrained["id"])
-    assert "has no classifier of items like those of gaussian; name a run of transfer" in found["teacher"]
+    assert "has no classifier for items of the shape of gaussian; name a run of transfer" in found["teacher"]
     other = go("transfer", data={**OTHER, "classes": 20})
     found = refused("transfer", method=DISTILLATION, teacher=other["id"])
     assert "is a classifier of other classes: " in found["teacher"]
@@ -344,7 +344,7 @@ def test_a_methods_start_is_the_checkpoint_that_transfer_began_from(go, probes, 
 @pytest.mark.parametrize(
     ("rates", "said"),
     [
-        ({"backbon.weight": 1.0}, "gives a rate to backbon.weight, which is no tensor of the network or its own"),
+        ({"backbon.weight": 1.0}, "gives a rate to backbon.weight, but neither the network nor method has it"),
         ({"head.bias": -1.0}, "gives head.bias the rate -1.0; it must be a number >= 0"),
         ({"head.bias": float("nan")}, "gives head.bias the rate nan; it must be a number >= 0"),
         ({"head.bias": 0.0}, "lets no tensor learn: all rates are 0, or there are none"),
