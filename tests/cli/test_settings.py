@@ -117,7 +117,7 @@ def test_checkpoint_and_data_at_once(mlx, tmp_path):
     answer = mlx("meta-train", "init_from=nope", "data=omniglot", "data.root=x")
     assert answer.code == 2 and not list(tmp_path.iterdir())
     assert "there is no run 'nope'" in lines_of(answer.err, "init_from")[0]
-    assert "x is no folder" in lines_of(answer.err, "data.root")[0]
+    assert "x is not a folder" in lines_of(answer.err, "data.root")[0]
 
 
 def test_an_evaluation_takes_settings_for_the_learner_of_the_checkpoint(mlx, stage, monkeypatch):
@@ -128,7 +128,7 @@ def test_an_evaluation_takes_settings_for_the_learner_of_the_checkpoint(mlx, sta
         assert mlx("evaluate", *words).code == 0
     assert seen == [{"inner_steps": 5}, {"inner_steps": 5}, {}, {}]
     assert [config.algorithm and config.algorithm["inner_lr"] for _, config in stage] == [None, 0.4, 0.4, None]
-    assert "must name what to build" in mlx("evaluate", "ckpt=null", "algorithm.inner_steps=5").err
+    assert "must name its class" in mlx("evaluate", "ckpt=null", "algorithm.inner_steps=5").err
 
 
 def test_folder_that_is_not_there(mlx, stage):

@@ -91,7 +91,7 @@ def test_a_lower_rate_is_advised_only_where_a_step_was_taken():
     params = tensors()
     steps = stepper(params)
     steps.take(lambda: gradients(params), "here")
-    with pytest.raises(NonFiniteError, match="A lower learning rate is the usual cure"):
+    with pytest.raises(NonFiniteError, match="A lower learning rate usually helps"):
         steps.take(lambda: gradients(params, float("nan")), "here")
     steps = stepper(params, skips=1)
     steps.take(lambda: gradients(params, float("nan")), "here")

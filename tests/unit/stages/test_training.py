@@ -79,7 +79,7 @@ def test_seconds_go_on_where_a_run_resumes(config, said, monkeypatch, tmp_path):
     assert done["seconds"] > 1000
     assert all(("tasks_per_second" in line) == ("train/loss" in line) for line in lines)
     assert all(line["tasks_per_second"] > 0 for line in lines if "train/loss" in line)
-    assert "steps: this run has 5, going on with 6" in logged(done)
+    assert "steps: this run has 5, resuming with 6" in logged(done)
 
 
 def test_evaluation_does_not_count_as_training(go, monkeypatch):
