@@ -89,7 +89,7 @@ def _trained(name: str, words: list[str]) -> dict[str, Any]:
 
 def _chain() -> dict[str, Any]:
     run = _mlx("run", "experiment=smoke", "runtime.threads=1", "runtime.task_batching=loop")
-    scores = [Path(i["folder"]) / "episodes.csv" for i in _mlx("runs") if i["stage"] == "evaluate"][:4]
+    scores = [Path(i["folder"]) / "episodes.csv" for i in _mlx("runs") if i["stage"] == "evaluate"]
     return {
         "name": "run experiment=smoke",
         "weights": _weights(Path(run["checkpoint"])),
