@@ -16,6 +16,9 @@ _BEFORE_EVALUATION = ("backbone", "data")
 """Settings that the next stage has to be given again; a checkpoint brings evaluation its own network and data."""
 
 
+_UNITS = {"groups": "groups of classes"}
+
+
 def number(name: str, value: float | None) -> str:
     """Return a measured value: shares in percent, everything else to four digits; None is no finite number."""
     if value is None:
@@ -63,7 +66,7 @@ def _intervals(found: Mapping[str, Any]) -> list[str]:
 
 def over(found: Mapping[str, Any]) -> str:
     """Return lines that say over what the intervals of `with_intervals` are."""
-    others = [f"over {n} {unit}" for unit, n in sizes(found).items() if unit != "episodes" and n > 1]
+    others = [f"over {n} {_UNITS.get(unit, unit)}" for unit, n in sizes(found).items() if unit != "episodes" and n > 1]
     brackets = f";\nin brackets {' and '.join(others)}" if others else ""
     return f"+- is the half-width of a 95 % interval over {sizes(found)['episodes']} episodes{brackets}."
 

@@ -83,6 +83,8 @@ def chain(run: Run) -> None:
     telling.say("intervals of its gain leave out 0.")
     for start in (named["init_from"] for named in (run.get("starts") or {}).values() if "init_from" in named):
         telling.say(f"The chain starts from {start}.")
+    for learner in dict.fromkeys(row["learner"] for row in run["table"] if row.get("random_head")):
+        telling.say(f"{learner} begins with a head of random weights, which meta-training learns.")
     if sizes(run["table"][0])["trainings"] == 1:
         telling.say("All numbers are those of one training; seeds=5 tells how much others differ.")
     telling.say("")

@@ -183,7 +183,9 @@ def load_into(
     if differing:
         shown = "; ".join(differing[:4]) + (f"; and {len(differing) - 4} more" if len(differing) > 4 else "")
         accept = sorted({name.rsplit(".", 1)[0] for name in wanted})
+        own = [f"backbone.{key}={v}" for key, v in _settings(checkpoint).items()]
         message = f"{checkpoint.folder} has another architecture: {shown}; choose the same backbone settings"
+        message += f", which are {' '.join(own)}" if own else ""
         if setting == "init_from" and wanted & {d.split(" ")[0] for d in differing}:
             message += f", or initialise tensors with reinit, of: {', '.join(accept)}"
         problems.append(Problem(setting, message))
@@ -197,6 +199,11 @@ def load_into(
     line += f", from {checkpoint.folder}" + (f"; fresh: {', '.join(others)}" if others else "")
     found = {n: stored[n].requires_grad_(t.requires_grad) if n in loaded else t for n, t in params.items()}
     return found, line
+
+
+def _settings(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return the settings of the backbone that a checkpoint was trained with."""
+    return {key: v for key, v in checkpoint.manifest["model"].get("backbone", {}).items() if key != "_target_"}
 
 
 def _kind(tensor: Tensor | None) -> str:

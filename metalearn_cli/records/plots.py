@@ -64,6 +64,8 @@ def learning_curves(lines: Sequence[dict[str, float]], title: str, path: Path) -
                 halves = [100 * h if share else h for h in intervals]
                 low, high = ([v + sign * h for v, h in zip(values, halves, strict=True)] for sign in (-1, 1))
                 axis.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
+                if len(steps) == 1:
+                    axis.errorbar(steps, values, halves, color=colour, capsize=3)
                 label = f"{part}, with its 95 % interval"
             axis.plot(steps, values, color=colour, linestyle=line_style, label=label, marker=marker, markersize=3)
         axis.set_xlabel("step")

@@ -61,6 +61,7 @@ SCORE = {
     "over?": {"episodes": COUNT, "trainings": COUNT, "*": COUNT},
     "normalisation?": TEXT,
     "learner?": TEXT,
+    "random_head?": TRUTH,
     "way?": COUNT,
     "shot?": COUNT,
     "query?": COUNT,

@@ -10,6 +10,7 @@ from metalearn_cli.core.types import Reporter
 from metalearn_cli.records import runs
 from metalearn_cli.stages.evaluate import Evaluation, evaluate
 from metalearn_cli.stages.preparing import Prepared
+from metalearn_cli.stages.scores import Scores
 from metalearn_cli.stages.session import Session
 from metalearn_cli.stages.training import train
 
@@ -34,6 +35,11 @@ def evaluated(evaluation: Evaluation, reporter: Reporter, wait: float = 0, **fac
     """Return the completed evaluation: one that is there, or a new one with these facts."""
     found = _found("evaluate", evaluation.key, evaluation.config.runs_dir, wait)
     if found and found["status"] == "completed":
+        try:
+            Scores.read(Path(found["folder"]), evaluation.config.episodes)
+        except UserError as error:
+            reporter.note(f"evaluate: {error}; it is evaluated again")
+            return evaluate(evaluation, reporter, **facts)
         reporter.note(f"evaluate: already done with these settings and inputs in {found['folder']}, skipped")
         return found
     return evaluate(evaluation, reporter, runs.reopen(Path(found["folder"])) if found else None, **facts)

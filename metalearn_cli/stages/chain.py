@@ -255,7 +255,10 @@ def _table(trainings: list[list[_Row]]) -> list[dict[str, Any]]:
     rows = []
     before: dict[tuple[bool, str], Tensor] = {}
     for cells in zip(*trainings, strict=True):
-        found = [Scores.read(Path(cell.evaluation["folder"])) for cell in cells]
+        found = [
+            Scores.read(Path(cell.evaluation["folder"]), cell.evaluation["metric"]["over"]["episodes"])
+            for cell in cells
+        ]
         after, common, evaluation = cells[0]
         for result in evaluation["results"]:
             protocol = result["normalisation"]

@@ -53,6 +53,7 @@ class Evaluation:
     parent: Checkpoint | None
     data: dict[str, Any]
     algorithm: dict[str, Any]  # the learner's settings as they are used
+    random_head: bool  # whether the learner has a head that no checkpoint brought
     notes: tuple[str, ...]
 
     @property
@@ -111,6 +112,9 @@ def prepare_evaluation(config: EvaluateConfig, session: Session, given: Mapping[
         protocols = ("transductive",)
     learner = fresh_learner(algorithm, net, config.way, None, drawn).at(1.0)
     try_learner(learner, sampler.batch(0, 1), runtime)
+    random_head = (
+        algorithm.traits.head and algorithm.traits.learns and not (parent and _same(spec, model.get("algorithm")))
+    )
     notes = [f"evaluate: {runtime.description}; data {data.name} ({data.protocol}), classes of {config.split}"]
     tensors = learner.tensors
     if parent and algorithm.traits.head and not algorithm.traits.learns:
@@ -118,12 +122,11 @@ def prepare_evaluation(config: EvaluateConfig, session: Session, given: Mapping[
     elif parent:
         tensors, line = _loaded(tensors, parent, spec, config.way)
         notes += [f"ckpt {config.ckpt} -> {parent.folder}"] * (config.ckpt != str(parent.folder)) + [line, *changed]
-        # a chain draws such weights on purpose, from a seed of its own
-        if algorithm.traits.head and not _same(spec, model.get("algorithm")) and config.weights_seed is None:
-            name = type(algorithm).__name__
+        if random_head and config.weights_seed is None:  # a chain draws one on purpose, and says so in its table
+            name, module = type(algorithm).__name__, str(spec["_target_"]).split(".")[-2]
             why = f"the checkpoint has no head of {name}'s, so that this scores an untrained, random one"
             notes.append(
-                f"warning: {why}; train one with: mlx meta-train init_from={parent.manifest['run']} algorithm=..."
+                f"warning: {why}; train one with: mlx meta-train init_from={parent.manifest['run']} algorithm={module}"
             )
         if recorded.get("fingerprint") != data.fingerprint:
             notes.append(f"the checkpoint was trained on {recorded.get('name')}, not on this data")
@@ -136,6 +139,7 @@ def prepare_evaluation(config: EvaluateConfig, session: Session, given: Mapping[
         parent=parent,
         data=describe_data(data, data_spec),
         algorithm=spec,
+        random_head=random_head,
         notes=tuple(notes),
     )
 
@@ -280,6 +284,7 @@ def _result(evaluation: Evaluation, protocol: str, scores: Scores) -> dict[str, 
         **mean_of(scores.protocols[protocol][None], scores.classes),
         "normalisation": protocol,
         "learner": type(evaluation.learner.algorithm).__name__,
+        "random_head": evaluation.random_head,
         "way": config.way,
         "shot": config.shot,
         "query": config.query,

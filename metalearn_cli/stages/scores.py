@@ -14,11 +14,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from metalearn_cli.core.errors import UserError
 from metalearn_cli.data.common.splits import group_of
 from metalearn_cli.records import runs
 from metalearn_cli.records.intervals import over_classes, over_episodes, over_trainings
 
 FILE = "episodes.csv"
+TRAININGS = 3
+"""From how many trainings on there is an interval over them: two may be alike by chance."""
 INTERVALS = ("interval", "interval_classes", "interval_trainings")
 GROUPS = 10
 """With fewer groups of classes, an interval is over classes instead of groups: it would be too wide to be useful."""
@@ -46,13 +49,26 @@ class Scores(NamedTuple):
         runs.write_text(folder / FILE, text.getvalue())
 
     @classmethod
-    def read(cls, folder: Path) -> Scores:
-        """Read episodes.csv."""
-        with (folder / FILE).open(newline="") as file:
-            header, *rows = csv.reader(file)
-        values = {name: [float(row[column]) for row in rows] for column, name in enumerate(header[1:-1], start=1)}
-        scores = {name: torch.tensor(column, dtype=torch.float64) for name, column in values.items()}
-        return cls(scores, [tuple(row[-1].split(";")) if row[-1] else () for row in rows])
+    def read(cls, folder: Path, episodes: int) -> Scores:
+        """Read episodes.csv.
+
+        Args:
+            folder: the run's folder.
+            episodes: how many it must have.
+
+        Raises:
+            UserError: if it is missing or damaged.
+        """
+        try:
+            with (folder / FILE).open(newline="") as file:
+                header, *rows = csv.reader(file)
+            if len(rows) != episodes:
+                raise ValueError(f"it has {len(rows)} episodes, not {episodes}")
+            values = {name: [float(row[column]) for row in rows] for column, name in enumerate(header[1:-1], start=1)}
+            scores = {name: torch.tensor(column, dtype=torch.float64) for name, column in values.items()}
+            return cls(scores, [tuple(row[-1].split(";")) if row[-1] else () for row in rows])
+        except (OSError, ValueError, IndexError, csv.Error) as error:
+            raise UserError(f"{folder / FILE} is missing or damaged ({error})") from error
 
 
 def mean_of(scores: Tensor, classes: Sequence[tuple[str, ...]]) -> dict[str, Any]:
@@ -75,7 +91,7 @@ def mean_of(scores: Tensor, classes: Sequence[tuple[str, ...]]) -> dict[str, Any
         "value": mean.mean().item(),
         "interval": over_episodes(mean),
         "interval_classes": over_classes(mean, units) if members else None,
-        "interval_trainings": over_trainings(scores) if trainings > 1 else None,
+        "interval_trainings": over_trainings(scores) if trainings >= TRAININGS else None,
         "over": {"episodes": episodes, **({unit: len(members)} if members else {}), "trainings": trainings},
     }
 

@@ -112,7 +112,7 @@ def test_intervals_and_what_they_mean(found, score, gained, said):
 
 @pytest.mark.parametrize(("found", "said"), [
     (row(0.1), "episodes;\nin brackets over 112 classes."),
-    (row(0.1, **THREE), "episodes;\nin brackets over 20 groups and over 3 trainings."),
+    (row(0.1, **THREE), "episodes;\nin brackets over 20 groups of classes and over 3 trainings."),
     (row(0.1, **REGRESSION), "episodes."),
 ])  # fmt: skip
 def test_an_interval_says_over_what(found, said):

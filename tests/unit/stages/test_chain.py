@@ -58,7 +58,7 @@ def test_gains_are_paired_and_within_one_learner(go, listed):
     before = {}
     for row in table:
         info = by_row[row["after"], row["learner"]]
-        written = Scores.read(Path(info["folder"]))
+        written = Scores.read(Path(info["folder"]), 20)
         scores = written.protocols["none"]
         assert row["value"] == info["metric"]["value"]
         earlier = before.get(row["learner"])
@@ -279,3 +279,23 @@ def test_a_sweep_that_is_repeated_skips_what_is_done(config, go, said, listed, s
     assert said.steps == [] and "already done" in said.notes[-1]
     assert listed(stage)[0]["sweep"] == "a"
     assert stages.run(stage, settings, said)["id"] != first["id"]  # outside of a sweep each command is a new run
+
+
+def test_an_evaluation_whose_scores_are_lost_is_done_again(go, said, listed):
+    first = go("run", **SHORT)
+    for info, damage in zip(listed("evaluate"), (Path.unlink, lambda file: file.write_text("x\n")), strict=False):
+        damage(Path(info["folder"]) / "episodes.csv")
+    second = go("run", **SHORT)
+    assert sum(note.endswith("; it is evaluated again") for note in said.notes) == 2
+    assert second["table"] == first["table"]
+
+
+def test_a_head_that_nothing_has_trained_is_named(go):
+    table = go("run", **SHORT, algorithm=MAML)["table"]
+    assert cells(table, "after", "learner", "random_head") == [
+        ("nothing", "NearestCentroid", False),
+        ("transfer", "NearestCentroid", False),
+        ("meta-train", "NearestCentroid", False),
+        ("transfer", "Maml", True),
+        ("meta-train", "Maml", False),
+    ]

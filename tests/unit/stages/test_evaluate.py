@@ -33,6 +33,7 @@ def test_result_is_what_was_measured(go, manifest, said):
     assert {k: v for k, v in result.items() if k not in ("value", "interval", "interval_classes")} == {
         "name": "val/accuracy",
         "interval_trainings": None,
+        "random_head": False,
         "over": {"episodes": 5, "classes": 4, "trainings": 1},
         "normalisation": "none",  # an mlp has no batch statistics
         "learner": "Maml",
@@ -40,7 +41,7 @@ def test_result_is_what_was_measured(go, manifest, said):
         "shot": 1,
         "query": 3,
     }
-    written = Scores.read(Path(done["folder"]))
+    written = Scores.read(Path(done["folder"]), 5)
     scores = written.protocols["none"]
     assert [len(set(names)) for names in written.classes] == [2] * 5
     assert result["value"] == pytest.approx(scores.mean().item())
@@ -140,7 +141,7 @@ def test_both_protocols_on_the_same_episodes(go, images, said):
     untrained = {"ckpt": None, "backbone": {**CONV4, "hidden": 8}, "data": GAUSSIAN, "way": 4, "query": 8}
     done = go("evaluate", **untrained)
     assert [result["normalisation"] for result in done["results"]] == ["transductive", "inductive"]
-    episodes = Scores.read(Path(done["folder"])).protocols
+    episodes = Scores.read(Path(done["folder"]), 6).protocols
     assert list(episodes) == ["transductive", "inductive"]
     assert not torch.equal(episodes["transductive"], episodes["inductive"])
     assert said.steps == list(range(1, 13))

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from metalearn_cli.core.errors import UserError
 from metalearn_cli.records.intervals import over_classes, over_episodes, over_trainings
 from metalearn_cli.stages.scores import FILE, Scores, mean_of
 
@@ -21,7 +22,7 @@ def names(groups: int) -> list[tuple[str, ...]]:
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     classes = [("a/1", 'b, "x"'), ("c;d", "e")] * 30
     Scores({"transductive": SCORES[0], "inductive": SCORES[1]}, classes).write(tmp_path)
-    read = Scores.read(tmp_path)
+    read = Scores.read(tmp_path, 60)
     assert list(read.protocols) == ["transductive", "inductive"]
     for score, protocol in zip(SCORES, read.protocols, strict=True):
         assert torch.equal(read.protocols[protocol], score)
@@ -31,7 +32,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
 
 def test_regression_has_no_classes(tmp_path: Path) -> None:
     Scores({"none": SCORES[0]}, [()] * 60).write(tmp_path)
-    assert Scores.read(tmp_path).classes == [()] * 60
+    assert Scores.read(tmp_path, 60).classes == [()] * 60
     found = mean_of(SCORES[:1], [()] * 60)
     assert found["interval_classes"] is None
     assert found["over"] == {"episodes": 60, "trainings": 1}
@@ -46,9 +47,21 @@ def test_an_interval_is_over_groups_where_there_are_enough(groups: int, over: di
 
 
 def test_several_trainings_are_averaged_by_episode() -> None:
-    found = mean_of(SCORES, names(9))
-    assert found["value"] == pytest.approx(SCORES.mean().item())
-    assert found["interval"] == over_episodes(SCORES.mean(0))
-    assert found["interval_classes"] == over_classes(SCORES.mean(0), names(9))
-    assert found["interval_trainings"] == over_trainings(SCORES)
-    assert mean_of(SCORES[:1], names(9))["interval_trainings"] is None
+    three = torch.cat([SCORES, SCORES[:1] / 2])
+    found = mean_of(three, names(9))
+    assert found["value"] == pytest.approx(three.mean().item())
+    assert found["interval"] == over_episodes(three.mean(0))
+    assert found["interval_classes"] == over_classes(three.mean(0), names(9))
+    assert found["interval_trainings"] == over_trainings(three)
+    for few in (SCORES[:1], SCORES):  # two may be alike by chance
+        assert mean_of(few, names(9))["interval_trainings"] is None
+
+
+@pytest.mark.parametrize(
+    "text", [None, "", "episode,none,classes\n0,0.5,a;b\n", "episode,none,classes\n" + "0,x,a\n" * 60]
+)
+def test_a_damaged_file_is_named(tmp_path: Path, text: str | None) -> None:
+    if text is not None:
+        (tmp_path / FILE).write_text(text)
+    with pytest.raises(UserError, match=r"episodes\.csv is missing or damaged"):
+        Scores.read(tmp_path, 60)
