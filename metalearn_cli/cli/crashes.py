@@ -1,4 +1,4 @@
-"""What remains of a crash: the whole traceback in a file, and whose it is."""
+"""The log of a crash: the full traceback in a file, and the component that raised it."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from types import FrameType
 from metalearn_cli.core.build import FOLDERS, packages
 
 _APART = tuple(f"metalearn_cli.{part}." for part in ("cli", "stages", "records"))
-"""What no component calls, so that an error there is not the component's."""
+"""Modules that no component calls, so that an error there is not the component's."""
 
 
 def component_of(error: BaseException) -> str:
     """Return the component that an error comes from, with its place in the source, or "".
 
-    It is the innermost one of the traceback. Libraries do what they are asked to and are not looked at, nor are `core`,
-    `engine` and what components share.
+    It is the innermost component in the traceback. Frames of libraries are skipped, and so are those of `core`,
+    `engine` and the code that components share.
     """
     components = {package for group in FOLDERS for package in packages(group)}
     found, ours = "", False
@@ -36,10 +36,10 @@ def component_of(error: BaseException) -> str:
 
 
 def log_crash(error: BaseException) -> tuple[str, list[str]]:
-    """Have the traceback in a file: the run's own log has it; where there is no run, write it to a temporary file.
+    """Return the file with the traceback: the run's log or, without a run, a temporary file, which is written.
 
     Returns:
-        the file's path, and the last lines of the traceback.
+        The file's path, and the last lines of the traceback.
     """
     text = "".join(traceback.format_exception(error))
     path = getattr(error, "mlx_log", None)  # see `records.log`
@@ -62,6 +62,6 @@ def _is_users(frame: FrameType, module: str) -> bool:
 
 
 def _place(frame: FrameType) -> str:
-    """Return a file as it is known: beginning with the package, for ours."""
+    """Return the path of a frame's file; for our own files, from the package on."""
     file, package = Path(frame.f_code.co_filename), Path(__file__).parents[2]
     return str(file.relative_to(package) if file.is_relative_to(package) else file)

@@ -1,4 +1,4 @@
-"""What goes wrong, as the user sees it: a sentence for what is theirs to mend, a log file for a crash."""
+"""Errors as the user sees them: a sentence for what the user can fix, a log file for a crash."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from metalearn_cli.core.errors import ConfigError, DataError, InUseError, NonFin
 DONE, CRASH, REFUSED, DIVERGED, IN_USE, SIGNALLED = 0, 1, 2, 3, 4, 128
 """Exit codes: done, a crash, the user's input, a training that diverged, a run that another process works on, a signal.
 
-To the last one the number of the signal is added, as shells do: 130 for Ctrl-C, 143 for SIGTERM.
+The number of the signal is added to the last one, as in shells: 130 for Ctrl-C, 143 for SIGTERM.
 """
 
 KINDS = {CRASH: "crashed", REFUSED: "refused", DIVERGED: "diverged", IN_USE: "in use"}
-"""What became of a command, in a word; the worst first."""
+"""The outcome of a command in a word, the worst first."""
 
 _OWN_CODES = {NonFiniteError: DIVERGED, InUseError: IN_USE}
 
 _WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EEXIST, errno.EISDIR, errno.ENOTDIR)
 _FINDING = (errno.EACCES, errno.EPERM, errno.ENOENT)
-"""What a disk can refuse, which is for the user to mend."""
+"""Errors of a disk that the user can fix."""
 
 
 class Fault(NamedTuple):
     """A problem of the settings with its origin.
 
     Attributes:
-        key: the setting, with its value where the message does not say it.
+        key: the setting, with its value if the message does not contain it.
         message: what is wrong and what is allowed.
         origin: where the value came from, or "".
         hint: what was probably meant, or "".
@@ -57,11 +57,11 @@ class Failure(NamedTuple):
 
     @property
     def kind(self) -> str:
-        """Say the exit code in a word."""
+        """Return the exit code in a word."""
         return KINDS.get(self.code, "interrupted")
 
     def plain(self) -> dict[str, Any]:
-        """Return what a program is told."""
+        """Return the failure as plain values for --json."""
         problems = [problem._asdict() for problem in self.problems]
         return {"exit_code": self.code, "kind": self.kind, "message": self.message, "problems": problems}
 
@@ -81,7 +81,7 @@ class SettingsError(UserError):
 
 
 def explain(error: BaseException) -> Failure:
-    """Tell the user about an error, on stderr, and return what a program is told."""
+    """Report an error to the user, on stderr, and return it as a failure."""
     from metalearn_cli.cli import telling
 
     if isinstance(error, KeyboardInterrupt):
@@ -104,9 +104,9 @@ def explain(error: BaseException) -> Failure:
         log, last = log_crash(error)
         if component := component_of(error):
             text = f"{component} raised {text}"
-            telling.error(f"{text}; the whole traceback: {log}")
+            telling.error(f"{text}; full traceback: {log}")
         else:
-            lines = ["mlx crashed; this is a bug, not your input", *last, f"the whole traceback: {log}"]
+            lines = ["mlx crashed; this is a bug, not your input", *last, f"full traceback: {log}"]
             telling.error("\n".join(lines))
         return Failure(CRASH, text)
     telling.error(text)

@@ -1,4 +1,4 @@
-"""Running a stage, once or, with -m, as a sweep of several jobs; and what becomes of them."""
+"""Run a stage: one job or, with -m, a sweep of several jobs."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from metalearn_cli.engine.signals import first_signal, stop
 
 
 class Outcome(NamedTuple):
-    """What became of one job.
+    """The result of one job.
 
     Attributes:
-        words: its settings, as Hydra had them.
-        run: its run.json, or None if it did not get to its end.
-        failure: why it did not, or None if it did.
+        words: its settings, as Hydra got them.
+        run: its run.json, or None if it was not completed.
+        failure: why it was not completed, or None.
     """
 
     words: list[str]
@@ -41,31 +41,31 @@ class Outcome(NamedTuple):
 
     @property
     def status(self) -> str:
-        """Say what became of it in a word."""
+        """Return its status in a word."""
         if self.failure and not self.failure.message:
             return "not begun"
         return self.failure.kind if self.failure else "completed"
 
     @property
     def error(self) -> str:
-        """Say why it failed, in one line."""
+        """Return why it failed, in one line."""
         return self.failure.message if self.failure else ""
 
 
 def run(stage: str, words: Sequence[str], extra: str, multirun: bool) -> list[Outcome]:
-    """Check a command line and run what it asks for.
+    """Check a command line and run its jobs.
 
     Raises:
-        SettingsError: with everything that is wrong with it; nothing has been written then.
+        SettingsError: with everything that is wrong with it; nothing is written.
     """
     jobs = check(Composer(stage, extra), words, multirun)
     return _sweep(stage, jobs) if multirun else [_attempt(jobs[0], sweep=None)]
 
 
 def _sweep(stage: str, jobs: Sequence[Composition]) -> list[Outcome]:
-    """Run jobs one after the other; a signal ends the sweep, and the jobs that it left out are told, too.
+    """Run jobs one after the other; a signal ends the sweep, and the jobs that did not run are returned, too.
 
-    What identifies a sweep is what it is asked for, so that the same command finds the runs of before.
+    A sweep is identified by its settings, so that the same command finds the earlier runs.
     """
     os.environ["MLX_SWEEP_ID"] = sweep = digest([stage, *(job.words for job in jobs)])[:8]
     outcomes: list[Outcome] = []
@@ -84,7 +84,7 @@ def _sweep(stage: str, jobs: Sequence[Composition]) -> list[Outcome]:
 
 
 def inspect(stage: str, options: Mapping[str, str], words: Sequence[str]) -> str:
-    """Return what Hydra prints of the settings, or of how they came about.
+    """Return what Hydra prints: the settings, or how they were composed.
 
     Raises:
         UserError: if they are wrong.
@@ -98,7 +98,7 @@ def inspect(stage: str, options: Mapping[str, str], words: Sequence[str]) -> str
         composer.compose(words)  # vets the user's own files
         with redirect_stdout(io.StringIO()) as printed, redirect_stderr(io.StringIO()) as told:
             app(stage, [*flags, *words])
-    except SystemExit as stop:  # so it ends its help, too
+    except SystemExit as stop:  # Hydra's help, too, ends with it
         if stop.code:
             raise UserError(told.getvalue().strip()) from stop
     except HYDRA_ERRORS as error:
@@ -108,12 +108,12 @@ def inspect(stage: str, options: Mapping[str, str], words: Sequence[str]) -> str
 
 
 def read(printed: str) -> Any:
-    """Return the plain values of the settings that `inspect` gave with --cfg."""
+    """Return the plain values of the settings that `inspect` returned for --cfg."""
     return OmegaConf.to_container(OmegaConf.create(printed), resolve=False)
 
 
 def app(stage: str, argv: Sequence[str]) -> None:
-    """Enter a stage's Hydra app, for what Hydra shows of it."""
+    """Run a stage's Hydra app, only to print settings, help or completions."""
     before = sys.argv
     folders = (str(folder).replace("\\", r"\\").replace("'", r"\'") for folder in plugins.config_dirs())
     own = ",".join(f"'file://{folder}'" for folder in folders)
@@ -126,14 +126,14 @@ def app(stage: str, argv: Sequence[str]) -> None:
 
 
 def _run_nothing(config: DictConfig) -> None:
-    """Be what a Hydra app runs; it is only asked to show."""
+    """Do nothing: Hydra needs a function, but only prints here."""
 
 
 def _attempt(composition: Composition, sweep: str | None) -> Outcome:
-    """Run one job; what goes wrong is told, and the other jobs of a sweep go on.
+    """Run one job; report its errors, so that the other jobs of a sweep still run.
 
     Raises:
-        Stopped: after a signal, saying how to go on.
+        Stopped: after a signal; its message says how to resume.
     """
     with importing():
         from metalearn_cli import stages
@@ -148,22 +148,22 @@ def _attempt(composition: Composition, sweep: str | None) -> Outcome:
     except Exception as error:
         failure = errors.explain(error)
         if failure.code in (errors.REFUSED, errors.DIVERGED) and reporter.folder:
-            reporter.note(f"once that is mended, {_advice(stage, reporter.folder)}")
+            reporter.note(f"once that is fixed, {_advice(stage, reporter.folder)}")
         return Outcome(words, None, failure)
 
 
 def _advice(stage: str, folder: str) -> str:
-    """Say how to go on with what stopped in a run folder, or "" if it had none yet."""
-    # a chain and an evaluation are started again; what is done already they skip
+    """Return how to resume what stopped in a run folder, or "" if it had none yet."""
+    # a chain and an evaluation are started again; they skip what is done
     again = f"mlx resume {shlex.quote(folder)}" if stage in TRAINING else "the same command"
-    return f"go on with: {again}" if folder else ""
+    return f"resume with: {again}" if folder else ""
 
 
 def check_data(words: Sequence[str], extra: str) -> dict[str, Any]:
-    """Return what `stages.data.check_data` finds in the data set that a command line describes.
+    """Return the result of `stages.data.check_data` for the data set of a command line.
 
     Raises:
-        UserError: with what is wrong with the command line.
+        UserError: if the command line is wrong.
     """
     (job,) = check(Composer("data check", extra), words, multirun=False)
     with importing():
@@ -173,13 +173,13 @@ def check_data(words: Sequence[str], extra: str) -> dict[str, Any]:
 
 
 def validate(stage: str, words: Sequence[str], extra: str, multirun: bool) -> list[str]:
-    """Check a command line, and that everything it asks for can be built, without running it.
+    """Check a command line, and that everything in it can be built, without running it.
 
     Returns:
-        lines worth saying.
+        Lines for the user.
 
     Raises:
-        UserError: with what is wrong.
+        UserError: with every problem.
     """
     jobs = check(Composer(stage, extra), words, multirun)
     with importing():

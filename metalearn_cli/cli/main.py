@@ -1,6 +1,6 @@
-"""The command `mlx`: which words go where, and what comes back as the exit code.
+"""The command `mlx`: its subcommands and its exit code.
 
-Nothing heavy is imported before it is needed: `mlx --help` answers without torch and without Hydra.
+Slow imports wait until they are needed: `mlx --help` imports neither torch nor Hydra.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from metalearn_cli.core.importing import importing
 from metalearn_cli.core.places import settle
 
 WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "2000"}
-"""How threads wait for the next operation, read when torch is loaded: a moment awake, then asleep.
+"""How threads wait for the next operation: they spin for a moment, then sleep. Read when torch is loaded.
 
-Asleep at once, pretraining takes a seventh more time; awake for long, as is usual, several times as much on busy cores.
+If they sleep at once, pretraining takes a seventh longer; if they spin for long, as is the default, busy cores take
+several times as long.
 """
 
 
@@ -31,13 +32,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line.
 
     Args:
-        argv: its words after `mlx`; None takes those of the process.
+        argv: its words after `mlx`; None for those of the process.
 
     Returns:
-        the exit code, see `cli.errors`.
+        The exit code, see `cli.errors`.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    # names the folder of a sweep; processes that a job starts inherit it
+    # identifies a sweep; inherited by the processes that a job starts
     os.environ["MLX_SWEEP_ID"] = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{os.urandom(2).hex()}"
     if not WAITING.keys() & os.environ.keys():
         os.environ |= WAITING
@@ -112,7 +113,7 @@ def _resume(words: Words) -> int:
         with telling.reporting() as reporter:
             run = stages.resume(folder, reporter, changed, wait)
     except Stopped as stop:
-        raise Stopped(stop.number, f"go on with: mlx resume {shlex.quote(folder)}") from stop
+        raise Stopped(stop.number, f"resume with: mlx resume {shlex.quote(folder)}") from stop
     _show(words, run, lambda: views.result(run, [f"runs_dir={_runs_dir(words)}"] * ("--runs-dir" in words.options)))
     return errors.DONE
 
@@ -220,9 +221,9 @@ _COMMANDS: dict[str, Callable[[Words], int]] = {
 
 
 def _expect(words: Words, what: str, several: bool = False) -> list[str]:
-    """Return the words behind a command that takes one, possibly followed by several; none if `what` is ""."""
+    """Return the arguments of a command: exactly one, one or more if `several`, or none if `what` is ""."""
     if what and not words.rest:
-        raise UserError(f"mlx {words.command} needs one word more: mlx {words.command} {what}")
+        raise UserError(f"mlx {words.command} needs one more argument: mlx {words.command} {what}")
     if not several and len(words.rest) > bool(what):
         raise UserError(f"mlx {words.command} takes no {words.rest[-1]!r}; see: mlx {words.command} --help")
     return words.rest
@@ -232,7 +233,7 @@ def _runs_dir(words: Words) -> str:
     """Return the folder of all runs.
 
     Raises:
-        UserError: if the user names one that is not there.
+        UserError: if the user names one that does not exist.
     """
     given = words.options.get("--runs-dir")
     if given is not None and not os.path.isdir(given) and words.command != "doctor":
@@ -251,7 +252,7 @@ def _show(words: Words, result: Any, draw: Callable[[], None]) -> None:
 
 
 def _failed(as_json: bool, failure: errors.Failure) -> int:
-    """Print a failure, which the user was told on stderr, for a program that asked for JSON; return the exit code."""
+    """Print a failure, already reported on stderr, as JSON if that was asked for; return the exit code."""
     if as_json:
         from metalearn_cli.records import runs
 

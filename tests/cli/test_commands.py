@@ -82,7 +82,7 @@ def test_help_of_a_stage_shows_choices_settings_and_examples(mlx):
         (("-m", "meta-train", "--cfg", "job"), "leave one of them out"),
         (("meta-train", "--cfg", "job", "-p", "nothing"), "package 'nothing' not found"),
         (("runs", "-m"), "mlx runs has no option --multirun"),
-        (("show",), "mlx show needs one word more"),
+        (("show",), "mlx show needs one more argument"),
         (("show", "20261"), "there is no run '20261' in runs"),
         (("resume", "20261"), "there is no run '20261' in runs"),
         (("validate", "meta-trian"), "did you mean meta-train?"),
@@ -245,7 +245,7 @@ def test_trouble_after_the_start_says_how_to_go_on(mlx, monkeypatch):
         assert answer.code == 2
         error, advice = answer.err.splitlines()[-2:]
         assert error == f"error: cannot write to runs/{stage}/some-id/metrics.jsonl: no space left on device"
-        assert advice == f"once that is mended, go on with: {again}"
+        assert advice == f"once that is fixed, resume with: {again}"
 
 
 @pytest.mark.parametrize(
@@ -264,7 +264,7 @@ def test_stop(mlx, monkeypatch, number, code, told):
     monkeypatch.setattr(stages, "run", run)
     answer = mlx("meta-train")
     assert answer.code == code
-    assert f"{told}; go on with: mlx resume runs/meta-train/some-id" in answer.err
+    assert f"{told}; resume with: mlx resume runs/meta-train/some-id" in answer.err
 
 
 def test_hydras_own_views_of_the_settings(mlx, stage):

@@ -67,7 +67,7 @@ def test_error_in_a_component_names_it(mlx, monkeypatch, crash_folder):
     assert error in answer.err
     assert "bug" not in answer.err
     (log,) = crash_folder.glob("mlx-crash-*.log")
-    assert f"; the whole traceback: {log}" in answer.err
+    assert f"; full traceback: {log}" in answer.err
 
 
 def frames(*modules):

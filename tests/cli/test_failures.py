@@ -249,7 +249,7 @@ def test_a_crash_of_a_run_is_in_its_own_log(mlx, monkeypatch, tmp_path):
     answer = mlx("meta-train", *TOY)
     assert answer.code == 1
     (folder,) = Path("runs/meta-train").iterdir()
-    assert f"the whole traceback: {folder}/mlx.log" in answer.err
+    assert f"full traceback: {folder}/mlx.log" in answer.err
     assert "ZeroDivisionError: division by zero" in (folder / "mlx.log").read_text()
     assert [path.name for path in Path("runs").iterdir()] == ["meta-train"]
     assert mlx("resume", folder.name).code == 1

@@ -57,11 +57,11 @@ def test_training_saves_and_says_how_to_go_on(mlx, signalled, number, code, told
     answer = signalled(("transfer", "init_from=null", *SMALL, *TRAINING), 3, number)
     run = latest("transfer")
     assert (answer.code, answer.out) == (code, "")
-    assert answer.err.splitlines()[-1] == f"{told}; go on with: mlx resume {run['folder']}"
+    assert answer.err.splitlines()[-1] == f"{told}; resume with: mlx resume {run['folder']}"
     assert (run["status"], run["step"], run["last"]) == ("interrupted", 3, "step-000003")
     answer = signalled(("resume", run["folder"]), 5, number)  # what it says can be typed, and stops likewise
     assert answer.code == code
-    assert answer.err.splitlines()[-1] == f"{told}; go on with: mlx resume {run['folder']}"
+    assert answer.err.splitlines()[-1] == f"{told}; resume with: mlx resume {run['folder']}"
     assert json.loads(mlx("resume", run["folder"], "--json").out)["status"] == "completed"
 
 
@@ -77,19 +77,19 @@ def test_evaluation_and_chain_are_typed_again(mlx, signalled):
     sections = [f"{s}.{word}" for s in ("pretrain", "meta_train") for word in TRAINING]
     chain = ("run", *SMALL, *sections, "stages=[pretrain,meta-train]", "evaluate.episodes=3", "model=classifier")
     answer = signalled(chain, 2, signal.SIGTERM)  # while the untrained backbone is evaluated
-    assert answer.code == 143 and "stopped by SIGTERM; go on with: the same command" in answer.err
+    assert answer.code == 143 and "stopped by SIGTERM; resume with: the same command" in answer.err
     assert [(info["stage"], info["status"]) for info in runs.list_runs("runs")] == [
         ("evaluate", "interrupted"),
         ("run", "interrupted"),
     ]
     answer = signalled(chain, 5, signal.SIGTERM)  # in the pretraining
-    assert answer.code == 143 and "go on with: the same command" in answer.err
+    assert answer.code == 143 and "resume with: the same command" in answer.err
     assert (latest("pretrain")["status"], latest("pretrain")["step"]) == ("interrupted", 5)
     assert mlx(*chain).code == 0
     assert {info["status"] for info in runs.list_runs("runs")} == {"completed"}
     words = ("evaluate", "query=3", "episodes=4", "runtime.stop_on=[SIGUSR1]")
     answer = signalled(words, 2, signal.SIGUSR1)
-    assert answer.code == 138 and "stopped by SIGUSR1; go on with: the same command" in answer.err
+    assert answer.code == 138 and "stopped by SIGUSR1; resume with: the same command" in answer.err
     assert latest("evaluate")["status"] == "interrupted"
 
 
