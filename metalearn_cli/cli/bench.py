@@ -1,4 +1,4 @@
-"""`mlx doctor --bench`: what this machine makes of a meta-training step, way by way and precision by precision."""
+"""`mlx doctor --bench`: the time of a meta-training step on this machine, by task batching and by precision."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ TURNS = 5
 
 
 def measure(tasks: int = TASKS, hidden: int = 64) -> dict[str, dict[str, str]]:
-    """Return the median time of a step of MAML (second order, one inner step), under headings.
+    """Return the median time of a MAML step (second order, one inner step), under headings.
 
     Args:
-        tasks: of 5-way 1-shot with 15 queries, in one meta-batch.
+        tasks: 5-way 1-shot tasks with 15 queries, in one meta-batch.
         hidden: channels of conv4.
     """
     tune()
@@ -51,14 +51,14 @@ def measure(tasks: int = TASKS, hidden: int = 64) -> dict[str, dict[str, str]]:
 def _in_turn(
     configs: dict[str, RuntimeConfig], tasks: int, hidden: int, reference: Tensor | None = None
 ) -> dict[str, str]:
-    """Measure all settings in turn, so that what else the machine does meets all of them alike."""
+    """Measure all settings in turn, so that other load of the machine affects all of them equally."""
     steps, told = {}, {}
     for name, config in configs.items():
         try:
             steps[name], how = _step(config, tasks, hidden)
             gradient = steps[name]()
         except ConfigError as error:
-            told[name] = f"not here: {error.problems[0].message}"
+            told[name] = f"not possible here: {error.problems[0].message}"
             continue
         told[name] = how
         if reference is not None:
@@ -73,7 +73,7 @@ def _in_turn(
 
 
 def _step(config: RuntimeConfig, tasks: int, hidden: int) -> tuple[Callable[[], Tensor], str]:
-    """Return a function that computes the meta-gradient, as one vector in float64 on the CPU, and how it does so."""
+    """Return a function for the meta-gradient (one float64 vector on the CPU), and a description of its computation."""
     runtime, maml = Runtime(config), Maml(0.4, 1)
     with seeded(0, "bench"):
         net = network(Conv4((1, SIZE, SIZE), hidden), WAY, runtime.under_precision)

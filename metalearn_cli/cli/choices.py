@@ -1,4 +1,4 @@
-"""What can be chosen, read from the config files as text: names, first lines, settings. No Hydra, no torch."""
+"""The choices and settings of commands, read from the config files as text, without Hydra and torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from metalearn_cli.core import plugins
 from metalearn_cli.core.errors import UserError
 from metalearn_cli.core.stages import TABLE
 
-_HIDDEN = ("hydra", "stage")  # groups that are parts of the commands, nothing to choose
+_HIDDEN = ("hydra", "stage")  # groups that commands are made of; users do not choose from them
 _EXAMPLES = {
     **{name: stage.examples for name, stage in TABLE.items()},
     "data": ("mlx data check", "mlx data check data=omniglot data.root=FOLDER way=20 shot=5"),
@@ -32,15 +32,15 @@ def config_dir() -> Path:
     for folder in (package / "configs", package.parent / "configs"):
         if (folder / "base.yaml").is_file():
             return folder
-    raise UserError("the shipped configs/ folder was not found; install metalearn-cli again")
+    raise UserError("the shipped configs/ folder was not found; reinstall metalearn-cli")
 
 
 def folders(extra: str = "") -> list[Path]:
-    """Return the folders that configs are looked for in, in this order: the shipped one, the user's, plug-ins'.
+    """Return the folders of configs, in the order of search: the shipped one, the user's, plug-ins'.
 
     Raises:
-        UserError: if the user's own folder `extra` is not there, or two folders have a config of the same name: the
-            first would be used without a word.
+        UserError: if the user's own folder `extra` does not exist, or if two folders have a config of the same name:
+            the first would hide the second.
     """
     if extra and not Path(extra).is_dir():
         raise UserError(f"--config-dir {extra}: there is no such folder")
@@ -49,7 +49,7 @@ def folders(extra: str = "") -> list[Path]:
     for folder in dict.fromkeys(folder.resolve() for folder in found):
         for path in sorted([*folder.glob("*.yaml"), *folder.glob("*/*.yaml")]):
             if (other := first.setdefault(path.relative_to(folder), path)) != path:
-                raise UserError(f"{path} has the name of {other}, which goes before it; give it another name")
+                raise UserError(f"{path} has the same name as {other}, which would hide it; rename it")
     return found
 
 
@@ -75,7 +75,7 @@ def group(name: str, extra: str = "") -> dict[str, str]:
 
 
 def component(name: str, choice: str, extra: str = "") -> str:
-    """Return the file of one choice as its reader wants it: what it is, and its settings with their comments.
+    """Return the description of one choice, and its settings with their comments.
 
     Raises:
         UserError: if there is no such choice.
@@ -99,7 +99,7 @@ def component(name: str, choice: str, extra: str = "") -> str:
 
 
 def _with_bases(name: str, choice: str, extra: str) -> list[Path]:
-    """Return the file of a choice after those of its group that it is laid over, as fomaml is over maml."""
+    """Return the file of a choice, after the files of its group that it extends, as fomaml extends maml."""
     path = next(path for folder in folders(extra) if (path := folder / name / f"{choice}.yaml").is_file())
     defaults = re.search(r"^defaults:\n((?:(?: .*)?\n)*)", path.read_text(errors="replace"), re.MULTILINE)
     bases = re.findall(r"^ *- (\w+)$", defaults[1] if defaults else "", re.MULTILINE)
@@ -135,14 +135,14 @@ def help_text(command: str, extra: str = "") -> str:
         lines += ["choices, GROUP=NAME (more about them: mlx ls GROUP):", *_choice_lines(config, extra), ""]
         lines += ["settings, KEY=VALUE, with their defaults:", *_setting_lines(config), ""]
     if command == "runs":
-        lines += ["which of them, KEY=VALUE:", *(f"  {name}: {what}" for name, what in FILTERS.items()), ""]
+        lines += ["filters and order, KEY=VALUE:", *(f"  {name}: {what}" for name, what in FILTERS.items()), ""]
     if command in _EXAMPLES:
         lines += ["examples:", *(f"  {example}" for example in _EXAMPLES[command]), ""]
     return "\n".join([*lines, "options:", *option_lines(command)])
 
 
 def _first_sentence(path: Path) -> str:
-    """Return the first comment of a file, up to the line on which a sentence ends; recipes say `# @package` first."""
+    """Return the first comment of a file, up to the end of a sentence; in recipes a `# @package` line comes first."""
     with path.open(encoding="utf-8", errors="replace") as file:
         head = file.read(4096)
     comments = [line.lstrip("# ").strip() for line in head.splitlines() if line.startswith("#")]
@@ -159,7 +159,7 @@ def _first_sentence(path: Path) -> str:
 
 
 def _choice_lines(stage: str, extra: str) -> list[str]:
-    """Return the groups of a stage, from the defaults lists of its config and of the configs that it is made of."""
+    """Return the groups of a stage, from the defaults lists of its config and that config's parts."""
     groups, lines = catalogue(extra), []
     for name, prefix in _parts(stage):
         for found, default in re.findall(r"^  - (?:optional )?/?(\w+): (\w+)", _text(name), re.MULTILINE):
@@ -170,7 +170,7 @@ def _choice_lines(stage: str, extra: str) -> list[str]:
 
 
 def _setting_lines(stage: str) -> list[str]:
-    """Return what the config files of a stage set, with their comments."""
+    """Return the settings in the config files of a stage, with their comments."""
     lines = []
     for name, prefix in _parts(stage):
         body = re.sub(r"^(defaults|hydra):\n(?:(?: .*)?\n)*", "", _text(name), flags=re.MULTILINE)
@@ -180,7 +180,7 @@ def _setting_lines(stage: str) -> list[str]:
 
 
 def _parts(stage: str) -> list[tuple[str, str]]:
-    """Return the configs that a stage's config is made of, each with the section it stands in ("" for none)."""
+    """Return the parts of a stage's config, each with its section ("" for none)."""
     sections = re.findall(r"^  - stage@(\w+): (\w+)", _text(stage), re.MULTILINE)
     return [("base", ""), (stage, ""), *((f"stage/{name}", "" if at == "_global_" else at) for at, name in sections)]
 

@@ -1,4 +1,4 @@
-"""`mlx doctor`: what is installed, what this machine can compute, where things are kept."""
+"""`mlx doctor`: installed versions, devices and their precisions, and the folders in use."""
 
 from __future__ import annotations
 
@@ -59,12 +59,12 @@ def _name(kind: str, count: int) -> str:
 
 
 def _place(path: Path) -> str:
-    """Say where a folder is, whether it can be written, and how much room there is."""
+    """Return a folder's path, whether it is writable, and its free space."""
     there = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
     free = f"{shutil.disk_usage(there).free / 2**30:.1f} GiB free"
-    notes = [free] if path.is_dir() else ["not there yet", free]
+    notes = [free] if path.is_dir() else ["does not exist yet", free]
     if not os.access(there, os.W_OK):
-        notes.append("cannot be written")
+        notes.append("not writable")
     return f"{path.absolute()} ({', '.join(notes)})"
 
 

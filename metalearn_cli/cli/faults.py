@@ -1,4 +1,4 @@
-"""What is wrong with a command line, and where it came from: all of it at once."""
+"""All problems of a command line at once, each with its origin."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from metalearn_cli.core.errors import ConfigError, Problem
 TYPED = "the command line"
 
 _BARE = re.compile(r"[\w.@/]+")
-"""A word that may be a setting's key, or its value."""
+"""A word that may be the key or the value of a setting."""
 
 
 def check(composer: Composer, words: Sequence[str], multirun: bool) -> list[Composition]:
-    """Return what a command line asks for: the settings of one job, or of those of a sweep.
+    """Return the settings of the jobs of a command line: one job, or those of a sweep.
 
     Raises:
         SettingsError: with everything that is wrong.
@@ -74,7 +74,7 @@ def check(composer: Composer, words: Sequence[str], multirun: bool) -> list[Comp
 
 
 def _joined(composer: Composer, words: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield the words as they were typed and as they are to be written: what belongs together, without blanks."""
+    """Yield words as they were typed and as they should be written: key=value without blanks."""
     left = list(words)
     while left:
         typed = [left.pop(0)]
@@ -92,7 +92,7 @@ def _joined(composer: Composer, words: Sequence[str]) -> Iterator[tuple[str, str
 
 
 def _option(composer: Composer, word: str) -> Fault:
-    """Say how to write an option that there is not."""
+    """Return the fault of an unknown option; its hint is the setting to write instead."""
     name, _, value = word.lstrip("-").replace("=", " ", 1).partition(" ")
     key, value = name.replace("-", "_"), value or "true"
     if _find(composer.usual, key) is not _ABSENT:
@@ -106,7 +106,7 @@ def _option(composer: Composer, word: str) -> Fault:
 
 
 def _given_twice(composer: Composer, override: Override, before: Sequence[Override]) -> Fault | None:
-    """Say that a choice was made before, or is of several at once."""
+    """Return the fault of a choice that was made before, or that is a list; None if there is none."""
     if not composer.is_choice(override) or override.is_delete():
         return None
     key = override.get_key_element().lstrip("+~")
@@ -123,7 +123,7 @@ def _given_twice(composer: Composer, override: Override, before: Sequence[Overri
 
 @contextmanager
 def originating(composition: Composition) -> Iterator[None]:
-    """Within a block, say of settings that turn out to be wrong where they came from.
+    """Within a block, add the origin of settings to errors about them.
 
     Raises:
         SettingsError: in place of a ConfigError.
@@ -158,16 +158,16 @@ def _located(composition: Composition, problems: Sequence[Problem]) -> list[Faul
 
 
 def _instead(composer: Composer, values: Mapping[str, Any], key: str, value: str) -> tuple[str, str]:
-    """Return what says here what a setting was to say that the command does not have.
+    """Return the equivalent, in this command, of a setting that it does not have.
 
     Args:
-        composer: the command's.
+        composer: the command's composer.
         values: its settings.
         key: the setting that was typed, dotted.
         value: its value.
 
     Returns:
-        what to type, or "", and what should be known besides, or "".
+        What to type, or ""; and a remark, or "".
     """
     group, _, word = key.rpartition(".")
     row = row_of(word, value)
@@ -190,10 +190,10 @@ def _instead(composer: Composer, values: Mapping[str, Any], key: str, value: str
 
 
 def _fitting(composer: Composer, values: Mapping[str, Any], key: str, advice: str) -> str:
-    """Return an advice as a command can use it, or "" if it has nothing of the kind."""
+    """Return an advice in a form that fits a command, or "" if the command has no such setting."""
     setting, equals, _ = advice.partition("=")
     if not equals or " " in setting or setting.startswith("-"):
-        return advice  # another command, no setting
+        return advice  # a command or option, not a setting
     if setting != key and _find(values, setting) is not _ABSENT:
         return advice
     group, _, name = setting.partition(".")
@@ -203,7 +203,7 @@ def _fitting(composer: Composer, values: Mapping[str, Any], key: str, advice: st
         return " or ".join(f"{setting}@{section}.{advice}" if whole else f"{section}.{advice}" for section in at)
     if name and group in values and (choices := composer.having(group, name)):
         if values[group] is None:
-            return advice  # the checkpoint's own
+            return advice  # the component is the checkpoint's
         return " or ".join(f"{group}={choice} {advice}" for choice in choices[:3])
     return ""
 
@@ -217,12 +217,12 @@ def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 
 
 def _examine(composer: Composer, words: list[str], wrong: bool) -> tuple[Composition | None, list[Fault]]:
-    """Compose the settings of one job and find everything that is wrong with them.
+    """Compose the settings of one job and find all their problems.
 
     Args:
-        composer: the command's.
-        words: the job's.
-        wrong: whether something is known to be wrong already, so that the job will not come to look for checkpoints.
+        composer: the command's composer.
+        words: the job's words.
+        wrong: whether an error is known already, so that the stage will not run and checkpoints are looked for here.
     """
     faults: list[Fault] = []
     dropped: list[str] = []
@@ -241,22 +241,22 @@ def _examine(composer: Composer, words: list[str], wrong: bool) -> tuple[Composi
         problems += error.problems
     try:
         values = composition.values
-    except ConfigError:  # too many, which was told
+    except ConfigError:  # too many, already in `problems`
         values = {}
     problems += impossible(composer.stage, values)
     if problems or faults or wrong:
         problems += missing(composer.stage, values)
-    # what was dropped is replaced by a default: what then does not fit is no fault of the user's
+    # a default replaces what was dropped: if that does not fit, it is not the user's fault
     problems = [p for p in problems if not any(_within(p.key, section) for section in dropped)]
-    first = {p.key: p for p in reversed(problems)}  # of what is wrong with a setting, what its type says
+    first = {p.key: p for p in reversed(problems)}  # of several problems of a setting, that of its type
     told = _originals(composition, [p for p in problems if p == first[p.key]])
     faults += _located(composition, told)
-    advised = {fault.hint.partition("=")[0] for fault in faults}  # evaluate init_from=x says nothing of ckpt=latest
+    advised = {fault.hint.partition("=")[0] for fault in faults}  # evaluate init_from=x: no second fault about ckpt
     return composition, [f for f in faults if f.origin == TYPED or f.key.partition(" ")[0] not in advised]
 
 
 def _originals(composition: Composition, problems: list[Problem]) -> list[Problem]:
-    """Leave out what is wrong with a setting only because it refers to another that is wrong, as T_max to steps."""
+    """Leave out problems of settings that only refer to another one with a problem, as T_max refers to steps."""
     refers = {p.key for p in problems if str(_find(composition.unresolved, p.key)).startswith("${")}
     values = [_find(composition.values, p.key) for p in problems if p.key not in refers] if refers else []
     known = [value for value in values if value is not _ABSENT]
@@ -276,8 +276,8 @@ def _culprits(composer: Composer, words: Sequence[str]) -> tuple[list[str], list
     """Find the words that Hydra refuses, by adding one after the other.
 
     Returns:
-        the words that are left, with what was probably meant in place of a choice that does not exist; a fault for each
-        word refused; the sections whose choice had to be dropped.
+        The accepted words, where a close match replaces a choice that does not exist; a fault for each refused word;
+        the sections whose choice was dropped.
     """
     accepted: list[str] = []
     faults, dropped = [], []
@@ -299,7 +299,7 @@ def _culprits(composer: Composer, words: Sequence[str]) -> tuple[list[str], list
 
 
 def _refused(composer: Composer, override: Override, accepted: Sequence[str], error: Exception) -> Fault:
-    """Say in our words why Hydra refuses a word."""
+    """Return the fault of a word that Hydra refuses, in our words."""
     key, value = override.get_key_element().lstrip("+~"), override.value()
     if isinstance(error, MissingConfigException):
         fault = _broken(composer, error)
@@ -307,7 +307,7 @@ def _refused(composer: Composer, override: Override, accepted: Sequence[str], er
         if error.missing_cfg_file == chosen:
             return fault._replace(key=key, origin=TYPED)
         if composer.is_choice(override) and fault.origin == composer.file(composer.config):
-            return fault._replace(origin=composer.file(chosen))  # it overrides a choice of the command's own config
+            return fault._replace(origin=composer.file(chosen))  # it overrides a choice of the command's config
         return fault
     if isinstance(error, YAMLError):
         return Fault(f"{key}={value}", _first_line(error), TYPED)
@@ -335,7 +335,7 @@ def _refused(composer: Composer, override: Override, accepted: Sequence[str], er
 
 
 def _broken(composer: Composer, error: Exception) -> Fault:
-    """Say in our words what is wrong with the configs themselves."""
+    """Return what is wrong with the configs themselves, in our words."""
     if not isinstance(error, MissingConfigException) or not error.missing_cfg_file:
         return Fault("", _first_line(error))
     group, _, name = error.missing_cfg_file.partition("/")
@@ -350,7 +350,7 @@ def _broken(composer: Composer, error: Exception) -> Fault:
 
 
 def _chosen(composer: Composer, name: str, groups: Iterable[str]) -> str:
-    """Return what chooses a component of this name, in whatever letters it is typed, or ""."""
+    """Return the choice of the component with this name, in upper or lower case, or ""."""
     found = [(group, closest(name, composer.loader.get_group_options(group))) for group in groups]
     return next((f"{group}={near}" for group, near in found if near and near.lower() == name.lower()), "")
 
@@ -377,7 +377,7 @@ def _origin(composition: Composition, overrides: Sequence[Override], key: str) -
         for name, section, contents in reversed(composition.files):
             if _gives(section, contents, key):
                 return name
-        key = key.rpartition(".")[0]  # a setting that is missing: the file that has its section
+        key = key.rpartition(".")[0]  # for a missing setting: the file that has its section
     return ""
 
 
@@ -393,7 +393,7 @@ def _find(values: Any, key: str) -> Any:
 
 
 def _gives(section: str, contents: Any, key: str) -> bool:
-    """Whether a config file that stands in `section` sets `key`."""
+    """Whether a config file whose contents go to `section` sets `key`."""
     if section and key != section:
         if not _within(key, section):
             return False
@@ -411,7 +411,7 @@ def _within(key: str, section: str) -> bool:
 
 
 def _first_line(error: BaseException) -> str:
-    """Return the first line of a message of Hydra's; what follows is advice that misleads here, or a search path."""
+    """Return the first line of Hydra's message; after it come a search path or advice that misleads here."""
     if isinstance(error, YAMLError):
         return f"is not valid YAML: {' '.join(str(error).split())}"
     source = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error

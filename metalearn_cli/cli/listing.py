@@ -1,4 +1,4 @@
-"""Which runs `mlx runs` lists, and what it says of each."""
+"""The filters and the order of `mlx runs`, and the facts that it lists for each run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LEARNERS = ("model", "method", "algorithm")
 
 
 def described(run: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a run with what its settings say of it: data, learner, way, shot and seed; what is unknown is None."""
+    """Return a run with facts of its settings: learner, way, shot and seed, None if unknown."""
     try:
         config = read_config(Path(run["folder"]))
     except UserError:
@@ -37,10 +37,10 @@ def _name(spec: Any) -> str | None:
 
 
 def chosen(found: Sequence[Mapping[str, Any]], words: Sequence[str]) -> list[dict[str, Any]]:
-    """Return those runs, with what their settings say, that `key=value` words choose, in the order that they ask for.
+    """Return the runs that match `key=value` words, as `described` gives them, in the order of `sort`.
 
     Raises:
-        UserError: for a word that is none of `FILTERS`.
+        UserError: for a word that is not in `FILTERS`.
     """
     given = {}
     for word in words:
@@ -61,13 +61,13 @@ def _matches(run: Mapping[str, Any], key: str, wanted: str) -> bool:
 
 
 def told(run: Mapping[str, Any], key: str) -> str:
-    """Return one of the things that runs can be chosen by, "" where it is unknown."""
+    """Return a run's value for a filter, "" if unknown."""
     value = (run.get("data") or {}).get("name") if key == "data" else run.get(key)
     return "" if value is None else str(value)
 
 
 def _rank(run: Mapping[str, Any]) -> tuple[bool, str, float]:
-    """Order by the key metric, best first, runs without one last; different metrics do not compare."""
+    """Order by the key metric, best first, runs without one last; different metrics are not compared."""
     if not (metric := run.get("metric")):
         return True, "", 0.0
     return False, metric["name"], -metric["value"] if metric_named(metric["name"]).higher_is_better else metric["value"]

@@ -1,6 +1,6 @@
-"""What is wrong with settings and is known without any work: told with everything else, before a stage is built.
+"""Problems of settings that can be found before a stage is built, so that they are reported with all others.
 
-The values need not be right: what is of another type than it should be is told by whoever checks types. Needs no torch.
+Values of a wrong type are skipped: the check of types reports them. Needs no torch.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from metalearn_cli.records.runs import find_checkpoint
 
 
 def impossible(stage: str, values: Mapping[str, Any]) -> list[Problem]:
-    """Return what this machine, or the kind of the data, rules out."""
+    """Return settings that this machine, or the kind of the data, rules out."""
     problems = []
     for prefix, own in _sections(stage, values):
         runtime = own.get("runtime")
@@ -31,11 +31,11 @@ def impossible(stage: str, values: Mapping[str, Any]) -> list[Problem]:
 
 
 def missing(stage: str, values: Mapping[str, Any]) -> list[Problem]:
-    """Return the checkpoints that are not there."""
+    """Return the checkpoints that do not exist."""
     problems = []
     for prefix, own in _sections(stage, values):
         at = prefix.rstrip(".").replace("_", "-") or stage
-        if at == "run":  # starts as the first of its stages does
+        if at == "run":  # its init_from is that of its first stage
             at = next((name for name in STAGES if name in str(values.get("stages"))), "meta-train")
         for setting in {"init_from", "ckpt", "teacher"} & own.keys() if at in STAGES else ():
             name, runs_dir = own[setting], values.get("runs_dir")
@@ -49,7 +49,7 @@ def missing(stage: str, values: Mapping[str, Any]) -> list[Problem]:
 
 
 def _sections(stage: str, values: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield the settings of a command, and those of the stages in it, with what their keys begin with."""
+    """Yield the settings of a command and of the stages in it, each with the prefix of its keys."""
     yield "", values
     for row in TABLE.values() if stage == "run" else ():
         if isinstance(own := values.get(row.section), Mapping):
@@ -57,7 +57,7 @@ def _sections(stage: str, values: Mapping[str, Any]) -> Iterator[tuple[str, Mapp
 
 
 def _of_classes(data: Any) -> bool:
-    """Whether a data set is made of classes: its function says that it returns a `Dataset`."""
+    """Whether a data set has classes: the return type of its function is `Dataset`."""
     if not isinstance(data, Mapping) or problems_of(data, "data"):
         return False
     module, _, name = data["_target_"].rpartition(".")

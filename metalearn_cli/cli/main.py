@@ -23,8 +23,8 @@ from metalearn_cli.core.places import settle
 WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "2000"}
 """How threads wait for the next operation: they spin for a moment, then sleep. Read when torch is loaded.
 
-If they sleep at once, pretraining takes a seventh longer; if they spin for long, as is the default, busy cores take
-several times as long.
+If they sleep at once, pretraining takes a seventh longer; if they spin for long, as is the default, it takes several
+times as long on busy cores.
 """
 
 

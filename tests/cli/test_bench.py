@@ -17,4 +17,4 @@ def test_measures_every_way_and_every_precision(mlx, monkeypatch):
     assert all(" ms, " in line for line in ways.values())
     assert precisions["64-true"].endswith("error 0.0e+00")
     assert 0 < float(precisions["32-true"].split()[-1]) < float(precisions["bf16-mixed"].split()[-1])
-    assert precisions["16-mixed"].startswith("not here: 16-mixed on cpu")
+    assert precisions["16-mixed"].startswith("not possible here: 16-mixed on cpu")

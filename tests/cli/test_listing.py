@@ -119,7 +119,7 @@ def test_a_config_with_the_name_of_another_is_refused(mlx, stage, monkeypatch, t
         answer = mlx(command, *extra)
         assert answer.code == 2 and not stage
         assert re.search(
-            r"mine/algorithm/maml.yaml has the name of \S+, which goes before it; give it another", answer.err
+            r"mine/algorithm/maml.yaml has the same name as \S+, which would hide it; rename it", answer.err
         )
 
 
