@@ -1,4 +1,4 @@
-"""Completion in the shell: commands, options and runs by ourselves, the settings of a stage by Hydra."""
+"""Shell completion: commands, options and runs are completed here, the settings of a stage by Hydra."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _mlx_complete() {
     local candidates
     candidates=$(COMP_LINE="${COMP_LINE:0:COMP_POINT}" mlx -sc query=bash 2>/dev/null)
     COMPREPLY=($(compgen -W "$candidates" -- "${COMP_WORDS[COMP_CWORD]}"))
-    # a candidate that is complete is followed by a space; one that ends in = . / goes on
+    # add a space after a complete candidate, but not after one that ends in = . /
     [[ ${#COMPREPLY[@]} == 1 && ${COMPREPLY[0]} != *[=./] ]] && COMPREPLY[0]+=" "
 }
 COMP_WORDBREAKS=${COMP_WORDBREAKS//[=@:]}
@@ -36,12 +36,12 @@ complete -c mlx -f -a '(_mlx_complete)'""",
 
 
 def script(shell: str) -> str:
-    """Return what a shell has to read to complete `mlx`."""
+    """Return the script with which a shell completes `mlx`."""
     return _SCRIPTS[shell]
 
 
 def query(argv: Sequence[str]) -> int:
-    """Print the candidates for the last word of the line in COMP_LINE, as `mlx -sc query=SHELL` is asked to."""
+    """Print the candidates for the last word of COMP_LINE: `mlx -sc query=SHELL`."""
     line = os.environ.get("COMP_LINE", "")
     words = line.split()[1:]
     current = words.pop() if words and not line[-1].isspace() else ""
@@ -86,5 +86,5 @@ def _of_hydra(stage: str, line: str, argv: Sequence[str]) -> int:
         try:
             app(stage, argv)
         except (Exception, SystemExit):
-            return 1  # half a word is often no setting yet: nothing to offer
+            return 1  # half a word is often not a valid setting: no candidates
     return 0

@@ -1,8 +1,8 @@
-"""From the words of a command line to the settings of a stage, by Hydra's composition.
+"""Compose the settings of a stage from the words of a command line, with Hydra.
 
-Settings are composed once: what was checked is what runs, and what is told of it later refers to the same composition.
-All problems are told at once, and nothing is written for a command line that is wrong. `key=value` is handed to Hydra
-as `++key=value`, so that a setting which no config knows reaches our own check, too, and is told with the others.
+Settings are composed once: the checked settings are those that run, and later errors refer to the same composition.
+All problems are reported at once, and nothing is written for a wrong command line. `key=value` is passed to Hydra
+as `++key=value`, so that an unknown setting reaches our own check and is reported with the others.
 """
 
 from __future__ import annotations
@@ -38,26 +38,26 @@ from metalearn_cli.core.errors import ConfigError, Problem, UserError
 from metalearn_cli.records.runs import read_config
 
 HYDRA_ERRORS = (HydraException, OmegaConfBaseException, YAMLError, ValueError)
-"""What a composition raises for words or configs that are wrong."""
+"""Errors of a composition with wrong words or configs."""
 
 
 _USUAL = ("hydra/launcher=basic", "hydra/sweeper=basic")
-"""What of Hydra's own part may be typed, as it changes nothing."""
+"""Settings of Hydra's own that may be typed, because they change nothing."""
 
 
 class NotForUse(HydraException):
-    """A word that Hydra would take, but mlx does not."""
+    """A word that Hydra accepts, but mlx does not."""
 
 
 class Composer:
     """Composes one command's settings.
 
     Args:
-        stage: the command; its config file is of the same name, with a dash for a blank.
+        stage: the command; its config file has the same name, with a dash for a blank.
         extra: the user's own folder of configs, or "".
 
     Raises:
-        UserError: if that folder is not there.
+        UserError: if that folder does not exist.
     """
 
     def __init__(self, stage: str, extra: str = "") -> None:
@@ -77,14 +77,14 @@ class Composer:
 
     @cached_property
     def usual(self) -> dict[str, Any]:
-        """The plain values where nothing is typed; {} where the command's own configs are wrong."""
+        """The plain values of the defaults; {} if the command's own configs are wrong."""
         try:
             return self.compose([]).values
         except (*HYDRA_ERRORS, ConfigError):
             return {}
 
     def having(self, group: str, setting: str) -> list[str]:
-        """Return the choices of a group whose own files set something."""
+        """Return the choices of a group whose own files have this setting."""
         return [
             name
             for name in self.loader.get_group_options(group)
@@ -95,7 +95,7 @@ class Composer:
         """Parse one word.
 
         Raises:
-            HydraException: if it is no override, or one that is not the user's.
+            HydraException: if it is not an override, or sets something of Hydra's.
         """
         override = _parsed(word, self.loader)
         key, package = override.key_or_group.lstrip("/"), override.package or ""
@@ -109,24 +109,24 @@ class Composer:
         return override
 
     def is_choice(self, override: Override) -> bool:
-        """Whether a word chooses a config of a group, rather than giving a value."""
+        """Whether a word chooses a config of a group instead of giving a value."""
         return override.key_or_group in self.groups or "/" in override.key_or_group
 
     def forced(self, override: Override) -> str:
-        """Return a word as Hydra shall have it: values in a form that takes unknown keys, everything else as it is."""
+        """Return a word as it is passed to Hydra: values in the form that allows unknown keys, the rest unchanged."""
         word = str(override.input_line)
         if self.is_choice(override) and re.match(r"(transfer\.)?also\.", override.package or ""):
-            return f"+{word.lstrip('+')}"  # of these data sets no config chooses one
+            return f"+{word.lstrip('+')}"  # no config has a default for these data sets
         plain = self.is_choice(override) or override.is_delete() or override.is_hydra_override() or override.package
         return word if plain else f"++{word.lstrip('+')}"
 
     def combinations(self, overrides: Sequence[Override]) -> list[list[str]]:
-        """Return the words of each job of a sweep, forced."""
+        """Return the words of each job of a sweep, as `forced` returns them."""
         with _stumbling():
             return BasicSweeper.split_arguments([self.read(self.forced(o)) for o in overrides], None)[0]
 
     def compose(self, words: Sequence[str]) -> Composition:
-        """Compose.
+        """Compose settings.
 
         Raises:
             Exception: one of HYDRA_ERRORS.
@@ -135,7 +135,7 @@ class Composer:
             return Composition(self, words, self.loader.load_configuration(self.config, list(words), RunMode.RUN))
 
     def file(self, config: str) -> str:
-        """Return the file of a config as the user knows it: the shipped folder is `configs`."""
+        """Return the path of a config for messages; the shipped folder is `configs`."""
         result = self.loader.repository.load_config(config)
         if result is None:
             return config
@@ -149,8 +149,8 @@ class Composition:
     """The settings of one command, as Hydra composed them.
 
     Args:
-        composer: what they were composed by.
-        words: the words that they were composed from, as Hydra had them.
+        composer: the composer.
+        words: the words, as Hydra got them.
         config: Hydra's result.
     """
 
@@ -161,7 +161,7 @@ class Composition:
 
     @property
     def unresolved(self) -> Any:
-        """The values as they are written, those that refer to others included."""
+        """The values as they are written, with references not filled in."""
         return OmegaConf.to_container(self.config, resolve=False)
 
     @property
@@ -169,7 +169,7 @@ class Composition:
         """The plain values, without Hydra's part.
 
         Raises:
-            ConfigError: if there are too many of them, as references can make of few.
+            ConfigError: if there are too many, because references multiply values.
         """
         return self._filled[0]
 
@@ -183,7 +183,7 @@ class Composition:
         values, problems = self._filled
         stage = self.composer.stage
         if self.given and "_target_" not in values["algorithm"] and values["ckpt"] is not None:
-            values = {**values, "algorithm": None}  # they are settings of the checkpoint's own
+            values = {**values, "algorithm": None}  # these settings are for the checkpoint's algorithm
         try:
             if stage == "run":
                 found: Any = parse_chain(values)
@@ -198,7 +198,7 @@ class Composition:
 
     @cached_property
     def given(self) -> dict[str, Any] | None:
-        """What the words set of an evaluation's learner, apart from choosing one; None for other commands."""
+        """The settings of an evaluation's learner in the words, without its choice; None for other commands."""
         if self.composer.stage != "evaluate":
             return None
         own = self.values.get("algorithm")
@@ -210,7 +210,7 @@ class Composition:
 
     @cached_property
     def files(self) -> list[tuple[str, str, Any]]:
-        """The config files that were merged, in that order: (name, section, contents)."""
+        """The merged config files, in order: (name, section, contents)."""
         composer, found = self.composer, []
         for default in composer.loader.compute_defaults_list(composer.config, self.words, RunMode.RUN).defaults:
             result = composer.loader.repository.load_config(str(default.config_path))
@@ -232,12 +232,12 @@ class Composition:
 
 
 def defaults(stage: str) -> Any:
-    """Return the settings of a stage as they are where nobody changes them."""
+    """Return the default settings of a stage."""
     return Composer(stage).compose([]).settings
 
 
 def typed_settings(run: Mapping[str, Any]) -> list[str]:
-    """Return the settings of a run that differ from the defaults, as they are typed; [] where they cannot be told.
+    """Return the settings of a run that differ from the defaults, as they are typed; [] if unknown.
 
     Args:
         run: its run.json, with its `folder`.
@@ -248,18 +248,18 @@ def typed_settings(run: Mapping[str, Any]) -> list[str]:
         config, composer = read_config(Path(run["folder"])), Composer(run["stage"])
         words = _choices(composer, config)
         usual = composer.compose(words)
-        # what refers to another setting follows it: a cosine is as long as the stage
+        # a setting that refers to another one is left out: a cosine is as long as the stage
         following = dict(_leaves(usual.unresolved))
         typed = [
             w for w in _differences(config, usual.values) if not str(following.get(w.partition("=")[0])).startswith("$")
         ]
         return [word for word in words if word not in _choices(composer, composer.usual)] + typed
     except (HydraException, UserError):
-        return []  # of another version, or with components that are not here
+        return []  # of another version, or with components that are not installed
 
 
 def _choices(composer: Composer, config: Mapping[str, Any]) -> list[str]:
-    """Return the words that choose the components which settings name: of its class, with the fewest differences."""
+    """Return the words that choose the components of settings: of the same class, with the fewest differences."""
     words = []
     for group, spec in config.items():
         known = composer.loader.get_group_options(group) if isinstance(spec, dict) and "_target_" in spec else ()
@@ -271,7 +271,7 @@ def _choices(composer: Composer, config: Mapping[str, Any]) -> list[str]:
 
 
 def _differences(values: Mapping[str, Any], usual: Mapping[str, Any]) -> list[str]:
-    """Return words for the values that are not the usual ones."""
+    """Return words for the values that differ from the usual ones."""
     known = dict(_leaves(usual))
     return [f"{key}={_written(v)}" for key, v in _leaves(values) if key not in known or known[key] != v]
 
@@ -285,7 +285,7 @@ def _leaves(values: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _written(value: Any) -> str:
-    """Return a value as a command line has it."""
+    """Return a value as it is typed on a command line."""
     return value if isinstance(value, str) else json.dumps(value)
 
 
@@ -319,7 +319,7 @@ _TILDES = re.compile(r"(^|[,\[(]\s*)(~[^,\[\]()]*)")
 
 
 def _readable(word: str) -> str:
-    """Return a word with quotes around paths that begin with ~, as in runs_dir=~/runs: Hydra would refuse them."""
+    """Return a word with quotes around paths that begin with ~, as in runs_dir=~/runs; Hydra refuses them unquoted."""
     key, equals, value = word.partition("=")
     return word if {"'", '"'} & {*value} else key + equals + _TILDES.sub(r'\1"\2"', value)
 
@@ -331,23 +331,23 @@ def _parsed(word: str, loader: ConfigLoaderImpl | None = None) -> Override:
         with _stumbling():
             return OverridesParser.create(loader).parse_overrides([_readable(word)])[0]
     except ValueError as error:
-        raise NotForUse("is too long a number") from error
+        raise NotForUse("has a number with too many digits") from error
 
 
 @contextmanager
 def _stumbling() -> Iterator[None]:
-    """Tell what Hydra comes to with words and files that it did not foresee as an error of Hydra's."""
+    """Within a block, turn internal errors of Hydra, from unexpected words and files, into a HydraException."""
     try:
         yield
     except (TypeError, AttributeError, LookupError, AssertionError, RecursionError) as error:
-        raise HydraException(f"Hydra cannot make anything of it ({type(error).__name__}: {error})") from error
+        raise HydraException(f"Hydra cannot process it ({type(error).__name__}: {error})") from error
 
 
 def changes(words: Sequence[str]) -> dict[str, Any]:
     """Return settings given as plain `key=value`, for a run whose other settings are known.
 
     Raises:
-        ConfigError: with every word that is something else.
+        ConfigError: with every other word.
     """
     found: dict[str, Any] = {}
     problems = []

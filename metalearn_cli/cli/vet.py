@@ -1,6 +1,6 @@
-"""What a file of a `--config-dir` may say: settings, and nothing that runs, reads the machine or fills its memory.
+"""Check the files of a `--config-dir`: settings are allowed; programs, the environment and huge values are not.
 
-Such a folder may come from a stranger, so each file of it is vetted when Hydra asks for it, before Hydra parses it.
+Such a folder may be untrusted, so each file is checked when Hydra asks for it, before Hydra parses it.
 """
 
 from __future__ import annotations
@@ -19,38 +19,38 @@ from metalearn_cli.core.check import shown
 from metalearn_cli.core.errors import UserError
 
 LARGEST = 1 << 18
-"""Bytes of a config file; the longest that is shipped has some 1,500."""
+"""Bytes of a config file; the longest shipped one has some 1,500."""
 MOST = 10_000
-"""Values in a config, every alias written out."""
+"""Values in a config, with all aliases expanded."""
 DEEPEST = 32
 """Levels of nesting."""
 
 
 class VettedConfigSource(FileConfigSource):
-    """A folder of configs that is not trusted."""
+    """An untrusted folder of configs."""
 
     @staticmethod
     def scheme() -> str:
-        """Return what the folder's address begins with."""
+        """Return the scheme of the folder's address."""
         return "vetted"
 
     def load_config(self, config_path: str) -> ConfigResult:
         """Read a file.
 
         Raises:
-            UserError: if it may not be used.
+            UserError: if it is not allowed or cannot be read.
         """
         path = Path(self.path) / self._normalize_file_name(config_path)
         _weigh(_text(path), path)
         try:
             result = super().load_config(config_path)
-        except (OSError, ValueError) as error:  # nothing but a number; one of thousands of digits
+        except (OSError, ValueError) as error:  # the whole file is a number; a number has thousands of digits
             raise UserError(f"{path} cannot be read: {error}") from error
         package = str(result.header.get("package") or "")
         contents = OmegaConf.to_container(result.config, resolve=False)
         keys = contents if isinstance(contents, dict) else {}
         if config_path.startswith("hydra/") or "hydra" in keys or "hydra" in re.split(r"\W", package):
-            raise UserError(f"{path} sets hydra, which runs programs; a config file may only set what mlx does")
+            raise UserError(f"{path} sets hydra, which runs programs; a config file may only set mlx's own settings")
         for entry in _strings(keys.get("defaults", [])):
             if "hydra" in re.split(r"\W", entry) or ".." in entry or "//" in entry or entry.startswith("${"):
                 chosen = f"chooses {shown(entry)} in its defaults"
@@ -62,7 +62,7 @@ class VettedConfigSource(FileConfigSource):
 
 
 def too_complex(word: str) -> str:
-    """Return why a word of the command line is not parsed, or ""."""
+    """Return why a word of the command line is too complex to parse, or ""."""
     depth = deepest = 0
     for letter in word:
         depth += (letter in "[{(") - (letter in "]})")
@@ -73,8 +73,8 @@ def too_complex(word: str) -> str:
 
 
 def _text(path: Path) -> str:
-    if not path.is_file():  # a pipe or a device would never come to its end
-        raise UserError(f"{path} is no file")
+    if not path.is_file():  # reading a pipe or a device may never end
+        raise UserError(f"{path} is not a file")
     if path.stat().st_size > LARGEST:
         raise UserError(f"{path} is too large for a config: it has more than {LARGEST} bytes")
     try:
@@ -84,9 +84,9 @@ def _text(path: Path) -> str:
 
 
 def _weigh(text: str, path: Path) -> None:
-    """Refuse what would be too much once aliases are written out, without writing them out.
+    """Refuse a text that has too many values with its aliases expanded, without expanding them.
 
-    Errors of syntax are left to the parser that follows.
+    Syntax errors are left to the parser.
     """
     open_nodes: list[tuple[str | None, int]] = [(None, 0)]  # anchor, values so far
     anchors: dict[str, int] = {}
@@ -101,7 +101,7 @@ def _weigh(text: str, path: Path) -> None:
         added, anchor = 0, getattr(event, "anchor", None)
         if isinstance(event, yaml.AliasEvent):
             if anchor not in anchors:
-                raise UserError(f"{path} refers by *{anchor} to something that is not complete before it")
+                raise UserError(f"{path} uses the alias *{anchor} before its anchor is complete")
             added = anchors[anchor]
         elif isinstance(event, yaml.CollectionStartEvent):
             open_nodes.append((anchor, 1))
@@ -114,7 +114,7 @@ def _weigh(text: str, path: Path) -> None:
         if len(open_nodes) > DEEPEST:
             raise UserError(f"{path} is nested too deeply; allowed are {DEEPEST} levels")
         if size + added > MOST:
-            raise UserError(f"{path} has more than {MOST} values, with its aliases written out")
+            raise UserError(f"{path} has more than {MOST} values, with its aliases expanded")
 
 
 def _strings(value: Any) -> Iterator[str]:
@@ -130,14 +130,14 @@ def _strings(value: Any) -> Iterator[str]:
 
 
 def _reference(value: str) -> str:
-    """Return why a value may not refer to others as it does, or "".
+    """Return why the references in a value are not allowed, or "".
 
-    A resolver, as in ${oc.env:HOME}, reads the machine into what is written down and handed on. Values that refer
-    twice each to the one before grow as powers of two.
+    A resolver, as in ${oc.env:HOME}, would copy facts of this machine into files that are passed on. If each value
+    refers twice to the one before it, values grow as powers of two.
     """
     references = value.count("${")
     if references > 1:
-        return "a config file may refer to one other setting in a value, not more"
+        return "in a config file, a value may refer to only one other setting"
     if references and ":" in value.partition("${")[2].partition("}")[0]:
         return "a config file may refer to other settings, as in ${way}, but not to anything else"
     return ""

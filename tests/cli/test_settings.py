@@ -264,4 +264,4 @@ def test_evaluate_takes_a_learner_or_leaves_it_to_the_checkpoint(mlx, stage):
 def test_a_number_without_end(mlx):
     answer = mlx("pretrain", "seed=" + 5000 * "1")
     assert answer.code == 2
-    assert "seed  is too long a number" in answer.err
+    assert "seed  has a number with too many digits" in answer.err

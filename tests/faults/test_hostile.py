@@ -89,7 +89,7 @@ def laughs(levels: int = 12) -> str:
     return "\n".join(lines) + "\n"
 
 
-SETS_HYDRA = "sets hydra, which runs programs; a config file may only set what mlx does"
+SETS_HYDRA = "sets hydra, which runs programs; a config file may only set mlx's own settings"
 FILES = {
     # name: (file, text, sentence)
     "hydra's callbacks": (
@@ -156,23 +156,23 @@ FILES = {
     "anchors that explode": (
         "experiment/evil.yaml",
         laughs(),
-        "has more than 10000 values, with its aliases written out",
+        "has more than 10000 values, with its aliases expanded",
     ),
     "anchors that explode in merges": (
         "experiment/evil.yaml",
         "a0: &a0 {x: 1}\n"
         + "".join(f"a{k}: &a{k} {{<<: *a{k - 1}, l: *a{k - 1}, r: *a{k - 1}}}\n" for k in range(1, 40)),
-        "has more than 10000 values, with its aliases written out",
+        "has more than 10000 values, with its aliases expanded",
     ),
     "an anchor within itself": (
         "experiment/evil.yaml",
         "a: &a [*a]\n",
-        "refers by *a to something that is not complete",
+        "uses the alias *a before its anchor is complete",
     ),
     "references that explode": (
         "experiment/evil.yaml",
         "# @package _global_\n" + "a0: haha\n" + "".join(f"a{k}: {f'${{a{k - 1}}}' * 10}\n" for k in range(1, 12)),
-        "may refer to one other setting in a value, not more",
+        "a value may refer to only one other setting",
     ),
     "references that explode as nodes": (
         "experiment/evil.yaml",
