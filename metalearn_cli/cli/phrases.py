@@ -1,4 +1,4 @@
-"""Numbers in words: accuracies, durations, ages, what to type next."""
+"""Text for measured values, durations, ages and the next command."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from metalearn_cli.core.stages import TABLE
 
 _CARRIED = ("runs_dir", "runtime", "way", "shot", "query")
 _BEFORE_EVALUATION = ("backbone", "data")
-"""Settings that the next stage has to be given again; a checkpoint brings evaluation its own network and data."""
+"""Settings that the next command must repeat; not for an evaluation, whose network and data the checkpoint has."""
 
 
 _UNITS = {"groups": "groups of classes"}
 
 
 def number(name: str, value: float | None) -> str:
-    """Return a measured value: shares in percent, everything else to four digits; None is no finite number."""
+    """Return a measured value: shares in percent, others with four digits; None (not finite) as "nan"."""
     if value is None:
         return "nan"
     return f"{100 * value:.1f} %" if _is_share(name) else f"{value:.4g}"
@@ -38,11 +38,11 @@ def with_intervals(found: Mapping[str, Any], prefix: str = "") -> str:
 
     Args:
         found: what `stages.scores.mean_of` returned, or a row of a chain's table.
-        prefix: "gain_" for the gain of such a row, which has a sign.
+        prefix: "gain_" for the gain of such a row, shown with its sign.
 
     Returns:
-        The half-width over episodes, and in brackets those over classes and over trainings, where there are any; "-"
-        for one that the episodes do not tell.
+        The half-width over episodes and, in brackets, those over classes and over trainings if there are any; "-" for
+        an unknown one.
     """
     share = _is_share(found["name"])
     value, sign = (found["gain"], "+") if prefix else (found["value"], "")
@@ -53,19 +53,19 @@ def with_intervals(found: Mapping[str, Any], prefix: str = "") -> str:
 
 
 def sizes(found: Mapping[str, Any]) -> dict[str, int]:
-    """Return how many episodes, classes and trainings a mean is of; a run of an earlier version says less."""
+    """Return the numbers of episodes, classes and trainings of a mean; a run of an earlier version has fewer."""
     return found.get("over") or {"episodes": found.get("episodes") or 0, "trainings": 1}
 
 
 def _intervals(found: Mapping[str, Any]) -> list[str]:
-    """Return the names of the intervals that there are, that over episodes first."""
+    """Return the names of the intervals of a mean, the one over episodes first."""
     over = sizes(found)
     classes = ["interval_classes"] * bool({"classes", "groups"} & over.keys())
     return ["interval", *classes, *["interval_trainings"] * (over["trainings"] > 1)]
 
 
 def over(found: Mapping[str, Any]) -> str:
-    """Return lines that say over what the intervals of `with_intervals` are."""
+    """Return lines that explain the intervals of `with_intervals`."""
     others = [f"over {n} {_UNITS.get(unit, unit)}" for unit, n in sizes(found).items() if unit != "episodes" and n > 1]
     brackets = f";\nin brackets {' and '.join(others)}" if others else ""
     return f"+- is the half-width of a 95 % interval over {sizes(found)['episodes']} episodes{brackets}."
@@ -84,7 +84,7 @@ def measured(run: Mapping[str, Any]) -> str:
 
 
 def verdict(row: Mapping[str, Any]) -> str:
-    """Say what the gain of a chain's row means: it helps or hurts where every interval says so."""
+    """Return what the gain of a chain's row means: the stage helps or hurts if all intervals exclude 0."""
     widths: list[Any] = [row.get(f"gain_{name}") for name in _intervals(row)]
     if row["gain"] == 0 == row["gain_interval"]:
         return "no change"
@@ -94,7 +94,7 @@ def verdict(row: Mapping[str, Any]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a length of time, coarsely: "42 s", "3 min 20 s", "2 h 5 min"."""
+    """Return a rounded duration: "42 s", "3 min 20 s", "2 h 5 min"."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -115,12 +115,12 @@ def age(moment: str | None) -> str:
 
 
 def next_command(run: Mapping[str, Any], words: Sequence[str], config_dir: str = "") -> str:
-    """Return what to type after a run, as a shell takes it.
+    """Return the command to type after a run, quoted for a shell.
 
     Args:
         run: its run.json.
-        words: the settings that its command line gave; those that the next stage needs, too, are carried over.
-        config_dir: the folder of configs that it gave, or "".
+        words: the settings of its command line; those that the next stage needs, too, are repeated.
+        config_dir: the folder of configs of its command line, or "".
     """
     then = TABLE[run["stage"]].then if run["stage"] in TABLE else ""
     if not then:
@@ -133,5 +133,5 @@ def next_command(run: Mapping[str, Any], words: Sequence[str], config_dir: str =
 
 
 def runs_option(words: Sequence[str]) -> list[str]:
-    """Return the option that names the folder of runs which settings name, if they do."""
+    """Return the option --runs-dir for the setting runs_dir, if there is one."""
     return [part for w in words if w.lstrip("+").startswith("runs_dir=") for part in ("--runs-dir", w.split("=", 1)[1])]

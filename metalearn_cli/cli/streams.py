@@ -1,4 +1,4 @@
-"""stdout and stderr that may be closed, or lose their reader (`mlx run | head -1`): the work goes on without them."""
+"""Let the program continue if stdout or stderr is closed or loses its reader, as in `mlx run | head -1`."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any, TextIO, cast
 
 @contextmanager
 def patient() -> Iterator[None]:
-    """Within a block, let no write end the program because nobody reads it.
+    """Within a block, ignore write errors that occur because nobody reads the output.
 
-    On stdout, which is the result, other errors such as a full disk still count; on stderr none does.
+    Other errors, such as a full disk, are still raised on stdout, which has the result; on stderr all are ignored.
     """
     for number in (0, 1, 2):
         try:
             os.fstat(number)
-        except OSError:  # closed: the next file that is opened would take its place, and what is printed
+        except OSError:  # closed: the next opened file would get its number, and what is printed
             os.open(os.devnull, os.O_RDWR)
     with (
         open(os.devnull, "w") as nowhere,
@@ -29,18 +29,18 @@ def patient() -> Iterator[None]:
 
 
 class _Patient:
-    """A stream that forgives errors of a kind.
+    """A stream that ignores one kind of error.
 
     Args:
-        stream: the real one.
-        forgiven: what does not count.
+        stream: the real stream.
+        forgiven: the errors to ignore.
     """
 
     def __init__(self, stream: TextIO, forgiven: type[OSError]) -> None:
         self._stream, self._forgiven = stream, forgiven
 
     def write(self, text: str) -> int:
-        """Write, or do not."""
+        """Write; after an ignored error, discard the text."""
         try:
             return self._stream.write(text)
         except self._forgiven:
@@ -48,14 +48,14 @@ class _Patient:
             return len(text)
 
     def flush(self) -> None:
-        """Flush, or do not."""
+        """Flush; after an ignored error, discard the text."""
         try:
             self._stream.flush()
         except self._forgiven:
             self._give_up()
 
     def _give_up(self) -> None:
-        """Send what is still to come nowhere, also what Python itself writes when it ends."""
+        """Discard all later output, also what Python itself writes at its end."""
         with suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:
             os.dup2(nowhere.fileno(), self._stream.fileno())
 

@@ -1,6 +1,6 @@
-"""Everything that is drawn on a terminal: tables on stdout, progress and errors on stderr. Only here: rich and tqdm.
+"""All output to a terminal: tables on stdout, progress and errors on stderr. Only this module uses rich and tqdm.
 
-User text is never taken for markup. Where there is no terminal, progress is plain lines and nothing is wrapped.
+User text is never read as markup. Without a terminal, progress is plain lines and nothing is wrapped.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from metalearn_cli.cli.errors import Fault
 from metalearn_cli.cli.phrases import duration, measured, number
 from metalearn_cli.cli.words import STAGES
 
-_UNWRAPPED = 400  # columns where there is no terminal
+_UNWRAPPED = 400  # columns without a terminal
 _CONTROL = {code: "?" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 
 
@@ -33,18 +33,18 @@ def _console(stderr: bool = False) -> Console:
 
 
 def _safe(text: str, stderr: bool = False) -> str:
-    """Return a text that no terminal obeys and every stream can write: names and values may come from a file."""
+    """Return a text without terminal codes, in the stream's encoding: names and values may be untrusted."""
     encoding = (sys.stderr if stderr else sys.stdout).encoding or "utf-8"
     return text.translate(_CONTROL).encode(encoding, "backslashreplace").decode(encoding)
 
 
 def width() -> int:
-    """Return the columns that stdout has."""
+    """Return the number of columns of stdout."""
     return _console().width
 
 
 def _draw(console: Console, renderable: Any) -> None:
-    """Print without the spaces that fill lines up."""
+    """Print without spaces at the ends of lines."""
     with console.capture() as capture:
         console.print(renderable)
     console.file.write("\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n")
@@ -62,7 +62,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], rig
         title: its heading, or "".
         columns: the columns' names; one that starts with "!" is never wrapped.
         rows: its cells.
-        right: the columns whose cells are aligned at the right.
+        right: the right-aligned columns.
     """
     drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, show_header=any(n.lstrip("!") for n in columns))
     if title:
@@ -84,7 +84,7 @@ def error(text: str, label: str = "error: ") -> None:
 
 
 def faults(stage: str, found: Sequence[Fault]) -> None:
-    """Print what is wrong with the settings of a command to stderr."""
+    """Print the problems of a command's settings to stderr."""
     console = _console(stderr=True)
     number = f"{len(found)} problem{'s' * (len(found) > 1)} in the settings"
     console.print(Text.assemble(("error: ", "bold red"), number, f" of `mlx {stage}`" if stage else ""))
@@ -102,7 +102,7 @@ def faults(stage: str, found: Sequence[Fault]) -> None:
 
 @contextmanager
 def reporting() -> Iterator[Progress]:
-    """Give a reporter for the time of a run; warnings, of libraries too, are shown through it."""
+    """Within a block, yield a reporter, which also shows warnings, those of libraries included."""
     progress = Progress()
     handler = _Warnings(progress)
     logging.getLogger().addHandler(handler)
@@ -117,7 +117,7 @@ class Progress:
     """A `core.types.Reporter` on stderr: one bar on a terminal, a line per report elsewhere.
 
     Attributes:
-        folder: the run that was begun last, or "".
+        folder: the folder of the run that started last, or "".
     """
 
     def __init__(self) -> None:
@@ -127,7 +127,7 @@ class Progress:
         self._latest: dict[str, str] = {}
 
     def start(self, stage: str, folder: str, start: int, steps: int) -> None:
-        """A stage's loop begins at step `start` of `steps`."""
+        """Start the progress of a stage at step `start` of `steps`."""
         self.close()
         self.folder = folder
         self._stage, self._steps, self._began, self._latest = stage, steps, time.monotonic(), {}
@@ -137,12 +137,12 @@ class Progress:
             self._bar = tqdm(desc=stage, initial=start, total=steps, bar_format=layout, dynamic_ncols=True, leave=False)
 
     def advance(self, step: int) -> None:
-        """`step` steps are done."""
+        """Show that `step` steps are done."""
         if self._bar is not None:
             self._bar.update(step - self._bar.n)
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """Values measured after `step` steps."""
+        """Show values measured after `step` steps."""
         found = [(n, v) for n, v in values.items() if n != "train/lr" and not n.endswith("_interval")]
         shown = {name.removeprefix("train/").replace("/", " "): number(name, value) for name, value in found}
         if self._bar is not None:
@@ -154,23 +154,23 @@ class Progress:
             self.note(f"{self._stage} step {step}/{self._steps}, {text} ({duration(time.monotonic() - self._began)})")
 
     def note(self, text: str) -> None:
-        """One line that the user should see: a choice made, a hand-off, a skipped stage."""
+        """Print a line for the user: a choice made, a hand-off, a skipped stage."""
         tqdm.write(_safe(text, stderr=True), file=sys.stderr)
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """The stage is over; `summary` is its run.json."""
+        """Show that the stage is done; `summary` is its run.json."""
         self.close()
         self.note(f"{summary['stage']} done: {measured(summary)} in {duration(summary.get('seconds', 0))}")
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the progress bar."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None
 
 
 class _Warnings(logging.Handler):
-    """Shows warnings; errors are told by whoever catches them."""
+    """Shows warnings; errors are reported where they are caught."""
 
     def __init__(self, progress: Progress) -> None:
         super().__init__()

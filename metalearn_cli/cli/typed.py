@@ -1,7 +1,7 @@
-"""What people type who know other programs, and what says it here. One table; whoever tells an error reads it.
+"""Words that users of other programs type, and the equivalent here: one table for all error messages.
 
-A row is of use where its word is no setting of the command; whether what it advises is one depends on the command, so
-the first advice whose setting the command has is given. `{}` stands for the value that was typed.
+A row is used if its word is not a setting of the command. Of its advice, the first that is a setting of the command is
+given. `{}` stands for the value that was typed.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from typing import NamedTuple
 
 
 class Row(NamedTuple):
-    """Words that mean the same.
+    """Words with the same meaning.
 
     Attributes:
-        words: as they are typed, in small letters, with _ for -, apart by blanks; "precision=16" is for that
-            value alone.
-        here: what says it here, best first; a whole command begins with "mlx".
-        why: what the user should know besides, or "".
+        words: as they are typed, in lower case, with _ for -, separated by blanks; "precision=16" is only for that
+            value.
+        here: the equivalents here, best first; a whole command begins with "mlx".
+        why: a remark for the user, or "".
     """
 
     words: str
@@ -24,7 +24,7 @@ class Row(NamedTuple):
     why: str = ""
 
 
-_STEPS = "training is counted in optimizer steps"
+_STEPS = "training is measured in optimizer steps"
 _GPU = "16-bit floats need a GPU; runtime.precision=bf16-mixed does not"
 _LATEST = "a run id, or latest, stands for its best checkpoint"
 
@@ -75,7 +75,7 @@ TABLE = (
     Row(
         "workers num_workers n_workers dataloader_num_workers jobs n_jobs num_threads n_threads cpus",
         ("runtime.threads={}",),
-        "data is drawn beside the training, without workers; computing takes threads",
+        "data is loaded during training, without workers; runtime.threads sets the threads that compute",
     ),
     Row("compile torch_compile jit", ("runtime.task_compile={}",)),
     Row("dataset data_set datasets dataset_name", ("data={}",)),
@@ -102,7 +102,7 @@ TABLE = (
         " default_root_dir o",
         ("runs_dir={}",),
     ),
-    Row("name run_name exp_name experiment_name tag project", ("mlx runs",), "a run has its time as its name"),
+    Row("name run_name exp_name experiment_name tag project", ("mlx runs",), "a run is named by its start time"),
     Row("random_seed manual_seed rng_seed rng", ("seed={}",)),
     Row("eval_every val_every eval_steps eval_interval val_interval val_check_interval", ("every.evaluate={}",)),
     Row("log_every log_steps log_interval logging_steps log_every_n_steps print_every", ("every.log={}",)),
@@ -120,19 +120,19 @@ TABLE = (
         ("mlx show latest",),
         "it names the run's folder, where mlx.log has more",
     ),
-    Row("q quiet silent no_progress_bar", ("2> mlx.err",), "stderr is progress, stdout the result"),
+    Row("q quiet silent no_progress_bar", ("2> mlx.err",), "progress goes to stderr, the result to stdout"),
     Row("dry_run dryrun fast_dev_run", ("mlx validate COMMAND",), "which checks settings without running"),
     Row("sweep grid hparams_search", ("-m KEY=A,B",), "-m runs every combination of comma-separated values"),
 )
 
 
 def row_of(word: str, value: str) -> Row | None:
-    """Return the row of a word, that for its value alone before any other; None if there is none."""
+    """Return the row of a word, one for its value before any other, or None."""
     return row_of_value(word, value) or _ROWS.get(_normal(word))
 
 
 def row_of_value(word: str, value: str) -> Row | None:
-    """Return the row for a word with this value, or None."""
+    """Return the row of a word with exactly this value, or None."""
     return _ROWS.get(f"{_normal(word)}={value.lower()}")
 
 

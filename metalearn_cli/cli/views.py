@@ -1,4 +1,4 @@
-"""The tables that commands end in. Each takes what the engine recorded and says it on stdout."""
+"""The tables that commands print to stdout, from recorded results."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from metalearn_cli.core.metric import metric_named
 Run = Mapping[str, Any]
 
 _WIDE = 110  # columns from which the parents of runs are shown
-_VERY_WIDE = 144  # columns from which a sha256 is
+_VERY_WIDE = 144  # columns from which a whole sha256 is shown
 
 
 def result(run: Run, words: Sequence[str] = (), config_dir: str = "") -> None:
-    """Show what one run came to.
+    """Show the result of one run.
 
     Args:
         run: its run.json.
@@ -64,7 +64,7 @@ def evaluation(run: Run) -> None:
 
 
 def chain(run: Run) -> None:
-    """Show what each stage of a chain brought, one table per protocol."""
+    """Show the score and gain of each stage of a chain, one table per protocol."""
     for protocol in dict.fromkeys(row["normalisation"] for row in run["table"]):
         found = [row for row in run["table"] if row["normalisation"] == protocol]
         rows, learner = [], ""
@@ -73,20 +73,20 @@ def chain(run: Run) -> None:
                 learner = row["learner"]
                 rows.append([learner, "", "", ""])
             after = "untrained" if row["after"] == "nothing" else row["after"]
-            # the first row of a learner has nothing to gain on
+            # the first row of a learner has no gain
             told = ["", ""] if row["gain"] is None else [with_intervals(row, "gain_"), verdict(row)]
             rows.append([f"  {after}", with_intervals(row), *told])
         title = _title(found[0], run) + (f", {protocol}" if protocol != "none" else "")
         telling.table(title, ["!after", f"!{_name(found[0])}", "!gain", "the stage"], rows)
     telling.say(over(run["table"][0]))
-    telling.say("A gain is over the row above, episode by episode. A stage helps or hurts if all")
-    telling.say("intervals of its gain leave out 0.")
+    telling.say("A gain is the difference to the row above, episode by episode. A stage helps or")
+    telling.say("hurts if all intervals of its gain exclude 0.")
     for start in (named["init_from"] for named in (run.get("starts") or {}).values() if "init_from" in named):
         telling.say(f"The chain starts from {start}.")
     for learner in dict.fromkeys(row["learner"] for row in run["table"] if row.get("random_head")):
         telling.say(f"{learner} begins with a head of random weights, which meta-training learns.")
     if sizes(run["table"][0])["trainings"] == 1:
-        telling.say("All numbers are those of one training; seeds=5 tells how much others differ.")
+        telling.say("All numbers are from one training; seeds=5 shows how much trainings differ.")
     telling.say("")
 
 
@@ -104,7 +104,7 @@ def _name(result: Run) -> str:
 
 
 def sweep(outcomes: Sequence[Any], words: Sequence[str] = ()) -> None:
-    """Show the jobs of a sweep, which its command line gave by some words, with the settings in which they differ."""
+    """Show the jobs of a sweep with the settings in which they differ; `words` are those of its command line."""
     settings = [dict(w.lstrip("+").split("=", 1) for w in o.words if "=" in w) for o in outcomes]
     keys = dict.fromkeys(key for s in settings for key in s if len({t.get(key) for t in settings}) > 1)
     rows = []
@@ -117,9 +117,9 @@ def sweep(outcomes: Sequence[Any], words: Sequence[str] = ()) -> None:
 
 
 def runs(found: Sequence[Run], runs_dir: str, words: Sequence[str] = ()) -> None:
-    """List runs, as `listing.chosen` gives them for some words."""
+    """List runs, as `listing.chosen` returns them for `words`."""
     if not found and words:
-        return telling.say(f"no runs in {runs_dir} are of {' '.join(words)}; next: mlx runs")
+        return telling.say(f"no runs in {runs_dir} match {' '.join(words)}; next: mlx runs")
     if not found:
         elsewhere = [f"runs_dir={runs_dir}"] * (runs_dir != "runs")
         return telling.say(f"no runs in {runs_dir} yet; next: {shlex.join(['mlx', 'run', *elsewhere])}")
@@ -139,7 +139,7 @@ def runs(found: Sequence[Run], runs_dir: str, words: Sequence[str] = ()) -> None
 
 
 def _what(run: Run) -> str:
-    """Say in a few words what a run did on what."""
+    """Return a short description of a run: learner, data, task size, seed and sweep."""
     parts = [told(run, key) for key in ("learner", "data")]
     parts.append(f"{told(run, 'way')}w{told(run, 'shot')}s" if told(run, "way") else "")
     parts += [f"{key} {told(run, key)}" if told(run, key) else "" for key in ("seed", "sweep")]
@@ -147,11 +147,11 @@ def _what(run: Run) -> str:
 
 
 def lineage(found: Sequence[Run], settings: Sequence[str] = ()) -> None:
-    """Show a run and its ancestors, each with the checkpoint that was handed on.
+    """Show a run and its ancestors, each with the checkpoint that it handed on.
 
     Args:
         found: their run.json, the run first.
-        settings: the run's own that differ from the defaults, as they are typed.
+        settings: the run's settings that differ from the defaults, as they are typed.
     """
     sums = 64 if telling.width() >= _VERY_WIDE else 12
     rows = []
@@ -159,14 +159,14 @@ def lineage(found: Sequence[Run], settings: Sequence[str] = ()) -> None:
         checkpoint = Path(str(run.get("checkpoint") or run.get("best") or "-")).name
         rows.append([run["stage"], run["id"], measured(run), checkpoint, str(run.get("sha256") or "-")[:sums]])
     telling.table(
-        f"{found[0]['id']} and what it came from", ["!stage", "!run", "result", "!checkpoint", "!sha256"], rows
+        f"{found[0]['id']} and its ancestors", ["!stage", "!run", "result", "!checkpoint", "!sha256"], rows
     )
     if found[0].get("table"):
         chain(found[0])
     for run in found:
         if teacher := run.get("teacher"):
             checkpoint = Path(teacher["checkpoint"]).name
-            taught = f"{run['id']} was taught by {teacher['stage']} {teacher['run']}"
+            taught = f"teacher of {run['id']}: {teacher['stage']} {teacher['run']}"
             telling.say(f"{taught}, {checkpoint}, {teacher['sha256'][:sums]}")
     if settings:
         telling.say(f"settings that differ from the defaults: {shlex.join(settings)}")
@@ -175,13 +175,13 @@ def lineage(found: Sequence[Run], settings: Sequence[str] = ()) -> None:
 
 
 def choices(groups: Mapping[str, Mapping[str, str]]) -> None:
-    """List what can be chosen, group by group."""
+    """List the choices of each group."""
     for group, members in groups.items():
         telling.table("", [f"!{group}=", "what it is"], [[name, line] for name, line in members.items()])
 
 
 def data(found: Mapping[str, Any]) -> None:
-    """Show what a check of a data set found."""
+    """Show the findings of a check of a data set."""
     if facts := found["data"]:
         sizes = [f"{name} {s['classes']} classes, {s['items']} items" for name, s in facts["splits"].items()]
         telling.say(f"{facts['name']} ({'; '.join([facts['protocol'], *sizes])})\n")

@@ -1,4 +1,4 @@
-"""The words of a command line: which command, which options, which settings. Needs nothing but the standard library."""
+"""Parse a command line into command, options and settings, with only the standard library."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ COMMANDS = {
     "show": "one run and its ancestors, with checksums",
     "validate": "check the settings of a stage without running it",
     "data": "check a data set before training on it",
-    "doctor": "versions, devices, precisions, and where things are kept",
+    "doctor": "versions, devices, precisions and folders",
     "completion": "print the completion script of a shell",
 }
-DATA = {"check": "everything that is wrong with it; exit code 0 if training may start, else 2"}
+DATA = {"check": "list all problems of a data set; exit code 0 if training may start, else 2"}
 FILTERS = {
     "stage": "pretrain, transfer, meta-train, evaluate or run",
     "status": "completed, running, interrupted, failed or died",
     "data": "the data set",
-    "learner": "what was trained or scored: model, method or algorithm",
+    "learner": "the model, method or algorithm that was trained or scored",
     "way": "classes per episode",
     "shot": "labelled items per class",
     "seed": "the seed",
     "sweep": "the sweep that it belongs to",
-    "sort": "age (the default), or metric: the best first",
+    "sort": "age (newest first, the default) or metric (best first)",
 }
-"""What `mlx runs` takes."""
+"""Filters of `mlx runs`, and its order."""
 TAKING_SETTINGS = (*STAGES, "validate", "data")
 SHELLS = ("bash", "zsh", "fish")
 
@@ -47,11 +47,11 @@ class Option(NamedTuple):
     Attributes:
         name: as it is typed ("--cfg").
         short: its short form, or "".
-        value: what follows it ("DIR"), or "" if nothing does.
+        value: the name of its value ("DIR"), or "" if it takes none.
         help: what it does.
         commands: the commands that take it.
         choices: the values allowed; empty allows any.
-        default: its value where it may be left out, else "".
+        default: its value if none is given, or "" if one is required.
     """
 
     name: str
@@ -68,25 +68,25 @@ OPTIONS = (
     Option("--help", "-h", "", "show this text", tuple(COMMANDS)),
     Option("--json", "", "", "print the result as JSON", tuple(c for c in COMMANDS if c != "completion")),
     Option("--runs-dir", "", "DIR", "folder of all runs (default: runs)", ("resume", "runs", "show", "doctor")),
-    Option("--bench", "", "", "measure a meta-training step in every way that this machine has", ("doctor",)),
+    Option("--bench", "", "", "time a meta-training step with each task batching and precision", ("doctor",)),
     Option("--multirun", "-m", "", "run every combination of comma-separated values", (*STAGES, "validate")),
     Option("--config-dir", "-cd", "DIR", "a folder with configs of your own", (*STAGES, "validate", "ls", "data")),
     Option("--cfg", "-c", "WHAT", "print the settings: job, hydra or all", tuple(STAGES), ("job", "hydra", "all")),
     Option("--resolve", "", "", "with --cfg: with references filled in", tuple(STAGES)),
     Option("--package", "-p", "KEY", "with --cfg: only this part", tuple(STAGES)),
-    Option("--info", "-i", "WHAT", f"how the settings came about: {', '.join(_INFO)}", tuple(STAGES), _INFO, "all"),
-    Option("--hydra-help", "", "", "the help of Hydra, which composes the settings", tuple(STAGES)),
+    Option("--info", "-i", "WHAT", f"how the settings were composed: {', '.join(_INFO)}", tuple(STAGES), _INFO, "all"),
+    Option("--hydra-help", "", "", "show the help of Hydra, which composes the settings", tuple(STAGES)),
 )
 _VERSION = Option("--version", "", "", "print the version", ())
 
 
 class Words(NamedTuple):
-    """A command line, taken apart.
+    """A parsed command line.
 
     Attributes:
         command: one of COMMANDS, or "" if none was given.
-        options: values of the options by name, "" for those that have none.
-        rest: everything else: settings, names.
+        options: values of the options by name, "" for options without a value.
+        rest: all other words: settings and names.
     """
 
     command: str
@@ -95,7 +95,7 @@ class Words(NamedTuple):
 
 
 def closest(word: str, known: Iterable[str]) -> str:
-    """Return what was probably meant by `word`, in whatever letters it is typed, or ""."""
+    """Return the closest known word, ignoring case, or ""."""
     by_letters = {name.lower(): name for name in known}
     return next((by_letters[name] for name in get_close_matches(word.lower(), by_letters, n=1)), "")
 
@@ -107,14 +107,13 @@ def meant(word: str, known: Iterable[str]) -> str:
 
 
 def parse(argv: Sequence[str]) -> Words:
-    """Take a command line apart; options may stand before or after the command.
+    """Parse a command line; options may come before or after the command.
 
-    An option that there is not is left among the rest, with what follows it: for a setting that was meant, whoever
-    knows the settings says how it is written.
+    An unknown option is kept in `rest`, with its value: it may be meant as a setting, and the check of the settings
+    then shows how to write it.
 
     Raises:
-        UserError: for an unknown command, an option mistyped or without its value, and one that the command does not
-            take.
+        UserError: for an unknown command, a misspelt option, one without its value, or one of another command.
     """
     table = {name: o for o in (*OPTIONS, _VERSION) for name in (o.name, o.short) if name}
     options, rest, tokens, unknown = {}, [], list(argv), []

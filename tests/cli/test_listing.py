@@ -40,7 +40,7 @@ def test_runs_say_what_was_trained_on_what_and_are_chosen_by_it(mlx, trained):
     assert ids(mlx("runs", "--json")) == [second, first]
     assert ids(mlx("runs", "stage=meta-train", "status=completed", "--json")) == [second]
     assert ids(mlx("runs", "learner=Classifier", "data=gaussian", "way=2", "shot=1", "seed=0", "--json")) == [first]
-    assert "no runs in runs are of data=glyphs; next: mlx runs" in mlx("runs", "data=glyphs").out
+    assert "no runs in runs match data=glyphs; next: mlx runs" in mlx("runs", "data=glyphs").out
     (whole,) = json.loads(mlx("runs", "stage=pretrain", "--json").out)
     assert whole["key"] == trained[0]["key"] and whole["learner"] == "classifier"
 
@@ -75,7 +75,7 @@ def test_runs_that_cannot_be_chosen(mlx, words, told):
 
 def test_show_takes_latest_and_says_settings_and_checksum(mlx, trained):
     answer = mlx("show", "latest")
-    assert answer.out.startswith(f"{trained[1]['id']} and what it came from")
+    assert answer.out.startswith(f"{trained[1]['id']} and its ancestors")
     rows = [line.split() for line in answer.out.splitlines() if line.startswith(("meta-train", "pretrain"))]
     assert [row[-1] for row in rows] == [
         sha256_of(Path(run["checkpoint"]) / "manifest.json") for run in reversed(trained)

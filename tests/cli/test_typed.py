@@ -69,7 +69,7 @@ SENTENCES = {
     "pretrain data=a/b": "a folder of files is read by a data set of your own, see docs/extending.md",
     "transfer data@also.x=glyphs data@also.x=gaussian": "is given twice, glyphs and gaussian; leave one out",
     "meta-train algorithm=maml algorithm=protonet": "is given twice, maml and protonet; leave one out",
-    "pretrain epochs=3": "training is counted in optimizer steps",
+    "pretrain epochs=3": "training is measured in optimizer steps",
     "pretrain --nonsense": "is no option; settings are written key=value, without dashes",
 }
 

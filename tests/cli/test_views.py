@@ -160,7 +160,7 @@ def test_table_of_a_chain(capsys):
     assert ["transfer", "53.2 +- 0.6 (2.1)", "+0.2 +- 0.5 (2.0)", "not clear"] in rows
     assert ["meta-train", "50.0 +- 0.6 (2.1)", "-4.0 +- 0.5 (2.0)", "hurts"] in rows
     assert [line.strip() for line in out.splitlines()].count("ProtoNet") == 2
-    assert "All numbers are those of one training" in out
+    assert "All numbers are from one training" in out
     assert "starts from" not in out
     assert out.rstrip().endswith(f"next: mlx show {ID}")
 
@@ -199,7 +199,7 @@ def test_checksum_in_full_where_there_is_room(capsys):
 def test_a_teacher_is_shown_with_the_run_that_it_taught(capsys):
     teacher = {"run": "t1", "stage": "transfer", "checkpoint": "runs/transfer/t1/checkpoints/step-000300"}
     views.lineage([{"id": ID, "stage": "transfer", "teacher": {**teacher, "sha256": "ab" * 32}}])
-    assert f"{ID} was taught by transfer t1, step-000300, {'ab' * 32}\n" in capsys.readouterr().out
+    assert f"teacher of {ID}: transfer t1, step-000300, {'ab' * 32}\n" in capsys.readouterr().out
 
 
 def test_bar_on_a_terminal(capsys, monkeypatch):
