@@ -1,4 +1,4 @@
-"""What this machine has, as far as it can be told without torch."""
+"""Facts about this machine that need no torch."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from metalearn_cli.core.errors import Problem
 
 
 def cores() -> int:
-    """Return how many processor cores this process may use."""
+    """Return the number of processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def too_many_threads(threads: object) -> list[Problem]:
-    """Return what is wrong with a number of threads on this machine."""
+    """Return the problem of a number of threads on this machine, if any."""
     if not isinstance(threads, int) or threads <= cores():
         return []
     return [

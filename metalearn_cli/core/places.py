@@ -1,4 +1,4 @@
-"""Folders of the user's: where a path that begins with ~ is, and what stands in for a home folder that is missing."""
+"""The user's folders: paths that begin with ~, and a substitute for a missing home folder."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ _NAMES = ("LOGNAME", "USER", "LNAME", "USERNAME")
 
 
 def _stand_in() -> str:
-    """Return the name of the folder that stands in for a missing home folder."""
+    """Return the name of the substitute for a missing home folder."""
     return f"metalearn-cli-{os.getuid()}"
 
 
 def is_temporary(path: Path) -> bool:
-    """Whether a path is in the folder that stands in for a missing home folder."""
+    """Whether a path is in the substitute for a missing home folder."""
     return _stand_in() in path.parts
 
 
 def settle() -> None:
-    """Give this process a home folder and a user's name where it has none, as in a container with a number for a user.
+    """Set a home folder and a user name if this process has none, as in a container whose user is only a number.
 
-    Libraries ask for both. Done by the program before they are imported, and inherited by its processes.
+    Libraries need both. The program calls this before it imports them; its child processes inherit both.
 
     Raises:
-        UserError: if there is no folder that could stand in for a home folder.
+        UserError: if no substitute for a home folder can be created.
     """
     try:
         name, home = pwd.getpwuid(os.getuid()).pw_name, "~"
@@ -43,22 +43,22 @@ def settle() -> None:
         if not home:
             os.environ["HOME"] = str(_own_folder())
     if "MPLCONFIGDIR" not in os.environ and not os.access(expanded("~"), os.W_OK):
-        with suppress(UserError):  # else matplotlib makes a folder in each process, and says so
+        with suppress(UserError):  # otherwise matplotlib creates a folder in each process, with a warning
             os.environ["MPLCONFIGDIR"] = str(_own_folder() / "matplotlib")
 
 
 def _own_folder() -> Path:
-    """Make the folder that stands in, for this user alone: others may write to the folder that it is in."""
+    """Create the substitute, private to this user, because others may write to its parent folder."""
     try:
         folder = Path(tempfile.gettempdir()) / _stand_in()
         folder.mkdir(mode=0o700, exist_ok=True)
         if folder.is_symlink() or folder.stat().st_uid != os.getuid():
             raise UserError(f"{folder} belongs to another user; set HOME to a folder of yours")
     except OSError as error:
-        raise UserError(f"you have no home folder, and no temporary one can be made: {error}; set HOME") from error
+        raise UserError(f"you have no home folder, and no temporary one can be created: {error}; set HOME") from error
     return folder
 
 
 def expanded(path: str) -> str:
-    """Return a path with the home folder in place of a ~ at its beginning; one that nobody knows stays."""
+    """Return a path with a ~ at its beginning expanded; the ~ of an unknown user stays."""
     return os.path.expanduser(path)

@@ -1,6 +1,6 @@
-"""A run's own log, mlx.log: what the user was told, what was measured, warnings of any library, and what ended the run.
+"""A run's log, mlx.log: messages to the user, metrics, warnings of all libraries, and the error that ended the run.
 
-Everything goes through Python's logging, so that a component's own `logging` and `warnings` arrive there, too.
+Everything goes through Python's logging, so that `logging` and `warnings` in a component reach it, too.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ log = logging.getLogger("metalearn_cli")
 
 @contextmanager
 def logging_runs() -> Iterator[None]:
-    """For the time of a command, send what is logged and warned of to the logs of the runs that it works on."""
+    """Within a block, write log records and warnings to the logs of the runs that are worked on."""
     root, level = logging.getLogger(), log.level
     _files.early.clear()
     root.addHandler(_files)
@@ -37,7 +37,7 @@ def logging_runs() -> Iterator[None]:
 
 @contextmanager
 def working_on(run: Run) -> Iterator[None]:
-    """Within a block that does the work of a run, write its log, and record what ends it; then unlock the folder."""
+    """Within a block that does a run's work, write its log and record an error that ends it; then unlock its folder."""
     path = run.folder / "mlx.log"
     try:
         with _files.writing(path):
@@ -45,45 +45,45 @@ def working_on(run: Run) -> Iterator[None]:
                 yield
             except BaseException as error:
                 run.fail(error)
-                if not hasattr(error, "mlx_log"):  # a stage's log is a part of its chain's
+                if not hasattr(error, "mlx_log"):  # a chain's log contains the logs of its stages
                     known = isinstance(error, KeyboardInterrupt | UserError)
                     log.error("%s: %s", run.info["status"], error, exc_info=not known)
-                    error.mlx_log = path  # type: ignore[attr-defined]  # for whoever tells the user
+                    error.mlx_log = path  # type: ignore[attr-defined]  # for the message to the user
                 raise
     finally:
         run.close()
 
 
 class Logged:
-    """A reporter that also logs what it is told.
+    """A reporter that also logs everything.
 
     Args:
-        reporter: told everything in turn.
+        reporter: gets everything next.
     """
 
     def __init__(self, reporter: Reporter) -> None:
         self._reporter = reporter
 
     def start(self, stage: str, folder: str, start: int, steps: int) -> None:
-        """A stage's loop begins at step `start` of `steps`."""
+        """Log and report the start of a stage, at step `start` of `steps`."""
         log.info("%s in %s, from step %d to %d", stage, folder, start, steps)
         self._reporter.start(stage, folder, start, steps)
 
     def advance(self, step: int) -> None:
-        """`step` steps are done."""
+        """Report that `step` steps are done."""
         self._reporter.advance(step)
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """Values measured after `step` steps."""
+        """Report values measured after `step` steps."""
         self._reporter.metrics(step, values)
 
     def note(self, text: str) -> None:
-        """One line that the user should see."""
+        """Log and report a line for the user."""
         log.info("%s", text)
         self._reporter.note(text)
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """The stage is over; `summary` is its run.json."""
+        """Log and report the end of a stage; `summary` is its run.json."""
         for result in summary.get("table") or summary.get("results") or [summary["metric"]]:
             log.info("result: %s", as_json(result))
         log.info("%s %s after %.1f s", summary["stage"], summary["status"], summary["seconds"])
@@ -91,7 +91,7 @@ class Logged:
 
 
 class _Files(logging.Handler):
-    """Writes to the logs of all runs that are being worked on; what comes before the first of them is kept for it."""
+    """Writes to the logs of all runs that are worked on; records before the first of them are kept for its log."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -100,7 +100,7 @@ class _Files(logging.Handler):
 
     @contextmanager
     def writing(self, path: Path) -> Iterator[None]:
-        """Within a block, write to one more file."""
+        """Within a block, also write to this file."""
         file = _File(path)
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         for record in self.early:
@@ -114,7 +114,7 @@ class _Files(logging.Handler):
             file.close()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a record, or keep it; of libraries warnings alone."""
+        """Write a record, or keep it; of libraries only warnings and errors."""
         if record.levelno < logging.WARNING and record.name != log.name:
             return
         for file in self._open:
@@ -124,13 +124,13 @@ class _Files(logging.Handler):
 
 
 class _File(logging.FileHandler):
-    """A log that a full disk cuts short: what ends the run then is a result that cannot be written."""
+    """A log that ignores a full disk: the run then ends with the error of its next result file."""
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """Say nothing."""
+        """Ignore the error."""
 
     def close(self) -> None:
-        """Give up what cannot be written."""
+        """Close the file, even if its last lines cannot be written."""
         with suppress(OSError):
             super().close()
 
@@ -146,5 +146,5 @@ def _log_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    """Log a warning of Python's, in one line (`warnings.showwarning`)."""
+    """Log a Python warning in one line (`warnings.showwarning`)."""
     log.warning("%s (%s, %s line %d)", " ".join(str(message).split()), category.__name__, filename, lineno)

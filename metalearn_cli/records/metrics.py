@@ -1,4 +1,4 @@
-"""What a run measured: metrics.jsonl and TensorBoard events."""
+"""The metrics of a run: metrics.jsonl and TensorBoard events."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from metalearn_cli.records.runs import as_json, flush, naming, write_text
 log = logging.getLogger("metalearn_cli")
 
 TIMES = ("seconds", "items_per_second", "tasks_per_second")
-"""Entries of metrics.jsonl that differ between two equal runs: since the start, over resumes; of the training steps."""
+"""Entries of metrics.jsonl that differ between equal runs: seconds since the start (resumes included), and speed."""
 
 
 class Recorder:
-    """Writes metrics to the run folder and tells the reporter.
+    """Writes metrics to the run folder and reports them.
 
-    A line of metrics.jsonl is what was measured after a step. Two equal runs write equal lines, but for the time that
-    they took: `TIMES` names these entries.
+    A line of metrics.jsonl has the values measured after a step. Two equal runs write equal lines, except for the
+    entries in `TIMES`.
 
     Args:
         folder: the run's folder.
-        reporter: told everything too.
-        start: steps that are done already; what was recorded after them is forgotten, to be measured again.
+        reporter: gets all values, too.
+        start: steps done before; values recorded after them are deleted, because they are measured again.
     """
 
     def __init__(self, folder: Path, reporter: Reporter, start: int = 0) -> None:
@@ -44,14 +44,14 @@ class Recorder:
         write_text(self._path, "".join(as_json(line) + "\n" for line in kept))
         self._folder = folder / "tensorboard"
         self._folder.mkdir(exist_ok=True)
-        # each start has a file of its own, in the order of names also within a second; written without a thread, so
-        # that a full disk is an error here and `sync` knows what is written
+        # each start has its own file; names sort by start, also within a second; written without a thread, so that a
+        # full disk is an error here and `sync` knows what is written
         name = f"events.out.tfevents.{int(time.time())}.{len(list(self._folder.iterdir())):04d}"
         with naming(self._folder):
             self._events = RecordWriter(str(self._folder / name))
         try:
             self._event(file_version="brain.Event:2")
-            # forget what earlier starts said of the steps that are to come
+            # delete what earlier starts recorded for later steps
             self._event(step=start + 1, session_log=SessionLog(status=SessionLog.START))
             self.sync()
         except OSError:
@@ -60,10 +60,10 @@ class Recorder:
             raise
 
     def __call__(self, step: int, values: Mapping[str, float], times: Mapping[str, float] | None = None) -> None:
-        """Record what was measured after `step` steps, and `times`, of those that `TIMES` names.
+        """Record the values measured after `step` steps, and `times`, entries that `TIMES` names.
 
         Raises:
-            OSError: if it cannot be written; the lines before it stay whole.
+            OSError: if the line cannot be written; earlier lines stay complete.
         """
         times = times or {}
         size = self._path.stat().st_size
@@ -89,19 +89,19 @@ class Recorder:
             self._events.write(Event(wall_time=time.time(), **contents).SerializeToString())
 
     def sync(self) -> None:
-        """Have everything on the disk; a checkpoint that is saved afterwards finds it there, whatever happens."""
+        """Flush everything to disk, so that metrics are never behind a checkpoint that is saved afterwards."""
         flush(self._path)
         with naming(self._folder):
             self._events.flush()
 
     def close(self) -> None:
-        """Write what is left of the TensorBoard events."""
+        """Write the remaining TensorBoard events and close the file."""
         with naming(self._folder):
             self._events.close()
 
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:
-    """Return the lines of a run's metrics.jsonl, NaN for null; a last line that was cut short is left out.
+    """Return the lines of a run's metrics.jsonl, NaN for null, without an incomplete last line.
 
     Raises:
         UserError: if any other line is damaged.
