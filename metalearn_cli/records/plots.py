@@ -24,19 +24,19 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_CELL, _TITLE, _LETTERS = 60, 20, 14  # pixels: at least so wide is an image of a grid; the line above, its letters
-_ACROSS = 3  # panels of learning curves beside each other
-_ROWS, _SHOTS, _QUERIES = 10, 5, 8  # of an episode at most so many classes, and items of each
-# two colours that remain apart in print and for the colour-blind (Okabe & Ito 2008), and apart without colour, too
+_CELL, _TITLE, _LETTERS = 60, 20, 14  # pixels: minimum width of an image in a grid; height of the title; font size
+_ACROSS = 3  # panels of learning curves in a row
+_ROWS, _SHOTS, _QUERIES = 10, 5, 8  # maximum numbers of classes, and of items per class, of a drawn episode
+# two colours that differ in print and for the colour-blind (Okabe & Ito 2008); the line styles differ without colour
 _STYLES = {"train": ("#0072B2", "-"), "val": ("#D55E00", "--")}
 
 
 def learning_curves(lines: Sequence[dict[str, float]], title: str, path: Path) -> None:
-    """Draw each metric of metrics.jsonl over steps, training and validation in one panel; a single step is no curve.
+    """Draw each metric of metrics.jsonl over steps, training and validation in one panel; nothing for a single step.
 
     Args:
         lines: as `records.metrics.read_metrics` returns them.
-        title: above the panels.
+        title: the title.
         path: the PNG file.
     """
     if len({line["step"] for line in lines}) < 2:
@@ -50,7 +50,7 @@ def learning_curves(lines: Sequence[dict[str, float]], title: str, path: Path) -
     for axis in axes[len(panels) :]:
         axis.remove()
     for axis, panel in zip(axes, panels, strict=False):
-        share = metric_named(panel).unit == "share"  # told in percent, as in tables
+        share = metric_named(panel).unit == "share"  # shown in percent, as in tables
         for part, (colour, line_style) in _STYLES.items():
             name = f"{part}/{panel}"
             points = [(line["step"], line[name], line.get(f"{name}_interval")) for line in lines if name in line]
@@ -80,16 +80,16 @@ def image_grid(images: Tensor | Mapping[str, Tensor], columns: int, title: str, 
     """Draw images in [0, 1] row by row, below a title.
 
     Args:
-        images: [N, C, H, W], or several such of one shape by name, whose rows take turns and bear the names.
+        images: [N, C, H, W], or several of one shape by name, whose rows alternate and have the names as labels.
         columns: images in a row.
-        title: above them.
+        title: the title.
         path: the PNG file.
     """
     named = images if isinstance(images, Mapping) else {"": images}
     first = next(iter(named.values()))
     count, channels, height, width = first.shape
     rows = -(-count // columns)
-    white = float(channels > 1)  # one channel is drawn as ink, see `_pixels`
+    white = float(channels > 1)  # one channel is drawn dark on white, see `_pixels`
     cells = torch.full((rows, len(named), columns, channels, height + 4, width + 4), white)
     for turn, part in enumerate(named.values()):
         padded = torch.full((rows * columns, channels, height, width), white)
@@ -112,13 +112,13 @@ def image_grid(images: Tensor | Mapping[str, Tensor], columns: int, title: str, 
 
 
 def episode_picture(episode: Episode, logits: Tensor, path: Path) -> None:
-    """Draw one episode: a row per class, some of its support items left, some of its query items right.
+    """Draw one episode: a row per class, with support items on the left and query items on the right.
 
-    Below a query stands the class that was predicted, with a tick where it is right and a cross where it is not.
+    Below a query is its predicted class, with a tick if it is right and a cross if it is wrong.
 
     Args:
         episode: of images.
-        logits: what the learner answered, [Q, ways].
+        logits: the learner's outputs, [Q, ways].
         path: the PNG file.
     """
     support_x, query_x = cast(Tensor, episode.support_x), cast(Tensor, episode.query_x)
@@ -159,11 +159,11 @@ def episode_picture(episode: Episode, logits: Tensor, path: Path) -> None:
 
 
 def curve_picture(episode: Episode, outputs: Tensor, path: Path) -> None:
-    """Draw one episode of a regression from one number to one number: its points, and what was predicted.
+    """Draw one episode of a regression from one number to one number: its points and the predictions.
 
     Args:
         episode: of x [S or Q, 1] and y [S or Q, 1].
-        outputs: what the learner answered, [Q, 1].
+        outputs: the learner's outputs, [Q, 1].
         path: the PNG file.
     """
     query_x = cast(Tensor, episode.query_x)[:, 0]
@@ -187,7 +187,7 @@ def _part(shown: int, there: int) -> str:
 
 
 def _figure(width: float, height: float) -> Figure:
-    """Return an empty figure, sizes in inches; matplotlib is imported with the first one."""
+    """Return an empty figure, sizes in inches; matplotlib is imported here, when it is needed."""
     with importing():
         from matplotlib.figure import Figure
 
@@ -195,7 +195,7 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _pixels(image: Tensor) -> np.ndarray[Any, Any]:
-    """Return an image [C, H, W] in [0, 1] as bytes, [H, W] or [H, W, C]; one channel is ink on white."""
+    """Return an image [C, H, W] in [0, 1] as bytes, [H, W] or [H, W, C]; one channel is drawn dark on white."""
     pixels = (255 * image.detach().float().cpu().clamp(0, 1)).round().byte()
     return (255 - pixels[0] if len(pixels) == 1 else pixels.permute(1, 2, 0)).numpy()
 

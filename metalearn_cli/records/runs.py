@@ -1,6 +1,6 @@
-"""Run folders: `runs/<stage>/<run id>/` with run.json (what became of it) and config.json (what it was asked to do).
+"""Run folders: `runs/<stage>/<run id>/` with run.json (status and results) and config.json (settings).
 
-Nothing here imports torch, so that `mlx runs` and `mlx show` answer at once.
+Nothing here imports torch, so that `mlx runs` and `mlx show` start fast.
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ from metalearn_cli.core.places import expanded
 from metalearn_cli.records.shapes import RUN, misshapen
 
 LACKING = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, errno.ENOLCK)
-"""What a file system answers that has no locks, or cannot be told to write at once: a cluster's, or a network's."""
+"""Errors of file systems without locks or without fsync, such as those of clusters and networks."""
 
 _LARGEST = 1 << 26
-"""Bytes of a JSON file; those of a network of a thousand tensors have a few hundred thousand."""
+"""Bytes of a JSON file; that of a network with a thousand tensors has a few hundred thousand."""
 
 log = logging.getLogger("metalearn_cli")
 
 
 def now() -> str:
-    """Return the time as run.json has it: UTC, ISO 8601, to the microsecond."""
+    """Return the time in the format of run.json: UTC, ISO 8601, with microseconds."""
     return datetime.now(timezone.utc).isoformat(timespec="microseconds")
 
 
 def as_json(value: Any, indent: int | None = None) -> str:
-    """Return plain values as JSON that every program reads: NaN and infinities, which it does not have, as null."""
+    """Return plain values as strict JSON: NaN and infinities become null."""
     return json.dumps(finite(value), indent=indent, allow_nan=False)
 
 
 def finite(value: Any) -> Any:
-    """Return a nest of plain values with None in place of numbers that are not finite."""
+    """Return nested plain values with None instead of numbers that are not finite."""
     if isinstance(value, Mapping):
         return {key: finite(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
@@ -57,17 +57,17 @@ def finite(value: Any) -> Any:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write plain values as `write_text` does."""
+    """Write plain values as JSON, see `write_bytes`."""
     write_text(path, as_json(value, indent=2) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text as `write_bytes` does."""
+    """Write a text, see `write_bytes`."""
     write_bytes(path, text.encode())
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file that is either the old one or the new one, whatever happens meanwhile, and on the disk.
+    """Write a file atomically and flush it to disk: after a crash it is the old one or the new one.
 
     Raises:
         OSError: with the file's name.
@@ -89,7 +89,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Give the errors of a block the name of the file that it writes: a full disk comes without one."""
+    """Within a block, add the name of the file to errors; those of a full disk have none."""
     try:
         yield
     except OSError as error:
@@ -97,7 +97,7 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def flush(path: Path) -> None:
-    """Have a file's contents, or a folder's entries, on the disk before anything that follows."""
+    """Flush a file's contents, or a folder's entries, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         _sync(descriptor)
@@ -106,7 +106,7 @@ def flush(path: Path) -> None:
 
 
 def _sync(descriptor: int) -> None:
-    """Have what was written on the disk, where the file system can be asked for it."""
+    """Flush a file to disk, if the file system supports it."""
     try:
         os.fsync(descriptor)
     except OSError as error:
@@ -152,24 +152,24 @@ class Run:
         write_json(self.folder / "run.json", {k: v for k, v in self.info.items() if k != "folder"})
 
     def fail(self, error: BaseException) -> None:
-        """Record what ended the run; where even that cannot be written it stays `running` and is shown as died."""
+        """Record the error that ended the run; if run.json cannot be written, the run is later shown as died."""
         status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         with suppress(OSError):
             self.update(status=status, finished_at=now(), error=f"{type(error).__name__}: {error}")
 
     def close(self) -> None:
-        """Let other processes have the folder."""
+        """Unlock the folder."""
         self._lock.close()
 
 
 @cache
 def _say_unlocked(runs_dir: Path, reason: str) -> None:
-    """Say once what a lock would have seen to."""
+    """Warn once that runs cannot be locked."""
     log.warning("the file system of %s has no locks (%s): do not start two commands on one run", runs_dir, reason)
 
 
 def create(runs_dir: str, stage: str, config: Mapping[str, Any], **facts: Any) -> Run:
-    """Make a new run folder and lock it.
+    """Create a new run folder and lock it.
 
     Args:
         runs_dir: the folder of all runs.
@@ -185,7 +185,7 @@ def create(runs_dir: str, stage: str, config: Mapping[str, Any], **facts: Any) -
             break
         except FileExistsError:
             if not folder.is_dir():
-                raise  # a file stands where the folder of runs should be
+                raise  # a file has the name of the folder of runs
     flush(folder.parent)
     run = Run(folder, {"id": run_id, "stage": stage, "status": "running", "started_at": now(), **facts})
     try:
@@ -199,15 +199,15 @@ def create(runs_dir: str, stage: str, config: Mapping[str, Any], **facts: Any) -
 
 
 def reopen(folder: Path, config: Mapping[str, Any] | None = None, **changes: Any) -> Run:
-    """Lock an existing run folder, to go on in it; how it ended before is forgotten.
+    """Lock an existing run folder, to resume it; the record of its end is removed.
 
     Args:
         folder: the run's folder.
-        config: the settings to go on with; None for those of before.
+        config: the settings to resume with; None for the earlier ones.
         changes: entries of run.json that change.
 
     Raises:
-        UserError: if it is no run folder, or another process has it.
+        UserError: if it is not a run folder, or is in use by another process.
     """
     run = Run(folder, _read(folder))
     for ending in ("finished_at", "error", "stopped_early"):
@@ -223,7 +223,7 @@ def reopen(folder: Path, config: Mapping[str, Any] | None = None, **changes: Any
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Return the settings a run was started with."""
+    """Return the settings that a run was started with."""
     return read_json(folder / "config.json")
 
 
@@ -234,7 +234,7 @@ def read_json(path: Path) -> dict[str, Any]:
         UserError: if it is missing or damaged.
     """
     try:
-        if not path.is_file():  # nor would a pipe or a device ever come to its end
+        if not path.is_file():  # also a pipe or a device, because reading one may never end
             raise UserError(f"{path} is missing")
         if path.stat().st_size > _LARGEST:
             raise UserError(f"{path} is damaged: it has more than {_LARGEST} bytes")
@@ -244,7 +244,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
     if not isinstance(value, dict):
-        raise UserError(f"{path} is damaged: it should hold an object")
+        raise UserError(f"{path} is damaged: it should contain an object")
     return value
 
 
@@ -256,7 +256,7 @@ def _read(folder: Path) -> dict[str, Any]:
 
 
 def _is_held(folder: Path) -> bool:
-    """Whether a process has a run, as far as can be known: a file system without locks does not tell."""
+    """Whether a process works on a run; True on a file system without locks, where it is unknown."""
     try:
         with (folder / "lock").open() as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -275,7 +275,7 @@ def wait_for(folder: Path, seconds: float) -> None:
     """Wait until no process works on a run.
 
     Raises:
-        InUseError: if one still does after so many seconds.
+        InUseError: if one still does after this time.
     """
     until = time.monotonic() + seconds
     if seconds and _is_held(folder):
@@ -288,16 +288,16 @@ def wait_for(folder: Path, seconds: float) -> None:
 
 
 def list_runs(runs_dir: str) -> list[dict[str, Any]]:
-    """Return the run.json of every run, newest first, with its `folder`; a running one without a process has `died`.
+    """Return the run.json of every run, newest first, with its `folder`; one running without a process has `died`.
 
-    Of two runs with the same id, one of which is a copy, that in the folder of this name comes first.
+    If one of two runs with the same id is a copy, the one whose folder is named by the id comes first.
     """
     found = []
     for path in Path(runs_dir).glob("*/*/run.json"):
         try:
             info = _read(path.parent)
         except UserError:
-            continue  # being written for the first time, or not ours
+            continue  # not yet written, or not a run of ours
         if info.get("status") == "running" and not _is_held(path.parent):
             info["status"] = "died"
         found.append(info)
@@ -309,12 +309,12 @@ def _is_copy(info: Mapping[str, Any]) -> bool:
 
 
 def find_run(runs_dir: str, name: str) -> dict[str, Any]:
-    """Return the run that `name` means: latest, latest:<stage>, a run id, the unique beginning of one, or a folder.
+    """Return the run with this name: latest, latest:<stage>, a run id, the unique beginning of one, or a folder.
 
     A folder is named by its path or by its last part.
 
     Raises:
-        UserError: if there is none, or more than one; it names what comes closest.
+        UserError: if there is none, with the closest id, or more than one.
     """
     if (Path(expanded(name)) / "run.json").is_file():
         return _read(Path(expanded(name)))
@@ -343,17 +343,17 @@ def find_run(runs_dir: str, name: str) -> dict[str, Any]:
 
 
 def find_checkpoint(name: str, runs_dir: str, accepts: tuple[str, ...], setting: str) -> Path:
-    """Return the checkpoint folder that `name` means.
+    """Return the checkpoint folder with this name.
 
     Args:
-        name: latest (the run of an accepted stage that was completed last), latest:<stage>, a run id (its best
-            checkpoint), or the path of a run or checkpoint folder.
+        name: latest (the last completed run of an accepted stage), latest:<stage>, a run id (its best checkpoint), or
+            the path of a run or checkpoint folder.
         runs_dir: the folder of all runs.
-        accepts: the stages whose checkpoints will do.
-        setting: the setting that `name` is the value of, for messages.
+        accepts: the stages whose checkpoints are allowed.
+        setting: the setting whose value is `name`, for messages.
 
     Raises:
-        UserError: if nothing matches; it says what was looked at and which command would make one.
+        UserError: if nothing matches; it names the runs that were found and the command that creates one.
     """
     if (Path(name) / "manifest.json").is_file():
         stage = read_json(Path(name) / "manifest.json").get("stage")
@@ -368,13 +368,13 @@ def find_checkpoint(name: str, runs_dir: str, accepts: tuple[str, ...], setting:
             hint = f"; did you mean latest:{close[0]}?" if close else ""
             raise UserError(f"{setting}={name}: allowed here is latest, {allowed}{hint}")
         runs = [i for i in list_runs(runs_dir) if i["stage"] in stages]
-        own = os.environ.get("MLX_SWEEP_ID")  # of a sweep all jobs start from the same, not from one another
+        own = os.environ.get("MLX_SWEEP_ID")  # all jobs of a sweep start from the same run, not from each other's
         done = [i for i in runs if i["status"] == "completed" and (not i.get("sweep") or i["sweep"] != own)]
         if not done:
-            looked = f"{len(runs)} unfinished" if runs else "none at all"
+            looked = f"{len(runs)} unfinished" if runs else "no runs"
             raise UserError(
                 f"{setting}={name}: no completed run of {' or '.join(stages)} in {runs_dir} ({looked}); "
-                f"make one with: mlx {stages[0]}"
+                f"create one with: mlx {stages[0]}"
             )
         info = max(done, key=lambda i: str(i["finished_at"]))
     else:
@@ -390,16 +390,16 @@ def find_checkpoint(name: str, runs_dir: str, accepts: tuple[str, ...], setting:
 
 
 def beside_of(folder: Path) -> str:
-    """Return the folder of all runs that a run's folder is in."""
+    """Return the folder of all runs in which a run's folder is."""
     return str(folder.absolute().parent.parent)
 
 
 def found_again(recorded: str, *runs_dirs: str) -> str:
-    """Return where the checkpoint of a run is that was recorded somewhere: there, or where its run was moved to.
+    """Return the path of a recorded checkpoint: the recorded one or, if its run was moved, the new one.
 
     Args:
-        recorded: its path, in a run's folder.
-        runs_dirs: folders of runs that it may be in now.
+        recorded: the recorded path, in a run's folder.
+        runs_dirs: folders of runs where it may be now.
     """
     path = Path(recorded)
     if (path / "manifest.json").is_file():
@@ -410,9 +410,9 @@ def found_again(recorded: str, *runs_dirs: str) -> str:
 
 
 def lineage(runs_dir: str, name: str) -> list[dict[str, Any]]:
-    """Return a run and its ancestors back to the first, each as run.json has it.
+    """Return a run and all its ancestors, each with the contents of its run.json.
 
-    An ancestor whose folder is gone is given as the child recorded it, with status `gone`.
+    An ancestor whose folder is gone has the child's record of it, with status `gone`.
 
     Raises:
         UserError: if there is no run `name`.

@@ -501,10 +501,10 @@ def test_a_manifest(mlx: Mlx, run: Path, tmp_path: Path, name: str) -> None:
 TEXTS = {
     "nested without end": ("[" * 200_000, "nested too deeply"),
     "objects without end": ('{"a":' * 200_000, "nested too deeply"),
-    "NaN": ("NaN", "should hold an object"),
+    "NaN": ("NaN", "should contain an object"),
     "a long number": ('{"format": ' + "1" * 10_000 + "}", "cannot be read"),
     "no JSON": ("\x00\x01", "cannot be read"),
-    "a list": ("[]", "should hold an object"),
+    "a list": ("[]", "should contain an object"),
 }
 
 

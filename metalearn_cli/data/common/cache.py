@@ -1,10 +1,10 @@
-"""What was decoded or rendered once is kept in a folder of the user's; it may be deleted at any time.
+"""The cache folder for decoded or rendered data sets; it may be deleted at any time.
 
-A file holds a data set as a whole: items, names, facts, preprocessing, fingerprint and findings. Items are mapped from
-it, not read: of data larger than memory there is what is being used.
+A file contains a whole data set: items, names, facts, preprocessing, fingerprint and findings. Items are memory-mapped,
+not read, so that data may be larger than memory.
 
-Each load reads every byte once, for the fingerprint. It is what checkpoints record, and so it must be that of the items
-that are trained on: a file that was damaged after it was written would give another one, and is made again.
+Each load reads every byte once, for the fingerprint. Checkpoints record it, so it must be that of the items used for
+training. A damaged file has a different fingerprint and is rebuilt.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from metalearn_cli.data.common.splits import Split, fingerprint_of, parts_of
 
 _log = logging.getLogger("metalearn_cli")
 _ABOUT, _CHECKSUM = "about", "sha256"
-"""What a file says besides its tensors: a JSON object of everything else, and the checksum of that."""
+"""A file's metadata: a JSON object with everything except tensors, and its checksum."""
 
 _UNREADABLE = (OSError, KeyError, TypeError, ValueError, SafetensorError)
 
@@ -67,12 +67,12 @@ def _at_home(path: str) -> Path:
 
 @cache
 def _say_temporary(folder: Path) -> None:
-    """Say once what a user without a home folder should know."""
+    """Warn once that the cache is in a temporary folder."""
     _log.warning("you have no home folder: the cache is in %s; set MLX_CACHE_DIR to a folder that stays", folder)
 
 
 def under_umask(path: str | Path) -> None:
-    """Give a file the permissions that any new one has: those made as temporary ones are the user's alone."""
+    """Give a file the permissions of a new file: those created as temporary are private to the user."""
     mask = os.umask(0o077)
     os.umask(mask)
     os.chmod(path, 0o666 & ~mask)
@@ -83,12 +83,12 @@ def cached(name: str, key: Mapping[str, Any], build: Callable[[], Dataset]) -> D
 
     Args:
         name: start of the file's name.
-        key: everything that the result depends on, as plain values, except for code.
-        build: makes the data set; large items with `large`.
+        key: everything that the result depends on, except code, as plain values.
+        build: builds the data set; large arrays with `large`.
 
-    The code of the module of `build` and of this package belongs to the key. A damaged cache file is built again, and a
-    folder that cannot be written is done without; both are logged. Where several processes want the same, one builds
-    and the others wait for it.
+    The code of the module of `build` and of this package belongs to the key. A damaged cache file is rebuilt, and a
+    folder that is not writable is not used; both are logged. If several processes need the same data set, one builds it
+    and the others wait.
     """
     code = [path.read_text("utf-8") for path in sorted(Path(__file__).parent.glob("*.py"))]
     code.append(inspect.getsource(sys.modules[build.__module__]))
@@ -98,51 +98,51 @@ def cached(name: str, key: Mapping[str, Any], build: Callable[[], Dataset]) -> D
         return _load(path)
     with _alone(path.parent):
         try:
-            return _load(path)  # another process may have made it meanwhile
+            return _load(path)  # another process may have built it meanwhile
         except FileNotFoundError:
             pass
         except _UNREADABLE as error:
-            _log.warning("the cache file %s is damaged or unreadable (%s) and is made again", path, error)
+            _log.warning("the cache file %s is damaged or unreadable (%s); it is rebuilt", path, error)
         data = build()
         try:
             _save(path, data)
         except OSError as error:
-            advice = "has to be made again in the next run, unless MLX_CACHE_DIR names a folder that can be written"
+            advice = "is rebuilt in each run; set MLX_CACHE_DIR to a folder that is writable"
             _log.warning("cannot write to the cache (%s): %s %s", error, name, advice)
     return data
 
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Hold off the other processes that build for this folder; where it cannot be locked, do without."""
+    """Within a block, make other processes that build for this folder wait, if it can be locked."""
     lock = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = os.open(folder, os.O_RDONLY)
         fcntl.flock(lock, fcntl.LOCK_EX)
     except OSError:
-        pass  # whoever writes then says that it cannot
+        pass  # if the folder is not writable, writing reports it
     try:
         yield
     finally:
         if lock is not None:
             os.close(lock)
         with suppress(OSError):
-            folder.rmdir()  # a build that failed leaves no empty folder
+            folder.rmdir()  # a failed build leaves no empty folder
 
 
 def large(*shape: int) -> NDArray[np.uint8]:
-    """Return uint8 zeros that need not fit into memory: the cache folder's disk stands behind them, where it can."""
+    """Return uint8 zeros that may be larger than memory: mapped from a file in the cache folder, if possible."""
     with suppress(OSError, AttributeError):  # macOS cannot reserve space
         cache_dir().mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=cache_dir()) as file:  # it has no name and goes with the array
-            os.posix_fallocate(file.fileno(), 0, math.prod(shape))  # on a full disk, writing to a mapping kills
+        with tempfile.TemporaryFile(dir=cache_dir()) as file:  # it has no name and is deleted with the array
+            os.posix_fallocate(file.fileno(), 0, math.prod(shape))  # else a full disk kills the process at a write
             return np.memmap(file, np.uint8, "r+", shape=shape)
     return np.zeros(shape, np.uint8)
 
 
 def _load(path: Path) -> Dataset:
-    with safe_open(path, "pt") as file:  # numpy's own form would read the whole of it
+    with safe_open(path, "pt") as file:  # "np" would read the whole file
         tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}
         words = file.metadata()
     if words[_CHECKSUM] != _sha256(words[_ABOUT]):
@@ -150,7 +150,7 @@ def _load(path: Path) -> Dataset:
     about = json.loads(words[_ABOUT])
     splits = {split: _split(tensors, split, names) for split, names in about["names"].items()}
     if about["fingerprint"] != fingerprint_of(splits):
-        raise ValueError("its items are not those that were written")
+        raise ValueError("its items have changed since they were written")
     for tensor in tensors.values():
         _drawn_at_random(tensor)
     return Dataset(
@@ -171,7 +171,7 @@ def _split(tensors: Mapping[str, Tensor], split: str, names: list[str]) -> Split
 
 
 def _drawn_at_random(tensor: Tensor) -> None:
-    """Have the system read what is asked for, and not megabytes ahead: what is drawn next lies elsewhere."""
+    """Tell the system not to read ahead, because items are drawn at random."""
     first = tensor.data_ptr() // mmap.PAGESIZE * mmap.PAGESIZE
     length = tensor.data_ptr() + tensor.nbytes - first
     with suppress(OSError, AttributeError):
@@ -197,7 +197,7 @@ def _save(path: Path, data: Dataset) -> None:
         arrays[f"{name}/counts"] = split.counts.numpy()
         for part, items in parts_of(split.items).items():
             arrays[f"{name}/items/{part}"] = items.contiguous().numpy()
-    # written aside and then renamed, so that other processes see the whole file or none
+    # written under another name, then renamed, so that other processes see the whole file or none
     temporary = path.with_name(f"{path.stem}{secrets.token_hex(4)}.tmp")
     try:
         save_file(arrays, temporary, {_ABOUT: about, _CHECKSUM: _sha256(about)})

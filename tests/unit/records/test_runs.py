@@ -156,8 +156,8 @@ def test_find_checkpoint_refuses(folder):
     def said(name: str) -> str:
         return refused(runs.find_checkpoint, name, folder, STAGES, "init_from")
 
-    assert said("latest").endswith("no completed run of pretrain or transfer in " + folder + " (none at all); "
-                                   "make one with: mlx pretrain")  # fmt: skip
+    assert said("latest").endswith("no completed run of pretrain or transfer in " + folder + " (no runs); "
+                                   "create one with: mlx pretrain")  # fmt: skip
     unfinished = runs.create(folder, "transfer", {})
     assert "no completed run of transfer" in said("latest:transfer") and "(1 unfinished)" in said("latest:transfer")
     assert "mlx transfer" in said("latest:transfer")
@@ -196,7 +196,7 @@ def test_lineage_goes_back_to_the_first_also_past_a_missing_one(folder):
 
 @pytest.mark.parametrize(
     ("text", "told"),
-    [(None, "run.json is missing"), ("{", "run.json cannot be read"), ("[]", "should hold an object"), ("{}", "no id")],
+    [(None, "run.json is missing"), ("{", "run.json cannot be read"), ("[]", "should contain an object"), ("{}", "no id")],
 )
 def test_damaged_run(tmp_path, text, told):
     if text is not None:
@@ -229,7 +229,7 @@ def test_a_run_that_is_its_own_ancestor(folder):
         ("[" * 100_000, "nested too deeply"),
         ("9" * 5000, "cannot be read"),
         (b"\xff\xfe", "cannot be read"),
-        ("[1]", "it should hold an object"),
+        ("[1]", "it should contain an object"),
         (" " * (runs._LARGEST + 1), f"it has more than {runs._LARGEST} bytes"),
     ],
     ids=["deep", "long number", "no text", "list", "large"],
