@@ -158,9 +158,7 @@ def lineage(found: Sequence[Run], settings: Sequence[str] = ()) -> None:
     for run in found:
         checkpoint = Path(str(run.get("checkpoint") or run.get("best") or "-")).name
         rows.append([run["stage"], run["id"], measured(run), checkpoint, str(run.get("sha256") or "-")[:sums]])
-    telling.table(
-        f"{found[0]['id']} and its ancestors", ["!stage", "!run", "result", "!checkpoint", "!sha256"], rows
-    )
+    telling.table(f"{found[0]['id']} and its ancestors", ["!stage", "!run", "result", "!checkpoint", "!sha256"], rows)
     if found[0].get("table"):
         chain(found[0])
     for run in found:

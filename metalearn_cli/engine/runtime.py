@@ -1,8 +1,8 @@
-"""Device, number format and threads; optimizers and backward passes go through Lightning Fabric.
+"""Device, number format and threads; Lightning Fabric wraps optimizers and backward passes.
 
-Modules are never wrapped by Fabric: the wrapper's forward, where it would apply precision, is not on the path of
-functional calls. Precision is applied around `apply` instead, see `Runtime.under_precision`. Fabric is imported where
-something trains, and not before: it brings torch's compiler along, which takes a second.
+Fabric never wraps modules: it would apply precision in the wrapper's forward, which functional calls skip. Precision is
+applied around `apply` instead, see `Runtime.under_precision`. Fabric is imported only for training, because it imports
+torch's compiler, which takes a second.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ _WEIGHTS = {"64-true": torch.float64, "bf16-true": torch.bfloat16}
 Tensors = TypeVar("Tensors")
 
 CGROUP, CONTROL = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
-"""Where Linux says which control groups a process belongs to, and what they may use."""
+"""Where Linux lists the control groups of a process, and their limits."""
 
 log = logging.getLogger("metalearn_cli")
 
 
 def usual_threads() -> tuple[int, str]:
-    """Return how many threads compute where nothing else is set, and what limits them, in words."""
+    """Return the default number of threads, and what limits it, in words."""
     limits = [(cores(), "one per core that this process may use")]
     if (wished := os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()).isdigit():
         limits.append((int(wished), "OMP_NUM_THREADS"))
@@ -55,9 +55,9 @@ def usual_threads() -> tuple[int, str]:
 
 
 def _quota() -> float | None:
-    """Return the cores that control groups leave this process, each group within the one above; None without a limit.
+    """Return the number of cores that nested control groups allow this process; None without a limit.
 
-    Their paths may be those outside of the container, which are not seen here: then only the parts that are count.
+    Their paths may be paths outside of the container, which are not visible here: then only visible parts count.
     """
     quotas = []
     for line in _read(CGROUP).splitlines():
@@ -84,7 +84,7 @@ def _read(path: Path) -> str:
 
 
 def available() -> dict[str, int]:
-    """Return the kinds of device on this machine, best first, with how many there are of each."""
+    """Return the kinds of device on this machine, best first, each with its number of devices."""
     counts = {"gpu": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": 1}
     try:
         import torch_xla.core.xla_model as xla
@@ -102,17 +102,17 @@ def unsupported(kind: str, precision: str) -> str:
     if precision.startswith("bf16") and kind == "gpu" and not torch.cuda.is_bf16_supported():
         return "this GPU has no bfloat16; use 16-mixed or 32-true"
     if precision in _MIXED and kind == "tpu":
-        return "a tpu does not mix number formats; use bf16-true"
+        return "a tpu has no mixed precision; use bf16-true"
     if precision == "64-true" and kind == "mps":
         return "mps has no 64-bit floats; use 32-true"
     return ""
 
 
 def tune() -> None:
-    """Set up this process for training: the program's business, not that of whoever imports this package.
+    """Set up this process for training; called by the program, not when this package is imported.
 
-    glibc keeps freed memory for the next step instead of returning it to the system each time (elsewhere nothing
-    happens), and denormal numbers, which processors are slow at, count as zero.
+    glibc keeps freed memory for the next step instead of returning it to the system each time (no effect with other
+    libraries), and denormal numbers, which are slow, count as zero.
     """
     torch.set_flush_denormal(True)
     try:
@@ -126,12 +126,12 @@ def tune() -> None:
 
 
 def one_core() -> None:
-    """Have the operations of the calling thread use no others."""
+    """Make the operations of the calling thread use only this thread."""
     torch.set_num_threads(1)
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Return whether an error says that there was not enough memory, of the processor or of a GPU."""
+    """Whether an error means that there was not enough memory, on the CPU or on a GPU."""
     told = ("DefaultCPUAllocator: ", "bad_alloc", "out of memory", "Cannot allocate memory")
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(t in str(error) for t in told))
 
@@ -143,7 +143,7 @@ class Runtime:
         config: the `runtime` settings.
 
     Raises:
-        ConfigError: with everything that this machine cannot do.
+        ConfigError: with every setting that this machine does not support.
     """
 
     def __init__(self, config: RuntimeConfig) -> None:
@@ -166,13 +166,15 @@ class Runtime:
         if config.task_compile and config.task_batching in ("threads", "groups"):
             problems.append(Problem("runtime.task_compile", f"is for loop and vmap, not for {config.task_batching}"))
         if config.task_compile and config.anomaly:
-            message = "is looked for operation by operation, which compiled tasks do not have; set one of them to false"
+            message = "needs single operations, which compiled tasks lack; set it or runtime.task_compile to false"
             problems.append(Problem("runtime.anomaly", message))
         if config.gradient_checkpointing and (config.task_compile or config.task_batching in ("vmap", "groups")):
             message = "is for loop and threads, not compiled: they compute one task at a time"
             problems.append(Problem("runtime.gradient_checkpointing", message))
         if config.task_compile and config.precision == "16-mixed":
-            problems.append(Problem("runtime.task_compile", "does not scale losses as 16-mixed wants; use bf16-mixed"))
+            problems.append(
+                Problem("runtime.task_compile", "does not scale losses, which 16-mixed needs; use bf16-mixed")
+            )
         if kind in kinds and (reason := unsupported(kind, config.precision)):
             problems.append(Problem("runtime.precision", f"{config.precision} on {kind}: {reason}"))
         if problems:
@@ -193,7 +195,7 @@ class Runtime:
         self.description = f"{self.device.type}{threads}, {config.precision}"
 
     def use(self) -> None:
-        """Have this process compute with as many threads as the settings say."""
+        """Set the number of threads of this process to that of the settings."""
         torch.set_num_threads(self.config.threads or usual_threads()[0])
 
     @cached_property
@@ -202,58 +204,58 @@ class Runtime:
             from lightning_fabric import Fabric
             from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 
-        # Fabric announces the precision that our own notes name already
+        # Fabric logs the precision, which our own notes contain already
         logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
         # the index form is for accelerators only: on a CPU `devices` counts processes
         devices = 1 if self._kind in ("cpu", "mps") else [self._index]
-        # we are one process on one device: Fabric would look for a scheduler, and take its other tasks for ours
+        # one process on one device: Fabric would detect a scheduler, and treat its other tasks as ours
         alone = LightningEnvironment()
         return Fabric(accelerator=self._kind, devices=devices, precision=self.config.precision, plugins=[alone])
 
     def place(self, params: Params) -> Params:
         """Return copies of tensors as leaves on the device, floats in the precision's number format.
 
-        Those that require gradients go on to do so.
+        Tensors that require gradients still do.
 
-        Convolution kernels are laid out channels-last, which makes the convolutions' outputs so, too: about twice as
-        fast on a CPU, and what tensor cores want.
+        Convolution kernels, and so the convolutions' outputs, are channels-last: about twice as fast on a CPU, and what
+        tensor cores need.
         """
         placed = {}
         for name, p in params.items():
             layout = torch.channels_last if p.ndim == 4 else torch.contiguous_format
-            dtype = self.dtype if p.is_floating_point() else p.dtype  # counters and tables of indices stay whole
+            dtype = self.dtype if p.is_floating_point() else p.dtype  # counters and tables of indices stay integers
             copied = p.detach().to(self.device, dtype, copy=True, memory_format=layout)
             placed[name] = copied.requires_grad_(p.requires_grad)
         return placed
 
     def cast(self, tensors: Tensors) -> Tensors:
-        """Return a batch, or any nest of tensors, with its floats in the precision's number format."""
+        """Return a batch, or any nested tensors, with floats in the precision's number format."""
         converted: Tensors = tree_map_only(Tensor, lambda t: t.to(self.dtype) if t.is_floating_point() else t, tensors)
         return converted
 
     def under_precision(self, apply: Apply) -> Apply:
-        """Return `apply` under a mixed precision's autocast; its output is in full precision, as losses want it."""
+        """Return `apply` under a mixed precision's autocast; its output is in full precision, for losses."""
         mixed = _MIXED.get(self.config.precision)  # the others are the tensors' own number format
 
         def applied(params: Params, *args: object, **kwargs: object) -> Tensor:
             with torch.autocast(self.device.type, mixed) if mixed else nullcontext():
                 output = apply(params, *args, **kwargs)
-            # a model gives its loss with metrics: autocast itself keeps losses in full precision
+            # a model returns its loss with metrics: autocast itself keeps losses in full precision
             return output.to(self.dtype) if isinstance(output, Tensor) else output
 
         return applied
 
     def setup(self, optimizer: Optimizer) -> Optimizer:
-        """Return the optimizer such that its step undoes the loss scaling of 16-mixed."""
+        """Return the optimizer, wrapped so that its step undoes the loss scaling of 16-mixed."""
         return cast(Optimizer, self._fabric.setup_optimizers(optimizer))
 
     def backward(self, loss: Tensor) -> None:
-        """Add the loss's gradient to the leaves, scaled where the precision asks for it."""
+        """Add the loss's gradient to the leaves, scaled if the precision requires it."""
         self._fabric.backward(loss)
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Within a block, find the operation behind a gradient that is NaN, where `runtime.anomaly` asks for it.
+        """Within a block, with `runtime.anomaly`, find the operation that made a gradient NaN.
 
         Raises:
             NonFiniteError: naming the operation.
@@ -273,12 +275,12 @@ class Runtime:
                 raise NonFiniteError(f"a gradient became nan ({str(error).rstrip('.')})") from error
 
     def gradient_norm(self, params: Params) -> Tensor:
-        """Return the norm [] of all gradients; with 16-mixed 0, as that sees itself to those that are not finite."""
+        """Return the norm [] of all gradients; 0 with 16-mixed, which itself handles gradients that are not finite."""
         gradients = [p.grad for p in params.values() if p.grad is not None]
         return torch.zeros((), device=self.device) if self._scales else get_total_norm(gradients)
 
     def overflow(self, params: Params) -> str:
-        """Say which gradients make their norm not finite."""
+        """Return a message that names the gradients that make the norm not finite."""
         gradients = {name: p.grad for name, p in params.items() if p.grad is not None}
         bad = [name for name, gradient in gradients.items() if not torch.isfinite(gradient).all()]
         more = f" and of {len(bad) - 3} more tensors" if len(bad) > 3 else ""

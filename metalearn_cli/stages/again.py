@@ -1,4 +1,4 @@
-"""Work that may have been done before: what is done is skipped, what was interrupted is resumed."""
+"""Reuse earlier runs: skip what is done, resume what was interrupted."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from metalearn_cli.stages.training import train
 
 
 def trained(prepared: Prepared, session: Session, reporter: Reporter, wait: float = 0, **facts: Any) -> dict[str, Any]:
-    """Return the completed run of a stage: one that is there, one that is resumed, or a new one with these facts."""
+    """Return the completed run of a stage: an existing one, a resumed one, or a new one with these facts."""
     stage = prepared.stage
     found = _found(stage, prepared.key, prepared.config.runs_dir, wait)
     if found and found["status"] == "completed":
@@ -24,7 +24,7 @@ def trained(prepared: Prepared, session: Session, reporter: Reporter, wait: floa
         try:
             session.checkpoint(folder)
         except UserError as error:
-            reporter.note(f"{stage}: {error}; it is trained again")
+            reporter.note(f"{stage}: {error}; it is retrained")
             return train(prepared, session, reporter, **facts)
         reporter.note(f"{stage}: already done with these settings and inputs in {found['folder']}, skipped")
         return {**found, "checkpoint": str(folder)}
@@ -32,7 +32,7 @@ def trained(prepared: Prepared, session: Session, reporter: Reporter, wait: floa
 
 
 def evaluated(evaluation: Evaluation, reporter: Reporter, wait: float = 0, **facts: Any) -> dict[str, Any]:
-    """Return the completed evaluation: one that is there, or a new one with these facts."""
+    """Return the completed evaluation: an existing one, or a new one with these facts."""
     found = _found("evaluate", evaluation.key, evaluation.config.runs_dir, wait)
     if found and found["status"] == "completed":
         try:
@@ -46,16 +46,16 @@ def evaluated(evaluation: Evaluation, reporter: Reporter, wait: float = 0, **fac
 
 
 def all_of(stage: str, key: str, runs_dir: str, wait: float) -> list[dict[str, Any]]:
-    """Return the runs that did, or began, some work, newest first; where none is complete, once they are free.
+    """Return the runs of some work, newest first; if none is complete, wait until no process works on them.
 
     Args:
         stage: the command.
-        key: what identifies the work.
+        key: identifies the work.
         runs_dir: the folder of all runs.
-        wait: seconds to wait for a run that another process works on.
+        wait: seconds to wait for a run that is in use by another process.
 
     Raises:
-        InUseError: if one still does.
+        InUseError: if one is still in use then.
     """
 
     def listed() -> list[dict[str, Any]]:
@@ -70,6 +70,6 @@ def all_of(stage: str, key: str, runs_dir: str, wait: float) -> list[dict[str, A
 
 
 def _found(stage: str, key: str, runs_dir: str, wait: float) -> dict[str, Any] | None:
-    """Return the newest run that did, or began, this work; a completed one before any other."""
+    """Return the newest completed run of this work, else its newest run, else None."""
     same = all_of(stage, key, runs_dir, wait)
     return next((info for info in same if info["status"] == "completed"), same[0] if same else None)

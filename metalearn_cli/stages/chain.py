@@ -1,7 +1,7 @@
-"""`mlx run`: the training stages one after the other, then one table of what each of them was worth.
+"""`mlx run`: the training stages one after the other, then a table with the gain of each.
 
-Stages that are already done with the same settings and inputs are skipped, an interrupted one is resumed: the chain has
-no state of its own besides the runs of its stages.
+Stages already done with the same settings and inputs are skipped, an interrupted one is resumed: a chain has no state
+besides the runs of its stages.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ def run_chain(
 
     Args:
         config: the settings of all its stages.
-        make_jobs: what each training stage trains.
-        session: what the stages share.
-        reporter: told what happens.
+        make_jobs: makes the job of each training stage.
+        session: shared by the stages.
+        reporter: gets progress and metrics.
         facts: more entries for run.json.
 
     Returns:
@@ -49,7 +49,7 @@ def run_chain(
     check_chain(config, make_jobs, session)
     key = _key(config, session)
     same = all_of("run", key, config.runs_dir, config.wait)
-    # what `latest` meant when the chain began is what it means when the chain is repeated
+    # a repeated chain starts from the checkpoint that `latest` meant the first time
     starts = _moved(same[0].get("starts") if same else None, config.runs_dir) or _starts(config)
     if same:
         run = runs.reopen(Path(same[0]["folder"]), starts=starts)
@@ -81,11 +81,11 @@ def run_chain(
 
 
 class _Row(NamedTuple):
-    """A row of the table, as one training gives it.
+    """A row of the table, from one training.
 
     Attributes:
-        after: the stage that left the checkpoint; "start" for the one that the chain starts from, "nothing" for none.
-        common: whether its learner is the one that scores every checkpoint, not the one that was meta-trained.
+        after: the stage that wrote the checkpoint; "start" for the chain's initial checkpoint, "nothing" for none.
+        common: whether its learner is the common one, which scores every checkpoint, not the meta-trained one.
         evaluation: run.json of its evaluation.
     """
 
@@ -101,9 +101,9 @@ def _training(
     session: Session,
     reporter: Reporter,
 ) -> Iterator[_Row]:
-    """Train the stages that are not done, and score what each starts from and leaves with a learner common to all.
+    """Train the stages that are not done, and score each checkpoint with a common learner.
 
-    The learner that is meta-trained is scored before and after that, too: a change of learner is no gain of a stage.
+    The meta-trained learner is scored before and after meta-training, too: a change of learner is not a stage's gain.
     """
 
     def scored(ckpt: str | None, algorithm: Spec | None, seed: int | None) -> dict[str, Any]:
@@ -140,7 +140,7 @@ def _with_seed(config: ChainConfig, index: int) -> ChainConfig:
 
 
 def _key(config: ChainConfig, session: Session) -> str:
-    """Return what identifies a chain: settings and inputs, not where they are; of `latest`, see `starts`."""
+    """Return the key of a chain: settings and inputs, but no paths; for `latest`, see `starts`."""
     parts = []
     first = config.training[config.stages[0]]
     settings: Any
@@ -159,13 +159,13 @@ def _key(config: ChainConfig, session: Session) -> str:
 
 
 def _moved(starts: dict[str, dict[str, str]] | None, runs_dir: str) -> dict[str, dict[str, str]]:
-    """Return recorded `starts` with the paths that they have now."""
+    """Return recorded `starts` with their current paths."""
     found = {stage: own.items() for stage, own in (starts or {}).items()}
     return {stage: {s: runs.found_again(path, runs_dir) for s, path in own} for stage, own in found.items()}
 
 
 def _named(config: ChainConfig) -> dict[str, dict[str, str]]:
-    """Return the checkpoints that the stages' settings name: where the first one starts, and teachers."""
+    """Return the checkpoints in the stages' settings: `init_from` of the first one, and teachers."""
     found: dict[str, dict[str, str]] = {}
     for stage, settings in config.training.items():
         named = {"teacher": getattr(settings, "teacher", None)}
@@ -177,7 +177,7 @@ def _named(config: ChainConfig) -> dict[str, dict[str, str]]:
 
 
 def _starts(config: ChainConfig) -> dict[str, dict[str, str]]:
-    """Return the checkpoints that the stages' settings name, as paths."""
+    """Return the checkpoints in the stages' settings, as paths."""
     return {
         stage: {
             setting: str(runs.find_checkpoint(name, config.runs_dir, TABLE[stage].accepts, setting))
@@ -188,10 +188,10 @@ def _starts(config: ChainConfig) -> dict[str, dict[str, str]]:
 
 
 def check_chain(config: ChainConfig, make_jobs: dict[str, MakeJob], session: Session) -> list[str]:
-    """Build and check what every stage needs, so that the last one's mistakes show before the first one begins.
+    """Build and check everything that the stages need, so that all errors are reported before the first one begins.
 
     Returns:
-        Lines that say what the stages would run on and start from.
+        Lines on the device, data and initial checkpoints of the stages.
 
     Raises:
         ConfigError: as `prepare` and `prepare_evaluation` do.
@@ -220,7 +220,7 @@ def check_chain(config: ChainConfig, make_jobs: dict[str, MakeJob], session: Ses
 
 
 def _in_section(error: UserError, stage: str, config: ChainConfig) -> UserError:
-    """Return an error of a stage with the keys by which `mlx run` knows its settings."""
+    """Return an error of a stage with its keys as they are in the settings of `mlx run`."""
     if not isinstance(error, ConfigError):
         return error
     section, own = TABLE[stage].section, config.own[stage]
@@ -229,13 +229,13 @@ def _in_section(error: UserError, stage: str, config: ChainConfig) -> UserError:
 
 
 def _scoring(config: ChainConfig, ckpt: str | None, algorithm: Spec | None, seed: int | None) -> EvaluateConfig:
-    """Return how a checkpoint, or the untrained backbone, is evaluated: always on the same episodes.
+    """Return the settings that evaluate a checkpoint, or the untrained backbone, always on the same episodes.
 
     Args:
         config: the chain's settings.
-        ckpt: the checkpoint; None for none.
-        algorithm: what scores it; None for the learner that it brings.
-        seed: that of weights which the checkpoint does not bring.
+        ckpt: the checkpoint; None for the untrained backbone.
+        algorithm: the learner that scores it; None for the checkpoint's.
+        seed: seed of the weights that are not in the checkpoint.
     """
     first = config.training[config.stages[0]]
     backbone, data = None if ckpt else first.backbone, config.evaluate.data or first.data
@@ -243,11 +243,11 @@ def _scoring(config: ChainConfig, ckpt: str | None, algorithm: Spec | None, seed
 
 
 def _table(trainings: list[list[_Row]]) -> list[dict[str, Any]]:
-    """Return a row per checkpoint, learner and protocol: its score, and what it gained over the row before.
+    """Return a row per checkpoint, learner and protocol: its score, and its gain over the row before.
 
-    A gain is positive where the stage helped, also for errors, of which less is better. It is the mean of differences
-    episode by episode, with the same learner and protocol; the first row of each learner has none. Scores and gains
-    have the intervals of `mean_of`, those of gains named "gain_interval" and so on.
+    A gain is the mean difference, episode by episode, with the same learner and protocol; it is positive for an
+    improvement, also if the metric is an error. The first row of each learner has none. Scores and gains have the
+    intervals of `mean_of`; those of gains are named "gain_interval" and so on.
 
     Args:
         trainings: the rows of each training.

@@ -75,7 +75,7 @@ def mean_of(scores: Tensor, classes: Sequence[tuple[str, ...]]) -> dict[str, Any
     """Return the mean of scores, or of differences of scores, with its intervals.
 
     Args:
-        scores: [S, E], those of several trainings on the same episodes.
+        scores: [S, E], of several trainings on the same episodes.
         classes: see `Scores`.
 
     Returns:

@@ -1,4 +1,4 @@
-"""What the training stages share from the first step on: a run's folder, the one loop, and the record of both."""
+"""The training of all training stages: run folder, loop, records and checkpoints."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def train(
 
     Args:
         prepared: what to do.
-        session: where the checkpoint that comes of it is opened.
-        reporter: told what happens.
+        session: opens the resulting checkpoint.
+        reporter: gets progress and metrics.
         run: the interrupted run to resume.
         facts: more entries for a new run's run.json.
 
@@ -49,7 +49,7 @@ def train(
     if run is None:
         parent = prepared.parent
         facts |= {"key": prepared.key, "parent": parent, "data": job.data, "steps": config.steps}
-        # what `latest` meant today is what a later `resume` starts from
+        # a later `resume` starts from the checkpoint that `latest` means now
         pinned = plain(config) | {"init_from": parent["checkpoint"] if parent else None}
         if job.teacher:
             facts |= {"teacher": job.teacher}
@@ -62,11 +62,11 @@ def train(
 
 
 class _Progress:
-    """A run on its way: the loop reports to it (`engine.loop.RunLog`).
+    """A run in progress: the loop reports to it (`engine.loop.RunLog`).
 
     Args:
         prepared: what to do.
-        reporter: told what happens.
+        reporter: gets progress and metrics.
         run: the folder; if it has a checkpoint, training resumes from it.
     """
 
@@ -95,10 +95,10 @@ class _Progress:
         for note in (*prepared.notes, resumed) if self.start else prepared.notes:
             reporter.note(note)
         self.record = Recorder(run.folder, reporter, self.start)
-        self.since = time.monotonic()  # when the step began that is being taken
+        self.since = time.monotonic()  # when the current step began
 
     def _resumed(self) -> int:
-        """Put everything where the newest checkpoint left it, and return the steps that are done."""
+        """Restore the state of the newest checkpoint, and return the number of steps done."""
         found = self.checkpoints.newest()
         if found is None:
             return 0
@@ -111,7 +111,7 @@ class _Progress:
             raise UserError(f"{newest.folder} cannot be resumed from: {wrong}")
         take_up(stepper.optimizer, stepper.scheduler, state["optimizer"], step)
         stepper.memory = Memory(**state["memory"])
-        self.run.update(**self.checkpoints.summary(step))  # which a killed process may not have come to
+        self.run.update(**self.checkpoints.summary(step))  # a killed process may not have written it
         return step
 
     def fit(self) -> None:
@@ -131,7 +131,7 @@ class _Progress:
         try:
             fit(replace(self.job, batches=batches), self.stepper, plan, self)
         except BaseException as error:
-            with suppress(OSError):  # on a full disk the first error counts
+            with suppress(OSError):  # on a full disk only the first error counts
                 self.record.close()
             if isinstance(error, NonFiniteError):
                 saved = self.checkpoints.all()
@@ -143,11 +143,11 @@ class _Progress:
         self.record.close()
         log.info("data took %.2f %% of the training's time", 100 * waited / (time.monotonic() - began))
         if self.stepper.memory.skipped == self.run.info["step"]:
-            told = "at no step were loss and gradient finite, so nothing was learnt"
+            told = "no step had a finite loss and gradient, so nothing was learnt"
             raise NonFiniteError(f"{self.stage}: {told}; lower optimizer.lr, or algorithm.inner_lr")
 
     def advance(self, done: int) -> None:
-        """`done` steps are done."""
+        """Report that `done` steps are done."""
         self.learnt, self.learning = self.learnt + 1, self.learning + time.monotonic() - self.since
         self.since = time.monotonic()
         self.reporter.advance(done)
@@ -164,7 +164,7 @@ class _Progress:
 
     def save(self, done: int, scores: dict[str, float]) -> None:
         """Write a checkpoint."""
-        self.record.sync()  # a checkpoint answers for every line up to its step
+        self.record.sync()  # all lines up to a checkpoint's step must be on disk
         params, kept = self.job.params, self.job.merged(self.job.params)
         unmerged = {name: params[name].detach().cpu() for name in params if kept[name] is not params[name]}
         state = {"optimizer": self.stepper.optimizer.state_dict()["state"], "memory": asdict(self.stepper.memory)}
@@ -174,12 +174,12 @@ class _Progress:
         self.since = time.monotonic()
 
     def exhausted(self, done: int) -> bool:
-        """Whether training ends early, because nothing has become better for `patience` evaluations."""
+        """Whether training ends early, because `patience` evaluations brought no better score."""
         patience = self.config.patience
         return patience is not None and self.checkpoints.stale(done, self.config.every.evaluate) >= patience
 
     def finish(self, session: Session) -> dict[str, Any]:
-        """Draw, write the result into run.json, and return it."""
+        """Draw the plots, write the results into run.json, and return it."""
         run, job, best = self.run, self.job, self.checkpoints.best
         name, done = f"val/{job.metric.name}", run.info["step"]
         if done < self.config.steps:
@@ -192,9 +192,9 @@ class _Progress:
         learning_curves(read_metrics(run.folder), title, run.folder / "plots" / "learning_curves.png")
         try:
             job.pictures(job.params, run.folder / "plots")
-        except OSError:  # what cannot be written is told like everything else that cannot
+        except OSError:  # reported like every other write error
             raise
-        except Exception as error:  # a component's pictures are no reason to lose a run that is trained
+        except Exception as error:  # an error in a component's plots must not fail a trained run
             log.warning("the pictures could not be drawn (%s: %s)", type(error).__name__, error, exc_info=True)
         value, half = best["metrics"][name], best["metrics"].get(f"{name}_interval")
         run.update(

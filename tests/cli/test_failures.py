@@ -165,7 +165,7 @@ def test_a_training_without_a_finite_step_is_no_success(mlx):
     limits = ["steps=3", "val_episodes=2", "on_nonfinite=skip", "nonfinite_limit=9", "runtime.threads=1"]
     answer = mlx("meta-train", *sinusoid, *limits)
     assert answer.code == 3
-    assert "meta-train: at no step were loss and gradient finite, so nothing was learnt" in answer.err
+    assert "meta-train: no step had a finite loss and gradient, so nothing was learnt" in answer.err
     (info,) = runs.list_runs("runs")
     assert info["status"] == "failed"
     assert mlx("resume", info["id"]).code == 3

@@ -196,7 +196,12 @@ def test_lineage_goes_back_to_the_first_also_past_a_missing_one(folder):
 
 @pytest.mark.parametrize(
     ("text", "told"),
-    [(None, "run.json is missing"), ("{", "run.json cannot be read"), ("[]", "should contain an object"), ("{}", "no id")],
+    [
+        (None, "run.json is missing"),
+        ("{", "run.json cannot be read"),
+        ("[]", "should contain an object"),
+        ("{}", "no id"),
+    ],
 )
 def test_damaged_run(tmp_path, text, told):
     if text is not None:

@@ -241,7 +241,7 @@ def test_a_stage_whose_checkpoint_is_damaged_is_trained_again(go, said):
     best = next(Path(first["folder"]).parents[1].glob("transfer/*/checkpoints/*/model.safetensors"))
     best.write_bytes(best.read_bytes()[:-1] + b"?")
     second = go("run", **SHORT)
-    assert any(note.startswith("transfer: ") and note.endswith("; it is trained again") for note in said.notes)
+    assert any(note.startswith("transfer: ") and note.endswith("; it is retrained") for note in said.notes)
     assert [row["value"] for row in second["table"]] == [row["value"] for row in first["table"]]
 
 
