@@ -132,7 +132,7 @@ def help_text(command: str, extra: str = "") -> str:
         lines += [*(f"  {name}: {what}" for name, what in DATA.items()), ""]
     if command in (*STAGES, "data"):
         config = "data-check" if command == "data" else command
-        lines += ["choices, GROUP=NAME (more about them: mlx ls GROUP):", *_choice_lines(config, extra), ""]
+        lines += ["choices, GROUP=NAME (details: mlx ls GROUP):", *_choice_lines(config, extra), ""]
         lines += ["settings, KEY=VALUE, with their defaults:", *_setting_lines(config), ""]
     if command == "runs":
         lines += ["filters and order, KEY=VALUE:", *(f"  {name}: {what}" for name, what in FILTERS.items()), ""]

@@ -101,8 +101,8 @@ class Composer:
         key, package = override.key_or_group.lstrip("/"), override.package or ""
         if re.match(r"hydra\b", package) or (re.match(r"hydra\b", key) and word not in _USUAL):
             own = re.match(r"hydra[/.](launcher|sweeper|sweep)\b", key)
-            sweeps = "mlx runs the jobs of a sweep itself, one after another; leave it out"
-            raise NotForUse(sweeps if own else "nothing of hydra can be set here")
+            sweeps = "mlx runs the jobs of a sweep itself, one after another; remove this setting"
+            raise NotForUse(sweeps if own else "settings of Hydra cannot be changed")
         value = None if override.is_sweep_override() else override.value()
         if isinstance(value, list) and self.is_choice(override) and not all(isinstance(name, str) for name in value):
             raise NotForUse(f"is chosen by name, got {shown(value)}")

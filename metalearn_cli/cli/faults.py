@@ -51,7 +51,7 @@ def check(composer: Composer, words: Sequence[str], multirun: bool) -> list[Comp
                 faults.append(given)
             elif override.is_sweep_override() and not multirun:
                 several = (
-                    f"{override.get_value_string()} is several values; add -m to run each, or write a list as [1,2]"
+                    f"{override.get_value_string()} has several values; add -m to run each, or write a list as [1,2]"
                 )
                 faults.append(Fault(override.key_or_group, several, TYPED))
             else:
@@ -102,7 +102,7 @@ def _option(composer: Composer, word: str) -> Fault:
     if not hint and (near := closest(key, composer.usual)):
         hint = f"{near}={value}"
     dashes = "settings are written key=value, without dashes" if "=" in hint or not hint else ""
-    return Fault(word, "; ".join(filter(None, ("is no option", dashes, why))), TYPED, hint)
+    return Fault(word, "; ".join(filter(None, ("is not an option", dashes, why))), TYPED, hint)
 
 
 def _given_twice(composer: Composer, override: Override, before: Sequence[Override]) -> Fault | None:
@@ -113,11 +113,11 @@ def _given_twice(composer: Composer, override: Override, before: Sequence[Overri
     value = None if override.is_sweep_override() else override.value()
     if isinstance(value, list) and len(value) > 1 and key != "experiment":
         names = ",".join(value)
-        return Fault(key, f"[{names}] is several at once; -m runs each, without brackets", TYPED, f"-m {key}={names}")
+        return Fault(key, f"[{names}] is a list; -m runs each, without brackets", TYPED, f"-m {key}={names}")
     for other in before:
         if other.get_key_element().lstrip("+~") == key:
             two = f"{other.get_value_string()} and {override.get_value_string()}"
-            return Fault(key, f"is given twice, {two}; leave one out", TYPED)
+            return Fault(key, f"is given twice, {two}; remove one", TYPED)
     return None
 
 
@@ -318,7 +318,7 @@ def _refused(composer: Composer, override: Override, accepted: Sequence[str], er
         also = next((f"{p}also" for p in ("", "transfer.") if _find(composer.usual, f"{p}also") is not _ABSENT), "")
         if also and override.package and override.key_or_group == "data" and key not in choices:
             hint = f"data@{also}.{override.package.rpartition('.')[2]}={value}"
-            return Fault(key, f"is no place for data; data sets besides data= go to data@{also}.NAME", TYPED, hint)
+            return Fault(key, f"is not a place for data; more data sets go to data@{also}.NAME", TYPED, hint)
         same = [choice for choice in choices if choice.split("@")[0] == override.key_or_group]
         if same and key not in choices:
             return Fault(key, f"is chosen here with {' or '.join(f'{choice}={value}' for choice in same)}", TYPED)
@@ -327,10 +327,10 @@ def _refused(composer: Composer, override: Override, accepted: Sequence[str], er
             hint = _chosen(composer, str(value), [choice for choice in choices if "@" not in choice]) or instead
             if not hint and (near := closest(key, choices)):
                 hint = f"{near}={value}"
-            there = f"is nothing to choose in mlx {composer.stage}; there are {', '.join(choices)}"
+            there = f"cannot be chosen in mlx {composer.stage}; there are {', '.join(choices)}"
             return Fault(key, "; ".join(filter(None, (there, why))), TYPED, hint)
     if override.package:
-        return Fault(key, "is no group to choose from", TYPED, closest(override.key_or_group, composer.groups))
+        return Fault(key, "is not a group", TYPED, closest(override.key_or_group, composer.groups))
     return Fault(key, _first_line(error), TYPED)
 
 
@@ -365,7 +365,7 @@ def _unreadable(composer: Composer, word: str, error: Exception) -> Fault:
         )
     groups = [group for group in composer.groups if group not in ("hydra", "stage")]
     groups.sort(key=lambda group: group not in composer.usual)  # those of the command first
-    return Fault(word, "is no setting; settings are written key=value", TYPED, _chosen(composer, word, groups))
+    return Fault(word, "is not a setting; settings are written key=value", TYPED, _chosen(composer, word, groups))
 
 
 def _origin(composition: Composition, overrides: Sequence[Override], key: str) -> str:

@@ -15,13 +15,13 @@ from metalearn_cli.core.stages import TABLE
 STAGES = {name: stage.about for name, stage in TABLE.items()} | {"run": "the whole chain; skips what is already done"}
 COMMANDS = {
     **STAGES,
-    "resume": "continue an interrupted run to its end",
-    "ls": "list what can be chosen: data, networks, learners, recipes",
+    "resume": "complete an interrupted run",
+    "ls": "list the choices: data, networks, learners, recipes",
     "runs": "list the runs",
-    "show": "one run and its ancestors, with checksums",
+    "show": "show a run and its ancestors, with checksums",
     "validate": "check the settings of a stage without running it",
     "data": "check a data set before training on it",
-    "doctor": "versions, devices, precisions and folders",
+    "doctor": "show versions, devices, precisions and folders",
     "completion": "print the completion script of a shell",
 }
 DATA = {"check": "list all problems of a data set; exit code 0 if training may start, else 2"}
@@ -70,7 +70,7 @@ OPTIONS = (
     Option("--runs-dir", "", "DIR", "folder of all runs (default: runs)", ("resume", "runs", "show", "doctor")),
     Option("--bench", "", "", "time a meta-training step with each task batching and precision", ("doctor",)),
     Option("--multirun", "-m", "", "run every combination of comma-separated values", (*STAGES, "validate")),
-    Option("--config-dir", "-cd", "DIR", "a folder with configs of your own", (*STAGES, "validate", "ls", "data")),
+    Option("--config-dir", "-cd", "DIR", "a folder with your own configs", (*STAGES, "validate", "ls", "data")),
     Option("--cfg", "-c", "WHAT", "print the settings: job, hydra or all", tuple(STAGES), ("job", "hydra", "all")),
     Option("--resolve", "", "", "with --cfg: with references filled in", tuple(STAGES)),
     Option("--package", "-p", "KEY", "with --cfg: only this part", tuple(STAGES)),

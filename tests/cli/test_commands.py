@@ -155,7 +155,7 @@ def test_other_launchers_and_sweepers_are_refused_before_the_first_job(mlx, stag
     words = ("hydra/launcher=joblib", "hydra/sweeper=optuna", "hydra.launcher.n_jobs=2", "hydra.sweep.dir=x")
     answer = mlx("-m", "meta-train", "seed=1,2", *words)
     assert (answer.code, answer.out) == (2, "")
-    assert answer.err.count("mlx runs the jobs of a sweep itself, one after another; leave it out") == len(words)
+    assert answer.err.count("mlx runs the jobs of a sweep itself, one after another; remove this setting") == len(words)
     assert not stage and not list(tmp_path.iterdir())
     assert mlx("-m", "meta-train", "seed=1,2", "hydra/launcher=basic").code == 0
 

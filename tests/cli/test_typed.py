@@ -67,10 +67,10 @@ SENTENCES = {
     "pretrain algorithm=maml": "algorithm is a setting of meta-train, evaluate",
     "pretrain data=my_photos/": "there is no data 'my_photos/'; there are gaussian, glyphs",
     "pretrain data=a/b": "a folder of files is read by a data set of your own, see docs/extending.md",
-    "transfer data@also.x=glyphs data@also.x=gaussian": "is given twice, glyphs and gaussian; leave one out",
-    "meta-train algorithm=maml algorithm=protonet": "is given twice, maml and protonet; leave one out",
+    "transfer data@also.x=glyphs data@also.x=gaussian": "is given twice, glyphs and gaussian; remove one",
+    "meta-train algorithm=maml algorithm=protonet": "is given twice, maml and protonet; remove one",
     "pretrain epochs=3": "training is measured in optimizer steps",
-    "pretrain --nonsense": "is no option; settings are written key=value, without dashes",
+    "pretrain --nonsense": "is not an option; settings are written key=value, without dashes",
 }
 
 
