@@ -33,11 +33,13 @@ class Outcome(NamedTuple):
         words: its settings, as Hydra got them.
         run: its run.json, or None if it was not completed.
         failure: why it was not completed, or None.
+        folder: that of its run, or "" if it had none yet.
     """
 
     words: list[str]
     run: dict[str, Any] | None
     failure: errors.Failure | None = None
+    folder: str = ""
 
     @property
     def status(self) -> str:
@@ -59,6 +61,8 @@ def run(stage: str, words: Sequence[str], extra: str, multirun: bool) -> list[Ou
         SettingsError: with everything that is wrong with it; nothing is written.
     """
     jobs = check(Composer(stage, extra), words, multirun)
+    if not jobs:
+        raise UserError("the sweep has no jobs: one of its ranges or lists is empty")
     return _sweep(stage, jobs) if multirun else [_attempt(jobs[0], sweep=None)]
 
 
@@ -147,9 +151,12 @@ def _attempt(composition: Composition, sweep: str | None) -> Outcome:
         raise Stopped(stop.number, _advice(stage, reporter.folder)) from stop
     except Exception as error:
         failure = errors.explain(error)
-        if failure.code in (errors.REFUSED, errors.DIVERGED) and reporter.folder:
+        if failure.code == errors.REFUSED and reporter.folder:
             reporter.note(f"once that is fixed, {_advice(stage, reporter.folder)}")
-        return Outcome(words, None, failure)
+        if failure.code == errors.DIVERGED and stage in TRAINING:
+            lower = composition.settings.optimizer["lr"] / 10
+            reporter.note(f"to try a lower rate: mlx resume {shlex.quote(reporter.folder)} optimizer.lr={lower:.4g}")
+        return Outcome(words, None, failure, reporter.folder)
 
 
 def _advice(stage: str, folder: str) -> str:

@@ -10,6 +10,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from metalearn_cli import __version__
@@ -87,7 +88,11 @@ def _stage(words: Words) -> int:
     multirun = "--multirun" in words.options
     outcomes = launch.run(words.command, words.rest, words.options.get("--config-dir", ""), multirun)
     if multirun:
-        told = [{"settings": o.words, "status": o.status, "error": o.error, "run": o.run} for o in outcomes]
+        told = [
+            {"settings": [w.lstrip("+") for w in o.words], "status": o.status, "error": o.error}
+            | {"folder": o.folder, "run": o.run}
+            for o in outcomes
+        ]
         _show(words, {"runs": told}, lambda: views.sweep(outcomes, words.rest))
     elif run := outcomes[0].run:
         _show(words, run, lambda: views.result(run, words.rest, words.options.get("--config-dir", "")))
@@ -100,8 +105,8 @@ def _stage(words: Words) -> int:
 
 def _resume(words: Words) -> int:
     from metalearn_cli.cli import telling, views
-    from metalearn_cli.cli.composing import changes
-    from metalearn_cli.records.runs import find_run
+    from metalearn_cli.cli.composing import changes, typed_settings
+    from metalearn_cli.records.runs import beside_of, find_run
 
     name, *settings = _expect(words, "RUN", several=True)
     folder = find_run(_runs_dir(words), name)["folder"]
@@ -114,7 +119,10 @@ def _resume(words: Words) -> int:
             run = stages.resume(folder, reporter, changed, wait)
     except Stopped as stop:
         raise Stopped(stop.number, f"resume with: mlx resume {shlex.quote(folder)}") from stop
-    _show(words, run, lambda: views.result(run, [f"runs_dir={_runs_dir(words)}"] * ("--runs-dir" in words.options)))
+    own = [word for word in typed_settings(run) if not word.startswith("runs_dir=")]
+    there = os.path.relpath(beside_of(Path(folder)))
+    elsewhere = [f"runs_dir={there}"] * (there != "runs")
+    _show(words, run, lambda: views.result(run, [*own, *elsewhere]))
     return errors.DONE
 
 

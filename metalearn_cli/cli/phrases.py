@@ -134,4 +134,8 @@ def next_command(run: Mapping[str, Any], words: Sequence[str], config_dir: str =
 
 def runs_option(words: Sequence[str]) -> list[str]:
     """Return the option --runs-dir for the setting runs_dir, if there is one."""
-    return [part for w in words if w.lstrip("+").startswith("runs_dir=") for part in ("--runs-dir", w.split("=", 1)[1])]
+    for word in words:
+        if word.lstrip("+").startswith("runs_dir="):
+            quoted = re.fullmatch(r"(['\"])(.*)\1", value := word.split("=", 1)[1])  # by Hydra's rules, not the shell's
+            return ["--runs-dir", quoted[2].replace(f"\\{quoted[1]}", quoted[1]) if quoted else value]
+    return []

@@ -160,7 +160,8 @@ class Progress:
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Show that the stage is done; `summary` is its run.json."""
         self.close()
-        self.note(f"{summary['stage']} done: {measured(summary)} in {duration(summary.get('seconds', 0))}")
+        by = f"{learner}, " if (learner := summary["metric"].get("learner")) else ""
+        self.note(f"{summary['stage']} done: {by}{measured(summary)} in {duration(summary.get('seconds', 0))}")
 
     def close(self) -> None:
         """Remove the progress bar."""

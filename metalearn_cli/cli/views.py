@@ -111,8 +111,10 @@ def sweep(outcomes: Sequence[Any], words: Sequence[str] = ()) -> None:
     for outcome, given in zip(outcomes, settings, strict=True):
         run = outcome.run or {}
         told = measured(run) if run else outcome.error
-        rows.append([*(given.get(key, "") for key in keys), run.get("id", "-"), outcome.status, told])
-    telling.table(f"{len(outcomes)} runs", [*(f"!{key}" for key in keys), "!run", "!status", "result"], rows)
+        name = run.get("id") or Path(outcome.folder).name or "-"
+        rows.append([*(given.get(key, "") for key in keys), name, outcome.status, told])
+    title = f"{len(outcomes)} run{'s' * (len(outcomes) != 1)}"
+    telling.table(title, [*(f"!{key}" for key in keys), "!run", "!status", "result"], rows)
     telling.say(f"next: {shlex.join(['mlx', 'runs', *runs_option(words)])}")
 
 

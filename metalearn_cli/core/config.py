@@ -19,6 +19,9 @@ from metalearn_cli.core.errors import ConfigError, Problem
 from metalearn_cli.core.places import expanded
 from metalearn_cli.core.stages import TABLE, TRAINING
 
+SEEDS = 2**32
+"""How many seeds there are."""
+
 Count = Annotated[int, Range(1)]
 Normalisation = Literal["transductive", "inductive"]
 TaskBatching = Literal["auto", "loop", "threads", "groups", "vmap"]
@@ -67,7 +70,7 @@ class Every:
 class Common:
     """Settings that every command has."""
 
-    seed: Annotated[int, Range(0, 2**32 - 1)]
+    seed: Annotated[int, Range(0, SEEDS - 1)]
     runs_dir: str
     """Folder of all runs, relative to the current directory."""
     runtime: Runtime
@@ -149,7 +152,7 @@ class EvaluateConfig(Common):
 
     ckpt: str | None
     """As init_from; null evaluates an untrained `backbone` on `data`."""
-    weights_seed: Annotated[int, Range(0, 2**32 - 1)] | None
+    weights_seed: Annotated[int, Range(0, SEEDS - 1)] | None
     """Seed of weights that are not in the checkpoint; null = `seed`, which is that of the episodes."""
     backbone: Spec | None
     """Only for ckpt=null; a checkpoint has its own."""
@@ -261,12 +264,16 @@ def parse_chain(values: Mapping[str, Any]) -> ChainConfig:
                 problems.append(problem._replace(key=f"{sections[stage]}.{problem.key}") if own else problem)
     if problems:
         raise ConfigError(dict.fromkeys(problems))
+    training = {stage: _construct(STAGES[stage], merged[stage]) for stage in stages}
+    most = SEEDS - max(settings.seed for settings in training.values())
+    if values["seeds"] > most:
+        raise ConfigError([Problem("seeds", f"must be <= {most} with this seed, got {values['seeds']}")])
     return ChainConfig(
         stages=tuple(stages),
         seeds=values["seeds"],
         runs_dir=values["runs_dir"],
         wait=values["wait"],
-        training={stage: _construct(STAGES[stage], merged[stage]) for stage in stages},  # type: ignore[misc]
+        training=training,  # type: ignore[arg-type]
         evaluate=_construct(EvaluateConfig, merged["evaluate"]),
         own={stage: tuple(sorted(values[sections[stage]])) for stage in (*stages, "evaluate")},
     )

@@ -120,7 +120,7 @@ class Stepper:
         memory.in_a_row += 1
         if memory.in_a_row > self._skips:
             after = f", after {self._skips} skipped steps in a row" if self._skips else ""
-            cure = "A lower learning rate usually helps (optimizer.lr, or algorithm.inner_lr)"
+            cure = "A lower learning rate usually helps (optimizer.lr; for MAML also algorithm.inner_lr)"
             if memory.skipped - 1 == self.scheduler.last_epoch:  # all steps so far
                 cure = "No step was taken before: look at the data (mlx data check), the settings and runtime.precision"
             raise NonFiniteError(f"{what}{after}; nothing was updated. {cure}")

@@ -10,7 +10,7 @@ from metalearn_cli.core.types import Reporter
 from metalearn_cli.records import runs
 from metalearn_cli.stages.evaluate import Evaluation, evaluate
 from metalearn_cli.stages.preparing import Prepared
-from metalearn_cli.stages.scores import Scores
+from metalearn_cli.stages.scores import check_scores
 from metalearn_cli.stages.session import Session
 from metalearn_cli.stages.training import train
 
@@ -20,7 +20,7 @@ def trained(prepared: Prepared, session: Session, reporter: Reporter, wait: floa
     stage = prepared.stage
     found = _found(stage, prepared.key, prepared.config.runs_dir, wait)
     if found and found["status"] == "completed":
-        folder = Path(found["folder"]) / "checkpoints" / found["best"]
+        folder = Path(found["folder"]) / "checkpoints" / str(found.get("best"))
         try:
             session.checkpoint(folder)
         except UserError as error:
@@ -36,7 +36,7 @@ def evaluated(evaluation: Evaluation, reporter: Reporter, wait: float = 0, **fac
     found = _found("evaluate", evaluation.key, evaluation.config.runs_dir, wait)
     if found and found["status"] == "completed":
         try:
-            Scores.read(Path(found["folder"]), evaluation.config.episodes)
+            check_scores(found, evaluation.config.episodes)
         except UserError as error:
             reporter.note(f"evaluate: {error}; it is evaluated again")
             return evaluate(evaluation, reporter, **facts)

@@ -71,6 +71,25 @@ class Scores(NamedTuple):
             raise UserError(f"{folder / FILE} is missing or damaged ({error})") from error
 
 
+def check_scores(info: Mapping[str, Any], episodes: int) -> None:
+    """Check that the scores of a finished evaluation are the ones of its results.
+
+    Args:
+        info: its run.json, with its `folder`.
+        episodes: how many there must be.
+
+    Raises:
+        UserError: if episodes.csv is missing, damaged, or has other scores.
+    """
+    folder = Path(info["folder"])
+    scores = Scores.read(folder, episodes).protocols
+    means = {name: values.mean().item() for name, values in scores.items()}
+    for result in info["results"]:
+        mean = means.get(result["normalisation"])
+        if mean is None or abs(mean - result["value"]) > 1e-6 * max(1.0, abs(mean)):
+            raise UserError(f"{folder / FILE} does not have the scores of run.json")
+
+
 def mean_of(scores: Tensor, classes: Sequence[tuple[str, ...]]) -> dict[str, Any]:
     """Return the mean of scores, or of differences of scores, with its intervals.
 

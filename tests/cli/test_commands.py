@@ -422,3 +422,9 @@ def test_completion_in_bash(mlx, tmp_path):
     env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
     done = subprocess.run(["bash", "-c", f"{script}\n{typed}"], capture_output=True, text=True, env=env, check=True)
     assert done.stdout == "<meta-train >\n"
+
+
+def test_a_sweep_without_jobs_is_refused(mlx):
+    answer = mlx("-m", "pretrain", "seed=range(1,1)")
+    assert answer.code == 2
+    assert "the sweep has no jobs: one of its ranges or lists is empty" in answer.err

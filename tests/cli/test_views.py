@@ -49,6 +49,7 @@ def test_words(said, expected):
         ("evaluate", ["data=omniglot"], "mlx show a1"),
         ("evaluate", ["runs_dir=my runs"], "mlx show a1 --runs-dir 'my runs'"),
         ("run", [], "mlx show a1"),
+        ("run", ["runs_dir=\"my 'runs'\""], """mlx show a1 --runs-dir 'my '"'"'runs'"'"''"""),
     ],
 )
 def test_next_command(stage, words, expected):
@@ -145,8 +146,10 @@ DESCRIBED = {**RUN, "learner": "prototypical", "way": 20, "shot": 5, "seed": 12,
 DESCRIBED |= {"data": {"name": "omniglot"}, "status": "interrupted", "id": "20261123-170500-9f3a"}
 LINEAGE = [{**RUN, "best": "step-000400"}, {**RUN, "checkpoint": "runs/x/checkpoints/step-000400", "sha256": "a" * 64}]
 JOBS = [
-    SimpleNamespace(words=["algorithm=maml", "++seed=1"], run=RUN, status="completed", error=""),
-    SimpleNamespace(words=["algorithm=protonet", "++seed=1"], run=None, status="refused", error="way: too many " * 9),
+    SimpleNamespace(words=["algorithm=maml", "++seed=1"], run=RUN, status="completed", error="", folder=""),
+    SimpleNamespace(
+        words=["algorithm=protonet", "++seed=1"], run=None, status="refused", error="way: too many " * 9, folder=""
+    ),
 ]
 
 

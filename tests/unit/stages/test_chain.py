@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from metalearn_cli import stages
-from metalearn_cli.core.errors import UserError
+from metalearn_cli.core.errors import ConfigError, UserError
 from metalearn_cli.records import runs
 from metalearn_cli.stages.scores import Scores, mean_of
 
@@ -299,3 +300,26 @@ def test_a_head_that_nothing_has_trained_is_named(go):
         ("transfer", "Maml", True),
         ("meta-train", "Maml", False),
     ]
+
+
+def test_scores_that_are_not_those_of_the_results_are_measured_again(go, said, listed):
+    first = go("run", **SHORT)
+    file = Path(listed("evaluate")[0]["folder"]) / "episodes.csv"
+    file.write_text(file.read_text().replace("0.", "0.9", 1))
+    assert go("run", **SHORT)["table"] == first["table"]
+    assert sum("does not have the scores of run.json; it is evaluated again" in note for note in said.notes) == 1
+
+
+def test_a_finished_stage_without_its_best_checkpoint_is_trained_again(go, listed):
+    first = go("run", **SHORT)
+    path = Path(listed("transfer")[0]["folder"]) / "run.json"
+    info = json.loads(path.read_text())
+    path.write_text(json.dumps({name: value for name, value in info.items() if name != "best"}))
+    assert cells(go("run", **SHORT)["table"], "value") == cells(first["table"], "value")
+    assert len(listed("transfer")) == 2
+
+
+def test_there_are_seeds_for_all_trainings(config):
+    with pytest.raises(ConfigError, match="seeds: must be <= 2 with this seed, got 3"):
+        config("run", seed=2**32 - 2, seeds=3)
+    assert config("run", seed=2**32 - 2, seeds=2).seeds == 2
