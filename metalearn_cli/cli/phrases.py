@@ -46,9 +46,13 @@ def with_intervals(found: Mapping[str, Any], prefix: str = "") -> str:
     """
     share = _is_share(found["name"])
     value, sign = (found["gain"], "+") if prefix else (found["value"], "")
-    mean = "nan" if value is None else f"{100 * value:{sign}.1f}" if share else f"{value:{sign}.4g}"
-    widths = [found.get(f"{prefix}{name}") for name in _intervals(found)]
-    first, *others = ["-" if width is None else f"{100 * width:.1f}" if share else f"{width:.2g}" for width in widths]
+    widths: list[float | None] = [found.get(f"{prefix}{name}") for name in _intervals(found)]
+    # so many digits that a gain which is clear is not rounded to its half-width
+    digits = 2 if prefix and any(width is not None and 0 < width < 0.00095 for width in widths) else 1
+    mean = "nan" if value is None else f"{100 * value:{sign}.{digits}f}" if share else f"{value:{sign}.4g}"
+    first, *others = [
+        "-" if width is None else f"{100 * width:.{digits}f}" if share else f"{width:.2g}" for width in widths
+    ]
     return f"{mean} +- {first}" + (f" ({', '.join(others)})" if others else "")
 
 

@@ -98,6 +98,7 @@ REGRESSION = {"name": "test/mse", "over": {"episodes": 1000, "trainings": 1}, "i
     (row(-0.03), "50.0 +- 0.6 (2.1)", "-3.0 +- 0.5 (2.0)", "hurts"),
     (row(0.01), "50.0 +- 0.6 (2.1)", "+1.0 +- 0.5 (2.0)", "not clear"),  # over episodes it would be
     (row(0.003), "50.0 +- 0.6 (2.1)", "+0.3 +- 0.5 (2.0)", "not clear"),
+    (row(0.0012, 0.0005, 0.0006), "50.0 +- 0.6 (2.1)", "+0.12 +- 0.05 (0.06)", "helps"),
     (row(0.0, 0.0, 0.0), "50.0 +- 0.6 (2.1)", "+0.0 +- 0.0 (0.0)", "no change"),
     (row(0.4, classes=None, interval_classes=None), "50.0 +- 0.6 (-)", "+40.0 +- 0.5 (-)", "not clear"),
     (row(0.03, **THREE, gain_interval_trainings=0.04), "50.0 +- 0.6 (2.1, 1.2)", "+3.0 +- 0.5 (2.0, 4.0)", "not clear"),
