@@ -69,6 +69,8 @@ def group(name: str, extra: str = "") -> dict[str, str]:
         UserError: if there is no such group.
     """
     groups = catalogue(extra)
+    if found := [group for group, choices in groups.items() if name not in groups and name in choices]:
+        raise UserError(f"there is no group {name!r}; did you mean: mlx ls {found[0]} {name}")
     if name not in groups:
         raise UserError(f"there is no group {name!r}; there are {', '.join(groups)}{meant(name, groups)}")
     return groups[name]
@@ -171,11 +173,14 @@ def _choice_lines(stage: str, extra: str) -> list[str]:
 
 def _setting_lines(stage: str) -> list[str]:
     """Return the settings in the config files of a stage, with their comments."""
-    lines = []
+    lines: list[str] = []
     for name, prefix in _parts(stage):
         body = re.sub(r"^(defaults|hydra):\n(?:(?: .*)?\n)*", "", _text(name), flags=re.MULTILINE)
         lines += [f"  {prefix}:"] * bool(prefix)
-        lines += [f"  {'  ' * bool(prefix)}{line}" for line in body.splitlines() if line and not line.startswith("#")]
+        indent = "    " if prefix else "  "
+        own = [f"{indent}{line}" for line in body.splitlines() if line and not line.startswith("#")]
+        again = set() if prefix else {line.partition(":")[0] for line in own}
+        lines = [line for line in lines if line.partition(":")[0] not in again] + own
     return lines
 
 

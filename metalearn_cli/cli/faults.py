@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import shlex
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any
 
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
@@ -21,6 +23,7 @@ from metalearn_cli.cli.words import closest
 from metalearn_cli.core.check import LONGEST, shown
 from metalearn_cli.core.config import STAGES
 from metalearn_cli.core.errors import ConfigError, Problem
+from metalearn_cli.core.stages import TABLE, TRAINING
 
 TYPED = "the command line"
 
@@ -41,7 +44,7 @@ def check(composer: Composer, words: Sequence[str], multirun: bool) -> list[Comp
             faults.append(Fault(typed, "is written without blanks", TYPED, word))
             continue
         if word.startswith("-"):
-            faults.append(_option(composer, word))
+            faults.append(_option(composer, word, words))
             continue
         try:
             override = composer.read(word)
@@ -50,10 +53,7 @@ def check(composer: Composer, words: Sequence[str], multirun: bool) -> list[Comp
             if (given := _given_twice(composer, override, overrides)) is not None:
                 faults.append(given)
             elif override.is_sweep_override() and not multirun:
-                several = (
-                    f"{override.get_value_string()} has several values; add -m to run each, or write a list as [1,2]"
-                )
-                faults.append(Fault(override.key_or_group, several, TYPED))
+                faults.append(_several(composer, override.key_or_group, override.get_value_string()))
             else:
                 overrides.append(override)
         except HydraException as error:
@@ -68,6 +68,7 @@ def check(composer: Composer, words: Sequence[str], multirun: bool) -> list[Comp
         faults += found
         if composition:
             jobs.append(composition)
+    faults += _unused(composer, overrides, jobs)
     if faults:
         raise SettingsError(composer.stage, faults)
     return jobs
@@ -91,8 +92,30 @@ def _joined(composer: Composer, words: Sequence[str]) -> Iterator[tuple[str, str
         yield " ".join(typed), "".join(typed)
 
 
-def _option(composer: Composer, word: str) -> Fault:
-    """Return the fault of an unknown option; its hint is the setting to write instead."""
+def _several(composer: Composer, key: str, values: str) -> Fault:
+    """Return the fault of several values without -m; its hint is a list if the setting is one."""
+    hint = f"{key}=[{values}]" if isinstance(_find(composer.usual, key), list) else f"-m {key}={values}"
+    return Fault(key, f"{values} has several values; add -m to run each, or write a list as [1,2]", TYPED, hint)
+
+
+def _unused(composer: Composer, overrides: Sequence[Override], jobs: Sequence[Composition]) -> list[Fault]:
+    """Return the faults of words for stages that no job of a chain has."""
+    if composer.stage != "run":
+        return []
+    chains = [job.unresolved.get("stages") for job in jobs]
+    if not all(isinstance(chain, list) and chain and {*chain} <= {*TRAINING} for chain in chains):
+        return []  # reported with the other settings
+    left_out = {TABLE[name].section: name for name in TRAINING if not any(name in chain for chain in chains)}
+    faults = []
+    for override in overrides:
+        if name := left_out.get(_section(override).partition(".")[0]):
+            message = f"has no effect, because {name} is not in stages; leave it out, or add {name} to stages"
+            faults.append(Fault(override.get_key_element().lstrip("+~"), message, TYPED))
+    return faults
+
+
+def _option(composer: Composer, word: str, words: Sequence[str]) -> Fault:
+    """Return the fault of an unknown option among some words; its hint is what to write instead."""
     name, _, value = word.lstrip("-").replace("=", " ", 1).partition(" ")
     key, value = name.replace("-", "_"), value or "true"
     if _find(composer.usual, key) is not _ABSENT:
@@ -102,7 +125,10 @@ def _option(composer: Composer, word: str) -> Fault:
     if not hint and (near := closest(key, composer.usual)):
         hint = f"{near}={value}"
     dashes = "settings are written key=value, without dashes" if "=" in hint or not hint else ""
-    return Fault(word, "; ".join(filter(None, ("is not an option", dashes, why))), TYPED, hint)
+    command = shlex.join([composer.stage, *(other for other in words if not other.startswith("-"))])
+    hint = hint.replace("COMMAND", command)
+    there = f"there is no option {re.split('[ =]', word)[0]}"
+    return Fault(word, "; ".join(filter(None, (there, dashes, why))), TYPED, hint)
 
 
 def _given_twice(composer: Composer, override: Override, before: Sequence[Override]) -> Fault | None:
@@ -138,18 +164,19 @@ def _located(composition: Composition, problems: Sequence[Problem]) -> list[Faul
     """Return problems of composed settings with their origins."""
     composer = composition.composer
     overrides = [composer.read(word) for word in composition.words]
+    chosen = {_section(override) for override in overrides if composer.is_choice(override)}
     faults = []
-    for problem in problems:
+    for problem in _typed_out(composition.values, problems):
         value = _find(composition.values, problem.key)
         telling = isinstance(value, str | int | float) and shown(value) not in problem.message
         text = value if isinstance(value, str) and len(value) < LONGEST else shown(value)
         key = f"{problem.key} = {text}" if telling else problem.key
         message, hint = problem.message, problem.hint
         if message.startswith("no such setting"):
-            plain = text if isinstance(value, str | int | float) else "..."
-            instead, why = _instead(composer, composition.values, problem.key, plain)
+            hint, why = _meant(composition, problem, _written(value), chosen)
             message = "; ".join(filter(None, (message, why)))
-            hint = instead or hint or ("" if "." in problem.key else closest(problem.key, composer.groups))
+        elif hint:
+            hint = f"{problem.key}={hint}" if hint.startswith("[") else f"-m {problem.key}={hint}"
         elif not hint and (row := row_of_value(problem.key.rpartition(".")[2], text)):
             own = [advice for advice in row.here if advice.startswith(f"{problem.key}=")]
             message, hint = "; ".join(filter(None, (message, row.why))), (own or row.here)[0]
@@ -157,7 +184,49 @@ def _located(composition: Composition, problems: Sequence[Problem]) -> list[Faul
     return faults
 
 
-def _instead(composer: Composer, values: Mapping[str, Any], key: str, value: str) -> tuple[str, str]:
+def _typed_out(values: Mapping[str, Any], problems: Iterable[Problem]) -> Iterator[Problem]:
+    """Yield problems; for an unknown section, one for each setting in it. Hints that are names become whole keys."""
+    for problem in problems:
+        value = _find(values, problem.key)
+        if not problem.message.startswith("no such setting"):
+            yield problem
+            continue
+        before = problem.key.rpartition(".")[0]
+        for rest in [f".{leaf}" for leaf in _leaves(value)] if isinstance(value, Mapping) else [""]:
+            near = f"{before}.{problem.hint}{rest}".lstrip(".")
+            known = problem.hint and (not rest or _find(values, near) is not _ABSENT)
+            yield problem._replace(key=problem.key + rest, hint=near if known else "")
+
+
+def _written(value: Any) -> str:
+    """Return a value in the form of the command line, or "..." if it is long."""
+    parts = f"[{','.join(map(_written, value))}]" if isinstance(value, list) else json.dumps(value)
+    text = value if isinstance(value, str) else parts
+    return text if len(text) < LONGEST else "..."
+
+
+def _meant(composition: Composition, problem: Problem, value: str, chosen: Collection[str]) -> tuple[str, str]:
+    """Return what to type for an unknown setting, as `_instead` does; the problem's hint is the closest key."""
+    composer, values, key = composition.composer, composition.values, problem.key
+    group, _, word = key.rpartition(".")
+    instead, why = _instead(composer, values, key, value, chosen)
+    near = problem.hint or ("" if group else closest(key, composer.groups))
+    hint = f"{near}={value}" if near else ""
+    if near and "." not in near:
+        offered = _offered(composer, hint)
+        hint = _fitting(composer, values, key, offered, chosen)
+        if not hint and near in composer.compose([]).config.hydra.runtime.choices:
+            hint = offered  # experiment, which is not among the values
+    unknown = group and _find(composer.usual, group) is _ABSENT  # the section itself may be mistyped
+    found = (hint or instead) if unknown else (instead or hint)
+    if not found and not why and group and row_of(word, value):
+        return _instead(composer, values, word, value, chosen)
+    return found, why if found == instead else ""
+
+
+def _instead(
+    composer: Composer, values: Mapping[str, Any], key: str, value: str, chosen: Collection[str] = ()
+) -> tuple[str, str]:
     """Return the equivalent, in this command, of a setting that it does not have.
 
     Args:
@@ -165,31 +234,56 @@ def _instead(composer: Composer, values: Mapping[str, Any], key: str, value: str
         values: its settings.
         key: the setting that was typed, dotted.
         value: its value.
+        chosen: the groups of which the user has chosen one, which stays.
 
     Returns:
         What to type, or ""; and a remark, or "".
     """
     group, _, word = key.rpartition(".")
+    if _find(composer.usual, group) is _ABSENT:
+        group = ""  # not a section, but the word after it may be known
     row = row_of(word, value)
-    advised = [advice.replace("{}", value) for advice in (row.here if row else ())]
+    advised = [a for advice in (row.here if row else ()) if (a := _offered(composer, advice.replace("{}", value)))]
     for advice in advised:
-        if advice.startswith(f"{group}." if group else "") and (found := _fitting(composer, values, key, advice)):
+        inside = f"{group}.{advice}" if group and not advice.startswith(f"{group}.") else advice
+        known = inside == advice or _find(values, inside.partition("=")[0]) is not _ABSENT
+        if known and (found := _fitting(composer, values, key, inside, chosen)):
             return found, row.why if row else ""
-    places = [p for p in _leaves(values) if p.endswith(f".{word}") and p != key and p.startswith(group)]
+    of_command = [place for place in _leaves(values) if place.partition(".")[0] in composer.usual]
+    places = [p for p in of_command if p.endswith(f".{word}") and p != key and p.startswith(group)]
+    places = places or [p for p in of_command if group and p.endswith(f"_{word}") and p.startswith(f"{group}.")]
     if places:
         return " or ".join(f"{place}={value}" for place in places[:4]), ""
     groups = [group] if group else [name for name in values if not row]
     for name in groups:
-        if name in composer.groups and (found := _fitting(composer, values, key, f"{name}.{word}={value}")):
+        if name in composer.groups and (found := _fitting(composer, values, key, f"{name}.{word}={value}", chosen)):
             return found, ""
+    for setting in [*(advice.partition("=")[0] for advice in advised), key]:
+        component, _, name = setting.partition(".")
+        if name and component in chosen and (choices := composer.having(component, name)):
+            return "", f"{setting} is a setting of {component}={' or '.join(choices)}"
     wanted = [advice.partition("=")[0].partition(".")[0] for advice in advised] or [key.partition(".")[0]]
     takers = [stage for stage, config in STAGES.items() if wanted[0] in {f.name for f in fields(config)}]
     if takers and wanted[0] not in composer.usual:
         return "", f"{wanted[0]} is a setting of {', '.join(takers)}"
+    groups = [advice.partition("=")[0] for advice in (row.here if row and not advised else ())]
+    if groups and groups[0] in composer.usual:
+        options = composer.loader.get_group_options(groups[0])
+        return "", f"{groups[0]}= takes one of {', '.join(options)}"
     return "", ""
 
 
-def _fitting(composer: Composer, values: Mapping[str, Any], key: str, advice: str) -> str:
+def _offered(composer: Composer, advice: str) -> str:
+    """Return an advice; if it chooses a component, with the closest name that exists, or "" if there is none."""
+    group, _, chosen = advice.partition("=")
+    if group not in composer.groups:
+        return advice
+    name, blank, more = chosen.partition(" ")
+    near = closest(name, composer.loader.get_group_options(group))
+    return f"{group}={near}{blank}{more}" if near else ""
+
+
+def _fitting(composer: Composer, values: Mapping[str, Any], key: str, advice: str, chosen: Collection[str] = ()) -> str:
     """Return an advice in a form that fits a command, or "" if the command has no such setting."""
     setting, equals, _ = advice.partition("=")
     if not equals or " " in setting or setting.startswith("-"):
@@ -197,11 +291,12 @@ def _fitting(composer: Composer, values: Mapping[str, Any], key: str, advice: st
     if setting != key and _find(values, setting) is not _ABSENT:
         return advice
     group, _, name = setting.partition(".")
-    at = [section for section, own in values.items() if isinstance(own, Mapping) and _find(own, setting) is not _ABSENT]
+    sections = {name: own for name, own in values.items() if name in composer.usual and isinstance(own, Mapping)}
+    at = [section for section, own in sections.items() if _find(own, setting) is not _ABSENT]
     if composer.stage == "run" and at:
         whole = setting in composer.groups
         return " or ".join(f"{setting}@{section}.{advice}" if whole else f"{section}.{advice}" for section in at)
-    if name and group in values and (choices := composer.having(group, name)):
+    if name and group in values and group not in chosen and (choices := composer.having(group, name)):
         if values[group] is None:
             return advice  # the component is the checkpoint's
         return " or ".join(f"{group}={choice} {advice}" for choice in choices[:3])
@@ -243,12 +338,12 @@ def _examine(composer: Composer, words: list[str], wrong: bool) -> tuple[Composi
         values = composition.values
     except ConfigError:  # too many, already in `problems`
         values = {}
-    problems += impossible(composer.stage, values)
+    problems = [*impossible(composer.stage, values), *problems]
     if problems or faults or wrong:
         problems += missing(composer.stage, values)
     # a default replaces what was dropped: if that does not fit, it is not the user's fault
     problems = [p for p in problems if not any(_within(p.key, section) for section in dropped)]
-    first = {p.key: p for p in reversed(problems)}  # of several problems of a setting, that of its type
+    first = {p.key: p for p in reversed(problems)}  # of several problems of a setting, the first
     told = _originals(composition, [p for p in problems if p == first[p.key]])
     faults += _located(composition, told)
     advised = {fault.hint.partition("=")[0] for fault in faults}  # evaluate init_from=x: no second fault about ckpt
@@ -291,8 +386,8 @@ def _culprits(composer: Composer, words: Sequence[str]) -> tuple[list[str], list
             fault = _refused(composer, override, accepted, error)
             faults.append(fault)
             own = fault.key == override.get_key_element().lstrip("+~") and composer.is_choice(override)
-            if own and fault.hint and "=" not in fault.hint:
-                accepted.append(f"{override.get_key_element()}={fault.hint}")
+            if own and fault.hint.startswith(f"{fault.key}="):
+                accepted.append(f"{override.get_key_element()}={fault.hint.partition('=')[2]}")
             else:
                 dropped.append(_section(override))
     return accepted, faults, dropped
@@ -305,7 +400,8 @@ def _refused(composer: Composer, override: Override, accepted: Sequence[str], er
         fault = _broken(composer, error)
         chosen = f"{override.key_or_group}/{value}"
         if error.missing_cfg_file == chosen:
-            return fault._replace(key=key, origin=TYPED)
+            hint = fault.hint if "=" in fault.hint or not fault.hint else f"{key}={fault.hint}"
+            return fault._replace(key=key, origin=TYPED, hint=hint)
         if composer.is_choice(override) and fault.origin == composer.file(composer.config):
             return fault._replace(origin=composer.file(chosen))  # it overrides a choice of the command's config
         return fault
@@ -326,11 +422,13 @@ def _refused(composer: Composer, override: Override, accepted: Sequence[str], er
             instead, why = _instead(composer, composer.usual, key, str(value))
             hint = _chosen(composer, str(value), [choice for choice in choices if "@" not in choice]) or instead
             if not hint and (near := closest(key, choices)):
-                hint = f"{near}={value}"
-            there = f"cannot be chosen in mlx {composer.stage}; there are {', '.join(choices)}"
+                hint = _offered(composer, f"{near}={value}")
+            there = f"mlx {composer.stage} has no {key}; it has {', '.join(choices)}"
             return Fault(key, "; ".join(filter(None, (there, why))), TYPED, hint)
     if override.package:
-        return Fault(key, "is not a group", TYPED, closest(override.key_or_group, composer.groups))
+        near = closest(override.key_or_group, composer.groups)
+        hint = f"{near}@{override.package}={value}" if near else ""
+        return Fault(key, "is not a group", TYPED, hint)
     return Fault(key, _first_line(error), TYPED)
 
 
@@ -359,13 +457,18 @@ def _unreadable(composer: Composer, word: str, error: Exception) -> Fault:
     if isinstance(error, NotForUse):
         return Fault(shown(word.partition("=")[0])[1:-1], str(error), TYPED)
     if "=" in word:
-        reason = _first_line(error).removeprefix("LexerNoViableAltException: ")
-        return Fault(
-            word, f"cannot be read ({reason}); put values with special characters in quotes: 'key=\"...\"'", TYPED
-        )
+        key, _, value = word.partition("=")
+        if value != value.strip(",") and value.count("[") == value.count("]"):
+            single = value.strip(",")
+            return Fault(word, "has a comma too many", TYPED, f"{key}={single}" if single else "")
+        if not isinstance(error, OverrideParseException):
+            return Fault(word, _first_line(error), TYPED)
+        return Fault(word, "cannot be read; put values with special characters in quotes: 'key=\"...\"'", TYPED)
     groups = [group for group in composer.groups if group not in ("hydra", "stage")]
     groups.sort(key=lambda group: group not in composer.usual)  # those of the command first
-    return Fault(word, "is not a setting; settings are written key=value", TYPED, _chosen(composer, word, groups))
+    starts = [key for key in ("ckpt", "init_from") if key in composer.usual and word.partition(":")[0] == "latest"]
+    hint = f"{starts[0]}={word}" if starts else _chosen(composer, word, groups)
+    return Fault(word, "is not a setting; settings are written key=value", TYPED, hint)
 
 
 def _origin(composition: Composition, overrides: Sequence[Override], key: str) -> str:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from metalearn_cli.cli.words import FILTERS, meant
+from metalearn_cli.cli.choices import catalogue
+from metalearn_cli.cli.words import FILTERS, STAGES, closest, meant
 from metalearn_cli.core.errors import UserError
 from metalearn_cli.core.metric import metric_named
 from metalearn_cli.records.runs import read_config
 
 _ORDERS = ("age", "metric")
 _LEARNERS = ("model", "method", "algorithm")
+_VALUES = {"stage": tuple(STAGES), "status": ("completed", "running", "interrupted", "failed", "died")}
+_NUMBERS = ("way", "shot", "seed")
 
 
 def described(run: Mapping[str, Any]) -> dict[str, Any]:
@@ -27,7 +31,23 @@ def described(run: Mapping[str, Any]) -> dict[str, Any]:
     results = run.get("results") or run.get("table") or [{}]
     named = next((name for key in _LEARNERS if (name := _name(settings.get(key)))), None)
     learner = results[-1].get("learner") or named
-    return {**run, "learner": learner.lower() if isinstance(learner, str) else None, **facts}
+    return {
+        **run,
+        "learner": _choices().get(_plain(learner), learner.lower()) if isinstance(learner, str) else None,
+        **facts,
+    }
+
+
+@cache
+def _choices() -> dict[str, str]:
+    """Return the names of all learners as they are typed, by their plain form."""
+    groups = catalogue()
+    return {_plain(name): name for key in _LEARNERS for name in groups.get(key, ())}
+
+
+def _plain(name: str) -> str:
+    """Return a name in the form that class and choice have in common: NearestCentroid is nearest_centroid."""
+    return name.lower().replace("_", "")
 
 
 def _name(spec: Any) -> str | None:
@@ -47,7 +67,17 @@ def chosen(found: Sequence[Mapping[str, Any]], words: Sequence[str]) -> list[dic
         key, equals, value = word.partition("=")
         if not equals or key not in FILTERS:
             allowed = f"mlx runs takes {', '.join(f'{name}=' for name in FILTERS)}"
-            raise UserError(f"mlx runs takes no {word!r}{meant(key, FILTERS)}; {allowed}")
+            near = "learner" if key in _LEARNERS else closest(key, FILTERS)
+            hint = f"; did you mean {near}={value}?" if near and equals else ""
+            raise UserError(f"mlx runs takes no {word!r}{hint}; {allowed}")
+        if key in _VALUES and value not in _VALUES[key]:
+            allowed = ", ".join(_VALUES[key])
+            near = closest(value.replace("_", "-"), _VALUES[key])
+            raise UserError(
+                f"{key} must be one of {allowed}, got {value!r}" + f"; did you mean {key}={near}?" * bool(near)
+            )
+        if key in _NUMBERS and not value.isdecimal():
+            raise UserError(f"{key} must be a whole number, got {value!r}")
         given[key] = value
     order = given.pop("sort", "age")
     if order not in _ORDERS:
@@ -57,7 +87,7 @@ def chosen(found: Sequence[Mapping[str, Any]], words: Sequence[str]) -> list[dic
 
 
 def _matches(run: Mapping[str, Any], key: str, wanted: str) -> bool:
-    return told(run, key).lower() == wanted.lower()
+    return _plain(told(run, key)) == _plain(wanted)
 
 
 def told(run: Mapping[str, Any], key: str) -> str:

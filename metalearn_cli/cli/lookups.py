@@ -18,8 +18,10 @@ from metalearn_cli.records.runs import find_checkpoint
 
 
 def impossible(stage: str, values: Mapping[str, Any]) -> list[Problem]:
-    """Return settings that this machine, or the kind of the data, rules out."""
+    """Return settings that this machine, the kind of the data, or the checkpoint, rules out."""
     problems = []
+    if stage == "evaluate" and values.get("ckpt") and values.get("backbone"):
+        problems.append(Problem("backbone", "is only for ckpt=null: a checkpoint has its own"))
     for prefix, own in _sections(stage, values):
         runtime = own.get("runtime")
         found = too_many_threads(runtime.get("threads")) if isinstance(runtime, Mapping) else []

@@ -121,7 +121,7 @@ TABLE = (
         "it names the run's folder, where mlx.log has more",
     ),
     Row("q quiet silent no_progress_bar", ("2> mlx.err",), "progress goes to stderr, the result to stdout"),
-    Row("dry_run dryrun fast_dev_run", ("mlx validate COMMAND",), "which checks settings without running"),
+    Row("dry_run dryrun fast_dev_run", ("mlx validate COMMAND",)),
     Row("sweep grid hparams_search", ("-m KEY=A,B",), "-m runs every combination of comma-separated values"),
 )
 

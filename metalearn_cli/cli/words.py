@@ -63,11 +63,12 @@ class Option(NamedTuple):
     default: str = ""
 
 
+_RUNS_DIR = Option("--runs-dir", "", "DIR", "folder of all runs (default: runs)", ("resume", "runs", "show", "doctor"))
 _INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 OPTIONS = (
     Option("--help", "-h", "", "show this text", tuple(COMMANDS)),
     Option("--json", "", "", "print the result as JSON", tuple(c for c in COMMANDS if c != "completion")),
-    Option("--runs-dir", "", "DIR", "folder of all runs (default: runs)", ("resume", "runs", "show", "doctor")),
+    _RUNS_DIR,
     Option("--bench", "", "", "time a meta-training step with each task batching and precision", ("doctor",)),
     Option("--multirun", "-m", "", "run every combination of comma-separated values", (*STAGES, "validate")),
     Option("--config-dir", "-cd", "DIR", "a folder with your own configs", (*STAGES, "validate", "ls", "data")),
@@ -147,11 +148,19 @@ def parse(argv: Sequence[str]) -> Words:
     command = rest.pop(0) if rest else ""
     if command and command not in COMMANDS:
         hint = meant(command, COMMANDS) or f"; there are {', '.join(COMMANDS)}"
+        if command == "help":
+            hint = f"; did you mean: {' '.join(['mlx', *rest[:1], '--help'])}"
         raise UserError(f"there is no command {command!r}{hint}")
+    name, _, value = unknown[0].lstrip("-").replace("=", " ", 1).partition(" ") if unknown else ("", "", "")
+    if command == "runs" and name in FILTERS:
+        raise UserError(f"there is no option --{name}; did you mean: mlx runs {name}={value or '...'}")
     if unknown and command not in TAKING_SETTINGS:
         raise UserError(
             f"there is no option {unknown[0]}; see: {' '.join(['mlx', *[command][: bool(command)], '--help'])}"
         )
+    folder = next((word.partition("=")[2] for word in rest if word.startswith("runs_dir=")), "")
+    if folder and command in _RUNS_DIR.commands:
+        raise UserError(f"mlx {command} has no setting runs_dir; did you mean: --runs-dir {folder}")
     for option in OPTIONS:
         if command and option.name in options and command not in option.commands:
             raise UserError(f"mlx {command} has no option {option.name}; see: mlx {command} --help")

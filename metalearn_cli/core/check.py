@@ -131,6 +131,16 @@ def shown(value: object) -> str:
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
+def meant(value: Any, annotation: Any) -> str:
+    """Return what a value that does not fit was probably meant as, as it is typed, or "".
+
+    It is "[a]" for a single value where a list belongs, and "1,2" for a list where a single value belongs.
+    """
+    if isinstance(value, str | int | float) and fits([value], annotation):
+        return f"[{value}]"
+    return ",".join(map(str, value)) if isinstance(value, list) and all(fits(v, annotation) for v in value) else ""
+
+
 def mismatch(value: Any, annotation: Any) -> str:
     """Return what is wrong with `value` as the end of a sentence, or "" if it fits."""
     return "" if fits(value, annotation) else f"must be {describe(annotation)}, got {shown(value)}"

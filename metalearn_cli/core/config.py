@@ -14,7 +14,7 @@ from difflib import get_close_matches
 from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 from metalearn_cli.core.build import Spec, problems_of
-from metalearn_cli.core.check import Range, mismatch, shown
+from metalearn_cli.core.check import Range, meant, mismatch, shown
 from metalearn_cli.core.errors import ConfigError, Problem
 from metalearn_cli.core.places import expanded
 from metalearn_cli.core.stages import TABLE, TRAINING
@@ -230,7 +230,10 @@ def parse_chain(values: Mapping[str, Any]) -> ChainConfig:
     stages = [stage for stage in TRAINING if stage in _listed(values.get("stages"))]
     if not stages or values.get("stages") != stages:
         allowed = f"must be a list of one or more of {', '.join(TRAINING)}, in this order"
-        problems.append(Problem("stages", f"{allowed}, got {shown(values.get('stages'))}"))
+        given = values.get("stages")
+        near = {_closest(str(name).replace("_", "-"), TRAINING) for name in (_listed(given) or [given])}
+        meant_stages = f"[{','.join(stage for stage in TRAINING if stage in near)}]" if all(near) else ""
+        problems.append(Problem("stages", f"{allowed}, got {shown(given)}", meant_stages))
     if wrong := mismatch(values.get("seeds"), Count):
         problems.append(Problem("seeds", wrong))
     names = {stage: {f.name for f in fields(STAGES[stage])} - {"ckpt"} for stage in STAGES}  # the chain sets the ckpt
@@ -369,5 +372,5 @@ def _problems(cls: type, values: Mapping[str, Any], prefix: str) -> list[Problem
             for entry, spec in value.items():
                 problems += [p._replace(key=f"{key}.{entry}{p.key[4:]}") for p in problems_of(spec, "data")]
         elif wrong := mismatch(value, annotation):
-            problems.append(Problem(key, wrong))
+            problems.append(Problem(key, wrong, meant(value, annotation)))
     return problems

@@ -18,7 +18,7 @@ class Problem(NamedTuple):
     Attributes:
         key: the setting as the user types it, dotted ("algorithm.inner_lr"); "" if no single setting is the cause.
         message: what is wrong and what is allowed.
-        hint: the name that was probably meant ("inner_steps"), or "".
+        hint: the name ("inner_steps") or the value ("[inductive]") that was probably meant, or "".
     """
 
     key: str

@@ -26,6 +26,7 @@ from typing import Any
 
 from metalearn_cli.core.errors import InUseError, UserError
 from metalearn_cli.core.places import expanded
+from metalearn_cli.core.stages import TABLE
 from metalearn_cli.records.shapes import RUN, misshapen
 
 LACKING = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, errno.ENOLCK)
@@ -323,6 +324,11 @@ def find_run(runs_dir: str, name: str) -> dict[str, Any]:
         stage = name.partition(":")[2]
         if begun := [info for info in runs if stage in ("", info["stage"])]:
             return begun[0]
+        known = {*TABLE, "run", *(info["stage"] for info in runs)}
+        if stage and stage not in known:
+            close = get_close_matches(stage.replace("_", "-"), known, n=1)
+            hint = f"; did you mean latest:{close[0]}?" if close else f"; there are {', '.join(sorted(known))}"
+            raise UserError(f"there is no stage {stage!r}{hint}")
         raise UserError(f"there is no run{f' of {stage}' * bool(stage)} in {runs_dir} yet")
     matches = (
         [info for info in runs if info["id"] == name]
@@ -336,7 +342,7 @@ def find_run(runs_dir: str, name: str) -> dict[str, Any]:
         raise UserError(f"{len(matches)} runs have the id {matches[0]['id']}, {folders}; name one by its folder")
     if matches:
         raise UserError(f"{name!r} could be {' or '.join(dict.fromkeys(info['id'] for info in matches))}")
-    close = get_close_matches(name, [info["id"] for info in runs], n=1)
+    close = get_close_matches(name, [*(info["id"] for info in runs), "latest"], n=1)
     hint = f"; see them with: mlx runs --runs-dir {shlex.quote(runs_dir)}" if runs else ""
     hint = f"; did you mean {close[0]}?" if close else hint
     raise UserError(f"there is no run {name!r} in {runs_dir}{hint}")
@@ -381,12 +387,21 @@ def find_checkpoint(name: str, runs_dir: str, accepts: tuple[str, ...], setting:
         try:
             info = find_run(runs_dir, name)
         except UserError as error:
+            if Path(name).exists():
+                raise UserError(f"{setting}={name}: is not a run or checkpoint folder{_beside(Path(name))}") from error
             raise UserError(f"{setting}={name}: {error}") from error
     if info["stage"] not in accepts:
         raise UserError(f"{setting}={name}: a run of {info['stage']}, but allowed here is {' or '.join(accepts)}")
     if not info.get("best"):
         raise UserError(f"{setting}={name}: the run {info['id']} has saved no checkpoint (status {info['status']})")
     return Path(info["folder"]) / "checkpoints" / str(info["best"])
+
+
+def _beside(path: Path) -> str:
+    """Return "; name CHECKPOINT", for the folder that a file is in, or the newest one in a folder, or ""."""
+    found = [*path.glob("*/manifest.json"), *path.glob("checkpoints/*/manifest.json")]
+    found = sorted(found, key=lambda file: file.parent.name) or [*path.parent.glob("manifest.json")]
+    return f"; name {found[-1].parent}" if found else ""
 
 
 def beside_of(folder: Path) -> str:

@@ -76,7 +76,7 @@ def test_wrong_words(mlx):
     answer = mlx("data", "check", "wya=3", "seed=x")
     assert answer.code == 2
     assert "2 problems in the settings of `mlx data check`" in answer.err
-    assert "did you mean: way" in answer.err
+    assert "did you mean: way=" in answer.err
     assert answer.err.endswith("see all settings: mlx data check --help\n")
 
 

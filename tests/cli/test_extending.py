@@ -56,7 +56,7 @@ def test_they_are_listed_and_their_settings_checked(run, mlx):
     assert "Meta-SGD" in listed["algorithm"]["meta_sgd"]
     assert {"tiny_net", "byol", "lora", "bars"} <= {name for group in listed.values() for name in group}
     code, _, err = mlx("meta-train", "algorithm=meta_sgd", "algorithm.inner_stepz=3")
-    assert code == 2 and "did you mean: inner_steps" in err
+    assert code == 2 and "did you mean: algorithm.inner_steps=3" in err
     code, _, err = mlx("meta-train", "algorithm=meta_sgd", "algorithm.inner_lr=0")
     assert code == 2 and "must be a number > 0, got 0" in err
 

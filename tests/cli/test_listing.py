@@ -58,11 +58,53 @@ def test_runs_are_sorted_by_their_metric(mlx):
     assert ids(mlx("runs", "sort=age", "--json")) == ["r3", "r2", "r1", "r0"]
 
 
+def test_a_learner_is_found_by_its_choice_and_by_its_class(mlx):
+    folder = Path("runs/evaluate/r1")
+    folder.mkdir(parents=True)
+    info = {"id": "r1", "stage": "evaluate", "status": "completed", "started_at": "2026-01-01T00:00:00+00:00"}
+    (folder / "run.json").write_text(json.dumps({**info, "results": [{"learner": "NearestCentroid"}]}))
+    for name in ("nearest_centroid", "NearestCentroid", "nearestcentroid"):
+        assert ids(mlx("runs", f"learner={name}", "--json")) == ["r1"]
+    assert "evaluate: nearest_centroid" in mlx("runs").out
+
+
+def test_help_lists_each_setting_once(mlx):
+    lines = [line for line in mlx("evaluate", "--help").out.splitlines() if line.startswith("  seed:")]
+    assert len(lines) == 1 and "seed of the episodes alone" in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("show last", "did you mean latest?"),
+        ("show latest:meta_train", "did you mean latest:meta-train?"),
+        ("show latest runs_dir=r3", "did you mean: --runs-dir r3"),
+        ("help", "did you mean: mlx --help"),
+        ("help pretrain", "did you mean: mlx pretrain --help"),
+        ("ls maml", "did you mean: mlx ls algorithm maml"),
+    ],
+)
+def test_other_words_for_a_command(mlx, line, told):
+    answer = mlx(*line.split())
+    assert answer.code == 2 and told in answer.err
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (("stge=pretrain",), "mlx runs takes no 'stge=pretrain'; did you mean stage?; mlx runs takes stage=, status="),
+        (
+            ("stge=pretrain",),
+            "mlx runs takes no 'stge=pretrain'; did you mean stage=pretrain?; mlx runs takes stage=, status=",
+        ),
         (("latest",), "mlx runs takes no 'latest'"),
+        (("algorithm=maml",), "did you mean learner=maml?"),
+        (("stage=meta_train",), "evaluate, run, got 'meta_train'; did you mean stage=meta-train?"),
+        (("stage=train",), "did you mean stage=pretrain?"),
+        (("status=done",), "status must be one of completed, running, interrupted, failed, died, got 'done'"),
+        (("way=five",), "way must be a whole number, got 'five'"),
+        (("--stage", "pretrain"), "there is no option --stage; did you mean: mlx runs stage=pretrain"),
+        (("--sort=metric",), "there is no option --sort; did you mean: mlx runs sort=metric"),
+        (("runs_dir=r3",), "did you mean: --runs-dir r3"),
         (("sort=metrik",), "sort must be one of age, metric, got 'metrik'; did you mean metric?"),
         (("--runs-dir", "nope"), "--runs-dir nope: there is no such folder"),
         (("--runs-dir", "nope", "--json"), "--runs-dir nope: there is no such folder"),

@@ -33,16 +33,16 @@ def test_every_mistake_at_once(mlx, stage, tmp_path):
     words = {
         "=3": ("=3", "the name of the setting is missing"),
         "seed=x": ("seed ", "must be a whole number from 0 to 4294967295, got 'x'", "(from the command line)"),
-        "algoritm=maml": ("algoritm = maml", "no such setting", "did you mean: algorithm"),
+        "algoritm=maml": ("algoritm = maml", "no such setting", "did you mean: algorithm=maml"),
         "+foo=3": ("foo = 3", "no such setting", "(from the command line)"),
         "way=0": ("way", "must be a whole number >= 1, got 0"),
-        "algorithm=mamll": ("algorithm ", "there is no algorithm 'mamll'", "protonet", "did you mean: maml"),
+        "algorithm=mamll": ("algorithm ", "there is no algorithm 'mamll'", "protonet", "did you mean: algorithm=maml"),
         "algorithm.inner_lr=x": ("algorithm.inner_lr", "must be a number", "got 'x'"),
         "data.size=7": ("data.size", "must be a whole number from 8 to 128, got 7"),
-        "optimizer.lrr=1": ("optimizer.lrr", "no such setting of Adam", "did you mean: lr"),
-        "optimizer=adan": ("optimizer ", "there is no optimizer 'adan'", "did you mean: adam"),
+        "optimizer.lrr=1": ("optimizer.lrr", "no such setting of Adam", "did you mean: optimizer.lr=1"),
+        "optimizer=adan": ("optimizer ", "there is no optimizer 'adan'", "did you mean: optimizer=adam"),
         "scheduler@x=step": ("scheduler@x", "is chosen here with scheduler=step"),
-        "model=gan": ("model", "cannot be chosen in mlx meta-train; there are", "algorithm"),
+        "model=gan": ("model", "mlx meta-train has no model; it has", "model is a setting of pretrain"),
         "b=c=d": ("b=c=d", "cannot be read"),
         "keep=[1,2": ("keep=[1,2", "cannot be read"),
         "maml": ("maml", "settings are written key=value", "did you mean: algorithm=maml"),
@@ -66,14 +66,14 @@ def test_every_mistake_of_a_chain_at_once(mlx, stage, tmp_path):
         "steps=3": ("steps", "has no effect, because every stage has its own; set pretrain.steps or transfer.steps"),
         "optimizer=sgd": ("optimizer ", "is chosen here with", "optimizer@meta_train.optimizer=sgd"),
         "optimizer@pretrain.optimizer=sgdd": ("optimizer@pretrain.optimizer", "there is no optimizer 'sgdd'", "sgd"),
-        "meta_train.taskz=3": ("meta_train.taskz", "did you mean: tasks"),
+        "meta_train.taskz=3": ("meta_train.taskz", "did you mean: meta_train.tasks=3"),
         "evaluate.normalisation=both": (
             "evaluate.norm",
             "must be a list of one of transductive, inductive, got 'both'",
         ),
         "stages=[transfer,meta-train,pretrain]": ("stages", "in this order"),
         "ckpt=latest": ("ckpt", "no such setting of run"),
-        "experimnt=x": ("experimnt", "did you mean: experiment"),
+        "experimnt=smok": ("experimnt", "did you mean: experiment=smoke"),
     }
     check(mlx, stage, tmp_path, ("run", *words), {key: parts for key, *parts in words.values()})
 
@@ -82,8 +82,8 @@ def test_every_mistake_of_a_chain_at_once(mlx, stage, tmp_path):
     ("words", "key", "told"),
     [
         (("-m", "meta-train", "algorithm=maml,mamll", "seed=1,-1"), "algorithm", "there is no algorithm 'mamll'"),
-        (("meta-train", "algorithm=mamll", "seed=-1", "--cfg", "job"), "algorithm", "did you mean: maml"),
-        (("validate", "meta-train", "algoritm=maml", "seed=-1"), "algoritm", "did you mean: algorithm"),
+        (("meta-train", "algorithm=mamll", "seed=-1", "--cfg", "job"), "algorithm", "did you mean: algorithm=maml"),
+        (("validate", "meta-train", "algoritm=maml", "seed=-1"), "algoritm", "did you mean: algorithm=maml"),
     ],
 )
 def test_every_way_in_checks_the_same(mlx, stage, tmp_path, words, key, told):
@@ -104,6 +104,7 @@ def test_every_way_in_checks_the_same(mlx, stage, tmp_path, words, key, told):
         ("run stages=[pretrian] init_from=nope transfer.batch_size=x", {"stages", "init_from", "transfer.batch_size"}),
         ("run pretrain.runtime.threads=9999 transfer.teacher=nope", {"pretrain.runtime.threads", "transfer.teacher"}),
         ("run optimizer.lr=-1", {"optimizer.lr"}),
+        ("run stages=[meta-train] transfer.steps=5 meta_train.steps=x", {"transfer.steps", "meta_train.steps"}),
         ("pretrain steps=x", {"steps"}),  # and not scheduler.T_max, which follows it
         ("pretrain steps=x scheduler.T_max=y", {"steps", "scheduler.T_max"}),
         ("meta-train data=sinusoid way=1 shot=0", {"shot"}),

@@ -28,7 +28,7 @@ for words in {commands}:
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["optmizer=sgd"], "optmizer = sgd  no such setting   (from the command line)   did you mean: optimizer"),
+        (["optmizer=sgd"], "optmizer = sgd  no such setting   (from the command line)   did you mean: optimizer=sgd"),
         (["algorithm=mamll"], "algorithm  there is no algorithm 'mamll'"),
         (["algorithm=maml", "algorithm.inner_stepz=3"], "no such setting of Maml"),
         (["optimizer.learning_rate=3"], "no such setting of Adam"),

@@ -57,6 +57,31 @@ ANSWERS = {
     "pretrain data_dir=x": "data=omniglot data.root=x",
     "transfer data@alos.x=glyphs": "data@also.x=glyphs",
     "run data@alos.x=glyphs": "data@transfer.also.x=glyphs",
+    "run pretrain.step=20": "pretrain.steps=20",
+    "run evaluate.episode=20": "evaluate.episodes=20",
+    "run meta-train.steps=20": "meta_train.steps=20",
+    "run pretrain.epochs=3": "pretrain.steps=N",
+    "run step=20": "pretrain.steps=20 or transfer.steps=20 or meta_train.steps=20",
+    "pretrain backbone.hiden=8 optimizer.weight_deacy=0.1": ("backbone.hidden=8", "optimizer.weight_decay=0.1"),
+    "pretrain optimzer=adamw": "optimizer=adamw",
+    "pretrain network=conv": "backbone=conv4",
+    "meta-train algorithm=maml algorithm.inner_step=5": "algorithm.inner_steps=5",
+    "meta-train algorithm=maml algorithm.lr=0.01": "algorithm.inner_lr=0.01",
+    "pretrain trainer.max_steps=20 trainer.max_epochs=3": ("steps=20", "steps=N"),
+    "pretrain training.lr=0.1": "optimizer.lr=0.1",
+    "meta-train model.lr=0.1": "optimizer.lr=0.1",
+    "pretrain model.lr=0.1": "optimizer.lr=0.1",
+    "evaluate latest": "ckpt=latest",
+    "meta-train latest:transfer": "init_from=latest:transfer",
+    "run stages=meta-train": "stages=[meta-train]",
+    "run stages=[meta_train]": "stages=[meta-train]",
+    "run stages=pretrain,transfer": "stages=[pretrain,transfer]",
+    "evaluate normalisation=inductive": "normalisation=[inductive]",
+    "run evaluate.normalisation=inductive": "evaluate.normalisation=[inductive]",
+    "pretrain seed=42,": "seed=42",
+    "pretrain seed=[1,2,3]": "-m seed=1,2,3",
+    "pretrain seed=1,2": "-m seed=1,2",
+    "pretrain --dry-run seed=1": "mlx validate pretrain seed=1",
 }
 """What follows "did you mean:", in the lines of the answer."""
 
@@ -70,8 +95,23 @@ SENTENCES = {
     "transfer data@also.x=glyphs data@also.x=gaussian": "is given twice, glyphs and gaussian; remove one",
     "meta-train algorithm=maml algorithm=protonet": "is given twice, maml and protonet; remove one",
     "pretrain epochs=3": "training is measured in optimizer steps",
-    "pretrain --nonsense": "is not an option; settings are written key=value, without dashes",
+    "pretrain --nonsense": "there is no option --nonsense; settings are written key=value, without dashes",
+    "pretrain --dry-run": "there is no option --dry-run",
+    "pretrain seed=42,": "has a comma too many",
+    "meta-train model=autoencoder": "mlx meta-train has no model; it has",
+    "meta-train model=autoencoder seed=0": "model is a setting of pretrain",
+    "meta-train network=resnet18": "backbone= takes one of conv4, mlp",
+    "meta-train algorithm=protonet inner_lr=0.1": "algorithm.inner_lr is a setting of algorithm=maml",
+    "evaluate backbone.hidden=16": "is only for ckpt=null: a checkpoint has its own",
+    "run stages=[meta-train] transfer.steps=5": "has no effect, because transfer is not in stages",
 }
+
+NEVER = {
+    "meta-train model=autoencoder": "did you mean",
+    "meta-train algorithm=maml algorithm.lr=0.01": "algorithm=",
+    "pretrain seed=42,": "mismatched input",
+}
+"""What an answer must not say."""
 
 
 @pytest.mark.parametrize("line", ANSWERS)
@@ -89,6 +129,11 @@ def test_answer_says_why(mlx, stage, line):
     answer = mlx(*line.split())
     assert answer.code == 2 and not stage
     assert SENTENCES[line] in answer.err
+
+
+@pytest.mark.parametrize("line", NEVER)
+def test_answer_suggests_nothing_that_fails(mlx, stage, line):
+    assert NEVER[line] not in mlx(*line.split()).err
 
 
 def test_every_advice_of_the_table_is_one_that_some_command_can_use():
