@@ -31,11 +31,8 @@ def described(run: Mapping[str, Any]) -> dict[str, Any]:
     results = run.get("results") or run.get("table") or [{}]
     named = next((name for key in _LEARNERS if (name := _name(settings.get(key)))), None)
     learner = results[-1].get("learner") or named
-    return {
-        **run,
-        "learner": _choices().get(_plain(learner), learner.lower()) if isinstance(learner, str) else None,
-        **facts,
-    }
+    typed = _choices().get(_plain(learner), learner.lower()) if isinstance(learner, str) else None
+    return {**run, "learner": typed, **facts}
 
 
 @cache
@@ -73,9 +70,8 @@ def chosen(found: Sequence[Mapping[str, Any]], words: Sequence[str]) -> list[dic
         if key in _VALUES and value not in _VALUES[key]:
             allowed = ", ".join(_VALUES[key])
             near = closest(value.replace("_", "-"), _VALUES[key])
-            raise UserError(
-                f"{key} must be one of {allowed}, got {value!r}" + f"; did you mean {key}={near}?" * bool(near)
-            )
+            hint = f"; did you mean {key}={near}?" if near else ""
+            raise UserError(f"{key} must be one of {allowed}, got {value!r}{hint}")
         if key in _NUMBERS and not value.isdecimal():
             raise UserError(f"{key} must be a whole number, got {value!r}")
         given[key] = value

@@ -153,7 +153,8 @@ def parse(argv: Sequence[str]) -> Words:
         raise UserError(f"there is no command {command!r}{hint}")
     name, _, value = unknown[0].lstrip("-").replace("=", " ", 1).partition(" ") if unknown else ("", "", "")
     if command == "runs" and name in FILTERS:
-        raise UserError(f"there is no option --{name}; did you mean: mlx runs {name}={value or '...'}")
+        value = value or " ".join(rest) or "..."
+        raise UserError(f"there is no option --{name}; did you mean: mlx runs {name}={value}")
     if unknown and command not in TAKING_SETTINGS:
         raise UserError(
             f"there is no option {unknown[0]}; see: {' '.join(['mlx', *[command][: bool(command)], '--help'])}"

@@ -94,7 +94,7 @@ def test_other_words_for_a_command(mlx, line, told):
     [
         (
             ("stge=pretrain",),
-            "mlx runs takes no 'stge=pretrain'; did you mean stage=pretrain?; mlx runs takes stage=, status=",
+            "takes no 'stge=pretrain'; did you mean stage=pretrain?; mlx runs takes stage=",
         ),
         (("latest",), "mlx runs takes no 'latest'"),
         (("algorithm=maml",), "did you mean learner=maml?"),

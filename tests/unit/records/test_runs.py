@@ -168,6 +168,18 @@ def test_find_checkpoint_refuses(folder):
     assert "there is no run 'nothing'" in said("nothing")
 
 
+def test_find_checkpoint_names_the_checkpoint_beside_a_path(folder):
+    run = finished(folder, "pretrain")
+    checkpoint = run.folder / "checkpoints" / "step-000004"
+    weights = checkpoint / "model.safetensors"
+    weights.touch()
+    for path in (weights, checkpoint.parent):
+        told = refused(runs.find_checkpoint, str(path), folder, STAGES, "ckpt")
+        assert told == f"ckpt={path}: is not a run or checkpoint folder; name {checkpoint}"
+    told = refused(runs.find_checkpoint, folder, folder, STAGES, "ckpt")
+    assert told == f"ckpt={folder}: is not a run or checkpoint folder"
+
+
 def test_find_checkpoint_refuses_another_stage_however_it_is_named(folder):
     run = finished(folder, "meta-train")
     for name in (run.info["id"], str(run.folder), str(run.folder / "checkpoints" / "step-000004")):
