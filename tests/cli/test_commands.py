@@ -74,7 +74,7 @@ def test_help_of_a_stage_shows_choices_settings_and_examples(mlx):
         (("metatrain",), "there is no command 'metatrain'; did you mean meta-train?"),
         (("frobnicate",), "there is no command 'frobnicate'; there are pretrain, transfer"),
         (("meta-train", "--mulitrun"), "there is no option --mulitrun; did you mean --multirun?"),
-        (("runs", "--seed=3"), "there is no option --seed=3; see: mlx runs --help"),
+        (("runs", "--seed=3"), "there is no option --seed; did you mean: mlx runs seed=3"),
         (("-v",), "there is no option -v; see: mlx --help"),
         (("meta-train", "--cfg"), "--cfg needs a value"),
         (("meta-train", "--cfg", "jbo"), "--cfg must be one of job, hydra, all, got 'jbo'; did you mean job?"),

@@ -62,7 +62,9 @@ def test_a_learner_is_found_by_its_choice_and_by_its_class(mlx):
     folder = Path("runs/evaluate/r1")
     folder.mkdir(parents=True)
     info = {"id": "r1", "stage": "evaluate", "status": "completed", "started_at": "2026-01-01T00:00:00+00:00"}
-    (folder / "run.json").write_text(json.dumps({**info, "results": [{"learner": "NearestCentroid"}]}))
+    (folder / "run.json").write_text(json.dumps(info))
+    target = "metalearn_cli.algorithms.nearest_centroid.NearestCentroid"
+    (folder / "config.json").write_text(json.dumps({"algorithm": {"_target_": target}}))
     for name in ("nearest_centroid", "NearestCentroid", "nearestcentroid"):
         assert ids(mlx("runs", f"learner={name}", "--json")) == ["r1"]
     assert "evaluate: nearest_centroid" in mlx("runs").out
