@@ -14,7 +14,7 @@ from typing import Any
 
 from metalearn_cli.core.errors import UserError
 from metalearn_cli.core.types import Reporter
-from metalearn_cli.records.runs import as_json, flush, naming, write_text
+from metalearn_cli.records.runs import as_json, flush, flushing, naming, write_text
 
 log = logging.getLogger("metalearn_cli")
 
@@ -91,7 +91,7 @@ class Recorder:
     def sync(self) -> None:
         """Flush everything to disk, so that metrics are never behind a checkpoint that is saved afterwards."""
         flush(self._path)
-        with naming(self._folder):
+        with naming(self._folder), flushing():  # it calls os.fsync itself
             self._events.flush()
 
     def close(self) -> None:

@@ -108,8 +108,15 @@ def flush(path: Path) -> None:
 
 def _sync(descriptor: int) -> None:
     """Flush a file to disk, if the file system supports it."""
-    try:
+    with flushing():
         os.fsync(descriptor)
+
+
+@contextmanager
+def flushing() -> Iterator[None]:
+    """Within a block that flushes a file to disk, ignore that the file system does not support it."""
+    try:
+        yield
     except OSError as error:
         if error.errno not in LACKING:
             raise
@@ -135,9 +142,11 @@ class Run:
     def __init__(self, folder: Path, info: dict[str, Any]) -> None:
         self.folder = folder
         self.info = info
-        self._lock = (folder / "lock").open("w")
+        path = folder / "lock"
+        self._lock = path.open("w")
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with naming(path):
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             self._lock.close()
             raise InUseError(_in_use(folder)) from error

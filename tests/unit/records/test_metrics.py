@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 import resource
 import signal
 
@@ -55,6 +57,19 @@ def test_tensorboard_reads_each_step_once_however_often_it_was_begun_anew(tmp_pa
         record.close()
     assert scalars(tmp_path / "tensorboard") == [(s, n, v) for s in range(1, 7) for n, v in (("x", s), ("y", 0.5))]
     assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOLCK])
+def test_a_file_system_without_flushing(tmp_path, said, monkeypatch, number):
+    def lacking(descriptor):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", lacking)
+    record = Recorder(tmp_path, said)
+    record(1, {"x": 1.0})
+    record.sync()
+    assert scalars(tmp_path / "tensorboard") == [(1, "x", 1.0)]
+    record.close()
 
 
 def test_line_that_cannot_be_written_leaves_no_half(tmp_path, said, monkeypatch):

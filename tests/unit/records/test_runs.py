@@ -290,6 +290,14 @@ def test_a_file_system_without_locks_or_flushing(folder, monkeypatch, caplog, nu
     again.close()
 
 
+def test_a_lock_that_is_denied_is_named(folder, monkeypatch):
+    run = finished(folder, "pretrain")
+    lacks(monkeypatch, "fcntl.flock", errno.EACCES)
+    with pytest.raises(PermissionError) as caught:
+        runs.reopen(run.folder)
+    assert caught.value.filename == str(run.folder / "lock")
+
+
 def test_other_errors_of_locks_and_flushing_count(folder, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(OSError, match="Input/output error"):
         lacks(patch, "fcntl.flock", errno.EIO)
