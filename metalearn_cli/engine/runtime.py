@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -37,6 +38,9 @@ _MIXED = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 _WEIGHTS = {"64-true": torch.float64, "bf16-true": torch.bfloat16}
 Tensors = TypeVar("Tensors")
 
+_RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
+"""The number of this process among those that a launcher started; the variables LT_* are those of Fabric's own."""
+
 CGROUP, CONTROL = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 """Where Linux lists the control groups of a process, and their limits."""
 
@@ -46,7 +50,8 @@ log = logging.getLogger("metalearn_cli")
 def usual_threads() -> tuple[int, str]:
     """Return the default number of threads, and what limits it, in words."""
     limits = [(cores(), "one per core that this process may use")]
-    if (wished := os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()).isdigit():
+    wished = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    if re.fullmatch("[1-9][0-9]{0,8}", wished):  # OpenMP ignores 0 and everything else
         limits.append((int(wished), "OMP_NUM_THREADS"))
     if (quota := _quota()) is not None:
         limits.append((int(quota), f"the container's quota of {quota:g} cores"))
@@ -136,6 +141,20 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(t in str(error) for t in told))
 
 
+@contextmanager
+def _without_launchers() -> Iterator[None]:
+    """Within a block, remove the environment variables in which launchers number processes and choose devices.
+
+    Fabric reads them when it is imported and built; but we are one process on one device, that of the settings.
+    """
+    names = [name for name in os.environ if name in _RANKS or name.startswith("LT_")]
+    removed = {name: os.environ.pop(name) for name in names}
+    try:
+        yield
+    finally:
+        os.environ |= removed
+
+
 class Runtime:
     """One device of one process, and everything that depends on it.
 
@@ -191,7 +210,8 @@ class Runtime:
         self._anomaly = config.anomaly
         self.stop_on = config.stop_on
         self.dtype = _WEIGHTS.get(config.precision, torch.float32)
-        threads = f", {torch.get_num_threads()} threads" if kind == "cpu" else ""
+        number = torch.get_num_threads()
+        threads = f", {number} thread{'s' * (number != 1)}" if kind == "cpu" else ""
         self.description = f"{self.device.type}{threads}, {config.precision}"
 
     def use(self) -> None:
@@ -200,17 +220,18 @@ class Runtime:
 
     @cached_property
     def _fabric(self) -> Fabric:
-        with importing():
-            from lightning_fabric import Fabric
-            from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+        with _without_launchers():
+            with importing():
+                from lightning_fabric import Fabric
+                from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 
-        # Fabric logs the precision, which our own notes contain already
-        logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-        # the index form is for accelerators only: on a CPU `devices` counts processes
-        devices = 1 if self._kind in ("cpu", "mps") else [self._index]
-        # one process on one device: Fabric would detect a scheduler, and treat its other tasks as ours
-        alone = LightningEnvironment()
-        return Fabric(accelerator=self._kind, devices=devices, precision=self.config.precision, plugins=[alone])
+            # Fabric logs the precision, which our own notes contain already
+            logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+            # the index form is for accelerators only: on a CPU `devices` counts processes
+            devices = 1 if self._kind in ("cpu", "mps") else [self._index]
+            # one process on one device: Fabric would detect a scheduler, and treat its other tasks as ours
+            alone = LightningEnvironment()
+            return Fabric(accelerator=self._kind, devices=devices, precision=self.config.precision, plugins=[alone])
 
     def place(self, params: Params) -> Params:
         """Return copies of tensors as leaves on the device, floats in the precision's number format.

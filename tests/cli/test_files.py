@@ -45,7 +45,7 @@ def is_run(run: Path) -> None:
 
 def is_log(run: Path) -> None:
     text = (run / "mlx.log").read_text()
-    assert re.search(r" INFO \S+: cpu, 1 threads, 32-true; data gaussian", text)
+    assert re.search(r" INFO \S+: cpu, 1 thread, 32-true; data gaussian", text)
     assert " INFO data took " in text
     assert " INFO result: {" in text
     assert f" INFO {run.parent.name} completed after " in text

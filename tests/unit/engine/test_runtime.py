@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import sys
 from typing import Any
 
 import pytest
@@ -57,7 +59,7 @@ def test_precisions_of_a_processor(precision):
 def test_devices_that_are_the_processor(processor_only, devices):
     found = on_cpu(accelerator="auto", devices=devices)
     assert found.device == torch.device("cpu")
-    assert found.description == "cpu, 1 threads, 32-true"
+    assert found.description == "cpu, 1 thread, 32-true"
 
 
 def test_threads(monkeypatch):
@@ -115,7 +117,9 @@ def test_threads_of_a_container(groups, belongs, files, number):
     assert ("quota" in reason) == (number < 8)
 
 
-@pytest.mark.parametrize(("wished", "number"), [("3", 3), ("2,4", 2), ("16", 8), ("0", 1), ("many", 8), ("", 8)])
+@pytest.mark.parametrize(
+    ("wished", "number"), [("3", 3), ("2,4", 2), ("16", 8), ("0", 8), ("²", 8), ("many", 8), ("", 8)]
+)
 def test_threads_that_are_wished_for(groups, monkeypatch, wished, number):
     groups("0::/\n", cpu_max="max 100000\n")
     monkeypatch.setenv("OMP_NUM_THREADS", wished)
@@ -130,7 +134,7 @@ def test_threads_are_the_fewest_that_anything_allows(groups, monkeypatch):
     assert usual_threads() == (1, "OMP_NUM_THREADS")
     before = torch.get_num_threads()
     try:
-        assert on_cpu(threads=None).description == "cpu, 1 threads, 32-true"
+        assert on_cpu(threads=None).description == "cpu, 1 thread, 32-true"
     finally:
         torch.set_num_threads(before)
 
@@ -155,6 +159,23 @@ def test_one_process_whatever_a_scheduler_has_started(scheduler, monkeypatch, tm
     found.backward(weight.sum())
     optimizer.step()
     assert weight.tolist() == [0.5]
+
+
+@pytest.mark.parametrize("variable", ["RANK=", "RANK=y", "LOCAL_RANK=y", "SLURM_PROCID=y", "JSM_NAMESPACE_RANK="])
+def test_fabric_is_imported_whatever_number_a_launcher_gave(variable, monkeypatch):
+    for name in [name for name in sys.modules if name.partition(".")[0] == "lightning_fabric"]:
+        monkeypatch.delitem(sys.modules, name)
+    name, _, value = variable.partition("=")
+    monkeypatch.setenv(name, value)
+    on_cpu().setup(torch.optim.SGD([torch.ones(1)]))
+    assert os.environ[name] == value
+
+
+def test_variables_of_fabrics_own_launcher_change_no_setting(monkeypatch):
+    for name in ("LT_CLI_USED", "LT_ACCELERATOR", "LT_STRATEGY", "LT_DEVICES", "LT_NUM_NODES", "LT_PRECISION"):
+        monkeypatch.setenv(name, "7")
+    on_cpu().setup(torch.optim.SGD([torch.ones(1)]))
+    assert os.environ["LT_PRECISION"] == "7"
 
 
 FORMATS = {

@@ -54,7 +54,7 @@ def test_run_and_what_it_leaves_behind(go, manifest, said):
     assert (Path(done["folder"]) / "mlx.log").is_file()
     assert runs.read_config(Path(done["folder"]))["algorithm"] == MAML
     assert said.notes == [
-        "meta-train: cpu, 1 threads, 32-true; data gaussian (directions)",
+        "meta-train: cpu, 1 thread, 32-true; data gaussian (directions)",
         "2 tasks a step, 1 task at once (loop)",
     ]
 

@@ -24,7 +24,7 @@ def test_the_log_of_a_training_tells_its_story(go):
     text = logged(go("transfer", init_from="latest"))
     folder = f"{start['folder']}/checkpoints/{start['best']}"
     for part in (
-        " INFO transfer: cpu, 1 threads, 32-true; data gaussian (",
+        " INFO transfer: cpu, 1 thread, 32-true; data gaussian (",
         f" INFO init_from latest -> {folder} (val/accuracy ",
         f" tensors, 100.0 % of the backbone, from {folder}; fresh: head.bias, head.weight",
         ' INFO result: {"name": "val/accuracy", "value": ',
