@@ -10,16 +10,17 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from metalearn_cli import __version__
 from metalearn_cli.cli import errors
-from metalearn_cli.cli.streams import patient
+from metalearn_cli.cli.streams import Unwritable, patient
 from metalearn_cli.cli.words import DATA, SHELLS, STAGES, Words, meant, overview, parse
 from metalearn_cli.core.errors import Stopped, UserError
 from metalearn_cli.core.importing import importing
-from metalearn_cli.core.places import settle
+from metalearn_cli.core.places import current_folder, settle
 
 WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "2000"}
 """How threads wait for the next operation: they spin for a moment, then sleep. Read when torch is loaded.
@@ -69,6 +70,7 @@ def _dispatch(argv: list[str]) -> int:
         text = help_text(words.command, words.options.get("--config-dir", ""))
         _show(words, {"help": text}, lambda: print(text))
     else:
+        current_folder()
         command = _stage if words.command in STAGES else _COMMANDS[words.command]
         return command(words)
     return errors.DONE
@@ -109,6 +111,8 @@ def _resume(words: Words) -> int:
     from metalearn_cli.records.runs import beside_of, find_run
 
     name, *settings = _expect(words, "RUN", several=True)
+    if "=" in name and not os.path.isdir(name):
+        raise UserError(f"RUN is missing: mlx resume RUN {shlex.join(words.rest)}")
     folder = find_run(_runs_dir(words), name)["folder"]
     changed = changes(settings)
     wait = changed.pop("wait", 0)
@@ -186,7 +190,7 @@ def _data(words: Words) -> int:
 
     kind, *settings = _expect(words, "|".join(DATA), several=True)
     if kind not in DATA:
-        raise UserError(f"there is no mlx data {kind!r}; there are {', '.join(DATA)}{meant(kind, DATA)}")
+        raise UserError(f"there is no mlx data {kind!r}; there is only {', '.join(DATA)}")
     found = launch.check_data(settings, words.options.get("--config-dir", ""))
     _show(words, found, lambda: views.data(found))
     return errors.DONE if found["may_start"] else errors.REFUSED
@@ -250,13 +254,22 @@ def _runs_dir(words: Words) -> str:
 
 
 def _show(words: Words, result: Any, draw: Callable[[], None]) -> None:
-    """Print a result for a program or for a person."""
-    if "--json" in words.options:
-        from metalearn_cli.records.runs import as_json
+    """Print a result for a program or for a person.
 
-        print(as_json(result, indent=2))
-    else:
-        draw()
+    Raises:
+        UserError: if stdout cannot be written; a run is complete nevertheless.
+    """
+    try:
+        if "--json" in words.options:
+            from metalearn_cli.records.runs import as_json
+
+            print(as_json(result, indent=2))
+        else:
+            draw()
+        sys.stdout.flush()
+    except Unwritable as error:
+        folder = result.get("folder") if isinstance(result, dict) else None
+        raise UserError(f"{error}; the run is complete in {folder}" if folder else str(error)) from error
 
 
 def _failed(as_json: bool, failure: errors.Failure) -> int:
@@ -264,7 +277,9 @@ def _failed(as_json: bool, failure: errors.Failure) -> int:
     if as_json:
         from metalearn_cli.records import runs
 
-        print(runs.as_json({"error": failure.plain()}, indent=2))
+        with suppress(Unwritable):
+            print(runs.as_json({"error": failure.plain()}, indent=2))
+            sys.stdout.flush()
     return failure.code
 
 

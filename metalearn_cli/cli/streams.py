@@ -8,12 +8,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from typing import Any, TextIO, cast
 
+from metalearn_cli.core.errors import UserError
+
+
+class Unwritable(UserError):
+    """The result cannot be written to stdout."""
+
 
 @contextmanager
 def patient() -> Iterator[None]:
     """Within a block, ignore write errors that occur because nobody reads the output.
 
     Other errors, such as a full disk, are still raised on stdout, which has the result; on stderr all are ignored.
+
+    Raises:
+        Unwritable: for such an error.
     """
     for number in (0, 1, 2):
         try:
@@ -29,7 +38,7 @@ def patient() -> Iterator[None]:
 
 
 class _Patient:
-    """A stream that ignores one kind of error.
+    """A stream that ignores one kind of error and, once it has raised another one, all errors.
 
     Args:
         stream: the real stream.
@@ -40,24 +49,27 @@ class _Patient:
         self._stream, self._forgiven = stream, forgiven
 
     def write(self, text: str) -> int:
-        """Write; after an ignored error, discard the text."""
+        """Write; after an error, discard the text."""
         try:
-            return self._stream.write(text)
-        except self._forgiven:
-            self._give_up()
-            return len(text)
+            self._stream.write(text)
+        except OSError as error:
+            self._give_up(error)
+        return len(text)
 
     def flush(self) -> None:
-        """Flush; after an ignored error, discard the text."""
+        """Flush; after an error, discard the text."""
         try:
             self._stream.flush()
-        except self._forgiven:
-            self._give_up()
+        except OSError as error:
+            self._give_up(error)
 
-    def _give_up(self) -> None:
+    def _give_up(self, error: OSError) -> None:
         """Discard all later output, also what Python itself writes at its end."""
         with suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:
             os.dup2(nowhere.fileno(), self._stream.fileno())
+        if not isinstance(error, self._forgiven):
+            self._forgiven = OSError
+            raise Unwritable(f"cannot write to stdout: {str(error.strerror).lower()}") from error
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)

@@ -59,6 +59,18 @@ def _own_folder() -> Path:
     return folder
 
 
+def current_folder() -> str:
+    """Return the current folder.
+
+    Raises:
+        UserError: if it was deleted.
+    """
+    try:
+        return os.getcwd()
+    except FileNotFoundError as error:
+        raise UserError("the current folder no longer exists; go to one that does: cd FOLDER") from error
+
+
 def expanded(path: str) -> str:
     """Return a path with a ~ at its beginning expanded; the ~ of an unknown user stays."""
     return os.path.expanduser(path)

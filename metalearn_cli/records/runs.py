@@ -338,7 +338,8 @@ def find_run(runs_dir: str, name: str) -> dict[str, Any]:
             close = get_close_matches(stage.replace("_", "-"), known, n=1)
             hint = f"; did you mean latest:{close[0]}?" if close else f"; there are {', '.join(sorted(known))}"
             raise UserError(f"there is no stage {stage!r}{hint}")
-        raise UserError(f"there is no run{f' of {stage}' * bool(stage)} in {runs_dir} yet")
+        elsewhere = "" if runs_dir == "runs" else f" {shlex.quote(f'runs_dir={runs_dir}')}"
+        raise UserError(f"there is no run{f' of {stage}' * bool(stage)} in {runs_dir} yet; next: mlx run{elsewhere}")
     matches = (
         [info for info in runs if info["id"] == name]
         or [info for info in runs if Path(info["folder"]).name == name]

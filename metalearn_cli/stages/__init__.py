@@ -99,7 +99,8 @@ def resume(folder: str, reporter: Reporter, changes: Mapping[str, Any], wait: fl
     """
     if wrong := mismatch(wait, Annotated[float, Range(0)]):
         raise ConfigError([Problem("wait", wrong)])
-    runs.wait_for(Path(folder), wait)
+    with first_signal((), stop):
+        runs.wait_for(Path(folder), wait)
     info, values = runs.find_run("", folder), runs.read_config(Path(folder))
     stage = info["stage"]
     if stage not in JOBS:

@@ -84,6 +84,8 @@ def test_help_of_a_stage_shows_choices_settings_and_examples(mlx):
         (("runs", "-m"), "mlx runs has no option --multirun"),
         (("show",), "mlx show needs one more argument"),
         (("show", "20261"), "there is no run '20261' in runs"),
+        (("show", "latest"), "there is no run in runs yet; next: mlx run\n"),
+        (("resume", "wait=5"), "RUN is missing: mlx resume RUN wait=5"),
         (("resume", "20261"), "there is no run '20261' in runs"),
         (("validate", "meta-trian"), "did you mean meta-train?"),
         (("ls", "algoritm"), "did you mean algorithm?"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import re
 import signal
 import subprocess
@@ -219,6 +220,28 @@ def test_a_run_in_use_has_a_code_and_can_be_waited_for(mlx, held):
     assert "wait" not in runs.read_config(Path(info["folder"]))
     answer = mlx("resume", info["id"], "wait=soon")
     assert (answer.code, "wait" in answer.err) == (2, True)
+
+
+def test_a_signal_ends_the_wait_for_a_run(mlx, monkeypatch, tmp_path):
+    run = runs.create("runs", "pretrain", {})
+    monkeypatch.setattr(time, "sleep", lambda seconds: os.kill(os.getpid(), signal.SIGTERM))
+    answer = mlx("resume", run.info["id"], "wait=600", "--json")
+    run.close()
+    assert answer.code == strict(answer.out)["error"]["exit_code"] == 143
+    assert answer.err.splitlines()[-1] == f"stopped by SIGTERM; resume with: mlx resume {run.folder}"
+
+
+@pytest.mark.parametrize("words", [["pretrain"], ["runs"], ["ls"], ["doctor"]])
+def test_a_current_folder_that_was_deleted(mlx, monkeypatch, tmp_path, words):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    answer = mlx(*words)
+    assert (answer.code, answer.err) == (
+        2,
+        "error: the current folder no longer exists; go to one that does: cd FOLDER\n",
+    )
+    assert mlx("--version").code == 0
 
 
 def test_a_chain_waits_for_its_own_run_and_its_stages(mlx, held):

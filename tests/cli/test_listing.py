@@ -131,7 +131,7 @@ def test_show_takes_latest_and_says_settings_and_checksum(mlx, trained):
     assert mlx("validate", "meta-train", *typed).code == 0  # they can be typed again
     out = mlx("show", "latest:pretrain").out
     assert out.startswith(trained[0]["id"]) and "optimizer.lr=0.01" in out and "model=classifier" in out
-    assert "there is no run of transfer in runs yet" in mlx("show", "latest:transfer").err
+    assert "there is no run of transfer in runs yet; next: mlx run\n" in mlx("show", "latest:transfer").err
     assert json.loads(mlx("show", "latest", "--json").out)[0]["sha256"] == rows[0][-1]
 
 

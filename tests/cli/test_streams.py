@@ -9,6 +9,13 @@ import sys
 
 import pytest
 
+RUN = {
+    "id": "x",
+    "stage": "pretrain",
+    "seconds": 1.0,
+    "steps": 2,
+    "metric": {"name": "val/accuracy", "value": 0.5, "interval": 0.01, "step": 2},
+}
 MLX = [sys.executable, "-m", "metalearn_cli.cli.main"]
 
 
@@ -53,6 +60,24 @@ def test_a_result_that_cannot_be_written_is_an_error(mlx, stage, monkeypatch):
     monkeypatch.setattr(sys, "stdout", Gone(errno.ENOSPC))
     answer = mlx("pretrain")
     assert answer.code == 2 and "no space left on device" in answer.err
+
+
+@pytest.mark.parametrize("words", [(), ("--json",)])
+def test_a_full_stdout_is_told_apart_from_a_full_disk(mlx, monkeypatch, words):
+    monkeypatch.setattr("metalearn_cli.stages.run", lambda *args, **facts: {**RUN, "folder": "runs/pretrain/x"})
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        answer = mlx("pretrain", *words)
+        assert answer.code == 2
+        told = "error: cannot write to stdout: no space left on device; the run is complete in runs/pretrain/x\n"
+        assert answer.err == told
+
+
+def test_an_error_that_a_full_stdout_cannot_take_keeps_its_exit_code(mlx, monkeypatch):
+    monkeypatch.setattr("metalearn_cli.stages.run", lambda *args, **facts: 1 / 0)
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        assert mlx("pretrain", "--json").code == 1
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-", "| true", "2>&1 | true"])
