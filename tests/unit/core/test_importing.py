@@ -1,6 +1,9 @@
 import gc
 import sys
 
+import pytest
+
+from metalearn_cli.core.errors import UserError
 from metalearn_cli.core.importing import importing
 
 
@@ -17,3 +20,13 @@ def test_no_garbage_is_looked_for_while_much_is_imported(monkeypatch):
     with importing():
         monkeypatch.setitem(sys.modules, "much", gc)
     assert frozen == [False]
+
+
+def test_a_variable_of_the_environment_that_stops_an_import_is_named(monkeypatch):
+    error = ValueError("The value of TORCH_DISTRIBUTED_DEBUG must be OFF, INFO, or DETAIL.")
+    with pytest.raises(ValueError, match="must be OFF"), importing():
+        raise error
+    monkeypatch.setenv("TORCH_DISTRIBUTED_DEBUG", "zz")
+    with pytest.raises(UserError, match=r"^TORCH_DISTRIBUTED_DEBUG=zz in the environment: The value"), importing():
+        with importing():
+            raise error
