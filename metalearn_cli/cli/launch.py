@@ -60,7 +60,8 @@ def run(stage: str, words: Sequence[str], extra: str, multirun: bool) -> list[Ou
     Raises:
         SettingsError: with everything that is wrong with it; nothing is written.
     """
-    jobs = check(Composer(stage, extra), words, multirun)
+    with telling.reporting():
+        jobs = check(Composer(stage, extra), words, multirun)
     if not jobs:
         raise UserError("the sweep has no jobs: one of its ranges or lists is empty")
     return _sweep(stage, jobs) if multirun else [_attempt(jobs[0], sweep=None)]
@@ -188,7 +189,8 @@ def validate(stage: str, words: Sequence[str], extra: str, multirun: bool) -> li
     Raises:
         UserError: with every problem.
     """
-    jobs = check(Composer(stage, extra), words, multirun)
+    with telling.reporting():
+        jobs = check(Composer(stage, extra), words, multirun)
     with importing():
         from metalearn_cli import stages
     notes: list[str] = []

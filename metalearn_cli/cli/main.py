@@ -113,7 +113,8 @@ def _resume(words: Words) -> int:
     name, *settings = _expect(words, "RUN", several=True)
     if "=" in name and not os.path.isdir(name):
         raise UserError(f"RUN is missing: mlx resume RUN {shlex.join(words.rest)}")
-    folder = find_run(_runs_dir(words), name)["folder"]
+    with telling.reporting():
+        folder = find_run(_runs_dir(words), name)["folder"]
     changed = changes(settings)
     wait = changed.pop("wait", 0)
     with importing():
@@ -145,20 +146,22 @@ def _ls(words: Words) -> int:
 
 
 def _runs(words: Words) -> int:
-    from metalearn_cli.cli import views
+    from metalearn_cli.cli import telling, views
     from metalearn_cli.cli.listing import chosen
     from metalearn_cli.records.runs import list_runs
 
-    found = chosen(list_runs(_runs_dir(words)), words.rest)
+    with telling.reporting():
+        found = chosen(list_runs(_runs_dir(words)), words.rest)
     _show(words, found, lambda: views.runs(found, _runs_dir(words), words.rest))
     return errors.DONE
 
 
 def _show_run(words: Words) -> int:
-    from metalearn_cli.cli import views
+    from metalearn_cli.cli import telling, views
     from metalearn_cli.records.runs import lineage
 
-    found = lineage(_runs_dir(words), _expect(words, "RUN")[0])
+    with telling.reporting():
+        found = lineage(_runs_dir(words), _expect(words, "RUN")[0])
     if "--json" in words.options:
         _show(words, found, lambda: None)
         return errors.DONE

@@ -15,6 +15,7 @@ import os
 import secrets
 import shlex
 import shutil
+import stat
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -244,11 +245,14 @@ def read_json(path: Path) -> dict[str, Any]:
         UserError: if it is missing or damaged.
     """
     try:
-        if not path.is_file():  # also a pipe or a device, because reading one may never end
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # a pipe or a device, because reading one may never end
             raise UserError(f"{path} is missing")
-        if path.stat().st_size > _LARGEST:
+        if status.st_size > _LARGEST:
             raise UserError(f"{path} is damaged: it has more than {_LARGEST} bytes")
         value = json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UserError(f"{path} is missing") from error
     except RecursionError as error:
         raise UserError(f"{path} is damaged: it is nested too deeply") from error
     except (OSError, ValueError) as error:
@@ -301,17 +305,47 @@ def list_runs(runs_dir: str) -> list[dict[str, Any]]:
     """Return the run.json of every run, newest first, with its `folder`; one running without a process has `died`.
 
     If one of two runs with the same id is a copy, the one whose folder is named by the id comes first.
+
+    Raises:
+        UserError: if the folder of all runs cannot be read; folders in it that cannot be read are left out.
     """
-    found = []
-    for path in Path(runs_dir).glob("*/*/run.json"):
+    try:
+        stages = _entries(Path(runs_dir))
+    except PermissionError as error:
+        raise UserError(f"{runs_dir}, the folder of all runs, cannot be read: permission denied") from error
+    found, folders, denied = [], [], 0
+    for stage in stages:
         try:
-            info = _read(path.parent)
-        except UserError:
-            continue  # not yet written, or not a run of ours
-        if info.get("status") == "running" and not _is_held(path.parent):
+            folders += _entries(stage)
+        except PermissionError:
+            denied += 1
+    for folder in folders:
+        try:
+            info = _read(folder)
+        except UserError as error:  # not yet written, not a run, or another user's
+            denied += isinstance(error.__cause__, PermissionError)
+            continue
+        if info.get("status") == "running" and not _is_held(folder):
             info["status"] = "died"
         found.append(info)
+    if denied:
+        _say_denied(runs_dir, denied)
     return sorted(found, key=lambda info: (str(info.get("started_at")), not _is_copy(info)), reverse=True)
+
+
+def _entries(folder: Path) -> list[Path]:
+    """Return what is in a folder; nothing if it does not exist or is none."""
+    try:
+        return list(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+@cache
+def _say_denied(runs_dir: str, number: int) -> None:
+    """Warn once that folders of runs cannot be read."""
+    told = "1 folder in it; its" if number == 1 else f"{number} folders in it; their"
+    log.warning("%s: you have no permission to read %s runs are left out", runs_dir, told)
 
 
 def _is_copy(info: Mapping[str, Any]) -> bool:

@@ -18,6 +18,7 @@ from metalearn_cli.cli.errors import explain
 from metalearn_cli.cli.main import WAITING
 from metalearn_cli.cli.words import COMMANDS, STAGES
 from metalearn_cli.core.errors import ConfigError, Problem, Stopped, UserError
+from metalearn_cli.records.runs import _say_denied
 
 
 def test_help_imports_nothing_heavy():
@@ -344,6 +345,18 @@ def test_runs_and_show(mlx):
     assert lines[4].split()[-2:] == ["step-000002", "f" * 64]
     assert json.loads(mlx("show", "b2", "--json").out)[1]["sha256"] == "f" * 64
     assert "did you mean a1?" in mlx("show", "a11").err
+
+
+def test_a_stage_says_that_runs_cannot_be_read(mlx, monkeypatch):
+    def denied(folder):
+        if folder.name == "transfer":
+            raise PermissionError
+        return [Path("runs/transfer")] if folder.name == "runs" else []
+
+    monkeypatch.setattr("metalearn_cli.records.runs._entries", denied)
+    _say_denied.cache_clear()
+    told = "warning: runs: you have no permission to read 1 folder in it; its runs are left out\n"
+    assert mlx("pretrain", "init_from=latest").err.count(told) == 1
 
 
 def test_resume_passes_changes_on(mlx, monkeypatch):

@@ -225,8 +225,12 @@ def test_a_run_in_use_has_a_code_and_can_be_waited_for(mlx, held):
 def test_a_signal_ends_the_wait_for_a_run(mlx, monkeypatch, tmp_path):
     run = runs.create("runs", "pretrain", {})
     monkeypatch.setattr(time, "sleep", lambda seconds: os.kill(os.getpid(), signal.SIGTERM))
-    answer = mlx("resume", run.info["id"], "wait=600", "--json")
-    run.close()
+    before = signal.signal(signal.SIGTERM, lambda *args: pytest.fail("the signal was not handled"))
+    try:
+        answer = mlx("resume", run.info["id"], "wait=600", "--json")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        run.close()
     assert answer.code == strict(answer.out)["error"]["exit_code"] == 143
     assert answer.err.splitlines()[-1] == f"stopped by SIGTERM; resume with: mlx resume {run.folder}"
 

@@ -164,6 +164,39 @@ def test_lost_permission(settings, said, monkeypatch, where):
         assert differences(result(disk / "whole"), result(disk / "runs")) == []
 
 
+def test_folders_of_other_users(mlx, tmp_path, monkeypatch):
+    """A folder that a user cannot read is counted, and does not hide the others."""
+    facts = {"metric": None, "parent": None}
+    with tempfile.TemporaryDirectory() as shared:
+        monkeypatch.chdir(shared)
+        for stage in ("pretrain", "pretrain", "pretrain", "transfer"):
+            runs.create("runs", stage, {}, **facts).close()
+        for path in (Path(shared), *Path(shared).rglob("*")):
+            path.chmod(0o755)
+        mine, *closed = sorted(Path("runs/pretrain").iterdir())
+        closed.append(Path("runs/transfer"))
+        for folder in closed:
+            folder.chmod(0)
+        commands = (["show", "latest"], ["resume", "nosuch"])
+        for words in commands:
+            mlx(*words)  # imports what the other user may not be allowed to
+        with unprivileged() as as_before:
+            runs._say_denied.cache_clear()
+            answer = mlx("runs", "--json")
+            assert [run["id"] for run in json.loads(answer.out)] == [mine.name]
+            told = "warning: runs: you have no permission to read 3 folders in it; their runs are left out\n"
+            assert answer.err == told
+            for words in commands:
+                runs._say_denied.cache_clear()
+                assert told in mlx(*words).err, words
+            as_before(Path("runs").chmod, 0)
+            answer = mlx("runs")
+        assert answer.code == 2
+        assert answer.err == "error: runs, the folder of all runs, cannot be read: permission denied\n"
+        for folder in (Path("runs"), *closed):
+            folder.chmod(0o755)
+
+
 @pytest.mark.parametrize("where", ["checkpoints", "."])
 def test_vanished_folder(settings, said, tmp_path, monkeypatch, where):
     values = settings("transfer")
