@@ -230,7 +230,7 @@ def test_what_compiled_tasks_cannot_be():
     assert problems(task_compile=True, task_batching="threads") == {
         "runtime.task_compile": "is for loop and vmap, not for threads"
     }
-    assert "operation by operation" in problems(task_compile=True, anomaly=True)["runtime.anomaly"]
+    assert "needs single operations" in problems(task_compile=True, anomaly=True)["runtime.anomaly"]
     assert "use bf16-mixed" in problems(task_compile=True, precision="16-mixed")["runtime.task_compile"]
 
 
