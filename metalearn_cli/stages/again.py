@@ -38,7 +38,7 @@ def evaluated(evaluation: Evaluation, reporter: Reporter, wait: float = 0, **fac
         try:
             check_scores(found, evaluation.config.episodes)
         except UserError as error:
-            reporter.note(f"evaluate: {error}; it is evaluated again")
+            reporter.note(f"evaluate: {error}; it is re-evaluated")
             return evaluate(evaluation, reporter, **facts)
         reporter.note(f"evaluate: already done with these settings and inputs in {found['folder']}, skipped")
         return found

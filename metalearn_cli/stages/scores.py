@@ -21,7 +21,7 @@ from metalearn_cli.records.intervals import over_classes, over_episodes, over_tr
 
 FILE = "episodes.csv"
 TRAININGS = 3
-"""From how many trainings on there is an interval over them: two may be alike by chance."""
+"""Smallest number of trainings for an interval over them: two may agree by chance."""
 INTERVALS = ("interval", "interval_classes", "interval_trainings")
 GROUPS = 10
 """With fewer groups of classes, an interval is over classes instead of groups: it would be too wide to be useful."""
@@ -54,7 +54,7 @@ class Scores(NamedTuple):
 
         Args:
             folder: the run's folder.
-            episodes: how many it must have.
+            episodes: the number of episodes that it must have.
 
         Raises:
             UserError: if it is missing or damaged.

@@ -255,7 +255,7 @@ def test_configs_of_the_shipped_names_are_not_replaced(mlx: Mlx, tmp_path: Path)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(evil)
         told = refused(mlx, tmp_path, "a config of a shipped name", "run", "-cd", "own", "--cfg", "all")
-        assert f"{file} has the name of" in told
+        assert f"{file} has the same name as" in told
         path.unlink()
     for file in ("hydra/job_logging/none.yaml", "hydra/launcher/evil.yaml"):
         (tmp_path / "own" / file).parent.mkdir(parents=True, exist_ok=True)

@@ -287,7 +287,7 @@ def test_an_evaluation_whose_scores_are_lost_is_done_again(go, said, listed):
     for info, damage in zip(listed("evaluate"), (Path.unlink, lambda file: file.write_text("x\n")), strict=False):
         damage(Path(info["folder"]) / "episodes.csv")
     second = go("run", **SHORT)
-    assert sum(note.endswith("; it is evaluated again") for note in said.notes) == 2
+    assert sum(note.endswith("; it is re-evaluated") for note in said.notes) == 2
     assert second["table"] == first["table"]
 
 
