@@ -141,7 +141,7 @@ FILES = {
     "a resolver put together": (
         "experiment/evil.yaml",
         "# @package _global_\nx: oc.env\nruns_dir: '${${x}:SECRET}'\n",
-        "may refer to one other setting in a value",
+        "a value may refer to only one other setting",
     ),
     "a decoded text": (
         "experiment/evil.yaml",
