@@ -307,7 +307,7 @@ def test_scores_that_are_not_those_of_the_results_are_measured_again(go, said, l
     file = Path(listed("evaluate")[0]["folder"]) / "episodes.csv"
     file.write_text(file.read_text().replace("0.", "0.9", 1))
     assert go("run", **SHORT)["table"] == first["table"]
-    assert sum("does not have the scores of run.json; it is evaluated again" in note for note in said.notes) == 1
+    assert sum("does not have the scores of run.json; it is re-evaluated" in note for note in said.notes) == 1
 
 
 def test_a_finished_stage_without_its_best_checkpoint_is_trained_again(go, listed):
