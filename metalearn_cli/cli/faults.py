@@ -352,7 +352,8 @@ def _examine(composer: Composer, words: list[str], wrong: bool) -> tuple[Composi
 
 def _originals(composition: Composition, problems: list[Problem]) -> list[Problem]:
     """Leave out problems of settings that only refer to another one with a problem, as T_max refers to steps."""
-    refers = {p.key for p in problems if str(_find(composition.unresolved, p.key)).startswith("${")}
+    found = {p.key: _find(composition.unresolved, p.key) for p in problems}
+    refers = {key for key, value in found.items() if isinstance(value, str) and value.startswith("${")}
     values = [_find(composition.values, p.key) for p in problems if p.key not in refers] if refers else []
     known = [value for value in values if value is not _ABSENT]
     return [p for p in problems if p.key not in refers or _find(composition.values, p.key) not in known]

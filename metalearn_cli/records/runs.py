@@ -431,7 +431,7 @@ def find_checkpoint(name: str, runs_dir: str, accepts: tuple[str, ...], setting:
         try:
             info = find_run(runs_dir, name)
         except UserError as error:
-            if Path(name).exists():
+            if Path(name).exists() and not (Path(name) / "run.json").exists():
                 raise UserError(f"{setting}={name}: is not a run or checkpoint folder{_beside(Path(name))}") from error
             raise UserError(f"{setting}={name}: {error}") from error
     if info["stage"] not in accepts:

@@ -104,7 +104,7 @@ def test_a_sweep_that_is_stopped_shows_what_was_done_and_is_resumed(mlx, signall
     words = ("-m", "meta-train", "init_from=null", "seed=1,2,3", *SMALL, *TRAINING)
     advance, steps = Progress.advance, []
     answer = signalled((*words[:3], "seed=1", *words[4:]), 9)
-    assert answer.code == 0 and answer.out.startswith("1 runs")
+    assert answer.code == 0 and answer.out.startswith("1 run\n")
     answer = signalled((*words, "--json"), 3, signal.SIGTERM)
     assert answer.code == 143
     told = json.loads(answer.out)["runs"]
