@@ -124,10 +124,13 @@ def _resume(words: Words) -> int:
             run = stages.resume(folder, reporter, changed, wait)
     except Stopped as stop:
         raise Stopped(stop.number, f"resume with: mlx resume {shlex.quote(folder)}") from stop
-    own = [word for word in typed_settings(run) if not word.startswith("runs_dir=")]
-    there = os.path.relpath(beside_of(Path(folder)))
-    elsewhere = [f"runs_dir={there}"] * (there != "runs")
-    _show(words, run, lambda: views.result(run, [*own, *elsewhere]))
+
+    def draw() -> None:
+        own = [word for word in typed_settings(run) if not word.startswith("runs_dir=")]
+        there = os.path.relpath(beside_of(Path(folder)))
+        views.result(run, [*own, *[f"runs_dir={there}"] * (there != "runs")])
+
+    _show(words, run, draw)
     return errors.DONE
 
 
