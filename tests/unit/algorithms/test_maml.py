@@ -19,7 +19,7 @@ from metalearn_cli.core.random import seeded
 from metalearn_cli.core.types import Episode
 from metalearn_cli.engine.episodes import Learner, answered, trained
 
-QUERY, SIZE, HIDDEN, SEEDS = 2, 16, 8, 3
+QUERY, SIZE, HIDDEN, SEEDS = 2, 16, 8, 2
 
 
 def plain_network(p: Params, x: Tensor) -> Tensor:
