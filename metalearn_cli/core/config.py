@@ -267,7 +267,7 @@ def parse_chain(values: Mapping[str, Any]) -> ChainConfig:
                 problems.append(problem._replace(key=f"{sections[stage]}.{problem.key}") if own else problem)
     if problems:
         raise ConfigError(dict.fromkeys(problems))
-    training = {stage: _construct(STAGES[stage], merged[stage]) for stage in stages}
+    training: dict[str, Any] = {stage: _construct(STAGES[stage], merged[stage]) for stage in stages}
     most = SEEDS - max(settings.seed for settings in training.values())
     if values["seeds"] > most:
         raise ConfigError([Problem("seeds", f"must be <= {most} with this seed, got {values['seeds']}")])
@@ -276,7 +276,7 @@ def parse_chain(values: Mapping[str, Any]) -> ChainConfig:
         seeds=values["seeds"],
         runs_dir=values["runs_dir"],
         wait=values["wait"],
-        training=training,  # type: ignore[arg-type]
+        training=training,
         evaluate=_construct(EvaluateConfig, merged["evaluate"]),
         own={stage: tuple(sorted(values[sections[stage]])) for stage in (*stages, "evaluate")},
     )

@@ -49,7 +49,7 @@ def learning_curves(lines: Sequence[dict[str, float]], title: str, path: Path) -
     axes = list(figure.subplots(down, across, squeeze=False).flat)
     for axis in axes[len(panels) :]:
         axis.remove()
-    for axis, panel in zip(axes, panels, strict=False):
+    for axis, panel in zip(axes[: len(panels)], panels, strict=True):
         share = metric_named(panel).unit == "share"  # shown in percent, as in tables
         for part, (colour, line_style) in _STYLES.items():
             name = f"{part}/{panel}"

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -84,10 +86,13 @@ def check_scores(info: Mapping[str, Any], episodes: int) -> None:
     folder = Path(info["folder"])
     scores = Scores.read(folder, episodes).protocols
     means = {name: values.mean().item() for name, values in scores.items()}
-    for result in info["results"]:
-        mean = means.get(result["normalisation"])
-        if mean is None or abs(mean - result["value"]) > 1e-6 * max(1.0, abs(mean)):
-            raise UserError(f"{folder / FILE} does not have the scores of run.json")
+    recorded = {r.get("normalisation"): r["value"] for r in info.get("results") or ()}
+    # run.json has null for a mean that is not finite
+    recorded = {name: math.nan if value is None else value for name, value in recorded.items()}
+    if means.keys() != recorded.keys() or not np.allclose(
+        [*means.values()], [recorded[name] for name in means], rtol=1e-6, atol=1e-6, equal_nan=True
+    ):
+        raise UserError(f"{folder / FILE} does not have the scores of run.json")
 
 
 def mean_of(scores: Tensor, classes: Sequence[tuple[str, ...]]) -> dict[str, Any]:
@@ -99,8 +104,8 @@ def mean_of(scores: Tensor, classes: Sequence[tuple[str, ...]]) -> dict[str, Any
 
     Returns:
         `value`; the half-widths of its 95 % intervals: `interval` over episodes, `interval_classes` over classes or
-        groups of classes (None without classes, or with too few episodes), `interval_trainings` (None for one
-        training); and `over`, the number of each, such as {"episodes": 1000, "classes": 112, "trainings": 1}.
+        groups of classes (None without classes, or with too few episodes), `interval_trainings` (None for
+        fewer than 3); and `over`, the number of each, such as {"episodes": 1000, "classes": 112, "trainings": 1}.
     """
     trainings, episodes = scores.shape
     mean = scores.double().mean(0)

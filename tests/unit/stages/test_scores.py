@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ import torch
 
 from metalearn_cli.core.errors import UserError
 from metalearn_cli.records.intervals import over_classes, over_episodes, over_trainings
-from metalearn_cli.stages.scores import FILE, Scores, mean_of
+from metalearn_cli.stages.scores import FILE, Scores, check_scores, mean_of
 
 SCORES = torch.rand(2, 60, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
@@ -65,3 +67,20 @@ def test_a_damaged_file_is_named(tmp_path: Path, text: str | None) -> None:
         (tmp_path / FILE).write_text(text)
     with pytest.raises(UserError, match=r"episodes\.csv is missing or damaged"):
         Scores.read(tmp_path, 60)
+
+
+@pytest.mark.parametrize(("mean", "fits"), [(0.5, True), (0.6, False), (None, False)])
+def test_scores_are_those_of_the_results(tmp_path: Path, mean: float | None, fits: bool) -> None:
+    scores = torch.full((4,), 0.5)
+    info = {"folder": str(tmp_path), "results": [{"normalisation": "none", "value": mean}]}
+    Scores({"none": scores}, [("a",)] * 4).write(tmp_path)
+    with nullcontext() if fits else pytest.raises(UserError, match="does not have the scores"):
+        check_scores(info, 4)
+    for results in ([], [{"normalisation": "inductive", "value": 0.5}], None):
+        with pytest.raises(UserError, match="does not have the scores"):
+            check_scores(info | {"results": results}, 4)
+
+
+def test_scores_that_are_not_finite_are_those_of_a_result_without_a_value(tmp_path: Path) -> None:
+    Scores({"none": torch.tensor([1.0, math.nan])}, [()] * 2).write(tmp_path)
+    check_scores({"folder": str(tmp_path), "results": [{"normalisation": "none", "value": None}]}, 2)
