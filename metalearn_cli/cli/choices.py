@@ -89,7 +89,7 @@ def component(name: str, choice: str, extra: str = "") -> str:
     settings: list[str] = []
     for path in _with_bases(name, choice, extra):
         text = path.read_text(encoding="utf-8", errors="replace")
-        lines = [line for line in text.splitlines() if not line.startswith("# @package")]
+        lines = [line for line in text.splitlines() if not line.startswith("# @")]
         header = [line.removeprefix("#").removeprefix(" ") for line in lines if line.startswith("#")]
         body = re.sub(r"^defaults:\n(?:(?: .*)?\n)*", "", "\n".join(lines) + "\n", flags=re.MULTILINE)
         own = [line for line in body.splitlines() if line and not line.startswith(("#", "_target_"))]
@@ -150,7 +150,7 @@ def _first_sentence(path: Path) -> str:
     comments = [line.lstrip("# ").strip() for line in head.splitlines() if line.startswith("#")]
     told = ""
     for line in comments:
-        if line.startswith("@package"):
+        if line.startswith("@"):
             continue
         if not line and told:
             break

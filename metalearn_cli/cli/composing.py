@@ -34,8 +34,9 @@ from yaml import YAMLError
 from metalearn_cli.cli.choices import folders
 from metalearn_cli.cli.vet import DEEPEST, MOST, VettedConfigSource, too_complex
 from metalearn_cli.core.check import shown
-from metalearn_cli.core.config import STAGES, DataConfig, parse, parse_chain
+from metalearn_cli.core.config import QUERY, STAGES, WAY, DataConfig, parse, parse_chain
 from metalearn_cli.core.errors import ConfigError, Problem, UserError
+from metalearn_cli.core.stages import TRAINING
 from metalearn_cli.records.runs import read_config
 
 HYDRA_ERRORS = (HydraException, OmegaConfBaseException, YAMLError, ValueError)
@@ -132,8 +133,23 @@ class Composer:
         Raises:
             Exception: one of HYDRA_ERRORS.
         """
+        words = self.completed(words)
         with _stumbling():
-            return Composition(self, words, self.loader.load_configuration(self.config, list(words), RunMode.RUN))
+            return Composition(self, words, self.loader.load_configuration(self.config, words, RunMode.RUN))
+
+    def completed(self, words: Sequence[str]) -> list[str]:
+        """Return words with the choice of the backbone that suits the chosen data, if no word chooses one.
+
+        A data set's file names it in a line such as `# @backbone mlp` before all others.
+        """
+        chosen = dict(word.lstrip("+").split("=", 1) for word in words if "=" in word)
+        name = f"data/{chosen.get('data')}"
+        if not (self.stage in TRAINING or self.stage == "run") or "backbone" in chosen:
+            return list(words)
+        found = self.loader.repository.load_config(name) if self.loader.repository.config_exists(name) else None
+        suited = found and found.header.get("backbone")
+        known = suited in self.loader.get_group_options("backbone")
+        return [*words, f"backbone={suited}"] if known else list(words)
 
     def file(self, config: str) -> str:
         """Return the path of a config for messages; the shipped folder is `configs`."""
@@ -251,9 +267,8 @@ def typed_settings(run: Mapping[str, Any]) -> list[str]:
         usual = composer.compose(words)
         # a setting that refers to another one is left out: a cosine is as long as the stage
         following = dict(_leaves(usual.unresolved))
-        typed = [
-            w for w in _differences(config, usual.values) if not str(following.get(w.partition("=")[0])).startswith("$")
-        ]
+        differing = _differences(config, usual.values | {"way": WAY, "query": QUERY})
+        typed = [w for w in differing if not str(following.get(w.partition("=")[0])).startswith("$")]
         chosen = composer.compose([]).config.hydra.runtime.choices
         return [word for word in words if word != f"{(group := word.partition('=')[0])}={chosen[group]}"] + typed
     except (HydraException, UserError):

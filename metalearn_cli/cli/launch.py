@@ -100,7 +100,7 @@ def inspect(stage: str, options: Mapping[str, str], words: Sequence[str]) -> str
     composer = Composer(stage, options.get("--config-dir", ""))
     try:
         words = [str(composer.read(word).input_line) for word in words]
-        composer.compose(words)  # vets the user's own files
+        words = composer.compose(words).words  # vets the user's own files
         with redirect_stdout(io.StringIO()) as printed, redirect_stderr(io.StringIO()) as told:
             app(stage, [*flags, *words])
     except SystemExit as stop:  # Hydra's help, too, ends with it

@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from difflib import get_close_matches
-from typing import Annotated, Any, Literal, TypeVar, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_type_hints
 
 from metalearn_cli.core.build import Spec, problems_of
 from metalearn_cli.core.check import Range, meant, mismatch, shown
@@ -21,6 +21,9 @@ from metalearn_cli.core.stages import TABLE, TRAINING
 
 SEEDS = 2**32
 """How many seeds there are."""
+
+WAY, QUERY = 5, 15
+"""What `way: null` and `query: null` stand for where the data allows it."""
 
 Count = Annotated[int, Range(1)]
 Normalisation = Literal["transductive", "inductive"]
@@ -66,6 +69,14 @@ class Every:
     save: Count
 
 
+class EpisodeShape(NamedTuple):
+    """The numbers of an episode: classes, labelled items and query items of each class."""
+
+    way: int
+    shot: int
+    query: int
+
+
 @dataclass(frozen=True)
 class Common:
     """Settings that every command has."""
@@ -74,12 +85,18 @@ class Common:
     runs_dir: str
     """Folder of all runs, relative to the current directory."""
     runtime: Runtime
-    way: Count
-    """Classes per episode on which few-shot accuracy is measured."""
+    way: Count | None
+    """Classes per episode on which few-shot accuracy is measured; null = 5, or as many as the data allows."""
     shot: Count
     """Labelled items per class (the support set)."""
-    query: Count
-    """Items per class to classify (the query set)."""
+    query: Count | None
+    """Items per class to classify (the query set); null = 15, or as many as the data allows."""
+
+    @property
+    def episode(self) -> EpisodeShape:
+        """The numbers of an episode, once they are fitted to the data; see `stages.preparing.fitted`."""
+        assert self.way is not None and self.query is not None
+        return EpisodeShape(self.way, self.shot, self.query)
 
 
 @dataclass(frozen=True)
@@ -169,7 +186,7 @@ class EvaluateConfig(Common):
 
 @dataclass(frozen=True)
 class DataConfig(Common):
-    """`mlx data check`."""
+    """`mlx data check`, `make` and `show`."""
 
     data: Spec
 

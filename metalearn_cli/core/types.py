@@ -166,6 +166,18 @@ Part = Literal["all", "fit", "held_out"]
 """Items of each class: all of them, or the last fifth (at least one) held out from the others."""
 
 
+class Limits(NamedTuple):
+    """What episodes a data set allows, in every split.
+
+    Attributes:
+        way: most classes of an episode; 1 for a regression.
+        items: items of the smallest class.
+    """
+
+    way: int
+    items: int
+
+
 class Dataset(Protocol):
     """Classes in splits that share none, and batches and episodes from them; regression has only episodes."""
 
@@ -175,6 +187,10 @@ class Dataset(Protocol):
     fingerprint: str
     preprocessing: Mapping[str, Any]  # plain values: how a file becomes an item; stored with every checkpoint
     findings: tuple[Finding, ...]  # its problems, whatever it is used for
+
+    @property
+    def limits(self) -> Limits:
+        """Return what episodes it allows."""
 
     def to(self, device: torch.device | str) -> Dataset:
         """Return this data set with its items on a device."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from metalearn_cli.core.errors import ConfigError, Finding, Problem, UserError
 from metalearn_cli.core.items import Facts
-from metalearn_cli.core.types import Episode
+from metalearn_cli.core.types import Episode, Limits
 from metalearn_cli.data.common.dataset import at_least_one, generator
 from metalearn_cli.data.common.splits import SPLITS, Split
 
@@ -44,6 +45,7 @@ class Sinusoid:
         self.preprocessing: Mapping[str, Any] = {}
         self.findings: tuple[Finding, ...] = ()
         self.fingerprint = hashlib.sha256(f"{AMPLITUDE} {PHASE} {X}".encode()).hexdigest()
+        self.limits = Limits(way=1, items=sys.maxsize)
         self._device = torch.device("cpu")
 
     def to(self, device: torch.device | str) -> Sinusoid:

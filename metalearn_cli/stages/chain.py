@@ -25,7 +25,7 @@ from metalearn_cli.records import runs
 from metalearn_cli.records.log import working_on
 from metalearn_cli.stages.again import all_of, evaluated, trained
 from metalearn_cli.stages.evaluate import FLOORS, prepare_evaluation
-from metalearn_cli.stages.preparing import MakeJob, describe_data, essence, identity, prepare
+from metalearn_cli.stages.preparing import MakeJob, describe_data, essence, fitted, identity, prepare
 from metalearn_cli.stages.scores import INTERVALS, Scores, mean_of
 from metalearn_cli.stages.session import Session
 
@@ -47,6 +47,7 @@ def run_chain(
     """
     began = time.monotonic()
     check_chain(config, make_jobs, session)
+    config = _fitted(config, session)
     key = _key(config, session)
     same = all_of("run", key, config.runs_dir, config.wait)
     # a repeated chain starts from the checkpoint that `latest` meant the first time
@@ -139,6 +140,16 @@ def _with_seed(config: ChainConfig, index: int) -> ChainConfig:
     return replace(config, training=training)
 
 
+def _fitted(config: ChainConfig, session: Session) -> ChainConfig:
+    """Return the settings with `way` and `query` as numbers, see `preparing.fitted`."""
+    first = config.training[config.stages[0]]
+    training = {}
+    for stage, settings in config.training.items():
+        training[stage] = fitted(settings, session.data(settings.data, session.runtime(settings.runtime)))
+    data = session.data(config.evaluate.data or first.data, session.runtime(config.evaluate.runtime))
+    return replace(config, training=training, evaluate=fitted(config.evaluate, data))
+
+
 def _key(config: ChainConfig, session: Session) -> str:
     """Return the key of a chain: settings and inputs, but no paths; for `latest`, see `starts`."""
     parts = []
@@ -199,7 +210,9 @@ def check_chain(config: ChainConfig, make_jobs: dict[str, MakeJob], session: Ses
     errors: list[UserError] = []
     notes: list[str] = []
     with gathered(errors):
-        notes += prepare_evaluation(_scoring(config, None, None, None), session).notes
+        evaluation = prepare_evaluation(_scoring(config, None, None, None), session)
+        config = replace(config, evaluate=replace(config.evaluate, way=evaluation.config.way))
+        notes += evaluation.notes
     errors = [_in_section(error, "evaluate", config) for error in errors]
     for stage, settings in config.training.items():
         first = stage == config.stages[0]

@@ -8,6 +8,7 @@ from metalearn_cli.core.build import build
 from metalearn_cli.core.config import DataConfig
 from metalearn_cli.core.errors import DataError, Finding
 from metalearn_cli.data.common.findings import episode_findings
+from metalearn_cli.stages.preparing import fitted
 
 
 def check_data(config: DataConfig) -> dict[str, Any]:
@@ -32,7 +33,7 @@ def check_data(config: DataConfig) -> dict[str, Any]:
         sizes = {name: {"classes": len(s.names), "items": int(s.counts.sum())} for name, s in data.splits.items()}
         facts = {"name": data.name, "protocol": data.protocol, "fingerprint": data.fingerprint}
         told["data"] = {**facts, "splits": sizes}
-        findings += [*data.findings, *episode_findings(data, config.way, config.shot, config.query)]
+        findings += [*data.findings, *episode_findings(data, *fitted(config, data).episode)]
     findings.sort(key=lambda finding: not finding.blocks)
     may_start = not any(finding.blocks for finding in findings)
     return {**told, "findings": [finding._asdict() for finding in findings], "may_start": may_start}

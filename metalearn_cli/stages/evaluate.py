@@ -28,7 +28,15 @@ from metalearn_cli.records import runs
 from metalearn_cli.records.checkpoint import Checkpoint, load_into
 from metalearn_cli.records.log import working_on
 from metalearn_cli.stages.learner import check_learner, fresh_learner, fresh_network, try_learner
-from metalearn_cli.stages.preparing import describe_data, enough_memory, key_of, metric_of, named_checkpoint
+from metalearn_cli.stages.preparing import (
+    describe_data,
+    enough_memory,
+    fitted,
+    fitted_note,
+    key_of,
+    metric_of,
+    named_checkpoint,
+)
 from metalearn_cli.stages.scores import Scores, mean_of
 from metalearn_cli.stages.session import Session
 
@@ -103,24 +111,27 @@ def prepare_evaluation(config: EvaluateConfig, session: Session, given: Mapping[
         takes = model.get("shape")
         message = f"{data.name} has items of shape {data.facts.plain_shape}, the checkpoint's network takes {takes}"
         raise ConfigError([Problem("data", message)])
-    sampler = data.episodes(config.split, way=config.way, shot=config.shot, query=config.query, seed=config.seed)
-    outputs = config.way if algorithm.traits.head else None
+    asked, config = config, fitted(config, data, model.get("way") if _same(spec, model.get("algorithm")) else None)
+    way = config.episode.way
+    sampler = data.episodes(config.split, **config.episode._asdict(), seed=config.seed)
+    outputs = way if algorithm.traits.head else None
     drawn = config.seed if config.weights_seed is None else config.weights_seed
     net = fresh_network(backbone, data.facts, outputs, drawn, runtime)
     protocols: tuple[Normalisation | None, ...] = tuple(config.normalisation) if net.batch_statistics else (None,)
     if algorithm.traits.uses_queries:
         protocols = ("transductive",)
-    learner = fresh_learner(algorithm, net, config.way, None, drawn).at(1.0)
+    learner = fresh_learner(algorithm, net, way, None, drawn).at(1.0)
     try_learner(learner, sampler.batch(0, 1), runtime)
     random_head = (
         algorithm.traits.head and algorithm.traits.learns and not (parent and _same(spec, model.get("algorithm")))
     )
     notes = [f"evaluate: {runtime.description}; data {data.name} ({data.protocol}), classes of {config.split}"]
+    notes += fitted_note(asked, config, data)
     tensors = learner.tensors
     if parent and algorithm.traits.head and not algorithm.traits.learns:
         notes.append(f"{type(algorithm).__name__} starts from random weights; {parent.folder} gives the architecture")
     elif parent:
-        tensors, line = _loaded(tensors, parent, spec, config.way)
+        tensors, line = _loaded(tensors, parent, spec, way)
         notes += [f"ckpt {config.ckpt} -> {parent.folder}"] * (config.ckpt != str(parent.folder)) + [line, *changed]
         if random_head and config.weights_seed is None:  # a chain draws one on purpose, and says so in its table
             name, module = type(algorithm).__name__, str(spec["_target_"]).split(".")[-2]

@@ -34,10 +34,10 @@ def meta_train(config: MetaTrainConfig, session: Session) -> Job:
     algorithm: Algorithm = build(config.algorithm, "algorithm")
     data = session.data(config.data, runtime)
     samplers = _samplers(config, algorithm, data)
-    outputs = config.way if algorithm.traits.head else None
+    outputs = config.episode.way if algorithm.traits.head else None
     net = fresh_network(config.backbone, data.facts, outputs, config.seed, runtime)
     learner = fresh_learner(algorithm, net, samplers["train"].way, config.normalisation, config.seed)
-    valid = learner.at(1.0)._replace(way=config.way)
+    valid = learner.at(1.0)._replace(way=config.episode.way)
     metric = metric_of(samplers["val"])
     tasks = Tasks(runtime, config.tasks, algorithm.traits.batchable)
 
@@ -99,13 +99,13 @@ def _samplers(config: MetaTrainConfig, algorithm: Algorithm, data: Dataset) -> d
         ConfigError: with all conflicts between settings, data and learner.
     """
     name, traits = type(algorithm).__name__, algorithm.traits
-    train_way = config.train_way or config.way
-    problems: list[Problem] = []
+    (usual_way, shot, usual_query), problems = config.episode, list[Problem]()
+    train_way = config.train_way or usual_way
     samplers: dict[str, Sampler] = {}
-    wanted = {"train": (train_way, config.train_query or config.query), "val": (config.way, config.query)}
+    wanted = {"train": (train_way, config.train_query or usual_query), "val": (usual_way, usual_query)}
     for split, (way, query) in wanted.items():
         try:
-            samplers[split] = data.episodes(split, way=way, shot=config.shot, query=query, seed=config.seed)
+            samplers[split] = data.episodes(split, way=way, shot=shot, query=query, seed=config.seed)
         except UserError as error:
             found = error.problems if isinstance(error, ConfigError) else [Problem("", str(error))]
             own = {k: f"train_{k}" for k in ("way", "query") if split == "train" and getattr(config, f"train_{k}")}
@@ -114,8 +114,8 @@ def _samplers(config: MetaTrainConfig, algorithm: Algorithm, data: Dataset) -> d
     if not traits.learns:
         message = "has nothing to meta-train; score it with: mlx evaluate algorithm=..."
         problems.append(Problem("algorithm", f"{name} {message}"))
-    if traits.head and train_way != config.way:
-        message = f"must equal way ({config.way}) or be null: the head has one output per way, got {train_way}"
+    if traits.head and train_way != usual_way:
+        message = f"must equal way ({usual_way}) or be null: the head has one output per way, got {train_way}"
         problems.append(Problem("train_way", message))
     if traits.uses_queries and config.normalisation == "inductive":
         problems.append(Problem("normalisation", f"{name} learns from the queries together; it must be transductive"))

@@ -9,14 +9,14 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from metalearn_cli.core.build import Spec, build
-from metalearn_cli.core.config import Common, Training, digest, plain
+from metalearn_cli.core.config import QUERY, WAY, Common, Training, digest, plain
 from metalearn_cli.core.errors import ConfigError, Problem, UserError, gathered, raise_all
 from metalearn_cli.core.metric import ACCURACY, MSE, Metric
 from metalearn_cli.core.network import BACKBONE, Params, network
@@ -48,6 +48,32 @@ def describe_data(data: Dataset, spec: Spec) -> dict[str, Any]:
     }
 
 
+CommonT = TypeVar("CommonT", bound=Common)
+
+
+def fitted(config: CommonT, data: Dataset, trained_way: int | None = None) -> CommonT:
+    """Return settings with `way` and `query` as numbers.
+
+    Args:
+        config: the settings; None stands for the usual number, or the largest that every split allows.
+        data: the data.
+        trained_way: what `way` is where a checkpoint's head fixes it.
+    """
+    most = data.limits
+    way = config.way or trained_way or min(WAY, max(most.way, 1 if data.facts.regression else 2))
+    return replace(config, way=way, query=config.query or min(QUERY, max(most.items - config.shot, 1)))
+
+
+def fitted_note(asked: Common, config: Common, data: Dataset) -> list[str]:
+    """Return a line if the data allows fewer classes or items in an episode than usual."""
+    unusual = [
+        f"{key} {value} (usually {usual})"
+        for key, value, usual in (("way", config.way, WAY), ("query", config.query, QUERY))
+        if getattr(asked, key) is None and value != usual and not data.facts.regression
+    ]
+    return [f"as many as {data.name} allows: {', '.join(unusual)}"] * bool(unusual)
+
+
 def few_shot_probe(
     backbone: nn.Module, data: Dataset, config: Training, runtime: Runtime
 ) -> Callable[[Params], dict[str, float]]:
@@ -58,8 +84,8 @@ def few_shot_probe(
     """
     spec = {"_target_": "metalearn_cli.algorithms.nearest_centroid.NearestCentroid"}
     net = network(backbone, None, runtime.under_precision)
-    learner = fresh_learner(build(spec, "algorithm"), net, config.way, None, config.seed)
-    sampler = data.episodes("val", way=config.way, shot=config.shot, query=config.query, seed=config.seed)
+    learner = fresh_learner(build(spec, "algorithm"), net, config.episode.way, None, config.seed)
+    sampler = data.episodes("val", **config.episode._asdict(), seed=config.seed)
     try_learner(learner, sampler.batch(0, 1), runtime)
     return validation(learner, sampler, config.val_episodes, runtime)
 
@@ -170,7 +196,7 @@ def prepare(
         UserError: likewise.
     """
     errors: list[UserError] = []
-    parent, job, gone = None, None, ""
+    parent, job, gone, short = None, None, "", list[str]()
     try:
         parent = starting_point(config, stage, session)
     except ConfigError as error:
@@ -179,6 +205,9 @@ def prepare(
     with gathered(errors):
         try_optimizer(config.optimizer, config.scheduler)
     with gathered(errors), enough_memory(stage, config):
+        asked, data = config, session.data(config.data, session.runtime(config.runtime))
+        config = fitted(config, data)
+        short = fitted_note(asked, config, data)
         job = make_job(config, session)
     if gone and recorded and job and job.begin:
         errors.append(ConfigError([Problem("init_from", f"{gone}; the {stage} method needs it to the end")]))
@@ -186,7 +215,7 @@ def prepare(
     assert job is not None
     _check_rates(stage, job)
     runtime = session.runtime(config.runtime)
-    notes = [f"{stage}: {runtime.description}; data {job.data['name']} ({job.data['protocol']})", *job.notes]
+    notes = [f"{stage}: {runtime.description}; data {job.data['name']} ({job.data['protocol']})", *short, *job.notes]
     if gone:
         notes.append(f"init_from {config.init_from} is gone; it is not needed, as the run has checkpoints of its own")
     if parent:

@@ -35,7 +35,7 @@ def test_every_mistake_at_once(mlx, stage, tmp_path):
         "seed=x": ("seed ", "must be a whole number from 0 to 4294967295, got 'x'", "(from the command line)"),
         "algoritm=maml": ("algoritm = maml", "no such setting", "did you mean: algorithm=maml"),
         "+foo=3": ("foo = 3", "no such setting", "(from the command line)"),
-        "way=0": ("way", "must be a whole number >= 1, got 0"),
+        "way=0": ("way", "must be a whole number >= 1 or null, got 0"),
         "algorithm=mamll": ("algorithm ", "there is no algorithm 'mamll'", "protonet", "did you mean: algorithm=maml"),
         "algorithm.inner_lr=x": ("algorithm.inner_lr", "must be a number", "got 'x'"),
         "data.size=7": ("data.size", "must be a whole number from 8 to 128, got 7"),
@@ -250,7 +250,7 @@ meta_train: {steps: 3, tasks: 2}
     ((_, config),) = stage
     assert config.stages == ("meta-train",)
     trained = config.training["meta-train"]
-    assert (trained.steps, trained.tasks, trained.way, config.evaluate.way) == (3, 5, 20, 5)
+    assert (trained.steps, trained.tasks, trained.way, config.evaluate.way) == (3, 5, 20, None)
     assert trained.algorithm["_target_"].endswith("Maml")
     assert trained.optimizer["_target_"] == "torch.optim.SGD"
 

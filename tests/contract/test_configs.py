@@ -85,7 +85,7 @@ def test_every_public_module_has_a_config(group: str) -> None:
 
 @pytest.mark.parametrize("path", EVERY, ids=name_of)
 def test_says_what_it_is_in_its_first_lines(path: Path) -> None:
-    lines = [line for line in path.read_text().splitlines() if not line.startswith("# @package")]
+    lines = [line for line in path.read_text().splitlines() if not line.startswith("# @")]
     assert re.match(r"# \S.{10,}", lines[0]), "the first line is what `mlx ls` shows"
 
 

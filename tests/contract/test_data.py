@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from functools import cache
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+import sources
 import torch
 from omegaconf import OmegaConf
 from torch import Tensor
@@ -30,8 +32,19 @@ SPLITS = ("train", "val", "test")
 TASKS, SHOT, QUERY = 3, 1, 15
 
 
+SOURCES = tempfile.TemporaryDirectory()
+"""The files of data sets that read them; removed at the end of the process."""
+
+
+@cache
+def source(name: str) -> dict[str, Any]:
+    """Return the settings that let a data set read its small source."""
+    return sources.written(name, Path(SOURCES.name, name)) if sources.has(name) else {}
+
+
 def load(name: str) -> dict[str, Any]:
-    return OmegaConf.to_container(OmegaConf.load(FOLDER / f"{name}.yaml"))  # type: ignore[return-value]
+    settings = OmegaConf.to_container(OmegaConf.load(FOLDER / f"{name}.yaml"))
+    return {**settings, **source(name)}  # type: ignore[dict-item]
 
 
 def make(name: str) -> Any:

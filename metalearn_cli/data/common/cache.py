@@ -161,6 +161,7 @@ def _load(path: Path) -> Dataset:
         preprocessing=about["preprocessing"],
         fingerprint=about["fingerprint"],
         findings=tuple(Finding(*finding) for finding in about["findings"]),
+        about=about["about"],
     )
 
 
@@ -189,6 +190,7 @@ def _save(path: Path, data: Dataset) -> None:
             "preprocessing": data.preprocessing,
             "fingerprint": data.fingerprint,
             "findings": data.findings,
+            "about": data.about,
             "names": {name: split.names for name, split in data.splits.items()},
         }
     )

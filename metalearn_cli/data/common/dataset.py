@@ -15,8 +15,9 @@ from torch import Tensor
 
 from metalearn_cli.core.errors import ConfigError, Finding, Problem, UserError
 from metalearn_cli.core.items import Facts, Items, Kind, Values, each
+from metalearn_cli.core.metric import SAME_CLASSES
 from metalearn_cli.core.random import derive_seed
-from metalearn_cli.core.types import Episode, Part
+from metalearn_cli.core.types import Episode, Limits, Part
 from metalearn_cli.data.common.findings import findings_of
 from metalearn_cli.data.common.splits import ONE, SPLITS, VALUES, Split, by_part, fingerprint_of, group_of, parts_of
 
@@ -33,9 +34,11 @@ class Dataset:
         preprocessing: plain values that describe how a file becomes an item; {} if there are no files.
         fingerprint: sha256 (hex) of all items, counts and names.
         findings: its problems, whatever it is used for.
+        about: what was understood of its source, as plain values.
 
     Raises:
-        ValueError: if a split has an unknown name, shares a class with another, or has items of another kind.
+        ValueError: if a split has an unknown name, shares a class with another without saying so in its protocol, or
+            has items of another kind.
     """
 
     name: str
@@ -45,6 +48,7 @@ class Dataset:
     preprocessing: Mapping[str, Any]
     fingerprint: str
     findings: tuple[Finding, ...]
+    about: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         owner: dict[str, str] = {}
@@ -55,7 +59,7 @@ class Dataset:
                 items = f"{self.facts.values} items of shape {self.facts.shape}"
                 raise ValueError(f"splits must hold {items}; {name} does not")
             for class_name in split.names:
-                if class_name in owner:
+                if class_name in owner and not self.protocol.startswith(SAME_CLASSES):
                     raise ValueError(f"splits must share no class; {class_name} is in {owner[class_name]} and {name}")
                 owner[class_name] = name
 
@@ -68,11 +72,19 @@ class Dataset:
         kind: Kind,
         preprocessing: Mapping[str, Any] | None = None,
         vocabulary: int | Mapping[str, int] = 0,
+        about: Mapping[str, Any] | None = None,
+        findings: tuple[Finding, ...] = (),
     ) -> Dataset:
-        """Build a data set; facts, fingerprint and findings are computed from its splits."""
+        """Build a data set; facts, fingerprint and more findings are computed from its splits."""
         facts = facts_of(kind, splits, vocabulary)
-        found = tuple(findings_of(splits))
-        return cls(name, protocol, splits, facts, preprocessing or {}, fingerprint_of(splits), found)
+        found = (*findings, *findings_of(splits))
+        return cls(name, protocol, splits, facts, preprocessing or {}, fingerprint_of(splits), found, about or {})
+
+    @property
+    def limits(self) -> Limits:
+        """Return what episodes its splits allow."""
+        counts = [split.counts for split in self.splits.values()]
+        return Limits(min(map(len, counts)), min(int(c.min()) for c in counts))
 
     def to(self, device: torch.device | str) -> Dataset:
         """Return this data set with its items on `device`."""

@@ -1,10 +1,69 @@
-"""How an image becomes an item: plain values stored with a checkpoint, to treat other images in the same way."""
+"""How an image becomes an item, and plain values that say so, to treat other images in the same way.
+
+Legend: N items, C channels, P pixels per side.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import io
+import warnings
+from collections import Counter
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from math import prod
+from typing import Any, Literal, NamedTuple
 
-from metalearn_cli.data.common.splits import ONE
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from metalearn_cli.core.errors import DataError, Finding
+from metalearn_cli.core.machine import cores
+from metalearn_cli.data.common.cache import large
+from metalearn_cli.data.common.dataset import Dataset
+from metalearn_cli.data.common.files import UNREADABLE
+from metalearn_cli.data.common.manifest import Entry, Placed
+from metalearn_cli.data.common.splits import ONE, Split
+
+Fit = Literal["crop", "pad", "squash"]
+Resampling = Literal["bicubic", "bilinear", "box"]
+Unreadable = Literal["stop", "skip"]
+
+FORMATS = {
+    ".png": "PNG",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".bmp": "BMP",
+    ".gif": "GIF",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".webp": "WEBP",
+    ".ppm": "PPM",
+    ".pgm": "PPM",
+}
+"""The kinds of files that are read, by the ends of their names; the content decides, not the name."""
+
+LARGEST = 1 << 28  # bytes of a file
+MOST_PIXELS = 100_000_000
+_GRAY = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N")
+_SKIP = "to go on without them: data.unreadable=skip"
+
+
+class Shape(NamedTuple):
+    """How an image becomes an item.
+
+    Attributes:
+        size: height and width P in pixels.
+        channels: C, 1 or 3; None: 1 if all images are gray.
+        fit: how it becomes square: "crop" cuts the middle out, "pad" adds black bars, "squash" distorts it.
+        resampling: the filter that scales it.
+    """
+
+    size: int
+    channels: Literal[1, 3] | None = None
+    fit: Fit = "crop"
+    resampling: Resampling = "bicubic"
 
 
 def drawing(pixels: int) -> dict[str, Any]:
@@ -22,5 +81,155 @@ def drawing(pixels: int) -> dict[str, Any]:
         "size": [pixels, pixels],
         "resampling": "box",
         "polarity": "ink 1 on 0",
+        "divide_by": ONE,
+    }
+
+
+def opened(content: bytes) -> Image.Image:
+    """Return an image file as an image that is not decoded yet, turned as its camera says.
+
+    Raises:
+        ValueError: if it is no image or too large; its text goes after the name of the file.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of damaged camera data, and of sizes, which are checked here
+            image = Image.open(io.BytesIO(content), formats=[*dict.fromkeys(FORMATS.values())])
+            if image.width * image.height > MOST_PIXELS:
+                told = f"has {image.width}x{image.height} pixels; at most {MOST_PIXELS // 10**6} million are read"
+                raise ValueError(told)
+            return ImageOps.exif_transpose(image)
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"has far more than {MOST_PIXELS // 10**6} million pixels") from error
+    except UnidentifiedImageError as error:
+        raise ValueError(f"is no image ({', '.join(dict.fromkeys(FORMATS.values()))})") from error
+    except UNREADABLE as error:
+        text = str(error)
+        raise ValueError(text if text.startswith("has ") else f"cannot be read as an image: {text}") from error
+
+
+def pixels_of(image: Image.Image, shape: Shape) -> NDArray[np.uint8]:
+    """Return an image as an item [C, P, P]; C is 3 if the shape leaves it open. 16 bits become 8, transparent white.
+
+    Raises:
+        ValueError: if it is damaged; its text goes after the name of the file.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            flat = _flat(image).convert("L" if shape.channels == 1 else "RGB")
+            fitted = _square(flat, shape)
+    except UNREADABLE as error:
+        raise ValueError(f"cannot be read as an image: {error}") from error
+    array = np.asarray(fitted)
+    return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
+
+
+def _flat(image: Image.Image) -> Image.Image:
+    """Return an image with 8 bits a channel and without transparency."""
+    if image.mode.startswith("I"):
+        deep = np.asarray(image).astype(np.int64)
+        return Image.fromarray((deep // 257 if deep.max(initial=0) > ONE else deep).clip(0, ONE).astype(np.uint8))
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers; save it with 8 or 16 bits")
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        clear = image.convert("RGBA")
+        paper = Image.new("RGBA", clear.size, "white")
+        return Image.alpha_composite(paper, clear).convert("L" if image.mode in ("LA", "L") else "RGB")
+    return image
+
+
+def _square(image: Image.Image, shape: Shape) -> Image.Image:
+    filtered, size = Image.Resampling[shape.resampling.upper()], (shape.size, shape.size)
+    if shape.fit == "crop":
+        return ImageOps.fit(image, size, filtered)
+    return ImageOps.pad(image, size, filtered) if shape.fit == "pad" else image.resize(size, filtered)
+
+
+def image_data(
+    name: str,
+    found: Placed,
+    read: Callable[[Any], Image.Image],
+    shape: Shape,
+    unreadable: Unreadable = "stop",
+    about: Mapping[str, Any] | None = None,
+    within: bool = False,
+) -> Dataset:
+    """Decode the images of a manifest.
+
+    Args:
+        name: of the data set.
+        found: what is in each split.
+        read: returns the image of an entry's source; it raises a ValueError if that cannot be read.
+        shape: how an image becomes an item.
+        unreadable: whether images that cannot be read are an error or left out.
+        about: what was understood so far.
+        within: whether each episode is drawn from one group.
+
+    Raises:
+        DataError: with each image that cannot be read.
+    """
+    findings: list[Finding] = []
+    modes: Counter[str] = Counter()
+    sizes: list[tuple[int, ...]] = []
+    items: dict[str, NDArray[np.uint8]] = {}
+    good: dict[str, NDArray[np.bool_]] = {}
+
+    def decode(place: tuple[NDArray[np.uint8], int], entry: Entry) -> tuple[str, tuple[int, int]]:
+        image = read(entry.source)
+        mode, extent = image.mode, image.size
+        place[0][place[1]] = pixels_of(image, shape)
+        return mode, extent
+
+    for split in found.classes:
+        entries = found.entries(split)
+        items[split] = large(len(entries), shape.channels or 3, shape.size, shape.size)
+        good[split] = np.ones(len(entries), bool)
+        with ThreadPoolExecutor(cores()) as pool:
+            futures = [pool.submit(decode, (items[split], i), entry) for i, entry in enumerate(entries)]
+            for i, (entry, future) in enumerate(zip(entries, futures, strict=True)):
+                try:
+                    mode, extent = future.result()
+                    modes[mode] += 1
+                    sizes.append(extent)
+                except ValueError as error:
+                    good[split][i] = False
+                    findings.append(Finding(unreadable == "stop", str(entry.source), str(error)))
+    if findings and unreadable == "stop":
+        raise DataError(findings, _SKIP)
+    gray = shape.channels is None and modes.keys() <= set(_GRAY)
+    splits = {}
+    for split, classes in found.classes.items():
+        kept = items[split] if good[split].all() else items[split][good[split]]
+        labels = np.repeat(np.arange(len(classes)), [len(entries) for entries in classes.values()])[good[split]]
+        counts = np.bincount(labels, minlength=len(classes))
+        names = tuple(label for label, count in zip(classes, counts, strict=True) if count)
+        array = np.ascontiguousarray(kept[:, :1]) if gray else kept
+        splits[split] = Split(torch.from_numpy(array), torch.from_numpy(counts[counts > 0]), names)
+    told = {
+        **(about or {}),
+        "images": len(sizes),
+        "modes": dict(modes.most_common()),
+        "smallest": list(min(sizes, key=prod, default=())),
+        "largest": list(max(sizes, key=prod, default=())),
+    }
+    return Dataset.of(
+        name,
+        found.protocol,
+        splits,
+        "image",
+        _preprocessing(shape, 1 if gray else shape.channels or 3),
+        about=told,
+        findings=(*found.findings, *findings),
+    )
+
+
+def _preprocessing(shape: Shape, channels: int) -> dict[str, Any]:
+    return {
+        "channels": channels,
+        "size": [shape.size, shape.size],
+        "fit": shape.fit,
+        "resampling": shape.resampling,
+        "transparent": "white",
         "divide_by": ONE,
     }

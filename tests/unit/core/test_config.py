@@ -99,7 +99,7 @@ def test_every_problem_at_once():
         "runtime.precision": ("must be one of 32-true, 64-true, bf16-mixed, bf16-true, 16-mixed, got '8'", ""),
         "every.save": ("is missing", ""),
         "algorithm.x": ("no such setting of ProtoNet", ""),
-        "way": ("must be a whole number >= 1, got True", ""),
+        "way": ("must be a whole number >= 1 or null, got True", ""),
     }
 
 

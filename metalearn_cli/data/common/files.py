@@ -1,0 +1,262 @@
+"""The files of a folder, a zip, a tar, or a folder of such archives, read in place: nothing is unpacked.
+
+Archives are indexed once; after that, each file of a zip or of a plain tar is read directly.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import lzma
+import os
+import re
+import stat
+import struct
+import tarfile
+import threading
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from metalearn_cli.core.errors import ConfigError, Finding, Problem
+from metalearn_cli.core.places import expanded
+
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+
+UNREADABLE = (
+    OSError,
+    EOFError,
+    RuntimeError,
+    ValueError,
+    SyntaxError,  # Pillow, for a broken PNG
+    struct.error,
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+)
+"""What reading a damaged file or archive raises."""
+
+_JUNK = {
+    "._*": re.compile(r"\._.*"),  # of macOS, on other file systems and in archives
+    "__MACOSX": re.compile(r"__MACOSX"),
+    "@eaDir": re.compile(r"@eaDir"),  # of a network disk
+    "Thumbs.db": re.compile(r"Thumbs\.db|desktop\.ini", re.IGNORECASE),
+    "hidden": re.compile(r"\..*"),
+}
+"""Files and folders that systems leave behind, by the word that reports name them with."""
+
+_SHARD = re.compile(r"(.*?)[-_.]*\d+")
+
+
+class Files(NamedTuple):
+    """Files, wherever they lie.
+
+    Attributes:
+        names: their paths, with "/", in the order in which reading is fast.
+        read: `read(name, most)` returns the contents; it raises a ValueError, whose text goes after the name ("is
+            damaged"), if they cannot be read or have more than `most` bytes. Several threads may call it.
+        stamp: a hash of names, sizes and times of change, but not of the place: the key of what is made of the files.
+        skipped: how many files of each kind of junk were left out.
+        findings: what cannot be used.
+    """
+
+    names: tuple[str, ...]
+    read: Callable[[str, int], bytes]
+    stamp: str
+    skipped: Counter[str]
+    findings: tuple[Finding, ...]
+
+
+class _File(NamedTuple):
+    """A file: what tells a change of it, and how its bytes are read."""
+
+    name: str
+    about: tuple[int, ...]
+    read: Callable[[int], bytes]
+
+
+def source_of(root: str | None, what: str) -> Path:
+    """Return the path of `data.root`, a file or folder.
+
+    Args:
+        root: the setting.
+        what: what it should be, as in "a folder of images".
+
+    Raises:
+        ConfigError: if it is not given or does not exist.
+    """
+    if root is None:
+        raise ConfigError([Problem("data.root", f"is missing: data.root=PATH, {what}")])
+    path = Path(expanded(root))
+    if not path.exists():
+        there = path.parent
+        near = sorted(p.name for p in there.iterdir())[:5] if there.is_dir() else []
+        told = f"; {there}/ has {', '.join(near)}" if near else ""
+        raise ConfigError([Problem("data.root", f"there is no {path}{told}")])
+    return path
+
+
+def files_in(root: Path) -> Files:
+    """Return the files of a folder or archive.
+
+    In a folder, an archive stands for a folder of its name; numbered ones (shard-0001.tar) are one folder, which has no
+    name of its own unless it is that of a split (train-0001.tar).
+
+    Raises:
+        ConfigError: if it is neither a folder nor an archive.
+    """
+    findings: list[Finding] = []
+    if root.is_dir():
+        found = list(_of_folder(root, findings))
+    elif is_archive(root.name):
+        found = list(_of_archive(root, findings))
+    else:
+        raise ConfigError([Problem("data.root", f"{root} is neither a folder nor one of {', '.join(ARCHIVES)}")])
+    skipped: Counter[str] = Counter()
+    kept: dict[str, _File] = {}
+    for file in found:
+        if junk := _junk(file.name):
+            skipped[junk] += 1
+        elif file.name in kept:
+            findings.append(Finding(True, file.name, "is there twice: in two archives, or twice in one"))
+        else:
+            kept[file.name] = file
+    state = hashlib.sha256()
+    for name in sorted(kept):
+        state.update(repr((name, kept[name].about)).encode())
+
+    def read(name: str, most: int) -> bytes:
+        try:
+            return kept[name].read(most)
+        except UNREADABLE as error:
+            text = (error.strerror if isinstance(error, OSError) else "") or str(error)
+            raise ValueError(text if text.startswith("is ") else f"cannot be read: {text}") from error
+
+    return Files(tuple(kept), read, state.hexdigest(), skipped, tuple(findings))
+
+
+def is_archive(name: str) -> bool:
+    """Whether a file's name is that of an archive."""
+    return name.lower().endswith(ARCHIVES)
+
+
+def suffix(name: str) -> str:
+    """Return the end of a file's name from its last dot, in lower case."""
+    return PurePosixPath(name).suffix.lower()
+
+
+def _junk(name: str) -> str:
+    parts = name.split("/")
+    return next((word for word, pattern in _JUNK.items() if any(pattern.fullmatch(part) for part in parts)), "")
+
+
+def _of_folder(root: Path, findings: list[Finding]) -> Iterator[_File]:
+    seen = set()
+    for folder, inner, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:  # a link to a folder above
+            inner.clear()
+            continue
+        seen.add(real)
+        inner.sort()
+        inside = PurePosixPath(Path(folder).relative_to(root).as_posix())
+        for name in sorted(names):
+            path = Path(folder, name)
+            if is_archive(name) and not _junk(name):
+                place = inside / _folder_of(name)
+                yield from (file._replace(name=str(place / file.name)) for file in _of_archive(path, findings))
+                continue
+            try:
+                about = path.stat()
+            except OSError as error:
+                findings.append(Finding(True, str(inside / name), f"cannot be read: {error.strerror}"))
+                continue
+            if stat.S_ISREG(about.st_mode):  # reading a pipe or a device would never end
+                yield _File(str(inside / name), (about.st_size, about.st_mtime_ns), partial(_read_file, path))
+
+
+def _folder_of(archive: str) -> str:
+    """Return the name of the folder that an archive in a folder stands for, or "" for a shard."""
+    stem = archive[: -len(next(end for end in ARCHIVES if archive.lower().endswith(end)))]
+    numbered = _SHARD.fullmatch(stem)
+    if numbered is None:
+        return stem
+    return numbered[1] if numbered[1].lower() in SPLIT_WORDS else ""
+
+
+SPLIT_WORDS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev", "development"), "val"),
+    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
+}
+"""The split of each word that folders and columns name a split with."""
+
+
+def _read_file(path: Path, most: int) -> bytes:
+    with path.open("rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"is too large: it has more than {most} bytes")
+    return content
+
+
+def _of_archive(path: Path, findings: list[Finding]) -> Iterator[_File]:
+    reader = _of_zip if path.name.lower().endswith(".zip") else _of_tar
+    try:
+        for file in reader(path):
+            parts = file.name.replace("\\", "/").split("/")
+            if ".." in parts or not parts[0] or ":" in parts[0]:
+                findings.append(Finding(True, f"{path.name}: {file.name}", "has a name that leads out of the archive"))
+            else:
+                yield file._replace(name="/".join(part for part in parts if part not in ("", ".")))
+    except UNREADABLE as error:
+        findings.append(Finding(True, str(path), f"is damaged or cannot be read ({error})"))
+
+
+def _of_zip(path: Path) -> Iterator[_File]:
+    archive = zipfile.ZipFile(path)
+    for member in archive.infolist():
+        if not member.is_dir() and not stat.S_ISLNK(member.external_attr >> 16):
+            about = (member.file_size, member.CRC)
+            yield _File(member.filename, about, partial(_read_member, archive, member))
+
+
+def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, most: int) -> bytes:
+    if member.file_size > most:
+        raise ValueError(f"is too large: it has more than {most} bytes")
+    return archive.read(member)  # not more than the declared size
+
+
+def _of_tar(path: Path) -> Iterator[_File]:
+    plain = path.name.lower().endswith(".tar")
+    archive = tarfile.open(path, "r:" if plain else "r:*")
+    handle, lock = os.open(path, os.O_RDONLY) if plain else -1, threading.Lock()
+    for member in archive:
+        if member.isreg() and not member.issparse():
+            about = (member.size, int(member.mtime))
+            if plain:
+                yield _File(member.name, about, partial(_read_at, handle, member))
+            else:
+                yield _File(member.name, about, partial(_read_packed, archive, member, lock))
+
+
+def _read_at(handle: int, member: tarfile.TarInfo, most: int) -> bytes:
+    if member.size > most:
+        raise ValueError(f"is too large: it has more than {most} bytes")
+    content = os.pread(handle, member.size, member.offset_data)
+    if len(content) < member.size:
+        raise ValueError("is cut short")
+    return content
+
+
+def _read_packed(archive: tarfile.TarFile, member: tarfile.TarInfo, lock: threading.Lock, most: int) -> bytes:
+    if member.size > most:
+        raise ValueError(f"is too large: it has more than {most} bytes")
+    with lock:
+        file = archive.extractfile(member)
+        assert file is not None  # only regular files are listed
+        return file.read()

@@ -1,0 +1,295 @@
+"""What a source of data holds, item by item, and how its classes are split into train, val and test.
+
+Legend: K classes or groups.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from metalearn_cli.core.errors import ConfigError, DataError, Finding, Problem
+from metalearn_cli.core.items import Items
+from metalearn_cli.core.metric import SAME_CLASSES
+from metalearn_cli.core.places import expanded
+from metalearn_cli.core.random import derive_seed
+from metalearn_cli.data.common.files import SPLIT_WORDS
+from metalearn_cli.data.common.splits import SPLITS, Split
+
+WAYS = ("auto", "groups", "classes", "items")
+"""How classes may be split, besides by a file of lists."""
+
+SHARE = 5  # val and test get a fifth of the classes each
+USUAL_WAY = 5  # but as many as an episode usually has, where there are four times as many
+FEWEST = 6  # two classes in each split
+FEWEST_GROUPS = 3  # one in each split
+
+
+class Entry(NamedTuple):
+    """An item.
+
+    Attributes:
+        source: what it is decoded from: a file's name, a text, the number of a row.
+        label: its class.
+        split: "train", "val", "test", or "" if the source does not say.
+        group: what it belongs to besides its class (alphabet, speaker, task), or "". A class is then a label in a
+            group, and a seeded split keeps groups together.
+    """
+
+    source: Any
+    label: str
+    split: str = ""
+    group: str = ""
+
+    @property
+    def class_name(self) -> str:
+        """The name of its class, see `splits.group_of`."""
+        return f"{self.group}/{self.label}" if self.group else self.label
+
+
+class Manifest(NamedTuple):
+    """All items of a source.
+
+    Attributes:
+        entries: the items.
+        about: what was understood, as plain values, for `mlx data make`.
+        findings: what cannot be used.
+    """
+
+    entries: Sequence[Entry]
+    about: Mapping[str, Any] = {}
+    findings: tuple[Finding, ...] = ()
+
+
+class Placed(NamedTuple):
+    """The items by split and class.
+
+    Attributes:
+        classes: the entries of each class of each split.
+        protocol: how they were split.
+        findings: what was left out.
+    """
+
+    classes: Mapping[str, Mapping[str, Sequence[Entry]]]
+    protocol: str
+    findings: tuple[Finding, ...]
+
+    def entries(self, split: str) -> list[Entry]:
+        """Return the entries of a split, class by class."""
+        return [entry for entries in self.classes[split].values() for entry in entries]
+
+    def splits(self, decoded: Callable[[str, list[Entry]], Items]) -> dict[str, Split]:
+        """Return the splits of a data set.
+
+        Args:
+            decoded: returns the items of a split's entries, in their order.
+        """
+        return {
+            split: Split(
+                items=decoded(split, self.entries(split)),
+                counts=torch.tensor([len(entries) for entries in classes.values()]),
+                names=tuple(classes),
+            )
+            for split, classes in self.classes.items()
+        }
+
+
+def placed(manifest: Manifest, split: str, seed: int, min_items: int = 2) -> Placed:
+    """Split the items of a manifest.
+
+    Args:
+        manifest: the items.
+        split: "auto": as the source says; else by group, if all items have one and there are three; else by class.
+            "groups", "classes": a seeded split of these, whatever the source says. "items": each class is in every
+            split, with other items. Otherwise a JSON file {"train": [classes], "val": [...], "test": [...]}.
+        seed: of the seeded splits.
+        min_items: classes with fewer items are left out.
+
+    Raises:
+        ConfigError: if there are too few classes.
+        DataError: if there are no items.
+    """
+    if manifest.findings:
+        raise DataError(manifest.findings)
+    if not manifest.entries:
+        raise DataError([Finding(True, "data.root", "has no items that can be read")])
+    classes, findings = _by_class(manifest.entries, min_items)
+    given = any(entry.split for entry in manifest.entries)
+    if split == "items":
+        return Placed(_items(classes, given, seed), f"{SAME_CLASSES}, seed {seed}", findings)
+    if split not in WAYS:
+        return Placed(_listed(classes, Path(expanded(split))), f"lists of {Path(split).name}", findings)
+    if split == "auto" and given:
+        return Placed(_given(classes, seed), "as given", findings)
+    groups = {entry.group for entry in manifest.entries}
+    if split == "groups" or (split == "auto" and "" not in groups and len(groups) >= FEWEST_GROUPS):
+        return Placed(_seeded(classes, _groups(groups, seed)), f"groups, seed {seed}", findings)
+    return Placed(_seeded(classes, _classes(list(classes), seed)), f"classes, seed {seed}", findings)
+
+
+def split_named(word: object, where: str) -> str:
+    """Return the split of a word, such as "train" for "Training"; "" for an empty one.
+
+    Raises:
+        DataError: if it is none.
+    """
+    found = SPLIT_WORDS.get(str(word or "").strip().lower(), "" if not str(word or "").strip() else None)
+    if found is None:
+        raise DataError([Finding(True, where, f"has the split {word!r}; a split is one of {', '.join(SPLITS)}")])
+    return found
+
+
+Classes = dict[str, list[Entry]]
+
+
+def _by_class(entries: Sequence[Entry], min_items: int) -> tuple[Classes, tuple[Finding, ...]]:
+    """Return the entries of each class that is large enough, sorted by name, and what was left out."""
+    classes: Classes = {}
+    for entry in entries:
+        classes.setdefault(entry.class_name, []).append(entry)
+    small = [name for name, own in classes.items() if len(own) < min_items]
+    findings: tuple[Finding, ...] = ()
+    if small:
+        told = f"{len(small)} of {len(classes)} classes have fewer than {min_items} items and are left out"
+        findings = (Finding(False, "data.min_items", f"{told}: {_some(sorted(small))}"),)
+    return {name: classes[name] for name in sorted(classes) if len(classes[name]) >= min_items}, findings
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _given(classes: Classes, seed: int) -> dict[str, Classes]:
+    """Split as the source says; what it does not have is taken from its training classes."""
+    own: dict[str, set[str]] = {name: {entry.split for entry in entries} for name, entries in classes.items()}
+    shared = [name for name, splits in own.items() if len(splits - {""}) > 1]
+    if shared:
+        many = f"{len(shared)} classes are in more than one split ({_some(shared)})"
+        told = "few-shot learning is tested on classes that training has not seen"
+        choose = (
+            "data.split=classes splits the classes anew, data.split=items keeps the splits (ordinary classification)"
+        )
+        raise ConfigError([Problem("data.split", f"{many}, but {told}: {choose}")])
+    if unsaid := [name for name, splits in own.items() if "" in splits]:
+        raise ConfigError([Problem("data.split", f"{len(unsaid)} classes have items without a split: {_some(unsaid)}")])
+    found: dict[str, Classes] = {split: {} for split in SPLITS}
+    for name, entries in classes.items():
+        found[entries[0].split][name] = entries
+    missing = [split for split in SPLITS[1:] if not found[split]]
+    if not found["train"]:
+        raise ConfigError([Problem("data.split", "the source has no training items; data.split=classes splits anew")])
+    if missing:
+        names = list(found["train"])
+        if len(names) < FEWEST:
+            raise ConfigError([Problem("data.split", _too_few(len(names), "train"))])
+        order = _shuffled(names, seed)
+        held = _held(len(names))
+        for index, split in enumerate(missing):
+            for name in order[index * held : (index + 1) * held]:
+                found[split][name] = found["train"].pop(name)
+    return {split: dict(sorted(own.items())) for split, own in found.items()}
+
+
+def _items(classes: Classes, given: bool, seed: int) -> dict[str, Classes]:
+    """Split the items of each class: as the source says, or a fifth of each class to val and to test."""
+    found: dict[str, Classes] = {split: {} for split in SPLITS}
+    small = []
+    for name, entries in classes.items():
+        parts: dict[str, list[Entry]] = {split: [e for e in entries if e.split == split] for split in SPLITS}
+        rest = [parts["train"][int(i)] for i in _order(len(parts["train"]), seed, name)]
+        if not given:
+            rest = [entries[int(i)] for i in _order(len(entries), seed, name)]
+        held = max(1, len(rest) // SHARE)
+        for split in SPLITS[1:]:
+            if not parts[split]:
+                parts[split], rest = rest[:held], rest[held:]
+        parts["train"] = rest
+        if not all(parts.values()):
+            small.append(name)
+            continue
+        for split, own in parts.items():
+            found[split][name] = own
+    if len(found["train"]) < 2:
+        told = f"split=items needs two classes or more with items in each split; {len(found['train'])} have them"
+        raise ConfigError([Problem("data.split", told)])
+    return found
+
+
+def _listed(classes: Classes, path: Path) -> dict[str, Classes]:
+    """Split by the lists of a JSON file."""
+    try:
+        lists = json.loads(path.read_text("utf-8"))
+        lists = {split: list(map(str, lists[split])) for split in SPLITS}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        what = (
+            f'is neither one of {", ".join(WAYS)} nor a JSON file {{"train": [classes], "val": [...], "test": [...]}}'
+        )
+        raise ConfigError([Problem("data.split", f"{path} {what} ({error})")]) from error
+    owners = Counter(name for names in lists.values() for name in names)
+    wrong = [f"{name} is listed twice" for name, count in owners.items() if count > 1]
+    wrong += [f"there is no class {name}" for name in owners if name not in classes]
+    if wrong:
+        raise ConfigError([Problem("data.split", f"{path}: {_some(wrong)}")])
+    return {split: {name: classes[name] for name in sorted(names)} for split, names in lists.items()}
+
+
+def _seeded(classes: Classes, owner: Callable[[str, Entry], str]) -> dict[str, Classes]:
+    """Split the classes by the split of each, which is that of its first entry."""
+    found: dict[str, Classes] = {split: {} for split in SPLITS}
+    for name, entries in classes.items():
+        found[owner(name, entries[0])][name] = entries
+    if lacking := [split for split, own in found.items() if len(own) < 2]:
+        told = f"{' and '.join(lacking)} would have fewer than two classes; data.split=classes splits single classes"
+        raise ConfigError([Problem("data.split", told)])
+    return found
+
+
+def _groups(groups: set[str], seed: int) -> Callable[[str, Entry], str]:
+    if "" in groups:
+        raise ConfigError([Problem("data.split", "split=groups needs a group for each item; name its column or field")])
+    if len(groups) < FEWEST_GROUPS:
+        told = f"there are {len(groups)} groups ({_some(sorted(groups))}); {FEWEST_GROUPS} are needed"
+        raise ConfigError(
+            [Problem("data.split", f"{told}, one for each split; data.split=classes splits single classes")]
+        )
+    held, order = max(1, len(groups) // SHARE), _shuffled(sorted(groups), seed)
+    owner = _dealt(order, held)
+    return lambda name, entry: owner[entry.group]
+
+
+def _classes(names: list[str], seed: int) -> Callable[[str, Entry], str]:
+    if len(names) < FEWEST:
+        raise ConfigError([Problem("data.split", _too_few(len(names), "the data"))])
+    owner = _dealt(_shuffled(names, seed), _held(len(names)))
+    return lambda name, entry: owner[name]
+
+
+def _too_few(count: int, where: str) -> str:
+    have = f"{where} has {count} class{'es' * (count != 1)}"
+    needed = f"train, val and test need different classes: {FEWEST} or more in all, {4 * USUAL_WAY} for 5-way episodes"
+    return f"{have}; {needed}; data.split=items splits the items of each class (ordinary classification)"
+
+
+def _held(classes: int) -> int:
+    """Return how many classes val and test get each."""
+    return max(classes // SHARE, min(USUAL_WAY, classes // 4), 2)
+
+
+def _dealt(order: Sequence[str], held: int) -> dict[str, str]:
+    sizes = {"val": held, "test": held, "train": len(order) - 2 * held}
+    words = [split for split, count in sizes.items() for _ in range(count)]
+    return dict(zip(order, words, strict=True))
+
+
+def _order(count: int, seed: int, name: str) -> list[int]:
+    return list(np.random.default_rng(derive_seed(seed, "split", name)).permutation(count))
+
+
+def _shuffled(names: Sequence[str], seed: int) -> list[str]:
+    return [names[int(i)] for i in _order(len(names), seed, "")]
