@@ -13,7 +13,11 @@ from metalearn_cli.core.stages import TABLE
 _HIDDEN = ("hydra", "stage")  # groups that commands are made of; users do not choose from them
 _EXAMPLES = {
     **{name: stage.examples for name, stage in TABLE.items()},
-    "data": ("mlx data check", "mlx data check data=omniglot data.root=FOLDER way=20 shot=5"),
+    "data": (
+        "mlx data make my_photos/",
+        "mlx data show data=images data.root=my_photos/",
+        "mlx data check data=omniglot data.root=FOLDER way=20 shot=5",
+    ),
     "ls": ("mlx ls algorithm", "mlx ls algorithm maml", "mlx ls experiment smoke"),
     "runs": ("mlx runs", "mlx runs stage=meta-train status=completed sort=metric"),
     "show": ("mlx show latest", "mlx show latest:meta-train"),
@@ -117,7 +121,7 @@ def help_text(command: str, extra: str = "") -> str:
         "runs": "[key=value ...]",
         "validate": "STAGE [key=value ...]",
     }
-    words["data"] = f"{'|'.join(DATA)} [key=value ...]"
+    words["data"] = f"{'|'.join(DATA)} [SOURCE] [key=value ...]"
     usage = (
         "[key=value ...]"
         if command in STAGES

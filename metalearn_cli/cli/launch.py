@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import shlex
 import signal
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import hydra
@@ -23,6 +25,7 @@ from metalearn_cli.core.config import digest
 from metalearn_cli.core.errors import Stopped, UserError
 from metalearn_cli.core.importing import importing
 from metalearn_cli.core.stages import TRAINING
+from metalearn_cli.data.common.sources import recognised
 from metalearn_cli.engine.signals import first_signal, stop
 
 
@@ -167,6 +170,38 @@ def _advice(stage: str, folder: str) -> str:
     return f"resume with: {again}" if folder else ""
 
 
+def with_source(words: Sequence[str]) -> list[str]:
+    """Return words of `mlx data` with the settings that read a file or folder in place of its name.
+
+    Raises:
+        UserError: if it is of no known kind.
+    """
+    if not words or "=" in words[0]:
+        return list(words)
+    source, *settings = words
+    chosen = [word for word in settings if word.startswith("data=")] or [f"data={recognised(source)}"]
+    quoted = source.replace("\\", "\\\\").replace("'", "\\'")
+    plain = re.fullmatch(r"[\w./~-]+", source)
+    return [
+        *chosen,
+        f"data.root={source}" if plain else f"data.root='{quoted}'",
+        *(w for w in settings if w not in chosen),
+    ]
+
+
+def show_data(words: Sequence[str], extra: str) -> dict[str, Any]:
+    """Return the result of `stages.data.show_data`; a picture goes into the current folder.
+
+    Raises:
+        UserError: if the command line is wrong, or the data cannot be used.
+    """
+    (job,) = check(Composer("data check", extra), words, multirun=False)
+    with importing():
+        from metalearn_cli.stages.data import show_data as show_it
+    with originating(job), telling.reporting():
+        return show_it(job.settings, Path())
+
+
 def check_data(words: Sequence[str], extra: str) -> dict[str, Any]:
     """Return the result of `stages.data.check_data` for the data set of a command line.
 
@@ -176,7 +211,7 @@ def check_data(words: Sequence[str], extra: str) -> dict[str, Any]:
     (job,) = check(Composer("data check", extra), words, multirun=False)
     with importing():
         from metalearn_cli.stages.data import check_data as check_it
-    with originating(job):
+    with originating(job), telling.reporting():
         return check_it(job.settings)
 
 

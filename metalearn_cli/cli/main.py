@@ -197,8 +197,14 @@ def _data(words: Words) -> int:
     kind, *settings = _expect(words, "|".join(DATA), several=True)
     if kind not in DATA:
         raise UserError(f"there is no mlx data {kind!r}; there is only {', '.join(DATA)}")
-    found = launch.check_data(settings, words.options.get("--config-dir", ""))
-    _show(words, found, lambda: views.data(found))
+    extra = words.options.get("--config-dir", "")
+    typed = launch.with_source(settings)
+    if kind == "show":
+        shown = launch.show_data(typed, extra)
+        _show(words, shown, lambda: views.items(shown))
+        return errors.DONE
+    found = launch.check_data(typed, extra)
+    _show(words, found, lambda: views.data(found, typed if kind == "make" else None))
     return errors.DONE if found["may_start"] else errors.REFUSED
 
 

@@ -26,6 +26,7 @@ from metalearn_cli.core.metric import metric_named
 Run = Mapping[str, Any]
 
 _WIDE = 110  # columns from which the parents of runs are shown
+_NAMES = 4  # classes of a split that are named
 _VERY_WIDE = 144  # columns from which a whole sha256 is shown
 
 
@@ -180,9 +181,23 @@ def choices(groups: Mapping[str, Mapping[str, str]]) -> None:
         telling.table("", [f"!{group}=", "what it is"], [[name, line] for name, line in members.items()])
 
 
-def data(found: Mapping[str, Any]) -> None:
-    """Show the findings of a check of a data set."""
-    if facts := found["data"]:
+def data(found: Mapping[str, Any], words: Sequence[str] | None = None) -> None:
+    """Show the findings of a check of a data set.
+
+    Args:
+        found: the result of `stages.data.check_data`.
+        words: the settings that name the data, to show what was understood of its source, too; None for no more.
+    """
+    facts = found["data"]
+    if facts and words is not None:
+        rows = [
+            [name.replace("_", " "), _listing(value)] for name, value in facts["about"].items() if name != "examples"
+        ]
+        rows += [[name, _split(split)] for name, split in facts["splits"].items()]
+        rows += [["split by", facts["protocol"]], ["an item", f"{facts['kind']} {_listing(facts['shape'])}"]]
+        rows += [["an episode", ", ".join(f"{key} {value}" for key, value in facts["episode"].items())]]
+        telling.table(facts["name"], ["!", ""], rows)
+    elif facts:
         sizes = [f"{name} {s['classes']} classes, {s['items']} items" for name, s in facts["splits"].items()]
         telling.say(f"{facts['name']} ({'; '.join([facts['protocol'], *sizes])})\n")
     rows = [["error" if f["blocks"] else "warning", f["where"], f["what"]] for f in found["findings"]]
@@ -193,6 +208,36 @@ def data(found: Mapping[str, Any]) -> None:
     telling.say(f"{told}: training may{'' if found['may_start'] else ' not'} start")
     if found["cure"]:
         telling.say(found["cure"])
+    if words is not None and found["may_start"]:
+        typed = " ".join(map(_quoted, words))
+        telling.say(f"next: mlx data show {typed}\n      mlx run {typed}")
+
+
+def items(shown: Mapping[str, Any]) -> None:
+    """Show the result of `stages.data.show_data`: where its picture is, or rows of items."""
+    if shown["rows"]:
+        telling.table("", ["!split", "!class", "item"], shown["rows"])
+    else:
+        telling.say(shown["picture"] or "there is nothing to show: each episode is generated")
+
+
+def _quoted(word: str) -> str:
+    """Return a word as it is typed in a shell; one with single quotes of its own in double quotes."""
+    return f'"{word}"' if "'" in word and not set(word) & set('"$`\\!') else shlex.quote(word)
+
+
+def _split(split: Mapping[str, Any]) -> str:
+    names = ", ".join(split["names"][:_NAMES])
+    more = f" and {split['classes'] - _NAMES} more" if split["classes"] > _NAMES else ""
+    return f"{split['classes']} classes, {split['items']} items: {names}{more}"
+
+
+def _listing(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_listing(part)}" for name, part in value.items() if part) or "-"
+    if isinstance(value, list):
+        return "x".join(map(str, value)) if all(isinstance(part, int) for part in value) else ", ".join(map(str, value))
+    return str(value)
 
 
 def facts(found: Mapping[str, Mapping[str, str]]) -> None:

@@ -20,11 +20,15 @@ COMMANDS = {
     "runs": "list the runs",
     "show": "show a run and its ancestors, with checksums",
     "validate": "check the settings of a stage without running it",
-    "data": "check a data set before training on it",
+    "data": "make, show or check a data set before training on it",
     "doctor": "show versions, devices, precisions and folders",
     "completion": "print the completion script of a shell",
 }
-DATA = {"check": "list all problems of a data set; exit code 0 if training may start, else 2"}
+DATA = {
+    "make": "show what is understood of a file or folder (SOURCE), and the command that trains on it",
+    "show": "draw a sheet of items (data-NAME.png), or print some",
+    "check": "list all problems; exit code 0 if training may start, else 2",
+}
 FILTERS = {
     "stage": "pretrain, transfer, meta-train, evaluate or run",
     "status": "completed, running, interrupted, failed or died",

@@ -187,6 +187,7 @@ class Dataset(Protocol):
     fingerprint: str
     preprocessing: Mapping[str, Any]  # plain values: how a file becomes an item; stored with every checkpoint
     findings: tuple[Finding, ...]  # its problems, whatever it is used for
+    about: Mapping[str, Any]  # plain values: what was understood of its source
 
     @property
     def limits(self) -> Limits:

@@ -44,6 +44,7 @@ class Sinusoid:
         self.splits: Mapping[str, Split] = {}
         self.preprocessing: Mapping[str, Any] = {}
         self.findings: tuple[Finding, ...] = ()
+        self.about: Mapping[str, Any] = {}
         self.fingerprint = hashlib.sha256(f"{AMPLITUDE} {PHASE} {X}".encode()).hexdigest()
         self.limits = Limits(way=1, items=sys.maxsize)
         self._device = torch.device("cpu")

@@ -111,6 +111,26 @@ def image_grid(images: Tensor | Mapping[str, Tensor], columns: int, title: str, 
     _write(file, path)
 
 
+def series_picture(series: Mapping[str, Tensor], title: str, path: Path) -> None:
+    """Draw series, a panel for each name with one series above the other.
+
+    Args:
+        series: [N, L] by name.
+        title: the title.
+        path: the PNG file.
+    """
+    figure = _figure(8.0, 0.9 * len(series) + 0.6)
+    panels = figure.subplots(len(series), 1, squeeze=False)[:, 0]
+    for axis, (name, lines) in zip(panels, series.items(), strict=True):
+        apart = float(lines.abs().max()) * 2 or 1.0
+        for i, line in enumerate(lines):
+            axis.plot(line - i * apart, color=_STYLES["train"][0], linewidth=0.6)
+        axis.set_yticks([])
+        axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
+    figure.suptitle(title, fontsize=11)
+    _save(figure, path)
+
+
 def episode_picture(episode: Episode, logits: Tensor, path: Path) -> None:
     """Draw one episode: a row per class, with support items on the left and query items on the right.
 

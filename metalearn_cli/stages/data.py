@@ -1,14 +1,26 @@
-"""A check of a data set before training."""
+"""What a data set is, before training: what was understood of its source, its problems, and its items."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from metalearn_cli.core.build import build
 from metalearn_cli.core.config import DataConfig
 from metalearn_cli.core.errors import DataError, Finding
-from metalearn_cli.data.common.findings import episode_findings
-from metalearn_cli.stages.preparing import fitted
+from metalearn_cli.core.items import Items, each
+from metalearn_cli.data.common.findings import episode_findings, near_copies
+from metalearn_cli.data.common.splits import ONE, Split, parts_of
+from metalearn_cli.records.plots import image_grid, series_picture
+from metalearn_cli.stages.preparing import as_seen, fitted
+
+CLASSES, ITEMS, SHOWN = 8, 8, 8
+"""Most classes of a split, items of a class, and values of a vector that are shown."""
 
 
 def check_data(config: DataConfig) -> dict[str, Any]:
@@ -16,8 +28,9 @@ def check_data(config: DataConfig) -> dict[str, Any]:
 
     Returns:
         `findings`, each with `blocks`, `where` and `what`; `may_start`, whether none of them blocks; `cure`, what to do
-        about files that cannot be used, or ""; and, if it could be read, `data` with its name, protocol, fingerprint
-        and the numbers of classes and items of each split.
+        about files that cannot be used, or ""; and, if it could be read, `data` with its name, protocol, fingerprint,
+        the classes of each split and their items, `about` its source, the shape of an item, and the numbers of an
+        episode.
 
     Raises:
         UserError: if the data is missing, or its settings are wrong.
@@ -30,10 +43,71 @@ def check_data(config: DataConfig) -> dict[str, Any]:
         findings += error.findings
         told["cure"] = error.cure
     else:
-        sizes = {name: {"classes": len(s.names), "items": int(s.counts.sum())} for name, s in data.splits.items()}
+        episode = fitted(config, data).episode
+        sizes = {
+            name: {"classes": len(s.names), "items": int(s.counts.sum()), "names": list(s.names)}
+            for name, s in data.splits.items()
+        }
         facts = {"name": data.name, "protocol": data.protocol, "fingerprint": data.fingerprint}
-        told["data"] = {**facts, "splits": sizes}
-        findings += [*data.findings, *episode_findings(data, *fitted(config, data).episode)]
+        shape = {"kind": data.facts.kind, "shape": data.facts.plain_shape, "episode": episode._asdict()}
+        told["data"] = {**facts, "splits": sizes, "about": dict(data.about), **shape}
+        findings += [*data.findings, *near_copies(data.splits), *episode_findings(data, *episode)]
     findings.sort(key=lambda finding: not finding.blocks)
     may_start = not any(finding.blocks for finding in findings)
     return {**told, "findings": [finding._asdict() for finding in findings], "may_start": may_start}
+
+
+def show_data(config: DataConfig, folder: Path) -> dict[str, Any]:
+    """Draw some items of a data set, or return them as rows.
+
+    Args:
+        config: which data.
+        folder: where the picture goes.
+
+    Returns:
+        `picture`, the path of a PNG file with a row per class, or None; and `rows`, each a split, a class and a text.
+
+    Raises:
+        UserError: if the data cannot be used.
+    """
+    data = build(config.data, "data")
+    if rows := data.about.get("examples"):
+        return {"picture": None, "rows": rows}
+    items = {f"{split}: {name}": x for split in data.splits for name, x in _some(data.splits[split])}
+    path, title = folder / f"data-{data.name}.png", f"{data.name}: a class in a row"
+    plain = {name: x for name, x in items.items() if isinstance(x, Tensor)}
+    dimensions = {x.ndim for x in plain.values()}
+    if dimensions == {4}:
+        image_grid({name: _padded(as_seen(x, data)) for name, x in plain.items()}, ITEMS, title, path)
+    elif dimensions == {3} or (dimensions == {2} and data.facts.kind == "audio"):
+        series_picture({name: x.flatten(1) for name, x in plain.items()}, title, path)
+    else:
+        return {"picture": None, "rows": [[*name.split(": ", 1), _told(x)] for name, x in items.items()]}
+    return {"picture": str(path), "rows": []}
+
+
+def _some(split: Split) -> Iterator[tuple[str, Items]]:
+    """Yield the name and the first items of each of the first classes of a split."""
+    first = split.counts.cumsum(0) - split.counts
+    for name, begin, count in list(zip(split.names, first.tolist(), split.counts.tolist(), strict=True))[:CLASSES]:
+        yield name, each(partial(_values, begin, min(count, ITEMS)), split.items)
+
+
+def _values(begin: int, count: int, part: Tensor) -> Tensor:
+    x = part[begin : begin + count]
+    return x.float() / ONE if x.dtype == torch.uint8 else x
+
+
+def _padded(x: Tensor) -> Tensor:
+    """Return images [N, C, H, W] with empty ones after them, up to the number that is shown."""
+    return torch.cat([x, x.new_ones(ITEMS - len(x), *x.shape[1:])])
+
+
+def _told(items: Items) -> str:
+    """Return the values of the first item in words."""
+    told = []
+    for name, part in parts_of(items).items():
+        values = part[0].flatten().tolist()
+        more = f" ... ({len(values)} in all)" if len(values) > SHOWN else ""
+        told.append(f"{name} {' '.join(f'{value:.3g}' for value in values[:SHOWN])}{more}".strip())
+    return "; ".join(told)

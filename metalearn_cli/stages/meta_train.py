@@ -24,7 +24,7 @@ from metalearn_cli.engine.loop import Job
 from metalearn_cli.engine.tasks import Tasks
 from metalearn_cli.records.plots import curve_picture, episode_picture
 from metalearn_cli.stages.learner import check_learner, fresh_learner, fresh_network, try_learner
-from metalearn_cli.stages.preparing import describe_data, metric_of, validation
+from metalearn_cli.stages.preparing import as_seen, describe_data, metric_of, validation
 from metalearn_cli.stages.session import Session
 
 
@@ -68,6 +68,8 @@ def meta_train(config: MetaTrainConfig, session: Session) -> Job:
         with torch.no_grad():
             logits = answered(valid.of(tensors), episode.support_x, episode.support_y, episode.query_x)
         shown = episode.map(lambda part: part.float().cpu())
+        if draw is episode_picture:
+            shown = shown._replace(**{x: as_seen(getattr(shown, x), data) for x in ("support_x", "query_x")})
         draw(shown, logits.float().cpu(), folder / "episode.png")
 
     rates = algorithm.rates(learner.own) if hasattr(algorithm, "rates") else dict.fromkeys(learner.own, 1.0)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -72,6 +72,12 @@ def fitted_note(asked: Common, config: Common, data: Dataset) -> list[str]:
         if getattr(asked, key) is None and value != usual and not data.facts.regression
     ]
     return [f"as many as {data.name} allows: {', '.join(unusual)}"] * bool(unusual)
+
+
+def as_seen(images: Tensor, data: Dataset) -> Tensor:
+    """Return images [..., C, H, W] for a picture: gray photographs keep their tones, drawings are dark on white."""
+    gray = images.shape[-3] == 1 and "polarity" not in data.preprocessing
+    return images.expand(*images.shape[:-3], 3, *images.shape[-2:]) if gray else images
 
 
 def few_shot_probe(

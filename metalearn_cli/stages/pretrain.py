@@ -18,7 +18,7 @@ from metalearn_cli.core.random import seeded
 from metalearn_cli.engine.loop import Job
 from metalearn_cli.records.plots import image_grid
 from metalearn_cli.stages.learner import fresh_backbone
-from metalearn_cli.stages.preparing import describe_data, few_shot_probe
+from metalearn_cli.stages.preparing import as_seen, describe_data, few_shot_probe
 from metalearn_cli.stages.session import Session
 
 
@@ -67,6 +67,9 @@ def pretrain(config: PretrainConfig, session: Session) -> Job:
                 tensor.copy_(params[name])
             drawn = model.eval().pictures(each(Tensor.cpu, x))
         for name, images in drawn.items():
+            images = (
+                {n: as_seen(x, data) for n, x in images.items()} if isinstance(images, dict) else as_seen(images, data)
+            )
             image_grid(images, 8, f"{name}", folder / f"{name}.png")
 
     return Job(

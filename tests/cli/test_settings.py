@@ -49,7 +49,7 @@ def test_every_mistake_at_once(mlx, stage, tmp_path):
         "shot=1,2": ("shot", "1,2 has several values; add -m to run each"),
         "tasks.x=3": ("tasks", "must be a whole number >= 1, got {'x': 3}"),
         "~nothing": ("nothing", "'nothing' does not exist"),
-        "~steps": ("steps", "is missing", "(from the command line)"),
+        "~runs_dir": ("runs_dir", "is missing", "(from the command line)"),
         "hydra.none=1": ("hydra.none", "settings of Hydra cannot be changed"),
         "data=[1]": ("data ", "is chosen by name, got [1]"),
         "hydra.sweep.none=1": ("hydra.sweep.none", "mlx runs the jobs of a sweep itself"),

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from metalearn_cli.core.errors import ConfigError, Finding, UserError
 from metalearn_cli.core.items import Items
@@ -22,6 +23,8 @@ from metalearn_cli.data.common.splits import SPLITS, Split, parts_of
 COPIED = 0.5  # a class with at least this share of another's items is a copy of it
 COMMON = 50  # if more classes share an item, they are not compared pair by pair
 NO_NUMBERS = "with values that are not finite (NaN or infinite)"
+BITS, ALIKE = 64, 2  # of the hash of an image, and how many may differ in a near-copy
+CHUNK = 4096  # images that are compared at once
 HUGE = 1e6  # standardised values are far smaller
 
 
@@ -31,6 +34,46 @@ def findings_of(splits: Mapping[str, Split]) -> list[Finding]:
     for name, split in splits.items():
         findings += _numbers(name, split)
     return findings + _copies(splits)
+
+
+def near_copies(splits: Mapping[str, Split]) -> list[Finding]:
+    """Find images of two splits that look the same: scaled, recompressed or slightly changed copies.
+
+    Two images count as the same if 64 differences of neighbouring pixels, of the image scaled to 9x8, have the same
+    sign in all but two places ("dHash"). Plain images, with few differences, are not compared.
+    """
+    hashes = {name: _looks(split.items) for name, split in splits.items() if isinstance(split.items, Tensor)}
+    findings = []
+    for one, two in combinations(hashes, 2):
+        first, second = hashes[one], hashes[two]
+        if first is None or second is None:
+            continue
+        pairs = [
+            (start + int(i), int(j))
+            for start in range(0, len(first), CHUNK)
+            for i, j in (BITS - first[start : start + CHUNK] @ second.T <= 2 * ALIKE).nonzero()
+        ]
+        if pairs:
+            told = "; ".join(f"{_named(splits[one], i)} and {_named(splits[two], j)}" for i, j in pairs[:3])
+            more = f"; and {len(pairs) - 3} more" if len(pairs) > 3 else ""
+            what = f"and {two} share {len(pairs)} pairs of images that look the same: {told}{more}"
+            findings.append(Finding(False, one, what))
+    return findings
+
+
+def _looks(items: Tensor) -> Tensor | None:
+    """Return the signs [N, 64], -1 or 1, of an image's differences; zeros for a plain image; None for other items."""
+    if items.ndim != 4 or items.dtype != torch.uint8 or min(items.shape[2:]) < 8:
+        return None
+    small = [interpolate(part.float().mean(1, keepdim=True), (8, 9), mode="area") for part in items.split(CHUNK)]
+    steps = torch.cat(small)[:, 0].diff(dim=2).flatten(1)
+    busy = (steps.abs() > 2).float().mean(1, keepdim=True) > 0.5
+    return torch.where(steps > 0, 1.0, -1.0) * busy
+
+
+def _named(split: Split, index: int) -> str:
+    k = int(_class_of(split)[index])
+    return f"{split.names[k]} #{index - int(split.counts[:k].sum()) + 1}"
 
 
 def episode_findings(data: Any, way: int, shot: int, query: int) -> list[Finding]:
