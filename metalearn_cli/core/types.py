@@ -184,6 +184,7 @@ class Dataset(Protocol):
     name: str
     protocol: str
     facts: Facts
+    splits: Mapping[str, Any]  # what has the `names` of each split's classes; {} if tasks are generated
     fingerprint: str
     preprocessing: Mapping[str, Any]  # plain values: how a file becomes an item; stored with every checkpoint
     findings: tuple[Finding, ...]  # its problems, whatever it is used for

@@ -25,7 +25,7 @@ from metalearn_cli.records import runs
 from metalearn_cli.records.log import working_on
 from metalearn_cli.stages.again import all_of, evaluated, trained
 from metalearn_cli.stages.evaluate import FLOORS, prepare_evaluation
-from metalearn_cli.stages.preparing import MakeJob, describe_data, essence, fitted, identity, prepare
+from metalearn_cli.stages.preparing import MakeJob, describe_data, essence, fitted, fitted_note, identity, prepare
 from metalearn_cli.stages.scores import INTERVALS, Scores, mean_of
 from metalearn_cli.stages.session import Session
 
@@ -47,7 +47,7 @@ def run_chain(
     """
     began = time.monotonic()
     check_chain(config, make_jobs, session)
-    config = _fitted(config, session)
+    config = _fitted(config, session, reporter)
     key = _key(config, session)
     same = all_of("run", key, config.runs_dir, config.wait)
     # a repeated chain starts from the checkpoint that `latest` meant the first time
@@ -140,14 +140,17 @@ def _with_seed(config: ChainConfig, index: int) -> ChainConfig:
     return replace(config, training=training)
 
 
-def _fitted(config: ChainConfig, session: Session) -> ChainConfig:
-    """Return the settings with `way` and `query` as numbers, see `preparing.fitted`."""
+def _fitted(config: ChainConfig, session: Session, reporter: Reporter) -> ChainConfig:
+    """Return the settings with `way` and `query` as numbers, see `preparing.fitted`; say which are unusual."""
     first = config.training[config.stages[0]]
     training = {}
     for stage, settings in config.training.items():
         training[stage] = fitted(settings, session.data(settings.data, session.runtime(settings.runtime)))
     data = session.data(config.evaluate.data or first.data, session.runtime(config.evaluate.runtime))
-    return replace(config, training=training, evaluate=fitted(config.evaluate, data))
+    evaluate = fitted(config.evaluate, data)
+    for note in fitted_note(config.evaluate, evaluate, data):
+        reporter.note(note)
+    return replace(config, training=training, evaluate=evaluate)
 
 
 def _key(config: ChainConfig, session: Session) -> str:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
@@ -46,6 +47,13 @@ def describe_data(data: Dataset, spec: Spec) -> dict[str, Any]:
         "preprocessing": dict(data.preprocessing),
         "spec": dict(spec),
     }
+
+
+def write_splits(data: Dataset, folder: Path) -> None:
+    """Write splits.json, the classes of each split, which `data.split=` of own data reads; nothing without classes."""
+    if data.splits:
+        names = {name: list(split.names) for name, split in data.splits.items()}
+        runs.write_json(folder / "splits.json", {"data": data.name, "protocol": data.protocol, **names})
 
 
 CommonT = TypeVar("CommonT", bound=Common)

@@ -24,7 +24,7 @@ from metalearn_cli.records.checkpoint import Checkpoints, load_into, read_tensor
 from metalearn_cli.records.log import working_on
 from metalearn_cli.records.metrics import Recorder, read_metrics
 from metalearn_cli.records.plots import learning_curves
-from metalearn_cli.stages.preparing import Prepared, enough_memory
+from metalearn_cli.stages.preparing import Prepared, enough_memory, write_splits
 from metalearn_cli.stages.session import Session
 
 log = logging.getLogger("metalearn_cli")
@@ -56,6 +56,7 @@ def train(
             pinned |= {"teacher": job.teacher["checkpoint"]}
         run = runs.create(config.runs_dir, stage, pinned, **facts)
     with working_on(run), enough_memory(stage, config):
+        write_splits(session.data(config.data, prepared.runtime), run.folder)
         progress = _Progress(prepared, reporter, run)
         progress.fit()
         return progress.finish(session)

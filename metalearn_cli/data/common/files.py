@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import lzma
+import mmap
 import os
 import re
 import stat
@@ -232,22 +233,27 @@ def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, most: int) -
 
 
 def _of_tar(path: Path) -> Iterator[_File]:
-    plain = path.name.lower().endswith(".tar")
-    archive = tarfile.open(path, "r:" if plain else "r:*")
-    handle, lock = os.open(path, os.O_RDONLY) if plain else -1, threading.Lock()
-    for member in archive:
+    changed = path.stat().st_mtime_ns  # a tar has no checksums of its contents
+    if path.name.lower().endswith(".tar"):
+        with tarfile.open(path, "r:") as archive:
+            members = [member for member in archive if member.isreg() and not member.issparse()]
+        for member in members:
+            yield _File(member.name, (member.size, changed), partial(_read_at, path, member))
+        return
+    with path.open("rb") as file:  # mapped, so that it needs no closing
+        packed = tarfile.open(fileobj=mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), mode="r:*")
+    lock = threading.Lock()
+    for member in packed:
         if member.isreg() and not member.issparse():
-            about = (member.size, int(member.mtime))
-            if plain:
-                yield _File(member.name, about, partial(_read_at, handle, member))
-            else:
-                yield _File(member.name, about, partial(_read_packed, archive, member, lock))
+            yield _File(member.name, (member.size, changed), partial(_read_packed, packed, member, lock))
 
 
-def _read_at(handle: int, member: tarfile.TarInfo, most: int) -> bytes:
+def _read_at(path: Path, member: tarfile.TarInfo, most: int) -> bytes:
     if member.size > most:
         raise ValueError(f"is too large: it has more than {most} bytes")
-    content = os.pread(handle, member.size, member.offset_data)
+    with path.open("rb", buffering=0) as file:
+        file.seek(member.offset_data)
+        content = file.read(member.size)
     if len(content) < member.size:
         raise ValueError("is cut short")
     return content

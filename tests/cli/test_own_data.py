@@ -1,0 +1,140 @@
+"""Own data from the command line: what is understood of it, its pictures, and settings that follow from it."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from sources.images import fill
+
+from metalearn_cli.data.common.sources import recognised
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Make 12 classes of 15 photographs in the current folder, with what systems leave behind."""
+    folder = fill(tmp_path / "my photos (1)", 12, 15)
+    (folder / "class00" / "._0.jpg").write_text("x")
+    (folder / "notes.md").write_text("x")
+    return folder.name
+
+
+def test_what_is_understood_of_a_folder(mlx, photos, tmp_path):
+    answer = mlx("data", "make", photos, "data.size=12")
+    assert (answer.code, answer.err) == (0, "")
+    rows = dict(line.split(maxsplit=1) for line in answer.out.splitlines()[1:8])
+    assert rows["images"] == "180"
+    assert "._* 1" in rows["skipped"] and "not images 1" in rows["skipped"]
+    assert "RGB" in rows["modes"] and "I;16" in rows["modes"]
+    assert rows["train"].startswith("6 classes, 90 items: class")
+    assert "an episode   way 3, shot 1, query 14" in answer.out
+    assert f"mlx run data=images \"data.root='{photos}'\" data.size=12" in answer.out
+    found = json.loads(mlx("--json", "data", "make", photos, "data.size=12").out)
+    assert found["data"]["episode"] == {"way": 3, "shot": 1, "query": 14}
+    assert sorted(found["data"]["splits"]["test"]["names"]) == found["data"]["splits"]["test"]["names"]
+
+
+def test_its_picture(mlx, photos, tmp_path):
+    answer = mlx("data", "show", photos, "data.size=12")
+    assert (answer.code, answer.out) == (0, "data-images.png\n")
+    with Image.open("data-images.png") as picture:
+        assert picture.height > 12 * 60
+
+
+def test_rows_where_there_is_no_picture(mlx, tmp_path):
+    answer = mlx("data", "show", "data=gaussian", "data.items=60", "data.classes=12")
+    assert answer.code == 0
+    assert sum(line.startswith(("train", "val", "test")) for line in answer.out.splitlines()) == 12
+    assert mlx("data", "show", "data=sinusoid").out == "there is nothing to show: each episode is generated\n"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("make", "nothing"), "there is no file or folder nothing"),
+        (("make", "."), "holds no file of a known kind"),
+        (("make", "data=images"), "data.root is missing: data.root=PATH, a folder"),
+        (("show", "data=images", "data.root=nowhere"), "there is no nowhere"),
+        (("make", "data=images", "data.root=.", "data.column.lable=x"), "no such setting; there are path, label"),
+        (("look", "x"), "there is no mlx data 'look'; there is only make, show, check"),
+    ],
+)
+def test_what_cannot_be_made(mlx, tmp_path, words, told):
+    answer = mlx("data", *words)
+    assert (answer.code, answer.out) == (2, "")
+    assert told in " ".join(answer.err.split())
+    assert not list(tmp_path.iterdir())
+
+
+def test_near_copies_across_splits(mlx, photos):
+    pictures = sorted(path for path in Path(photos).rglob("*.png") if Image.open(path).mode == "L")
+    twin = next(path for path in pictures if path.parent.name == "class00")
+    with Image.open(twin) as image:
+        for k in range(12):  # scaled and recompressed, in every class
+            image.convert("RGB").resize((50, 50)).save(Path(photos) / f"class{k:02d}" / "twin.jpg", quality=95)
+    answer = mlx("data", "check", "data=images", f"data.root='{photos}'")
+    assert answer.code == 0
+    assert "pairs of images that look the same" in " ".join(answer.out.split())
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "data"),
+    [
+        ("a.csv", "text,label\nx,y\n", "text"),
+        ("a.csv", "Image_Path;label\nx;y\n", "images"),
+        ("a.tsv", "filename\tlabel\nx\ty\n", "images"),
+        ("a.csv", "age,income,class\n1,2,3\n", "table"),
+        ("a.jsonl", '{"sentence": "x", "label": "y"}\n', "text"),
+        ("d/x.wav", "", "audio"),
+        ("d/x.txt", "", "text"),
+        ("d/x.npz", "", "arrays"),
+        ("x.npy", "", "arrays"),
+    ],
+)
+def test_kinds_of_sources(tmp_path, name, content, data):
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(content)
+    assert recognised(str(path if path.parent == tmp_path else path.parent)) == data
+
+
+@pytest.mark.parametrize(
+    ("words", "backbone"),
+    [
+        (("data=gaussian",), "mlp"),
+        (("data=glyphs",), "conv4"),
+        (("backbone=conv4", "data=gaussian"), "conv4"),
+        ((), "conv4"),
+    ],
+)
+def test_the_data_chooses_the_backbone_if_the_user_does_not(mlx, words, backbone):
+    printed = mlx("meta-train", *words, "--cfg", "job", "-p", "backbone").out
+    assert f"backbones.{backbone}." in printed
+
+
+def test_an_unknown_backbone_in_a_file_of_ones_own_is_ignored(mlx, tmp_path):
+    own = tmp_path / "mine" / "data"
+    own.mkdir(parents=True)
+    (own / "odd.yaml").write_text("# @backbone ../../x\n# Odd data.\n_target_: metalearn_cli.data.gaussian.gaussian\n")
+    assert "conv4" in mlx("meta-train", "data=odd", "-cd", "mine", "--cfg", "job", "-p", "backbone").out
+
+
+def test_a_chain_on_own_pictures(mlx, photos):
+    short = [
+        f"{stage}.{key}={n}"
+        for stage in ("pretrain", "transfer", "meta_train")
+        for key, n in (("steps", 1), ("val_episodes", 2))
+    ]
+    words = ("data=images", f"data.root='{photos}'", "data.size=16", "backbone.hidden=4", "evaluate.episodes=4")
+    answer = mlx("run", *words, *short, "pretrain.batch_size=4", "transfer.batch_size=4", "meta_train.tasks=1")
+    assert answer.code == 0, answer.err
+    assert "3-way 1-shot on 4 episodes of test classes, images, transductive" in answer.out
+    assert "as many as images allows: way 3 (usually 5), query 14 (usually 15)" in " ".join(answer.err.split())
+    (record,) = Path("runs/pretrain").glob("*/splits.json")
+    lists = json.loads(record.read_text())
+    assert sorted(len(lists[split]) for split in ("train", "val", "test")) == [3, 3, 6]
+    again = mlx(
+        "data", "make", "data=images", f"data.root='{photos}'", "data.size=16", f"data.split={record}", "--json"
+    )
+    assert json.loads(again.out)["data"]["splits"]["val"]["names"] == lists["val"]

@@ -1,0 +1,131 @@
+"""How classes are split: as the source says, by group, by class, by item, or by lists."""
+
+import json
+
+import pytest
+
+from metalearn_cli.core.errors import ConfigError, DataError, Finding
+from metalearn_cli.core.metric import SAME_CLASSES
+from metalearn_cli.data.common.manifest import Entry, Manifest, placed, split_named
+
+
+def manifest(classes=12, items=5, **more):
+    """Return a manifest; `more` are functions of a class's number."""
+    facts = [{name: value(k) for name, value in more.items()} for k in range(classes)]
+    return Manifest([Entry(f"{k}.{i}", f"c{k:02d}", **facts[k]) for k in range(classes) for i in range(items)])
+
+
+def names(found):
+    return {split: list(classes) for split, classes in found.classes.items()}
+
+
+@pytest.mark.parametrize(
+    ("classes", "sizes"), [(6, (2, 2, 2)), (8, (4, 2, 2)), (12, (6, 3, 3)), (20, (10, 5, 5)), (100, (60, 20, 20))]
+)
+def test_by_class(classes, sizes):
+    found = placed(manifest(classes), "auto", 0)
+    assert tuple(len(own) for own in names(found).values()) == sizes
+    assert sorted(name for own in names(found).values() for name in own) == [f"c{k:02d}" for k in range(classes)]
+    assert found.protocol == "classes, seed 0"
+    assert names(found) == names(placed(manifest(classes), "classes", 0)) != names(placed(manifest(classes), "auto", 1))
+
+
+def test_by_group_no_group_is_on_two_sides():
+    found = placed(manifest(20, group=lambda k: f"g{k % 5}"), "auto", 0)
+    groups = [{name.split("/")[0] for name in own} for own in names(found).values()]
+    assert sorted(map(len, groups)) == [1, 1, 3]
+    assert len(set().union(*groups)) == 5
+    assert found.protocol == "groups, seed 0"
+
+
+def test_with_two_groups_by_class_unless_groups_are_asked_for():
+    two = manifest(12, group=lambda k: f"g{k % 2}")
+    assert placed(two, "auto", 0).protocol == "classes, seed 0"
+    with pytest.raises(
+        ConfigError, match=r"there are 2 groups \(g0, g1\); 3 are needed, one for each split; data.split=classes"
+    ):
+        placed(two, "groups", 0)
+    with pytest.raises(ConfigError, match="split=groups needs a group for each item"):
+        placed(manifest(), "groups", 0)
+
+
+def test_as_given():
+    found = placed(manifest(split=lambda k: ("train", "val", "test")[k % 3]), "auto", 0)
+    assert names(found)["val"] == ["c01", "c04", "c07", "c10"]
+    assert found.protocol == "as given"
+
+
+def test_a_split_that_is_not_given_is_taken_from_train():
+    found = placed(manifest(15, split=lambda k: "test" if k > 9 else "train"), "auto", 0)
+    assert [len(own) for own in names(found).values()] == [8, 2, 5]
+    assert names(found)["test"] == [f"c{k}" for k in range(10, 15)]
+
+
+def test_given_splits_with_the_same_classes_are_refused_with_both_ways_out():
+    same = Manifest([Entry(i, f"c{i % 3}", ("train", "test")[i % 2]) for i in range(60)])
+    with pytest.raises(ConfigError) as error:
+        placed(same, "auto", 0)
+    assert "3 classes are in more than one split (c0, c1, c2)" in str(error.value)
+    assert "data.split=classes" in str(error.value) and "data.split=items" in str(error.value)
+    found = placed(same, "items", 0)
+    assert all(set(own) == {"c0", "c1", "c2"} for own in names(found).values())
+    assert {entry.split for entry in found.entries("test")} == {"test"}
+    assert {entry.split for entry in found.entries("val")} == {"train"}
+
+
+def test_by_item():
+    found = placed(manifest(2, 10), "items", 0)
+    assert [len(found.entries(split)) for split in ("train", "val", "test")] == [12, 4, 4]
+    sources = [entry.source for split in found.classes for entry in found.entries(split)]
+    assert len(set(sources)) == 20
+    assert found.protocol.startswith(SAME_CLASSES)
+
+
+def test_by_lists(tmp_path):
+    path = tmp_path / "splits.json"
+    lists = {"train": ["c01", "c00"], "val": ["c02"], "test": ["c03"], "seed": 3}
+    path.write_text(json.dumps(lists))
+    assert names(placed(manifest(), str(path), 0)) == {"train": ["c00", "c01"], "val": ["c02"], "test": ["c03"]}
+    path.write_text(json.dumps(lists | {"test": ["c01", "x"]}))
+    with pytest.raises(ConfigError, match="c01 is listed twice, there is no class x"):
+        placed(manifest(), str(path), 0)
+    with pytest.raises(ConfigError, match="nonsense is neither one of auto, groups, classes, items nor a JSON file"):
+        placed(manifest(), "nonsense", 0)
+
+
+@pytest.mark.parametrize("split", ["auto", "classes"])
+@pytest.mark.parametrize("classes", [1, 2, 5])
+def test_too_few_classes(split, classes):
+    with pytest.raises(ConfigError) as error:
+        placed(manifest(classes), split, 0)
+    assert f"the data has {classes} class" in str(error.value)
+    assert "6 or more in all, 20 for 5-way episodes" in str(error.value)
+    assert "data.split=items" in str(error.value)
+
+
+def test_small_classes_are_left_out_and_named():
+    many = Manifest([*manifest().entries, *(Entry(f"x{k}", f"single{k:04d}") for k in range(10_000))])
+    found = placed(many, "auto", 0)
+    assert sum(map(len, found.classes.values())) == 12
+    (finding,) = found.findings
+    assert not finding.blocks
+    assert "10000 of 10012 classes have fewer than 2 items and are left out: single0000" in finding.what
+
+
+def test_what_cannot_be_read_and_what_is_empty():
+    with pytest.raises(DataError, match=r"a.png is damaged"):
+        placed(manifest()._replace(findings=(Finding(True, "a.png", "is damaged"),)), "auto", 0)
+    with pytest.raises(DataError, match="has no items"):
+        placed(Manifest([]), "auto", 0)
+
+
+def test_words_for_splits():
+    assert [split_named(word, "x") for word in ("Training", "dev", "TEST", "", None)] == [
+        "train",
+        "val",
+        "test",
+        "",
+        "",
+    ]
+    with pytest.raises(DataError, match="row 3 has the split 'fold1'; a split is one of train, val, test"):
+        split_named("fold1", "row 3")

@@ -1,0 +1,202 @@
+"""Own images: every layout and mode, and every file that cannot be used."""
+
+import csv
+import io
+import struct
+import tarfile
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+from sources.images import fill, picture
+
+from metalearn_cli.core.errors import ConfigError, DataError
+from metalearn_cli.data.common.images import Shape, opened, pixels_of
+from metalearn_cli.data.images import images
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLX_CACHE_DIR", str(tmp_path / "cache"))
+
+
+def item(image, ending="PNG", **shape):
+    buffer = io.BytesIO()
+    image.save(buffer, ending)
+    return pixels_of(opened(buffer.getvalue()), Shape(**{"size": 8, "fit": "squash", **shape}))
+
+
+def plain(colour, mode="RGB", size=(16, 16)):
+    return Image.new(mode, size, colour)
+
+
+@pytest.mark.parametrize(
+    ("image", "colour"),
+    [
+        (plain((10, 20, 30)), (10, 20, 30)),
+        (plain(77, "L"), (77, 77, 77)),
+        (plain(1, "1"), (255, 255, 255)),
+        (plain((10, 20, 30, 255), "RGBA"), (10, 20, 30)),
+        (plain((10, 20, 30, 0), "RGBA"), (255, 255, 255)),  # transparent: white
+        (plain((0, 128), "LA"), (127, 127, 127)),
+        (plain((10, 20, 30)).quantize(2), None),
+        (Image.fromarray(np.full((16, 16), 77 * 257, np.uint16)), (77, 77, 77)),
+    ],
+    ids=["RGB", "L", "1", "RGBA", "clear", "LA", "P", "16 bit"],
+)
+def test_modes(image, colour):
+    found = item(image)
+    assert (found.shape, found.dtype) == ((3, 8, 8), np.uint8)
+    expected = colour or image.convert("RGB").getpixel((0, 0))
+    assert found[:, 4, 4].tolist() == list(expected)
+
+
+def test_cmyk_and_a_photograph_turned_by_its_camera():
+    assert np.abs(item(plain((0, 255, 255, 0), "CMYK"), "TIFF")[:, 4, 4].astype(int) - (255, 0, 0)).max() <= 2
+    image = Image.new("RGB", (16, 8))
+    image.paste((255, 255, 255), (0, 0, 8, 8))  # the left half is white
+    exif = image.getexif()
+    exif[0x0112] = 6  # to be turned clockwise: the left half is the upper one
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", exif=exif)
+    turned = pixels_of(opened(buffer.getvalue()), Shape(8, fit="squash"))
+    assert turned[0, 0].min() > 200 and turned[0, -1].max() < 50
+
+
+def test_ways_to_become_square():
+    image = Image.new("RGB", (32, 16), "white")
+    image.paste("black", (0, 0, 8, 16))  # the left quarter
+    assert item(image, fit="crop")[0].min() > 200  # cut off
+    assert (item(image, fit="squash")[0][4] < 50).tolist() == [True, True] + [False] * 6
+    padded = item(image, fit="pad")[0]
+    assert padded[0].max() == padded[-1].max() == 0
+    assert item(image, channels=1).shape == (1, 8, 8)
+
+
+def bomb():
+    """Return a PNG of 60,000 pixels a side in under 100 bytes."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 1, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"", "is no image"),
+        (b"GIF89a", "cannot be read as an image|is no image"),
+        (b"hello", "is no image"),
+        (bomb(), "pixels"),
+        (None, "cannot be read as an image"),
+    ],
+    ids=["empty", "cut short", "text", "bomb", "half"],
+)
+def test_files_that_are_no_images(content, told):
+    if content is None:
+        buffer = io.BytesIO()
+        picture(0).resize((200, 200)).save(buffer, "PNG")
+        content = buffer.getvalue()[:2000]
+    with pytest.raises(ValueError, match=told):
+        pixels_of(opened(content), Shape(8))
+
+
+def tarred(folder, path):
+    with tarfile.open(path, "w") as archive:
+        archive.add(folder, "photos")
+    return path
+
+
+def test_a_folder_an_archive_and_a_table_give_the_same_items(tmp_path):
+    folder = fill(tmp_path / "photos", 8, 3)
+    data = images(str(folder), size=8)
+    assert data.facts.shape == (3, 8, 8)
+    assert [len(s.names) for s in data.splits.values()] == [4, 2, 2]
+    assert images(str(tarred(folder, tmp_path / "p.tar")), size=8).fingerprint == data.fingerprint
+    with (tmp_path / "table.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["filename", "species"])
+        rows.writerows(
+            [f"photos/{path.parent.name}/{path.name}", path.parent.name] for path in sorted(folder.rglob("*.*"))
+        )
+    assert images(str(tmp_path / "table.csv"), size=8).fingerprint == data.fingerprint
+    assert data.about["images"] == 24
+
+
+def test_split_folders_nested_classes_and_a_folder_around_all(tmp_path):
+    for split, start in (("Training", 0), ("valid", 1), ("test", 2)):
+        for k in range(3):
+            own = tmp_path / "data" / "around" / split / f"group{start}" / f"class{k}"
+            own.mkdir(parents=True)
+            for i in range(2):
+                picture(start * 10 + k * 3 + i).save(own / f"{i}.png")
+    data = images(str(tmp_path / "data"), size=8)
+    assert {split: s.names[0] for split, s in data.splits.items()} == {
+        "train": "group0/class0",
+        "val": "group1/class0",
+        "test": "group2/class0",
+    }
+    assert data.facts.groups == ("group0", "group1", "group2")
+
+
+def test_gray_images_have_one_channel(tmp_path):
+    for k in range(6):
+        (tmp_path / "g" / f"c{k}").mkdir(parents=True)
+        for i in range(2):
+            picture(k * 5 + i, "L").save(tmp_path / "g" / f"c{k}" / f"{i}.png")
+    assert images(str(tmp_path / "g"), size=8).facts.shape == (1, 8, 8)
+    assert images(str(tmp_path / "g"), size=8, channels=3).facts.shape == (3, 8, 8)
+
+
+def test_every_file_that_cannot_be_read_is_named_or_left_out(tmp_path):
+    folder = fill(tmp_path / "photos", 8, 4)
+    (folder / "class00" / "0.jpg").write_bytes(b"no image")
+    (folder / "class03" / "1.png").write_bytes(bomb())
+    with pytest.raises(DataError) as error:
+        images(str(folder), size=8)
+    assert sorted(finding.where for finding in error.value.findings) == ["class00/0.jpg", "class03/1.png"]
+    assert "data.unreadable=skip" in error.value.cure
+    data = images(str(folder), size=8, unreadable="skip")
+    assert sum(int(s.counts.sum()) for s in data.splits.values()) == 30
+    assert sorted(f.where for f in data.findings if "image" in f.what or "pixels" in f.what) == [
+        "class00/0.jpg",
+        "class03/1.png",
+    ]
+
+
+def test_items_split_within_classes(tmp_path):
+    folder = fill(tmp_path / "photos", 3, 6)
+    with pytest.raises(ConfigError, match="the data has 3 classes"):
+        images(str(folder), size=8)
+    data = images(str(folder), size=8, split="items")
+    assert all(s.names == ("class00", "class01", "class02") for s in data.splits.values())
+    assert data.facts.classes == 3
+
+
+def test_images_that_lie_in_no_class_folder(tmp_path):
+    folder = fill(tmp_path / "photos", 6, 2)
+    picture(0).save(folder / "stray.png")
+    with pytest.raises(DataError, match=r"stray\.png is in no class folder"):
+        images(str(folder))
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "a.doc").write_text("x")
+    with pytest.raises(DataError, match=r"has no images \(.png, .*\); it has files of .doc"):
+        images(str(tmp_path / "empty"))
+
+
+def test_a_table_with_files_that_are_not_there(tmp_path):
+    picture(0).save(tmp_path / "a.png")
+    (tmp_path / "t.csv").write_text("path,label\na.png,x\nb.png,x\na.png,\n")
+    with pytest.raises(DataError) as error:
+        images(str(tmp_path / "t.csv"))
+    assert [f.what for f in error.value.findings] == [f"names b.png, which is not in {tmp_path}", "has no label"]
+
+
+def test_nothing_is_written_to_the_users_folder(tmp_path):
+    folder = fill(tmp_path / "photos", 6, 2)
+    before = sorted(str(path) for path in folder.rglob("*"))
+    images(str(folder), size=8)
+    assert sorted(str(path) for path in folder.rglob("*")) == before
