@@ -126,7 +126,7 @@ def _permit(target: str, key: str) -> None:
         other, _, folder = package.partition(".")
         hint = f"; if {other} is a plug-in, it is not installed here" if folder == FOLDERS.get(key) else ""
         raise ValueError(f"{target!r} may not be built from a config; allowed is {_allowed(key)}{hint}")
-    if key in FOLDERS and name.lower() != own.replace("_", ""):
+    if key in FOLDERS and name.lower().replace("_", "") != own.replace("_", ""):
         rule = "a component has the name of its module, as in maml.Maml"
         raise ValueError(f"{target!r} is not a valid {key}; allowed is {_allowed(key)}: {rule}")
 

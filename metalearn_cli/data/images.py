@@ -6,30 +6,28 @@ Legend: P pixels per side.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import zip_longest
-from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
 import PIL
 from PIL import Image
 
 from metalearn_cli.core.check import Range
-from metalearn_cli.core.errors import DataError, Finding
 from metalearn_cli.data.common.cache import cached
 from metalearn_cli.data.common.dataset import Dataset
-from metalearn_cli.data.common.files import SPLIT_WORDS, Files, files_in, source_of, suffix
+from metalearn_cli.data.common.decoding import Unreadable
+from metalearn_cli.data.common.files import files_in, source_of
 from metalearn_cli.data.common.images import (
     FORMATS,
     LARGEST,
     Fit,
     Resampling,
     Shape,
-    Unreadable,
     image_data,
     opened,
 )
-from metalearn_cli.data.common.manifest import Entry, Manifest, placed, split_named
-from metalearn_cli.data.common.rows import check_roles, columns_of, is_table, named
+from metalearn_cli.data.common.layouts import of_folders, of_table
+from metalearn_cli.data.common.manifest import placed
+from metalearn_cli.data.common.rows import check_roles, is_table
 
 COLUMN = {"path": None, "label": None, "split": None, "group": None}
 WHAT = "a folder with a folder of images for each class, an archive of it, or a table with a column of paths"
@@ -70,15 +68,16 @@ def images(
     """
     check_roles(column, tuple(COLUMN))
     source = source_of(root, WHAT)
-    table = is_table(source.name)
-    files = files_in(source.parent if table else source)
-    manifest = _of_table(source, column, files) if table else _of_folders(files)
+    if is_table(source.name):
+        manifest, files = of_table(source, column)
+    else:
+        files = files_in(source)
+        manifest = of_folders(files, tuple(FORMATS))
     found = placed(manifest, split, seed, min_items)
     shape = Shape(size, channels, fit, resampling)
     key = {
         "files": files.stamp,
-        "classes": {s: {n: [e.source for e in own] for n, own in cs.items()} for s, cs in found.classes.items()},
-        "protocol": found.protocol,
+        "placed": found.plain,
         "shape": shape,
         "unreadable": unreadable,
         "pillow": PIL.__version__,
@@ -88,59 +87,3 @@ def images(
         return opened(files.read(name, LARGEST))
 
     return cached("images", key, lambda: image_data("images", found, read, shape, unreadable, manifest.about))
-
-
-def _of_folders(files: Files) -> Manifest:
-    """Return the images of a folder of classes."""
-    names = [name for name in files.names if suffix(name) in FORMATS]
-    about = {
-        "files": len(files.names),
-        "skipped": {**files.skipped, "not images": len(files.names) - len(names)},
-    }
-    parts = {name: PurePosixPath(name).parts[:-1] for name in names}
-    wrapping = _common(set(parts.values()))
-    parts = {name: folders[wrapping:] for name, folders in parts.items()}
-    tops = {folders[0].lower() for folders in parts.values() if folders}
-    split_folders = tops <= SPLIT_WORDS.keys() and "train" in {SPLIT_WORDS[top] for top in tops}
-    entries, findings = [], list(files.findings)
-    for name, folders in parts.items():
-        split = split_named(folders[0], name) if split_folders and folders else ""
-        own = folders[bool(split) :]
-        if not own:
-            findings.append(Finding(True, name, "is in no class folder; each class needs a folder of its own"))
-        group = own[0] if len(own) > 1 else ""
-        entries.append(Entry(name, "/".join(own[bool(group) :]), split, group))
-    if not names:
-        found = sorted({suffix(name) or "no ending" for name in files.names})[:8]
-        told = f"has no images ({', '.join(FORMATS)})" + (f"; it has files of {', '.join(found)}" if found else "")
-        findings.append(Finding(True, "data.root", told))
-    return Manifest(entries, about, tuple(findings))
-
-
-def _common(folders: set[tuple[str, ...]]) -> int:
-    """Return how many folders hold all others: they are no classes."""
-    if len(folders) < 2:
-        return max(0, len(next(iter(folders), ())) - 1)
-    return next(i for i, level in enumerate(zip_longest(*folders)) if len(set(level)) > 1)
-
-
-def _of_table(path: Path, column: Mapping[str, str | None], files: Files) -> Manifest:
-    """Return the images of a table; its paths are relative to its folder."""
-    columns = columns_of(path)
-    roles = {role: named(columns, role, column, path, role in ("path", "label")) for role in column}
-    used = {role: found[0] for role, found in roles.items() if found}
-    values = {role: found[1] for role, found in roles.items() if found}
-    known, entries, findings = set(files.names), [], list(files.findings)
-    for row, name in enumerate(values["path"]):
-        where = str(PurePosixPath(str(name).replace("\\", "/")))
-        if where not in known:
-            findings.append(Finding(True, f"{path}, row {row + 1}", f"names {name}, which is not in {path.parent}"))
-        label = str(values["label"][row]).strip()
-        if not label:
-            findings.append(Finding(True, f"{path}, row {row + 1}", "has no label"))
-        split = split_named(values["split"][row], f"{path}, row {row + 1}") if "split" in values else ""
-        group = str(values["group"][row]).strip() if "group" in values else ""
-        entries.append(Entry(where, label, split, group))
-    if findings:
-        raise DataError(findings)
-    return Manifest(entries, {"rows": len(entries), "columns": used, "skipped": dict(files.skipped)})

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _CELL, _TITLE, _LETTERS = 60, 20, 14  # pixels: minimum width of an image in a grid; height of the title; font size
 _ACROSS = 3  # panels of learning curves in a row
+_POINTS = 1000  # most points of a series that are drawn
 _ROWS, _SHOTS, _QUERIES = 10, 5, 8  # maximum numbers of classes, and of items per class, of a drawn episode
 # two colours that differ in print and for the colour-blind (Okabe & Ito 2008); the line styles differ without colour
 _STYLES = {"train": ("#0072B2", "-"), "val": ("#D55E00", "--")}
@@ -123,9 +124,12 @@ def series_picture(series: Mapping[str, Tensor], title: str, path: Path) -> None
     panels = figure.subplots(len(series), 1, squeeze=False)[:, 0]
     for axis, (name, lines) in zip(panels, series.items(), strict=True):
         apart = float(lines.abs().max()) * 2 or 1.0
+        step = -(-lines.shape[1] // _POINTS)
         for i, line in enumerate(lines):
-            axis.plot(line - i * apart, color=_STYLES["train"][0], linewidth=0.6)
+            axis.plot(range(0, len(line), step), line[::step] - i * apart, color=_STYLES["train"][0], linewidth=0.6)
         axis.set_yticks([])
+        if axis is not panels[-1]:
+            axis.set_xticks([])
         axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
     figure.suptitle(title, fontsize=11)
     _save(figure, path)

@@ -51,7 +51,11 @@ def check_data(config: DataConfig) -> dict[str, Any]:
         facts = {"name": data.name, "protocol": data.protocol, "fingerprint": data.fingerprint}
         shape = {"kind": data.facts.kind, "shape": data.facts.plain_shape, "episode": episode._asdict()}
         told["data"] = {**facts, "splits": sizes, "about": dict(data.about), **shape}
-        findings += [*data.findings, *near_copies(data.splits), *episode_findings(data, *episode)]
+        findings += [
+            *data.findings,
+            *(near_copies(data.splits) if data.facts.kind == "image" else []),
+            *episode_findings(data, *episode),
+        ]
     findings.sort(key=lambda finding: not finding.blocks)
     may_start = not any(finding.blocks for finding in findings)
     return {**told, "findings": [finding._asdict() for finding in findings], "may_start": may_start}

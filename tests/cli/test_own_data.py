@@ -24,7 +24,7 @@ def test_what_is_understood_of_a_folder(mlx, photos, tmp_path):
     assert (answer.code, answer.err) == (0, "")
     rows = dict(line.split(maxsplit=1) for line in answer.out.splitlines()[1:8])
     assert rows["images"] == "180"
-    assert "._* 1" in rows["skipped"] and "not images 1" in rows["skipped"]
+    assert "._* 1" in rows["skipped"] and "of other kinds 1" in rows["skipped"]
     assert "RGB" in rows["modes"] and "I;16" in rows["modes"]
     assert rows["train"].startswith("6 classes, 90 items: class")
     assert "an episode   way 3, shot 1, query 14" in answer.out

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from torch import Tensor
@@ -131,14 +131,16 @@ def _alone(folder: Path) -> Iterator[None]:
             folder.rmdir()  # a failed build leaves no empty folder
 
 
-def large(*shape: int) -> NDArray[np.uint8]:
-    """Return uint8 zeros that may be larger than memory: mapped from a file in the cache folder, if possible."""
+def large(*shape: int, dtype: DTypeLike = np.uint8) -> NDArray[Any]:
+    """Return zeros that may be larger than memory: mapped from a file in the cache folder, if possible."""
     with suppress(OSError, AttributeError):  # macOS cannot reserve space
         cache_dir().mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=cache_dir()) as file:  # it has no name and is deleted with the array
-            os.posix_fallocate(file.fileno(), 0, math.prod(shape))  # else a full disk kills the process at a write
-            return np.memmap(file, np.uint8, "r+", shape=shape)
-    return np.zeros(shape, np.uint8)
+            os.posix_fallocate(
+                file.fileno(), 0, max(1, math.prod(shape) * np.dtype(dtype).itemsize)
+            )  # else a full disk kills the process at a write
+            return np.memmap(file, dtype, "r+", shape=shape)
+    return np.zeros(shape, dtype)
 
 
 def _load(path: Path) -> Dataset:

@@ -17,7 +17,7 @@ import threading
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -101,6 +101,26 @@ def source_of(root: str | None, what: str) -> Path:
     return path
 
 
+def benchmark_root(root: str | None, name: str, what: str) -> Path:
+    """Return the folder of a benchmark: `data.root`, or the folder of its name in MLX_DATA_DIR.
+
+    Args:
+        root: the setting.
+        name: of the data set.
+        what: the files that it should have, and where they come from.
+
+    Raises:
+        ConfigError: if there is none.
+    """
+    mirror = os.environ.get("MLX_DATA_DIR")
+    if root is None and mirror:
+        folder = Path(expanded(mirror)) / name
+        if not folder.exists():
+            raise ConfigError([Problem("data.root", f"is missing, and MLX_DATA_DIR has no {name}: {what}")])
+        return folder
+    return source_of(root, what)
+
+
 def files_in(root: Path) -> Files:
     """Return the files of a folder or archive.
 
@@ -117,11 +137,33 @@ def files_in(root: Path) -> Files:
         found = list(_of_archive(root, findings))
     else:
         raise ConfigError([Problem("data.root", f"{root} is neither a folder nor one of {', '.join(ARCHIVES)}")])
+    return _gathered(found, findings)
+
+
+def files_named(folder: Path, names: Sequence[str]) -> Files:
+    """Return files of a folder by their names, relative to it."""
+    findings: list[Finding] = []
+    found = []
+    for name in dict.fromkeys(names):
+        path = folder / name
+        try:
+            about = path.stat()
+        except (OSError, ValueError):
+            about = None
+        if about and stat.S_ISREG(about.st_mode):
+            found.append(_File(name, (about.st_size, about.st_mtime_ns), partial(_read_file, path)))
+        else:
+            findings.append(Finding(True, name, f"is not in {folder}"))
+    return _gathered(found, findings, junk=False)
+
+
+def _gathered(found: Iterable[_File], findings: list[Finding], junk: bool = True) -> Files:
+    """Return files as one; junk is left out."""
     skipped: Counter[str] = Counter()
     kept: dict[str, _File] = {}
     for file in found:
-        if junk := _junk(file.name):
-            skipped[junk] += 1
+        if junk and (word := _junk(file.name)):
+            skipped[word] += 1
         elif file.name in kept:
             findings.append(Finding(True, file.name, "is there twice: in two archives, or twice in one"))
         else:

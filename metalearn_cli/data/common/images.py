@@ -9,26 +9,24 @@ import io
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from math import prod
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
 
-from metalearn_cli.core.errors import DataError, Finding
-from metalearn_cli.core.machine import cores
-from metalearn_cli.data.common.cache import large
+from metalearn_cli.core.items import each
 from metalearn_cli.data.common.dataset import Dataset
+from metalearn_cli.data.common.decoding import Unreadable, decoded
 from metalearn_cli.data.common.files import UNREADABLE
-from metalearn_cli.data.common.manifest import Entry, Placed
-from metalearn_cli.data.common.splits import ONE, Split
+from metalearn_cli.data.common.manifest import Placed
+from metalearn_cli.data.common.splits import ONE
 
 Fit = Literal["crop", "pad", "squash"]
 Resampling = Literal["bicubic", "bilinear", "box"]
-Unreadable = Literal["stop", "skip"]
 
 FORMATS = {
     ".png": "PNG",
@@ -47,7 +45,6 @@ FORMATS = {
 LARGEST = 1 << 28  # bytes of a file
 MOST_PIXELS = 100_000_000
 _GRAY = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N")
-_SKIP = "to go on without them: data.unreadable=skip"
 
 
 class Shape(NamedTuple):
@@ -169,43 +166,22 @@ def image_data(
     Raises:
         DataError: with each image that cannot be read.
     """
-    findings: list[Finding] = []
     modes: Counter[str] = Counter()
     sizes: list[tuple[int, ...]] = []
-    items: dict[str, NDArray[np.uint8]] = {}
-    good: dict[str, NDArray[np.bool_]] = {}
 
-    def decode(place: tuple[NDArray[np.uint8], int], entry: Entry) -> tuple[str, tuple[int, int]]:
-        image = read(entry.source)
+    def decode(source: Any) -> NDArray[np.uint8]:
+        image = read(source)
         mode, extent = image.mode, image.size
-        place[0][place[1]] = pixels_of(image, shape)
-        return mode, extent
+        pixels = pixels_of(image, shape)
+        modes.update([mode])
+        sizes.append(extent)
+        return pixels
 
-    for split in found.classes:
-        entries = found.entries(split)
-        items[split] = large(len(entries), shape.channels or 3, shape.size, shape.size)
-        good[split] = np.ones(len(entries), bool)
-        with ThreadPoolExecutor(cores()) as pool:
-            futures = [pool.submit(decode, (items[split], i), entry) for i, entry in enumerate(entries)]
-            for i, (entry, future) in enumerate(zip(entries, futures, strict=True)):
-                try:
-                    mode, extent = future.result()
-                    modes[mode] += 1
-                    sizes.append(extent)
-                except ValueError as error:
-                    good[split][i] = False
-                    findings.append(Finding(unreadable == "stop", str(entry.source), str(error)))
-    if findings and unreadable == "stop":
-        raise DataError(findings, _SKIP)
+    item = (shape.channels or 3, shape.size, shape.size)
+    splits, findings = decoded(found, decode, item, np.uint8, unreadable)
     gray = shape.channels is None and modes.keys() <= set(_GRAY)
-    splits = {}
-    for split, classes in found.classes.items():
-        kept = items[split] if good[split].all() else items[split][good[split]]
-        labels = np.repeat(np.arange(len(classes)), [len(entries) for entries in classes.values()])[good[split]]
-        counts = np.bincount(labels, minlength=len(classes))
-        names = tuple(label for label, count in zip(classes, counts, strict=True) if count)
-        array = np.ascontiguousarray(kept[:, :1]) if gray else kept
-        splits[split] = Split(torch.from_numpy(array), torch.from_numpy(counts[counts > 0]), names)
+    if gray:
+        splits = {name: replace(split, items=each(_one_channel, split.items)) for name, split in splits.items()}
     told = {
         **(about or {}),
         "images": len(sizes),
@@ -222,6 +198,10 @@ def image_data(
         about=told,
         findings=(*found.findings, *findings),
     )
+
+
+def _one_channel(items: Tensor) -> Tensor:
+    return items[:, :1].contiguous()
 
 
 def _preprocessing(shape: Shape, channels: int) -> dict[str, Any]:

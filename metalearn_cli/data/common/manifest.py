@@ -80,6 +80,12 @@ class Placed(NamedTuple):
     protocol: str
     findings: tuple[Finding, ...]
 
+    @property
+    def plain(self) -> list[Any]:
+        """Return all this as plain values, a part of the key of a cached data set."""
+        sources = {s: {n: [e.source for e in own] for n, own in classes.items()} for s, classes in self.classes.items()}
+        return [sources, self.protocol]
+
     def entries(self, split: str) -> list[Entry]:
         """Return the entries of a split, class by class."""
         return [entry for entries in self.classes[split].values() for entry in entries]

@@ -183,7 +183,7 @@ def test_images_that_lie_in_no_class_folder(tmp_path):
         images(str(folder))
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "a.doc").write_text("x")
-    with pytest.raises(DataError, match=r"has no images \(.png, .*\); it has files of .doc"):
+    with pytest.raises(DataError, match=r"has no files of .png, .*; it has files of .doc"):
         images(str(tmp_path / "empty"))
 
 
@@ -192,7 +192,8 @@ def test_a_table_with_files_that_are_not_there(tmp_path):
     (tmp_path / "t.csv").write_text("path,label\na.png,x\nb.png,x\na.png,\n")
     with pytest.raises(DataError) as error:
         images(str(tmp_path / "t.csv"))
-    assert [f.what for f in error.value.findings] == [f"names b.png, which is not in {tmp_path}", "has no label"]
+    told = [(finding.where, finding.what) for finding in error.value.findings]
+    assert told == [("b.png", f"is not in {tmp_path}"), (f"{tmp_path / 't.csv'}, row 3", "has no label")]
 
 
 def test_nothing_is_written_to_the_users_folder(tmp_path):

@@ -1,0 +1,71 @@
+"""Decode the items of a manifest, several at a time, into arrays that may be larger than memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import DTypeLike, NDArray
+
+from metalearn_cli.core.errors import DataError, Finding
+from metalearn_cli.core.machine import cores
+from metalearn_cli.data.common.cache import large
+from metalearn_cli.data.common.manifest import Placed
+from metalearn_cli.data.common.splits import Split
+
+Unreadable = Literal["stop", "skip"]
+"""Whether items that cannot be read are an error or left out."""
+
+
+def decoded(
+    found: Placed,
+    decode: Callable[[Any], NDArray[Any]],
+    shape: tuple[int, ...],
+    dtype: DTypeLike,
+    unreadable: Unreadable,
+) -> tuple[dict[str, Split], list[Finding]]:
+    """Return the items by split and class, and what was left out.
+
+    Args:
+        found: what is in each split.
+        decode: returns the item of an entry's source; it raises a ValueError, whose text goes after the source, if that
+            cannot be read. Several threads call it.
+        shape: of an item.
+        dtype: of an item.
+        unreadable: what to do with items that cannot be read.
+
+    Raises:
+        DataError: with each item that cannot be read.
+    """
+    findings: list[Finding] = []
+    arrays: dict[str, NDArray[Any]] = {}
+    good: dict[str, NDArray[np.bool_]] = {}
+    for split in found.classes:
+        entries = found.entries(split)
+        arrays[split] = items = large(len(entries), *shape, dtype=dtype)
+        good[split] = np.ones(len(entries), bool)
+
+        def place(i: int, source: Any, items: NDArray[Any] = items) -> None:
+            items[i] = decode(source)
+
+        with ThreadPoolExecutor(cores()) as pool:
+            futures = [pool.submit(place, i, entry.source) for i, entry in enumerate(entries)]
+            for i, (entry, future) in enumerate(zip(entries, futures, strict=True)):
+                try:
+                    future.result()
+                except ValueError as error:
+                    good[split][i] = False
+                    findings.append(Finding(unreadable == "stop", str(entry.source), str(error)))
+    if findings and unreadable == "stop":
+        raise DataError(findings, "to go on without them: data.unreadable=skip")
+    splits = {}
+    for split, classes in found.classes.items():
+        kept = arrays[split] if good[split].all() else arrays[split][good[split]]
+        labels = np.repeat(np.arange(len(classes)), [len(entries) for entries in classes.values()])[good[split]]
+        counts = np.bincount(labels, minlength=len(classes))
+        names = tuple(name for name, count in zip(classes, counts, strict=True) if count)
+        splits[split] = Split(torch.from_numpy(kept), torch.from_numpy(counts[counts > 0]), names)
+    return splits, findings

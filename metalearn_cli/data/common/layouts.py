@@ -1,0 +1,113 @@
+"""Where the items of a source lie: in folders of classes, or named by a table."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
+from pathlib import Path, PurePosixPath
+
+from metalearn_cli.core.errors import ConfigError, DataError, Finding, Problem
+from metalearn_cli.data.common.files import SPLIT_WORDS, Files, files_named, suffix
+from metalearn_cli.data.common.manifest import Entry, Manifest, split_named
+from metalearn_cli.data.common.rows import columns_of, named
+
+
+def of_folders(files: Files, endings: Sequence[str]) -> Manifest:
+    """Return the files of a folder of classes, each a folder; folders above them are groups, those at the top splits.
+
+    Args:
+        files: all files.
+        endings: of the files that are items.
+    """
+    names = [name for name in files.names if suffix(name) in endings]
+    about = {
+        "files": len(files.names),
+        "skipped": {**files.skipped, "of other kinds": len(files.names) - len(names)},
+    }
+    parts = {name: PurePosixPath(name).parts[:-1] for name in names}
+    wrapping = _common(set(parts.values()))
+    parts = {name: folders[wrapping:] for name, folders in parts.items()}
+    tops = {folders[0].lower() for folders in parts.values() if folders}
+    split_folders = tops <= SPLIT_WORDS.keys() and "train" in {SPLIT_WORDS[top] for top in tops}
+    entries, findings = [], list(files.findings)
+    for name, folders in parts.items():
+        split = split_named(folders[0], name) if split_folders and folders else ""
+        own = folders[bool(split) :]
+        if not own:
+            findings.append(Finding(True, name, "is in no class folder; each class needs a folder of its own"))
+        group = own[0] if len(own) > 1 else ""
+        entries.append(Entry(name, "/".join(own[bool(group) :]), split, group))
+    if not names:
+        found = sorted({suffix(name) or "no ending" for name in files.names})[:8]
+        told = f"has no files of {', '.join(endings)}" + (f"; it has files of {', '.join(found)}" if found else "")
+        findings.append(Finding(True, "data.root", told))
+    return Manifest(entries, about, tuple(findings))
+
+
+def of_names(files: Files, endings: Sequence[str], pattern: str) -> Manifest:
+    """Return the files whose names say what they are.
+
+    Args:
+        files: all files.
+        endings: of the files that are items.
+        pattern: such as "{label}_{group}_{n}.wav", matched to the end of each path; a field has no "/". The fields
+            "label", "split" and "group" are used.
+
+    Raises:
+        ConfigError: if the pattern has no label, or no file fits it.
+    """
+    fields = re.findall(r"{(\w+)}", pattern)
+    if "label" not in fields or len(set(fields)) < len(fields):
+        raise ConfigError([Problem("data.pattern", f"needs {{label}}, and each field once, got {pattern!r}")])
+    literals = re.split(r"{\w+}", pattern)
+    parts = [re.escape(literals[0])]
+    for field, literal in zip(fields, literals[1:], strict=True):
+        parts += [f"(?P<{field}>[^/]+?)", re.escape(literal)]
+    expression = re.compile(rf"(?:.*/)?{''.join(parts)}")
+    names = [name for name in files.names if suffix(name) in endings]
+    matches = {name: match.groupdict() for name in names if (match := expression.fullmatch(name))}
+    if not matches:
+        some = ", ".join(names[:3]) or "none"
+        raise ConfigError([Problem("data.pattern", f"{pattern!r} fits none of {len(names)} files, such as {some}")])
+    entries = [
+        Entry(name, found["label"], split_named(found.get("split"), name), found.get("group") or "")
+        for name, found in matches.items()
+    ]
+    other = {"of other names": len(names) - len(matches), "of other kinds": len(files.names) - len(names)}
+    return Manifest(entries, {"files": len(files.names), "skipped": {**files.skipped, **other}}, files.findings)
+
+
+def _common(folders: set[tuple[str, ...]]) -> int:
+    """Return how many folders hold all others: they are no classes."""
+    if len(folders) < 2:
+        return max(0, len(next(iter(folders), ())) - 1)
+    return next(i for i, level in enumerate(zip_longest(*folders)) if len(set(level)) > 1)
+
+
+def of_table(path: Path, column: Mapping[str, str | None]) -> tuple[Manifest, Files]:
+    """Return the files that a table names, relative to its folder.
+
+    Args:
+        path: of the table.
+        column: its columns: "path" and "label", and perhaps "split" and "group"; see `rows.named`.
+
+    Raises:
+        DataError: with each row that cannot be used, and each file that is not there.
+    """
+    columns = columns_of(path)
+    roles = {role: named(columns, role, column, path, role in ("path", "label")) for role in column}
+    used = {role: found[0] for role, found in roles.items() if found}
+    values = {role: [str(value or "").strip() for value in found[1]] for role, found in roles.items() if found}
+    values["path"] = [name.replace("\\", "/") for name in values["path"]]
+    files = files_named(path.parent, values["path"])
+    findings = list(files.findings)
+    findings += [
+        Finding(True, f"{path}, row {i}", "has no label") for i, label in enumerate(values["label"], 1) if not label
+    ]
+    if findings:
+        raise DataError(findings)
+    rows = len(values["path"])
+    splits = [split_named(word, f"{path}, row {i}") for i, word in enumerate(values.get("split", [""] * rows), 1)]
+    entries = map(Entry, values["path"], values["label"], splits, values.get("group", [""] * rows))
+    return Manifest(list(entries), {"rows": rows, "columns": used}), files

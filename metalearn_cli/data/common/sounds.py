@@ -1,0 +1,214 @@
+"""How a recording becomes an item, and plain values that say so, to treat other recordings in the same way.
+
+Legend: L samples, F frames, M mel bands.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metalearn_cli.core.errors import Finding, UserError
+from metalearn_cli.data.common.cache import cached
+from metalearn_cli.data.common.dataset import Dataset
+from metalearn_cli.data.common.decoding import Unreadable, decoded
+from metalearn_cli.data.common.files import Files
+from metalearn_cli.data.common.manifest import Manifest, Placed, placed
+from metalearn_cli.data.common.splits import ONE
+
+Features = Literal["logmel", "raw"]
+
+FORMATS = (".wav", ".flac", ".ogg", ".mp3")
+LARGEST = 1 << 30  # bytes of a file
+QUIET = 1e-4  # a recording that is never louder is silent; 1 is the loudest
+DECIBELS = 80.0  # between the values 0 and 1 of an item
+WINDOW = 0.025  # seconds
+
+
+class Shape(NamedTuple):
+    """How a recording becomes an item.
+
+    Attributes:
+        rate: samples per second.
+        seconds: length; longer recordings are cut, shorter ones padded with silence.
+        features: "logmel": an image [1, M, F] with values in [0, 1]; "raw": samples [L], at most 1 in size.
+        mels: M.
+        hop: seconds from one frame to the next.
+    """
+
+    rate: int
+    seconds: float
+    features: Features
+    mels: int
+    hop: float
+
+    @property
+    def length(self) -> int:
+        """L."""
+        return round(self.rate * self.seconds)
+
+    @property
+    def item(self) -> tuple[int, ...]:
+        """The shape of an item."""
+        if self.features == "raw":
+            return (self.length,)
+        return (1, self.mels, max(1, math.ceil(self.length / round(self.rate * self.hop))))
+
+
+def samples_of(content: bytes, shape: Shape) -> NDArray[np.float32]:
+    """Return the beginning of a recording [L], mixed to one channel, resampled, and padded with zeros.
+
+    Raises:
+        ValueError: if it cannot be read; its text goes after the name of the file.
+        UserError: if the libraries are not installed.
+    """
+    try:
+        import soundfile
+        from scipy.signal import resample_poly
+    except ImportError as error:
+        raise UserError(f"recordings need the extra audio: pip install 'metalearn-cli[audio]' ({error})") from error
+    try:
+        with soundfile.SoundFile(io.BytesIO(content)) as file:
+            rate = file.samplerate
+            found = file.read(math.ceil(rate * shape.seconds), "float32", always_2d=True)
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise ValueError(f"cannot be read as a recording: {error}") from error
+    if not len(found):
+        raise ValueError("has no samples")
+    if not np.isfinite(found).all():
+        raise ValueError("has samples that are not finite")
+    mixed = found.mean(1)
+    if rate != shape.rate:
+        common = math.gcd(rate, shape.rate)
+        mixed = resample_poly(mixed, shape.rate // common, rate // common).astype(np.float32)
+    mixed = mixed[: shape.length]
+    return np.pad(mixed, (0, shape.length - len(mixed)))
+
+
+def item_of(samples: NDArray[np.float32], shape: Shape) -> NDArray[Any]:
+    """Return samples [L] as an item, whatever their loudness.
+
+    A log-mel image is uint8: 255 is the highest power in a band and frame, 0 is 80 dB less. Raw samples are scaled to a
+    highest value of 1.
+    """
+    loudest = float(np.abs(samples).max(initial=0))
+    if shape.features == "raw":
+        return samples / loudest if loudest > QUIET else samples
+    window, hop = round(shape.rate * WINDOW), round(shape.rate * shape.hop)
+    frames = shape.item[2]
+    size = 2 << (window - 1).bit_length()
+    padded = np.pad(samples, (window // 2, window + hop))
+    steps = np.lib.stride_tricks.sliding_window_view(padded, window)[::hop][:frames]
+    power = np.abs(np.fft.rfft(steps * np.hanning(window).astype(np.float32), size)) ** 2
+    bands = mel_bands(shape.mels, size, shape.rate) @ power.T
+    decibels = 10 * np.log10(np.maximum(bands, 1e-10))
+    scaled = (decibels - decibels.max()) / DECIBELS + 1 if loudest > QUIET else np.zeros_like(decibels)
+    return np.round(ONE * scaled.clip(0, 1)).astype(np.uint8)[None]
+
+
+def mel_bands(mels: int, size: int, rate: int) -> NDArray[np.float32]:
+    """Return the weights [M, size / 2 + 1] of triangular bands, equally wide in mel (O'Shaughnessy 1987).
+
+    Args:
+        mels: M.
+        size: of the Fourier transform.
+        rate: samples per second; the bands end at half of it.
+    """
+    top = 2595 * math.log10(1 + rate / 2 / 700)
+    edges = 700 * (10 ** (np.linspace(0, top, mels + 2) / 2595) - 1)
+    frequencies = np.linspace(0, rate / 2, size // 2 + 1)
+    rising = (frequencies - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
+    falling = (edges[2:, None] - frequencies) / (edges[2:] - edges[1:-1])[:, None]
+    return np.minimum(rising, falling).clip(0).astype(np.float32)
+
+
+def recordings(
+    name: str,
+    files: Files,
+    manifest: Manifest,
+    shape: Shape,
+    split: str,
+    seed: int,
+    min_items: int = 2,
+    unreadable: Unreadable = "stop",
+) -> Dataset:
+    """Split and decode the recordings of a manifest, or take them from the cache.
+
+    Args:
+        name: of the data set.
+        files: the recordings.
+        manifest: what they are.
+        shape: how a recording becomes an item.
+        split: see `manifest.placed`.
+        seed: of the split.
+        min_items: classes with fewer recordings are left out.
+        unreadable: whether recordings that cannot be read are an error or left out.
+
+    Raises:
+        UserError: if they cannot be used; a DataError names each.
+    """
+    found = placed(manifest, split, seed, min_items)
+    key = {
+        "files": files.stamp,
+        "placed": found.plain,
+        "shape": shape,
+        "unreadable": unreadable,
+        "numpy": np.__version__,
+    }
+
+    def read(source: str) -> bytes:
+        return files.read(source, LARGEST)
+
+    return cached(name, key, lambda: sound_data(name, found, read, shape, unreadable, manifest.about))
+
+
+def sound_data(
+    name: str,
+    found: Placed,
+    read: Callable[[Any], bytes],
+    shape: Shape,
+    unreadable: Unreadable = "stop",
+    about: Mapping[str, Any] | None = None,
+) -> Dataset:
+    """Decode the recordings of a manifest.
+
+    Args:
+        name: of the data set.
+        found: what is in each split.
+        read: returns the contents of an entry's source; it raises a ValueError if that cannot be read.
+        shape: how a recording becomes an item.
+        unreadable: whether recordings that cannot be read are an error or left out.
+        about: what was understood so far.
+
+    Raises:
+        DataError: with each recording that cannot be read.
+    """
+    silent: list[str] = []
+
+    def decode(source: Any) -> NDArray[Any]:
+        samples = samples_of(read(source), shape)
+        if np.abs(samples).max() <= QUIET:
+            silent.append(str(source))
+        return item_of(samples, shape)
+
+    dtype = np.float32 if shape.features == "raw" else np.uint8
+    splits, findings = decoded(found, decode, shape.item, dtype, unreadable)
+    quiet = [Finding(False, source, "is silent") for source in sorted(silent)]
+    told = {**(about or {}), "recordings": sum(int(split.counts.sum()) for split in splits.values())}
+    preprocessing = {**shape._asdict(), "window": WINDOW, "decibels": DECIBELS, "divide_by": ONE}
+    if shape.features == "raw":
+        preprocessing = {key: value for key, value in preprocessing.items() if key in ("rate", "seconds", "features")}
+    return Dataset.of(
+        name,
+        found.protocol,
+        splits,
+        "audio",
+        preprocessing,
+        about=told,
+        findings=(*found.findings, *findings, *quiet),
+    )

@@ -1,0 +1,176 @@
+"""Own recordings: every format and layout, what they become, and every file that cannot be used."""
+
+import io
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from sources import esc50 as esc50_source
+from sources import fsdd as fsdd_source
+from sources import speech_commands as commands_source
+from sources.audio import RATE, fill, save, sound
+
+from metalearn_cli.core.errors import ConfigError, DataError
+from metalearn_cli.data.audio import audio
+from metalearn_cli.data.common.sounds import Shape, item_of, mel_bands, samples_of
+from metalearn_cli.data.esc50 import esc50
+from metalearn_cli.data.fsdd import fsdd
+from metalearn_cli.data.speech_commands import speech_commands
+
+RAW = Shape(RATE, 0.05, "raw", 8, 0.01)
+SMALL = {"rate": RATE, "seconds": 0.05, "mels": 8, "hop": 0.01}
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLX_CACHE_DIR", str(tmp_path / "cache"))
+
+
+def encoded(samples, rate=RATE, kind="WAV", subtype=None):
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples, rate, format=kind, subtype=subtype)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("kind", "subtype", "closeness"),
+    [
+        ("WAV", "PCM_16", 1e-4),
+        ("WAV", "FLOAT", 1e-7),
+        ("FLAC", "PCM_24", 1e-6),
+        ("OGG", "VORBIS", 0.1),
+        ("MP3", None, 0.3),
+    ],
+)
+def test_formats(kind, subtype, closeness):
+    samples = sound(0, 0.4)
+    rate = 8000  # MP3 has a few rates
+    found = samples_of(encoded(samples, rate, kind, subtype), Shape(rate, 0.2, "raw", 8, 0.01))
+    assert (found.dtype, len(found)) == (np.float32, len(samples))
+    if kind != "MP3":  # which is shifted by its frames
+        assert np.abs(found - samples).max() < closeness
+
+
+def test_channels_are_mixed_and_lengths_and_rates_made_equal():
+    left = sound(0, 0.1)
+    both = np.stack([left, -left], 1)
+    assert np.abs(samples_of(encoded(both), RAW)).max() < 1e-3
+    assert len(samples_of(encoded(sound(0, 0.5)), RAW)) == RAW.length == 200  # cut
+    short = samples_of(encoded(sound(0, 0.02)), RAW)
+    assert len(short) == 200 and not short[80:].any()  # padded
+    time = np.arange(4000) / 8000
+    wave = np.sin(2 * np.pi * 440 * time).astype(np.float32)
+    found = samples_of(encoded(wave, 8000, subtype="FLOAT"), Shape(RATE, 0.5, "raw", 8, 0.01))
+    assert np.abs(found[50:-50] - wave[::2][50:-50]).max() < 0.01
+
+
+def test_a_louder_recording_is_the_same_item():
+    samples = sound(3, 0.05)
+    for shape in (RAW, RAW._replace(features="logmel")):
+        one, two = (item_of(factor * samples, shape).astype(float) for factor in (0.1, 0.9))
+        assert np.abs(one - two).max() <= (1e-6 if shape.features == "raw" else 1)
+        assert one.shape == shape.item
+
+
+def test_a_tone_is_in_its_band():
+    rate, mels = 8000, 20
+    shape = Shape(rate, 0.5, "logmel", mels, 0.02)
+    time = np.arange(4000) / rate
+    for tone in (300, 1000, 2500):
+        item = item_of(np.sin(2 * np.pi * tone * time).astype(np.float32), shape)
+        loudest = int(item[0, :, 10].argmax())
+        weights = mel_bands(mels, 512, rate)
+        assert loudest == int(weights[:, round(tone / rate * 512)].argmax())
+    assert weights.max() <= 1 and (weights.sum(1) > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"", "cannot be read as a recording"),
+        (b"RIFF1234WAVE", "cannot be read as a recording"),
+        (encoded(np.zeros((0, 1), np.float32)), "has no samples"),
+        (encoded(np.full(100, np.nan, np.float32), subtype="FLOAT"), "has samples that are not finite"),
+    ],
+)
+def test_files_that_are_no_recordings(content, told):
+    with pytest.raises(ValueError, match=told):
+        samples_of(content, RAW)
+
+
+def test_folders_archives_and_tables_give_the_same_items(tmp_path):
+    folder = fill(tmp_path / "sounds", 8, 3)
+    data = audio(str(folder), **SMALL)
+    assert (data.facts.kind, data.facts.shape, data.facts.values) == ("audio", (1, 8, 5), "unit")
+    files = sorted(path.relative_to(folder) for path in folder.rglob("*.*"))
+    with zipfile.ZipFile(tmp_path / "s.zip", "w") as archive:
+        for file in files:
+            archive.write(folder / file, file)
+    (tmp_path / "t.csv").write_text("\n".join(["file,label", *(f"sounds/{f},{f.parent}" for f in files)]))
+    others = [audio(str(tmp_path / "s.zip"), **SMALL), audio(str(tmp_path / "t.csv"), **SMALL)]
+    assert {other.fingerprint for other in others} == {data.fingerprint}
+    raw = audio(str(folder), features="raw", **SMALL)
+    assert (raw.facts.shape, raw.facts.values) == ((200,), "real")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "told"),
+    [
+        ("{speaker}_{n}.wav", "needs {label}, and each field once"),
+        ("{label}_{label}.wav", "needs {label}, and each field once"),
+        ("{label}+{n}.wav", r"fits none of 4 files, such as 3_ann_0.wav"),
+    ],
+)
+def test_patterns_that_do_not_fit(tmp_path, pattern, told):
+    for n in range(4):
+        save(tmp_path / "r" / f"3_ann_{n}.wav", n)
+    with pytest.raises(ConfigError, match=told):
+        audio(str(tmp_path / "r"), pattern=pattern, **SMALL)
+
+
+def test_no_speaker_is_in_two_splits(tmp_path):
+    data = fsdd(**fsdd_source.write(tmp_path / "fsdd"))
+    speakers = [{name.split("/")[0] for name in s.names} for s in data.splits.values()]
+    assert sorted(map(len, speakers)) == [1, 1, 4]
+    assert set().union(*speakers) == set(fsdd_source.SPEAKERS)
+
+
+def test_background_noise_is_no_word_and_numbers_have_names(tmp_path):
+    data = speech_commands(**commands_source.write(tmp_path / "commands"))
+    names = {name for s in data.splits.values() for name in s.names}
+    assert names == {*commands_source.WORDS, *commands_source.MORE}
+    data = esc50(**esc50_source.write(tmp_path / "esc"))
+    assert {name for s in data.splits.values() for name in s.names} == {*esc50_source.NAMES, *esc50_source.MORE}
+
+
+def test_every_file_that_cannot_be_read_and_silence(tmp_path):
+    folder = fill(tmp_path / "sounds", 6, 3)
+    (folder / "class00" / "0.ogg").write_bytes(b"no recording")
+    soundfile.write(folder / "class01" / "0.ogg", np.zeros(0), RATE)
+    soundfile.write(folder / "class02" / "1.flac", np.zeros(100), RATE)
+    with pytest.raises(DataError) as error:
+        audio(str(folder), **SMALL)
+    assert sorted(f.where for f in error.value.findings) == ["class00/0.ogg", "class01/0.ogg"]
+    data = audio(str(folder), unreadable="skip", **SMALL)
+    assert ("class02/1.flac", "is silent") in [(f.where, f.what) for f in data.findings]
+
+
+def test_the_benchmarks_say_where_they_looked(tmp_path, monkeypatch):
+    monkeypatch.delenv("MLX_DATA_DIR", raising=False)
+    with pytest.raises(ConfigError, match=r"data.root: is missing: data.root=PATH, a folder with recordings/"):
+        fsdd()
+    monkeypatch.setenv("MLX_DATA_DIR", str(tmp_path))
+    with pytest.raises(ConfigError, match="is missing, and MLX_DATA_DIR has no fsdd"):
+        fsdd()
+
+
+def test_real_recordings():
+    root = Path(__file__).parents[4] / "shared" / "data" / "fsdd"
+    if not root.is_dir():
+        pytest.skip("needs ../shared/data/fsdd")
+    data = fsdd(str(root))
+    assert [len(s.names) for s in data.splits.values()] == [40, 10, 10]
+    assert sum(int(s.counts.sum()) for s in data.splits.values()) == 3000
+    assert not [f for f in data.findings if f.blocks]
