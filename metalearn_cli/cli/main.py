@@ -196,7 +196,7 @@ def _data(words: Words) -> int:
 
     kind, *settings = _expect(words, "|".join(DATA), several=True)
     if kind not in DATA:
-        raise UserError(f"there is no mlx data {kind!r}; there is only {', '.join(DATA)}")
+        raise UserError(f"there is no mlx data {kind!r}; there are {', '.join(DATA)}{meant(kind, DATA)}")
     extra = words.options.get("--config-dir", "")
     typed = launch.with_source(settings)
     if kind == "show":

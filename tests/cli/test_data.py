@@ -71,8 +71,8 @@ def test_every_file_that_cannot_be_used(mlx, monkeypatch):
 
 
 def test_wrong_words(mlx):
-    assert "mlx data needs one more argument: mlx data check" in mlx("data").err
-    assert "there is no mlx data 'chekc'; there is only check" in mlx("data", "chekc").err
+    assert "mlx data needs one more argument: mlx data make|show|check" in mlx("data").err
+    assert "there is no mlx data 'chekc'; there are make, show, check; did you mean: check" in mlx("data", "chekc").err
     answer = mlx("data", "check", "wya=3", "seed=x")
     assert answer.code == 2
     assert "2 problems in the settings of `mlx data check`" in answer.err
@@ -81,6 +81,10 @@ def test_wrong_words(mlx):
 
 
 def test_completion(mlx, monkeypatch):
-    for line, expected in (("mlx data ", "check"), ("mlx data check data=glo", ""), ("mlx data check wa", "way=")):
+    for line, expected in (
+        ("mlx data ", "make\nshow\ncheck"),
+        ("mlx data check data=glo", ""),
+        ("mlx data check wa", "way="),
+    ):
         monkeypatch.setenv("COMP_LINE", line)
-        assert mlx("-sc", "query=bash").out.strip() == expected
+        assert mlx("-sc", "query=bash").out.strip() == told

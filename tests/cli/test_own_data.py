@@ -57,7 +57,7 @@ def test_rows_where_there_is_no_picture(mlx, tmp_path):
         (("make", "data=images"), "data.root is missing: data.root=PATH, a folder"),
         (("show", "data=images", "data.root=nowhere"), "there is no nowhere"),
         (("make", "data=images", "data.root=.", "data.column.lable=x"), "no such setting; there are path, label"),
-        (("look", "x"), "there is no mlx data 'look'; there is only make, show, check"),
+        (("look", "x"), "there is no mlx data 'look'; there are make, show, check"),
     ],
 )
 def test_what_cannot_be_made(mlx, tmp_path, words, told):

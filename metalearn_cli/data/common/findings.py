@@ -18,7 +18,7 @@ from torch.nn.functional import interpolate
 from metalearn_cli.core.errors import ConfigError, Finding, UserError
 from metalearn_cli.core.items import Items
 from metalearn_cli.core.types import Episode
-from metalearn_cli.data.common.splits import SPLITS, Split, parts_of
+from metalearn_cli.data.common.splits import SPLITS, Split, group_of, parts_of
 
 COPIED = 0.5  # a class with at least this share of another's items is a copy of it
 COMMON = 50  # if more classes share an item, they are not compared pair by pair
@@ -33,7 +33,18 @@ def findings_of(splits: Mapping[str, Split]) -> list[Finding]:
     findings = [Finding(True, name, "is a split that is missing") for name in SPLITS if name not in splits]
     for name, split in splits.items():
         findings += _numbers(name, split)
-    return findings + _copies(splits)
+    return findings + _groups(splits) + _copies(splits)
+
+
+def _groups(splits: Mapping[str, Split]) -> list[Finding]:
+    """Find groups (alphabets, speakers) with classes in two splits."""
+    own = {name: {group_of(label) for label in split.names} - {""} for name, split in splits.items()}
+    findings = []
+    for one, two in combinations(own, 2):
+        if both := sorted(own[one] & own[two]):
+            told = ", ".join(both[:3]) + (f" and {len(both) - 3} more" if len(both) > 3 else "")
+            findings.append(Finding(False, one, f"and {two} have classes of the same groups: {told}"))
+    return findings
 
 
 def near_copies(splits: Mapping[str, Split]) -> list[Finding]:

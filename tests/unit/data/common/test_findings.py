@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from metalearn_cli.core.errors import Finding
 from metalearn_cli.core.items import Items
 from metalearn_cli.data.common.dataset import Dataset
-from metalearn_cli.data.common.findings import episode_findings, findings_of
+from metalearn_cli.data.common.findings import episode_findings, findings_of, near_copies
 from metalearn_cli.data.common.splits import SPLITS, Split
 from metalearn_cli.data.sinusoid import Sinusoid
 
@@ -168,3 +169,35 @@ def test_an_item_that_is_everywhere_is_told_once() -> None:
     split = Split(x, torch.full((60,), COUNT), tuple(map(str, range(60))))
     (finding,) = findings_of({**splits(), "train": split})
     assert finding == Finding(True, "train: 0", "has an item, perhaps an empty one, that 59 other classes have too")
+
+
+def test_groups_with_classes_in_two_splits() -> None:
+    named = {name: replace(s, names=("Latin/a", f"Greek/{name}", f"{name}0")) for name, s in splits().items()}
+    named["test"] = replace(named["test"], names=("Thai/a", "Greek/x", "test0"))
+    told = [(f.blocks, f.where, f.what) for f in findings_of(named)]
+    assert told == [
+        (False, "train", "and val have classes of the same groups: Greek, Latin"),
+        (False, "train", "and test have classes of the same groups: Greek"),
+        (False, "val", "and test have classes of the same groups: Greek"),
+    ]
+
+
+def pictures(seed: int, count: int = 6) -> Tensor:
+    """Return smooth random images, with differences in all places."""
+    small = torch.rand(count, 3, 6, 6, generator=torch.Generator().manual_seed(seed))
+    return (255 * interpolate(small, (32, 32), mode="bicubic").clamp(0, 1)).byte()
+
+
+def test_images_that_look_the_same_in_two_splits() -> None:
+    x = {name: pictures(seed) for seed, name in enumerate(SPLITS)}
+    smaller = interpolate(x["train"][4:5].float(), (20, 20), mode="area")
+    x["test"][1] = (interpolate(smaller, (32, 32), mode="bicubic")[0] * 0.9 + 10).clamp(0, 255).byte()
+    found = {
+        name: Split(part, torch.tensor([2, 2, 2]), (f"{name}0", f"{name}1", f"{name}2")) for name, part in x.items()
+    }
+    (finding,) = near_copies(found)
+    assert (finding.blocks, finding.where) == (False, "train")
+    assert finding.what == "and test share 1 pairs of images that look the same: train2 #1 and test0 #2"
+    plain = {name: replace(s, items=torch.zeros_like(s.items)) for name, s in found.items()}
+    assert near_copies(plain) == []
+    assert near_copies(splits()) == []
