@@ -72,7 +72,7 @@ def test_every_file_that_cannot_be_used(mlx, monkeypatch):
 
 def test_wrong_words(mlx):
     assert "mlx data needs one more argument: mlx data make|show|check" in mlx("data").err
-    assert "there is no mlx data 'chekc'; there are make, show, check; did you mean: check" in mlx("data", "chekc").err
+    assert "there is no mlx data 'chekc'; there are make, show, check; did you mean check?" in mlx("data", "chekc").err
     answer = mlx("data", "check", "wya=3", "seed=x")
     assert answer.code == 2
     assert "2 problems in the settings of `mlx data check`" in answer.err
@@ -87,4 +87,4 @@ def test_completion(mlx, monkeypatch):
         ("mlx data check wa", "way="),
     ):
         monkeypatch.setenv("COMP_LINE", line)
-        assert mlx("-sc", "query=bash").out.strip() == told
+        assert mlx("-sc", "query=bash").out.strip() == expected
