@@ -83,7 +83,7 @@ def drawing(pixels: int) -> dict[str, Any]:
 
 
 def opened(content: bytes) -> Image.Image:
-    """Return an image file as an image that is not decoded yet, turned as its camera says.
+    """Return an image file as an image that is not decoded yet.
 
     Raises:
         ValueError: if it is no image or too large; its text goes after the name of the file.
@@ -95,7 +95,7 @@ def opened(content: bytes) -> Image.Image:
             if image.width * image.height > MOST_PIXELS:
                 told = f"has {image.width}x{image.height} pixels; at most {MOST_PIXELS // 10**6} million are read"
                 raise ValueError(told)
-            return ImageOps.exif_transpose(image)
+            return image
     except Image.DecompressionBombError as error:
         raise ValueError(f"has far more than {MOST_PIXELS // 10**6} million pixels") from error
     except UnidentifiedImageError as error:
@@ -106,7 +106,9 @@ def opened(content: bytes) -> Image.Image:
 
 
 def pixels_of(image: Image.Image, shape: Shape) -> NDArray[np.uint8]:
-    """Return an image as an item [C, P, P]; C is 3 if the shape leaves it open. 16 bits become 8, transparent white.
+    """Return an image as an item [C, P, P]; C is 3 if the shape leaves it open.
+
+    It is turned as its camera says; 16 bits become 8; what is transparent becomes white.
 
     Raises:
         ValueError: if it is damaged; its text goes after the name of the file.
@@ -114,7 +116,8 @@ def pixels_of(image: Image.Image, shape: Shape) -> NDArray[np.uint8]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            flat = _flat(image).convert("L" if shape.channels == 1 else "RGB")
+            image.draft(None, (2 * shape.size, 2 * shape.size))  # a JPEG is decoded at a fraction of its size
+            flat = _flat(ImageOps.exif_transpose(image)).convert("L" if shape.channels == 1 else "RGB")
             fitted = _square(flat, shape)
     except UNREADABLE as error:
         raise ValueError(f"cannot be read as an image: {error}") from error
