@@ -21,6 +21,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from metalearn_cli.cli.errors import Fault
 from metalearn_cli.cli.phrases import duration, measured, number
 from metalearn_cli.cli.words import STAGES
+from metalearn_cli.core.errors import NOTE
 
 _UNWRAPPED = 400  # columns without a terminal
 _CONTROL = {code: "?" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
@@ -105,11 +106,15 @@ def reporting() -> Iterator[Progress]:
     """Within a block, yield a reporter, which also shows warnings, those of libraries included."""
     progress = Progress()
     handler = _Warnings(progress)
+    log = logging.getLogger("metalearn_cli")
+    level = log.level
+    log.setLevel(NOTE)
     logging.getLogger().addHandler(handler)
     try:
         yield progress
     finally:
         logging.getLogger().removeHandler(handler)
+        log.setLevel(level)
         progress.close()
 
 
@@ -171,7 +176,7 @@ class Progress:
 
 
 class _Warnings(logging.Handler):
-    """Shows warnings; errors are reported where they are caught."""
+    """Shows warnings and notes; errors are reported where they are caught."""
 
     def __init__(self, progress: Progress) -> None:
         super().__init__()
@@ -180,3 +185,5 @@ class _Warnings(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if record.levelno == logging.WARNING:
             self._progress.note(f"warning: {record.getMessage()}")
+        elif record.levelno == NOTE:
+            self._progress.note(record.getMessage())

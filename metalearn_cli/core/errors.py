@@ -11,6 +11,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
+NOTE = 25
+"""The level of log messages that the user should see, although they are no warnings."""
+
 
 class Problem(NamedTuple):
     """One thing that is wrong with the settings.

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 from sources.images import fill
 
+from metalearn_cli.data.common import decoding
 from metalearn_cli.data.common.sources import recognised
 
 
@@ -138,3 +139,11 @@ def test_a_chain_on_own_pictures(mlx, photos):
         "data", "make", "data=images", f"data.root='{photos}'", "data.size=16", f"data.split={record}", "--json"
     )
     assert json.loads(again.out)["data"]["splits"]["val"]["names"] == lists["val"]
+
+
+def test_long_reading_is_told(mlx, photos, monkeypatch):
+    monkeypatch.setattr(decoding, "PATIENCE", 0.0)
+    answer = mlx("data", "make", photos, "data.size=13")
+    told = [line for line in answer.err.splitlines() if line.startswith("reading ")]
+    assert len(told) == 3
+    assert told[0].startswith("reading 90 items of train takes about ")

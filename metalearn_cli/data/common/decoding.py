@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
@@ -10,11 +12,15 @@ import numpy as np
 import torch
 from numpy.typing import DTypeLike, NDArray
 
-from metalearn_cli.core.errors import DataError, Finding
+from metalearn_cli.core.errors import NOTE, DataError, Finding
 from metalearn_cli.core.machine import cores
 from metalearn_cli.data.common.cache import large
 from metalearn_cli.data.common.manifest import Placed
 from metalearn_cli.data.common.splits import Split
+
+log = logging.getLogger("metalearn_cli")
+
+PATIENCE = 5.0  # seconds after which the user is told how long reading takes
 
 Unreadable = Literal["stop", "skip"]
 """Whether items that cannot be read are an error or left out."""
@@ -51,6 +57,7 @@ def decoded(
         def place(i: int, source: Any, items: NDArray[Any] = items) -> None:
             items[i] = decode(source)
 
+        began, told = time.monotonic(), False
         with ThreadPoolExecutor(cores()) as pool:
             futures = [pool.submit(place, i, entry.source) for i, entry in enumerate(entries)]
             for i, (entry, future) in enumerate(zip(entries, futures, strict=True)):
@@ -59,6 +66,10 @@ def decoded(
                 except ValueError as error:
                     good[split][i] = False
                     findings.append(Finding(unreadable == "stop", str(entry.source), str(error)))
+                if not told and (took := time.monotonic() - began) > PATIENCE:
+                    told, minutes = True, took / (i + 1) * len(entries) / 60
+                    what = "reading %d items of %s takes about %.1f minutes; it is done once, then cached"
+                    log.log(NOTE, what, len(entries), split, minutes)
     if findings and unreadable == "stop":
         raise DataError(findings, "to go on without them: data.unreadable=skip")
     splits = {}
