@@ -76,6 +76,7 @@ def omniglot(
     root: str | None = None,
     size: Annotated[int, Range(8, SIDE)] = 28,
     seed: Annotated[int, Range(0)] = 0,
+    within: bool = False,
 ) -> Dataset:
     """Handwritten characters, ink 1 on 0.
 
@@ -88,6 +89,7 @@ def omniglot(
             splits/vinyals/*.txt; None means $MLX_DATA_DIR/omniglot, or without that a download.
         size: height and width P of an image in pixels, 8 to 105.
         seed: seed of the shuffle of split "maml", >= 0.
+        within: whether the characters of an episode are all of one alphabet.
 
     Raises:
         UserError: if files are missing, damaged, or not those that upstream published; a DataError names each of them.
@@ -101,7 +103,8 @@ def omniglot(
         "size": size,
         "pillow": PIL.__version__,
     }
-    return cached("omniglot", key, lambda: _read(paths, folder, split, size, seed))
+    data = cached("omniglot", key, lambda: _read(paths, folder, split, size, seed))
+    return data.within_groups("alphabets") if within else data
 
 
 def _read(paths: dict[str, Path], folder: Path | None, split: str, size: int, seed: int) -> Dataset:

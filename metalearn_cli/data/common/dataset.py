@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -35,10 +36,11 @@ class Dataset:
         fingerprint: sha256 (hex) of all items, counts and names.
         findings: its problems, whatever it is used for.
         about: what was understood of its source, as plain values.
+        within: whether the classes of an episode are all of one group; see `within_groups`.
 
     Raises:
         ValueError: if a split has an unknown name, shares a class with another without saying so in its protocol, or
-            has items of another kind.
+            has items of another kind; if a class has no group, and episodes are within groups.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Dataset:
     fingerprint: str
     findings: tuple[Finding, ...]
     about: Mapping[str, Any] = field(default_factory=dict)
+    within: bool = False
 
     def __post_init__(self) -> None:
         owner: dict[str, str] = {}
@@ -62,6 +65,8 @@ class Dataset:
                 if class_name in owner and not self.protocol.startswith(SAME_CLASSES):
                     raise ValueError(f"splits must share no class; {class_name} is in {owner[class_name]} and {name}")
                 owner[class_name] = name
+                if self.within and not group_of(class_name):
+                    raise ValueError(f"within needs a group for every class; {class_name} has none")
 
     @classmethod
     def of(
@@ -89,6 +94,17 @@ class Dataset:
     def to(self, device: torch.device | str) -> Dataset:
         """Return this data set with its items on `device`."""
         return replace(self, splits={n: s.to(device) for n, s in self.splits.items()})
+
+    def within_groups(self, groups: str) -> Dataset:
+        """Return this data set with episodes within groups, instead of from all classes of a split.
+
+        An episode draws one group, uniformly among those with enough classes, and then its classes. They are harder to
+        tell apart than those of several groups, so the protocol's name says it.
+
+        Args:
+            groups: what groups are, such as "alphabets".
+        """
+        return replace(self, within=True, protocol=f"{self.protocol}, within {groups}")
 
     def batch(self, split: str, part: Part, size: int, seed: int, step: int) -> tuple[Items, Tensor]:
         """Draw `size` items independently and uniformly, with replacement.
@@ -121,12 +137,17 @@ class Dataset:
         """Return the stream of `way`-way `shot`-shot episodes with `query` query items per class.
 
         Raises:
-            ConfigError: if the split has too few classes, or a class too few items.
+            ConfigError: if the split, or each of its groups if episodes are within groups, has too few classes, or a
+                class too few items.
         """
         counts, name = self._split(split).counts, f"{self.name}/{split}"
         problems = at_least_one(shot, query)
-        if not 2 <= way <= len(counts):
-            problems.append(Problem("way", f"{name} has {len(counts)} classes; way must be from 2 to {len(counts)}"))
+        most, owner = len(counts), name
+        if self.within:
+            most = int(_groups(self.splits[split]).bincount().max())
+            owner = f"an episode is within one group, and the largest one of {name}"
+        if not 2 <= way <= most:
+            problems.append(Problem("way", f"{owner} has {most} classes; way must be from 2 to {most}"))
         if shot + query > (smallest := int(counts.min())):
             message = f"a class of {name} has only {smallest} items; shot + query must be <= {smallest}"
             key = "query" if shot < smallest else "shot"  # no query would do
@@ -206,12 +227,25 @@ class EpisodeSampler:
         keys = torch.rand(
             tasks, classes + self.way * most, generator=generator(self.seed, "episodes", self.split, step)
         )
-        chosen: Tensor = keys[:, :classes].topk(self.way).indices
+        class_keys = keys[:, :classes]
+        if self.dataset.within:
+            class_keys = class_keys.masked_fill(self._elsewhere(step, tasks), -1.0)
+        chosen: Tensor = class_keys.topk(self.way).indices
         item_keys = keys[:, classes:].reshape(tasks, self.way, most)
         beyond = torch.arange(most) >= counts[chosen][..., None]  # smaller classes have fewer items than `most`
         within: Tensor = item_keys.masked_fill(beyond, -1.0).topk(self.shot + self.query).indices
         first = counts.cumsum(0) - counts
         return first[chosen][..., None] + within
+
+    def _elsewhere(self, step: int, tasks: int) -> Tensor:
+        """Draw a group for each task, among those with enough classes; return whether a class is not in it [T, K]."""
+        enough = (self._groups.bincount() >= self.way).nonzero().flatten()
+        keys = torch.rand(tasks, len(enough), generator=generator(self.seed, "groups", self.split, step))
+        return enough[keys.argmax(1), None] != self._groups
+
+    @cached_property
+    def _groups(self) -> Tensor:
+        return _groups(self.dataset.splits[self.split])
 
     def _order(self, step: int, tasks: int) -> Tensor:
         """Draw the order of the queries [T, way * query]: an order by class would reveal the labels."""
@@ -240,6 +274,13 @@ def facts_of(kind: Kind, splits: Mapping[str, Split], vocabulary: int | Mapping[
         vocabulary=vocabulary,
         groups=tuple(sorted({group_of(name) for split in splits.values() for name in split.names} - {""})),
     )
+
+
+def _groups(split: Split) -> Tensor:
+    """Return the number of the group [K] of each class."""
+    names = [group_of(name) for name in split.names]
+    number = {name: g for g, name in enumerate(sorted(set(names)))}
+    return torch.tensor([number[name] for name in names])
 
 
 def _shape(items: Items) -> tuple[int, ...] | dict[str, tuple[int, ...]]:

@@ -59,6 +59,16 @@ def test_lakes_split_parts_the_background_by_alphabets(small: Path) -> None:
     assert alphabets[0].isdisjoint(alphabets[1])
 
 
+def test_episodes_within_alphabets_are_another_protocol(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pooled = lake(small)
+    monkeypatch.setattr(module, "_drawing", None)  # both are in one file of the cache
+    data = omniglot(split="lake", root=str(small), within=True)
+    assert (data.protocol, data.within) == ("lake, within alphabets", True)
+    assert data.fingerprint == pooled.fingerprint
+    with pytest.raises(ConfigError, match="the largest one of omniglot/test has 1 classes"):
+        data.episodes("test", way=2, shot=1, query=1, seed=0)
+
+
 def test_drawings_are_ink_on_nothing_averaged_down(small: Path) -> None:
     items = omniglot(split="lake", root=str(small), size=105).splits["test"].items
     assert set(items.unique().tolist()) == {0, 255}

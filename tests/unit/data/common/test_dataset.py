@@ -76,6 +76,69 @@ def test_the_first_episodes_of_a_batch_do_not_depend_on_how_many_there_are(data:
         assert torch.equal(few, many[:2])
 
 
+@pytest.fixture
+def grouped() -> Dataset:
+    """Groups of 3, 4, 2 and 1 classes in "train"; the classes of a group are not next to each other in "val"."""
+    groups = {"train": "aaabbbbccd", "val": "efefe"}
+    counts = {"train": (7, 12, 5, 9, 30, 5, 6, 5, 5, 8), "val": (5, 6, 7, 8, 9)}
+    made = {}
+    for name, letters in groups.items():
+        names = tuple(f"{letter}/{k}" for k, letter in enumerate(letters))
+        made[name] = replace(split(counts[name], ""), names=names)
+    return Dataset.of("marked", "by hand", made, "vector")
+
+
+def test_episodes_within_groups_draw_a_group_then_its_classes(grouped: Dataset) -> None:
+    data = grouped.within_groups("letters")
+    assert (data.within, data.protocol, data.fingerprint) == (True, "by hand, within letters", grouped.fingerprint)
+    names = data.episodes("train", way=2, shot=1, query=2, seed=0).classes(3000)
+    groups = Counter()
+    classes = Counter()
+    for episode in names:
+        assert len(set(episode)) == 2
+        (group,) = {name[0] for name in episode}
+        groups[group] += 1
+        classes.update(episode)
+    assert groups.keys() == {"a", "b", "c"}  # d has one class
+    assert max(abs(n / 3000 - 1 / 3) for n in groups.values()) < 0.03  # uniform over groups, not over classes
+    for group, size in (("a", 3), ("b", 4), ("c", 2)):
+        shares = [n / groups[group] for name, n in classes.items() if name[0] == group]
+        assert shares == pytest.approx([2 / size] * size, abs=0.06)
+    pairs = Counter(name[0] for episode in data.episodes("val", 2, 1, 2, 0).classes(50) for name in episode)
+    assert pairs.keys() == {"e", "f"} and all(count % 2 == 0 for count in pairs.values())
+
+
+def test_episodes_within_groups_are_items_of_their_classes(grouped: Dataset) -> None:
+    sampler = grouped.within_groups("letters").episodes("val", way=2, shot=2, query=3, seed=1)
+    names = sampler.classes(4)
+    few, many = sampler.batch(2, 1), sampler.batch(2, 7)
+    assert all(torch.equal(part, whole[:1]) for part, whole in zip(few, many, strict=True))
+    assert len(set(rows(torch.cat([few.support_x[0], few.query_x[0]])))) == 10
+    owners = [grouped.splits["val"].names[int(k)] for k in few.query_x[0, :, 0]]
+    assert owners == [names[2][label] for label in few.query_y[0].tolist()]
+
+
+def test_groups_change_the_episodes_and_their_hash(grouped: Dataset) -> None:
+    data = grouped.within_groups("letters")
+    hashes = [each.episodes("train", 2, 1, 2, seed).hash(20) for each in (grouped, data) for seed in (0, 1)]
+    assert len(set(hashes)) == 4
+    assert data.episodes("train", 2, 1, 2, 0).hash(20) == hashes[2]
+
+
+def test_groups_that_are_too_small_or_missing_are_refused(data: Dataset, grouped: Dataset) -> None:
+    within = grouped.within_groups("letters")
+    within.episodes("train", way=4, shot=1, query=2, seed=0)
+    with pytest.raises(ConfigError) as error:
+        within.episodes("train", way=5, shot=1, query=9, seed=0)
+    assert {p.key: p.message for p in error.value.problems} == {
+        "way": "an episode is within one group, and the largest one of marked/train has 4 classes; "
+        "way must be from 2 to 4",
+        "query": "a class of marked/train has only 5 items; shot + query must be <= 5, got 1 + 9",
+    }
+    with pytest.raises(ValueError, match="within needs a group for every class; train0 has none"):
+        data.within_groups("letters")
+
+
 def test_the_hash_names_the_episodes(data: Dataset) -> None:
     def hash_of(data: Dataset = data, split: str = "test", shot: int = 1, seed: int = 0, episodes: int = 20) -> str:
         return data.episodes(split, way=2, shot=shot, query=2, seed=seed).hash(episodes)
