@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metalearn_cli.core.errors import ConfigError, Finding, Problem, UserError
+from metalearn_cli.core.errors import ConfigError, Finding, UserError
 from metalearn_cli.core.items import Facts
 from metalearn_cli.core.types import Episode, Limits
-from metalearn_cli.data.common.dataset import at_least_one, generator
+from metalearn_cli.data.common.dataset import at_least_one, generator, one_way
 from metalearn_cli.data.common.splits import SPLITS, Split
 
 AMPLITUDE = (0.1, 5.0)
@@ -64,10 +64,7 @@ class Sinusoid:
         """
         if split not in SPLITS:
             raise UserError(f"data {self.name} has no split {split!r}; it has {', '.join(SPLITS)}")
-        problems = at_least_one(shot, query)
-        if way != 1:
-            problems.append(Problem("way", f"{self.name} is regression, without classes; way must be 1, got {way}"))
-        if problems:
+        if problems := at_least_one(shot, query) + one_way(self.name, way):
             raise ConfigError(problems)
         return SinusoidSampler(split, shot, query, seed, self._device)
 

@@ -1,6 +1,7 @@
 """A data set of classes, and the batches and episodes drawn from it with index operations.
 
-Legend: N items, K classes, B items of a batch, T tasks, W ways, S support items, Q query items, ... one item's shape.
+Legend: N items, K classes, B items of a batch, T tasks, W ways, S support items, Q query items, O outputs of a
+regression, ... one item's shape.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ from metalearn_cli.data.common.splits import ONE, SPLITS, VALUES, Split, by_part
 class Dataset:
     """Classes in splits that share no class; build it with `Dataset.of`.
 
+    If its splits have targets, it is a regression, and what is said of a class holds for a task: an episode is of one
+    task, `way` is 1, and `shot` and `query` are numbers of its items.
+
     Attributes:
         name: as in "data=NAME".
         protocol: name of the way of splitting, such as "vinyals".
@@ -40,7 +44,7 @@ class Dataset:
 
     Raises:
         ValueError: if a split has an unknown name, shares a class with another without saying so in its protocol, or
-            has items of another kind; if a class has no group, and episodes are within groups.
+            has items or targets of another kind; if a class has no group, and episodes are within groups.
     """
 
     name: str
@@ -61,6 +65,9 @@ class Dataset:
             if (_shape(split.items), _values(split.items)) != (self.facts.shape, self.facts.values):
                 items = f"{self.facts.values} items of shape {self.facts.shape}"
                 raise ValueError(f"splits must hold {items}; {name} does not")
+            if _outputs(split) != self.facts.outputs:
+                told = f"{_outputs(split)} numbers as an item's target, another split has {self.facts.outputs}"
+                raise ValueError(f"splits must have targets of the same size; {name} has {told}")
             for class_name in split.names:
                 if class_name in owner and not self.protocol.startswith(SAME_CLASSES):
                     raise ValueError(f"splits must share no class; {class_name} is in {owner[class_name]} and {name}")
@@ -110,7 +117,8 @@ class Dataset:
         """Draw `size` items independently and uniformly, with replacement.
 
         Returns:
-            x [B, ...], images float32, and y [B] int64, the class index within the split; a function of the arguments.
+            x [B, ...], images float32, and y [B] int64, the class (or task) index within the split; a function of the
+            arguments.
         """
         first, counts = self._part(split, part)
         end = counts.cumsum(0)
@@ -123,7 +131,7 @@ class Dataset:
         """Yield every item of a part once, class by class, in equal batches of `most` items or fewer.
 
         Yields:
-            x [B, ...], images float32, and y [B] int64, the class index within the split.
+            x [B, ...], images float32, and y [B] int64, the class (or task) index within the split.
         """
         first, counts = self._part(split, part)
         y = torch.arange(len(counts)).repeat_interleave(counts)
@@ -146,10 +154,13 @@ class Dataset:
         if self.within:
             most = int(_groups(self.splits[split]).bincount().max())
             owner = f"an episode is within one group, and the largest one of {name}"
-        if not 2 <= way <= most:
+        if self.facts.regression:
+            problems += one_way(self.name, way)
+        elif not 2 <= way <= most:
             problems.append(Problem("way", f"{owner} has {most} classes; way must be from 2 to {most}"))
         if shot + query > (smallest := int(counts.min())):
-            message = f"a class of {name} has only {smallest} items; shot + query must be <= {smallest}"
+            noun = "task" if self.facts.regression else "class"
+            message = f"a {noun} of {name} has only {smallest} items; shot + query must be <= {smallest}"
             key = "query" if shot < smallest else "shot"  # no query would do
             problems.append(Problem(key, f"{message}, got {shot} + {query}"))
         if problems:
@@ -182,30 +193,32 @@ class EpisodeSampler:
     shot: int
     query: int
     seed: int
-    regression: bool = field(default=False, init=False)
+    regression: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.regression = self.dataset.facts.regression
 
     def batch(self, step: int, tasks: int) -> Episode:
         """Return the `tasks` episodes of meta-batch `step`; the first ones stay the same if `tasks` grows.
 
         Returns:
             support_x [T, S, ...], images float32, with S = way * shot, and support_y [T, S] int64 in [0, way); query
-            likewise, in random order, `query` of each class.
+            likewise, in random order, `query` of each class. Of a regression, y is float32 [T, S, O] and [T, Q, O].
         """
-        items = self.dataset.splits[self.split].items
+        split = self.dataset.splits[self.split]
         index = self._index(step, tasks)
         order = self._order(step, tasks)
-        labels = torch.arange(self.way)
-        support_y = labels.repeat_interleave(self.shot).expand(tasks, -1)
-        query_y = labels.repeat_interleave(self.query)[order]
-        return Episode(
-            support_x=_gather(items, index[..., : self.shot].flatten(1)),
-            support_y=support_y.to(_device(items)),
-            query_x=_gather(items, index[..., self.shot :].flatten(1).gather(1, order)),
-            query_y=query_y.to(_device(items)),
-        )
+        support, query = index[..., : self.shot].flatten(1), index[..., self.shot :].flatten(1).gather(1, order)
+        if split.targets is None:
+            labels = torch.arange(self.way)
+            support_y = labels.repeat_interleave(self.shot).expand(tasks, -1).to(_device(split.items))
+            query_y = labels.repeat_interleave(self.query)[order].to(_device(split.items))
+        else:
+            support_y, query_y = _gathered(split.targets, support), _gathered(split.targets, query)
+        return Episode(_gather(split.items, support), support_y, _gather(split.items, query), query_y)
 
     def classes(self, episodes: int) -> list[tuple[str, ...]]:
-        """Return the names of the classes of the first `episodes` one-task batches, by label."""
+        """Return the names of the classes of the first `episodes` one-task batches, by label, or of their tasks."""
         split = self.dataset.splits[self.split]
         owner = torch.arange(len(split.counts)).repeat_interleave(split.counts)
         chosen = [owner[self._index(step, 1)[0, :, 0]].tolist() for step in range(episodes)]
@@ -263,14 +276,20 @@ def at_least_one(shot: int, query: int) -> list[Problem]:
     return [Problem(key, f"must be >= 1, got {n}") for key, n in (("shot", shot), ("query", query)) if n < 1]
 
 
+def one_way(name: str, way: int) -> list[Problem]:
+    """Return the problem of a number of classes of a regression's episode, which has none."""
+    return [Problem("way", f"{name} is regression, without classes; way must be 1, got {way}")] * (way != 1)
+
+
 def facts_of(kind: Kind, splits: Mapping[str, Split], vocabulary: int | Mapping[str, int] = 0) -> Facts:
     """Return the facts of classes in splits; see `Facts`."""
-    items = next(iter(splits.values())).items
+    first = next(iter(splits.values()))
     return Facts(
         kind=kind,
-        shape=_shape(items),
-        values=_values(items),
-        classes=len(splits["train"].names) if "train" in splits else 0,
+        shape=_shape(first.items),
+        values=_values(first.items),
+        classes=len(splits["train"].names) if "train" in splits and first.targets is None else 0,
+        outputs=_outputs(first),
         vocabulary=vocabulary,
         groups=tuple(sorted({group_of(name) for split in splits.values() for name in split.names} - {""})),
     )
@@ -289,6 +308,10 @@ def _shape(items: Items) -> tuple[int, ...] | dict[str, tuple[int, ...]]:
 
 def _values(items: Items) -> Values | dict[str, Values]:
     return by_part(lambda part: VALUES[part.dtype], items)
+
+
+def _outputs(split: Split) -> int:
+    return 0 if split.targets is None else split.targets.shape[1]
 
 
 def _device(items: Items) -> torch.device:

@@ -91,7 +91,7 @@ def grouped() -> Dataset:
 def test_episodes_within_groups_draw_a_group_then_its_classes(grouped: Dataset) -> None:
     data = grouped.within_groups("letters")
     assert (data.within, data.protocol, data.fingerprint) == (True, "by hand, within letters", grouped.fingerprint)
-    names = data.episodes("train", way=2, shot=1, query=2, seed=0).classes(3000)
+    names = data.episodes("train", way=2, shot=1, query=2, seed=0).classes(1500)
     groups = Counter()
     classes = Counter()
     for episode in names:
@@ -100,7 +100,7 @@ def test_episodes_within_groups_draw_a_group_then_its_classes(grouped: Dataset) 
         groups[group] += 1
         classes.update(episode)
     assert groups.keys() == {"a", "b", "c"}  # d has one class
-    assert max(abs(n / 3000 - 1 / 3) for n in groups.values()) < 0.03  # uniform over groups, not over classes
+    assert max(abs(n / 1500 - 1 / 3) for n in groups.values()) < 0.04  # uniform over groups, not over classes
     for group, size in (("a", 3), ("b", 4), ("c", 2)):
         shares = [n / groups[group] for name, n in classes.items() if name[0] == group]
         assert shares == pytest.approx([2 / size] * size, abs=0.06)
@@ -304,6 +304,59 @@ def test_items_may_have_several_parts(data: Dataset) -> None:
                 assert torch.equal(a, b)
 
 
+def pairs(split: Split) -> Split:
+    """Return the same items, each with its own place as two targets."""
+    return replace(split, targets=split.items @ torch.tensor([[1.0, 0.0], [0.0, -1.0]]))
+
+
+@pytest.fixture
+def tasks(data: Dataset) -> Dataset:
+    """The same items as tasks of a regression."""
+    return Dataset.of("marked", "by hand", {name: pairs(split) for name, split in data.splits.items()}, "vector")
+
+
+def test_a_regression_has_targets_instead_of_classes(data: Dataset, tasks: Dataset) -> None:
+    assert tasks.facts == data.facts._replace(classes=0, outputs=2)
+    assert tasks.facts.regression
+    assert tasks.fingerprint != data.fingerprint
+    other = {**tasks.splits, "val": replace(tasks.splits["val"], targets=torch.zeros(15, 2))}
+    assert Dataset.of("marked", "by hand", other, "vector").fingerprint != tasks.fingerprint
+    for x, y in (tasks.batch("train", "fit", 9, 0, 1), *tasks.all("val", "all", 4)):
+        assert torch.equal(y, x[:, 0].long())  # the index of the task
+
+
+def test_an_episode_of_a_regression_is_of_one_task(tasks: Dataset) -> None:
+    sampler = tasks.episodes("train", way=1, shot=2, query=3, seed=0)
+    assert (sampler.way, sampler.regression) == (1, True)
+    episodes = sampler.batch(0, 300)
+    assert [part.shape for part in episodes] == [(300, 2, 2), (300, 2, 2), (300, 3, 2), (300, 3, 2)]
+    for x, y in ((episodes.support_x, episodes.support_y), (episodes.query_x, episodes.query_y)):
+        assert torch.equal(y, x * torch.tensor([1.0, -1.0]))
+    task = torch.cat([episodes.support_x, episodes.query_x], 1)
+    assert all(len(set(one[:, 0].tolist())) == 1 and len(set(rows(one))) == 5 for one in task)
+    assert (task[:, 0, 0].long().bincount() / 300 - 1 / 6).abs().max() < 0.1
+    assert sampler.classes(4) == [(f"train{int(sampler.batch(step, 1).query_x[0, 0, 0])}",) for step in range(4)]
+    assert sampler.hash(9) != tasks.episodes("train", 1, 2, 3, 1).hash(9)
+
+
+def test_impossible_episodes_of_a_regression_are_refused(tasks: Dataset) -> None:
+    with pytest.raises(ConfigError) as error:
+        tasks.episodes("val", way=2, shot=5, query=1, seed=0)
+    assert {p.key: p.message for p in error.value.problems} == {
+        "way": "marked is regression, without classes; way must be 1, got 2",
+        "shot": "a task of marked/val has only 5 items; shot + query must be <= 5, got 5 + 1",
+    }
+
+
+def test_targets_that_do_not_fit_are_refused(data: Dataset, tasks: Dataset) -> None:
+    train = data.splits["train"]
+    for wrong in (torch.zeros(68), torch.zeros(67, 1), torch.zeros(68, 0), torch.zeros(68, 1, dtype=torch.int64)):
+        with pytest.raises(ValueError, match=r"targets must be float32 \[68, 1 or more\], got torch"):
+            replace(train, targets=wrong)
+    with pytest.raises(ValueError, match="val has 0 numbers as an item's target, another split has 2"):
+        Dataset.of("marked", "by hand", {**tasks.splits, "val": data.splits["val"]}, "vector")
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_another_device_draws_the_same(data: Dataset) -> None:
     moved = data.to("cuda")
@@ -318,6 +371,12 @@ def test_another_device_draws_the_same(data: Dataset) -> None:
             assert a.is_cuda
             assert torch.equal(a.cpu(), b)
     assert moved.episodes("val", 2, 1, 2, 0).hash(3) == data.episodes("val", 2, 1, 2, 0).hash(3)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_another_device_draws_the_same_targets(tasks: Dataset) -> None:
+    there, here = (each.episodes("val", 1, 1, 2, 0).batch(1, 4) for each in (tasks.to("cuda"), tasks))
+    assert all(a.is_cuda and torch.equal(a.cpu(), b) for a, b in zip(there, here, strict=True))
 
 
 def test_splits_that_share_a_class_or_a_wrong_name_are_refused() -> None:
