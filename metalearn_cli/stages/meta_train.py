@@ -85,7 +85,7 @@ def meta_train(config: MetaTrainConfig, session: Session) -> Job:
             "backbone": dict(config.backbone),
             "shape": data.facts.plain_shape,
             "algorithm": dict(config.algorithm),
-            "way": config.way if algorithm.traits.head else None,
+            "way": config.episode.way if algorithm.traits.head else None,
             "normalisation": config.normalisation,
         },
         data=describe_data(data, config.data),
