@@ -95,8 +95,9 @@ class Dataset:
     @property
     def limits(self) -> Limits:
         """Return what episodes its splits allow."""
-        counts = [split.counts for split in self.splits.values()]
-        return Limits(min(map(len, counts)), min(int(c.min()) for c in counts))
+        splits = self.splits.values()
+        way = 1 if self.facts.regression else min(map(self._most, splits))
+        return Limits(way, min(int(split.counts.min()) for split in splits))
 
     def to(self, device: torch.device | str) -> Dataset:
         """Return this data set with its items on `device`."""
@@ -150,10 +151,8 @@ class Dataset:
         """
         counts, name = self._split(split).counts, f"{self.name}/{split}"
         problems = at_least_one(shot, query)
-        most, owner = len(counts), name
-        if self.within:
-            most = int(_groups(self.splits[split]).bincount().max())
-            owner = f"an episode is within one group, and the largest one of {name}"
+        most = self._most(self.splits[split])
+        owner = f"an episode is within one group, and the largest one of {name}" if self.within else name
         if self.facts.regression:
             problems += one_way(self.name, way)
         elif not 2 <= way <= most:
@@ -166,6 +165,10 @@ class Dataset:
         if problems:
             raise ConfigError(problems)
         return EpisodeSampler(self, split, way, shot, query, seed)
+
+    def _most(self, split: Split) -> int:
+        """Return the most classes of an episode."""
+        return int(_groups(split).bincount().max()) if self.within else len(split.names)
 
     def _split(self, split: str) -> Split:
         if split not in self.splits:

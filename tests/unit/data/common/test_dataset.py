@@ -127,6 +127,7 @@ def test_groups_change_the_episodes_and_their_hash(grouped: Dataset) -> None:
 
 def test_groups_that_are_too_small_or_missing_are_refused(data: Dataset, grouped: Dataset) -> None:
     within = grouped.within_groups("letters")
+    assert (within.limits.way, grouped.limits.way) == (3, 5)  # of "val", which has fewer
     within.episodes("train", way=4, shot=1, query=2, seed=0)
     with pytest.raises(ConfigError) as error:
         within.episodes("train", way=5, shot=1, query=9, seed=0)
@@ -318,6 +319,7 @@ def tasks(data: Dataset) -> Dataset:
 def test_a_regression_has_targets_instead_of_classes(data: Dataset, tasks: Dataset) -> None:
     assert tasks.facts == data.facts._replace(classes=0, outputs=2)
     assert tasks.facts.regression
+    assert tasks.limits == data.limits._replace(way=1)
     assert tasks.fingerprint != data.fingerprint
     other = {**tasks.splits, "val": replace(tasks.splits["val"], targets=torch.zeros(15, 2))}
     assert Dataset.of("marked", "by hand", other, "vector").fingerprint != tasks.fingerprint
