@@ -147,7 +147,10 @@ class Model(Protocol):
 
 
 class Sampler(Protocol):
-    """A stream of episodes, a function of (seed, step)."""
+    """A stream of episodes, a function of (seed, step).
+
+    Optional member: `count`, the number of episodes where there is a fixed list of them.
+    """
 
     way: int
     regression: bool

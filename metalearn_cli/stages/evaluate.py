@@ -114,6 +114,9 @@ def prepare_evaluation(config: EvaluateConfig, session: Session, given: Mapping[
     asked, config = config, fitted(config, data, model.get("way") if _same(spec, model.get("algorithm")) else None)
     way = config.episode.way
     sampler = data.episodes(config.split, **config.episode._asdict(), seed=config.seed)
+    if config.episodes != (count := getattr(sampler, "count", None) or config.episodes):
+        message = f"must be {count}, as {data.name}/{config.split} has {count} fixed episodes, got {config.episodes}"
+        raise ConfigError([Problem("episodes", message)])
     answers = data.facts.outputs or way
     drawn = config.seed if config.weights_seed is None else config.weights_seed
     net = fresh_network(backbone, data.facts, answers if algorithm.traits.head else None, drawn, runtime)

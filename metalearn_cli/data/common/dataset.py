@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from metalearn_cli.core.config import EpisodeShape
 from metalearn_cli.core.errors import ConfigError, Finding, Problem, UserError
 from metalearn_cli.core.items import Facts, Items, Kind, Values, each
 from metalearn_cli.core.metric import SAME_CLASSES
@@ -41,10 +42,13 @@ class Dataset:
         findings: its problems, whatever it is used for.
         about: what was understood of its source, as plain values.
         within: whether the classes of an episode are all of one group; see `within_groups`.
+        fixed: splits with a fixed list of episodes, and the numbers of these: the first `way` classes are the first
+            episode, and the first `shot` items of a class its labelled ones.
 
     Raises:
         ValueError: if a split has an unknown name, shares a class with another without saying so in its protocol, or
-            has items or targets of another kind; if a class has no group, and episodes are within groups.
+            has items or targets of another kind; if a class has no group, and episodes are within groups; if fixed
+            episodes do not use up their split.
     """
 
     name: str
@@ -56,6 +60,7 @@ class Dataset:
     findings: tuple[Finding, ...]
     about: Mapping[str, Any] = field(default_factory=dict)
     within: bool = False
+    fixed: Mapping[str, EpisodeShape] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         owner: dict[str, str] = {}
@@ -74,6 +79,10 @@ class Dataset:
                 owner[class_name] = name
                 if self.within and not group_of(class_name):
                     raise ValueError(f"within needs a group for every class; {class_name} has none")
+        for name, (way, shot, query) in self.fixed.items():
+            counts = self.splits[name].counts
+            if len(counts) % way or (counts != shot + query).any():
+                raise ValueError(f"fixed episodes must use up {name}: {way} classes each, {shot + query} items of each")
 
     @classmethod
     def of(
@@ -94,8 +103,8 @@ class Dataset:
 
     @property
     def limits(self) -> Limits:
-        """Return what episodes its splits allow."""
-        splits = self.splits.values()
+        """Return what episodes its splits allow, those without fixed episodes."""
+        splits = [split for name, split in self.splits.items() if name not in self.fixed]
         way = 1 if self.facts.regression else min(map(self._most, splits))
         return Limits(way, min(int(split.counts.min()) for split in splits))
 
@@ -147,9 +156,11 @@ class Dataset:
 
         Raises:
             ConfigError: if the split, or each of its groups if episodes are within groups, has too few classes, or a
-                class too few items.
+                class too few items; or if its fixed episodes have other numbers.
         """
         counts, name = self._split(split).counts, f"{self.name}/{split}"
+        if split in self.fixed:
+            return self._fixed_episodes(split, EpisodeShape(way, shot, query))
         problems = at_least_one(shot, query)
         most = self._most(self.splits[split])
         owner = f"an episode is within one group, and the largest one of {name}" if self.within else name
@@ -165,6 +176,17 @@ class Dataset:
         if problems:
             raise ConfigError(problems)
         return EpisodeSampler(self, split, way, shot, query, seed)
+
+    def _fixed_episodes(self, split: str, shape: EpisodeShape) -> EpisodeSampler:
+        sampler = EpisodeSampler(self, split, *self.fixed[split], seed=0)  # the same episodes for every seed
+        numbers = self.fixed[split]._asdict() | {"episodes": sampler.count}
+        wanted = " ".join(f"{key}={number}" for key, number in numbers.items())
+        why = f"as {self.name}/{split} has {sampler.count} fixed episodes: {wanted}"
+        given = shape._asdict()
+        wrong = [key for key in given if given[key] != numbers[key]]
+        if wrong:
+            raise ConfigError([Problem(key, f"must be {numbers[key]}, {why}") for key in wrong])
+        return sampler
 
     def _most(self, split: Split) -> int:
         """Return the most classes of an episode."""
@@ -200,6 +222,11 @@ class EpisodeSampler:
 
     def __post_init__(self) -> None:
         self.regression = self.dataset.facts.regression
+
+    @property
+    def count(self) -> int | None:
+        """How many episodes there are, if they are fixed."""
+        return len(self.dataset.splits[self.split].names) // self.way if self.split in self.dataset.fixed else None
 
     def batch(self, step: int, tasks: int) -> Episode:
         """Return the `tasks` episodes of meta-batch `step`; the first ones stay the same if `tasks` grows.
@@ -237,6 +264,10 @@ class EpisodeSampler:
 
     def _index(self, step: int, tasks: int) -> Tensor:
         """Draw W classes of each task, then shot + query items of each, without replacement: [T, W, shot + query]."""
+        if self.count:
+            items = torch.arange(self.way * (self.shot + self.query)).reshape(self.way, -1)
+            episodes = (step + torch.arange(tasks)) % self.count
+            return episodes[:, None, None] * items.numel() + items
         counts = self.dataset.splits[self.split].counts
         classes, most = len(counts), int(counts.max())
         # the order of random keys is a random order, so their top k are k draws without replacement

@@ -96,8 +96,10 @@ def episode_findings(data: Any, way: int, shot: int, query: int) -> list[Finding
         query: items of a class to classify.
     """
     findings = []
+    usual, fixed = (way, shot, query), getattr(data, "fixed", {})
     for name in SPLITS:
         split = data.splits.get(name)
+        way, shot, query = fixed.get(name, usual)
         if split is not None:
             for label, count in zip(split.names, split.counts.tolist(), strict=True):
                 if count < shot + query:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from metalearn_cli.core.config import EpisodeShape
 from metalearn_cli.core.errors import ConfigError, UserError
 from metalearn_cli.core.items import Facts
 from metalearn_cli.data.common.dataset import Dataset
@@ -138,6 +139,43 @@ def test_groups_that_are_too_small_or_missing_are_refused(data: Dataset, grouped
     }
     with pytest.raises(ValueError, match="within needs a group for every class; train0 has none"):
         data.within_groups("letters")
+
+
+@pytest.fixture
+def listed() -> Dataset:
+    """A split "test" of three fixed episodes, of two classes with two labelled items of three."""
+    made = {"val": split(COUNTS["val"], "val"), "test": split((3,) * 6, "test")}
+    data = Dataset.of("marked", "by hand", made, "vector")
+    return replace(data, fixed={"test": EpisodeShape(way=2, shot=2, query=1)})
+
+
+def test_fixed_episodes_are_the_classes_in_their_order(listed: Dataset) -> None:
+    sampler = listed.episodes("test", way=2, shot=2, query=1, seed=5)
+    assert sampler.count == 3
+    assert sampler.classes(3) == [("test0", "test1"), ("test2", "test3"), ("test4", "test5")]
+    episode = sampler.batch(1, 1)
+    assert rows(episode.support_x[0]) == [(2, 0), (2, 1), (3, 0), (3, 1)]
+    assert episode.support_y.tolist() == [[0, 0, 1, 1]]
+    assert sorted(rows(episode.query_x[0])) == [(2, 2), (3, 2)]
+    assert [int(k) - 2 for k in episode.query_x[0, :, 0]] == episode.query_y[0].tolist()
+    orders = {tuple(sampler.batch(step, 1).query_y[0].tolist()) for step in range(30)}
+    assert orders == {(0, 1), (1, 0)}
+    assert sampler.hash(3) == listed.episodes("test", way=2, shot=2, query=1, seed=6).hash(3)
+    assert listed.episodes("val", way=2, shot=1, query=1, seed=0).count is None
+    assert listed.limits.items == 5  # of "val"
+
+
+def test_fixed_episodes_have_their_numbers(listed: Dataset) -> None:
+    with pytest.raises(ConfigError) as error:
+        listed.episodes("test", way=5, shot=2, query=15, seed=0)
+    why = "as marked/test has 3 fixed episodes: way=2 shot=2 query=1 episodes=3"
+    assert {p.key: p.message for p in error.value.problems} == {
+        "way": f"must be 2, {why}",
+        "query": f"must be 1, {why}",
+    }
+    for shape in (EpisodeShape(4, 2, 1), EpisodeShape(2, 2, 2)):
+        with pytest.raises(ValueError, match="fixed episodes must use up test"):
+            replace(listed, fixed={"test": shape})
 
 
 def test_the_hash_names_the_episodes(data: Dataset) -> None:

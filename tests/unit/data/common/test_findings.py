@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from metalearn_cli.core.config import EpisodeShape
 from metalearn_cli.core.errors import Finding
 from metalearn_cli.core.items import Items
 from metalearn_cli.data.common.dataset import Dataset
@@ -39,6 +40,12 @@ def test_nothing_is_wrong_with_good_data() -> None:
     assert dataset().findings == Sinusoid().findings == ()
     assert episode_findings(dataset(), way=3, shot=2, query=4) == []
     assert episode_findings(Sinusoid(), way=1, shot=2, query=4) == []
+
+
+def test_fixed_episodes_are_checked_with_their_numbers() -> None:
+    data = replace(dataset(), fixed={"test": EpisodeShape(way=3, shot=2, query=4)})
+    assert episode_findings(data, way=2, shot=1, query=1) == []
+    assert {f.where.partition(":")[0] for f in episode_findings(data, way=2, shot=1, query=9)} == {"train", "val"}
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
