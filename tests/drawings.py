@@ -35,6 +35,20 @@ def members(name: str, characters: int) -> dict[str, bytes]:
     }
 
 
+@cache
+def runs(number: int = 20, way: int = 20) -> dict[str, bytes]:
+    """Return Lake's runs, by name in the archive; the drawing to classify of class 1 is the last one, and so on."""
+    found: dict[str, bytes] = {}
+    for r in range(1, number + 1):
+        labels = ""
+        for k in range(1, way + 1):
+            item, label = f"run{r:02d}/test/item{k:02d}.png", f"run{r:02d}/training/class{way + 1 - k:02d}.png"
+            found |= {name: png(5000 + 100 * r + 50 * n + k) for n, name in enumerate((item, label))}
+            labels += f"{item} {label}\n"
+        found[f"run{r:02d}/class_labels.txt"] = labels.encode()
+    return found
+
+
 def packed(contents: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> bytes:
     """Return an archive."""
     buffer = io.BytesIO()

@@ -64,7 +64,7 @@ def sizes(found: Mapping[str, Any]) -> dict[str, int]:
 def _intervals(found: Mapping[str, Any]) -> list[str]:
     """Return the names of the intervals of a mean, the one over episodes first."""
     over = sizes(found)
-    classes = ["interval_classes"] * bool({"classes", "groups"} & over.keys())
+    classes = ["interval_classes"] * bool({"classes", "groups", "tasks"} & over.keys())
     return ["interval", *classes, *["interval_trainings"] * (over["trainings"] > 1)]
 
 

@@ -93,9 +93,10 @@ def chain(run: Run) -> None:
 
 def _title(first: Run, run: Run) -> str:
     split = first["name"].partition("/")[0]
-    data = run.get("data", {}).get("name", "")
+    data = run.get("data", {})
     shape = f"{first['way']}-way {first['shot']}-shot on {sizes(first)['episodes']} episodes of {split} classes"
-    return f"{shape}, {data}" if data else shape
+    protocol = f" ({data['protocol']})" if "protocol" in data else ""
+    return f"{shape}, {data['name']}{protocol}" if "name" in data else shape
 
 
 def _name(result: Run) -> str:

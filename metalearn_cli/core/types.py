@@ -147,7 +147,10 @@ class Model(Protocol):
 
 
 class Sampler(Protocol):
-    """A stream of episodes, a function of (seed, step)."""
+    """A stream of episodes, a function of (seed, step).
+
+    Optional member: `count`, the number of episodes where there is a fixed list of them.
+    """
 
     way: int
     regression: bool
@@ -156,7 +159,10 @@ class Sampler(Protocol):
         """Return the `tasks` episodes of meta-batch `step`, stacked."""
 
     def classes(self, episodes: int) -> list[tuple[str, ...]]:
-        """Return the names of the classes of each of the first `episodes` one-task batches; () for a regression."""
+        """Return the names of the classes of each of the first `episodes` one-task batches.
+
+        Of a regression, it is the name of the task, or () if tasks are generated.
+        """
 
     def hash(self, episodes: int) -> str:
         """Return the sha256 (hex) of the items of the first `episodes` one-task batches."""
@@ -179,7 +185,7 @@ class Limits(NamedTuple):
 
 
 class Dataset(Protocol):
-    """Classes in splits that share none, and batches and episodes from them; regression has only episodes."""
+    """Classes in splits that share none, and batches and episodes from them; generated tasks are only episodes."""
 
     name: str
     protocol: str

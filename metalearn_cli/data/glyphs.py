@@ -56,6 +56,7 @@ def glyphs(
     instances: Annotated[int, Range(2, 1000)] = 20,
     size: Annotated[int, Range(8, 128)] = 28,
     seed: Annotated[int, Range(0)] = 0,
+    within: bool = False,
 ) -> Dataset:
     """Characters rendered from fonts, with Omniglot's size and structure; nothing to download.
 
@@ -69,6 +70,7 @@ def glyphs(
         instances: items I per class, 2 to 1000.
         size: height and width P of an image in pixels, 8 to 128.
         seed: seed of the choice of typefaces and the distortions, >= 0; the classes do not depend on it.
+        within: whether the characters of an episode are all of one script.
 
     Raises:
         UserError: if matplotlib's fonts are missing.
@@ -85,7 +87,8 @@ def glyphs(
         "unicode": unicodedata.unidata_version,
         "pillow": [PIL.__version__, features.version("freetype2")],
     }
-    return cached("glyphs", key, lambda: _render(fonts, instances, size, seed))
+    data = cached("glyphs", key, lambda: _render(fonts, instances, size, seed))
+    return data.within_groups("scripts") if within else data
 
 
 def _fonts() -> list[Path]:

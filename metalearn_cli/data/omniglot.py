@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import io
-import lzma
 import os
 import stat
-import struct
 import warnings
 import zipfile
-import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -26,11 +24,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from metalearn_cli.core.check import Range
+from metalearn_cli.core.config import EpisodeShape
 from metalearn_cli.core.errors import ConfigError, DataError, Finding, Problem, UserError
 from metalearn_cli.core.places import expanded
 from metalearn_cli.core.random import derive_seed
 from metalearn_cli.data.common.cache import cache_dir, cached, large, under_umask
 from metalearn_cli.data.common.dataset import Dataset
+from metalearn_cli.data.common.files import UNREADABLE, files_in
 from metalearn_cli.data.common.images import drawing
 from metalearn_cli.data.common.splits import SPLITS, Split, group_of
 
@@ -60,6 +60,15 @@ HOW_TO_GET = (
     "FOLDER/omniglot with MLX_DATA_DIR=FOLDER"
 )
 
+RUNS_FROM = f"{IMAGES}one-shot-classification/all_runs.zip"
+HOW_TO_GET_RUNS = (
+    f"put all_runs.zip from {RUNS_FROM} into a folder given as data.root=FOLDER, or into FOLDER/omniglot with "
+    "MLX_DATA_DIR=FOLDER"
+)
+
+RUNS = [f"run{number:02d}" for number in range(1, 21)]
+RUN = EpisodeShape(way=20, shot=1, query=1)
+
 CHARACTERS = {"images_background": 964, "images_evaluation": 659}
 DRAWINGS = 20
 TURNS = ("000", "090", "180", "270")
@@ -72,10 +81,11 @@ MOST_MEMBERS = 1 << 16  # of an archive, three times the real number
 
 
 def omniglot(
-    split: Literal["vinyals", "maml", "lake"] = "vinyals",
+    split: Literal["vinyals", "maml", "lake", "lake_runs"] = "vinyals",
     root: str | None = None,
     size: Annotated[int, Range(8, SIDE)] = 28,
     seed: Annotated[int, Range(0)] = 0,
+    within: bool = False,
 ) -> Dataset:
     """Handwritten characters, ink 1 on 0.
 
@@ -83,28 +93,36 @@ def omniglot(
         split: "vinyals": 1028/172/423 characters, each four times by rotation (Vinyals et al. 2016, lists of Snell et
             al. 2017); "maml": 1100/100/423 by a seeded shuffle, each four times by rotation (Finn et al. 2017); "lake":
             the background alphabets, five of them for validation, and the evaluation alphabets for testing, without
-            rotation (Lake et al. 2015).
+            rotation (Lake et al. 2015); "lake_runs": as "lake", but the only test episodes are Lake's twenty runs, each
+            of 20 characters of one alphabet with one labelled drawing and one to classify.
         root: folder with images_background.zip and images_evaluation.zip, or their contents, and optionally
-            splits/vinyals/*.txt; None means $MLX_DATA_DIR/omniglot, or without that a download.
+            splits/vinyals/*.txt, and all_runs.zip for "lake_runs"; None means $MLX_DATA_DIR/omniglot, or without that a
+            download.
         size: height and width P of an image in pixels, 8 to 105.
         seed: seed of the shuffle of split "maml", >= 0.
+        within: whether the characters of an episode are all of one alphabet.
 
     Raises:
         UserError: if files are missing, damaged, or not those that upstream published; a DataError names each of them.
     """
     folder = _folder(root)
-    paths = {name: _path(name, folder) for name in CHARACTERS}
+    runs = _runs_path(folder) if split == "lake_runs" else None
+    paths = {name: _path(name, folder) for name in CHARACTERS if not (runs and name == "images_evaluation")}
     key = {
         "content": [_content(path) for path in paths.values()],
+        "runs": runs and files_in(runs).stamp,
         "split": split,
         "seed": seed if split == "maml" else None,
         "size": size,
         "pillow": PIL.__version__,
     }
-    return cached("omniglot", key, lambda: _read(paths, folder, split, size, seed))
+    data = cached("omniglot", key, lambda: _read(paths, folder, runs, split, size, seed))
+    if runs:
+        data = replace(data, fixed={"test": RUN})
+    return data.within_groups("alphabets") if within else data
 
 
-def _read(paths: dict[str, Path], folder: Path | None, split: str, size: int, seed: int) -> Dataset:
+def _read(paths: dict[str, Path], folder: Path | None, runs: Path | None, split: str, size: int, seed: int) -> Dataset:
     """Decode the image sets and split their characters."""
     characters: dict[str, dict[str, Drawings]] = {}
     findings: list[Finding] = []
@@ -113,9 +131,15 @@ def _read(paths: dict[str, Path], folder: Path | None, split: str, size: int, se
             characters[name] = _decoded(path, name, size)
         except DataError as error:
             findings += error.findings
+    test = None
+    if runs:
+        try:
+            test = _runs(runs, size)
+        except DataError as error:
+            findings += error.findings
     if findings:
-        raise DataError(findings, HOW_TO_GET)
-    background, evaluation = characters.values()
+        raise DataError(findings, HOW_TO_GET_RUNS if len(characters) == len(paths) else HOW_TO_GET)
+    background, evaluation = characters["images_background"], characters.get("images_evaluation", {})
     images = background | evaluation
     if split == "vinyals":
         names = {part: _listed(part, folder) for part in SPLITS}
@@ -130,7 +154,9 @@ def _read(paths: dict[str, Path], folder: Path | None, split: str, size: int, se
             "val": [name for name in sorted(background) if group_of(name) in validation],
             "test": sorted(evaluation),
         }
-    splits = {part: _split(kept, images, size) for part, kept in names.items()}
+    splits = {part: _split(kept, images, size) for part, kept in names.items() if kept}
+    if test:
+        splits["test"] = test
     return Dataset.of("omniglot", split, splits, "image", drawing(size))
 
 
@@ -142,6 +168,66 @@ def _split(names: list[str], images: dict[str, Drawings], size: int) -> Split:
         items[k, :, 0] = np.rot90(images[character], int(turn or 0) // 90, axes=(-2, -1))
     counts = torch.full((len(names),), DRAWINGS)
     return Split(torch.from_numpy(items.reshape(-1, 1, size, size)), counts, tuple(names))
+
+
+def _runs_path(folder: Path | None) -> Path:
+    """Return the archive of Lake's runs, or the folder with its contents."""
+    if folder is None:
+        raise UserError(f"data omniglot: the twenty runs are not downloaded; {HOW_TO_GET_RUNS}")
+    for path in (folder / "all_runs.zip", folder / "all_runs"):
+        if path.exists():
+            return path
+    raise UserError(f"data omniglot: {folder} has neither all_runs.zip nor a folder all_runs; {HOW_TO_GET_RUNS}")
+
+
+def _runs(path: Path, size: int) -> Split:
+    """Decode the twenty runs: classes of two drawings each, the labelled one first.
+
+    Raises:
+        DataError: with every file that is missing or damaged.
+    """
+    files = files_in(path)
+    there = {name.removeprefix("all_runs/"): name for name in files.names}
+    findings = list(files.findings)
+
+    def read(name: str) -> bytes:
+        if name not in there:
+            raise ValueError("is missing")
+        return files.read(there[name], LARGEST)
+
+    names, drawings = [], []
+    for run in RUNS:
+        pairs: list[tuple[str, str]] = []
+        try:
+            pairs = _pairs(run, read(f"{run}/class_labels.txt"))
+        except ValueError as error:
+            findings.append(Finding(True, f"{path}: {run}/class_labels.txt", str(error)))
+        for pair in pairs:
+            names.append(f"{run}/{pair[0].rpartition('/')[2].removesuffix('.png')}")
+            for file in pair:
+                try:
+                    drawings.append(_small(_drawing(read(file)), size))
+                except ValueError as error:
+                    findings.append(Finding(True, f"{path}: {file}", str(error)))
+    if findings:
+        raise DataError(findings)
+    items = torch.from_numpy(np.stack(drawings)[:, None])
+    return Split(items, torch.full((len(names),), RUN.shot + RUN.query), tuple(names))
+
+
+def _pairs(run: str, content: bytes) -> list[tuple[str, str]]:
+    """Return the labelled drawing and the one to classify of each character of a run, by their files.
+
+    Raises:
+        ValueError: if the content is not the list of them.
+    """
+    lines = [line.split() for line in content.decode("ascii", "replace").splitlines() if line.strip()]
+    pairs = sorted((line[1], line[0]) for line in lines if len(line) == 2)
+    labelled, others = ({pair[k] for pair in pairs if pair[k].startswith(f"{run}/")} for k in (0, 1))
+    if not len(lines) == len(labelled) == len(others) == RUN.way:
+        example = f"{run}/test/item01.png {run}/training/class01.png"
+        raise ValueError(f"must name {RUN.way} different pairs of files, one a line, such as: {example}")
+    return pairs
 
 
 def _folder(root: str | None) -> Path | None:
@@ -277,24 +363,11 @@ def _from_archive(path: Path, name: str) -> tuple[dict[str, bytes], list[Finding
             elif inside != member.filename and inside.endswith(".png"):
                 try:
                     contents[inside] = archive.read(member)  # not more than the declared size
-                except _UNREADABLE as error:
+                except UNREADABLE as error:
                     wrong = f"cannot be read: {error}"
             if wrong:
                 findings.append(Finding(True, f"{path}: {member.filename}", wrong))
     return contents, findings
-
-
-_UNREADABLE = (
-    OSError,
-    EOFError,
-    RuntimeError,
-    ValueError,
-    struct.error,
-    zipfile.BadZipFile,
-    zlib.error,
-    lzma.LZMAError,
-)
-"""What reading a damaged archive raises."""
 
 
 def _decoded(path: Path, name: str, size: int) -> dict[str, Drawings]:
@@ -305,7 +378,7 @@ def _decoded(path: Path, name: str, size: int) -> dict[str, Drawings]:
     """
     try:
         contents, findings = _contents(path, name)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise DataError([Finding(True, str(path), f"is damaged or cannot be read ({error})")]) from error
     characters: dict[str, list[Image.Image]] = {}
     counts: dict[str, int] = {}
@@ -345,9 +418,7 @@ def _drawing(content: bytes) -> Image.Image:
             return image.convert("1")
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise ValueError(f"has far too many pixels, expected {SIDE}x{SIDE}") from error
-    except _UNREADABLE as error:
-        raise ValueError(f"cannot be read as an image: {error}") from error
-    except SyntaxError as error:  # Pillow raises it for a broken PNG
+    except UNREADABLE as error:
         raise ValueError(f"cannot be read as an image: {error}") from error
     raise ValueError(f"has {image.width}x{image.height} pixels, expected {SIDE}x{SIDE}")
 

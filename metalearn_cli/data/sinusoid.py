@@ -1,6 +1,6 @@
 """Sine curves: the regression tasks of MAML's paper.
 
-Legend: T tasks, S support items, Q query items.
+Legend: T tasks, P points.
 """
 
 from __future__ import annotations
@@ -8,19 +8,15 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
-import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from metalearn_cli.core.errors import ConfigError, Finding, Problem, UserError
-from metalearn_cli.core.items import Facts
-from metalearn_cli.core.types import Episode, Limits
-from metalearn_cli.data.common.dataset import at_least_one, generator
-from metalearn_cli.data.common.splits import SPLITS, Split
+from metalearn_cli.core.errors import Finding
+from metalearn_cli.data.common.curves import FACTS, LIMITS, CurveSampler, between
+from metalearn_cli.data.common.splits import Split
 
 AMPLITUDE = (0.1, 5.0)
 PHASE = (0.0, math.pi)
@@ -38,7 +34,8 @@ class Sinusoid:
 
     name = "sinusoid"
     protocol = "maml"
-    facts = Facts("vector", shape=(1,), values="real", classes=0, outputs=1)
+    facts = FACTS
+    limits = LIMITS
 
     def __init__(self) -> None:
         self.splits: Mapping[str, Split] = {}
@@ -46,7 +43,6 @@ class Sinusoid:
         self.findings: tuple[Finding, ...] = ()
         self.about: Mapping[str, Any] = {}
         self.fingerprint = hashlib.sha256(f"{AMPLITUDE} {PHASE} {X}".encode()).hexdigest()
-        self.limits = Limits(way=1, items=sys.maxsize)
         self._device = torch.device("cpu")
 
     def to(self, device: torch.device | str) -> Sinusoid:
@@ -55,63 +51,12 @@ class Sinusoid:
         moved._device = torch.device(device)
         return moved
 
-    def episodes(self, split: str, way: int, shot: int, query: int, seed: int) -> SinusoidSampler:
-        """Return the stream of tasks with `shot` labelled points and `query` points to predict.
-
-        Raises:
-            ConfigError: if way is not 1, or shot or query not positive.
-            UserError: if there is no such split.
-        """
-        if split not in SPLITS:
-            raise UserError(f"data {self.name} has no split {split!r}; it has {', '.join(SPLITS)}")
-        problems = at_least_one(shot, query)
-        if way != 1:
-            problems.append(Problem("way", f"{self.name} is regression, without classes; way must be 1, got {way}"))
-        if problems:
-            raise ConfigError(problems)
-        return SinusoidSampler(split, shot, query, seed, self._device)
+    def episodes(self, split: str, way: int, shot: int, query: int, seed: int) -> CurveSampler:
+        """Return the stream of tasks with `shot` labelled points and `query` points to predict; see `CurveSampler`."""
+        return CurveSampler(self.name, _points, 2, split, way, shot, query, seed, self._device)
 
 
-@dataclass(eq=False)
-class SinusoidSampler:
-    """A stream of tasks, a function of (seed, split, step); see `Sinusoid.episodes`."""
-
-    split: str
-    shot: int
-    query: int
-    seed: int
-    device: torch.device
-    way: int = field(default=1, init=False)
-    regression: bool = field(default=True, init=False)
-
-    def batch(self, step: int, tasks: int) -> Episode:
-        """Return the `tasks` episodes of meta-batch `step`; the first ones stay the same if `tasks` grows.
-
-        Returns:
-            support_x and support_y [T, S, 1] float32 with S = shot; query_x and query_y [T, Q, 1] with Q = query.
-        """
-        drawn = self._draw(step, tasks).to(self.device)
-        amplitude, phase = (_within(range_, drawn[:, k, None]) for k, range_ in enumerate((AMPLITUDE, PHASE)))
-        x = _within(X, drawn[:, 2:])
-        y = amplitude * torch.sin(x - phase)
-        x, y = x[..., None], y[..., None]
-        return Episode(x[:, : self.shot], y[:, : self.shot], x[:, self.shot :], y[:, self.shot :])
-
-    def classes(self, episodes: int) -> list[tuple[str, ...]]:
-        """Return () for each of the first `episodes` tasks: they have no classes."""
-        return [()] * episodes
-
-    def hash(self, episodes: int) -> str:
-        """Return the sha256 (hex) of what determines the first `episodes` one-task batches."""
-        state = hashlib.sha256(f"{self.shot} {self.query}".encode())
-        for step in range(episodes):
-            state.update(self._draw(step, 1).numpy().tobytes())
-        return state.hexdigest()
-
-    def _draw(self, step: int, tasks: int) -> Tensor:
-        source = generator(self.seed, "episodes", self.split, step)
-        return torch.rand(tasks, 2 + self.shot + self.query, generator=source)
-
-
-def _within(range_: tuple[float, float], uniform: Tensor) -> Tensor:
-    return range_[0] + (range_[1] - range_[0]) * uniform
+def _points(task: Tensor, point: Tensor) -> tuple[Tensor, Tensor]:
+    amplitude, phase = (between(*range_, task[:, k, None]) for k, range_ in enumerate((AMPLITUDE, PHASE)))
+    x = between(*X, point)
+    return x, amplitude * torch.sin(x - phase)

@@ -114,13 +114,16 @@ def prepare_evaluation(config: EvaluateConfig, session: Session, given: Mapping[
     asked, config = config, fitted(config, data, model.get("way") if _same(spec, model.get("algorithm")) else None)
     way = config.episode.way
     sampler = data.episodes(config.split, **config.episode._asdict(), seed=config.seed)
-    outputs = way if algorithm.traits.head else None
+    if config.episodes != (count := getattr(sampler, "count", None) or config.episodes):
+        message = f"must be {count}, as {data.name}/{config.split} has {count} fixed episodes, got {config.episodes}"
+        raise ConfigError([Problem("episodes", message)])
+    answers = data.facts.outputs or way
     drawn = config.seed if config.weights_seed is None else config.weights_seed
-    net = fresh_network(backbone, data.facts, outputs, drawn, runtime)
+    net = fresh_network(backbone, data.facts, answers if algorithm.traits.head else None, drawn, runtime)
     protocols: tuple[Normalisation | None, ...] = tuple(config.normalisation) if net.batch_statistics else (None,)
     if algorithm.traits.uses_queries:
         protocols = ("transductive",)
-    learner = fresh_learner(algorithm, net, way, None, drawn).at(1.0)
+    learner = fresh_learner(algorithm, net, answers, None, drawn).at(1.0)
     try_learner(learner, sampler.batch(0, 1), runtime)
     random_head = (
         algorithm.traits.head and algorithm.traits.learns and not (parent and _same(spec, model.get("algorithm")))

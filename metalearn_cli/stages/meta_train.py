@@ -34,10 +34,11 @@ def meta_train(config: MetaTrainConfig, session: Session) -> Job:
     algorithm: Algorithm = build(config.algorithm, "algorithm")
     data = session.data(config.data, runtime)
     samplers = _samplers(config, algorithm, data)
-    outputs = config.episode.way if algorithm.traits.head else None
-    net = fresh_network(config.backbone, data.facts, outputs, config.seed, runtime)
-    learner = fresh_learner(algorithm, net, samplers["train"].way, config.normalisation, config.seed)
-    valid = learner.at(1.0)._replace(way=config.episode.way)
+    answers = data.facts.outputs or config.episode.way
+    net = fresh_network(config.backbone, data.facts, answers if algorithm.traits.head else None, config.seed, runtime)
+    way = data.facts.outputs or samplers["train"].way
+    learner = fresh_learner(algorithm, net, way, config.normalisation, config.seed)
+    valid = learner.at(1.0)._replace(way=answers)
     metric = metric_of(samplers["val"])
     tasks = Tasks(runtime, config.tasks, algorithm.traits.batchable)
 
@@ -84,7 +85,7 @@ def meta_train(config: MetaTrainConfig, session: Session) -> Job:
             "backbone": dict(config.backbone),
             "shape": data.facts.plain_shape,
             "algorithm": dict(config.algorithm),
-            "way": outputs,
+            "way": config.episode.way if algorithm.traits.head else None,
             "normalisation": config.normalisation,
         },
         data=describe_data(data, config.data),

@@ -27,7 +27,9 @@ def pretrain(config: PretrainConfig, session: Session) -> Job:
     runtime = session.runtime(config.runtime)
     data = session.data(config.data, runtime)
     if data.facts.regression:
-        raise ConfigError([Problem("data", f"{data.name} is a stream of tasks without items to pretrain on")])
+        raise ConfigError(
+            [Problem("data", f"{data.name} is a regression, without classes; pretraining is validated on classes")]
+        )
     backbone = fresh_backbone(config.backbone, data.facts, config.seed)
     with seeded(config.seed, "model"):
         model = build(

@@ -34,7 +34,7 @@ class Scores(NamedTuple):
 
     Attributes:
         protocols: scores [E], float64, by protocol.
-        classes: the names of each episode's classes; () for regression.
+        classes: the names of each episode's classes, or of its one task; () if tasks are generated.
     """
 
     protocols: Mapping[str, Tensor]
@@ -104,7 +104,7 @@ def mean_of(scores: Tensor, classes: Sequence[tuple[str, ...]]) -> dict[str, Any
 
     Returns:
         `value`; the half-widths of its 95 % intervals: `interval` over episodes, `interval_classes` over classes or
-        groups of classes (None without classes, or with too few episodes), `interval_trainings` (None for
+        groups of classes, or tasks (None without any, or with too few episodes), `interval_trainings` (None for
         fewer than 3); and `over`, the number of each, such as {"episodes": 1000, "classes": 112, "trainings": 1}.
     """
     trainings, episodes = scores.shape
@@ -121,7 +121,12 @@ def mean_of(scores: Tensor, classes: Sequence[tuple[str, ...]]) -> dict[str, Any
 
 
 def _units(classes: Sequence[tuple[str, ...]]) -> tuple[str, Sequence[tuple[str, ...]]]:
-    """Return, for each episode, the names for an interval over classes: groups if there are enough, else classes."""
+    """Return, for each episode, the names for an interval over classes: groups if there are enough, else classes.
+
+    An episode of a regression has one name, that of its task.
+    """
     groups = [tuple(group_of(name) for name in episode) for episode in classes]
     found = {group for episode in groups for group in episode}
-    return ("groups", groups) if len(found) >= GROUPS and "" not in found else ("classes", classes)
+    if len(found) >= GROUPS and "" not in found:
+        return "groups", groups
+    return "tasks" if classes and len(classes[0]) == 1 else "classes", classes

@@ -45,7 +45,9 @@ def transfer(config: TransferConfig, session: Session) -> Job:
     runtime = session.runtime(config.runtime)
     data = session.data(config.data, runtime)
     if data.facts.regression:
-        raise ConfigError([Problem("data", f"{data.name} is a stream of regression tasks without labelled items")])
+        raise ConfigError(
+            [Problem("data", f"{data.name} is a regression, without classes; transfer learns to classify")]
+        )
     backbone = fresh_backbone(config.backbone, data.facts, config.seed)
     net = network(backbone, data.facts.classes, runtime.under_precision)
     method: Method = build(config.method, "method")

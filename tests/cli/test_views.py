@@ -236,6 +236,11 @@ def test_a_run_of_an_earlier_version_is_shown(capsys):
     assert "on 1000 episodes" in out and "+17.0 +- 0.5   helps" in out
 
 
+def test_a_table_names_the_data_and_its_protocol(capsys):
+    views.chain({**RUN, "data": {"name": "glyphs", "protocol": "scripts, within scripts"}})
+    assert "test classes, glyphs (scripts, within scripts)" in " ".join(capsys.readouterr().out.split())
+
+
 def test_a_run_of_a_chain_is_shown_with_its_table_and_its_settings(capsys):
     views.lineage([{**RUN, "folder": "runs/run/x"}], ["seed=3", "reinit=[a, b]"])
     out = capsys.readouterr().out

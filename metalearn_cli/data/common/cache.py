@@ -1,7 +1,7 @@
 """The cache folder for decoded or rendered data sets; it may be deleted at any time.
 
-A file contains a whole data set: items, names, facts, preprocessing, fingerprint and findings. Items are memory-mapped,
-not read, so that data may be larger than memory.
+A file contains a whole data set: items, targets, names, facts, preprocessing, fingerprint and findings. Items are
+memory-mapped, not read, so that data may be larger than memory.
 
 Each load reads every byte once, for the fingerprint. Checkpoints record it, so it must be that of the items used for
 training. A damaged file has a different fingerprint and is rebuilt.
@@ -170,7 +170,7 @@ def _load(path: Path) -> Dataset:
 def _split(tensors: Mapping[str, Tensor], split: str, names: list[str]) -> Split:
     start = f"{split}/items/"
     items = {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
-    return Split(items.get("", items), tensors[f"{split}/counts"], tuple(names))
+    return Split(items.get("", items), tensors[f"{split}/counts"], tuple(names), tensors.get(f"{split}/targets"))
 
 
 def _drawn_at_random(tensor: Tensor) -> None:
@@ -201,6 +201,8 @@ def _save(path: Path, data: Dataset) -> None:
         arrays[f"{name}/counts"] = split.counts.numpy()
         for part, items in parts_of(split.items).items():
             arrays[f"{name}/items/{part}"] = items.contiguous().numpy()
+        if split.targets is not None:
+            arrays[f"{name}/targets"] = split.targets.contiguous().numpy()
     # written under another name, then renamed, so that other processes see the whole file or none
     temporary = path.with_name(f"{path.stem}{secrets.token_hex(4)}.tmp")
     try:

@@ -1,6 +1,7 @@
 """A data set of classes, and the batches and episodes drawn from it with index operations.
 
-Legend: N items, K classes, B items of a batch, T tasks, W ways, S support items, Q query items, ... one item's shape.
+Legend: N items, K classes, B items of a batch, T tasks, W ways, S support items, Q query items, O outputs of a
+regression, ... one item's shape.
 """
 
 from __future__ import annotations
@@ -8,11 +9,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from metalearn_cli.core.config import EpisodeShape
 from metalearn_cli.core.errors import ConfigError, Finding, Problem, UserError
 from metalearn_cli.core.items import Facts, Items, Kind, Values, each
 from metalearn_cli.core.metric import SAME_CLASSES
@@ -26,6 +29,9 @@ from metalearn_cli.data.common.splits import ONE, SPLITS, VALUES, Split, by_part
 class Dataset:
     """Classes in splits that share no class; build it with `Dataset.of`.
 
+    If its splits have targets, it is a regression, and what is said of a class holds for a task: an episode is of one
+    task, `way` is 1, and `shot` and `query` are numbers of its items.
+
     Attributes:
         name: as in "data=NAME".
         protocol: name of the way of splitting, such as "vinyals".
@@ -35,10 +41,14 @@ class Dataset:
         fingerprint: sha256 (hex) of all items, counts and names.
         findings: its problems, whatever it is used for.
         about: what was understood of its source, as plain values.
+        within: whether the classes of an episode are all of one group; see `within_groups`.
+        fixed: splits with a fixed list of episodes, and the numbers of these: the first `way` classes are the first
+            episode, and the first `shot` items of a class its labelled ones.
 
     Raises:
         ValueError: if a split has an unknown name, shares a class with another without saying so in its protocol, or
-            has items of another kind.
+            has items or targets of another kind; if a class has no group, and episodes are within groups; if fixed
+            episodes do not use up their split.
     """
 
     name: str
@@ -49,6 +59,8 @@ class Dataset:
     fingerprint: str
     findings: tuple[Finding, ...]
     about: Mapping[str, Any] = field(default_factory=dict)
+    within: bool = False
+    fixed: Mapping[str, EpisodeShape] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         owner: dict[str, str] = {}
@@ -58,10 +70,19 @@ class Dataset:
             if (_shape(split.items), _values(split.items)) != (self.facts.shape, self.facts.values):
                 items = f"{self.facts.values} items of shape {self.facts.shape}"
                 raise ValueError(f"splits must hold {items}; {name} does not")
+            if _outputs(split) != self.facts.outputs:
+                told = f"{_outputs(split)} numbers as an item's target, another split has {self.facts.outputs}"
+                raise ValueError(f"splits must have targets of the same size; {name} has {told}")
             for class_name in split.names:
                 if class_name in owner and not self.protocol.startswith(SAME_CLASSES):
                     raise ValueError(f"splits must share no class; {class_name} is in {owner[class_name]} and {name}")
                 owner[class_name] = name
+                if self.within and not group_of(class_name):
+                    raise ValueError(f"within needs a group for every class; {class_name} has none")
+        for name, (way, shot, query) in self.fixed.items():
+            counts = self.splits[name].counts
+            if len(counts) % way or (counts != shot + query).any():
+                raise ValueError(f"fixed episodes must use up {name}: {way} classes each, {shot + query} items of each")
 
     @classmethod
     def of(
@@ -82,19 +103,32 @@ class Dataset:
 
     @property
     def limits(self) -> Limits:
-        """Return what episodes its splits allow."""
-        counts = [split.counts for split in self.splits.values()]
-        return Limits(min(map(len, counts)), min(int(c.min()) for c in counts))
+        """Return what episodes its splits allow, those without fixed episodes."""
+        splits = [split for name, split in self.splits.items() if name not in self.fixed]
+        way = 1 if self.facts.regression else min(map(self._most, splits))
+        return Limits(way, min(int(split.counts.min()) for split in splits))
 
     def to(self, device: torch.device | str) -> Dataset:
         """Return this data set with its items on `device`."""
         return replace(self, splits={n: s.to(device) for n, s in self.splits.items()})
 
+    def within_groups(self, groups: str) -> Dataset:
+        """Return this data set with episodes within groups, instead of from all classes of a split.
+
+        An episode draws one group, uniformly among those with enough classes, and then its classes. They are harder to
+        tell apart than those of several groups, so the protocol's name says it.
+
+        Args:
+            groups: what groups are, such as "alphabets".
+        """
+        return replace(self, within=True, protocol=f"{self.protocol}, within {groups}")
+
     def batch(self, split: str, part: Part, size: int, seed: int, step: int) -> tuple[Items, Tensor]:
         """Draw `size` items independently and uniformly, with replacement.
 
         Returns:
-            x [B, ...], images float32, and y [B] int64, the class index within the split; a function of the arguments.
+            x [B, ...], images float32, and y [B] int64, the class (or task) index within the split; a function of the
+            arguments.
         """
         first, counts = self._part(split, part)
         end = counts.cumsum(0)
@@ -107,7 +141,7 @@ class Dataset:
         """Yield every item of a part once, class by class, in equal batches of `most` items or fewer.
 
         Yields:
-            x [B, ...], images float32, and y [B] int64, the class index within the split.
+            x [B, ...], images float32, and y [B] int64, the class (or task) index within the split.
         """
         first, counts = self._part(split, part)
         y = torch.arange(len(counts)).repeat_interleave(counts)
@@ -121,19 +155,42 @@ class Dataset:
         """Return the stream of `way`-way `shot`-shot episodes with `query` query items per class.
 
         Raises:
-            ConfigError: if the split has too few classes, or a class too few items.
+            ConfigError: if the split, or each of its groups if episodes are within groups, has too few classes, or a
+                class too few items; or if its fixed episodes have other numbers.
         """
         counts, name = self._split(split).counts, f"{self.name}/{split}"
+        if split in self.fixed:
+            return self._fixed_episodes(split, EpisodeShape(way, shot, query))
         problems = at_least_one(shot, query)
-        if not 2 <= way <= len(counts):
-            problems.append(Problem("way", f"{name} has {len(counts)} classes; way must be from 2 to {len(counts)}"))
+        most = self._most(self.splits[split])
+        owner = f"an episode is within one group, and the largest one of {name}" if self.within else name
+        if self.facts.regression:
+            problems += one_way(self.name, way)
+        elif not 2 <= way <= most:
+            problems.append(Problem("way", f"{owner} has {most} classes; way must be from 2 to {most}"))
         if shot + query > (smallest := int(counts.min())):
-            message = f"a class of {name} has only {smallest} items; shot + query must be <= {smallest}"
+            noun = "task" if self.facts.regression else "class"
+            message = f"a {noun} of {name} has only {smallest} items; shot + query must be <= {smallest}"
             key = "query" if shot < smallest else "shot"  # no query would do
             problems.append(Problem(key, f"{message}, got {shot} + {query}"))
         if problems:
             raise ConfigError(problems)
         return EpisodeSampler(self, split, way, shot, query, seed)
+
+    def _fixed_episodes(self, split: str, shape: EpisodeShape) -> EpisodeSampler:
+        sampler = EpisodeSampler(self, split, *self.fixed[split], seed=0)  # the same episodes for every seed
+        numbers = self.fixed[split]._asdict() | {"episodes": sampler.count}
+        wanted = " ".join(f"{key}={number}" for key, number in numbers.items())
+        why = f"as {self.name}/{split} has {sampler.count} fixed episodes: {wanted}"
+        given = shape._asdict()
+        wrong = [key for key in given if given[key] != numbers[key]]
+        if wrong:
+            raise ConfigError([Problem(key, f"must be {numbers[key]}, {why}") for key in wrong])
+        return sampler
+
+    def _most(self, split: Split) -> int:
+        """Return the most classes of an episode."""
+        return int(_groups(split).bincount().max()) if self.within else len(split.names)
 
     def _split(self, split: str) -> Split:
         if split not in self.splits:
@@ -161,30 +218,37 @@ class EpisodeSampler:
     shot: int
     query: int
     seed: int
-    regression: bool = field(default=False, init=False)
+    regression: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.regression = self.dataset.facts.regression
+
+    @property
+    def count(self) -> int | None:
+        """How many episodes there are, if they are fixed."""
+        return len(self.dataset.splits[self.split].names) // self.way if self.split in self.dataset.fixed else None
 
     def batch(self, step: int, tasks: int) -> Episode:
         """Return the `tasks` episodes of meta-batch `step`; the first ones stay the same if `tasks` grows.
 
         Returns:
             support_x [T, S, ...], images float32, with S = way * shot, and support_y [T, S] int64 in [0, way); query
-            likewise, in random order, `query` of each class.
+            likewise, in random order, `query` of each class. Of a regression, y is float32 [T, S, O] and [T, Q, O].
         """
-        items = self.dataset.splits[self.split].items
+        split = self.dataset.splits[self.split]
         index = self._index(step, tasks)
         order = self._order(step, tasks)
-        labels = torch.arange(self.way)
-        support_y = labels.repeat_interleave(self.shot).expand(tasks, -1)
-        query_y = labels.repeat_interleave(self.query)[order]
-        return Episode(
-            support_x=_gather(items, index[..., : self.shot].flatten(1)),
-            support_y=support_y.to(_device(items)),
-            query_x=_gather(items, index[..., self.shot :].flatten(1).gather(1, order)),
-            query_y=query_y.to(_device(items)),
-        )
+        support, query = index[..., : self.shot].flatten(1), index[..., self.shot :].flatten(1).gather(1, order)
+        if split.targets is None:
+            labels = torch.arange(self.way)
+            support_y = labels.repeat_interleave(self.shot).expand(tasks, -1).to(_device(split.items))
+            query_y = labels.repeat_interleave(self.query)[order].to(_device(split.items))
+        else:
+            support_y, query_y = _gathered(split.targets, support), _gathered(split.targets, query)
+        return Episode(_gather(split.items, support), support_y, _gather(split.items, query), query_y)
 
     def classes(self, episodes: int) -> list[tuple[str, ...]]:
-        """Return the names of the classes of the first `episodes` one-task batches, by label."""
+        """Return the names of the classes of the first `episodes` one-task batches, by label, or of their tasks."""
         split = self.dataset.splits[self.split]
         owner = torch.arange(len(split.counts)).repeat_interleave(split.counts)
         chosen = [owner[self._index(step, 1)[0, :, 0]].tolist() for step in range(episodes)]
@@ -200,18 +264,35 @@ class EpisodeSampler:
 
     def _index(self, step: int, tasks: int) -> Tensor:
         """Draw W classes of each task, then shot + query items of each, without replacement: [T, W, shot + query]."""
+        if self.count:
+            items = torch.arange(self.way * (self.shot + self.query)).reshape(self.way, -1)
+            episodes = (step + torch.arange(tasks)) % self.count
+            return episodes[:, None, None] * items.numel() + items
         counts = self.dataset.splits[self.split].counts
         classes, most = len(counts), int(counts.max())
         # the order of random keys is a random order, so their top k are k draws without replacement
         keys = torch.rand(
             tasks, classes + self.way * most, generator=generator(self.seed, "episodes", self.split, step)
         )
-        chosen: Tensor = keys[:, :classes].topk(self.way).indices
+        class_keys = keys[:, :classes]
+        if self.dataset.within:
+            class_keys = class_keys.masked_fill(self._elsewhere(step, tasks), -1.0)
+        chosen: Tensor = class_keys.topk(self.way).indices
         item_keys = keys[:, classes:].reshape(tasks, self.way, most)
         beyond = torch.arange(most) >= counts[chosen][..., None]  # smaller classes have fewer items than `most`
         within: Tensor = item_keys.masked_fill(beyond, -1.0).topk(self.shot + self.query).indices
         first = counts.cumsum(0) - counts
         return first[chosen][..., None] + within
+
+    def _elsewhere(self, step: int, tasks: int) -> Tensor:
+        """Draw a group for each task, among those with enough classes; return whether a class is not in it [T, K]."""
+        enough = (self._groups.bincount() >= self.way).nonzero().flatten()
+        keys = torch.rand(tasks, len(enough), generator=generator(self.seed, "groups", self.split, step))
+        return enough[keys.argmax(1), None] != self._groups
+
+    @cached_property
+    def _groups(self) -> Tensor:
+        return _groups(self.dataset.splits[self.split])
 
     def _order(self, step: int, tasks: int) -> Tensor:
         """Draw the order of the queries [T, way * query]: an order by class would reveal the labels."""
@@ -229,17 +310,30 @@ def at_least_one(shot: int, query: int) -> list[Problem]:
     return [Problem(key, f"must be >= 1, got {n}") for key, n in (("shot", shot), ("query", query)) if n < 1]
 
 
+def one_way(name: str, way: int) -> list[Problem]:
+    """Return the problem of a number of classes of a regression's episode, which has none."""
+    return [Problem("way", f"{name} is regression, without classes; way must be 1, got {way}")] * (way != 1)
+
+
 def facts_of(kind: Kind, splits: Mapping[str, Split], vocabulary: int | Mapping[str, int] = 0) -> Facts:
     """Return the facts of classes in splits; see `Facts`."""
-    items = next(iter(splits.values())).items
+    first = next(iter(splits.values()))
     return Facts(
         kind=kind,
-        shape=_shape(items),
-        values=_values(items),
-        classes=len(splits["train"].names) if "train" in splits else 0,
+        shape=_shape(first.items),
+        values=_values(first.items),
+        classes=len(splits["train"].names) if "train" in splits and first.targets is None else 0,
+        outputs=_outputs(first),
         vocabulary=vocabulary,
         groups=tuple(sorted({group_of(name) for split in splits.values() for name in split.names} - {""})),
     )
+
+
+def _groups(split: Split) -> Tensor:
+    """Return the number of the group [K] of each class."""
+    names = [group_of(name) for name in split.names]
+    number = {name: g for g, name in enumerate(sorted(set(names)))}
+    return torch.tensor([number[name] for name in names])
 
 
 def _shape(items: Items) -> tuple[int, ...] | dict[str, tuple[int, ...]]:
@@ -248,6 +342,10 @@ def _shape(items: Items) -> tuple[int, ...] | dict[str, tuple[int, ...]]:
 
 def _values(items: Items) -> Values | dict[str, Values]:
     return by_part(lambda part: VALUES[part.dtype], items)
+
+
+def _outputs(split: Split) -> int:
+    return 0 if split.targets is None else split.targets.shape[1]
 
 
 def _device(items: Items) -> torch.device:

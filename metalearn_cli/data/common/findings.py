@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping
-from itertools import combinations
+from itertools import combinations, product
 from typing import Any
 
 import torch
@@ -16,7 +16,6 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from metalearn_cli.core.errors import ConfigError, Finding, UserError
-from metalearn_cli.core.items import Items
 from metalearn_cli.core.types import Episode
 from metalearn_cli.data.common.splits import SPLITS, Split, group_of, parts_of
 
@@ -97,8 +96,10 @@ def episode_findings(data: Any, way: int, shot: int, query: int) -> list[Finding
         query: items of a class to classify.
     """
     findings = []
+    usual, fixed = (way, shot, query), getattr(data, "fixed", {})
     for name in SPLITS:
         split = data.splits.get(name)
+        way, shot, query = fixed.get(name, usual)
         if split is not None:
             for label, count in zip(split.names, split.counts.tolist(), strict=True):
                 if count < shot + query:
@@ -136,18 +137,20 @@ def _episodes(name: str, episode: Episode, way: int, regression: bool) -> list[F
 
 def _numbers(name: str, split: Split) -> list[Finding]:
     """Check the values of a split, class by class."""
-    parts = [part.reshape(len(part), -1) for part in parts_of(split.items).values() if part.is_floating_point()]
+    found = {"item": [part for part in parts_of(split.items).values() if part.is_floating_point()]}
+    found["target"] = [] if split.targets is None else [split.targets]
     kinds: dict[str, tuple[bool, Callable[[Tensor], Tensor]]] = {
         NO_NUMBERS: (True, lambda x: ~x.isfinite()),
         f"with values beyond {HUGE:g}; standardise them": (False, lambda x: (x.abs() > HUGE) & x.isfinite()),
     }
     findings = []
-    for what, (blocks, wrong) in kinds.items():
+    for (what, (blocks, wrong)), (noun, parts) in product(kinds.items(), found.items()):
         bad = torch.zeros(len(_class_of(split)), dtype=torch.bool)
         for part in parts:
-            bad |= wrong(part).any(1)
+            bad |= wrong(part.reshape(len(part), -1)).any(1)
         for k, count in Counter(_class_of(split)[bad].tolist()).items():
-            findings.append(Finding(blocks, f"{name}: {split.names[k]}", f"has {count} item{'s' * (count > 1)} {what}"))
+            told = f"has {count} {noun}{'s' * (count > 1)} {what}"
+            findings.append(Finding(blocks, f"{name}: {split.names[k]}", told))
     return findings
 
 
@@ -156,9 +159,10 @@ def _class_of(split: Split) -> Tensor:
     return torch.arange(len(split.counts)).repeat_interleave(split.counts)
 
 
-def _digests(items: Items) -> list[bytes]:
-    """Return a hash of each item."""
-    parts = [part.reshape(len(part), -1).numpy() for part in parts_of(items).values()]
+def _digests(split: Split) -> list[bytes]:
+    """Return a hash of each item, with its target: tasks may have the same items with other targets."""
+    targets = [] if split.targets is None else [split.targets]
+    parts = [part.reshape(len(part), -1).numpy() for part in (*parts_of(split.items).values(), *targets)]
     rows = (b"".join(row.tobytes() for row in item) for item in zip(*parts, strict=True))
     return [hashlib.blake2b(row, digest_size=16).digest() for row in rows]
 
@@ -171,7 +175,7 @@ def _copies(splits: Mapping[str, Split]) -> list[Finding]:
     """
     owners: dict[bytes, list[tuple[str, int]]] = {}
     for name, split in splits.items():
-        for digest, k in zip(_digests(split.items), _class_of(split).tolist(), strict=True):
+        for digest, k in zip(_digests(split), _class_of(split).tolist(), strict=True):
             owners.setdefault(digest, []).append((name, k))
     within: Counter[tuple[str, int]] = Counter()
     between: Counter[tuple[tuple[str, int], tuple[str, int]]] = Counter()

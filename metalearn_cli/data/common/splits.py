@@ -1,6 +1,6 @@
 """The items of a data set by split and class, their checks, and their hash.
 
-Legend: N items, K classes, ... the shape of one item.
+Legend: N items, K classes, O outputs of a regression, ... the shape of one item.
 """
 
 from __future__ import annotations
@@ -28,12 +28,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """The items of one split, grouped by class.
+    """The items of one split, grouped by class; of a regression, grouped by task: a class is then a task.
 
     Attributes:
         items: [N, ...] uint8 (255 means 1.0), float32, or int64 ids; or a dict of such tensors, one per part.
         counts: [K] int64 on the CPU; class k owns counts[k] >= 1 consecutive items.
         names: K different class names, such as "Angelic/character01/rot090"; see `group_of`.
+        targets: [N, O] float32, the numbers of a regression that belong to the items; None for a classification.
 
     Raises:
         ValueError: if they do not fit together.
@@ -42,6 +43,7 @@ class Split:
     items: Items
     counts: Tensor
     names: tuple[str, ...]
+    targets: Tensor | None = None
 
     def __post_init__(self) -> None:
         parts = parts_of(self.items).values()
@@ -56,10 +58,14 @@ class Split:
             raise ValueError(f"counts must sum to the {size(self.items)} items, got {int(self.counts.sum())}")
         if len(set(self.names)) != len(self.names):
             raise ValueError("names must differ from each other")
+        y, rows = self.targets, size(self.items)
+        if y is not None and (y.dtype != torch.float32 or y.ndim != 2 or len(y) != rows or y.shape[1] < 1):
+            raise ValueError(f"targets must be float32 [{rows}, 1 or more], got {y.dtype} {list(y.shape)}")
 
     def to(self, device: torch.device | str) -> Split:
-        """Return this split with its items on `device`."""
-        return replace(self, items=each(lambda part: part.to(device), self.items))
+        """Return this split with its items and targets on `device`."""
+        items = each(lambda part: part.to(device), self.items)
+        return replace(self, items=items, targets=None if self.targets is None else self.targets.to(device))
 
 
 def parts_of(items: Items) -> dict[str, Tensor]:
@@ -80,11 +86,14 @@ def group_of(class_name: str) -> str:
 
 
 def fingerprint_of(splits: Mapping[str, Split]) -> str:
-    """Return the sha256 (hex) of all items, counts and names, in their order; the items are on the CPU."""
+    """Return the sha256 (hex) of all items, targets, counts and names, in their order; all are on the CPU."""
     state = hashlib.sha256()
     for name, split in splits.items():
         shapes = by_part(lambda part: tuple(part.shape), split.items)
         state.update(repr((name, split.names, split.counts.tolist(), shapes)).encode())
         for part in parts_of(split.items).values():
             state.update(part.contiguous().numpy().data)
+        if split.targets is not None:
+            state.update(repr(tuple(split.targets.shape)).encode())
+            state.update(split.targets.contiguous().numpy().data)
     return state.hexdigest()

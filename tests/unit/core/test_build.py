@@ -72,7 +72,7 @@ def test_locate_refuses(target, told):
         ("metalearn_cli.data.common.dataset.Dataset", "data"),
         ("metalearn_cli.data.omniglot.Path", "data"),
         ("metalearn_cli.data.omniglot.cached", "data"),
-        ("metalearn_cli.data.sinusoid.SinusoidSampler", "data"),
+        ("metalearn_cli.data.sinusoid.CurveSampler", "data"),
         ("metalearn_cli.backbones.conv4.Block", "backbone"),  # a part of a component
     ],
 )

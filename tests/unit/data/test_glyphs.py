@@ -49,6 +49,14 @@ def test_splits_go_by_script(data: Dataset) -> None:
     assert "LATIN/CAPITAL LETTER A" not in data.splits["train"].names
 
 
+def test_episodes_may_stay_within_a_script() -> None:
+    data = glyphs(within=True)
+    assert data.protocol == "scripts, within scripts"
+    names = data.episodes("test", way=10, shot=1, query=5, seed=0).classes(30)
+    assert {len({name.split("/")[0] for name in episode}) for episode in names} == {1}
+    assert {episode[0].split("/")[0] for episode in names} == set(SCRIPTS["test"])
+
+
 def test_no_image_occurs_twice(images: torch.Tensor) -> None:
     assert len(torch.unique(images.flatten(1), dim=0)) == len(images)
 

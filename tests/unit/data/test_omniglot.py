@@ -11,7 +11,7 @@ import numpy as np
 import pooch
 import pytest
 import torch
-from drawings import SETS, members, packed, png, publish
+from drawings import SETS, members, packed, png, publish, runs
 from PIL import Image, ImageOps
 
 from metalearn_cli.core.build import build
@@ -57,6 +57,16 @@ def test_lakes_split_parts_the_background_by_alphabets(small: Path) -> None:
     assert data.facts.groups == tuple(sorted(f"{part}alphabet{k}" for part in ("bac", "eva") for k in range(8)))
     alphabets = [{name.split("/")[0] for name in data.splits[part].names} for part in ("train", "val")]
     assert alphabets[0].isdisjoint(alphabets[1])
+
+
+def test_episodes_within_alphabets_are_another_protocol(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pooled = lake(small)
+    monkeypatch.setattr(module, "_drawing", None)  # both are in one file of the cache
+    data = omniglot(split="lake", root=str(small), within=True)
+    assert (data.protocol, data.within) == ("lake, within alphabets", True)
+    assert data.fingerprint == pooled.fingerprint
+    with pytest.raises(ConfigError, match="the largest one of omniglot/test has 1 classes"):
+        data.episodes("test", way=2, shot=1, query=1, seed=0)
 
 
 def test_drawings_are_ink_on_nothing_averaged_down(small: Path) -> None:
@@ -131,6 +141,111 @@ def test_a_cache_does_not_hide_that_the_files_are_gone_or_broken(small: Path) ->
     message = refusal(small)
     assert f"{small} has neither images_background.zip nor a folder images_background" in message
     assert module.IMAGES in message and "data.root=FOLDER" in message  # how to get it
+
+
+def fixed(root: Path) -> Dataset:
+    return omniglot(split="lake_runs", root=str(root))
+
+
+def item(content: bytes) -> torch.Tensor:
+    return torch.tensor(module._small(module._drawing(content), 28))[None] / 255
+
+
+def test_lakes_runs_are_the_test_episodes(small: Path) -> None:
+    (small / "images_evaluation.zip").unlink()  # the runs have their own drawings
+    (small / "all_runs.zip").write_bytes(packed(runs()))
+    data = fixed(small)
+    assert (data.protocol, data.facts.groups[-1], len(data.splits["train"].names)) == ("lake_runs", "run20", 3)
+    sampler = data.episodes("test", way=20, shot=1, query=1, seed=3)
+    assert sampler.count == 20
+    names = sampler.classes(20)
+    for step, way in [(0, 0), (0, 19), (6, 4), (19, 13)]:
+        run, episode = f"run{step + 1:02d}", sampler.batch(step, 1).map(lambda part: part[0])
+        assert names[step][way] == f"{run}/class{way + 1:02d}"
+        assert torch.equal(episode.support_x[way], item(runs()[f"{run}/training/class{way + 1:02d}.png"]))
+        (asked,) = episode.query_x[episode.query_y == way]
+        assert torch.equal(asked, item(runs()[f"{run}/test/item{20 - way:02d}.png"]))
+        assert episode.support_y.tolist() == sorted(episode.query_y.tolist()) == list(range(20))
+    assert data.episodes("test", 20, 1, 1, seed=4).hash(20) == sampler.hash(20)
+    assert data.limits.items == 20  # of the splits for training
+
+
+@pytest.fixture
+def few_runs(small: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Take two runs of three characters for Lake's twenty."""
+    monkeypatch.setattr(module, "RUNS", ["run01", "run02"])
+    monkeypatch.setattr(module, "RUN", module.RUN._replace(way=3))
+    (small / "all_runs.zip").write_bytes(packed(runs(2, 3)))
+    return small
+
+
+def test_runs_may_be_in_a_folder_and_change_the_cache(few_runs: Path) -> None:
+    fingerprint = fixed(few_runs).fingerprint
+    (few_runs / "all_runs.zip").write_bytes(
+        packed({f"all_runs/{name}": content for name, content in runs(2, 3).items()} | {"__MACOSX/x/._y": b""})
+    )
+    assert fixed(few_runs).fingerprint == fingerprint
+    with zipfile.ZipFile(few_runs / "all_runs.zip") as archive:
+        archive.extractall(few_runs)
+    (few_runs / "all_runs.zip").unlink()
+    assert fixed(few_runs).fingerprint == fingerprint
+    (few_runs / "all_runs" / "run01" / "test" / "item01.png").write_bytes(png(1))
+    assert fixed(few_runs).fingerprint != fingerprint
+
+
+LABELS = "run01/class_labels.txt"
+
+
+@pytest.mark.parametrize(
+    ("change", "wrong"),
+    [
+        ({"run02/test/item03.png": None}, {"run02/test/item03.png": "is missing"}),
+        ({LABELS: None}, {LABELS: "is missing"}),
+        ({LABELS: b""}, {LABELS: "must name 3 different pairs of files"}),
+        ({LABELS: b"\xff" * 9}, {LABELS: "must name 3 different pairs of files"}),
+        ({LABELS: b"run01/test/item01.png run01/training/class01.png\n" * 3}, {LABELS: "must name 3 different pairs"}),
+        (
+            {LABELS: b"".join(b"run01/%d.png run01/../../../etc/%d.png\n" % (k, k) for k in range(3))},
+            {f"run01/{name}{k}.png": "is missing" for name in ("", "../../../etc/") for k in range(3)},
+        ),
+        (
+            {"run01/test/item01.png": png(0, side=28), "run02/training/class02.png": bytes(1 << 17)},
+            {
+                "run01/test/item01.png": "has 28x28 pixels, expected 105x105",
+                "run02/training/class02.png": "is too large: it has more than 65536 bytes",
+            },
+        ),
+    ],
+)
+def test_everything_wrong_with_the_runs_is_said(
+    few_runs: Path, change: dict[str, bytes | None], wrong: dict[str, str]
+) -> None:
+    contents = {name: content for name, content in {**runs(2, 3), **change}.items() if content is not None}
+    archive = few_runs / "all_runs.zip"
+    archive.write_bytes(packed(contents))
+    with pytest.raises(DataError, match=r"all_runs\.zip") as error:
+        fixed(few_runs)
+    found = {finding.where.removeprefix(f"{archive}: "): finding.what for finding in error.value.findings}
+    assert found.keys() == wrong.keys()
+    assert all(told in found[name] for name, told in wrong.items())
+
+
+def test_runs_that_lead_out_of_the_archive_or_are_damaged_are_refused(few_runs: Path) -> None:
+    archive = few_runs / "all_runs.zip"
+    archive.write_bytes(packed({**runs(2, 3), "../run03/x.png": png(0)}))
+    assert "has a name that leads out of the archive" in refusal(few_runs, "lake_runs")
+    archive.write_bytes(archive.read_bytes()[:5000])
+    with pytest.raises(DataError) as error:
+        fixed(few_runs)
+    assert "is damaged or cannot be read" in error.value.findings[0].what
+
+
+def test_runs_that_are_not_there_are_asked_for(small: Path) -> None:
+    message = refusal(small, "lake_runs")
+    assert (
+        f"{small} has neither all_runs.zip nor a folder all_runs; put all_runs.zip from {module.RUNS_FROM}" in message
+    )
+    assert "the twenty runs are not downloaded" in refusal(None, "lake_runs")
 
 
 def damaged_member(contents: dict[str, bytes]) -> dict[str, bytes]:
@@ -263,7 +378,7 @@ def test_refuses_naming_the_argument() -> None:
     with pytest.raises(ConfigError) as refused:
         build({"_target_": "metalearn_cli.data.omniglot.omniglot", "split": "snell", "size": 106}, "data")
     assert [tuple(problem[:2]) for problem in refused.value.problems] == [
-        ("data.split", "must be one of vinyals, maml, lake, got 'snell'"),
+        ("data.split", "must be one of vinyals, maml, lake, lake_runs, got 'snell'"),
         ("data.size", "must be a whole number from 8 to 105, got 106"),
     ]
 

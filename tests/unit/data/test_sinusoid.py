@@ -43,6 +43,13 @@ def test_hash_names_the_episodes() -> None:
     assert len({hash_of(), hash_of("val"), hash_of(shot=6), hash_of(episodes=11)}) == 4
 
 
+def test_the_numbers_stay_what_they_were() -> None:
+    # see test_the_hash_stays_what_it_was of data sets with classes
+    sampler = Sinusoid().episodes("test", way=1, shot=2, query=1, seed=0)
+    assert sampler.hash(5) == "7470ff335c637f6d3bedb44d6cf2d4997e625885adc5776872b107617f587bf4"
+    assert sampler.batch(3, 1).support_y.flatten().tolist() == pytest.approx([2.795882225036621, 2.84879207611084])
+
+
 def test_says_that_it_is_regression() -> None:
     data = Sinusoid()
     assert data.facts.regression and data.episodes("val", 1, 1, 1, 0).regression

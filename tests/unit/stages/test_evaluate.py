@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from metalearn_cli import stages
+from metalearn_cli.core.config import EpisodeShape
 from metalearn_cli.core.errors import ConfigError, UserError
 from metalearn_cli.records import runs
 from metalearn_cli.stages import evaluate as module_function
+from metalearn_cli.stages import session
 from metalearn_cli.stages.evaluate import prepare_evaluation
 from metalearn_cli.stages.scores import Scores
 from metalearn_cli.stages.session import Session
@@ -230,3 +233,14 @@ def test_everything_wrong_with_checkpoint_machine_and_data_at_once(refused):
     assert {"ckpt", "runtime.threads"} <= found.keys()
     found = refused("evaluate", ckpt="nope", data={**GAUSSIAN, "items": 161})
     assert {"ckpt", "data.items"} <= found.keys()
+
+
+def test_fixed_episodes_are_all_scored(images, monkeypatch, go, refused):
+    data = replace(images, fixed={"test": EpisodeShape(way=2, shot=1, query=9)})
+    monkeypatch.setattr(session, "_loaded", lambda spec: data)
+    go("meta-train")
+    assert refused("evaluate", query=9, episodes=12) == {
+        "episodes": "must be 3, as images/test has 3 fixed episodes, got 12"
+    }
+    assert "way=2 shot=1 query=9 episodes=3" in refused("evaluate", episodes=3)["query"]
+    assert go("evaluate", query=9, episodes=3)["results"][0]["over"] == {"episodes": 3, "classes": 6, "trainings": 1}

@@ -10,9 +10,12 @@ from PIL import Image
 from metalearn_cli import stages
 from metalearn_cli.core.build import build
 from metalearn_cli.core.errors import NonFiniteError
+from metalearn_cli.core.random import seeded
+from metalearn_cli.data.common.dataset import Dataset
+from metalearn_cli.data.common.splits import SPLITS, Split
 from metalearn_cli.records import plots, runs
 from metalearn_cli.records.log import logging_runs
-from metalearn_cli.stages import training
+from metalearn_cli.stages import session, training
 from metalearn_cli.stages.learner import check_learner
 from metalearn_cli.stages.session import Session
 
@@ -105,7 +108,7 @@ def test_regression_needs_one_way(refused):
 
 
 def test_other_stages_refuse_regression(refused):
-    assert "without labelled items" in refused("transfer", data=SINUSOID, way=1)["data"]
+    assert "transfer learns to classify" in refused("transfer", data=SINUSOID, way=1)["data"]
 
 
 def test_regression(go, manifest):
@@ -113,6 +116,30 @@ def test_regression(go, manifest):
     assert done["metric"]["name"] == "val/mse"
     best = min(line["val/mse"] for line in _lines(done) if "val/mse" in line)
     assert done["metric"]["value"] == manifest(done)["metrics"]["val/mse"] == best
+
+
+@pytest.fixture
+def lines(monkeypatch):
+    """Give every stage tasks of two numbers that are linear in three others."""
+    made = {}
+    for split in SPLITS:
+        with seeded(0, split):
+            x, weights = torch.randn(6, 8, 3), torch.randn(6, 3, 2)
+        names = tuple(f"{split}{k}" for k in range(6))
+        made[split] = Split(x.flatten(0, 1), torch.full((6,), 8), names, (x @ weights).flatten(0, 1))
+    data = Dataset.of("lines", "by hand", made, "vector")
+    monkeypatch.setattr(session, "_loaded", lambda spec: data)
+
+
+def test_regression_of_several_numbers(lines, go, manifest, tensors):
+    settings = {"way": 1, "shot": 3, "query": 4}
+    done = go("meta-train", algorithm={**MAML, "inner_lr": 0.01}, **settings)
+    assert manifest(done)["model"]["way"] == 1
+    assert [t.shape for name, t in tensors(done).items() if name == "head.bias"] == [(2,)]
+    scored = go("evaluate", episodes=12, **settings)
+    assert scored["results"][0]["name"] == "test/mse"
+    assert scored["results"][0]["over"]["tasks"] <= 6 and scored["results"][0]["interval_classes"] > 0
+    assert go("evaluate", ckpt=done["id"], algorithm=SCRATCH, **settings)["results"][0]["learner"] == "FromScratch"
 
 
 def _lines(done):

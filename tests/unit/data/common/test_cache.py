@@ -27,10 +27,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 class Builder:
-    """Counts how often it had to build three splits of one tensor each, or of a dict of two."""
+    """Counts how often it had to build three splits of one tensor each, or of a dict of two; or of a regression."""
 
-    def __init__(self, parts: bool = False) -> None:
-        self.parts = parts
+    def __init__(self, parts: bool = False, targets: bool = False) -> None:
+        self.parts, self.targets = parts, targets
         self.calls = 0
 
     def __call__(self) -> Dataset:
@@ -40,15 +40,16 @@ class Builder:
         made = {}
         for name, items in zip(SPLITS, x, strict=True):
             own = {"sound": items / 3, "ids": items.long()} if self.parts else items
-            made[name] = Split(own, torch.tensor([2, 1]), (f"g/{name}", name))
+            targets = items.float().square() if self.targets else None
+            made[name] = Split(own, torch.tensor([2, 1]), (f"g/{name}", name), targets)
         return Dataset.of(
             "thing", "by hand", made, "vector", {"size": [2]}, {"ids": 18, "sound": 0} if self.parts else 0
         )
 
 
-@pytest.fixture(params=[False, True], ids=["a tensor", "a dict"])
+@pytest.fixture(params=[(False,), (True,), (False, True)], ids=["a tensor", "a dict", "a regression"])
 def build(request: pytest.FixtureRequest) -> Builder:
-    return Builder(request.param)
+    return Builder(*request.param)
 
 
 def assert_same(one: Dataset, two: Dataset) -> None:
@@ -58,6 +59,9 @@ def assert_same(one: Dataset, two: Dataset) -> None:
     for here, there in zip(one.splits.values(), two.splits.values(), strict=True):
         assert here.names == there.names
         assert torch.equal(here.counts, there.counts)
+        assert (here.targets is None) == (there.targets is None)
+        if here.targets is not None and there.targets is not None:
+            assert torch.equal(here.targets, there.targets)
         parts = parts_of(there.items)
         assert isinstance(here.items, dict) == isinstance(there.items, dict)
         assert parts_of(here.items).keys() == parts.keys()

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from metalearn_cli.core.config import EpisodeShape
 from metalearn_cli.core.errors import ConfigError, UserError
 from metalearn_cli.core.items import Facts
 from metalearn_cli.data.common.dataset import Dataset
@@ -74,6 +75,107 @@ def test_the_first_episodes_of_a_batch_do_not_depend_on_how_many_there_are(data:
     sampler = data.episodes("train", way=3, shot=1, query=2, seed=0)
     for few, many in zip(sampler.batch(4, 2), sampler.batch(4, 9), strict=True):
         assert torch.equal(few, many[:2])
+
+
+@pytest.fixture
+def grouped() -> Dataset:
+    """Groups of 3, 4, 2 and 1 classes in "train"; the classes of a group are not next to each other in "val"."""
+    groups = {"train": "aaabbbbccd", "val": "efefe"}
+    counts = {"train": (7, 12, 5, 9, 30, 5, 6, 5, 5, 8), "val": (5, 6, 7, 8, 9)}
+    made = {}
+    for name, letters in groups.items():
+        names = tuple(f"{letter}/{k}" for k, letter in enumerate(letters))
+        made[name] = replace(split(counts[name], ""), names=names)
+    return Dataset.of("marked", "by hand", made, "vector")
+
+
+def test_episodes_within_groups_draw_a_group_then_its_classes(grouped: Dataset) -> None:
+    data = grouped.within_groups("letters")
+    assert (data.within, data.protocol, data.fingerprint) == (True, "by hand, within letters", grouped.fingerprint)
+    names = data.episodes("train", way=2, shot=1, query=2, seed=0).classes(1500)
+    groups = Counter()
+    classes = Counter()
+    for episode in names:
+        assert len(set(episode)) == 2
+        (group,) = {name[0] for name in episode}
+        groups[group] += 1
+        classes.update(episode)
+    assert groups.keys() == {"a", "b", "c"}  # d has one class
+    assert max(abs(n / 1500 - 1 / 3) for n in groups.values()) < 0.04  # uniform over groups, not over classes
+    for group, size in (("a", 3), ("b", 4), ("c", 2)):
+        shares = [n / groups[group] for name, n in classes.items() if name[0] == group]
+        assert shares == pytest.approx([2 / size] * size, abs=0.06)
+    pairs = Counter(name[0] for episode in data.episodes("val", 2, 1, 2, 0).classes(50) for name in episode)
+    assert pairs.keys() == {"e", "f"} and all(count % 2 == 0 for count in pairs.values())
+
+
+def test_episodes_within_groups_are_items_of_their_classes(grouped: Dataset) -> None:
+    sampler = grouped.within_groups("letters").episodes("val", way=2, shot=2, query=3, seed=1)
+    names = sampler.classes(4)
+    few, many = sampler.batch(2, 1), sampler.batch(2, 7)
+    assert all(torch.equal(part, whole[:1]) for part, whole in zip(few, many, strict=True))
+    assert len(set(rows(torch.cat([few.support_x[0], few.query_x[0]])))) == 10
+    owners = [grouped.splits["val"].names[int(k)] for k in few.query_x[0, :, 0]]
+    assert owners == [names[2][label] for label in few.query_y[0].tolist()]
+
+
+def test_groups_change_the_episodes_and_their_hash(grouped: Dataset) -> None:
+    data = grouped.within_groups("letters")
+    hashes = [each.episodes("train", 2, 1, 2, seed).hash(20) for each in (grouped, data) for seed in (0, 1)]
+    assert len(set(hashes)) == 4
+    assert data.episodes("train", 2, 1, 2, 0).hash(20) == hashes[2]
+
+
+def test_groups_that_are_too_small_or_missing_are_refused(data: Dataset, grouped: Dataset) -> None:
+    within = grouped.within_groups("letters")
+    assert (within.limits.way, grouped.limits.way) == (3, 5)  # of "val", which has fewer
+    within.episodes("train", way=4, shot=1, query=2, seed=0)
+    with pytest.raises(ConfigError) as error:
+        within.episodes("train", way=5, shot=1, query=9, seed=0)
+    assert {p.key: p.message for p in error.value.problems} == {
+        "way": "an episode is within one group, and the largest one of marked/train has 4 classes; "
+        "way must be from 2 to 4",
+        "query": "a class of marked/train has only 5 items; shot + query must be <= 5, got 1 + 9",
+    }
+    with pytest.raises(ValueError, match="within needs a group for every class; train0 has none"):
+        data.within_groups("letters")
+
+
+@pytest.fixture
+def listed() -> Dataset:
+    """A split "test" of three fixed episodes, of two classes with two labelled items of three."""
+    made = {"val": split(COUNTS["val"], "val"), "test": split((3,) * 6, "test")}
+    data = Dataset.of("marked", "by hand", made, "vector")
+    return replace(data, fixed={"test": EpisodeShape(way=2, shot=2, query=1)})
+
+
+def test_fixed_episodes_are_the_classes_in_their_order(listed: Dataset) -> None:
+    sampler = listed.episodes("test", way=2, shot=2, query=1, seed=5)
+    assert sampler.count == 3
+    assert sampler.classes(3) == [("test0", "test1"), ("test2", "test3"), ("test4", "test5")]
+    episode = sampler.batch(1, 1)
+    assert rows(episode.support_x[0]) == [(2, 0), (2, 1), (3, 0), (3, 1)]
+    assert episode.support_y.tolist() == [[0, 0, 1, 1]]
+    assert sorted(rows(episode.query_x[0])) == [(2, 2), (3, 2)]
+    assert [int(k) - 2 for k in episode.query_x[0, :, 0]] == episode.query_y[0].tolist()
+    orders = {tuple(sampler.batch(step, 1).query_y[0].tolist()) for step in range(30)}
+    assert orders == {(0, 1), (1, 0)}
+    assert sampler.hash(3) == listed.episodes("test", way=2, shot=2, query=1, seed=6).hash(3)
+    assert listed.episodes("val", way=2, shot=1, query=1, seed=0).count is None
+    assert listed.limits.items == 5  # of "val"
+
+
+def test_fixed_episodes_have_their_numbers(listed: Dataset) -> None:
+    with pytest.raises(ConfigError) as error:
+        listed.episodes("test", way=5, shot=2, query=15, seed=0)
+    why = "as marked/test has 3 fixed episodes: way=2 shot=2 query=1 episodes=3"
+    assert {p.key: p.message for p in error.value.problems} == {
+        "way": f"must be 2, {why}",
+        "query": f"must be 1, {why}",
+    }
+    for shape in (EpisodeShape(4, 2, 1), EpisodeShape(2, 2, 2)):
+        with pytest.raises(ValueError, match="fixed episodes must use up test"):
+            replace(listed, fixed={"test": shape})
 
 
 def test_the_hash_names_the_episodes(data: Dataset) -> None:
@@ -241,6 +343,60 @@ def test_items_may_have_several_parts(data: Dataset) -> None:
                 assert torch.equal(a, b)
 
 
+def pairs(split: Split) -> Split:
+    """Return the same items, each with its own place as two targets."""
+    return replace(split, targets=split.items @ torch.tensor([[1.0, 0.0], [0.0, -1.0]]))
+
+
+@pytest.fixture
+def tasks(data: Dataset) -> Dataset:
+    """The same items as tasks of a regression."""
+    return Dataset.of("marked", "by hand", {name: pairs(split) for name, split in data.splits.items()}, "vector")
+
+
+def test_a_regression_has_targets_instead_of_classes(data: Dataset, tasks: Dataset) -> None:
+    assert tasks.facts == data.facts._replace(classes=0, outputs=2)
+    assert tasks.facts.regression
+    assert tasks.limits == data.limits._replace(way=1)
+    assert tasks.fingerprint != data.fingerprint
+    other = {**tasks.splits, "val": replace(tasks.splits["val"], targets=torch.zeros(15, 2))}
+    assert Dataset.of("marked", "by hand", other, "vector").fingerprint != tasks.fingerprint
+    for x, y in (tasks.batch("train", "fit", 9, 0, 1), *tasks.all("val", "all", 4)):
+        assert torch.equal(y, x[:, 0].long())  # the index of the task
+
+
+def test_an_episode_of_a_regression_is_of_one_task(tasks: Dataset) -> None:
+    sampler = tasks.episodes("train", way=1, shot=2, query=3, seed=0)
+    assert (sampler.way, sampler.regression) == (1, True)
+    episodes = sampler.batch(0, 300)
+    assert [part.shape for part in episodes] == [(300, 2, 2), (300, 2, 2), (300, 3, 2), (300, 3, 2)]
+    for x, y in ((episodes.support_x, episodes.support_y), (episodes.query_x, episodes.query_y)):
+        assert torch.equal(y, x * torch.tensor([1.0, -1.0]))
+    task = torch.cat([episodes.support_x, episodes.query_x], 1)
+    assert all(len(set(one[:, 0].tolist())) == 1 and len(set(rows(one))) == 5 for one in task)
+    assert (task[:, 0, 0].long().bincount() / 300 - 1 / 6).abs().max() < 0.1
+    assert sampler.classes(4) == [(f"train{int(sampler.batch(step, 1).query_x[0, 0, 0])}",) for step in range(4)]
+    assert sampler.hash(9) != tasks.episodes("train", 1, 2, 3, 1).hash(9)
+
+
+def test_impossible_episodes_of_a_regression_are_refused(tasks: Dataset) -> None:
+    with pytest.raises(ConfigError) as error:
+        tasks.episodes("val", way=2, shot=5, query=1, seed=0)
+    assert {p.key: p.message for p in error.value.problems} == {
+        "way": "marked is regression, without classes; way must be 1, got 2",
+        "shot": "a task of marked/val has only 5 items; shot + query must be <= 5, got 5 + 1",
+    }
+
+
+def test_targets_that_do_not_fit_are_refused(data: Dataset, tasks: Dataset) -> None:
+    train = data.splits["train"]
+    for wrong in (torch.zeros(68), torch.zeros(67, 1), torch.zeros(68, 0), torch.zeros(68, 1, dtype=torch.int64)):
+        with pytest.raises(ValueError, match=r"targets must be float32 \[68, 1 or more\], got torch"):
+            replace(train, targets=wrong)
+    with pytest.raises(ValueError, match="val has 0 numbers as an item's target, another split has 2"):
+        Dataset.of("marked", "by hand", {**tasks.splits, "val": data.splits["val"]}, "vector")
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_another_device_draws_the_same(data: Dataset) -> None:
     moved = data.to("cuda")
@@ -255,6 +411,12 @@ def test_another_device_draws_the_same(data: Dataset) -> None:
             assert a.is_cuda
             assert torch.equal(a.cpu(), b)
     assert moved.episodes("val", 2, 1, 2, 0).hash(3) == data.episodes("val", 2, 1, 2, 0).hash(3)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_another_device_draws_the_same_targets(tasks: Dataset) -> None:
+    there, here = (each.episodes("val", 1, 1, 2, 0).batch(1, 4) for each in (tasks.to("cuda"), tasks))
+    assert all(a.is_cuda and torch.equal(a.cpu(), b) for a, b in zip(there, here, strict=True))
 
 
 def test_splits_that_share_a_class_or_a_wrong_name_are_refused() -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from metalearn_cli.core.config import EpisodeShape
 from metalearn_cli.core.errors import Finding
 from metalearn_cli.core.items import Items
 from metalearn_cli.data.common.dataset import Dataset
@@ -41,6 +42,12 @@ def test_nothing_is_wrong_with_good_data() -> None:
     assert episode_findings(Sinusoid(), way=1, shot=2, query=4) == []
 
 
+def test_fixed_episodes_are_checked_with_their_numbers() -> None:
+    data = replace(dataset(), fixed={"test": EpisodeShape(way=3, shot=2, query=4)})
+    assert episode_findings(data, way=2, shot=1, query=1) == []
+    assert {f.where.partition(":")[0] for f in episode_findings(data, way=2, shot=1, query=9)} == {"train", "val"}
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_values_that_are_no_numbers(value: float) -> None:
     x = items(7)
@@ -49,6 +56,25 @@ def test_values_that_are_no_numbers(value: float) -> None:
     assert findings_of(splits(val=x)) == [expected]
     told = episode_findings(dataset(val=torch.full_like(x, value)), way=2, shot=1, query=1)
     assert {(f.blocks, f.where) for f in told} == {(True, "val")}
+
+
+def test_targets_that_are_no_numbers() -> None:
+    y = torch.zeros(18, 2)
+    y[COUNT, 1] = float("nan")
+    y[0, 0] = -1e9
+    good = {name: replace(split, targets=split.items[:, :2].clone()) for name, split in splits().items()}
+    assert findings_of(good) == []
+    assert findings_of({**good, "val": replace(good["val"], targets=y)}) == [
+        Finding(True, "val: val1", "has 1 target with values that are not finite (NaN or infinite)"),
+        Finding(False, "val: val0", "has 1 target with values beyond 1e+06; standardise them"),
+    ]
+
+
+def test_the_same_items_with_other_targets_are_no_copies() -> None:
+    x = items(7)
+    same = {name: replace(split, targets=torch.ones(18, 1)) for name, split in splits(val=x, test=x).items()}
+    assert {f.what.partition(":")[0] for f in findings_of(same)} == {"leaks into another split"}
+    assert findings_of({**same, "val": replace(same["val"], targets=torch.zeros(18, 1))}) == []
 
 
 def test_values_that_are_too_large_are_told_and_do_not_block() -> None:
