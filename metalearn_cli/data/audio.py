@@ -30,6 +30,7 @@ def audio(
     column: Mapping[str, str | None] = COLUMN,
     min_items: Annotated[int, Range(1)] = 2,
     unreadable: Unreadable = "stop",
+    within: bool = False,
     seed: Annotated[int, Range(0)] = 0,
 ) -> Dataset:
     """Recordings from wav, flac, ogg and mp3 files, decoded once and then cached.
@@ -50,6 +51,7 @@ def audio(
         column: the columns of a table: "path", "label", and perhaps "split" and "group"; None for the usual names.
         min_items: classes with fewer recordings are left out, >= 1.
         unreadable: "stop" refuses data with files that cannot be read, "skip" leaves them out.
+        within: whether the classes of an episode are all of one group.
         seed: of the split, >= 0.
 
     Raises:
@@ -65,4 +67,5 @@ def audio(
         files = files_in(source)
         manifest = of_names(files, FORMATS, pattern) if pattern else of_folders(files, FORMATS)
     shape = Shape(rate, seconds, features, mels, hop)
-    return recordings("audio", files, manifest, shape, split, seed, min_items, unreadable)
+    data = recordings("audio", files, manifest, shape, split, seed, min_items, unreadable)
+    return data.within_groups("groups") if within else data

@@ -24,6 +24,7 @@ def fsdd(
     features: Features = "logmel",
     mels: Annotated[int, Range(8, 512)] = 40,
     hop: Annotated[float, Range(0.001, 1)] = 0.02,
+    within: bool = False,
     seed: Annotated[int, Range(0)] = 0,
 ) -> Dataset:
     """Spoken digits; a class is a digit of a speaker, so that no speaker of val or test is heard in training.
@@ -36,6 +37,7 @@ def fsdd(
         features: "logmel", an image of `mels` bands by time with values in [0, 1], or "raw", the samples.
         mels: frequency bands, 8 to 512.
         hop: seconds between two columns of the image, 0.001 to 1.
+        within: whether the classes of an episode are all of one speaker.
         seed: of the split, >= 0.
 
     Raises:
@@ -43,4 +45,5 @@ def fsdd(
     """
     files = files_in(benchmark_root(root, "fsdd", WHAT))
     manifest = of_names(files, FORMATS, "{label}_{group}_{n}.wav")
-    return recordings("fsdd", files, manifest, Shape(rate, seconds, features, mels, hop), split, seed)
+    data = recordings("fsdd", files, manifest, Shape(rate, seconds, features, mels, hop), split, seed)
+    return data.within_groups("speakers") if within else data

@@ -43,6 +43,7 @@ def images(
     column: Mapping[str, str | None] = COLUMN,
     min_items: Annotated[int, Range(1)] = 2,
     unreadable: Unreadable = "stop",
+    within: bool = False,
     seed: Annotated[int, Range(0)] = 0,
 ) -> Dataset:
     """Images from files, decoded once and then cached.
@@ -61,6 +62,7 @@ def images(
         column: the columns of a table: "path", "label", and perhaps "split" and "group"; None for the usual names.
         min_items: classes with fewer images are left out, >= 1.
         unreadable: "stop" refuses data with files that cannot be read, "skip" leaves them out.
+        within: whether the classes of an episode are all of one group.
         seed: of the split, >= 0.
 
     Raises:
@@ -86,4 +88,5 @@ def images(
     def read(name: str) -> Image.Image:
         return opened(files.read(name, LARGEST))
 
-    return cached("images", key, lambda: image_data("images", found, read, shape, unreadable, manifest.about))
+    data = cached("images", key, lambda: image_data("images", found, read, shape, unreadable, manifest.about))
+    return data.within_groups("groups") if within else data
