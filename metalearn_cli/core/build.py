@@ -33,7 +33,7 @@ LIMITS = {"optimizer": {"lr": Annotated[float, Range(0)]}}
 
 PASSED_IN = {
     "backbone": frozenset({"facts", "shape"}),
-    "model": frozenset({"backbone", "facts", "shape", "value_range", "classes"}),
+    "model": frozenset({"backbone", "facts", "shape", "value_range", "vocabulary", "classes"}),
     "optimizer": frozenset({"params", "fused"}),
     "scheduler": frozenset({"optimizer"}),
 }

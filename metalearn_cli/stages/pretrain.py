@@ -37,6 +37,7 @@ def pretrain(config: PretrainConfig, session: Session) -> Job:
             facts=data.facts,
             shape=data.facts.shape,
             value_range=data.facts.values,
+            vocabulary=data.facts.vocabulary,
             classes=data.facts.classes,
         )
     kind = type(model).__name__

@@ -1,0 +1,66 @@
+"""Each kind of items through the whole chain: pretraining, transfer, meta-training by second-order MAML, evaluation."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+
+from metalearn_cli.core.items import Items, Kind
+from metalearn_cli.core.random import seeded
+
+AUTOENCODER = {"_target_": "metalearn_cli.models.autoencoder.Autoencoder", "hidden": 4}
+CLASSIFIER = {"_target_": "metalearn_cli.models.classifier.Classifier"}
+GAN = {"_target_": "metalearn_cli.models.gan.Gan", "latent": 2, "hidden": 4}
+MAML = {"_target_": "metalearn_cli.algorithms.maml.Maml", "inner_lr": 0.1, "inner_steps": 1, "first_order": False}
+
+
+class Case(NamedTuple):
+    """A backbone, and random items that it takes."""
+
+    backbone: dict[str, Any]
+    items: Items
+    kind: Kind
+    vocabulary: int | dict[str, int] = 0
+    model: dict[str, Any] = AUTOENCODER
+
+
+def backbone(name: str, **settings: Any) -> dict[str, Any]:
+    return {"_target_": f"metalearn_cli.backbones.{name}.{name.title()}", **settings}
+
+
+with seeded(0):
+    TEXT = torch.randint(0, 9, (180, 5))
+CASES = {
+    "text": Case(backbone("transformer", hidden=4, layers=1), TEXT, "text", 9),
+    "bags of words": Case(backbone("transformer", hidden=4, layers=0), TEXT, "text", 9, CLASSIFIER),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_goes_through_the_whole_chain(name: str, go: Any, given: Any) -> None:
+    case = CASES[name]
+    given(case.items, case.kind, case.vocabulary)
+    own = {"backbone": case.backbone, "steps": 1, "optimizer__lr": 0.001}
+    first = go("pretrain", model=case.model, **own)
+    second = go("transfer", init_from=first["folder"], **own)
+    third = go("meta-train", algorithm=MAML, init_from=second["folder"], **own)
+    assert third["parent"]["run"] == second["id"]
+    done = go("evaluate", ckpt=third["folder"])
+    assert 0 <= done["metric"]["value"] <= 1
+    assert go("evaluate", ckpt=third["folder"])["metric"] == done["metric"]
+
+
+def test_a_gan_cannot_make_text(refused: Any, given: Any) -> None:
+    given(TEXT, "text", 9)
+    told = refused("pretrain", model=GAN, backbone=CASES["text"].backbone)
+    assert told == {"model": "gan makes numbers, but the items are text (ids); use model=autoencoder"}
+
+
+def test_a_backbone_for_numbers_cannot_read_text(refused: Any, given: Any) -> None:
+    given(TEXT, "text", 9)
+    told = refused("meta-train", backbone=backbone("mlp"))
+    assert told == {
+        "backbone": "Mlp takes numbers, but the items are text (ids of shape [5]); use backbone=transformer"
+    }
