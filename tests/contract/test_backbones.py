@@ -26,12 +26,24 @@ from metalearn_cli.engine.runtime import cores
 from metalearn_cli.engine.tasks import Tasks
 
 ITEMS, REFERENCE, WAY, TASKS = 6, 4, 2, 3
+LONG = ("resnet50",)  # it shares all but its blocks with resnet18
 ITEM = "item"  # the name of a batch of items of one part
 IMAGES = Facts("image", (1, 16, 16), "unit", WAY)
 OTHERS = {
     "transformer": Facts("text", (5,), "ids", WAY, vocabulary=7),
 }
 """The items of backbones that take no images."""
+NORMS = ("batch", "running", "group", "none")
+VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
+    "resnet18": tuple({"norm": norm} for norm in NORMS),
+    "resnet50": ({"norm": "running"},),  # deep enough that statistics of a few items make it chaotic
+}
+"""The settings with which a backbone is tested, if not those of its file."""
+CASES = [
+    pytest.param((name, settings), id=" ".join([name, *settings.values()]), marks=[pytest.mark.slow] * (name in LONG))
+    for name in specs("backbone")
+    for settings in VARIANTS.get(name, ({},))
+]
 
 
 class Made(NamedTuple):
@@ -52,10 +64,11 @@ class Made(NamedTuple):
         return {name: cast(Tensor, drawn(part_of(self.facts, name), count, seed)) for name in self.facts.shape}
 
 
-@pytest.fixture(params=specs("backbone"))
+@pytest.fixture(params=CASES)
 def made(request: pytest.FixtureRequest) -> Made:
     """Return a backbone as configured, but narrow, in float64, with the buffers that some training leaves behind."""
-    spec, facts = specs("backbone")[request.param], OTHERS.get(request.param, IMAGES)
+    name, settings = request.param
+    spec, facts = specs("backbone")[name] | settings, OTHERS.get(name, IMAGES)
     narrow = {"hidden": 4} if "hidden" in spec else {}
     with seeded(0, "backbone"):
         made = Made(make(spec | narrow, "backbone", facts=facts, shape=facts.shape).double(), facts)
@@ -188,13 +201,13 @@ def test_gradient_with_a_reference_is_that_of_finite_differences(made: Made) -> 
     found = slopes(net, features(net, x, REFERENCE))
     with seeded(0, "direction", ITEMS):
         weight = torch.randn(ITEMS, net.out_dim, dtype=torch.float64)
-    for name, p in net.params.items():
-        with seeded(1, name):
-            direction = torch.randn_like(p)
-        ends = [net._replace(params=net.params | {name: p.detach() + s * step * direction}) for s in (1, -1)]
-        values = [(features(end, x, REFERENCE) * weight).sum().item() for end in ends]
-        slope = (found[name] * direction).sum().item()
-        assert slope == pytest.approx((values[0] - values[1]) / (2 * step), rel=1e-4, abs=1e-6), name
+    for names in net.blocks:
+        with seeded(1, *names):
+            direction = {name: torch.randn_like(net.params[name]) for name in names}
+        ends = [net.params | {n: net.params[n].detach() + s * step * d for n, d in direction.items()} for s in (1, -1)]
+        values = [(net.features(end, x, reference=REFERENCE) * weight).sum().item() for end in ends]
+        slope = sum((found[name] * d).sum().item() for name, d in direction.items())
+        assert slope == pytest.approx((values[0] - values[1]) / (2 * step), rel=1e-4, abs=1e-6), names
 
 
 def test_every_way_of_batching_tasks_gives_the_same_gradients(made: Made) -> None:

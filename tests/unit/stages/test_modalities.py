@@ -27,14 +27,17 @@ class Case(NamedTuple):
 
 
 def backbone(name: str, **settings: Any) -> dict[str, Any]:
-    return {"_target_": f"metalearn_cli.backbones.{name}.{name.title()}", **settings}
+    built = name if name.startswith("resnet1") else name.title()
+    return {"_target_": f"metalearn_cli.backbones.{name}.{built}", **settings}
 
 
 with seeded(0):
     TEXT = torch.randint(0, 9, (180, 5))
+    IMAGES = torch.randint(0, 256, (180, 1, 16, 16), dtype=torch.uint8)
 CASES = {
     "text": Case(backbone("transformer", hidden=4, layers=1), TEXT, "text", 9),
     "bags of words": Case(backbone("transformer", hidden=4, layers=0), TEXT, "text", 9, CLASSIFIER),
+    "images": Case(backbone("resnet18", hidden=2, norm="running"), IMAGES, "image", model=GAN),
 }
 
 
