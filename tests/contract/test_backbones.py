@@ -31,16 +31,21 @@ ITEM = "item"  # the name of a batch of items of one part
 IMAGES = Facts("image", (1, 16, 16), "unit", WAY)
 OTHERS = {
     "transformer": Facts("text", (5,), "ids", WAY, vocabulary=7),
+    "cnn1d": Facts("vector", (2, 40), "real", WAY),
 }
 """The items of backbones that take no images."""
 NORMS = ("batch", "running", "group", "none")
 VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
     "resnet18": tuple({"norm": norm} for norm in NORMS),
+    "cnn1d": tuple({"norm": norm} for norm in NORMS),
+    "vit": ({"layers": 2},),
     "resnet50": ({"norm": "running"},),  # deep enough that statistics of a few items make it chaotic
 }
 """The settings with which a backbone is tested, if not those of its file."""
 CASES = [
-    pytest.param((name, settings), id=" ".join([name, *settings.values()]), marks=[pytest.mark.slow] * (name in LONG))
+    pytest.param(
+        (name, settings), id=" ".join(map(str, [name, *settings.values()])), marks=[pytest.mark.slow] * (name in LONG)
+    )
     for name in specs("backbone")
     for settings in VARIANTS.get(name, ({},))
 ]

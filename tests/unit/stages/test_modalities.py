@@ -27,16 +27,19 @@ class Case(NamedTuple):
 
 
 def backbone(name: str, **settings: Any) -> dict[str, Any]:
-    built = name if name.startswith("resnet1") else name.title()
+    built = name if name.startswith("resnet1") else name.capitalize()
     return {"_target_": f"metalearn_cli.backbones.{name}.{built}", **settings}
 
 
 with seeded(0):
     TEXT = torch.randint(0, 9, (180, 5))
+    SERIES = torch.randn(180, 2, 12)
     IMAGES = torch.randint(0, 256, (180, 1, 16, 16), dtype=torch.uint8)
 CASES = {
     "text": Case(backbone("transformer", hidden=4, layers=1), TEXT, "text", 9),
     "bags of words": Case(backbone("transformer", hidden=4, layers=0), TEXT, "text", 9, CLASSIFIER),
+    "series": Case(backbone("cnn1d", hidden=4, layers=1, norm="running"), SERIES, "vector"),
+    "log-mels": Case(backbone("vit", hidden=4, layers=1, patch=8), torch.randn(180, 1, 8, 16), "audio", model=GAN),
     "images": Case(backbone("resnet18", hidden=2, norm="running"), IMAGES, "image", model=GAN),
 }
 
