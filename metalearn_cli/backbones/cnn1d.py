@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import relu
 
 from metalearn_cli.backbones.common.norms import AnyNorm, make_plain_norm
+from metalearn_cli.backbones.common.weights import Weights, load_weights
 from metalearn_cli.core.check import Range
 
 
@@ -40,6 +41,7 @@ class Cnn1d(nn.Module):
         kernel: width of the convolutions, >= 1.
         stride: steps from one place of a convolution to the next, >= 1: 1 for short series, more for raw audio.
         norm: "batch" (statistics of the current batch), "running", "group" or "none".
+        weights: file of weights to start from; None for random ones. See `common.weights`.
 
     Attributes:
         out_dim: D.
@@ -58,6 +60,7 @@ class Cnn1d(nn.Module):
         kernel: Annotated[int, Range(1)] = 7,
         stride: Annotated[int, Range(1)] = 2,
         norm: AnyNorm = "batch",
+        weights: Weights = None,
     ) -> None:
         super().__init__()
         if len(shape) not in (1, 2):
@@ -68,6 +71,7 @@ class Cnn1d(nn.Module):
         self.blocks = nn.ModuleList(Block(i, o, kernel, stride, norm) for i, o in pairwise(widths))
         self.out_dim = hidden
         self.batch_statistics = norm == "batch"
+        load_weights(self, weights)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return features [B, D] of series x [B, C, L] or [B, L]."""

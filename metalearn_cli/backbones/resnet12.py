@@ -16,6 +16,7 @@ from torch.nn.functional import leaky_relu, max_pool2d, pad
 
 from metalearn_cli.backbones.common.items import check_image
 from metalearn_cli.backbones.common.norms import AnyNorm, make_plain_norm
+from metalearn_cli.backbones.common.weights import Weights, load_weights
 from metalearn_cli.core.check import Below, Range
 
 WIDTHS = (1, 2.5, 5, 10)  # channels of the blocks as multiples of the first one's: 64, 160, 320, 640
@@ -55,6 +56,7 @@ class Resnet12(nn.Module):
         norm: "batch" (statistics of the current batch), "running", "group" or "none".
         dropblock: share of the last two blocks' outputs that DropBlock sets to zero in pretraining and transfer, in
             [0, 1); episodes run without it.
+        weights: file of weights to start from; None for random ones. See `common.weights`.
 
     Attributes:
         out_dim: D.
@@ -72,6 +74,7 @@ class Resnet12(nn.Module):
         hidden: Annotated[int, Range(1)] = 64,
         norm: AnyNorm = "batch",
         dropblock: Annotated[float, Range(0), Below(1)] = 0.0,
+        weights: Weights = None,
     ) -> None:
         super().__init__()
         check_image(shape, "resnet12")
@@ -83,6 +86,7 @@ class Resnet12(nn.Module):
         self.out_dim = widths[-1]
         self.maps_shape = (self.out_dim, shape[1] // 16, shape[2] // 16)
         self.batch_statistics = norm == "batch"
+        load_weights(self, weights)
 
     def maps(self, x: Tensor) -> Tensor:
         """Return the last feature maps [B, D, h, w] of images x [B, C, H, W]."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from metalearn_cli.backbones.common.attention import Block
 from metalearn_cli.backbones.common.items import advice, named
+from metalearn_cli.backbones.common.weights import Weights, load_weights
 from metalearn_cli.core.check import Range
 from metalearn_cli.core.items import Facts
 
@@ -49,6 +50,7 @@ class Transformer(nn.Module):
         hidden: D, a multiple of `heads`, >= 1.
         layers: number of blocks, >= 0; without any, features are the mean of the tokens' embeddings.
         heads: heads of the attention, >= 1.
+        weights: file of weights to start from; None for random ones. See `common.weights`.
 
     Attributes:
         out_dim: D.
@@ -66,6 +68,7 @@ class Transformer(nn.Module):
         hidden: Annotated[int, Range(1)] = 64,
         layers: Annotated[int, Range(0)] = 2,
         heads: Annotated[int, Range(1)] = 4,
+        weights: Weights = None,
     ) -> None:
         super().__init__()
         shape, vocabulary = facts.shape, facts.vocabulary
@@ -75,6 +78,7 @@ class Transformer(nn.Module):
         self.layers = nn.ModuleList(Block(hidden, heads) for _ in range(layers))
         self.norm = nn.LayerNorm(hidden)
         self.out_dim = hidden
+        load_weights(self, weights)
 
     @property
     def blocks(self) -> Sequence[nn.Module]:

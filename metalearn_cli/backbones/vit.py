@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from metalearn_cli.backbones.common.attention import Block
 from metalearn_cli.backbones.common.items import check_image
+from metalearn_cli.backbones.common.weights import Weights, load_weights
 from metalearn_cli.core.check import Range
 
 
@@ -44,6 +45,7 @@ class Vit(nn.Module):
         hidden: D, a multiple of `heads`, >= 1.
         layers: number of blocks, >= 1.
         heads: heads of the attention, >= 1.
+        weights: file of weights to start from; None for random ones. See `common.weights`.
 
     Attributes:
         out_dim: D.
@@ -63,6 +65,7 @@ class Vit(nn.Module):
         hidden: Annotated[int, Range(1)] = 64,
         layers: Annotated[int, Range(1)] = 4,
         heads: Annotated[int, Range(1)] = 4,
+        weights: Weights = None,
     ) -> None:
         super().__init__()
         check_image(shape, "vit")
@@ -76,6 +79,7 @@ class Vit(nn.Module):
         self.norm = nn.LayerNorm(hidden)
         self.out_dim = hidden
         self.maps_shape = (hidden, height // patch, width // patch)
+        load_weights(self, weights)
 
     @property
     def blocks(self) -> Sequence[nn.Module]:

@@ -15,6 +15,9 @@ from torch.nn.functional import max_pool2d, relu
 from metalearn_cli.backbones.common.items import check_image
 from metalearn_cli.backbones.common.norms import AnyNorm, make_plain_norm
 
+CLASSIFIER = ("fc.",)
+OF_TORCHVISION = "torchvision's weights need backbone.stem=large backbone.norm=running and images of 3 channels"
+
 Stem = Literal["small", "large"]
 """large: a 7x7 convolution and pooling that leave a quarter of each side, as for ImageNet; small: a 3x3 convolution."""
 

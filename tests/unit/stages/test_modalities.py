@@ -6,13 +6,16 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
+from metalearn_cli.core.build import build
 from metalearn_cli.core.items import Items, Kind
 from metalearn_cli.core.random import seeded
 
 AUTOENCODER = {"_target_": "metalearn_cli.models.autoencoder.Autoencoder", "hidden": 4}
 CLASSIFIER = {"_target_": "metalearn_cli.models.classifier.Classifier"}
 GAN = {"_target_": "metalearn_cli.models.gan.Gan", "latent": 2, "hidden": 4}
+NEAREST = {"_target_": "metalearn_cli.algorithms.nearest_centroid.NearestCentroid"}
 MAML = {"_target_": "metalearn_cli.algorithms.maml.Maml", "inner_lr": 0.1, "inner_steps": 1, "first_order": False}
 
 
@@ -70,3 +73,43 @@ def test_a_backbone_for_numbers_cannot_read_text(refused: Any, given: Any) -> No
     assert told == {
         "backbone": "Mlp takes numbers, but the items are text (ids of shape [5]); use backbone=transformer"
     }
+
+
+def test_weights_from_a_file_are_what_every_stage_starts_from(go: Any, given: Any, tensors: Any, tmp_path: Any) -> None:
+    """What is in the file is part of a run's key, where it lies is not; a checkpoint does not need the file."""
+    given(IMAGES, "image")
+    plain = backbone("resnet18", hidden=2, norm="running")
+    with seeded(7):
+        stored = build(plain, "backbone", shape=(1, 16, 16)).state_dict()
+    path, moved = tmp_path / "w.safetensors", tmp_path / "elsewhere.safetensors"
+    save_file(stored, path)
+    spec = plain | {"weights": str(path)}
+    own = {"steps": 1, "optimizer__lr": 0.0, "model": CLASSIFIER}
+
+    untrained = {"ckpt": None, "algorithm": NEAREST, "data": {"_target_": "metalearn_cli.data.glyphs.glyphs"}}
+    scored = go("evaluate", backbone=spec, **untrained)
+    assert scored["metric"] != go("evaluate", backbone=plain, **untrained)["metric"]
+    first = go("pretrain", backbone=spec, **own)
+    for name, tensor in tensors(first).items():
+        if name.startswith("backbone.") and "running" not in name:
+            assert torch.equal(tensor, stored[name.removeprefix("backbone.")])
+
+    path.rename(moved)
+    assert 0 <= go("evaluate", ckpt=first["folder"])["metric"]["value"] <= 1
+    second = go("pretrain", backbone=plain | {"weights": str(moved)}, **own)
+    assert second["key"] == first["key"]
+    save_file({name: tensor + 1 for name, tensor in stored.items()}, moved)
+    third = go("pretrain", backbone=plain | {"weights": str(moved)}, **own)
+    assert third["key"] != first["key"]
+
+
+def test_a_stage_says_where_its_weights_are_from(go: Any, given: Any, said: Any, tmp_path: Any) -> None:
+    given(SERIES, "vector")
+    plain = backbone("cnn1d", hidden=4, layers=1)
+    path = tmp_path / "w.safetensors"
+    save_file(build(plain, "backbone", shape=(2, 12)).state_dict(), path)
+    own = {"backbone": plain | {"weights": str(path)}, "steps": 1}
+    first = go("pretrain", **own)
+    assert f"backbone.weights {path}: all tensors are from this file" in said.notes
+    go("transfer", init_from=first["folder"], **own)
+    assert f"backbone.weights {path}: not used, as init_from has all tensors" in said.notes
