@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import max_pool2d, relu
 
+from metalearn_cli.backbones.common.items import check_image
 from metalearn_cli.backbones.common.norms import BatchNormReluPool, Norm, make_norm
 from metalearn_cli.core.check import Range
 
@@ -70,8 +71,7 @@ class Conv4(nn.Module):
         norm: Norm = "batch",
     ) -> None:
         super().__init__()
-        if len(shape) != 3:
-            raise ValueError(f"shape {tuple(shape)} is not an image [C, H, W], which conv4 needs; use backbone=mlp")
+        check_image(shape, "conv4")
         smallest = 2**BLOCKS if pool == "max" else 1
         if min(shape[1:]) < smallest:
             raise ValueError(f"shape {tuple(shape)} is too small: four poolings need {smallest} or more pixels a side")

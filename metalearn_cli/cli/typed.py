@@ -94,7 +94,7 @@ TABLE = (
     Row(
         "ckpt ckpt_path checkpoint checkpoint_path init init_from init_checkpoint load load_from load_weights weights"
         " model_path model_name_or_path pretrained restore",
-        ("ckpt={}", "init_from={}"),
+        ("ckpt={}", "init_from={}", "backbone.weights={}"),
     ),
     Row("resume resume_from resume_from_checkpoint continue", ("mlx resume RUN",), "mlx runs lists the runs"),
     Row(

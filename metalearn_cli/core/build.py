@@ -15,10 +15,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import partial
-from typing import Annotated, Any, get_type_hints
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_type_hints
 
 from metalearn_cli.core import plugins
-from metalearn_cli.core.check import Range, mismatch, shown
+from metalearn_cli.core.check import OnDisk, Range, mismatch, shown
 from metalearn_cli.core.errors import ConfigError, Problem, UserError
 from metalearn_cli.core.source import Parameter, parameters
 
@@ -33,7 +34,7 @@ LIMITS = {"optimizer": {"lr": Annotated[float, Range(0)]}}
 
 PASSED_IN = {
     "backbone": frozenset({"facts", "shape"}),
-    "model": frozenset({"backbone", "facts", "shape", "value_range", "classes"}),
+    "model": frozenset({"backbone", "facts", "shape", "value_range", "vocabulary", "classes"}),
     "optimizer": frozenset({"params", "fused"}),
     "scheduler": frozenset({"optimizer"}),
 }
@@ -155,6 +156,13 @@ def _parameters(target: str, key: str) -> dict[str, Parameter]:
         for p in inspect.signature(found).parameters.values()
         if p.name not in passed_in
     }
+
+
+def files_of(spec: Spec, key: str) -> dict[str, str]:
+    """Return the settings of a component that name files or folders (`core.check.OnDisk`) and do."""
+    taken = _parameters(spec["_target_"], key)
+    marked = [name for name, p in taken.items() if any(isinstance(m, OnDisk) for m in get_args(p.annotation))]
+    return {name: spec[name] for name in marked if spec.get(name) and Path(spec[name]).exists()}
 
 
 def build(spec: Spec, key: str, **objects: Any) -> Any:

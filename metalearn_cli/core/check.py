@@ -58,6 +58,13 @@ class Below(NamedTuple):
         return f"< {self.high:.12g}"
 
 
+class OnDisk(NamedTuple):
+    """Says that a text names a file or folder; use as `Annotated[str, OnDisk()]`.
+
+    What is in it is what a run depends on; where it lies is not.
+    """
+
+
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
 
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol, cast
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.functional import linear
+from torch.nn.functional import layer_norm, linear
 from torch.nn.modules.batchnorm import _NormBase
 
 from metalearn_cli.core.items import Items, joined, size
@@ -305,7 +305,7 @@ def _caller(module: nn.Module, set_mode: Callable[[nn.Module, frozenset[str] | N
 
     def call(tensors: Params, args: Sequence[Any], learning: frozenset[str] | None, reference: int | None) -> Any:
         if not hasattr(copies, "module"):
-            copies.module, copies.learning = copy.deepcopy(module), ()
+            copies.module, copies.learning = _corrected(copy.deepcopy(module)), ()
         if learning != copies.learning:
             set_mode(copies.module, learning)
             copies.learning = learning
@@ -317,3 +317,27 @@ def _caller(module: nn.Module, set_mode: Callable[[nn.Module, frozenset[str] | N
             _reference.reset(before)
 
     return call
+
+
+def _corrected(module: nn.Module) -> nn.Module:
+    """Replace the forward function of each layer normalisation in a module, in place; see `_LayerNorm`."""
+    for part in module.modules():
+        if type(part) is nn.LayerNorm:
+            part.__class__ = _LayerNorm
+    return module
+
+
+class _LayerNorm(nn.LayerNorm):
+    """Layer normalisation whose second derivative is right in a batch of tasks too.
+
+    There torch computes it wrongly and without warning where the function itself has weights (seen in 2.13): as wrong
+    as the gradient is large. Without weights it is right.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x normalised over its last dimensions."""
+        if not torch._C._are_functorch_transforms_active():
+            return super().forward(x)
+        y = layer_norm(x, self.normalized_shape, eps=self.eps)
+        y = y if self.weight is None else y * self.weight
+        return y if self.bias is None else y + self.bias

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from metalearn_cli.core.check import Range
-from metalearn_cli.models.common.decoders import make_decoder
+from metalearn_cli.models.common.decoders import check_one_part, make_decoder
 
 SIGMA = 0.01  # standard deviation of the noise in the finite differences of the gradient penalties, see `Gan`
 
@@ -44,6 +44,9 @@ class Gan(nn.Module):
         latent: dimensions of the generator's standard normal input, >= 1.
         hidden: channels of the first map (images) or width (vectors) of the generator, >= 1.
         gamma: weight of the gradient penalties, >= 0.
+
+    Raises:
+        ValueError: if items are text, or have several parts.
     """
 
     def __init__(
@@ -56,6 +59,9 @@ class Gan(nn.Module):
         gamma: Annotated[float, Range(0)] = 0.1,
     ) -> None:
         super().__init__()
+        check_one_part(shape, "gan")
+        if value_range == "ids":
+            raise ValueError("gan makes numbers, but the items are text (ids); use model=autoencoder")
         self.backbone = backbone
         # no bias: a relativistic loss uses only differences of scores
         self.critic = nn.Linear(cast(int, backbone.out_dim), 1, bias=False)

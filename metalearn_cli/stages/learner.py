@@ -8,7 +8,8 @@ from typing import get_type_hints
 import torch
 from torch import Tensor, nn
 
-from metalearn_cli.core.build import Spec, blamed_on, build
+from metalearn_cli.backbones.common.items import make_backbone
+from metalearn_cli.core.build import Spec, blamed_on
 from metalearn_cli.core.check import mismatch, shown
 from metalearn_cli.core.config import Normalisation
 from metalearn_cli.core.errors import ConfigError, Problem
@@ -23,7 +24,7 @@ from metalearn_cli.engine.runtime import Runtime
 def fresh_backbone(backbone: Spec, facts: Facts, seed: int) -> nn.Module:
     """Build a backbone; with the same seed, every stage starts from the same untrained one."""
     with seeded(seed, "backbone"):
-        module: nn.Module = build(backbone, "backbone", facts=facts, shape=facts.shape)
+        module = make_backbone(backbone, facts)
     with blamed_on(backbone, "backbone"):
         check_backbone(module)
     return module

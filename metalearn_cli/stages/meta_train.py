@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from metalearn_cli.backbones.common.weights import without_weights
 from metalearn_cli.core.build import build
 from metalearn_cli.core.config import MetaTrainConfig
 from metalearn_cli.core.errors import ConfigError, Problem, UserError
@@ -82,7 +83,7 @@ def meta_train(config: MetaTrainConfig, session: Session) -> Job:
         evaluate=validation(valid, samplers["val"], config.val_episodes, runtime),
         metric=metric,
         model={
-            "backbone": dict(config.backbone),
+            "backbone": without_weights(config.backbone),
             "shape": data.facts.plain_shape,
             "algorithm": dict(config.algorithm),
             "way": config.episode.way if algorithm.traits.head else None,

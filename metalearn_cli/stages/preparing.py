@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from metalearn_cli.core.build import Spec, build
+from metalearn_cli.core.build import Spec, build, files_of
 from metalearn_cli.core.config import QUERY, WAY, Common, Training, digest, plain
 from metalearn_cli.core.errors import ConfigError, Problem, UserError, gathered, raise_all
 from metalearn_cli.core.metric import ACCURACY, MSE, Metric
@@ -154,9 +154,23 @@ def identity(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def essence(config: Common) -> dict[str, Any]:
-    """Return settings without those that only say where something is; see `identity` and sha256 for what it is."""
+    """Return settings without those that only say where something is; see `identity` and sha256 for what it is.
+
+    Where a backbone's setting names a file or folder, its contents stand in place of its path.
+    """
     elsewhere = ("runs_dir", "init_from", "ckpt", "teacher", "data", "also")
-    return {key: value for key, value in plain(config).items() if key not in elsewhere}
+    found = {key: value for key, value in plain(config).items() if key not in elsewhere}
+    if backbone := found.get("backbone"):
+        contents = {name: _contents(Path(path)) for name, path in files_of(backbone, "backbone").items()}
+        found["backbone"] = backbone | contents
+    return found
+
+
+def _contents(path: Path) -> dict[str, str]:
+    """Return the sha256 of a file, or of each settings and weights file in a folder."""
+    if path.is_file():
+        return {"": runs.sha256_of(path)}
+    return {file.name: runs.sha256_of(file) for file in path.iterdir() if file.suffix in (".json", ".safetensors")}
 
 
 def key_of(stage: str, config: Common, data: dict[str, Any], *inputs: dict[str, Any] | None) -> str:
@@ -230,6 +244,9 @@ def prepare(
     _check_rates(stage, job)
     runtime = session.runtime(config.runtime)
     notes = [f"{stage}: {runtime.description}; data {job.data['name']} ({job.data['protocol']})", *short, *job.notes]
+    if weights := config.backbone.get("weights"):
+        use = "not used, as init_from has all tensors" if parent else "all tensors are from this file"
+        notes.append(f"backbone.weights {weights}: {use}")
     if gone:
         notes.append(f"init_from {config.init_from} is gone; it is not needed, as the run has checkpoints of its own")
     if parent:

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from metalearn_cli.backbones.common.weights import without_weights
 from metalearn_cli.core.build import build
 from metalearn_cli.core.config import PretrainConfig
 from metalearn_cli.core.errors import ConfigError, Problem, UserError
@@ -39,6 +40,7 @@ def pretrain(config: PretrainConfig, session: Session) -> Job:
             facts=data.facts,
             shape=data.facts.shape,
             value_range=data.facts.values,
+            vocabulary=data.facts.vocabulary,
             classes=data.facts.classes,
         )
     kind = type(model).__name__
@@ -81,7 +83,11 @@ def pretrain(config: PretrainConfig, session: Session) -> Job:
         gradients=gradients,
         evaluate=few_shot_probe(backbone, data, config, runtime),
         metric=ACCURACY,
-        model={"backbone": dict(config.backbone), "shape": data.facts.plain_shape, "model": dict(config.model)},
+        model={
+            "backbone": without_weights(config.backbone),
+            "shape": data.facts.plain_shape,
+            "model": dict(config.model),
+        },
         data=describe_data(data, config.data),
         buffers=tuple(name for name, p in params.items() if not p.requires_grad),
         follow=follow,

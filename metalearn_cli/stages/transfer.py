@@ -14,6 +14,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from metalearn_cli.backbones.common.weights import without_weights
 from metalearn_cli.core.build import Spec, build, problems_of
 from metalearn_cli.core.config import TransferConfig
 from metalearn_cli.core.errors import ConfigError, Problem
@@ -104,7 +105,11 @@ def transfer(config: TransferConfig, session: Session) -> Job:
         gradients=gradients,
         evaluate=evaluate,
         metric=ACCURACY,
-        model={"backbone": dict(config.backbone), "shape": data.facts.plain_shape, "method": dict(config.method)},
+        model={
+            "backbone": without_weights(config.backbone),
+            "shape": data.facts.plain_shape,
+            "method": dict(config.method),
+        },
         data=described,
         teacher=teacher.parent_entry if teacher else None,
         notes=_told(config, teacher, data),

@@ -100,7 +100,7 @@ SENTENCES = {
     "pretrain seed=42,": "has a comma too many",
     "meta-train model=autoencoder": "mlx meta-train has no model; it has",
     "meta-train model=autoencoder seed=0": "model is a setting of pretrain",
-    "meta-train network=resnet18": "backbone= takes one of conv4, mlp",
+    "meta-train network=wavenet": "backbone= takes one of cnn1d, conv4",
     "meta-train algorithm=protonet inner_lr=0.1": "algorithm.inner_lr is a setting of algorithm=maml",
     "evaluate backbone.hidden=16": "is only for ckpt=null: a checkpoint has its own",
     "run stages=[meta-train] transfer.steps=5": "has no effect, because transfer is not in stages",

@@ -12,16 +12,26 @@ from torch import Tensor, nn
 
 from metalearn_cli.backbones.conv4 import Conv4
 from metalearn_cli.backbones.mlp import Mlp
+from metalearn_cli.backbones.transformer import Transformer
+from metalearn_cli.core.items import Facts
 from metalearn_cli.core.network import Params, pure
 from metalearn_cli.core.random import seeded
 
 CLASSES = 4
+
+
+def text_backbone(shape: tuple[int, ...], hidden: int) -> nn.Module:
+    return Transformer(Facts("text", shape, "ids", CLASSES, vocabulary=7), hidden, layers=1)
+
+
 ITEMS: dict[str, Any] = {
     "images": {"shape": (1, 18, 17), "value_range": "unit", "backbone": Conv4},
     "colour images": {"shape": (3, 8, 8), "value_range": "unit", "backbone": Mlp},
     "standardised images": {"shape": (1, 16, 16), "value_range": "real", "backbone": Conv4},
     "vectors": {"shape": (6,), "value_range": "real", "backbone": Mlp},
+    "text": {"shape": (5,), "value_range": "ids", "vocabulary": 7, "backbone": text_backbone},
 }
+OF_TEXT = ("autoencoder", "classifier")
 
 
 class Case(NamedTuple):
@@ -49,11 +59,16 @@ def case_of(spec: Any, kind: str = "vectors") -> Case:
         else:
             model = make(spec, "model", **(facts | {"backbone": backbone, "classes": CLASSES}))
         y = torch.arange(16) % CLASSES
+        if kind == "text":
+            return Case(model, backbone, torch.randint(7, (CLASSES, *facts["shape"]))[y], y)
         x = torch.randn(CLASSES, *facts["shape"])[y] + 0.1 * torch.randn(16, *facts["shape"])
     return Case(model, backbone, (2 * x).sigmoid() if facts["value_range"] == "unit" else x, y)
 
 
-@pytest.fixture(params=[(name, kind) for name in specs("model") for kind in ITEMS], ids="-".join)
+PAIRS = [(name, kind) for name in specs("model") for kind in ITEMS if kind != "text" or name in OF_TEXT]
+
+
+@pytest.fixture(params=PAIRS, ids="-".join)
 def case(request: pytest.FixtureRequest) -> Case:
     name, kind = request.param
     return case_of(specs("model")[name], kind)
@@ -150,6 +165,7 @@ def test_pictures_are_images_in_unit_range(case: Case) -> None:
 
 
 def test_learns_in_half_precision_too(case: Case) -> None:
-    loss, _ = case.model.bfloat16()(case.x.bfloat16(), case.y)
+    x = case.x.bfloat16() if case.x.is_floating_point() else case.x
+    loss, _ = case.model.bfloat16()(x, case.y)
     loss.backward()
     assert torch.isfinite(loss)

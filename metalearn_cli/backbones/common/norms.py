@@ -23,6 +23,8 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 from metalearn_cli.core.network import reference
 
 Norm = Literal["batch", "group", "none"]
+AnyNorm = Literal["batch", "running", "group", "none"]
+"""running: the statistics that training in batches has accumulated; within an episode they are constants."""
 
 
 class BatchNormReluPool(nn.Module):
@@ -96,10 +98,55 @@ class BatchNormReluPool(nn.Module):
         return torch.cat(outputs)
 
 
+class BatchNorm(nn.Module):
+    """Batch normalisation by the statistics of the current batch, and nothing else; see `BatchNormReluPool`.
+
+    Args:
+        channels: C, >= 1.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x [B, C, ...], normalised with the statistics of the first R items."""
+        precise = torch.promote_types(x.dtype, torch.float32)
+        y, weight, bias = (t.to(precise) for t in (x, self.weight, self.bias))
+        if reference() is None and not torch._C._are_functorch_transforms_active():
+            return batch_norm(y, None, None, weight, bias, training=True, eps=_EPS).to(x.dtype)
+        others = (0, *range(2, x.ndim))
+        first = y[: reference()]
+        mean = first.mean(others, keepdim=True)
+        variance = (first - mean).square().mean(others, keepdim=True)
+        weight, bias = (t.view(-1, *[1] * (x.ndim - 2)) for t in (weight, bias))
+        return ((y - mean) * (weight * (variance + _EPS).rsqrt()) + bias).to(x.dtype)
+
+
+def make_plain_norm(norm: AnyNorm, channels: int, dimensions: int = 2) -> nn.Module:
+    """Return a layer that normalises [B, C, ...] and does nothing else.
+
+    Args:
+        norm: which kind.
+        channels: C.
+        dimensions: number of dimensions after the channels, 1 or 2.
+    """
+    if norm == "batch":
+        return BatchNorm(channels)
+    if norm == "running":
+        return nn.BatchNorm2d(channels) if dimensions == 2 else nn.BatchNorm1d(channels)
+    return _group_or_none(norm, channels)
+
+
 def make_norm(norm: Norm, channels: int, pool: bool) -> nn.Module:
     """Return the layer that a backbone's `norm` setting names; "batch" includes ReLU and pooling."""
     if norm == "batch":
         return BatchNormReluPool(channels, pool)
+    return _group_or_none(norm, channels)
+
+
+def _group_or_none(norm: AnyNorm, channels: int) -> nn.Module:
     if norm == "group":
         return nn.GroupNorm(next(g for g in (8, 4, 2, 1) if channels % g == 0), channels)
     return nn.Identity()

@@ -6,6 +6,7 @@ Legend: B items, Z dimensions of the vector, C channels, H height, W width, ... 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -14,6 +15,21 @@ from torch.nn.functional import interpolate, relu
 
 Decoder = Literal["auto", "conv", "dense"]
 """conv is for images; auto is conv for images, and dense for everything else."""
+
+
+def check_one_part(shape: object, name: str) -> None:
+    """Check that items are tensors.
+
+    Args:
+        shape: of one item.
+        name: of the model, for the message.
+
+    Raises:
+        ValueError: if they have several parts.
+    """
+    if isinstance(shape, Mapping):
+        parts = ", ".join(shape)
+        raise ValueError(f"{name} makes items of one part, and these have several ({parts}); use model=classifier")
 
 
 def make_decoder(inputs: int, shape: tuple[int, ...], hidden: int, decoder: Decoder = "auto") -> nn.Module:

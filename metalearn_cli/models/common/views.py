@@ -2,7 +2,7 @@
 
 They draw from torch's generator, which the loop seeds at each step.
 
-Legend: N items, C channels, H height, W width, ... the shape of one item.
+Legend: N items, L tokens, C channels, H height, W width, ... the shape of one item.
 """
 
 from __future__ import annotations
@@ -24,6 +24,11 @@ def affine(x: Tensor, spread: float) -> Tensor:
     noise = torch.randn(len(x), 2, 3, device=x.device, dtype=x.dtype)
     maps = torch.eye(2, 3, device=x.device, dtype=x.dtype) + spread * scale * noise
     return grid_sample(x, affine_grid(maps, list(x.shape), align_corners=False), align_corners=False)
+
+
+def thinned(x: Tensor, share: float) -> Tensor:
+    """Return texts of ids x [N, L] in which a share of the tokens, in [0, 1), is replaced by padding (0)."""
+    return x * (torch.rand(x.shape, device=x.device) >= share)
 
 
 def noisy(x: Tensor, deviation: float) -> Tensor:

@@ -90,3 +90,15 @@ def test_refuses(name: str, value: float) -> None:
     spec = {"_target_": "metalearn_cli.models.gan.Gan", name: value}
     with pytest.raises(ConfigError, match=rf"^model\.{name}: must be .* got {value}"):
         build(spec, "model", backbone=Mlp((3,)), shape=(3,), value_range="real")
+
+
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        ({"shape": (3,), "value_range": "ids"}, r"gan makes numbers, but the items are text .*; use model=autoencoder"),
+        ({"shape": {"a": (3,), "b": (2,)}, "value_range": {"a": "real", "b": "real"}}, "use model=classifier"),
+    ],
+)
+def test_items_that_it_cannot_make_are_refused_with_a_model_for_them(facts: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build({"_target_": "metalearn_cli.models.gan.Gan"}, "model", backbone=Mlp((3,)), **facts)

@@ -14,6 +14,7 @@ import torch
 from metalearn_cli import stages
 from metalearn_cli.core import plugins
 from metalearn_cli.core.errors import ConfigError
+from metalearn_cli.core.items import Items, Kind, each
 from metalearn_cli.core.random import seeded
 from metalearn_cli.data.common.dataset import Dataset
 from metalearn_cli.data.common.splits import SPLITS, Split
@@ -30,15 +31,25 @@ def nothing_slow(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def images(monkeypatch: pytest.MonkeyPatch) -> Dataset:
+def given(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Dataset]:
+    """Return a function that gives every stage, in place of the data it asks for, items [3 * 60, ...] of a kind."""
+
+    def give(items: Items, kind: Kind, vocabulary: int | dict[str, int] = 0) -> Dataset:
+        thirds = {s: each(lambda t, i=i: t[60 * i : 60 * (i + 1)], items) for i, s in enumerate(SPLITS)}  # type: ignore[misc]
+        names = {s: tuple(f"{s}{k}" for k in range(6)) for s in SPLITS}
+        splits = {s: Split(thirds[s], torch.full((6,), 10), names[s]) for s in SPLITS}
+        data = Dataset.of(f"{kind}s", "any", splits, kind, vocabulary=vocabulary)
+        monkeypatch.setattr(session, "_loaded", lambda spec: data)
+        return data
+
+    return give
+
+
+@pytest.fixture
+def images(given: Callable[..., Dataset]) -> Dataset:
     """Give every stage small random images in place of the data it asks for."""
-    names = [tuple(f"{split}{k}" for k in range(6)) for split in SPLITS]
     with seeded(0):
-        items = torch.randint(0, 256, (3, 6 * 10, 1, 16, 16), dtype=torch.uint8)
-    splits = {s: Split(items[i], torch.full((6,), 10), names[i]) for i, s in enumerate(SPLITS)}
-    data = Dataset.of("images", "any", splits, "image")
-    monkeypatch.setattr(session, "_loaded", lambda spec: data)
-    return data
+        return given(torch.randint(0, 256, (3 * 60, 1, 16, 16), dtype=torch.uint8), "image")
 
 
 @pytest.fixture
