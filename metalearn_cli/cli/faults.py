@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.types import Override
@@ -299,7 +300,7 @@ def _fitting(composer: Composer, values: Mapping[str, Any], key: str, advice: st
     if name and group in values and group not in chosen and (choices := composer.having(group, name)):
         if values[group] is None:
             return advice  # the component is the checkpoint's
-        return " or ".join(f"{group}={choice} {advice}" for choice in choices[:3])
+        return " or ".join(f"{group}={choice} {advice}" for choice in choices) if len(choices) <= 3 else ""
     return ""
 
 
@@ -440,8 +441,8 @@ def _broken(composer: Composer, error: Exception) -> Fault:
     group, _, name = error.missing_cfg_file.partition("/")
     options = composer.loader.get_group_options(group)
     there = f"there are {', '.join(options)}" if options else "there are none"
-    if "/" in name:  # a folder
-        there += "; a folder of files is read by a data set of your own, see docs/extending.md" * (group == "data")
+    if group == "data" and ("/" in name or Path(name).exists()):
+        there += f"; how a file or folder of your own is read: mlx data make {name}"
     asking = re.match(r"In '(.+?)'", str(error))
     origin = composer.file(asking[1]) if asking else ""
     hint = closest(name, options) or _chosen(composer, name, [g for g in composer.usual if g in composer.groups])

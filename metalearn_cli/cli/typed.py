@@ -79,7 +79,7 @@ TABLE = (
     ),
     Row("compile torch_compile jit", ("runtime.task_compile={}",)),
     Row("dataset data_set datasets dataset_name", ("data={}",)),
-    Row("root data_dir data_root data_path dataset_path datadir data_folder", ("data.root={}",)),
+    Row("root data_dir data_root data_path dataset_path datadir data_folder", ("data.root={}", "mlx data make {}")),
     Row("image_size img_size im_size resolution", ("data.size={}",)),
     Row("network net arch architecture backbone_name encoder feature_extractor model model_name", ("backbone={}",)),
     Row("learner algo algorithm_name meta_algorithm meta_learner method", ("algorithm={}",)),

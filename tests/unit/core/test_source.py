@@ -125,7 +125,7 @@ def components() -> list[tuple[str, str]]:
 @pytest.mark.parametrize(("module", "key"), sorted(components()))
 def test_of_our_own_components_the_source_says_everything(module, key):
     within = __import__(module, fromlist=["_"])
-    (name,) = (n for n in vars(within) if n.lower() == module.rpartition(".")[2].replace("_", ""))
+    (name,) = (n for n in vars(within) if n.lower().replace("_", "") == module.rpartition(".")[2].replace("_", ""))
     found = locate(f"{module}.{name}", key)
     passed_in = PASSED_IN.get(key, frozenset())
     expected = {n: p for n, p in inspect.signature(found).parameters.items() if n not in passed_in}
