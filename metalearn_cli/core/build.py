@@ -11,7 +11,7 @@ import collections.abc
 import importlib
 import inspect
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import partial
@@ -42,6 +42,10 @@ PASSED_IN = {
 
 Spec = Mapping[str, Any]
 """A component's settings: `_target_` (dotted name) and the constructor's keyword arguments."""
+
+
+PARTS = dict[str, Spec] | None
+"""The annotation of a setting that has the settings of other components of the same group, by name."""
 
 
 def locate(target: str, key: str) -> Any:
@@ -97,10 +101,22 @@ def problems_of(spec: object, key: str) -> list[Problem]:
         if setting not in taken:
             hint = next(iter(get_close_matches(str(setting), taken)), "")
             problems.append(Problem(f"{key}.{setting}", f"no such setting of {name}", hint))
+        elif taken[setting].annotation == PARTS and isinstance(value, Mapping):
+            found = {part: problems_of(own, key) for part, own in value.items()}
+            inner = f"{key}.{setting}"
+            problems += [p._replace(key=f"{inner}.{n}{p.key[len(key) :]}") for n, own in found.items() for p in own]
         elif wrong := mismatch(value, LIMITS.get(key, {}).get(setting, taken[setting].annotation)):
             problems.append(Problem(f"{key}.{setting}", wrong))
     missing = [setting for setting, parameter in taken.items() if parameter.required and setting not in spec]
     return problems + [Problem(f"{key}.{setting}", f"{name} needs this setting") for setting in missing]
+
+
+def mapped(value: Any, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:
+    """Return settings in which the settings of each component, also of one within another, are changed."""
+    if not isinstance(value, Mapping):
+        return value
+    inner = {name: mapped(own, change) for name, own in value.items()}
+    return change(inner) if "_target_" in inner else inner
 
 
 def _allowed(key: str) -> str:

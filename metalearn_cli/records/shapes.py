@@ -32,10 +32,17 @@ def _is_moment(value: Any) -> bool:
         return False
 
 
+def _is_size(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(isinstance(part, list) and _is_size(part) for part in value.values())
+    return isinstance(value, list) and all(map(COUNT.holds, value))
+
+
 TEXT = Leaf("text", lambda value: isinstance(value, str))
 NUMBER = Leaf("a number", lambda value: isinstance(value, int | float) and not isinstance(value, bool))  # NaN fits
 MEASURED = Leaf("a number or null", lambda value: value is None or NUMBER.holds(value))  # null: it was not finite
 COUNT = Leaf("a whole number >= 0", lambda value: type(value) is int and 0 <= value < 2**63)
+SIZE = Leaf("a list of whole numbers >= 0, or such a list for each part of an item", _is_size)
 NAME = Leaf("a name without folders", _matches(r"\w[\w.-]*"))
 CHECKPOINT = Leaf("step-N", _matches(r"step-\d{1,18}"))
 SHA256 = Leaf("64 hexadecimal digits", _matches(r"[0-9a-f]{64}"))
@@ -97,7 +104,7 @@ MANIFEST = {
     "stage": NAME,
     "step": COUNT,
     "metrics": {"*": MEASURED},
-    "model": {"backbone?": OBJECT, "shape?": [COUNT], "algorithm?": OBJECT, "way?": COUNT},
+    "model": {"backbone?": OBJECT, "shape?": SIZE, "algorithm?": OBJECT, "way?": COUNT},
     "data": DATA,
     "parent?": PARENT,
     "teacher?": PARENT,

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from metalearn_cli.core.build import Spec, build, files_of
+from metalearn_cli.core.build import Spec, build, files_of, mapped
 from metalearn_cli.core.config import QUERY, WAY, Common, Training, digest, plain
 from metalearn_cli.core.errors import ConfigError, Problem, UserError, gathered, raise_all
 from metalearn_cli.core.metric import ACCURACY, MSE, Metric
@@ -160,10 +160,13 @@ def essence(config: Common) -> dict[str, Any]:
     """
     elsewhere = ("runs_dir", "init_from", "ckpt", "teacher", "data", "also")
     found = {key: value for key, value in plain(config).items() if key not in elsewhere}
-    if backbone := found.get("backbone"):
-        contents = {name: _contents(Path(path)) for name, path in files_of(backbone, "backbone").items()}
-        found["backbone"] = backbone | contents
+    if "backbone" in found:
+        found["backbone"] = mapped(found["backbone"], _with_contents)
     return found
+
+
+def _with_contents(spec: dict[str, Any]) -> dict[str, Any]:
+    return spec | {name: _contents(Path(path)) for name, path in files_of(spec, "backbone").items()}
 
 
 def _contents(path: Path) -> dict[str, str]:

@@ -32,22 +32,24 @@ IMAGES = Facts("image", (1, 16, 16), "unit", WAY)
 OTHERS = {
     "transformer": Facts("text", (5,), "ids", WAY, vocabulary=7),
     "cnn1d": Facts("vector", (2, 40), "real", WAY),
+    "mixed": Facts("mixed", {"text": (5,), "sound": (2, 9)}, {"text": "ids", "sound": "real"}, WAY, 0, {"text": 7}),
 }
 """The items of backbones that take no images."""
+BAG = {"_target_": "metalearn_cli.backbones.transformer.Transformer", "hidden": 4, "layers": 0}
+SERIES = {"_target_": "metalearn_cli.backbones.cnn1d.Cnn1d", "hidden": 4, "layers": 1}
 NORMS = ("batch", "running", "group", "none")
 VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
     "resnet18": tuple({"norm": norm} for norm in NORMS),
     "cnn1d": tuple({"norm": norm} for norm in NORMS),
     "vit": ({"layers": 2},),
+    "mixed": ({"parts": {"text": BAG, "sound": SERIES}},),
     "resnet50": ({"norm": "running"},),  # deep enough that statistics of a few items make it chaotic
 }
 """The settings with which a backbone is tested, if not those of its file."""
 CASES = [
-    pytest.param(
-        (name, settings), id=" ".join(map(str, [name, *settings.values()])), marks=[pytest.mark.slow] * (name in LONG)
-    )
+    pytest.param((name, own), id=f"{name} {own.get('norm', '')}".strip(), marks=[pytest.mark.slow] * (name in LONG))
     for name in specs("backbone")
-    for settings in VARIANTS.get(name, ({},))
+    for own in VARIANTS.get(name, ({},))
 ]
 
 

@@ -12,7 +12,7 @@ from metalearn_cli.core.errors import ConfigError, Problem
 from metalearn_cli.core.items import Facts, Kind
 
 
-def make_backbone(spec: Spec, facts: Facts, key: str = "backbone") -> nn.Module:
+def make_backbone(spec: Spec, facts: Facts) -> nn.Module:
     """Build a backbone for items.
 
     A backbone whose constructor takes only `shape` cannot know a vocabulary, or the parts of an item, so it gets
@@ -21,7 +21,6 @@ def make_backbone(spec: Spec, facts: Facts, key: str = "backbone") -> nn.Module:
     Args:
         spec: its settings.
         facts: the facts of the items.
-        key: the setting that has the settings, for messages.
 
     Raises:
         ConfigError: if the settings are wrong, or the backbone takes other items.
@@ -29,7 +28,8 @@ def make_backbone(spec: Spec, facts: Facts, key: str = "backbone") -> nn.Module:
     constructor = bind(spec, "backbone", facts=facts, shape=facts.shape)
     if "facts" not in constructor.keywords and (isinstance(facts.shape, Mapping) or facts.values == "ids"):
         name = spec["_target_"].rpartition(".")[2]
-        raise ConfigError([Problem(key, f"{name} takes numbers, but the items are {named(facts)}; {advice(facts)}")])
+        message = f"{name} takes numbers, but the items are {named(facts)}; {advice(facts)}"
+        raise ConfigError([Problem("backbone", message)])
     with blamed_on(spec, "backbone"):
         module: nn.Module = constructor()
     return module
@@ -51,11 +51,18 @@ def named(facts: Facts) -> str:
     return f"text (ids of shape {list(facts.shape)})" if facts.values == "ids" else f"numbers of {_of(facts.shape)}"
 
 
-def advice(facts: Facts) -> str:
-    """Return the end of a sentence that names the backbone for such items."""
+def fitting(facts: Facts) -> str:
+    """Return the name of the backbone for items."""
     if isinstance(facts.shape, Mapping):
-        return "use backbone=mixed"
-    return "use backbone=transformer" if facts.values == "ids" else _for_numbers(facts.shape)
+        return "mixed"
+    return "transformer" if facts.values == "ids" else _FOR_NUMBERS.get(len(facts.shape), "mlp")
+
+
+def advice(facts: Facts) -> str:
+    """Return the end of a sentence that names the backbone for items."""
+    if isinstance(facts.shape, Mapping) or facts.values == "ids":
+        return f"use backbone={fitting(facts)}"
+    return _advice(facts.shape)
 
 
 def check_image(shape: tuple[int, ...], name: str) -> None:
@@ -69,13 +76,16 @@ def check_image(shape: tuple[int, ...], name: str) -> None:
         ValueError: if they are something else; it names the backbone for that.
     """
     if len(shape) != 3:
-        raise ValueError(f"{_of(shape)} is not an image [C, H, W], which {name} needs; {_for_numbers(shape)}")
+        raise ValueError(f"{_of(shape)} is not an image [C, H, W], which {name} needs; {_advice(shape)}")
 
 
 def _of(shape: Any) -> str:
     return f"shape {tuple(shape)}"
 
 
-def _for_numbers(shape: tuple[int, ...]) -> str:
-    fitting = {1: "mlp, or cnn1d for series", 2: "cnn1d", 3: "conv4"}
-    return f"use backbone={fitting.get(len(shape), 'mlp')}"
+_FOR_NUMBERS = {1: "mlp", 2: "cnn1d", 3: "conv4"}  # by the dimensions of an item
+
+
+def _advice(shape: tuple[int, ...]) -> str:
+    series = ", or cnn1d for series" if len(shape) == 1 else ""
+    return f"use backbone={_FOR_NUMBERS.get(len(shape), 'mlp')}{series}"

@@ -10,14 +10,14 @@ import pickle
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from metalearn_cli.core.build import Spec
+from metalearn_cli.core.build import Spec, mapped
 from metalearn_cli.core.check import OnDisk
 
 Weights = Annotated[str | None, OnDisk()]
@@ -61,7 +61,7 @@ def load_weights(module: nn.Module, path: str | None, without: Sequence[str] = (
 
 def without_weights(spec: Spec) -> dict[str, Any]:
     """Return a backbone's settings for a checkpoint, which has the weights itself."""
-    return {name: None if name == "weights" else value for name, value in spec.items()}
+    return cast(dict[str, Any], mapped(spec, lambda own: own | ({"weights": None} if "weights" in own else {})))
 
 
 def _tensors(path: str) -> dict[str, Tensor]:

@@ -64,7 +64,13 @@ def test_good_records(value, shape):
         (GOOD_MANIFEST, MANIFEST, {"step": 1e300}, "step must be a whole number >= 0"),
         (GOOD_MANIFEST, MANIFEST, {"step": 2**63}, "step must be a whole number >= 0"),
         (GOOD_MANIFEST, MANIFEST, {"model": []}, "model must be an object, got []"),
-        (GOOD_MANIFEST, MANIFEST, {"model": {"shape": [1, -2]}}, "model.shape.1 must be a whole number >= 0, got -2"),
+        (
+            GOOD_MANIFEST,
+            MANIFEST,
+            {"model": {"shape": [1, -2]}},
+            "model.shape must be a list of whole numbers >= 0, or",
+        ),
+        (GOOD_MANIFEST, MANIFEST, {"model": {"shape": {"a": {"b": [1]}}}}, "model.shape must be a list of whole num"),
         (GOOD_MANIFEST, MANIFEST, {"files": {"a": None}}, "files.a must be an object, got None"),
         (GOOD_MANIFEST, MANIFEST, {"metrics": {"x": "y"}}, "metrics.x must be a number or null, got 'y'"),
         (GOOD_RESUME, RESUME, {"best": {"name": "/etc"}}, "best.name must be step-N, got '/etc'"),
@@ -84,3 +90,7 @@ def test_what_is_wrong_is_said(good, shape, changes, told):
 def test_what_has_to_be_there(good, shape):
     for key in [key for key in shape if not key.endswith("?")]:
         assert misshapen({k: v for k, v in good.items() if k != key}, shape) == f"it has no {key}"
+
+
+def test_items_may_be_made_of_parts():
+    assert misshapen({**GOOD_MANIFEST, "model": {"shape": {"image": [1, 28, 28], "text": [5]}}}, MANIFEST) == ""

@@ -43,6 +43,7 @@ CASES = {
     "bags of words": Case(backbone("transformer", hidden=4, layers=0), TEXT, "text", 9, CLASSIFIER),
     "series": Case(backbone("cnn1d", hidden=4, layers=1, norm="running"), SERIES, "vector"),
     "log-mels": Case(backbone("vit", hidden=4, layers=1, patch=8), torch.randn(180, 1, 8, 16), "audio", model=GAN),
+    "pairs": Case(backbone("mixed"), {"text": TEXT, "sound": SERIES}, "mixed", {"text": 9, "sound": 0}, CLASSIFIER),
     "images": Case(backbone("resnet18", hidden=2, norm="running"), IMAGES, "image", model=GAN),
 }
 

@@ -121,5 +121,10 @@ def test_bad_files_get_a_sentence(
 
 
 def test_a_checkpoint_s_settings_name_no_file() -> None:
-    assert without_weights({"hidden": 2, "weights": "w.pth"}) == {"hidden": 2, "weights": None}
-    assert without_weights({"hidden": 2}) == {"hidden": 2}
+    spec = {"_target_": "a.A", "weights": "w.pth", "parts": {"x": {"_target_": "b.B", "weights": "w.pth"}}}
+    assert without_weights(spec) == {
+        "_target_": "a.A",
+        "weights": None,
+        "parts": {"x": {"_target_": "b.B", "weights": None}},
+    }
+    assert without_weights({"_target_": "a.A", "hidden": 2}) == {"_target_": "a.A", "hidden": 2}
