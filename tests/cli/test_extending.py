@@ -86,7 +86,8 @@ def test_the_learner_runs_in_every_way_that_tasks_are_computed(run):
 
 def test_the_data_set_is_sound_and_can_be_learnt_from(run):
     found = run("data", "check", "data=bars")
-    assert found["may_start"] and found["findings"] == []
+    assert found["may_start"]  # neighbouring angles look alike, which is a warning
+    assert all("look the same" in finding["what"] for finding in found["findings"])
     trained = run("meta-train", "data=bars", *SMALL)
     assert trained["data"]["name"] == "bars"
 
