@@ -82,6 +82,9 @@ TABLE = (
     Row("root data_dir data_root data_path dataset_path datadir data_folder", ("data.root={}", "mlx data make {}")),
     Row("image_size img_size im_size resolution", ("data.size={}",)),
     Row("network net arch architecture backbone_name encoder feature_extractor model model_name", ("backbone={}",)),
+    Row(
+        "freeze freeze_backbone freeze_encoder frozen", ("backbone.train=none",), "or last:N, norm, a pattern of names"
+    ),
     Row("learner algo algorithm_name meta_algorithm meta_learner method", ("algorithm={}",)),
     Row("hidden_size hidden_dim hid_dim width channels filters num_filters n_filters", ("backbone.hidden={}",)),
     Row("n_layers num_layers depth", ("backbone.layers={}",)),

@@ -40,6 +40,9 @@ PASSED_IN = {
 }
 """Arguments that stages pass to a component (facts about the data, other objects): no config sets them."""
 
+SHARED = {"backbone": {"train": Parameter(required=False, annotation=str)}}
+"""Settings that each component of a group has: stages act on them, and no constructor gets them."""
+
 Spec = Mapping[str, Any]
 """A component's settings: `_target_` (dotted name) and the constructor's keyword arguments."""
 
@@ -90,7 +93,7 @@ def problems_of(spec: object, key: str) -> list[Problem]:
     if not isinstance(spec, Mapping) or not isinstance(spec.get("_target_"), str):
         return [Problem(key, f"must name its class in `_target_`, got {shown(spec)}; choose one with {key}=NAME")]
     try:
-        taken = _parameters(spec["_target_"], key)
+        taken = _parameters(spec["_target_"], key) | SHARED.get(key, {})
     except ValueError as error:
         return [Problem(f"{key}._target_", str(error))]
     name = spec["_target_"].rpartition(".")[2]
@@ -206,7 +209,7 @@ def bind(spec: Spec, key: str, **objects: Any) -> partial[Any]:
             problems = [Problem(f"{key}._target_", str(error))]
     if problems:
         raise ConfigError(problems)
-    settings = {name: value for name, value in spec.items() if name != "_target_"}
+    settings = {name: value for name, value in spec.items() if name not in ("_target_", *SHARED.get(key, {}))}
     taken = inspect.signature(found).parameters
     return partial(found, **{name: o for name, o in objects.items() if name in taken}, **settings)
 

@@ -134,6 +134,22 @@ class Network(NamedTuple):
             bind=lambda constants, learning: self.bind(constants, learning).under(reference_x),
         )
 
+    def on_features(self) -> Network:
+        """Return this network, with the same tensors, for items that are its features [B, D] already."""
+
+        def features(params: Params, x: Items, reference: int | None = None) -> Tensor:
+            return cast(Tensor, x)
+
+        def output(params: Params, x: Items, reference: int | None = None) -> Tensor:
+            return self.head(params, x)
+
+        return self._replace(
+            features=features,
+            output=output,
+            maps=_no_maps,
+            bind=lambda constants, learning: self.bind(constants, learning).on_features(),
+        )
+
 
 def network(
     backbone: nn.Module, outputs: int | None = None, wrap: Callable[[Apply], Apply] = lambda apply: apply
@@ -219,13 +235,21 @@ def pure(module: nn.Module, training: bool = False) -> tuple[Callable[..., Any],
 
     Args:
         module: the module, which is not changed.
-        training: whether the function runs in training mode, which may write buffers among the tensors it is given.
+        training: whether the function runs in training mode, which may write buffers among the tensors it is given;
+            blocks of its `backbone` in which nothing learns run in eval mode.
 
     Returns:
         `apply(tensors, *args)`, which runs `module` with exactly these tensors, and copies of the module's own tensors
         by name. Copies of parameters require gradients where the originals do; copies of buffers do not.
     """
-    call = _caller(module, lambda copied, learning: copied.train(training))
+
+    def set_mode(copied: nn.Module, _: object) -> None:
+        copied.train(training)
+        for block in getattr(getattr(copied, "backbone", None), "blocks", ()):
+            own = list(block.parameters())
+            block.train(training and (not own or any(p.requires_grad for p in own)))
+
+    call = _caller(module, set_mode)
     tensors = {n: p.detach().clone().requires_grad_(p.requires_grad) for n, p in module.named_parameters()}
 
     def apply(tensors: Params, *args: Any) -> Any:

@@ -45,6 +45,8 @@ class Job:
             None if nothing needs them.
         pictures: writes the stage's own plots into a folder, given trained tensors.
         notes: lines for the user on how the stage computes.
+        on_features: (params) -> the same job on features of the data, which are computed once from the tensors that
+            training starts or resumes with; None if the backbone learns, or its features depend on more than an item.
         learns_from: what a step learns from, "items" or "tasks", and how many of them.
     """
 
@@ -63,6 +65,7 @@ class Job:
     begin: Callable[[Params], None] | None = None
     pictures: Callable[[Params, Path], None] = lambda params, folder: None
     notes: tuple[str, ...] = ()
+    on_features: Callable[[Params], Job] | None = None
     learns_from: tuple[str, int] = ("items", 0)
 
 

@@ -29,6 +29,7 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from metalearn_cli import __version__
+from metalearn_cli.core.build import SHARED
 from metalearn_cli.core.check import shown
 from metalearn_cli.core.config import digest
 from metalearn_cli.core.errors import ConfigError, Problem, UserError
@@ -202,8 +203,9 @@ def load_into(
 
 
 def _settings(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Return the settings of the backbone that a checkpoint was trained with."""
-    return {key: v for key, v in checkpoint.manifest["model"].get("backbone", {}).items() if key != "_target_"}
+    """Return the settings of a checkpoint's backbone that its tensors depend on."""
+    others = ("_target_", *SHARED["backbone"])
+    return {key: v for key, v in checkpoint.manifest["model"].get("backbone", {}).items() if key not in others}
 
 
 def _kind(tensor: Tensor | None) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -27,6 +27,7 @@ from metalearn_cli.engine.runtime import Runtime
 from metalearn_cli.records import runs
 from metalearn_cli.records.checkpoint import Checkpoint, load_into
 from metalearn_cli.records.log import working_on
+from metalearn_cli.stages.frozen import ONCE, scored_on_features
 from metalearn_cli.stages.learner import check_learner, fresh_learner, fresh_network, try_learner
 from metalearn_cli.stages.preparing import (
     describe_data,
@@ -63,6 +64,7 @@ class Evaluation:
     algorithm: dict[str, Any]  # the learner's settings as they are used
     random_head: bool  # whether the learner has a head that no checkpoint brought
     notes: tuple[str, ...]
+    on_features: Callable[[], tuple[Learner, Sampler]] | None  # see `scored_on_features`
 
     @property
     def key(self) -> str:
@@ -144,10 +146,13 @@ def prepare_evaluation(config: EvaluateConfig, session: Session, given: Mapping[
             )
         if recorded.get("fingerprint") != data.fingerprint:
             notes.append(f"the checkpoint was trained on {recorded.get('name')}, not on this data")
+    learner = learner.of(runtime.place(tensors))
+    faster = scored_on_features(learner, sampler, config.episodes, backbone, runtime)
+    notes += [ONCE] * bool(faster)
     return Evaluation(
         config=config,
         runtime=runtime,
-        learner=learner.of(runtime.place(tensors)),
+        learner=learner,
         sampler=sampler,
         protocols=protocols,
         parent=parent,
@@ -155,6 +160,7 @@ def prepare_evaluation(config: EvaluateConfig, session: Session, given: Mapping[
         algorithm=spec,
         random_head=random_head,
         notes=tuple(notes),
+        on_features=faster,
     )
 
 
@@ -244,11 +250,15 @@ def evaluate(evaluation: Evaluation, reporter: Reporter, run: runs.Run | None = 
         for note in evaluation.notes:
             reporter.note(note)
         scores: dict[str, Tensor] = {}
+        learner = evaluation.learner
+        if evaluation.on_features:
+            with enough_memory("evaluate", config):
+                learner, sampler = evaluation.on_features()
         timed = _Timed(sampler)
         for index, protocol in enumerate(evaluation.protocols):
             with enough_memory("evaluate", config):
                 scores[protocol or "none"] = score_episodes(
-                    evaluation.learner._replace(normalisation=protocol or "transductive"),
+                    learner._replace(normalisation=protocol or "transductive"),
                     timed,
                     config.episodes,
                     evaluation.runtime,

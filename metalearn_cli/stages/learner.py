@@ -19,14 +19,20 @@ from metalearn_cli.core.random import seeded
 from metalearn_cli.core.types import Algorithm, Episode, Traits
 from metalearn_cli.engine.episodes import Learner, answered
 from metalearn_cli.engine.runtime import Runtime
+from metalearn_cli.stages.frozen import let_learn
 
 
 def fresh_backbone(backbone: Spec, facts: Facts, seed: int) -> nn.Module:
-    """Build a backbone; with the same seed, every stage starts from the same untrained one."""
+    """Build a backbone; with the same seed, every stage starts from the same untrained one.
+
+    Raises:
+        ConfigError: if it cannot be built, or its setting `train` names nothing.
+    """
     with seeded(seed, "backbone"):
         module = make_backbone(backbone, facts)
     with blamed_on(backbone, "backbone"):
         check_backbone(module)
+    let_learn(module, backbone.get("train", "all"))
     return module
 
 

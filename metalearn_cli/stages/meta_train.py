@@ -9,21 +9,24 @@ from collections.abc import Mapping
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from metalearn_cli.backbones.common.weights import without_weights
 from metalearn_cli.core.build import build
+from metalearn_cli.core.check import shown
 from metalearn_cli.core.config import MetaTrainConfig
 from metalearn_cli.core.errors import ConfigError, Problem, UserError
 from metalearn_cli.core.learning import score
-from metalearn_cli.core.network import Params
+from metalearn_cli.core.network import Network, Params
 from metalearn_cli.core.types import Algorithm, Dataset, Episode, Sampler
 from metalearn_cli.engine.episodes import OWN, Learner, answered, trained
 from metalearn_cli.engine.loop import Job
 from metalearn_cli.engine.tasks import Tasks
 from metalearn_cli.records.plots import curve_picture, episode_picture
+from metalearn_cli.stages.frozen import on_features
 from metalearn_cli.stages.learner import check_learner, fresh_learner, fresh_network, try_learner
 from metalearn_cli.stages.preparing import as_seen, describe_data, metric_of, validation
 from metalearn_cli.stages.session import Session
@@ -47,18 +50,25 @@ def meta_train(config: MetaTrainConfig, session: Session) -> Job:
         output = trained(learner.of(tensors), episode)
         return {"loss": output.loss, metric.name: score(output.logits, episode.query_y)}
 
-    whole = partial(task, learner)
+    def computed(net: Network, data: Dataset) -> dict[str, Any]:
+        """Return the entries of the job that compute."""
+        samplers, own = _samplers(config, algorithm, data), learner._replace(net=net)
+        whole = partial(task, own)
+        valid = own.at(1.0)._replace(way=config.episode.way)
 
-    def gradients(tensors: Params, episodes: Episode, step: int) -> Mapping[str, Tensor]:
-        now = partial(task, learner.at(step / config.steps)) if hasattr(algorithm, "at") else whole
-        return tasks.gradients(now, tensors, episodes)
+        def gradients(tensors: Params, episodes: Episode, step: int) -> Mapping[str, Tensor]:
+            now = partial(task, own.at(step / config.steps)) if hasattr(algorithm, "at") else whole
+            return tasks.gradients(now, tensors, episodes)
 
-    def batches(step: int, tasks: int = config.tasks) -> Episode:
-        return runtime.cast(samplers["train"].batch(step, tasks))
+        return {
+            "batches": lambda step: runtime.cast(samplers["train"].batch(step, config.tasks)),
+            "gradients": gradients,
+            "evaluate": validation(valid, samplers["val"], config.val_episodes, runtime),
+        }
 
-    few = batches(0, tasks=2)
+    few = runtime.cast(samplers["train"].batch(0, 2))
     try_learner(learner, few, runtime)
-    if reason := tasks.refused(whole, runtime.place(learner.tensors), few):
+    if reason := tasks.refused(partial(task, learner), runtime.place(learner.tensors), few):
         raise ConfigError([Problem("runtime.task_batching", reason)])
 
     def pictures(tensors: Params, folder: Path) -> None:
@@ -74,13 +84,15 @@ def meta_train(config: MetaTrainConfig, session: Session) -> Job:
             shown = shown._replace(**{x: as_seen(getattr(shown, x), data) for x in ("support_x", "query_x")})
         draw(shown, logits.float().cpu(), folder / "episode.png")
 
+    if not learner.net.params and not learner.own:
+        kind, frozen = type(algorithm).__name__, shown(config.backbone.get("train"))
+        message = f"{kind} has no tensors besides the backbone's, so with {frozen} there is nothing to meta-train"
+        raise ConfigError([Problem("backbone.train", f"{message}; score it with: mlx evaluate, or let blocks learn")])
     rates = algorithm.rates(learner.own) if hasattr(algorithm, "rates") else dict.fromkeys(learner.own, 1.0)
-    return Job(
+    job = Job(
         params=learner.tensors,
         rates=dict.fromkeys(net.params, 1.0) | {OWN + name: rate for name, rate in rates.items()},
-        batches=batches,
-        gradients=gradients,
-        evaluate=validation(valid, samplers["val"], config.val_episodes, runtime),
+        **computed(net, data),
         metric=metric,
         model={
             "backbone": without_weights(config.backbone),
@@ -94,6 +106,9 @@ def meta_train(config: MetaTrainConfig, session: Session) -> Job:
         notes=(f"{config.tasks} tasks a step, {tasks.description}",),
         learns_from=("tasks", config.tasks),
     )
+    if algorithm.traits.sees == "maps":
+        return job
+    return on_features(job, computed, net, data, config.backbone, runtime)
 
 
 def _samplers(config: MetaTrainConfig, algorithm: Algorithm, data: Dataset) -> dict[str, Sampler]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -20,7 +20,7 @@ from metalearn_cli.core.build import Spec, build, files_of, mapped
 from metalearn_cli.core.config import QUERY, WAY, Common, Training, digest, plain
 from metalearn_cli.core.errors import ConfigError, Problem, UserError, gathered, raise_all
 from metalearn_cli.core.metric import ACCURACY, MSE, Metric
-from metalearn_cli.core.network import BACKBONE, Params, network
+from metalearn_cli.core.network import BACKBONE, Network, Params
 from metalearn_cli.core.stages import TABLE
 from metalearn_cli.core.types import Dataset, Sampler
 from metalearn_cli.engine.episodes import OWN, Learner
@@ -89,7 +89,7 @@ def as_seen(images: Tensor, data: Dataset) -> Tensor:
 
 
 def few_shot_probe(
-    backbone: nn.Module, data: Dataset, config: Training, runtime: Runtime
+    net: Network, data: Dataset, config: Training, runtime: Runtime
 ) -> Callable[[Params], dict[str, float]]:
     """Return the validation of stages without episodes: the few-shot quality of the backbone's features.
 
@@ -97,7 +97,6 @@ def few_shot_probe(
         UserError: if the data's validation classes cannot give such episodes, or the backbone writes buffers in one.
     """
     spec = {"_target_": "metalearn_cli.algorithms.nearest_centroid.NearestCentroid"}
-    net = network(backbone, None, runtime.under_precision)
     learner = fresh_learner(build(spec, "algorithm"), net, config.episode.way, None, config.seed)
     sampler = data.episodes("val", **config.episode._asdict(), seed=config.seed)
     try_learner(learner, sampler.batch(0, 1), runtime)

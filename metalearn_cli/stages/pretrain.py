@@ -14,7 +14,7 @@ from metalearn_cli.core.config import PretrainConfig
 from metalearn_cli.core.errors import ConfigError, Problem, UserError
 from metalearn_cli.core.items import Items, each
 from metalearn_cli.core.metric import ACCURACY
-from metalearn_cli.core.network import Params, pure
+from metalearn_cli.core.network import Params, network, pure
 from metalearn_cli.core.random import seeded
 from metalearn_cli.engine.loop import Job
 from metalearn_cli.records.plots import image_grid
@@ -81,7 +81,7 @@ def pretrain(config: PretrainConfig, session: Session) -> Job:
         rates={name: 1.0 for name, p in params.items() if p.requires_grad and name not in led},
         batches=batches,
         gradients=gradients,
-        evaluate=few_shot_probe(backbone, data, config, runtime),
+        evaluate=few_shot_probe(network(backbone, None, runtime.under_precision), data, config, runtime),
         metric=ACCURACY,
         model={
             "backbone": without_weights(config.backbone),

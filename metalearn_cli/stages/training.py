@@ -89,6 +89,8 @@ class _Progress:
         skips = self.config.nonfinite_limit if self.config.on_nonfinite == "skip" else 0
         self.stepper = Stepper(prepared.runtime, self.job.params, *prepared.optimizer(), skips, self.job.buffers)
         self.start = self._resumed()
+        if self.job.on_features:
+            self.job = self.job.on_features(self.job.params)
         self.checkpoints.tidy()
         run.update(status="running", pid=os.getpid())
         reporter.start(self.stage, str(run.folder), self.start, self.config.steps)

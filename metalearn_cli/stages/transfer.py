@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -28,6 +28,7 @@ from metalearn_cli.core.types import Dataset, Method
 from metalearn_cli.engine.loop import Job
 from metalearn_cli.engine.runtime import Runtime
 from metalearn_cli.records.checkpoint import Checkpoint, load_into
+from metalearn_cli.stages.frozen import on_features
 from metalearn_cli.stages.learner import fresh_backbone
 from metalearn_cli.stages.preparing import describe_data, few_shot_probe, named_checkpoint
 from metalearn_cli.stages.session import Session
@@ -63,47 +64,49 @@ def transfer(config: TransferConfig, session: Session) -> Job:
     teacher = _teacher(config, session)
     _check(config, method, data, more)
     taught = teacher and _network_of(teacher, net, data, runtime)
-    probe = few_shot_probe(backbone, data, config, runtime)
-
     start: Params = {}
 
     def begin(params: Params) -> None:
         # copies: training changes the tensors in place
         start.update({name: params[name].detach().clone() for name in net.params})
 
-    def batches(step: int) -> dict[str, Items]:
-        x, y = data.batch("train", "fit", config.batch_size, config.seed, step)
-        batch = {"x": x, "y": y}
-        for name, other in more.items():  # with its own seed, so that the same data set gives other items
-            batch[name], _ = other.batch("train", "all", config.batch_size, derive_seed(config.seed, name), step)
-        return runtime.cast(batch)
+    def computed(net: Network, data: Dataset) -> dict[str, Any]:
+        """Return the entries of the job that compute."""
+        probe = few_shot_probe(net, data, config, runtime)
 
-    def gradients(params: Params, batch: dict[str, Tensor], step: int) -> Mapping[str, Tensor]:
-        if taught:
+        def batches(step: int) -> dict[str, Items]:
+            x, y = data.batch("train", "fit", config.batch_size, config.seed, step)
+            batch = {"x": x, "y": y}
+            for name, other in more.items():  # with its own seed, so that the same data set gives other items
+                batch[name], _ = other.batch("train", "all", config.batch_size, derive_seed(config.seed, name), step)
+            return runtime.cast(batch)
+
+        def gradients(params: Params, batch: dict[str, Tensor], step: int) -> Mapping[str, Tensor]:
+            if taught:
+                with torch.no_grad():
+                    batch = {**batch, TAUGHT: taught.output(taught.params, batch["x"])}
+            loss, logits = method_loss(_at(method, step / config.steps), net, params, start, batch)
+            runtime.backward(loss)
+            return {"loss": loss.detach(), LABEL_ACCURACY.name: score(logits, batch["y"])}
+
+        def evaluate(params: Params) -> dict[str, float]:
+            params = merged(method, net, params)
+            run = net.of(params)
             with torch.no_grad():
-                batch = {**batch, TAUGHT: taught.output(taught.params, batch["x"])}
-        loss, logits = method_loss(_at(method, step / config.steps), net, params, start, batch)
-        runtime.backward(loss)
-        return {"loss": loss.detach(), LABEL_ACCURACY.name: score(logits, batch["y"])}
+                held_out = map(runtime.cast, data.all("train", "held_out", _CHUNK))
+                parts = [(run.output(run.params, x), y) for x, y in held_out]
+            logits, labels = map(torch.cat, zip(*parts, strict=True))
+            return {f"val/{LABEL_ACCURACY.name}": score(logits, labels).item(), **probe(params)}
 
-    def evaluate(params: Params) -> dict[str, float]:
-        params = merged(method, net, params)
-        run = net.of(params)
-        with torch.no_grad():
-            held_out = map(runtime.cast, data.all("train", "held_out", _CHUNK))
-            parts = [(run.output(run.params, x), y) for x, y in held_out]
-        logits, labels = map(torch.cat, zip(*parts, strict=True))
-        return {f"val/{LABEL_ACCURACY.name}": score(logits, labels).item(), **probe(params)}
+        return {"batches": batches, "gradients": gradients, "evaluate": evaluate}
 
     described = describe_data(data, config.data)
     if more:
         described["also"] = {name: describe_data(other, config.also[name]) for name, other in more.items()}
-    return Job(
+    job = Job(
         params=net.params | net.constants | own,
         rates=rates | dict.fromkeys(own, 1.0),
-        batches=batches,
-        gradients=gradients,
-        evaluate=evaluate,
+        **computed(net, data),
         metric=ACCURACY,
         model={
             "backbone": without_weights(config.backbone),
@@ -118,6 +121,9 @@ def transfer(config: TransferConfig, session: Session) -> Job:
         begin=begin if hasattr(method, "loss") else None,
         learns_from=("items", config.batch_size),
     )
+    if hasattr(method, "loss") or taught or more:  # these need the items
+        return job
+    return on_features(job, computed, net, data, config.backbone, runtime)
 
 
 def _teacher(config: TransferConfig, session: Session) -> Checkpoint | None:

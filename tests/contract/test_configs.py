@@ -11,7 +11,7 @@ from typing import Any, get_args, get_type_hints
 import pytest
 from omegaconf import OmegaConf
 
-from metalearn_cli.core.build import PASSED_IN, locate
+from metalearn_cli.core.build import PASSED_IN, SHARED, locate
 from metalearn_cli.core.check import Above, Below, Range
 
 ROOT = Path(__file__).parents[2]
@@ -53,6 +53,8 @@ def test_keys_and_values_are_the_constructors_parameters_and_defaults(path: Path
     constructor = locate(values.pop("_target_"), path.parent.name)
     passed_in = PASSED_IN.get(path.parent.name, frozenset())
     parameters = {n: p for n, p in inspect.signature(constructor).parameters.items() if n not in passed_in}
+    shared = {name: values.pop(name, None) for name in SHARED.get(path.parent.name, {})}
+    assert shared == ({"train": "all"} if path.parent.name == "backbone" else {})
     assert values.keys() == parameters.keys()
     if OmegaConf.load(path).get("defaults") is None:  # a file that inherits is there to differ
         assert values == {name: parameter.default for name, parameter in parameters.items()}
@@ -70,7 +72,8 @@ def test_comments_say_the_ranges_of_the_annotations(path: Path) -> None:
     constructor = locate(settings(path)["_target_"], path.parent.name)
     hints = get_type_hints(constructor.__init__ if inspect.isclass(constructor) else constructor, include_extras=True)
     comments = dict(re.findall(r"^(\w+):.*?#(.*)$", path.read_text(), re.MULTILINE))
-    for setting, comment in comments.items():
+    for setting in comments.keys() & hints.keys():
+        comment = comments[setting]
         for limit in limits(hints[setting]):
             assert limit in comment, f"{setting} {limit}: {comment}"
 
