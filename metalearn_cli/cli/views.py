@@ -82,6 +82,10 @@ def chain(run: Run) -> None:
     telling.say(over(run["table"][0]))
     telling.say("A gain is the difference to the row above, episode by episode. A stage helps or")
     telling.say("hurts if all intervals of its gain exclude 0.")
+    first = run["table"][0]
+    if first.get("interval_classes") is None and {"classes", "groups"} & sizes(first).keys():
+        telling.say('A "-" has no interval over classes, because there are too few of them: so that no')
+        telling.say('gain is more than "not clear". More test classes, or a smaller way, would change that.')
     for start in (named["init_from"] for named in (run.get("starts") or {}).values() if "init_from" in named):
         telling.say(f"The chain starts from {start}.")
     for learner in dict.fromkeys(row["learner"] for row in run["table"] if row.get("random_head")):

@@ -197,7 +197,9 @@ def featured(
 
     # a backbone that learns has other tensors the next time
     found = cached("features", key(), build) if is_frozen(net) else build()
-    return cast(types.Dataset, replace(found, name=data.name, fingerprint=data.fingerprint).to(runtime.device))
+    fixed = {name: shape for name, shape in items.fixed.items() if name in found.splits}
+    own = replace(found, name=data.name, fingerprint=data.fingerprint, within=items.within, fixed=fixed)
+    return cast(types.Dataset, own.to(runtime.device))
 
 
 def _hash(tensors: dict[str, Tensor]) -> str:

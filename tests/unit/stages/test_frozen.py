@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import signal
+from dataclasses import replace
 from operator import itemgetter
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from metalearn_cli.backbones.mlp import Mlp
 from metalearn_cli.core.build import build
 from metalearn_cli.core.errors import ConfigError
 from metalearn_cli.core.network import network
+from metalearn_cli.data.common.dataset import Dataset
 from metalearn_cli.data.gaussian import gaussian
 from metalearn_cli.engine.episodes import answered
 from metalearn_cli.records import runs
@@ -208,6 +210,16 @@ def test_answers_on_features_are_those_of_the_items(images, algorithm):
         for x, e in ((learner, one), (learner._replace(net=net.on_features()), two))
     )
     assert torch.allclose(items, features, rtol=1e-5, atol=1e-6)
+
+
+def test_episodes_on_features_stay_within_their_groups(images):
+    names = {s: tuple(f"{s}{k // 3}/{k}" for k in range(6)) for s in images.splits}
+    splits = {s: replace(split, names=names[s]) for s, split in images.splits.items()}
+    data = Dataset.of("images", "any", splits, "image").within_groups("groups")
+    net = network(fresh_backbone({**CONV4, "train": "none"}, data.facts, 0), None)
+    vectors = featured(data, ["val"], net, CONV4, on_cpu())
+    one, two = (d.episodes("val", 3, 1, 3, 0) for d in (data, vectors))
+    assert one.hash(5) == two.hash(5) and one.classes(5) == two.classes(5)
 
 
 @pytest.mark.parametrize(("stage", "changes"), [("meta-train", {"algorithm": MAML}), ("transfer", {})])
