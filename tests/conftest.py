@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +18,9 @@ os.environ |= WAITING  # as `mlx` does it, before torch is loaded
 
 import torch
 from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig
 
+from metalearn_cli.cli.composing import Composer, Composition
 from metalearn_cli.core.config import STAGES, parse, parse_chain
 from metalearn_cli.core.config import Runtime as RuntimeConfig
 from metalearn_cli.engine.runtime import Runtime
@@ -75,6 +78,26 @@ OWN = {
     "evaluate": {"split": "test", "episodes": 6, "normalisation": ["transductive", "inductive"], "weights_seed": None},
 }
 OF_EVALUATE = {"ckpt": "latest", "backbone": None, "data": None, "algorithm": None}
+
+
+@pytest.fixture(autouse=True, scope="session")
+def composed_once() -> Iterator[None]:
+    """Have Hydra compose the same words once: it takes 0.1 s, and the shipped configs stay as they are."""
+    known: dict[tuple[str, ...], DictConfig] = {}
+    compose = Composer.compose
+
+    def once(composer: Composer, words: Sequence[str]) -> Composition:
+        folders = composer.loader.config_search_path.get_path()
+        if any(folder.provider == "command-line" for folder in folders):
+            return compose(composer, words)  # with files of the test's own, which may change
+        key = (str(folders), composer.stage, *words)
+        if key not in known:
+            known[key] = compose(composer, words).config
+        return Composition(composer, words, copy.deepcopy(known[key]))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Composer, "compose", once)
+        yield
 
 
 class Said:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from difflib import get_close_matches
+from functools import cache
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_type_hints
 
 from metalearn_cli.core.build import Spec, problems_of
@@ -357,8 +358,11 @@ def _closest(name: object, known: Any) -> str:
     return next(iter(get_close_matches(str(name), list(known))), "")
 
 
+_hints: Callable[..., dict[str, Any]] = cache(get_type_hints)
+
+
 def _construct(cls: type[Config], values: Mapping[str, Any]) -> Config:
-    hints = get_type_hints(cls)
+    hints = _hints(cls)
     return cls(
         **{
             name: _construct(hints[name], value) if is_dataclass(hints[name]) else value
@@ -368,7 +372,7 @@ def _construct(cls: type[Config], values: Mapping[str, Any]) -> Config:
 
 
 def _problems(cls: type, values: Mapping[str, Any], prefix: str) -> list[Problem]:
-    hints = get_type_hints(cls, include_extras=True)
+    hints = _hints(cls, include_extras=True)
     problems = [
         Problem(f"{prefix}{key}", "no such setting", _closest(key, hints)) for key in values if key not in hints
     ]
@@ -380,7 +384,7 @@ def _problems(cls: type, values: Mapping[str, Any], prefix: str) -> list[Problem
         value = values[name]
         if is_dataclass(annotation):
             if isinstance(value, Mapping):
-                problems += _problems(get_type_hints(cls)[name], value, f"{key}.")
+                problems += _problems(_hints(cls)[name], value, f"{key}.")
             else:
                 problems.append(Problem(key, f"must be a group of settings, got {shown(value)}"))
         elif annotation == Spec or (annotation == Spec | None and value is not None):

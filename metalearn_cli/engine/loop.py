@@ -16,7 +16,7 @@ from metalearn_cli.core.config import Every
 from metalearn_cli.core.errors import Stopped
 from metalearn_cli.core.metric import Metric
 from metalearn_cli.core.network import Params
-from metalearn_cli.core.random import derive_seed
+from metalearn_cli.core.random import derive_seed, seed_torch
 from metalearn_cli.engine.runtime import one_core
 from metalearn_cli.engine.signals import first_signal
 from metalearn_cli.engine.stepper import Stepper
@@ -143,7 +143,7 @@ def fit(job: Job, stepper: Stepper, plan: Plan, log: RunLog) -> None:
         for step in range(plan.start, plan.steps):
             if log.exhausted(step):
                 break
-            torch.manual_seed(derive_seed(plan.seed, "step", step))
+            seed_torch(derive_seed(plan.seed, "step", step))
             gradients = partial(job.gradients, job.params, job.batches(step), step)
             stepper.take(gradients, f"at step {step + 1} of {plan.steps}")
             done = step + 1

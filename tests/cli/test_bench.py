@@ -11,6 +11,7 @@ def test_measures_every_way_and_every_precision(mlx, monkeypatch):
     small = {"tasks": 2, "hidden": 2}
     monkeypatch.setattr(bench, "measure", lambda measure=bench.measure: measure(**small))
     monkeypatch.setattr(bench, "tune", lambda: None)
+    monkeypatch.setattr(bench, "TURNS", 1)
     found = json.loads(mlx("doctor", "--bench", "--json").out)
     ways, precisions = (lines for heading, lines in found.items() if ": " in heading)
     assert ways.keys() == {"auto", "loop", "threads", "groups", "vmap"}

@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import pytest
 from omegaconf import OmegaConf
 
+from metalearn_cli.cli.composing import Composer
 from metalearn_cli.core.build import PASSED_IN, SHARED, locate
 from metalearn_cli.core.check import Above, Below, Range
 
@@ -124,16 +126,21 @@ def test_an_experiment_composes_and_is_valid(path: Path, mlx) -> None:
     assert OmegaConf.create(out).data["_target_"]
 
 
-@pytest.mark.parametrize("path", [p for p in COMPONENTS if p.parent.name != "data"], ids=name_of)
-def test_every_choice_composes_in_every_stage_that_has_its_group(path: Path, mlx) -> None:
-    group = path.parent.name
-    stages = {
-        "backbone": ("pretrain", "transfer", "meta-train", "run"),
-        "model": ("pretrain", "run"),
-        "method": ("transfer", "run"),
-        "algorithm": ("meta-train", "evaluate", "run"),
-    }[group]
-    for stage in stages:
-        code, out, err = mlx(stage, f"{group}={path.stem}", "--cfg", "job")
-        assert code == 0, err
-        assert OmegaConf.create(out)[group]["_target_"] == settings(path)["_target_"]
+CHOICES = {group: sorted(path for path in COMPONENTS if path.parent.name == group) for group in PACKAGES}
+STAGES_OF = {
+    "pretrain": ["backbone", "model"],
+    "transfer": ["backbone", "method"],
+    "meta-train": ["backbone", "algorithm"],
+    "evaluate": ["algorithm"],
+    "run": ["backbone", "model", "method", "algorithm"],
+}
+
+
+@pytest.mark.parametrize("stage", STAGES_OF)
+def test_every_choice_composes_in_every_stage_that_has_its_group(stage: str) -> None:
+    composer = Composer(stage)
+    for paths in zip_longest(*(CHOICES[group] for group in STAGES_OF[stage])):  # one choice of each group at a time
+        chosen = {path.parent.name: path for path in paths if path}
+        values = composer.compose([f"{group}={path.stem}" for group, path in chosen.items()]).values
+        for group, path in chosen.items():
+            assert values[group]["_target_"] == settings(path)["_target_"]

@@ -24,6 +24,8 @@ from typing import Any
 os.environ["OMP_NUM_THREADS"] = "1"
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import lightning_fabric  # noqa: F401  the stages import these two when they train
+import torch._dynamo  # noqa: F401
 from conftest import Said, smallest
 from faults.folders import differences, result
 

@@ -74,6 +74,7 @@ def distance(a: list[Tensor], b: list[Tensor]) -> float:
 
 
 CASES = [(way, steps, first_order) for way in (5, 20) for steps in (1, 5) for first_order in (False, True)]
+ONE_STEP = [case for case in CASES if case[1] == 1]
 
 
 @pytest.mark.parametrize(("way", "steps", "first_order"), CASES)
@@ -83,11 +84,15 @@ def test_meta_gradient_equals_the_plain_loop_in_float64(way: int, steps: int, fi
     assert distance(ours, plain_meta_gradient(net.params, episodes, 0.4, steps, first_order)) < 1e-9
 
 
-def test_in_float32_it_is_no_further_from_float64_than_the_plain_loop() -> None:
-    # how much a single gradient is off is chance (a ReLU on a kink multiplies it), so the geometric mean is compared
+@pytest.mark.parametrize(
+    "cases", [pytest.param(ONE_STEP, id="one step"), pytest.param(CASES, id="all", marks=pytest.mark.slow)]
+)
+def test_in_float32_it_is_no_further_from_float64_than_the_plain_loop(cases: list[tuple[int, int, bool]]) -> None:
+    # how much a single gradient is off is chance (a ReLU on a kink multiplies it), so the geometric mean is compared;
+    # of one step it is 0.5 to 0.6, of five between 0.07 and 1.3
     ratios = []
     for seed in range(SEEDS):
-        for way, steps, first_order in CASES:
+        for way, steps, first_order in cases:
             net, episodes = setting(way, torch.float64, seed)
             exact = plain_meta_gradient(net.params, episodes, 0.4, steps, first_order)
             net, episodes = setting(way, torch.float32, seed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from functools import cache
 from typing import Any
 
 import pytest
@@ -24,10 +25,10 @@ from metalearn_cli.engine.episodes import Learner, trained
 from metalearn_cli.engine.runtime import Runtime
 from metalearn_cli.engine.tasks import Tasks
 
-WAY, TASKS = 3, 5  # a number of tasks that neither the threads nor the chunks divide
+WAY, TASKS = 3, 3  # a number of tasks that neither the threads nor the chunks divide
 WAYS = [("loop", None), ("threads", None), ("groups", 2), ("vmap", 2), ("vmap", None)]
 LEARNERS = {
-    **{f"maml-{s}-{o}": Maml(0.2, s, o == "first") for s in (1, 5) for o in ("first", "second")},
+    **{f"maml-{s}-{o}": Maml(0.2, s, o == "first") for s in (1, 2) for o in ("first", "second")},
     "protonet": ProtoNet(),
 }
 
@@ -47,7 +48,7 @@ def runtime(batching: str = "auto", chunk: int | None = None, precision: str = "
 
 def problem(algorithm: Any, found: Runtime, pool: str = "max") -> tuple[Any, Params, Episode]:
     """A task of a learner on a small conv4 with batch statistics, its parameters, and a meta-batch."""
-    with seeded(0, "tasks"):
+    with seeded(1, "tasks"):  # with 0, the gradient of one bias is zero
         net = network(Conv4((1, 16, 16), hidden=4, pool=pool), WAY if algorithm.traits.head else None)
         support_x, query_x = torch.rand(TASKS, WAY, 1, 16, 16), torch.rand(TASKS, 2 * WAY, 1, 16, 16)
     y = torch.arange(WAY).expand(TASKS, -1)
@@ -67,6 +68,12 @@ def plain(task: Any, params: Params, episodes: Episode) -> tuple[Tensor, list[Te
     return loss, list(torch.autograd.grad(loss, list(params.values())))
 
 
+@cache
+def expected(learner: str, pool: str) -> tuple[Tensor, list[Tensor]]:
+    """What every way has to come to."""
+    return plain(*problem(LEARNERS[learner], runtime("loop"), pool))
+
+
 def deviation(params: Params, expected: list[Tensor]) -> float:
     """How far the gradients are from what they should be, relatively, all in all."""
     found = torch.cat([p.grad.flatten() for p in params.values()])
@@ -81,10 +88,10 @@ def test_gradients_equal_those_of_a_plain_loop(learner, batching, chunk, pool):
     found = runtime(batching, chunk)
     task, params, episodes = problem(LEARNERS[learner], found, pool)
     values = Tasks(found, TASKS).gradients(task, params, episodes)
-    loss, expected = plain(task, params, episodes)
+    loss, gradients = expected(learner, pool)
     torch.testing.assert_close(values["loss"], loss, rtol=1e-12, atol=0)
     assert not values["loss"].requires_grad
-    for p, gradient in zip(params.values(), expected, strict=True):
+    for p, gradient in zip(params.values(), gradients, strict=True):
         assert (p.grad - gradient).norm() <= 1e-9 * gradient.norm()
 
 
@@ -141,7 +148,7 @@ def test_without_a_compiler_the_setting_is_named(monkeypatch):
 
 
 @pytest.mark.parametrize("batching", ["loop", "vmap"])
-@pytest.mark.parametrize("learner", LEARNERS)
+@pytest.mark.parametrize("learner", ["maml-2-first", "maml-2-second", "protonet"])
 def test_no_step_of_the_computation_waits_for_the_device(learner, batching, monkeypatch):
     # tensors without values: whoever looks at one, as a host that waits for its GPU does, gets an error
     monkeypatch.setattr(torch, "autocast", lambda *args, **settings: nullcontext())  # it does not know such a device
@@ -173,7 +180,7 @@ def test_threads_leave_the_default_number_format_alone(precision):
 @pytest.mark.parametrize("batching", ["loop", "threads"])
 def test_gradient_checkpointing_changes_no_gradient(batching):
     found = runtime(batching, gradient_checkpointing=True)
-    task, params, episodes = problem(LEARNERS["maml-5-second"], found)
+    task, params, episodes = problem(LEARNERS["maml-2-second"], found)
     seen = []
 
     def watched(params: Params, episode: Episode) -> dict[str, Tensor]:
