@@ -1,13 +1,36 @@
-"""Files as other programs write them: pickles of Python 2, TFRecords."""
+"""Files as other programs write them: small images, pickles of Python 2, TFRecords."""
 
 from __future__ import annotations
 
 import io
 import pickle
 import struct
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 from tensorboardX.crc32c import crc32c  # of another author than the one that is tested
+
+
+def pixels(seed: int, side: int = 8) -> NDArray[np.uint8]:
+    """Return an image [side, side, 3] that no other seed has."""
+    return np.random.default_rng(seed).integers(0, 256, (side, side, 3), np.uint8)
+
+
+def encoded(seed: int, side: int = 8, kind: str = "PNG") -> bytes:
+    """Return an image file."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels(seed, side)).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def put(path: Path, content: bytes | str) -> Path:
+    """Write a file and the folders that it is in."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
 
 
 class _Python2(pickle._Pickler):  # type: ignore[misc]  # a private class, but the only pickler that can be changed

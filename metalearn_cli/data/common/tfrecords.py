@@ -8,6 +8,7 @@ Each function raises a ValueError whose text, after the name of the file, makes 
 
 from __future__ import annotations
 
+import mmap
 import struct
 from collections.abc import Iterator
 from functools import cache
@@ -26,8 +27,8 @@ _OF_BYTES, _OF_INTEGERS = 1, 3
 """The kinds of lists that a feature may be."""
 
 
-def examples(content: bytes) -> Iterator[tuple[bytes, int]]:
-    """Yield image, still encoded, and label of each record of a file.
+def examples(content: bytes | mmap.mmap) -> Iterator[tuple[memoryview, int]]:
+    """Yield image, still encoded, and label of each record of a file; the image shares the memory of `content`.
 
     Raises:
         ValueError: if a record is cut short, damaged, or has no image or no label.
@@ -35,14 +36,14 @@ def examples(content: bytes) -> Iterator[tuple[bytes, int]]:
     for number, record in enumerate(_records(content)):
         try:
             found = dict(_example(record))
-            yield bytes(found["image", _OF_BYTES]), _integer(found["label", _OF_INTEGERS])
+            yield found["image", _OF_BYTES], _integer(found["label", _OF_INTEGERS])
         except KeyError as error:
             raise ValueError(f"has no {error.args[0][0]} in record {number}") from error
         except (IndexError, struct.error) as error:
             raise ValueError(f"is damaged: record {number} is no Example of an image and a label") from error
 
 
-def _records(content: bytes) -> Iterator[memoryview]:
+def _records(content: bytes | mmap.mmap) -> Iterator[memoryview]:
     """Yield the data of each record, whose checksums are right."""
     view, at = memoryview(content), 0
     while at < len(view):
