@@ -11,7 +11,6 @@ import hashlib
 import io
 import json
 import mmap
-import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,8 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from metalearn_cli.core.errors import DataError, Finding, UserError
-from metalearn_cli.core.places import expanded
-from metalearn_cli.data.common.files import SPLIT_WORDS, Files, files_in, source_of, suffix
+from metalearn_cli.data.common.files import SPLIT_WORDS, Files, benchmark_root, files_in, suffix
 from metalearn_cli.data.common.images import FORMATS, LARGEST, Resampling, opened
 from metalearn_cli.data.common.manifest import Entry, Placed
 from metalearn_cli.data.common.pickles import read_pickle
@@ -181,10 +179,7 @@ def copy_of(name: str, root: str | None, what: str) -> Copy:
     Raises:
         UserError: if there is none or an archive cannot be read.
     """
-    mirror = os.environ.get("MLX_DATA_DIR")
-    if root is None and mirror and (Path(expanded(mirror)) / name).exists():
-        root = str(Path(expanded(mirror)) / name)
-    path = source_of(root, what)
+    path = benchmark_root(root, name, what)
     files = files_in(path)
     if files.findings:
         raise DataError(files.findings)
