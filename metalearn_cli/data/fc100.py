@@ -23,7 +23,7 @@ PUBLISHED = Published({"train": 60, "val": 20, "test": 20}, IMAGES)
 WHAT = "a folder or archive with CIFAR-100 or FC100"
 
 
-def fc100(root: str | None = None, size: Annotated[int, Range(8, 256)] = 32) -> Dataset:
+def fc100(root: str | None = None, size: Annotated[int, Range(8, 256)] = 32, within: bool = False) -> Dataset:
     """Colour images of the 100 classes of CIFAR-100: 60 train, 20 validate, 20 test (Oreshkin et al. 2018).
 
     The superclass of a class, five classes each, is its group; each superclass is in one split.
@@ -32,13 +32,15 @@ def fc100(root: str | None = None, size: Annotated[int, Range(8, 256)] = 32) -> 
         root: folder or archive with cifar-100-python/, with a folder of images for each class, or with
             FC100_{split}.pickle, whose classes have neither names nor groups; None means $MLX_DATA_DIR/fc100.
         size: height and width P of an item in pixels, 8 to 256.
+        within: whether the classes of an episode are all of one superclass.
 
     Raises:
         UserError: if files are missing or damaged; a DataError names each of them.
     """
     copy = copy_of("fc100", root, WHAT)
     key = {"files": copy.files.stamp, "size": size, "pillow": PIL.__version__}
-    return cached("fc100", key, lambda: _read(copy, size))
+    data = cached("fc100", key, lambda: _read(copy, size))
+    return data.within_groups("superclasses") if within else data
 
 
 def _read(copy: Copy, size: int) -> Dataset:

@@ -62,8 +62,9 @@ def test_wheel_holds_the_package_and_its_configs_and_nothing_else(wheels):
     names = set(contents(wheels[0]))
     configs = {f"metalearn_cli/{file.relative_to(ROOT)}" for file in (ROOT / "configs").rglob("*.yaml")}
     modules = {str(file.relative_to(ROOT)) for file in (ROOT / "metalearn_cli").rglob("*.py")}
-    assert configs
-    assert {n for n in names if ".dist-info/" not in n} == configs | modules | {"metalearn_cli/py.typed"}
+    lists = {str(file.relative_to(ROOT)) for file in (ROOT / "metalearn_cli" / "data" / "splits").glob("*.json")}
+    assert configs and lists
+    assert {n for n in names if ".dist-info/" not in n} == configs | modules | lists | {"metalearn_cli/py.typed"}
 
 
 def test_commands_work_outside_the_checkout(installed, tmp_path):

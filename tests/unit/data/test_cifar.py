@@ -82,6 +82,8 @@ def test_superclasses_are_the_groups_of_fc100_alone(tmp_path: Path) -> None:
     data = read(python(tmp_path / "a", "fc100", side=8, items=4), "fc100")
     assert set(data.facts.groups) <= set(lists()["superclasses"])
     assert "aquatic_mammals/beaver" in data.splits["test"].names
+    within = fc100(root=str(tmp_path / "a"), size=8, within=True)
+    assert "superclasses" in within.protocol and within.fingerprint == data.fingerprint
     assert read(python(tmp_path / "b", side=8, items=4)).facts.groups == ()
 
 
