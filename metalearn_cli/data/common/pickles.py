@@ -119,7 +119,10 @@ def _array(data: bytes | memoryview, dtype: np.dtype[Any], shape: Any, order: An
         raise _Refused(_DAMAGED)
     if (size := math.prod(shape) * dtype.itemsize) != len(data):
         raise _Refused(f"declares an array of {size} bytes and has {len(data)} for it")
-    array: Array = np.ndarray(shape, dtype, data, order="F" if order in ("F", True) else "C")
+    try:
+        array: Array = np.ndarray(shape, dtype, data, order="F" if order in ("F", True) else "C")
+    except (ValueError, OverflowError) as error:  # too many axes, or one that is too long beside one of length 0
+        raise _Refused(_DAMAGED) from error
     array.flags.writeable = False
     return array
 

@@ -269,6 +269,7 @@ def test_an_npy_file_of_python_2_is_read() -> None:
             npy(np.arange(3)).replace(b"(3,), }" + b" " * 9, b"(3000000000,), }"),
             "^declares an array of 24000000000 bytes",
         ),
+        (npy(np.zeros(0)).replace(b"(0,), }" + b" " * 33, b"(0, " + b"9" * 30 + b"), }  "), "^is damaged: its parts"),
         (npy(np.zeros(1, "i4,f4")), "^has an array of type"),
         (npy(np.zeros(1, "M8[s]")), "^has an array of type"),
         (npy(np.array([Hostile("call")], object)), r"^asks for posix\.system"),
