@@ -9,7 +9,8 @@ from pathlib import Path
 import metalearn_cli
 
 OPTIONAL = {
-    *("huggingface_hub", "tokenizers", "torchvision", "transformers"),  # with an extra
+    *("h5py", "pyarrow", "scipy", "sklearn", "soundfile"),  # each with an extra for one kind of data
+    *("huggingface_hub", "tokenizers", "torchvision", "transformers"),  # with the extra hf
     "torch_xla",  # on TPU machines only, which bring it
 }
 
@@ -32,6 +33,14 @@ def test_dependencies_are_the_imports():
         normalised(re.match(r"[\w.-]+", line)[0]) for line in requires("metalearn-cli") or [] if "extra ==" not in line
     }
     assert {normalised(distributions[name][0]) for name in third_party} == declared
+
+
+def test_what_is_optional_is_imported_where_it_is_used():
+    for file in Path(metalearn_cli.__file__).parent.rglob("*.py"):
+        for node in ast.parse(file.read_text()).body:  # only what is imported with the module
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+            assert not OPTIONAL & {name.partition(".")[0] for name in names}, file
 
 
 def test_the_package_itself_imports_nothing_heavy():
