@@ -157,7 +157,7 @@ def featured(
     devices may have changed.
 
     Args:
-        data: the data set; name and fingerprint of the result are its own, so that episodes have the same hash.
+        data: the data set; all else of the result is its own, the fingerprint, too, so that episodes are the same.
         splits: which of its splits.
         net: the network with its tensors.
         backbone: the settings that it was built from.
@@ -181,7 +181,8 @@ def featured(
                 z = of(x)
                 rows[done : done + len(z)] = z
                 done += len(z)
-            made[name] = replace(items.splits[name], items=rows)
+            targets = items.splits[name].targets
+            made[name] = replace(items.splits[name], items=rows, targets=None if targets is None else targets.cpu())
         log.info("computed the features of %s in %.2f s", data.name, time.monotonic() - began)
         return Dataset(data.name, data.protocol, made, facts_of("vector", made), {}, fingerprint_of(made), ())
 
@@ -197,9 +198,9 @@ def featured(
 
     # a backbone that learns has other tensors the next time
     found = cached("features", key(), build) if is_frozen(net) else build()
-    fixed = {name: shape for name, shape in items.fixed.items() if name in found.splits}
-    own = replace(found, name=data.name, fingerprint=data.fingerprint, within=items.within, fixed=fixed)
-    return cast(types.Dataset, own.to(runtime.device))
+    facts = data.facts._replace(kind="vector", shape=(net.out_dim,), values="real", vocabulary=0)
+    fixed = {name: shape for name, shape in items.fixed.items() if name in splits}
+    return cast(types.Dataset, replace(items, splits=found.splits, facts=facts, fixed=fixed).to(runtime.device))
 
 
 def _hash(tensors: dict[str, Tensor]) -> str:

@@ -20,9 +20,11 @@ from metalearn_cli import stages
 from metalearn_cli.backbones.conv4 import Conv4
 from metalearn_cli.backbones.mlp import Mlp
 from metalearn_cli.core.build import build
+from metalearn_cli.core.config import EpisodeShape
 from metalearn_cli.core.errors import ConfigError
 from metalearn_cli.core.network import network
 from metalearn_cli.data.common.dataset import Dataset
+from metalearn_cli.data.common.splits import SPLITS, Split
 from metalearn_cli.data.gaussian import gaussian
 from metalearn_cli.engine.episodes import answered
 from metalearn_cli.records import runs
@@ -212,16 +214,6 @@ def test_answers_on_features_are_those_of_the_items(images, algorithm):
     assert torch.allclose(items, features, rtol=1e-5, atol=1e-6)
 
 
-def test_episodes_on_features_stay_within_their_groups(images):
-    names = {s: tuple(f"{s}{k // 3}/{k}" for k in range(6)) for s in images.splits}
-    splits = {s: replace(split, names=names[s]) for s, split in images.splits.items()}
-    data = Dataset.of("images", "any", splits, "image").within_groups("groups")
-    net = network(fresh_backbone({**CONV4, "train": "none"}, data.facts, 0), None)
-    vectors = featured(data, ["val"], net, CONV4, on_cpu())
-    one, two = (d.episodes("val", 3, 1, 3, 0) for d in (data, vectors))
-    assert one.hash(5) == two.hash(5) and one.classes(5) == two.classes(5)
-
-
 @pytest.mark.parametrize(("stage", "changes"), [("meta-train", {"algorithm": MAML}), ("transfer", {})])
 def test_training_on_features_is_that_on_items(go, plain, computed, tensors, said, stage, changes):
     settings = {"backbone": FROZEN, "init_from": go("pretrain")["id"], **changes}
@@ -237,6 +229,29 @@ def test_training_on_features_is_that_on_items(go, plain, computed, tensors, sai
     assert slow["key"] == quick["key"]
     go("evaluate", ckpt=quick["id"])
     assert len(computed) == 3  # of the test classes, for a learner with a head of its own, too
+
+
+@pytest.mark.parametrize("kind", ["all classes", "within groups", "fixed", "regression"])
+def test_episodes_of_features_are_those_of_the_items(kind):
+    names = tuple(f"{group}/{k}" for group in "ab" for k in range(3))
+    torch.manual_seed(0)
+    targets = torch.randn(24, 2) if kind == "regression" else None
+    splits = {s: Split(torch.randn(24, 6), torch.full((6,), 4), tuple(s + n for n in names), targets) for s in SPLITS}
+    data = Dataset.of("any", "any", splits, "vector")
+    if kind == "within groups":
+        data = data.within_groups("groups")
+    if kind == "fixed":
+        data = replace(data, fixed={"val": EpisodeShape(2, 1, 3), "test": EpisodeShape(2, 1, 3)})
+    net = network(fresh_backbone(FROZEN, data.facts, 0))
+    one, two = (
+        d.episodes("test", 1 if targets is not None else 2, 1, 3, 0)
+        for d in (data, featured(data, ["test"], net, FROZEN, on_cpu()))
+    )
+    assert (one.hash(5), one.classes(5), one.count) == (two.hash(5), two.classes(5), two.count)
+    for step in range(5):
+        x, z = one.batch(step, 1), two.batch(step, 1)
+        assert torch.equal(x.support_y, z.support_y) and torch.equal(x.query_y, z.query_y)
+        assert torch.allclose(net.features(net.params, x.query_x[0]), z.query_x[0], rtol=1e-5, atol=1e-6)
 
 
 def test_the_gradient_through_the_adaptation_is_of_second_order(ready, folder):
