@@ -8,7 +8,10 @@ from pathlib import Path
 
 import metalearn_cli
 
-OPTIONAL = {"torch_xla"}  # on TPU machines only, which bring it
+OPTIONAL = {
+    "tokenizers",  # with an extra
+    "torch_xla",  # on TPU machines only, which bring it
+}
 
 
 def normalised(name):

@@ -1,0 +1,81 @@
+"""Texts as the ids of an encoder's own tokenizer.
+
+A tokenizer's padding may have any id, or none. Here every id is the tokenizer's plus one, so that id 0 always pads; the
+backbone `hf` takes the one off again.
+
+Legend: N texts, L ids.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from metalearn_cli.core.errors import UserError
+
+
+class Tokenized(NamedTuple):
+    """Texts as ids, and how they became so.
+
+    Attributes:
+        ids: [N, L] int64; 0 pads, every other id is the tokenizer's plus one.
+        cut: how many texts were longer than L ids and lost their end.
+        vocabulary: number of ids, padding included.
+        preprocessing: plain values for `Dataset.of`: the tokenizer's sha256, not its folder.
+    """
+
+    ids: Tensor
+    cut: int
+    vocabulary: int
+    preprocessing: dict[str, Any]
+
+
+def tokenized(texts: Sequence[str], folder: str | Path, length: int) -> Tokenized:
+    """Return texts as ids of the tokenizer in a folder, with the marks that it puts at their ends ("[CLS]").
+
+    Args:
+        texts: N of them.
+        folder: has the encoder's `tokenizer.json`.
+        length: L; longer texts are cut, shorter ones padded.
+
+    Raises:
+        UserError: if the package `tokenizers` is not installed, or the file is missing or damaged, or needs more than
+            `length` ids for its marks alone.
+    """
+    file = Path(folder, "tokenizer.json")
+    try:
+        from tokenizers import Tokenizer
+    except ModuleNotFoundError as error:
+        raise UserError("tokenizers is not installed; type: pip install 'metalearn-cli[hf]'") from error
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        advice = "transformers writes one: AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"
+        raise UserError(f"{file} cannot be read ({error.strerror}); {advice}") from error
+    try:
+        tokenizer = Tokenizer.from_str(content.decode())
+        tokenizer.no_padding()
+        if length <= (marks := tokenizer.num_special_tokens_to_add(is_pair=False)):
+            raise ValueError(f"its {marks} marks leave no room for words")
+        tokenizer.enable_truncation(length)
+        found = tokenizer.encode_batch(list(texts))
+    except Exception as error:  # the package raises no narrower one
+        raise UserError(f"{file} cannot be used for texts of {length} ids: {error}") from error
+    ids = torch.zeros(len(texts), length, dtype=torch.int64)
+    for row, text in zip(ids, found, strict=True):
+        row[: len(text.ids)] = 1 + torch.tensor(text.ids, dtype=torch.int64)
+    return Tokenized(
+        ids=ids,
+        cut=sum(bool(text.overflowing) for text in found),
+        vocabulary=1 + tokenizer.get_vocab_size(),
+        preprocessing={
+            "tokenizer": hashlib.sha256(content).hexdigest(),
+            "length": length,
+            "ids": "the tokenizer's plus 1; 0 pads",
+        },
+    )

@@ -1,0 +1,69 @@
+"""Folders with tiny encoders of other libraries, of random weights, as those libraries save them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+
+WORDS = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", *"the a cat dog bird sat ran sang on in under mat tree house".split()]
+"""The words of the tokenizer, in the order of their ids: padding is not the first."""
+
+TRANSFORMERS = {
+    "text": ("Bert", {"vocab_size": 24, "max_position_embeddings": 16, "pad_token_id": 3}),
+    "image": ("ViT", {"image_size": 16, "patch_size": 8}),
+    "audio": (
+        "Wav2Vec2",
+        {
+            "conv_dim": (8, 8),
+            "conv_stride": (5, 4),
+            "conv_kernel": (10, 8),
+            "num_feat_extract_layers": 2,
+            "num_conv_pos_embeddings": 4,
+            "num_conv_pos_embedding_groups": 2,
+        },
+    ),
+}
+SIZES = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+
+PREPROCESSORS = {
+    "image": {
+        "image_mean": [0.5, 0.4, 0.3],
+        "image_std": [0.2, 0.3, 0.4],
+        "size": {"height": 16, "width": 16},
+        "resample": 3,
+    },
+    "audio": {"do_normalize": True, "sampling_rate": 16000},
+}
+
+
+def tokenizer_into(folder: Path) -> Path:
+    """Write a tokenizer of whole words and return its folder; `tokenizers` must be installed."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 2), ("[CLS]", 1))
+    tokenizer.enable_padding(pad_id=3, pad_token="[PAD]")
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+def encoder_into(folder: Path, kind: str) -> Path:
+    """Write an encoder of texts, images or waveforms and return its folder; `transformers` must be installed."""
+    import transformers
+
+    name, settings = TRANSFORMERS[kind]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = getattr(transformers, f"{name}Config")(**SIZES, **settings)
+        model = getattr(transformers, f"{name}Model")(config)
+        for p in model.parameters():
+            torch.nn.init.normal_(p, std=0.3)
+    model.save_pretrained(folder)
+    if kind == "text":
+        return tokenizer_into(folder)
+    (folder / "preprocessor_config.json").write_text(json.dumps(PREPROCESSORS[kind]))
+    return folder
