@@ -346,8 +346,9 @@ def _caller(module: nn.Module, set_mode: Callable[[nn.Module, frozenset[str] | N
 def _corrected(module: nn.Module) -> nn.Module:
     """Replace the forward function of each layer normalisation in a module, in place; see `_LayerNorm`."""
     for part in module.modules():
-        if type(part) is nn.LayerNorm:
-            part.__class__ = _LayerNorm
+        if isinstance(part, nn.LayerNorm):
+            kind = type(part)  # another library's, which permutes dimensions and then calls torch's own
+            part.__class__ = _LayerNorm if kind is nn.LayerNorm else type(kind.__name__, (kind, _LayerNorm), {})
     return module
 
 

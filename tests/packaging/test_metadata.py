@@ -9,7 +9,7 @@ from pathlib import Path
 import metalearn_cli
 
 OPTIONAL = {
-    "tokenizers",  # with an extra
+    *("huggingface_hub", "tokenizers", "torchvision", "transformers"),  # with an extra
     "torch_xla",  # on TPU machines only, which bring it
 }
 

@@ -1,0 +1,88 @@
+"""What the networks of other libraries need to become backbones."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from functools import cache
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
+
+_log = logging.getLogger("metalearn_cli")
+
+
+@cache
+def torchvision_fault() -> str:
+    """Return why the installed torchvision cannot be imported, "" if it can be or is not installed.
+
+    A torchvision of another build than torch's is broken: "operator torchvision::nms does not exist". Libraries look
+    for it and import it also where nothing of it is needed. So a broken one is hidden from them in this process.
+    """
+    try:
+        import torchvision  # noqa: F401
+    except ModuleNotFoundError:
+        return ""
+    except Exception as error:  # whatever its libraries raise
+        sys.modules["torchvision"] = None  # type: ignore[assignment]  # Python's way to say that there is none
+        reason = f"the installed torchvision does not fit torch {torch.__version__} and cannot be imported ({error})"
+        _log.info("%s; it is left out", reason)
+        return reason
+    return ""
+
+
+def blocks_of(module: nn.Module) -> list[nn.ParameterList]:
+    """Return a network's parameters, block by block from input to output.
+
+    Each entry of its largest list of modules, such as a transformer's layers, is a block. What is registered before
+    the list is the first block, what is registered after it the last one.
+
+    The blocks have no mode: a network of another library stays in eval mode, see `docs/extending.md`.
+    """
+    owner = {id(p): number for number, layer in enumerate(_layers(module)) for p in layer.parameters()}
+    groups: dict[float, list[nn.Parameter]] = {}
+    place = -1.0  # before the list
+    for p in module.parameters():
+        place = owner.get(id(p), place if place < 0 else float("inf"))
+        groups.setdefault(place, []).append(p)
+    return [nn.ParameterList(groups[key]) for key in sorted(groups)]
+
+
+def _layers(module: nn.Module) -> list[nn.Module]:
+    """Return the entries of the module list or sequence with the most parameters, [] if there is none."""
+    lists = [
+        list(part) for part in module.modules() if isinstance(part, nn.ModuleList | nn.Sequential) and len(part) > 1
+    ]
+    return max(lists, key=lambda parts: sum(p.numel() for part in parts for p in part.parameters()), default=[])
+
+
+def differentiable(module: nn.Module) -> None:
+    """Replace, in place, what keeps a network from right gradients in a batch of tasks.
+
+    A parametrised tensor, such as a normalised weight, is replaced by its value, because torch cannot batch the former.
+    An embedding's padding is given up: torch drops its gradient, but not everywhere in a batch of tasks.
+    """
+    for part in list(module.modules()):
+        if isinstance(part, nn.Embedding):
+            part.padding_idx = None
+        if is_parametrized(part):
+            for name in list(part.parametrizations):  # type: ignore[arg-type]  # a ModuleDict
+                remove_parametrizations(part, name)
+
+
+def drop_unused(module: nn.Module, z: Tensor) -> set[str]:
+    """Turn the parameters that features z do not depend on (a pooler, a mask token) into buffers, which do not learn.
+
+    Returns:
+        the names of the parameters that are left.
+    """
+    named = dict(module.named_parameters())
+    found = torch.autograd.grad(z.float().square().sum(), list(named.values()), allow_unused=True)
+    unused = {id(p) for p, gradient in zip(named.values(), found, strict=True) if gradient is None}
+    for part in list(module.modules()):
+        for name, p in list(part.named_parameters(recurse=False)):
+            if id(p) in unused:
+                delattr(part, name)
+                part.register_buffer(name, p.detach())
+    return {name for name, p in named.items() if id(p) not in unused}

@@ -1,0 +1,371 @@
+"""Encoders of transformers: the same numbers as the library's own, and right gradients in every way of batching."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import on_cpu
+from encoders import PREPROCESSORS, WORDS, encoder_into
+from torch import Tensor
+
+from metalearn_cli import stages
+from metalearn_cli.algorithms.maml import Maml
+from metalearn_cli.backbones import hf
+from metalearn_cli.backbones.hf import Hf, preprocessor
+from metalearn_cli.core.errors import UserError
+from metalearn_cli.core.items import Facts
+from metalearn_cli.core.network import HEAD, Network, check_backbone, network, unwritten
+from metalearn_cli.core.random import seeded
+from metalearn_cli.core.types import Episode
+from metalearn_cli.data.common.dataset import Dataset
+from metalearn_cli.data.common.splits import SPLITS, Split
+from metalearn_cli.engine.episodes import Learner, trained
+from metalearn_cli.engine.tasks import Tasks
+from metalearn_cli.stages import session
+
+FACTS = {
+    "text": Facts("text", (7,), "ids", 2, vocabulary=1 + len(WORDS)),
+    "image": Facts("image", (3, 16, 16), "unit", 2),
+    "audio": Facts("audio", (1, 300), "real", 2),
+}
+WITHIN = {name: "an encoder of " + what for name, what in zip(FACTS, hf.READS.values(), strict=True)}
+WAY, TASKS, ITEMS = 2, 2, 4
+
+needs_transformers = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not find_spec("transformers"), reason="transformers is not installed"),
+]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Return a folder with an encoder for each kind of items."""
+    return {kind: encoder_into(tmp_path_factory.mktemp(kind), kind) for kind in FACTS}
+
+
+@pytest.fixture
+def copied(folders: dict[str, Path], tmp_path: Path) -> Callable[[str], Path]:
+    """Return a function that gives a test its own copy of an encoder's folder."""
+    return lambda kind: shutil.copytree(folders[kind], tmp_path / kind)
+
+
+def items(kind: str, *shape: int) -> Tensor:
+    """Return random items, in float64; texts end in padding."""
+    facts: Any = FACTS[kind]
+    with seeded(0, "items"):
+        if kind != "text":
+            return torch.rand(*shape, *facts.shape, dtype=torch.float64)
+        ids = torch.randint(1, facts.vocabulary, (*shape, *facts.shape))
+        return ids * (torch.arange(*facts.shape) < torch.randint(1, 1 + facts.shape[0], (*shape, 1)))
+
+
+def built(kind: str, folders: dict[str, Path], outputs: int | None = None) -> Network:
+    backbone = Hf(FACTS[kind], str(folders[kind])).double()
+    check_backbone(backbone)
+    net = network(backbone, outputs)
+    with seeded(0, "head"):
+        drawn = {n: p + 0.1 * torch.randn_like(p) if n.startswith(HEAD) else p for n, p in net.params.items()}
+    return net._replace(params=drawn)
+
+
+class Loaded:
+    """Tests of encoders that transformers loads."""
+
+    pytestmark = needs_transformers
+
+
+@pytest.mark.parametrize("kind", FACTS)
+class TestOneOfEachKind(Loaded):
+    def test_features_are_those_of_the_library(self, kind: str, folders: dict[str, Path]) -> None:
+        import transformers
+
+        x = items(kind, 3).float() if kind != "text" else items(kind, 3)
+        model = transformers.AutoModel.from_pretrained(folders[kind])
+        told = PREPROCESSORS.get(kind, {})
+        if kind == "text":
+            real = (x != 0).long()
+            given = {"input_ids": (x - 1).where(x != 0, 3), "attention_mask": real}
+        elif kind == "image":
+            mean, std = (torch.tensor(told[f"image_{name}"])[:, None, None] for name in ("mean", "std"))
+            given = {"pixel_values": (x - mean) / std}
+        else:
+            extractor = transformers.Wav2Vec2FeatureExtractor.from_pretrained(folders[kind])
+            given = extractor([w.numpy() for w in x[:, 0]], sampling_rate=16000, return_tensors="pt")
+        with torch.no_grad():
+            h = model(**given).last_hidden_state
+            z = {pooling: Hf(FACTS[kind], str(folders[kind]), pooling)(x) for pooling in ("mean", "cls")}
+        rows = [row[: int(n)] for row, n in zip(h, real.sum(1), strict=True)] if kind == "text" else list(h)
+        torch.testing.assert_close(z["mean"], torch.stack([row.mean(0) for row in rows]))
+        torch.testing.assert_close(z["cls"], h[:, 0])
+
+    def test_blocks_are_what_comes_before_the_layers_the_layers_and_what_follows(
+        self, kind: str, folders: dict[str, Path]
+    ) -> None:
+        net = built(kind, folders)
+        assert [len(names) for names in net.blocks[1:3]] == [16, 16]
+        assert sorted(n for names in net.blocks for n in names) == sorted(net.params)
+        assert not any("pooler" in name or "masked" in name or "mask_token" in name for name in net.params)
+
+    def test_every_tensor_learns(self, kind: str, folders: dict[str, Path]) -> None:
+        net = built(kind, folders)
+        z = net.features(net.params, items(kind, 5))
+        slopes = torch.autograd.grad(z.sin().sum(), list(net.params.values()))
+        # adding a constant to all keys changes no attention
+        idle = [name for name, slope in zip(net.params, slopes, strict=True) if slope.abs().max() < 1e-9]
+        assert all(name.endswith(("key.bias", "k_proj.bias")) for name in idle)
+
+    def test_nothing_is_random_or_written_while_it_trains(self, kind: str, folders: dict[str, Path]) -> None:
+        net, x = built(kind, folders), items(kind, 3)
+        learning = net.training(net.params)
+        with unwritten(net.constants):
+            assert torch.equal(learning.features(net.params, x), net.features(net.params, x))
+
+    def test_second_order_gradients_are_those_of_finite_differences_in_every_way_of_batching(
+        self, kind: str, folders: dict[str, Path]
+    ) -> None:
+        net = built(kind, folders, WAY)
+        x, y = items(kind, TASKS, 2 * ITEMS), (torch.arange(ITEMS) % WAY).repeat(TASKS, 1)
+        episodes = Episode(x[:, :ITEMS], y, x[:, ITEMS:], y)
+        learner = Learner(Maml(inner_lr=0.1, inner_steps=1), net, {}, WAY, "inductive")
+
+        def task(params: dict[str, Tensor], episode: Episode) -> dict[str, Tensor]:
+            return {"loss": trained(learner.of(params), episode).loss}
+
+        def gradients(batching: str) -> dict[str, Tensor]:
+            leaves = {n: t.detach().clone().requires_grad_(n in net.params) for n, t in learner.tensors.items()}
+            Tasks(on_cpu(task_batching=batching, precision="64-true"), TASKS).gradients(task, leaves, episodes)
+            return {name: leaves[name].grad for name in net.params}
+
+        found = gradients("loop")
+        for name, gradient in gradients("vmap").items():
+            torch.testing.assert_close(gradient, found[name], rtol=1e-7, atol=1e-10)
+        with seeded(1, "direction"):
+            direction = {name: torch.randn_like(p) for name, p in net.params.items()}
+        ends = []
+        for step in (1e-4, -1e-4):  # not smaller, because the library computes some softmax in 32 bits
+            moved = learner.tensors | {n: p.detach() + step * direction[n] for n, p in net.params.items()}
+            losses = [task(moved, episodes.map(lambda part, t=t: part[t]))["loss"] for t in range(TASKS)]
+            ends.append(torch.stack(losses).mean().item())
+        slope = sum((found[n] * direction[n]).sum().item() for n in net.params)
+        assert slope == pytest.approx((ends[0] - ends[1]) / 2e-4, rel=1e-4)
+
+    def test_meta_trains_resumes_and_evaluates(
+        self, kind: str, folders: dict[str, Path], config: Any, said: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        x = items(kind, len(SPLITS), 3 * 6)
+        x = x if kind == "text" else (255 * x).to(torch.uint8) if kind == "image" else x.float()
+        names = {split: tuple(f"{split}{k}" for k in range(3)) for split in SPLITS}
+        splits = {s: Split(x[i], torch.full((3,), 6), names[s]) for i, s in enumerate(SPLITS)}
+        data = Dataset.of("tiny", "any", splits, FACTS[kind].kind, vocabulary=FACTS[kind].vocabulary)
+        monkeypatch.setattr(session, "_loaded", lambda spec: data)
+        backbone = {"_target_": "metalearn_cli.backbones.hf.Hf", "path": str(folders[kind])}
+        maml = {"_target_": "metalearn_cli.algorithms.maml.Maml", "inner_lr": 0.1, "inner_steps": 1}
+        settings = config("meta-train", backbone=backbone, algorithm=maml, way=2, shot=1, query=2)
+        run = stages.run("meta-train", settings, said)
+        assert run["status"] == "completed"
+        scored = stages.run("evaluate", config("evaluate", ckpt=run["checkpoint"], way=2, shot=1, query=2), said)
+        assert scored["status"] == "completed"
+
+
+def misfits() -> Iterator[tuple[str, Facts, str, str]]:
+    """Yield a kind of encoder, facts that do not fit it, settings, and what is said."""
+    yield (
+        "text",
+        FACTS["image"],
+        "mean",
+        r"an encoder of texts as ids; this data has images; choose an encoder of these",
+    )
+    yield "image", FACTS["text"], "mean", r"has an encoder of images; this data has texts as ids"
+    yield "audio", FACTS["image"], "mean", r"has an encoder of waveforms; this data has images"
+    yield "image", Facts("vector", (4,), "real", 2), "mean", r"an encoder of images; this data has waveforms"
+    yield "image", Facts("mixed", {"a": (4,)}, {"a": "real"}, 2), "mean", r"this data has mixed items of shape \{'a'"
+    yield (
+        "image",
+        FACTS["image"]._replace(shape=(3, 28, 28)),
+        "mean",
+        (r"cannot take items of shape \[3, 28, 28\] .*; it takes images of 16 x 16: type data\.size=16 \(bicubic\)"),
+    )
+    yield "text", FACTS["text"]._replace(shape=(17,)), "mean", r"cannot take items of shape \[17\] .* at most 16 ids"
+    yield (
+        "text",
+        FACTS["text"]._replace(vocabulary=9),
+        "mean",
+        (
+            r"has a tokenizer of \d+ ids, padding included, the data has 9: its texts must be read with this "
+            r"tokenizer; "
+            r"type data\.tokenizer=/"
+        ),
+    )
+
+
+@pytest.mark.parametrize(("kind", "facts", "pooling", "message"), list(misfits()))
+class TestMisfits(Loaded):
+    def test_is_refused(self, kind: str, facts: Facts, pooling: Any, message: str, folders: dict[str, Path]) -> None:
+        with pytest.raises(ValueError, match="^path " + r".*" + message):
+            Hf(facts, str(folders[kind]), pooling)
+
+
+class TestDamage(Loaded):
+    def test_weights_that_are_cut_short(self, copied: Callable[[str], Path]) -> None:
+        file = copied("image") / "model.safetensors"
+        file.write_bytes(file.read_bytes()[:-100])
+        with pytest.raises(ValueError, match=r"^path .* cannot be loaded: "):
+            Hf(FACTS["image"], str(file.parent))
+
+    def test_weights_of_another_architecture(self, folders: dict[str, Path], copied: Callable[[str], Path]) -> None:
+        folder = copied("image")
+        shutil.copy(folders["text"] / "model.safetensors", folder)
+        with pytest.raises(ValueError, match=r"^path .* has the weights of another architecture: they lack "):
+            Hf(FACTS["image"], str(folder))
+
+    def test_weights_of_another_size(self, copied: Callable[[str], Path]) -> None:
+        file = copied("image") / "config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"hidden_size": 4}))
+        with pytest.raises(ValueError, match=r"^path .* cannot be loaded: "):
+            Hf(FACTS["image"], str(file.parent))
+
+    def test_an_architecture_that_transformers_does_not_know(self, copied: Callable[[str], Path]) -> None:
+        file = copied("image") / "config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"model_type": "nothing"}))
+        with pytest.raises(ValueError, match=r"^path .* cannot be loaded: "):
+            Hf(FACTS["image"], str(file.parent))
+
+    @pytest.mark.parametrize("content", [None, "{", "{}"])
+    def test_no_tokenizer(self, copied: Callable[[str], Path], content: str | None) -> None:
+        file = copied("text") / "tokenizer.json"
+        file.unlink() if content is None else file.write_text(content)
+        with pytest.raises(ValueError, match=r"^path .* has no tokenizer\.json|^path .*tokenizer\.json is damaged"):
+            Hf(FACTS["text"], str(file.parent))
+
+    def test_no_preprocessor(self, copied: Callable[[str], Path]) -> None:
+        file = copied("image") / "preprocessor_config.json"
+        file.unlink()
+        with pytest.raises(ValueError, match=r"^path .* has no preprocessor_config\.json that can be read"):
+            Hf(FACTS["image"], str(file.parent))
+
+    def test_a_network_from_which_padding_cannot_be_hidden(self, tmp_path: Path, copied: Callable[[str], Path]) -> None:
+        import transformers
+
+        folder = copied("text")
+        sizes = {"vocab_size": 24, "n_positions": 16, "n_embd": 8, "n_layer": 1, "n_head": 2}
+        transformers.GPT2Model(transformers.GPT2Config(**sizes)).save_pretrained(folder)
+        with pytest.raises(ValueError, match=r"from which padding cannot be hidden \(GPT2Model\); choose another"):
+            Hf(FACTS["text"], str(folder))
+
+    def test_maps_have_no_first_token(self, tmp_path: Path) -> None:
+        import transformers
+
+        config = transformers.ResNetConfig(embedding_size=4, hidden_sizes=[4, 8], depths=[1, 1])
+        transformers.ResNetModel(config).save_pretrained(tmp_path)
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps(PREPROCESSORS["image"]))
+        assert Hf(FACTS["image"], str(tmp_path))(torch.rand(2, 3, 16, 16)).shape == (2, 8)
+        with pytest.raises(ValueError, match=r"^pooling cls needs a first token, and this encoder gives maps"):
+            Hf(FACTS["image"], str(tmp_path), "cls")
+
+    def test_a_broken_torchvision_is_left_out(
+        self, folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """In a process of its own, because transformers looks for torchvision once."""
+        import os
+        import subprocess
+
+        broken = tmp_path / "torchvision"
+        broken.mkdir()
+        (broken / "__init__.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
+        (tmp_path / "torchvision-0.28.0.dist-info").mkdir()
+        (tmp_path / "torchvision-0.28.0.dist-info" / "METADATA").write_text("Name: torchvision\nVersion: 0.28.0\n")
+        code = (
+            "from metalearn_cli.backbones.hf import Hf; from metalearn_cli.core.items import Facts; "
+            f"Hf(Facts('text', (7,), 'ids', 2, vocabulary={1 + len(WORDS)}), {str(folders['text'])!r})"
+        )
+        env = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+        done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+
+def an_encoder(folder: Path, **changes: Any) -> Path:
+    """Write the files of an encoder that is not loaded."""
+    (folder / "config.json").write_text(json.dumps({"model_type": "bert", **changes}))
+    (folder / "model.safetensors").write_bytes(b"")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("config.json", None, r"has no config\.json that can be read \(No such file or directory\)"),
+        ("config.json", "[1]", r"config\.json is damaged: it has no settings"),
+        ("config.json", "{", r"config\.json is damaged: "),
+        ("config.json", "[" * 100_000, r"config\.json is damaged: "),
+        ("config.json", '{"auto_map": {"AutoModel": "evil.Model"}}', r"asks for code of its own \(auto_map in config"),
+        ("model.safetensors", None, r"needs its weights as \*\.safetensors, there is none; save_pretrained"),
+    ],
+)
+def test_files_are_checked_before_anything_is_loaded(
+    tmp_path: Path, name: str, content: str | None, message: str
+) -> None:
+    an_encoder(tmp_path)
+    (tmp_path / name).unlink() if content is None else (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match="^path .*" + message):
+        Hf(FACTS["text"], str(tmp_path))
+
+
+def test_a_pickle_is_never_read(tmp_path: Path) -> None:
+    (an_encoder(tmp_path) / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
+    with pytest.raises(ValueError, match=r"there is only pytorch_model\.bin, which is never read; save_pretrained"):
+        Hf(FACTS["text"], str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        (None, r"^path is missing: type backbone\.path=FOLDER"),
+        ("no/such", r"^path no/such is no folder; to fetch an encoder of that name, type backbone\.download=true"),
+    ],
+)
+def test_a_folder_is_needed(path: str | None, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Hf(FACTS["text"], path)
+
+
+def test_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(UserError, match=r"^backbone=hf needs transformers; type: pip install 'metalearn-cli\[hf\]'"):
+        Hf(FACTS["text"], str(an_encoder(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("told", "scale", "shift", "size", "resampling"),
+    [
+        ({"image_mean": [0.5], "image_std": [0.25]}, [4.0], [-2.0], (), ""),
+        ({"image_mean": [0.5], "image_std": [0.25], "do_normalize": False}, [1.0], [0.0], (), ""),
+        ({"do_rescale": False, "do_normalize": False, "size": 8, "resample": 2}, [255.0], [0.0], (8, 8), "bilinear"),
+        ({"rescale_factor": 2 / 255, "size": {"height": 4, "width": 6}}, [2.0], [0.0], (4, 6), ""),
+        ({"size": {"shortest_edge": 9}, "crop_size": {"height": 8, "width": 8}}, [1.0], [0.0], (8, 8), ""),
+        ({"size": {"shortest_edge": 9}, "crop_size": 8, "do_center_crop": False}, [1.0], [0.0], (9, 9), ""),
+    ],
+)
+def test_reads_how_images_are_prepared(
+    tmp_path: Path, told: Any, scale: list[float], shift: list[float], size: tuple[int, ...], resampling: str
+) -> None:
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(told))
+    found = preprocessor(tmp_path)
+    assert (found.scale, found.shift) == (pytest.approx(scale), pytest.approx(shift))
+    assert (found.size, found.resampling) == (size, resampling)
+
+
+@pytest.mark.parametrize(
+    "told", [{"image_std": [0]}, {"size": {"longest_edge": 4}}, {"image_mean": "a"}, {"resample": 99}]
+)
+def test_a_damaged_preprocessor_is_refused(tmp_path: Path, told: Any) -> None:
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(told))
+    with pytest.raises(ValueError, match=r"^path .*preprocessor_config\.json is damaged: "):
+        preprocessor(tmp_path)
