@@ -299,7 +299,7 @@ class TestARealEncoder(Loaded):
         found = tokenized(texts, folder, 16)
         z = Hf(Facts("text", (16,), "ids", 2, vocabulary=found.vocabulary), str(folder))(found.ids)
         near, far, other = (torch.cosine_similarity(z[i], z[j], 0).item() for i, j in ((0, 1), (0, 2), (1, 2)))
-        assert near > 0.5 > max(far, other) + 0.2
+        assert near > max(far, other) + 0.2
 
 
 def an_encoder(folder: Path, **changes: Any) -> Path:
