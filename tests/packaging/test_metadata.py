@@ -9,7 +9,8 @@ from pathlib import Path
 import metalearn_cli
 
 OPTIONAL = {
-    *("huggingface_hub", "tokenizers", "torchvision", "transformers"),  # with an extra
+    *("h5py", "pyarrow", "scipy", "sklearn", "soundfile"),  # with the extras of data
+    *("huggingface_hub", "tokenizers", "torchvision", "transformers"),  # with hf
     "torch_xla",  # on TPU machines only, which bring it
 }
 
