@@ -18,7 +18,6 @@ os.environ |= WAITING  # as `mlx` does it, before torch is loaded
 
 import torch
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig
 
 from metalearn_cli.cli.composing import Composer, Composition
 from metalearn_cli.core.config import STAGES, parse, parse_chain
@@ -83,7 +82,7 @@ OF_EVALUATE = {"ckpt": "latest", "backbone": None, "data": None, "algorithm": No
 @pytest.fixture(autouse=True, scope="session")
 def composed_once() -> Iterator[None]:
     """Have Hydra compose the same words once: it takes 0.1 s, and the shipped configs stay as they are."""
-    known: dict[tuple[str, ...], DictConfig] = {}
+    known: dict[tuple[str, ...], Composition] = {}
     compose = Composer.compose
 
     def once(composer: Composer, words: Sequence[str]) -> Composition:
@@ -92,8 +91,8 @@ def composed_once() -> Iterator[None]:
             return compose(composer, words)  # with files of the test's own, which may change
         key = (str(folders), composer.stage, *words)
         if key not in known:
-            known[key] = compose(composer, words).config
-        return Composition(composer, words, copy.deepcopy(known[key]))
+            known[key] = compose(composer, words)
+        return Composition(composer, known[key].words, copy.deepcopy(known[key].config))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Composer, "compose", once)
