@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import sources
 from PIL import Image
 from sources.images import fill
 
@@ -89,6 +90,8 @@ def test_near_copies_across_splits(mlx, photos):
         ("a.jsonl", '{"sentence": "x", "label": "y"}\n', "text"),
         ("d/x.wav", "", "audio"),
         ("d/x.txt", "", "text"),
+        ("d/train.csv", "text,category\nx,y\n", "text"),
+        ("d/train.csv", "age,income,class\n1,2,3\n", "table"),
         ("d/x.npz", "", "arrays"),
         ("x.npy", "", "arrays"),
     ],
@@ -147,3 +150,26 @@ def test_long_reading_is_told(mlx, photos, monkeypatch):
     told = [line for line in answer.err.splitlines() if line.startswith("reading ")]
     assert len(told) == 3
     assert told[0].startswith("reading 90 items of train takes about ")
+
+
+def test_own_texts(mlx, tmp_path):
+    sources.written("text", tmp_path)
+    answer = mlx("data", "make", "texts.csv")
+    assert (answer.code, answer.err) == (0, "")
+    rows = dict(line.split(maxsplit=1) for line in answer.out.splitlines()[1:6])
+    assert rows["rows"] == rows["texts"] == "320"
+    assert rows["columns"] == "text text, label label"
+    assert "an item         text 32" in answer.out
+    assert "mlx run data=text data.root=texts.csv" in answer.out
+    shown = mlx("data", "show", "texts.csv").out.splitlines()
+    assert sum(line.startswith(("train", "val", "test")) and "Do you" in line for line in shown) == 8 + 5 + 5
+
+
+def test_meta_training_on_own_texts(mlx, tmp_path):
+    sources.written("text", tmp_path)
+    short = ("meta_train.steps=1", "meta_train.val_episodes=2", "meta_train.tasks=1", "evaluate.episodes=4")
+    answer = mlx("run", "data=text", "data.root=texts.csv", "stages=[meta-train]", "backbone.hidden=8", *short)
+    assert answer.code == 0, answer.err
+    assert "5-way 1-shot on 4 episodes of test classes, text" in answer.out
+    (manifest,) = Path("runs/meta-train").glob("*/checkpoints/step-000001/manifest.json")
+    assert json.loads(manifest.read_text())["data"]["preprocessing"]["tokenizer"] == "words"

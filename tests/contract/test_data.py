@@ -82,6 +82,11 @@ def sampler_of(data: Any, split: str, seed: int = 0) -> Any:
 
 
 def check_range(data: Any, x: Tensor) -> None:
+    if data.facts.values == "ids":
+        assert x.dtype == torch.int64
+        assert 0 <= x.min() and x.max() < data.facts.vocabulary
+        assert (x != 0).any(-1).all()  # padding alone is no item
+        return
     assert x.dtype == torch.float32
     assert x.isfinite().all()
     if data.facts.values == "unit":

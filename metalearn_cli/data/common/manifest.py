@@ -59,7 +59,7 @@ class Manifest(NamedTuple):
     Attributes:
         entries: the items.
         about: what was understood, as plain values, for `mlx data make`.
-        findings: what cannot be used.
+        findings: what cannot be used, or was left out.
     """
 
     entries: Sequence[Entry]
@@ -121,11 +121,14 @@ def placed(manifest: Manifest, split: str, seed: int, min_items: int = 2) -> Pla
         ConfigError: if there are too few classes.
         DataError: if there are no items.
     """
-    if manifest.findings:
+    if any(finding.blocks for finding in manifest.findings):
         raise DataError(manifest.findings)
     if not manifest.entries:
         raise DataError([Finding(True, "data.root", "has no items that can be read")])
-    classes, findings = _by_class(manifest.entries, min_items)
+    classes, small = _by_class(manifest.entries, min_items)
+    if not classes:
+        raise DataError([finding._replace(blocks=True) for finding in small])
+    findings = (*manifest.findings, *small)
     given = any(entry.split for entry in manifest.entries)
     if split == "items":
         return Placed(_items(classes, given, seed), f"{SAME_CLASSES}, seed {seed}", findings)

@@ -10,6 +10,9 @@ from pathlib import Path
 from metalearn_cli.core.errors import UserError
 from metalearn_cli.core.places import expanded
 from metalearn_cli.data.common.files import files_in, is_archive, suffix
+from metalearn_cli.data.common.rows import ARROW, columns_in
+
+LARGEST = 1 << 30  # bytes of a table
 
 ENDINGS = {
     "images": (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"),
@@ -37,22 +40,32 @@ def recognised(source: str) -> str:
     path = Path(expanded(source))
     if not path.exists():
         raise UserError(f"there is no file or folder {source}")
-    if suffix(path.name) in ENDINGS["table"] and path.is_file():
-        return _of_table(path)
-    names = files_in(path).names if path.is_dir() or is_archive(path.name) else (path.name,)
+    files = files_in(path) if path.is_dir() or is_archive(path.name) else None
+    names = files.names if files else (path.name,)
     counts = Counter(data for name in names for data, endings in ENDINGS.items() if suffix(name) in endings)
     if not counts:
         known = ", ".join(chain.from_iterable(ENDINGS.values()))
         raise UserError(f"{source} holds no file of a known kind: {known}")
-    return counts.most_common(1)[0][0]
+    found = counts.most_common(1)[0][0]
+    if found != "table":
+        return found
+    name = next(name for name in names if suffix(name) in ENDINGS["table"])
+    try:
+        content = files.read(name, LARGEST) if files else path.read_bytes()
+    except (OSError, ValueError) as error:
+        raise UserError(f"{name} in {source} cannot be read: {error}") from error
+    return _of_table(content, name)
 
 
-def _of_table(path: Path) -> str:
+def _of_table(content: bytes, name: str) -> str:
     """Return what a table is about, by the names of its columns."""
-    with path.open("rb") as file:
-        line = file.readline(1 << 16).decode("utf-8", "replace").lower()
-    names = next(csv.reader([line.replace(";", ",").replace("\t", ",")]), [])
+    if suffix(name) in ARROW:
+        names = list(columns_in(content, name))
+    else:
+        line = content[: 1 << 16].partition(b"\n")[0].decode("utf-8", "replace")
+        names = next(csv.reader([line.replace(";", ",").replace("\t", ",")]), [])
+    starts = [name.strip(' "{').lower() for name in names]
     return next(
-        (data for data, starts in COLUMNS.items() if any(name.strip(' "{').startswith(starts) for name in names)),
+        (data for data, words in COLUMNS.items() if any(start.startswith(words) for start in starts)),
         "table",
     )

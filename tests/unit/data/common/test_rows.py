@@ -1,8 +1,13 @@
 """Tables in files: their columns, and every line that cannot be read."""
 
-import pytest
+import json
+import sys
 
-from metalearn_cli.core.errors import ConfigError, DataError
+import pyarrow
+import pytest
+from pyarrow import ipc, parquet
+
+from metalearn_cli.core.errors import ConfigError, DataError, UserError
 from metalearn_cli.data.common.rows import check_roles, columns_of, named
 
 GIVEN = {"text": None, "label": None, "split": None}
@@ -73,3 +78,43 @@ def test_roles_that_there_are_not():
     with pytest.raises(ConfigError) as error:
         check_roles({"lable": "x", "text": 3}, ("text", "label"))
     assert [(p.key, p.hint) for p in error.value.problems] == [("data.column.lable", "label"), ("data.column.text", "")]
+
+
+FEATURES = {"label": {"names": ["cat", "dog"], "_type": "ClassLabel"}, "text": {"dtype": "string", "_type": "Value"}}
+
+
+def arrow(path, kind, features=None):
+    metadata = {b"huggingface": json.dumps({"info": {"features": features}}).encode()} if features else None
+    rows = {"text": ["one", "two", None], "label": [1, 0, -1], "tokens": [["a", "b"], [], ["c"]]}
+    contents = pyarrow.table(rows).replace_schema_metadata(metadata)
+    if kind == "parquet":
+        parquet.write_table(contents, path)
+    else:
+        with {"stream": ipc.new_stream, "file": ipc.new_file}[kind](path, contents.schema) as writer:
+            writer.write_table(contents)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [("parquet", "a.parquet"), ("stream", "a.arrow"), ("file", "a.arrow")], ids=lambda word: word
+)
+def test_columns_of_parquet_and_arrow(tmp_path, kind, name):
+    path = arrow(tmp_path / name, kind)
+    expected = {"text": ["one", "two", None], "label": [1, 0, -1], "tokens": [["a", "b"], [], ["c"]]}
+    assert columns_of(path) == expected
+    named_classes = columns_of(arrow(path, kind, FEATURES))
+    assert named_classes == expected | {"label": ["dog", "cat", None]}
+    path.write_bytes(path.read_bytes()[:-200])
+    assert wrong(path)[0][1].startswith(f"is damaged or cut short, or is no {path.suffix[1:]} file: ")
+
+
+def test_a_parquet_file_that_declares_too_many_rows(tmp_path, monkeypatch):
+    monkeypatch.setattr("metalearn_cli.data.common.rows.MOST_ROWS", 2)
+    assert "it declares 3 rows; at most 2 are read" in wrong(arrow(tmp_path / "a.parquet", "parquet"))[0][1]
+
+
+def test_parquet_without_its_package(tmp_path, monkeypatch):
+    path = arrow(tmp_path / "a.parquet", "parquet")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(UserError, match=r"a\.parquet needs pyarrow; type: pip install 'metalearn-cli\[parquet\]'"):
+        columns_of(path)

@@ -1,0 +1,319 @@
+"""How a text becomes ids, and plain values that say so, to treat other texts in the same way.
+
+Legend: N texts, L ids.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
+from itertools import combinations, islice, pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from metalearn_cli.core.errors import ConfigError, DataError, Finding, Problem, UserError
+from metalearn_cli.core.places import expanded
+from metalearn_cli.data.common.cache import cached
+from metalearn_cli.data.common.dataset import Dataset
+from metalearn_cli.data.common.manifest import Entry, Placed
+from metalearn_cli.data.common.splits import SPLITS
+
+PADDING, UNKNOWN, FIRST = 0, 1, 2
+"""The ids of padding, of a letter that the vocabulary lacks, and of the vocabulary's first piece."""
+
+BYTES = 1 + 256  # a byte's id is its value plus 1
+INSIDE = "##"  # begins a piece that is not the beginning of a word
+MOST_WORDS = 50_000  # different words that a vocabulary is learnt from, the commonest
+LISTED = 5  # places named in a finding
+SHOWN, WIDTH = 8, 100  # classes of a split that are shown by an example, and its letters
+
+Tokens = tuple[int, ...]
+
+
+class Passage(NamedTuple):
+    """A text and where it was found ("a.csv, row 3")."""
+
+    text: str
+    where: str
+
+
+class Coding(NamedTuple):
+    """How texts become ids.
+
+    Attributes:
+        tokenizer: "words": lower-cased words, and pieces of rare ones; "bytes"; or a folder with `tokenizer.json`.
+        vocabulary: most ids of "words".
+        length: L; longer texts are cut, shorter ones padded.
+    """
+
+    tokenizer: str
+    vocabulary: int
+    length: int
+
+
+class Encoded(NamedTuple):
+    """Texts as ids [N, L] int64, padded with 0, and how many of them were cut."""
+
+    ids: Tensor
+    cut: int
+
+
+def encoded(texts: Sequence[str], preprocessing: Mapping[str, Any], folder: str | Path = "") -> Encoded:
+    """Return texts as ids, in the way of a data set.
+
+    Args:
+        texts: N of them.
+        preprocessing: of the data set.
+        folder: its tokenizer's, if that is neither "words" nor "bytes".
+
+    Raises:
+        UserError: if the folder has another tokenizer, or none.
+    """
+    length = preprocessing["length"]
+    if preprocessing["tokenizer"] == "bytes":
+        return _padded(((1 + byte for byte in text.encode()) for text in texts), length)
+    if preprocessing["tokenizer"] == "words":
+        spell = _speller(preprocessing["pieces"])
+        return _padded(((i for word in words_of(text) for i in spell(word)) for text in texts), length)
+    from metalearn_cli.data.common.tokenizer import tokenized
+
+    found = tokenized(texts, folder, length)
+    if found.preprocessing != preprocessing:
+        raise UserError(f"{folder} has another tokenizer than the one of these data")
+    return Encoded(found.ids, found.cut)
+
+
+def text_data(name: str, found: Placed, coding: Coding, about: Mapping[str, Any] | None = None) -> Dataset:
+    """Return the data set of a manifest of passages, from the cache if the same was built before.
+
+    A vocabulary is learnt from the training classes only.
+
+    Args:
+        name: of the data set.
+        found: what is in each split; the entries' sources are `Passage`s.
+        coding: how texts become ids.
+        about: what was understood so far.
+
+    Raises:
+        UserError: if there is no such tokenizer.
+    """
+    coding = coding._replace(tokenizer=expanded(coding.tokenizer))
+    items = {s: {k: [e.source for e in own] for k, own in classes.items()} for s, classes in found.classes.items()}
+    key = {
+        "name": name,
+        "items": hashlib.sha256(repr(items).encode("utf-8", "surrogatepass")).hexdigest(),
+        "found": [found.protocol, found.findings],
+        "about": about,
+        "coding": coding,
+        "tokenizer": _stamp(coding.tokenizer),
+        "unicode": unicodedata.unidata_version,
+    }
+    return cached(name, key, lambda: _built(name, found, coding, about or {}))
+
+
+def filled(entries: Iterable[Entry]) -> tuple[list[Entry], tuple[Finding, ...]]:
+    """Return the passages with a text, and findings that name the others.
+
+    Raises:
+        DataError: if passages have no label.
+    """
+    rows = list(entries)
+    written = [entry for entry in rows if entry.source.text.strip()]
+    empty = [entry for entry in rows if not entry.source.text.strip()]
+    if bare := [entry for entry in written if not entry.label]:
+        raise DataError([Finding(True, _places(bare), "without a label; name the class of each text, or remove it")])
+    findings = (Finding(False, _places(empty), "without a text: left out"),) if empty else ()
+    return written, findings
+
+
+def plain(text: str) -> str:
+    """Return the words of a text, without case and punctuation."""
+    return " ".join(re.findall(r"\w+", unicodedata.normalize("NFKC", text).casefold())) or text.strip()
+
+
+def words_of(text: str) -> list[str]:
+    """Return the lower-cased words and marks of a text: "Don't!" gives don, ', t and !."""
+    return re.findall(r"\w+|[^\w\s]", unicodedata.normalize("NFKC", text).casefold())
+
+
+def pieces_of(words: Mapping[str, int], size: int) -> list[str]:
+    """Return a vocabulary of words and pieces of words; a piece inside a word begins with "##".
+
+    It has the commonest letters, at most half of the size. Then the commonest pair of neighbouring pieces is joined,
+    again and again, until the size is reached or no pair occurs twice.
+
+    Args:
+        words: the number of times that each occurs.
+        size: most pieces.
+
+    Source: Sennrich et al. 2016, "Neural machine translation of rare words with subword units", algorithm 1.
+    """
+    common = sorted(words.items(), key=lambda item: (-item[1], item[0]))[:MOST_WORDS]
+    spelt = [[word[0], *(INSIDE + letter for letter in word[1:])] for word, _ in common]
+    times = [count for _, count in common]
+    letters: Counter[str] = Counter()
+    pairs: Counter[tuple[str, str]] = Counter()
+    owners: dict[tuple[str, str], set[int]] = {}
+    for k, (parts, count) in enumerate(zip(spelt, times, strict=True)):
+        letters.update(dict.fromkeys(parts, 0))
+        for part in parts:
+            letters[part] += count
+        for pair in pairwise(parts):
+            pairs[pair] += count
+            owners.setdefault(pair, set()).add(k)
+    pieces = dict.fromkeys(sorted(letters, key=lambda letter: (-letters[letter], letter))[: size // 2])
+    queue = [(-count, pair) for pair, count in pairs.items()]
+    heapq.heapify(queue)
+    while queue and len(pieces) < size:
+        count, pair = heapq.heappop(queue)
+        if -count != pairs[pair]:  # it has changed since it was queued
+            continue
+        if pairs[pair] < 2:
+            break
+        pieces.setdefault(pair[0] + pair[1].removeprefix(INSIDE))
+        changed = set()
+        for k in owners.pop(pair):
+            for old in pairwise(spelt[k]):
+                pairs[old] -= times[k]
+                changed.add(old)
+            spelt[k] = _joined(spelt[k], pair)
+            for new in pairwise(spelt[k]):
+                pairs[new] += times[k]
+                owners.setdefault(new, set()).add(k)
+                changed.add(new)
+        for other in changed:
+            if pairs[other] > 0:
+                heapq.heappush(queue, (-pairs[other], other))
+    return list(pieces)
+
+
+def _joined(parts: list[str], pair: tuple[str, str]) -> list[str]:
+    """Return pieces with each occurrence of a pair as one piece."""
+    found: list[str] = []
+    for part in parts:
+        if found and (found[-1], part) == pair:
+            found[-1] += part.removeprefix(INSIDE)
+        else:
+            found.append(part)
+    return found
+
+
+def _speller(pieces: str) -> Any:
+    """Return the function that gives a word's ids: the longest piece that fits, then the longest one after it."""
+    known = {piece: i for i, piece in enumerate(pieces.split(" "), FIRST)}
+    longest = max(map(len, known))
+
+    @cache
+    def spell(word: str) -> Tokens:
+        found, start = [], 0
+        while start < len(word):
+            mark = INSIDE if start else ""
+            ends = range(min(len(word), start + longest), start, -1)
+            end = next((end for end in ends if mark + word[start:end] in known), 0)
+            found.append(known[mark + word[start:end]] if end else UNKNOWN)
+            start = end or start + 1
+        return tuple(found)
+
+    return spell
+
+
+def _padded(rows: Iterable[Iterator[int]], length: int) -> Encoded:
+    """Return rows of ids as a tensor."""
+    found = [list(islice(row, length + 1)) for row in rows]
+    ids = torch.zeros(len(found), length, dtype=torch.int64)
+    for line, row in zip(ids, found, strict=True):
+        line[: len(row)] = torch.tensor(row[:length], dtype=torch.int64)
+    return Encoded(ids, sum(len(row) > length for row in found))
+
+
+def _stamp(tokenizer: str) -> list[int]:
+    """Return what tells a change of a foreign tokenizer.
+
+    Raises:
+        ConfigError: if it is none.
+    """
+    if tokenizer in ("words", "bytes"):
+        return []
+    file = Path(tokenizer, "tokenizer.json")
+    if not file.is_file():
+        told = f"is words, bytes or a folder with a tokenizer.json; there is no {file}"
+        raise ConfigError([Problem("data.tokenizer", told)])
+    return [file.stat().st_size, file.stat().st_mtime_ns]
+
+
+def _learnt(texts: Sequence[str], coding: Coding) -> tuple[dict[str, Any], int]:
+    """Return the preprocessing of a data set, and how many ids it has."""
+    if coding.tokenizer == "bytes":
+        return {"tokenizer": "bytes", "length": coding.length}, BYTES
+    if coding.tokenizer == "words":
+        pieces = pieces_of(Counter(word for text in texts for word in words_of(text)), coding.vocabulary - FIRST)
+        # one line, because checkpoints contain it
+        return {"tokenizer": "words", "length": coding.length, "pieces": " ".join(pieces)}, FIRST + len(pieces)
+    from metalearn_cli.data.common.tokenizer import tokenized
+
+    found = tokenized([], coding.tokenizer, coding.length)
+    return found.preprocessing, found.vocabulary
+
+
+def _built(name: str, found: Placed, coding: Coding, about: Mapping[str, Any]) -> Dataset:
+    texts = {split: [entry.source.text for entry in found.entries(split)] for split in found.classes}
+    preprocessing, vocabulary = _learnt(texts["train"], coding)
+    ids = {split: encoded(own, preprocessing, coding.tokenizer) for split, own in texts.items()}
+    told = {
+        **about,
+        "texts": sum(map(len, texts.values())),
+        "cut to length": sum(own.cut for own in ids.values()),
+        "vocabulary": vocabulary,
+        "examples": _examples(found),
+    }
+    return Dataset.of(
+        name,
+        found.protocol,
+        found.splits(lambda split, _: ids[split].ids),
+        "text",
+        preprocessing,
+        vocabulary,
+        told,
+        (*found.findings, *_repeated(found)),
+    )
+
+
+def _examples(found: Placed) -> list[list[str]]:
+    """Return rows of a split, a class and the beginning of its first text."""
+    return [
+        [split, name, " ".join(entries[0].source.text.split())[:WIDTH]]
+        for split, classes in found.classes.items()
+        for name, entries in list(classes.items())[:SHOWN]
+    ]
+
+
+def _repeated(found: Placed) -> list[Finding]:
+    """Find texts that several splits have, but for case and punctuation."""
+    places: dict[str, dict[str, Entry]] = {}
+    for split in found.classes:
+        for entry in found.entries(split):
+            places.setdefault(plain(entry.source.text), {}).setdefault(split, entry)
+    findings = []
+    for pair in combinations(SPLITS, 2):
+        shared = [[own[split] for split in pair] for own in places.values() if own.keys() >= set(pair)]
+        if shared:
+            named = "; ".join(" and ".join(entry.source.where for entry in entries) for entries in shared[:LISTED])
+            more = f"; and {len(shared) - LISTED} more" if len(shared) > LISTED else ""
+            told = f"share {len(shared)} texts, but for case and punctuation: {named}{more}"
+            findings.append(Finding(False, " and ".join(pair), told))
+    return findings
+
+
+def _places(entries: Sequence[Entry]) -> str:
+    """Return where passages are, as the beginning of a sentence."""
+    more = f" and {len(entries) - LISTED} more" if len(entries) > LISTED else ""
+    named = "; ".join(entry.source.where for entry in entries[:LISTED])
+    return f"{named}{more}: {len(entries)} row{'s' * (len(entries) > 1)}"

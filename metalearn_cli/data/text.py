@@ -1,0 +1,210 @@
+"""Your own texts: tables, or folders of text files.
+
+Legend: L ids of a text.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from itertools import takewhile
+from pathlib import PurePosixPath
+from typing import Annotated, Any
+
+from metalearn_cli.core.check import Range
+from metalearn_cli.core.errors import DataError, Finding
+from metalearn_cli.data.common.dataset import Dataset
+from metalearn_cli.data.common.files import SPLIT_WORDS, Files, files_in, source_of, suffix
+from metalearn_cli.data.common.manifest import Entry, Manifest, placed, split_named
+from metalearn_cli.data.common.rows import (
+    TABLES,
+    Columns,
+    check_roles,
+    columns_in,
+    columns_of,
+    decoded,
+    is_table,
+    named,
+    with_class_names,
+)
+from metalearn_cli.data.common.texts import Coding, Passage, filled, text_data
+
+COLUMN = {"text": None, "label": None, "split": None, "group": None}
+WHAT = "a table of texts, a folder or archive of such tables, or of text files: one for each class, or a folder of them"
+LARGEST = 1 << 30  # bytes of a file
+
+
+def text(
+    root: str | None = None,
+    split: str = "auto",
+    tokenizer: str = "words",
+    vocabulary: Annotated[int, Range(16, 1 << 20)] = 4096,
+    length: Annotated[int, Range(1, 1 << 16)] = 32,
+    column: Mapping[str, str | None] = COLUMN,
+    min_items: Annotated[int, Range(1)] = 2,
+    within: bool = False,
+    seed: Annotated[int, Range(0)] = 0,
+) -> Dataset:
+    """Texts from files as ids, encoded once and then cached.
+
+    A table has a column of texts and one of labels; several tables are one, and their names may say the split
+    (train.csv, test.csv). Without tables, a text file in `root` is a class with a text in each line, or a folder is a
+    class with a text in each file. Folders named train, val and test are splits. A folder that Hugging Face's
+    `datasets` has saved is read without that package.
+
+    Args:
+        root: a table (CSV, JSON lines, Parquet, Arrow), a folder, or a zip or tar file.
+        split: how classes are split, see `manifest.placed`.
+        tokenizer: "words": lower-cased words, and pieces of rare ones, learnt from the training classes; "bytes": the
+            text's UTF-8 bytes; or the folder of an encoder, for its own tokenizer.
+        vocabulary: most ids of tokenizer "words", 16 to 1048576; id 0 pads, id 1 is an unknown letter.
+        length: ids L of an item, 1 to 65536: longer texts are cut, shorter ones padded.
+        column: the columns of a table: "text", "label", and perhaps "split" and "group"; None for the usual names.
+        min_items: classes with fewer texts are left out, >= 1.
+        within: whether the classes of an episode are all of one group.
+        seed: of the split, >= 0.
+
+    Raises:
+        UserError: if the data cannot be used; a DataError names each file.
+    """
+    check_roles(column, tuple(COLUMN))
+    source = source_of(root, WHAT)
+    if is_table(source.name) and source.is_file():
+        columns = columns_of(source)
+        manifest = _of_tables({source.name: columns}, {source.name: ""}, column)
+    else:
+        manifest = _of_files(files_in(source), column)
+    found = placed(manifest, split, seed, min_items)
+    data = text_data("text", found, Coding(tokenizer, vocabulary, length), manifest.about)
+    return data.within_groups("groups") if within else data
+
+
+def _of_files(files: Files, column: Mapping[str, str | None]) -> Manifest:
+    """Return the texts of a folder or archive."""
+    if files.findings:
+        raise DataError(files.findings)
+    tables = _tables(files)
+    if not tables:
+        return _of_folders(files)
+    manifest = _of_tables({name: _read_table(files, name) for name in tables}, _splits(tables), column)
+    about = {**manifest.about, "files": len(tables), "skipped": dict(files.skipped)}
+    return manifest._replace(about=about)
+
+
+def _tables(files: Files) -> list[str]:
+    """Return the names of tables; in a folder that `datasets` has saved, those that it lists, not its caches."""
+    names = [name for name in files.names if suffix(name) in TABLES]
+    for state in (name for name in files.names if PurePosixPath(name).name == "state.json"):
+        folder = PurePosixPath(state).parent
+        own = {str(folder / str(file["filename"])) for file in _json(files, state).get("_data_files", ())}
+        names = [name for name in names if PurePosixPath(name).parent != folder or name in own]
+    return names
+
+
+def _read_table(files: Files, name: str) -> Columns:
+    columns = columns_in(_content(files, name), name)
+    about = str(PurePosixPath(name).parent / "dataset_info.json")
+    return with_class_names(columns, _json(files, about).get("features")) if about in files.names else columns
+
+
+def _json(files: Files, name: str) -> dict[str, Any]:
+    try:
+        found = json.loads(_content(files, name))
+    except (ValueError, RecursionError) as error:
+        raise DataError([Finding(True, name, f"is not JSON: {error}")]) from error
+    return found if isinstance(found, dict) else {}
+
+
+def _content(files: Files, name: str) -> bytes:
+    try:
+        return files.read(name, LARGEST)
+    except ValueError as error:
+        raise DataError([Finding(True, name, str(error))]) from error
+
+
+def _splits(names: list[str]) -> dict[str, str]:
+    """Return the split that each table's name or folder says ("data/train-00000-of-00002.parquet"), or "" for all."""
+    found = {}
+    for name in names:
+        words = [re.split(r"[^a-z]", part.lower())[0] for part in reversed(PurePosixPath(name).parts)]
+        found[name] = next((SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS), "")
+    told = set(found.values())
+    return found if "train" in told and len(told) > 1 and "" not in told else dict.fromkeys(names, "")
+
+
+def _of_tables(tables: Mapping[str, Columns], splits: Mapping[str, str], column: Mapping[str, str | None]) -> Manifest:
+    """Return the texts of tables, each with the split that its name says."""
+    entries: list[Entry] = []
+    used: dict[str, str] = {}
+    for name, columns in tables.items():
+        roles = {role: named(columns, role, column, name, role in ("text", "label")) for role in column}
+        values = {role: found[1] for role, found in roles.items() if found}
+        used |= {role: found[0] for role, found in roles.items() if found}
+        for row, (content, label) in enumerate(zip(values["text"], values["label"], strict=True)):
+            where = f"{name}, row {row + 1}"
+            split = split_named(values["split"][row], where) if "split" in values else splits[name]
+            group = _word(values["group"][row]) if "group" in values else ""
+            entries.append(Entry(Passage(_joined(content), where), _word(label), split, group))
+    kept, findings = filled(entries)
+    return Manifest(kept, {"rows": len(entries), "columns": used, "empty": len(entries) - len(kept)}, findings)
+
+
+def _joined(content: Any) -> str:
+    """Return a text; a list of tokens is joined by blanks."""
+    if isinstance(content, list | tuple):
+        return " ".join(map(str, content))
+    return "" if content is None else str(content)
+
+
+def _word(value: Any) -> str:
+    """Return a label or group as text, "" for a missing one; 3.0 is 3."""
+    if value is None or value != value:
+        return ""
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value).strip()
+
+
+def _of_folders(files: Files) -> Manifest:
+    """Return the texts of text files: a class for each file, with a text in each line, or for each folder."""
+    names = [name for name in files.names if suffix(name) == ".txt"]
+    if not names:
+        kinds = sorted({suffix(name) or "no ending" for name in files.names})[:8]
+        told = f"has neither tables ({', '.join(TABLES)}) nor texts (.txt)"
+        has = f"; it has files of {', '.join(kinds)}" if kinds else ""
+        raise DataError([Finding(True, "data.root", told + has)])
+    parts = _inside(names)
+    tops = {folders[0].lower() if folders else "" for folders in parts.values()}
+    given = tops <= SPLIT_WORDS.keys() and "train" in {SPLIT_WORDS[top] for top in tops}
+    by_folder = any(folders[given:] for folders in parts.values())
+    entries: list[Entry] = []
+    for name, folders in parts.items():
+        split = split_named(folders[0], name) if given else ""
+        own = folders[given:]
+        if by_folder and own:
+            group = own[0] if len(own) > 1 else ""
+            content = decoded(_content(files, name), name)
+            entries.append(Entry(Passage(content, name), "/".join(own[bool(group) :]), split, group))
+        elif not by_folder:
+            lines = enumerate(decoded(_content(files, name), name).split("\n"), 1)
+            label = PurePosixPath(name).stem
+            entries += [Entry(Passage(line, f"{name}, line {n}"), label, split) for n, line in lines if line.strip()]
+    used = sum(bool(folders[given:]) for folders in parts.values()) if by_folder else len(parts)
+    about = {
+        "files": len(files.names),
+        "a class is": "a folder" if by_folder else "a file",
+        "skipped": {
+            **files.skipped,
+            "not text": len(files.names) - len(names),
+            "in no class folder": len(names) - used,
+        },
+    }
+    kept, findings = filled(entries)
+    return Manifest(kept, {**about, "empty": len(entries) - len(kept)}, findings)
+
+
+def _inside(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Return the folders of each file, without those that hold all others, and without files beside folders."""
+    parts = {name: PurePosixPath(name).parts[:-1] for name in names}
+    parts = {name: folders for name, folders in parts.items() if folders} or parts  # else a README.txt is a class
+    wrapping = len(list(takewhile(lambda level: len(set(level)) == 1, zip(*parts.values(), strict=False))))
+    return {name: folders[wrapping:] for name, folders in parts.items()}
