@@ -75,12 +75,17 @@ class Made(NamedTuple):
 
 @pytest.fixture(params=CASES)
 def made(request: pytest.FixtureRequest) -> Made:
-    """Return a backbone as configured, but narrow, in float64, with the buffers that some training leaves behind."""
+    """Return a backbone as configured, but narrow; see `used`."""
     name, settings = request.param
     spec, facts = specs("backbone")[name] | settings, OTHERS.get(name, IMAGES)
     narrow = {"hidden": 4} if "hidden" in spec else {}
     with seeded(0, "backbone"):
-        made = Made(make(spec | narrow, "backbone", facts=facts, shape=facts.shape).double(), facts)
+        return used(make(spec | narrow, "backbone", facts=facts, shape=facts.shape), facts)
+
+
+def used(backbone: nn.Module, facts: Facts = IMAGES) -> Made:
+    """Return a backbone in float64, with the buffers that some training leaves behind."""
+    made = Made(backbone.double(), facts)
     x = each(lambda t: t + 1 if t.is_floating_point() else t, made.items(8))
     with torch.no_grad():
         for _ in range(3):

@@ -25,7 +25,7 @@ from metalearn_cli.algorithms.protonet import ProtoNet
 from metalearn_cli.backbones.common.norms import BatchNormReluPool
 from metalearn_cli.core.functional import gradient
 from metalearn_cli.core.learning import square_distances, task_loss
-from metalearn_cli.core.network import network, unwritten
+from metalearn_cli.core.network import unwritten
 from metalearn_cli.core.random import seeded
 from metalearn_cli.core.types import EpisodeOutput, Traits
 
@@ -40,7 +40,7 @@ def failing(contract: Any, case: Callable[[], Any], component: Any = None) -> se
     """
     failed = set()
     for name, test in vars(contract).items():
-        of_one = name.startswith("test_") and [*signature(test).parameters] in (["case"], ["backbone"])
+        of_one = name.startswith("test_") and [*signature(test).parameters] in (["case"], ["made"])
         if of_one and getattr(test, "where", lambda component: True)(component):
             try:
                 test(case())
@@ -363,7 +363,7 @@ BACKBONES: dict[type, set[str]] = {
 
 @pytest.mark.parametrize("wrong", BACKBONES, ids=lambda wrong: wrong.__name__)
 def test_a_wrong_backbone_is_caught(wrong: type) -> None:
-    def case() -> nn.Module:
+    def case() -> of_backbones.Made:
         with seeded(0, "backbone"):
             return of_backbones.used(wrong())
 
@@ -371,10 +371,11 @@ def test_a_wrong_backbone_is_caught(wrong: type) -> None:
 
 
 def test_a_written_buffer_is_refused_in_words() -> None:
-    net = network(of_backbones.used(WritesABuffer()))
+    made = of_backbones.used(WritesABuffer())
+    net = made.net
     with pytest.raises(ValueError, match=r"^the network writes its buffers backbone\.calls within an episode"):
         with unwritten(net.constants):
-            net.features(net.params, of_backbones.items())
+            net.features(net.params, made.items())
 
 
 class Whole(nn.Module):
