@@ -96,7 +96,7 @@ def cached(name: str, key: Mapping[str, Any], build: Callable[[], Dataset]) -> D
     path = cache_dir() / f"{name}-{digest[:16]}.safetensors"
     with suppress(*_UNREADABLE):
         return _load(path)
-    with _alone(path.parent):
+    with _alone(path):
         try:
             return _load(path)  # another process may have built it meanwhile
         except FileNotFoundError:
@@ -113,22 +113,38 @@ def cached(name: str, key: Mapping[str, Any], build: Callable[[], Dataset]) -> D
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Within a block, make other processes that build for this folder wait, if it can be locked."""
-    lock = None
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = os.open(folder, os.O_RDONLY)
-        fcntl.flock(lock, fcntl.LOCK_EX)
-    except OSError:
-        pass  # if the folder is not writable, writing reports it
+def _alone(path: Path) -> Iterator[None]:
+    """Within a block, make other processes that build the same file wait, if the folder can be written."""
+    lock = path.with_suffix(".lock")
+    held = None
+    with suppress(OSError):  # if the folder is not writable, writing reports it
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        held = _locked(lock)
     try:
         yield
     finally:
-        if lock is not None:
-            os.close(lock)
+        if held is not None:
+            with suppress(OSError):
+                lock.unlink()
+            os.close(held)
         with suppress(OSError):
-            folder.rmdir()  # a failed build leaves no empty folder
+            lock.parent.rmdir()  # a failed build leaves no empty folder
+
+
+def _locked(lock: Path) -> int:
+    """Return the open file of a lock, once it is ours."""
+    while True:
+        held = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            if os.path.samestat(os.fstat(held), os.stat(lock)):
+                return held
+        except FileNotFoundError:
+            pass  # whoever had it before has removed it: another one is made
+        except OSError:
+            os.close(held)
+            raise
+        os.close(held)
 
 
 def large(*shape: int, dtype: DTypeLike = np.uint8) -> NDArray[Any]:

@@ -26,7 +26,7 @@ ENDINGS = {
 COLUMNS = {
     "images": ("image", "img", "path", "file"),
     "audio": ("audio", "wav", "sound"),
-    "text": ("text", "sentence", "utter", "token"),
+    "text": ("text", "sentence", "utter", "question", "query", "token"),
 }
 """How names of columns begin that tell what a table is about; without one it is a table of numbers and categories."""
 

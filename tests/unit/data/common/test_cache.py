@@ -6,6 +6,8 @@ import os
 import random
 import re
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -214,3 +216,32 @@ def test_no_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog:
     assert cache_dir() == cache_dir() == home / ".cache" / "metalearn-cli"
     (record,) = caplog.records
     assert "you have no home folder" in record.getMessage() and "set MLX_CACHE_DIR" in record.getMessage()
+
+
+def test_who_needs_the_same_waits_and_who_needs_another_does_not(folder: Path) -> None:
+    begun, end, builder = threading.Event(), threading.Event(), Builder()
+
+    def slow() -> Dataset:
+        begun.set()
+        assert end.wait(30)
+        return builder()
+
+    with ThreadPoolExecutor(3) as pool:
+        first = pool.submit(cached, "thing", {"size": 1}, slow)
+        assert begun.wait(30)
+        same = pool.submit(cached, "thing", {"size": 1}, builder)
+        other = pool.submit(cached, "thing", {"size": 2}, Builder())
+        assert other.result(30).name == "thing"
+        assert not same.done() and builder.calls == 0
+        end.set()
+        assert_same(first.result(30), same.result(30))
+    assert builder.calls == 1
+    assert {path.suffix for path in folder.iterdir()} == {".safetensors"}
+
+
+def test_a_build_may_need_another_data_set(folder: Path) -> None:
+    def outer() -> Dataset:
+        return cached("part", {}, Builder())
+
+    assert cached("whole", {}, outer).name == "thing"
+    assert len(list(folder.iterdir())) == 2

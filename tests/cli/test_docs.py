@@ -1,0 +1,47 @@
+"""The commands of the pages on own data, run one after the other in a folder that has what they name."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from sources import audio, images
+
+ROOT = Path(__file__).parents[2]
+SHORT = [
+    f"{stage}.{short}" for stage in ("pretrain", "transfer", "meta_train") for short in ("steps=1", "val_episodes=2")
+]
+SMALL = [*SHORT, "pretrain.batch_size=4", "transfer.batch_size=4", "meta_train.tasks=1", "evaluate.episodes=2"]
+SIZES = {"images": ["data.size=16"], "audio": ["data.seconds=0.1", "data.mels=16", "data.hop=0.005"]}
+
+
+def commands(page: str) -> list[list[str]]:
+    """Return the words of each command of a page that begins with mlx."""
+    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "docs" / page).read_text(), flags=re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines() if line.startswith("mlx ")]
+    return [shlex.split(line, comments=True)[1:] for line in lines]
+
+
+@pytest.fixture
+def sources() -> None:
+    """Write what the page names into the current folder."""
+    images.fill(Path("my_photos"), 12, 15)
+    for number, speaker in enumerate(("ann", "bob", "eve")):
+        for digit in range(3):
+            for n in range(4):
+                audio.save(Path("recordings") / f"{digit}_{speaker}_{n}.wav", number * 100 + digit * 10 + n)
+    rows = [f'"{word} number {n}, please",{word}' for word in "abcdefghijkl" for n in range(6)]
+    Path("my_questions.csv").write_text("\n".join(["question,topic", *rows]) + "\n")
+
+
+def test_the_commands_of_the_page_on_own_data(mlx: Callable, sources: None) -> None:
+    found = commands("own-data.md")
+    assert len(found) >= 8
+    for words in found:
+        kind = next((word.removeprefix("data=") for word in words if word.startswith("data=")), "")
+        short = [*SMALL, "backbone.hidden=4", *SIZES.get(kind, [])] if words[0] == "run" else []
+        code, _, err = mlx(*words, *short)
+        assert code == 0, f"mlx {shlex.join(words)}\n{err}"
