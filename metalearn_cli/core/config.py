@@ -23,8 +23,8 @@ from metalearn_cli.core.stages import TABLE, TRAINING
 SEEDS = 2**32
 """How many seeds there are."""
 
-WAY, QUERY = 5, 15
-"""What `way: null` and `query: null` stand for where the data allows it."""
+WAY, QUERY, TRAIN_QUERY = 5, 15, 5
+"""What null stands for in `way`, `query` and `train_query` where the data allows it."""
 
 Count = Annotated[int, Range(1)]
 Normalisation = Literal["transductive", "inductive"]
@@ -159,7 +159,7 @@ class MetaTrainConfig(Training):
     train_way: Count | None
     """Classes per training episode; null = way."""
     train_query: Count | None
-    """Query items per class in training episodes; null = query."""
+    """Query items per class in training episodes; null = 5, but at most query."""
     normalisation: Normalisation
     """Protocol of batch statistics in training and validation."""
 

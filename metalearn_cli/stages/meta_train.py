@@ -17,7 +17,7 @@ from torch import Tensor
 from metalearn_cli.backbones.common.weights import without_weights
 from metalearn_cli.core.build import build
 from metalearn_cli.core.check import shown
-from metalearn_cli.core.config import MetaTrainConfig
+from metalearn_cli.core.config import TRAIN_QUERY, MetaTrainConfig
 from metalearn_cli.core.errors import ConfigError, Problem, UserError
 from metalearn_cli.core.learning import score
 from metalearn_cli.core.network import Network, Params
@@ -121,7 +121,10 @@ def _samplers(config: MetaTrainConfig, algorithm: Algorithm, data: Dataset) -> d
     (usual_way, shot, usual_query), problems = config.episode, list[Problem]()
     train_way = config.train_way or usual_way
     samplers: dict[str, Sampler] = {}
-    wanted = {"train": (train_way, config.train_query or usual_query), "val": (usual_way, usual_query)}
+    wanted = {
+        "train": (train_way, config.train_query or min(TRAIN_QUERY, usual_query)),
+        "val": (usual_way, usual_query),
+    }
     for split, (way, query) in wanted.items():
         try:
             samplers[split] = data.episodes(split, way=way, shot=shot, query=query, seed=config.seed)

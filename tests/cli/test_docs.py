@@ -33,7 +33,9 @@ def sources() -> None:
         for digit in range(3):
             for n in range(4):
                 audio.save(Path("recordings") / f"{digit}_{speaker}_{n}.wav", number * 100 + digit * 10 + n)
-    rows = [f'"{word} number {n}, please",{word}' for word in "abcdefghijkl" for n in range(6)]
+    topics = "weather travel money music food sport health books school garden trains films".split()
+    ways = ("tell me of", "what is new in", "more of", "show me", "ask for", "no more of")
+    rows = [f'"{way} {topic}, please",{topic}' for topic in topics for way in ways]
     Path("my_questions.csv").write_text("\n".join(["question,topic", *rows]) + "\n")
 
 
