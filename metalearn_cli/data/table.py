@@ -17,10 +17,10 @@ from metalearn_cli.core.errors import ConfigError, DataError, Finding, Problem
 from metalearn_cli.data.common.arrays import npz_columns
 from metalearn_cli.data.common.cache import cached
 from metalearn_cli.data.common.dataset import Dataset
-from metalearn_cli.data.common.files import source_of
-from metalearn_cli.data.common.manifest import Entry, Manifest, key_of_split, placed, split_named
+from metalearn_cli.data.common.files import files_named, source_of
+from metalearn_cli.data.common.manifest import Manifest, key_of_split, placed
 from metalearn_cli.data.common.rows import TABLES, Columns, check_roles, columns_of, is_table, named
-from metalearn_cli.data.common.tables import learn, number_of, problems_of_columns, text_of, vectors
+from metalearn_cli.data.common.tables import entries_of, learn, problems_of_columns, vectors
 
 COLUMN = {"label": None, "split": None, "group": None, "task": None}
 NONE: Sequence[str] = []
@@ -62,7 +62,7 @@ def table(
     if not path.is_file() or not (is_table(path.name) or path.suffix.lower() == ".npz"):
         raise ConfigError([Problem("data.root", f"{path} is not a file of {', '.join((*TABLES, '.npz'))}")])
     key = {
-        "file": [path.stat().st_size, path.stat().st_mtime_ns],
+        "file": files_named(path.parent, [path.name]).stamp,
         "split": key_of_split(split),
         "column": dict(column),
         "categorical": list(categorical),
@@ -105,7 +105,7 @@ def _data(
     roles = {role: named(columns, role, column, path, role == "label") for role in COLUMN}
     used = {role: found[0] for role, found in roles.items() if found}
     features = {name: values for name, values in columns.items() if name not in used.values()}
-    entries, findings = _entries({role: columns[name] for role, name in used.items()}, path)
+    entries, findings = entries_of({role: columns[name] for role, name in used.items()}, path)
     classes = {"label": [entry.label for entry in entries]}
     if any(entry.group for entry in entries):
         classes["class"] = [entry.class_name for entry in entries]
@@ -138,30 +138,3 @@ def _data(
         },
         findings=(*found.findings, *constant),
     )
-
-
-def _entries(values: Columns, path: Path) -> tuple[list[Entry], list[Finding]]:
-    """Return the rows by number, and what is wrong with their labels and splits.
-
-    Args:
-        values: the column of each role that the table has.
-        path: of the table.
-    """
-    entries, findings = [], []
-    groups = values.get("task", values.get("group"))
-    for row, label in enumerate(values["label"]):
-        where = f"{path}, row {row + 1}"
-        text = text_of(label)
-        if not text:
-            findings.append(Finding(True, where, "has no label"))
-        elif (number := number_of(label)) is not None and not number.is_integer():
-            told = f"has the label {label}, which is a number and no class; tasks of numbers: data.column.target"
-            findings.append(Finding(True, where, told))
-        group = text_of(groups[row]) if groups else ""
-        named_split = ""
-        try:
-            named_split = split_named(values["split"][row], where) if "split" in values else ""
-        except DataError as error:
-            findings += error.findings
-        entries.append(Entry(row, text, named_split, group))
-    return entries, findings

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from metalearn_cli.core.errors import Finding, UserError
+from metalearn_cli.core.errors import DataError, Finding, UserError
+from metalearn_cli.data.common.manifest import Entry, split_named
 from metalearn_cli.data.common.rows import Columns
 
 MISSING = frozenset({"", "na", "nan", "null", "?"})
@@ -46,6 +48,33 @@ def number_of(value: Any) -> float | None:
         return None if "_" in text else float(text)
     except ValueError:
         return None
+
+
+def entries_of(values: Columns, path: Path) -> tuple[list[Entry], list[Finding]]:
+    """Return the rows by number, and what is wrong with their labels and splits.
+
+    Args:
+        values: the column of each role that the table has.
+        path: of the table.
+    """
+    entries, findings = [], []
+    groups = values.get("task", values.get("group"))
+    for row, label in enumerate(values["label"]):
+        where = f"{path}, row {row + 1}"
+        text = text_of(label)
+        if not text:
+            findings.append(Finding(True, where, "has no label"))
+        elif (number := number_of(label)) is not None and not number.is_integer():
+            told = f"has the label {label}, which is a number and no class; tasks of numbers: data.column.target"
+            findings.append(Finding(True, where, told))
+        group = text_of(groups[row]) if groups else ""
+        named_split = ""
+        try:
+            named_split = split_named(values["split"][row], where) if "split" in values else ""
+        except DataError as error:
+            findings += error.findings
+        entries.append(Entry(row, text, named_split, group))
+    return entries, findings
 
 
 def learn(columns: Columns, rows: Sequence[int], categorical: Sequence[str] = ()) -> list[dict[str, Any]]:
