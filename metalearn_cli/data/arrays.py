@@ -38,6 +38,7 @@ def arrays(
     split: str = "auto",
     column: Mapping[str, str | None] = COLUMN,
     min_items: Annotated[int, Range(1)] = 2,
+    within: bool = False,
     seed: Annotated[int, Range(0)] = 0,
 ) -> Dataset:
     """Items and labels from .npz and .npy files.
@@ -54,6 +55,7 @@ def arrays(
         column: the arrays of "x" [N, ...] and "label" [N], and perhaps of "split" and "group" [N]; None for the usual
             names, such as x and y.
         min_items: classes with fewer items are left out, >= 1.
+        within: whether the classes of an episode are all of one group.
         seed: of the split, >= 0.
 
     Raises:
@@ -69,7 +71,8 @@ def arrays(
         "min_items": min_items,
         "seed": seed,
     }
-    return cached("arrays", key, lambda: _data(read, kind, split, seed, min_items))
+    data = cached("arrays", key, lambda: _data(read, kind, split, seed, min_items))
+    return data.within_groups("groups") if within else data
 
 
 def _source(path: Path, column: Mapping[str, str | None]) -> tuple[Files, Read]:

@@ -50,31 +50,51 @@ def number_of(value: Any) -> float | None:
         return None
 
 
-def entries_of(values: Columns, path: Path) -> tuple[list[Entry], list[Finding]]:
+def entries_of(values: Columns, path: Path, noun: str = "label") -> tuple[list[Entry], list[Finding]]:
     """Return the rows by number, and what is wrong with their labels and splits.
 
     Args:
-        values: the column of each role that the table has.
+        values: the column of each role that the table has: "label", and perhaps "split", "group" and "task", which is
+            a group, too.
         path: of the table.
+        noun: what a label is called: "label", or "task" for a regression.
     """
-    entries, findings = [], []
+    entries: list[Entry] = []
+    findings: list[Finding] = []
     groups = values.get("task", values.get("group"))
     for row, label in enumerate(values["label"]):
-        where = f"{path}, row {row + 1}"
-        text = text_of(label)
-        if not text:
-            findings.append(Finding(True, where, "has no label"))
-        elif (number := number_of(label)) is not None and not number.is_integer():
-            told = f"has the label {label}, which is a number and no class; tasks of numbers: data.column.target"
-            findings.append(Finding(True, where, told))
-        group = text_of(groups[row]) if groups else ""
-        named_split = ""
+        where, split = f"{path}, row {row + 1}", ""
+        if not text_of(label):
+            findings.append(Finding(True, where, f"has no {noun}"))
+        elif noun == "label" and (number := number_of(label)) is not None and not number.is_integer():
+            told = f"has the label {label}, which is a number and no class; for a regression over tasks of a table"
+            findings.append(Finding(True, where, f"{told}, data.column.target=NAME data.column.task=NAME"))
+        if groups and not text_of(groups[row]):
+            findings.append(Finding(True, where, f"has no {'task' if 'task' in values else 'group'}"))
         try:
-            named_split = split_named(values["split"][row], where) if "split" in values else ""
+            split = split_named(values["split"][row], where) if "split" in values else ""
         except DataError as error:
             findings += error.findings
-        entries.append(Entry(row, text, named_split, group))
+        entries.append(Entry(row, text_of(label), split, text_of(groups[row]) if groups else ""))
     return entries, findings
+
+
+def problems_of_targets(features: Columns, targets: Columns, path: Path) -> list[Finding]:
+    """Return what is wrong with the columns of a regression's targets."""
+    findings = []
+    for name, values in targets.items():
+        for row, value in enumerate(values):
+            number = number_of(value)
+            if number is None or not math.isfinite(number):
+                findings.append(
+                    Finding(True, f"{path}, row {row + 1}", f"has no finite number as its {name}: {value!r}")
+                )
+        findings += [
+            Finding(True, f"{path}, column {other}", f"is the target {name}; {_left_out(other)}")
+            for other, own in features.items()
+            if [*map(text_of, own)] == [*map(text_of, values)]
+        ]
+    return findings
 
 
 def learn(columns: Columns, rows: Sequence[int], categorical: Sequence[str] = ()) -> list[dict[str, Any]]:

@@ -93,7 +93,8 @@ def test_everything_wrong_is_told_in_one_list(tmp_path: Path) -> None:
     rows += ["40,,inf,z,train", "41,2.5,3,z,training set"]
     assert refusal(written(tmp_path, *rows)) == [
         "t.csv, row 41 has no label",
-        "t.csv, row 42 has the label 2.5, which is a number and no class; tasks of numbers: data.column.target",
+        "t.csv, row 42 has the label 2.5, which is a number and no class; for a regression over tasks of a table, "
+        "data.column.target=NAME data.column.task=NAME",
         "t.csv, row 42 has the split 'training set'; a split is one of train, val, test",
         "t.csv, column id numbers the rows; data.ignore=[id] leaves it out",
         "t.csv, row 41 has an infinite size: inf",
@@ -110,12 +111,10 @@ def test_what_the_label_follows_from_is_refused(tmp_path: Path) -> None:
 def test_constant_columns_are_left_out_and_told(tmp_path: Path) -> None:
     rows = ["label,size,same", *(f"{'abcdefghij'[i % 10]},{i % 7},3" for i in range(40))]
     data = table(str(written(tmp_path, *rows)))
-    assert ("same", "is constant in the training classes and is left out") in [f[1:] for f in data.findings]
+    assert ("same", "is constant in the training data and is left out") in [f[1:] for f in data.findings]
     assert data.facts.shape == (1,)
     rows = ["label,same", *(f"{'abcdefghij'[i % 10]},3" for i in range(40))]
-    assert refusal(written(tmp_path, *rows)) == [
-        "t.csv has no column but the label that varies in the training classes"
-    ]
+    assert refusal(written(tmp_path, *rows)) == ["t.csv has no column of features that varies in the training data"]
 
 
 def test_one_class_is_too_few(tmp_path: Path) -> None:
@@ -130,6 +129,63 @@ def test_settings_name_columns(tmp_path: Path) -> None:
     assert [(p.key, p.hint) for p in refused.value.problems] == [("data.categorical", ""), ("data.ignore", "[colour]")]
     with pytest.raises(ConfigError, match="a task is a group"):
         table(str(file), column={"task": "colour", "group": "colour"})
+
+
+def tasks(tmp_path: Path, numbers: bool) -> Path:
+    """Write a table of 12 tasks of 3 classes, or of numbers in two columns."""
+    random = np.random.default_rng(0)
+    rows = ["machine,kind,load,speed,heat"]
+    for row in range(12 * 3 * 6):
+        task, kind = row % 12, "abc"[row // 12 % 3]
+        load = random.normal()
+        rows.append(f"m{task:02d},{'' if numbers else kind},{load:.4f},{task * load:.4f},{load + 400:.4f}")
+    return written(tmp_path, *rows)
+
+
+def test_a_task_is_a_group_within_which_episodes_are(tmp_path: Path) -> None:
+    data = table(str(tasks(tmp_path, numbers=False)), column={"task": "machine", "label": "kind"})
+    assert data.protocol == "groups, seed 0, within tasks"
+    for names in data.episodes("train", way=3, shot=1, query=2, seed=0).classes(5):
+        assert len({name.split("/")[0] for name in names}) == 1
+    assert len(data.facts.groups) == 12
+
+
+def test_targets_make_a_regression_over_tasks(tmp_path: Path) -> None:
+    file, column = tasks(tmp_path, numbers=True), {"task": "machine", "target": ["speed", "heat"]}
+    data = table(str(file), ignore=["kind"], column=column)
+    assert (data.facts.outputs, data.facts.classes, data.facts.shape) == (2, 0, (1,))
+    assert {split: len(own.names) for split, own in data.splits.items()} == {"train": 6, "val": 3, "test": 3}
+    y = data.splits["train"].targets
+    assert y is not None
+    assert y.mean(0).abs().max() < 1e-4 and (y.std(0, correction=0) - 1).abs().max() < 1e-4
+    episode = data.episodes("val", way=1, shot=3, query=4, seed=0).batch(0, 2)
+    load, speed = data.preprocessing["columns"][0], data.preprocessing["targets"][0]
+    x = episode.query_x[..., 0] * load["scale"] + load["mean"]
+    slopes = (episode.query_y[..., 0] * speed["scale"] + speed["mean"]) / x
+    assert (slopes - slopes.round()).abs().max() < 0.05  # each episode is of one task: its slope is its number
+    assert table(str(file), ignore=["kind"], column=column).fingerprint == data.fingerprint  # from the cache
+
+
+def test_wrong_targets_are_told(tmp_path: Path) -> None:
+    file = tasks(tmp_path, numbers=True)
+    file.write_text(file.read_text() + "\n,,1,fast,1\nm01,,2,,2")
+    column = {"task": "machine", "target": "speed"}
+    assert refusal(file, ignore=["kind"], column=column) == [
+        "t.csv, row 217 has no task",
+        "t.csv, row 217 has no finite number as its speed: 'fast'",
+        "t.csv, row 218 has no finite number as its speed: ''",
+    ]
+    with pytest.raises(ConfigError) as refused:
+        table(str(file), column={"target": 3, "label": "kind"})  # type: ignore[dict-item]
+    assert [p.key for p in refused.value.problems] == ["data.column.target", "data.column.label", "data.column.task"]
+    with pytest.raises(ConfigError, match=r"data\.column\.target: .* has no column 'sped'"):
+        table(str(file), column={**column, "target": "sped"})
+
+
+def test_a_feature_that_is_the_target_is_refused(tmp_path: Path) -> None:
+    rows = ["task,x,y,z", *(f"t{i % 8},{i % 5},{i % 7 + 0.5},{i % 7 + 0.5}" for i in range(40))]
+    (told,) = refusal(written(tmp_path, *rows), column={"task": "task", "target": "y"})
+    assert told == "t.csv, column z is the target y; data.ignore=[z] leaves it out"
 
 
 def test_what_is_no_table_is_refused(tmp_path: Path) -> None:
