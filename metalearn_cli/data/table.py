@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -20,8 +19,15 @@ from metalearn_cli.data.common.cache import cached
 from metalearn_cli.data.common.dataset import Dataset
 from metalearn_cli.data.common.files import files_named, source_of
 from metalearn_cli.data.common.manifest import Manifest, key_of_split, placed
-from metalearn_cli.data.common.rows import TABLES, Columns, check_roles, columns_of, is_table, named
-from metalearn_cli.data.common.tables import entries_of, learn, problems_of_columns, problems_of_targets, vectors
+from metalearn_cli.data.common.rows import TABLES, check_roles, columns_of, is_table, named
+from metalearn_cli.data.common.tables import (
+    check_names,
+    entries_of,
+    learn,
+    problems_of_columns,
+    problems_of_targets,
+    vectors,
+)
 
 COLUMN = {"label": None, "target": None, "split": None, "group": None, "task": None}
 NONE: Sequence[str] = []
@@ -110,7 +116,7 @@ def _targets(column: Mapping[str, Any]) -> list[str]:
 
 def _data(path: Path, settings: Settings, targets: Sequence[str]) -> Dataset:
     columns = npz_columns(path) if path.suffix.lower() == ".npz" else columns_of(path)
-    _check_names(columns, {"categorical": settings.categorical, "ignore": settings.ignore}, path)
+    check_names(columns, {"categorical": settings.categorical, "ignore": settings.ignore}, path)
     columns = {name: values for name, values in columns.items() if name not in settings.ignore}
     given = {role: name for role, name in settings.column.items() if isinstance(name, str)}
     needed = "task" if targets else "label"
@@ -161,14 +167,3 @@ def _data(path: Path, settings: Settings, targets: Sequence[str]) -> Dataset:
         },
         findings=(*found.findings, *(Finding(False, name, told) for name in features if name not in kept)),
     )
-
-
-def _check_names(columns: Columns, settings: Mapping[str, Sequence[str]], path: Path) -> None:
-    problems = []
-    for setting, names in settings.items():
-        for name in names:
-            if name not in columns:
-                near = "".join(f"[{close}]" for close in get_close_matches(name, columns, 1))
-                problems.append(Problem(f"data.{setting}", f"{path} has no column {name!r}", near))
-    if problems:
-        raise ConfigError(problems)

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from metalearn_cli.core.errors import DataError, Finding, UserError
+from metalearn_cli.core.errors import ConfigError, DataError, Finding, Problem, UserError
 from metalearn_cli.data.common.manifest import Entry, split_named
 from metalearn_cli.data.common.rows import Columns
 
@@ -48,6 +49,27 @@ def number_of(value: Any) -> float | None:
         return None if "_" in text else float(text)
     except ValueError:
         return None
+
+
+def check_names(columns: Columns, settings: Mapping[str, Sequence[str]], path: Path) -> None:
+    """Check settings that are lists of columns.
+
+    Args:
+        columns: the table.
+        settings: each setting's list.
+        path: of the table.
+
+    Raises:
+        ConfigError: with each name that the table does not have.
+    """
+    problems = []
+    for setting, names in settings.items():
+        for name in names:
+            if name not in columns:
+                near = "".join(f"[{close}]" for close in get_close_matches(name, columns, 1))
+                problems.append(Problem(f"data.{setting}", f"{path} has no column {name!r}", near))
+    if problems:
+        raise ConfigError(problems)
 
 
 def entries_of(values: Columns, path: Path, noun: str = "label") -> tuple[list[Entry], list[Finding]]:
