@@ -47,6 +47,10 @@ _USUAL = ("hydra/launcher=basic", "hydra/sweeper=basic")
 """Settings of Hydra's own that may be typed, because they change nothing."""
 
 
+PARTS = "data.parts."
+"""Where the parts of data=pooled are chosen: data@data.parts.NAME=CHOICE."""
+
+
 class NotForUse(HydraException):
     """A word that Hydra accepts, but mlx does not."""
 
@@ -116,8 +120,8 @@ class Composer:
 
     def forced(self, override: Override) -> str:
         """Return a word as it is passed to Hydra: values in the form that allows unknown keys, the rest unchanged."""
-        word = str(override.input_line)
-        if self.is_choice(override) and re.match(r"(transfer\.)?also\.", override.package or ""):
+        word, place = str(override.input_line), override.package or ""
+        if self.is_choice(override) and (re.match(r"(transfer\.)?also\.", place) or place.startswith(PARTS)):
             return f"+{word.lstrip('+')}"  # no config has a default for these data sets
         plain = self.is_choice(override) or override.is_delete() or override.is_hydra_override() or override.package
         return word if plain else f"++{word.lstrip('+')}"
@@ -140,10 +144,12 @@ class Composer:
     def completed(self, words: Sequence[str]) -> list[str]:
         """Return words with the choice of the backbone that suits the chosen data, if no word chooses one.
 
-        A data set's file names it in a line such as `# @backbone mlp` before all others.
+        A data set's file names it in a line such as `# @backbone mlp` before all others; several data sets as one have
+        that of the first.
         """
         chosen = dict(word.lstrip("+").split("=", 1) for word in words if "=" in word)
-        name = f"data/{chosen.get('data')}"
+        parts = [choice for key, choice in chosen.items() if key.startswith(f"data@{PARTS}")]
+        name = f"data/{[*parts, chosen.get('data')][0]}"
         if not (self.stage in TRAINING or self.stage == "run") or "backbone" in chosen:
             return list(words)
         found = self.loader.repository.load_config(name) if self.loader.repository.config_exists(name) else None

@@ -102,7 +102,8 @@ def inspect(stage: str, options: Mapping[str, str], words: Sequence[str]) -> str
     flags = [part for name, value in options.items() for part in (name, value) if part]
     composer = Composer(stage, options.get("--config-dir", ""))
     try:
-        words = [str(composer.read(word).input_line) for word in words]
+        overrides = [composer.read(word) for word in words]
+        words = [composer.forced(o) if composer.is_choice(o) else str(o.input_line) for o in overrides]
         words = composer.compose(words).words  # vets the user's own files
         with redirect_stdout(io.StringIO()) as printed, redirect_stderr(io.StringIO()) as told:
             app(stage, [*flags, *words])

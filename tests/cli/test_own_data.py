@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 import sources
 from PIL import Image
+from sources import arrays
 from sources.images import fill
 
+from metalearn_cli.cli.composing import Composer
 from metalearn_cli.data.common import decoding
 from metalearn_cli.data.common.sources import recognised
 
@@ -173,3 +175,19 @@ def test_meta_training_on_own_texts(mlx, tmp_path):
     assert "5-way 1-shot on 4 episodes of test classes, text" in answer.out
     (manifest,) = Path("runs/meta-train").glob("*/checkpoints/step-000001/manifest.json")
     assert json.loads(manifest.read_text())["data"]["preprocessing"]["tokenizer"] == "words"
+
+
+def test_several_data_sets_as_one_have_the_backbone_of_the_first(mlx, tmp_path):
+    for seed, name in enumerate("ab"):
+        arrays.fill(tmp_path / f"{name}.npz", 4, classes=12, items=3, seed=seed)
+    words = [w for name in "ab" for w in (f"data@data.parts.{name}=arrays", f"data.parts.{name}.root={name}.npz")]
+    answer = mlx("data", "check", "data=pooled", *words)
+    assert answer.code == 0, answer.err
+    assert "pooled" in answer.out
+    assert "    b:\n      _target_: metalearn_cli.data.arrays" in mlx("run", "data=pooled", *words, "--cfg", "job").out
+    composer = Composer("meta-train")
+    composed = composer.compose([composer.forced(composer.read(word)) for word in ("data=pooled", *words)])
+    assert composed.values["backbone"]["_target_"] == "metalearn_cli.backbones.mlp.Mlp"
+    answer = mlx("data", "check", "data=pooled", *words, "data.parts.a.kynd=vector")
+    assert answer.code == 2
+    assert "data.parts.a.kynd" in answer.err

@@ -142,6 +142,12 @@ def placed(manifest: Manifest, split: str, seed: int, min_items: int = 2) -> Pla
     return Placed(_seeded(classes, _classes(list(classes), seed)), f"classes, seed {seed}", findings)
 
 
+def key_of_split(split: str) -> str:
+    """Return what a way of splitting depends on, for the key of a cache: its name, or the text of its file."""
+    path = Path(expanded(split))
+    return split if split in WAYS or not path.is_file() else path.read_text("utf-8", errors="replace")
+
+
 def split_named(word: object, where: str) -> str:
     """Return the split of a word, such as "train" for "Training"; "" for an empty one.
 

@@ -23,7 +23,11 @@ Columns = dict[str, list[Any]]
 """The values [N] of each column, by its name; text in a CSV, any value in the others."""
 
 USUAL = {
-    "label": ("label", "class", "category", "target", "intent", "topic", "species", "y", "class_name", "label_name"),
+    "x": ("x", "data", "features", "images", "series", "inputs"),
+    "label": (
+        *("label", "class", "category", "target", "intent", "topic", "species"),
+        *("y", "class_name", "label_name", "labels"),
+    ),
     "split": ("split", "set", "subset", "partition", "fold"),
     "path": ("path", "file", "filename", "file_name", "image", "image_path", "img", "audio", "image_name"),
     "text": ("text", "sentence", "utterance", "query", "question", "content", "tokens"),

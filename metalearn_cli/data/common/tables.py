@@ -1,0 +1,263 @@
+"""How rows of a table become vectors, and plain values that say so, to treat other rows in the same way.
+
+Legend: N rows, D features.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metalearn_cli.core.errors import ConfigError, DataError, Finding, Problem, UserError
+from metalearn_cli.data.common.manifest import Entry, split_named
+from metalearn_cli.data.common.rows import Columns
+
+MISSING = frozenset({"", "na", "nan", "null", "?"})
+"""How tables write that a value is missing, in lower case."""
+
+MOST_CATEGORIES = 1000
+STRAY = 0.5  # a column with a larger share of numbers than this was meant to be numeric
+
+
+def text_of(value: Any) -> str:
+    """Return a value as text; "" if it is missing, and 3.0 as "3"."""
+    if value is None:
+        return ""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    text = str(value).strip()
+    return "" if text.lower() in MISSING else text
+
+
+def number_of(value: Any) -> float | None:
+    """Return a value as a number: NaN if it is missing, None if it is no number."""
+    if isinstance(value, int | float):
+        try:
+            return float(value)
+        except OverflowError:
+            return math.inf
+    text = text_of(value)
+    if not text:
+        return math.nan
+    try:
+        return None if "_" in text else float(text)
+    except ValueError:
+        return None
+
+
+def check_names(columns: Columns, settings: Mapping[str, Sequence[str]], path: Path) -> None:
+    """Check settings that are lists of columns.
+
+    Args:
+        columns: the table.
+        settings: each setting's list.
+        path: of the table.
+
+    Raises:
+        ConfigError: with each name that the table does not have.
+    """
+    problems = []
+    for setting, names in settings.items():
+        for name in names:
+            if name not in columns:
+                near = "".join(f"[{close}]" for close in get_close_matches(name, columns, 1))
+                problems.append(Problem(f"data.{setting}", f"{path} has no column {name!r}", near))
+    if problems:
+        raise ConfigError(problems)
+
+
+def entries_of(values: Columns, path: Path, noun: str = "label") -> tuple[list[Entry], list[Finding]]:
+    """Return the rows by number, and what is wrong with their labels and splits.
+
+    Args:
+        values: the column of each role that the table has: "label", and perhaps "split", "group" and "task", which is
+            a group, too.
+        path: of the table.
+        noun: what a label is called: "label", or "task" for a regression.
+    """
+    entries: list[Entry] = []
+    findings: list[Finding] = []
+    groups = values.get("task", values.get("group"))
+    for row, label in enumerate(values["label"]):
+        where, split = f"{path}, row {row + 1}", ""
+        if not text_of(label):
+            findings.append(Finding(True, where, f"has no {noun}"))
+        elif noun == "label" and (number := number_of(label)) is not None and not number.is_integer():
+            told = f"has the label {label}, which is a number and no class; for a regression over tasks of a table"
+            findings.append(Finding(True, where, f"{told}, data.column.target=NAME data.column.task=NAME"))
+        if groups and not text_of(groups[row]):
+            findings.append(Finding(True, where, f"has no {'task' if 'task' in values else 'group'}"))
+        try:
+            split = split_named(values["split"][row], where) if "split" in values else ""
+        except DataError as error:
+            findings += error.findings
+        entries.append(Entry(row, text_of(label), split, text_of(groups[row]) if groups else ""))
+    return entries, findings
+
+
+def problems_of_targets(features: Columns, targets: Columns, path: Path) -> list[Finding]:
+    """Return what is wrong with the columns of a regression's targets."""
+    findings = []
+    for name, values in targets.items():
+        for row, value in enumerate(values):
+            number = number_of(value)
+            if number is None or not math.isfinite(number):
+                findings.append(
+                    Finding(True, f"{path}, row {row + 1}", f"has no finite number as its {name}: {value!r}")
+                )
+        findings += [
+            Finding(True, f"{path}, column {other}", f"is the target {name}; {_left_out(other)}")
+            for other, own in features.items()
+            if [*map(text_of, own)] == [*map(text_of, values)]
+        ]
+    return findings
+
+
+def learn(columns: Columns, rows: Sequence[int], categorical: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Learn how each column becomes features, from the training rows alone.
+
+    Args:
+        columns: the columns of the features.
+        rows: the numbers of the training rows.
+        categorical: columns whose numbers are names.
+
+    Returns:
+        for each column its `name` and: the `categories`, of which "" stands for a missing value, each a feature that is
+        1 or 0; or the `median` that replaces a missing number, the `mean` and `scale` of the result, and `indicator`,
+        whether a second feature says that the number was missing. Columns that are constant are left out.
+
+    Raises:
+        UserError: if scikit-learn is not installed.
+    """
+    numbers = {name: _numbers(values) for name, values in columns.items() if name not in categorical}
+    learnt = {name: _learnt_numbers(x[list(rows)]) for name, x in numbers.items() if x is not None}
+    for name in columns:
+        if name not in learnt:
+            learnt[name] = _learnt_categories([text_of(columns[name][row]) for row in rows])
+    return [{"name": name, **learnt[name]} for name in columns if learnt[name]]
+
+
+def vectors(columns: Mapping[str, Sequence[Any]], learnt: Sequence[Mapping[str, Any]]) -> NDArray[np.float32]:
+    """Return rows as vectors [N, D].
+
+    Args:
+        columns: the values of each column.
+        learnt: as `learn` returns it.
+
+    Raises:
+        ValueError: if a number is none; it names the column.
+    """
+    features: list[NDArray[Any]] = []
+    for column in learnt:
+        values = columns[column["name"]]
+        if "categories" in column:
+            index = {category: i for i, category in enumerate(column["categories"])}
+            chosen = np.array([index.get(text_of(value), -1) for value in values])
+            features.append(chosen[:, None] == np.arange(len(index)))
+            continue
+        x = _numbers(values)
+        if x is None:
+            raise ValueError(f"{column['name']} must be numbers")
+        missing = np.isnan(x)
+        features.append((np.where(missing, column["median"], x) - column["mean"]) / column["scale"])
+        features += [missing] * column["indicator"]
+    return np.column_stack(features).astype(np.float32)
+
+
+def problems_of_columns(
+    columns: Columns, classes: Mapping[str, Sequence[str]], categorical: Sequence[str], where: str
+) -> list[Finding]:
+    """Return what is wrong with the columns of features.
+
+    Args:
+        columns: the columns of the features.
+        classes: the columns that must not follow from one feature, such as the label.
+        categorical: columns whose numbers are names.
+        where: the name of the table.
+    """
+    findings = []
+    for name, values in columns.items():
+        found = [number_of(value) for value in values]
+        texts = [text_of(value) for value in values]
+        named, present = f"{where}, column {name}", [text for text in texts if text]
+        wrong = [row for row, number in enumerate(found) if number is None]
+        numeric = name not in categorical and not wrong
+        if held := next((value for value in values if isinstance(value, list | dict)), None):
+            findings.append(Finding(True, named, f"holds lists or objects ({held!r:.40}); each value must be single"))
+            continue
+        for row, number in enumerate(found):
+            if numeric and number is not None and math.isinf(number):
+                findings.append(Finding(True, f"{where}, row {row + 1}", f"has an infinite {name}: {values[row]}"))
+        if name not in categorical and 0 < len(wrong) < (1 - STRAY) * len(present):
+            told = f"has numbers, but row {wrong[0] + 1} has {texts[wrong[0]]!r}"
+            more = f" and {len(wrong) - 1} more rows have no numbers" if len(wrong) > 1 else ""
+            findings.append(Finding(True, named, f"{told}{more}; correct them, or data.categorical=[{name}]"))
+            continue
+        for role, labels in classes.items():
+            if len(set(labels)) > 1 and len(set(zip(texts, labels, strict=True))) == len(set(texts)) == len(
+                set(labels)
+            ):
+                told = f"tells the {role}: each of its values belongs to one {role}; {_left_out(name)}"
+                findings.append(Finding(True, named, told))
+        different = len(set(present))
+        if numeric and _counts_rows(found):
+            findings.append(Finding(True, named, f"numbers the rows; {_left_out(name)}"))
+        if not numeric and different == len(texts) > 1:
+            told = f"has another value in each row, as an id or a sentence has; {_left_out(name)}"
+            findings.append(Finding(True, named, f"{told}; for sentences, data=text"))
+        elif not numeric and different > MOST_CATEGORIES:
+            told = f"has {different} categories; at most {MOST_CATEGORIES} become features; {_left_out(name)}"
+            findings.append(Finding(True, named, told))
+    return findings
+
+
+def _left_out(name: str) -> str:
+    return f"data.ignore=[{name}] leaves it out"
+
+
+def _counts_rows(numbers: Sequence[float | None]) -> bool:
+    """Whether numbers are those of rows: whole, all different, without a gap."""
+    whole = {number for number in numbers if number is not None and number.is_integer()}
+    return len(whole) == len(numbers) > 1 and max(whole) - min(whole) == len(numbers) - 1
+
+
+def _numbers(values: Sequence[Any]) -> NDArray[np.float64] | None:
+    """Return a column as numbers, NaN where one is missing; None if a value is no number."""
+    found = [number_of(value) for value in values]
+    return None if None in found else np.array(found, np.float64)
+
+
+def _learnt_numbers(x: NDArray[np.float64]) -> dict[str, Any]:
+    impute, preprocessing = _sklearn()
+    if len(np.unique(x)) < 2:  # all missing numbers count as one
+        return {}
+    imputer = impute.SimpleImputer(strategy="median").fit(x[:, None])
+    scaler = preprocessing.StandardScaler().fit(imputer.transform(x[:, None]))
+    return {
+        "median": float(imputer.statistics_[0]),
+        "mean": float(scaler.mean_[0]),
+        "scale": float(scaler.scale_[0]),
+        "indicator": bool(np.isnan(x).any()),
+    }
+
+
+def _learnt_categories(texts: Sequence[str]) -> dict[str, Any]:
+    _, preprocessing = _sklearn()
+    encoder = preprocessing.OneHotEncoder(handle_unknown="ignore").fit(np.array(texts, object)[:, None])
+    categories = list(encoder.categories_[0])
+    return {"categories": categories} if len(categories) > 1 else {}
+
+
+def _sklearn() -> tuple[Any, Any]:
+    try:
+        from sklearn import impute, preprocessing
+    except ImportError as error:
+        told = f"tables need scikit-learn ({error}): pip install 'metalearn-cli[table]'"
+        raise UserError(told) from error
+    return impute, preprocessing
