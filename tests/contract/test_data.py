@@ -20,8 +20,8 @@ from torch import Tensor
 
 from metalearn_cli.core.build import build, problems_of
 from metalearn_cli.core.errors import ConfigError, UserError
-from metalearn_cli.core.items import Kind
-from metalearn_cli.data.common.splits import group_of
+from metalearn_cli.core.items import Kind, size
+from metalearn_cli.data.common.splits import group_of, parts_of
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "configs" / "data"
@@ -81,20 +81,37 @@ def sampler_of(data: Any, split: str, seed: int = 0) -> Any:
     return data.episodes(split, way=way_of(data), shot=SHOT, query=QUERY, seed=seed)
 
 
-def check_range(data: Any, x: Tensor) -> None:
-    if data.facts.values == "ids":
+def of_part(told: Any, name: str) -> Any:
+    """Return what facts say of a part of an item; of an item that is no dict, the only part has the name ""."""
+    return told.get(name, 0) if isinstance(told, dict) else told
+
+
+def check_items(data: Any, x: Any, *leading: int) -> None:
+    facts = data.facts
+    for name, part in parts_of(x).items():
+        assert part.shape == (*leading, *of_part(facts.shape, name))
+        check_range(of_part(facts.values, name), of_part(facts.vocabulary, name), part)
+
+
+def check_range(values: str, vocabulary: int, x: Tensor) -> None:
+    if values == "ids":
         assert x.dtype == torch.int64
-        assert 0 <= x.min() and x.max() < data.facts.vocabulary
+        assert 0 <= x.min() and x.max() < vocabulary
         assert (x != 0).any(-1).all()  # padding alone is no item
         return
     assert x.dtype == torch.float32
     assert x.isfinite().all()
-    if data.facts.values == "unit":
+    if values == "unit":
         assert x.min() >= 0 and x.max() <= 1
         assert x.max() > 0.5  # not scaled twice
     else:
-        assert data.facts.values == "real"
+        assert values == "real"
         assert x.min() < -0.5 and x.max() > 0.5
+
+
+def flat(x: Any, leading: int) -> Tensor:
+    """Return items with all their numbers in one dimension, after the leading ones."""
+    return torch.cat([part.flatten(leading).double() for part in parts_of(x).values()], -1)
 
 
 def test_its_config_is_free_of_problems(name: str) -> None:
@@ -138,9 +155,8 @@ def test_episodes_have_the_promised_shapes_labels_and_range(data: Any, split: st
     sampler = sampler_of(data, split)
     assert (sampler.way, sampler.regression) == (way, data.facts.regression)
     episodes = sampler.batch(0, TASKS)
-    assert episodes.support_x.shape == (TASKS, way * SHOT, *data.facts.shape)
-    assert episodes.query_x.shape == (TASKS, way * QUERY, *data.facts.shape)
-    check_range(data, episodes.query_x)
+    check_items(data, episodes.query_x, TASKS, way * QUERY)
+    assert {len(part[0]) for part in parts_of(episodes.support_x).values()} == {way * SHOT}
     for y, per_class in ((episodes.support_y, SHOT), (episodes.query_y, QUERY)):
         if data.facts.regression:
             assert y.shape == (TASKS, per_class, 1)
@@ -172,14 +188,14 @@ def test_classes_of_episodes_are_named(data: Any, split: str) -> None:
 
 
 def test_support_and_query_share_no_item(data: Any, split: str) -> None:
-    for support_x, _, query_x, _ in zip(*sampler_of(data, split).batch(1, TASKS), strict=True):
-        items = torch.cat([support_x, query_x]).flatten(1)
+    episodes = sampler_of(data, split).batch(1, TASKS)
+    for items in torch.cat([flat(episodes.support_x, 2), flat(episodes.query_x, 2)], 1):
         assert len(torch.unique(items, dim=0)) == len(items)
 
 
 def test_episodes_are_a_function_of_seed_split_and_step(data: Any, split: str) -> None:
     def query(data: Any = data, split: str = split, seed: int = 0, step: int = 7) -> Tensor:
-        return sampler_of(data, split, seed).batch(step, 2).query_x
+        return flat(sampler_of(data, split, seed).batch(step, 2).query_x, 2)
 
     first = query()
     torch.rand(1)
@@ -210,11 +226,10 @@ def test_batches_and_held_out_items(data: Any, split: str) -> None:
     classes = len(data.splits[split].names)
     for part in ("all", "fit", "held_out"):
         x, y = data.batch(split, part, 40, seed=0, step=0)
-        assert x.shape == (40, *data.facts.shape)
-        check_range(data, x)
+        check_items(data, x, 40)
         assert y.dtype == torch.int64
         assert 0 <= y.min() and y.max() < classes
     x, y = next(data.all(split, "held_out", 10**6))
-    assert len(x) == len(y)
+    assert size(x) == len(y)
     assert y.unique().tolist() == list(range(classes))
-    assert len(x) <= len(data.splits[split].items) / 4
+    assert size(x) <= size(data.splits[split].items) / 4
