@@ -119,6 +119,8 @@ class Timm(nn.Module):
             message = f"{named} is a network that cannot take images of shape {list(shape)} ({reason}); it takes images"
             size = f"{channels} x {high} x {wide}: type data.size={high} ({told['interpolation']})"
             raise ValueError(f"{message} of {size}") from error
+        if any(getattr(part, "attention_bias_cache", None) for part in self.encoder.modules()):
+            raise ValueError(f"{named} is a network that keeps tensors of one call for the next; choose another")
         if found:
             called = ", ".join(sorted(found))
             raise ValueError(f"{named} is a network without right second derivatives (of {called}); choose another")

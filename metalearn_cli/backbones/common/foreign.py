@@ -68,12 +68,15 @@ def differentiable(module: nn.Module) -> None:
     A parametrised tensor, such as a normalised weight, is replaced by its value, because torch cannot batch the former.
     An embedding's padding is given up: torch drops its gradient, but not everywhere in a batch of tasks.
     A mean over all places is computed as such: torch's pooling is slow in a batch of tasks, and warns.
+    A hard sigmoid is written out: torch's has no second derivative.
     """
     for part in list(module.modules()):
         if isinstance(part, nn.Embedding):
             part.padding_idx = None
         if isinstance(part, nn.AdaptiveAvgPool2d) and part.output_size in (1, (1, 1)):
             part.__class__ = _Mean
+        if isinstance(part, nn.Hardsigmoid):
+            part.__class__ = _Hardsigmoid
         if is_parametrized(part):
             for name in list(part.parametrizations):  # type: ignore[arg-type]  # a ModuleDict
                 remove_parametrizations(part, name)
@@ -85,6 +88,14 @@ class _Mean(nn.AdaptiveAvgPool2d):
     def forward(self, x: Tensor) -> Tensor:
         """Return [B, C, 1, 1] of x [B, C, H, W]."""
         return x.mean((2, 3), keepdim=True)
+
+
+class _Hardsigmoid(nn.Hardsigmoid):
+    """A sigmoid made of straight lines."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return it of each entry of x."""
+        return functional.relu6(x + 3) / 6
 
 
 def drop_unused(module: nn.Module, z: Tensor) -> set[str]:

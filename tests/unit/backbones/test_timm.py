@@ -116,6 +116,7 @@ class TestNetworksOfTimm:
             ),
             ("test_resnet", (2, 32, 32), r"cannot take images of shape \[2, 32, 32\] .* of 3 x 160 x 160: type "),
             ("test_nfnet", (3, 32, 32), r"without right second derivatives \(of batch_norm\); choose another$"),
+            ("levit_128s", (3, 224, 224), r"keeps tensors of one call for the next; choose another$"),
             ("resnet81", (3, 32, 32), r"is no network of timm [\d.]+; did you mean resnet"),
             ("hf-hub:timm/test_vit.r160_in1k", (3, 32, 32), r"is no network of timm [\d.]+"),
             ("test_vit.another", (3, 32, 32), r"cannot be built by timm: Invalid pretrained tag \(another\)"),

@@ -84,6 +84,16 @@ def test_a_mean_over_places_stays_one() -> None:
     torch.testing.assert_close(torch.vmap(pooled)(apart)[:, 0], before)  # without torch's warning
 
 
+def test_a_hard_sigmoid_has_a_second_derivative() -> None:
+    hard, x = nn.Hardsigmoid(), torch.linspace(-4, 4, 9, requires_grad=True)
+    before = hard(x)
+    differentiable(hard)
+    torch.testing.assert_close(hard(x), before)
+    (slope,) = torch.autograd.grad(hard(x).square().sum(), x, create_graph=True)
+    (curvature,) = torch.autograd.grad(slope.sum(), x)
+    torch.testing.assert_close(curvature, torch.where(x.abs() < 3, 2 / 36, 0.0))
+
+
 def test_tells_what_has_no_right_second_derivative() -> None:
     x = torch.rand(2, 3, 4, 4)
     with undifferentiable() as found:
