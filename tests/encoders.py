@@ -5,10 +5,16 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
+
+from metalearn_cli.backbones.common.foreign import torchvision_fault
 
 WORDS = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", *"the a cat dog bird sat ran sang on in under mat tree house".split()]
 """The words of the tokenizer, in the order of their ids: padding is not the first."""
@@ -79,3 +85,41 @@ def package_into(folder: Path, name: str) -> Path:
     if done.returncode:
         pytest.skip(f"{name} cannot be installed: {done.stderr.strip().splitlines()[-1]}")
     return folder
+
+
+@cache
+def _declared() -> torch.library.Library | None:
+    """Declare the operators that a torchvision of another build than torch's lacks; it can then be imported.
+
+    They would be declared twice beside one that can be imported as it is, and torch would end the process.
+    """
+    if not subprocess.run([sys.executable, "-c", "import torchvision"], capture_output=True).returncode:
+        return None
+    library = torch.library.Library("torchvision", "DEF")  # to be kept: the operators are gone with it
+    for name in ("nms", "qnms"):
+        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    return library
+
+
+def timm_or_skip() -> Any:
+    """Return timm; skip the test where it or torchvision is not installed."""
+    if sys.modules.get("torchvision", ...) is None:  # hidden by an earlier test
+        del sys.modules["torchvision"]
+    torchvision_fault.cache_clear()
+    if absent := [name for name in ("timm", "torchvision") if not find_spec(name)]:
+        pytest.skip(f"{' and '.join(absent)} not installed")
+    _declared()
+    import timm
+
+    return timm
+
+
+def weights_into(folder: Path, name: str) -> Path:
+    """Write random weights of a network of timm, with its classifier, as timm saves them, and return the file."""
+    library = timm_or_skip()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = library.create_model(name, num_classes=10)
+        drawn = {n: t + 0.1 * torch.rand_like(t) if t.is_floating_point() else t for n, t in model.state_dict().items()}
+    save_file(drawn, folder / f"{name}.safetensors")
+    return folder / f"{name}.safetensors"

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import layer_norm, linear
 from torch.nn.modules.batchnorm import _NormBase
+from torch.overrides import TorchFunctionMode
 
 from metalearn_cli.core.items import Items, joined, size
 
@@ -347,9 +348,18 @@ def _corrected(module: nn.Module) -> nn.Module:
     """Replace the forward function of each layer normalisation in a module, in place; see `_LayerNorm`."""
     for part in module.modules():
         if isinstance(part, nn.LayerNorm):
-            kind = type(part)  # another library's, which permutes dimensions and then calls torch's own
-            part.__class__ = _LayerNorm if kind is nn.LayerNorm else type(kind.__name__, (kind, _LayerNorm), {})
+            kind = type(part)
+            part.__class__ = _LayerNorm if kind is nn.LayerNorm else type(kind.__name__, (_OtherLayerNorm, kind), {})
     return module
+
+
+def _layer_norm(
+    x: Tensor, shape: Sequence[int], weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+) -> Tensor:
+    """Return torch's layer normalisation, with weights applied outside of the function; see `_LayerNorm`."""
+    y = layer_norm(x, shape, eps=eps)
+    y = y if weight is None else y * weight
+    return y if bias is None else y + bias
 
 
 class _LayerNorm(nn.LayerNorm):
@@ -363,6 +373,25 @@ class _LayerNorm(nn.LayerNorm):
         """Return x normalised over its last dimensions."""
         if not torch._C._are_functorch_transforms_active():
             return super().forward(x)
-        y = layer_norm(x, self.normalized_shape, eps=self.eps)
-        y = y if self.weight is None else y * self.weight
-        return y if self.bias is None else y + self.bias
+        return _layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
+
+
+class _OtherLayerNorm(nn.LayerNorm):
+    """The same for another library's layer, which permutes dimensions, say, and calls torch's layer or its function."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return what the other library's layer does."""
+        if not torch._C._are_functorch_transforms_active():
+            return super().forward(x)
+        with _Corrected():
+            return super().forward(x)
+
+
+class _Corrected(TorchFunctionMode):
+    """Within a block, torch's `layer_norm` is `_layer_norm`."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Call a function of torch."""
+        return (_layer_norm if func is layer_norm else func)(*args, **(kwargs or {}))

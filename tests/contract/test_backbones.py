@@ -27,7 +27,7 @@ from metalearn_cli.engine.tasks import Tasks
 
 ITEMS, REFERENCE, WAY, TASKS = 6, 4, 2, 3
 LONG = ("resnet50",)  # it shares all but its blocks with resnet18
-FOREIGN = ("hf", "speaker")  # networks of other libraries, which have tests of their own
+FOREIGN = ("hf", "speaker", "timm")  # networks of other libraries, which have tests of their own
 ITEM = "item"  # the name of a batch of items of one part
 IMAGES = Facts("image", (1, 16, 16), "unit", WAY)
 OTHERS = {

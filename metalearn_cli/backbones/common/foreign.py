@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
+from torch.overrides import TorchFunctionMode
 
 _log = logging.getLogger("metalearn_cli")
 
@@ -62,13 +67,35 @@ def differentiable(module: nn.Module) -> None:
 
     A parametrised tensor, such as a normalised weight, is replaced by its value, because torch cannot batch the former.
     An embedding's padding is given up: torch drops its gradient, but not everywhere in a batch of tasks.
+    A mean over all places is computed as such: torch's pooling is slow in a batch of tasks, and warns.
+    A hard sigmoid is written out: torch's has no second derivative.
     """
     for part in list(module.modules()):
         if isinstance(part, nn.Embedding):
             part.padding_idx = None
+        if isinstance(part, nn.AdaptiveAvgPool2d) and part.output_size in (1, (1, 1)):
+            part.__class__ = _Mean
+        if isinstance(part, nn.Hardsigmoid):
+            part.__class__ = _Hardsigmoid
         if is_parametrized(part):
             for name in list(part.parametrizations):  # type: ignore[arg-type]  # a ModuleDict
                 remove_parametrizations(part, name)
+
+
+class _Mean(nn.AdaptiveAvgPool2d):
+    """The mean over all places."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return [B, C, 1, 1] of x [B, C, H, W]."""
+        return x.mean((2, 3), keepdim=True)
+
+
+class _Hardsigmoid(nn.Hardsigmoid):
+    """A sigmoid made of straight lines."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return it of each entry of x."""
+        return functional.relu6(x + 3) / 6
 
 
 def drop_unused(module: nn.Module, z: Tensor) -> set[str]:
@@ -86,3 +113,33 @@ def drop_unused(module: nn.Module, z: Tensor) -> set[str]:
                 delattr(part, name)
                 part.register_buffer(name, p.detach())
     return {name for name, p in named.items() if id(p) not in unused}
+
+
+@contextmanager
+def undifferentiable() -> Iterator[set[str]]:
+    """Collect the names of functions that a block calls and whose second derivative torch lacks, or has wrong.
+
+    Normalisation by the statistics of the batch is wrong in a batch of tasks, and fused attention has no second
+    derivative on a CPU (torch 2.13).
+    """
+    found: set[str] = set()
+    with _Watch(found):
+        yield found
+
+
+class _Watch(TorchFunctionMode):
+    """Adds to a set the names of such functions, as they are called."""
+
+    def __init__(self, found: set[str]) -> None:
+        super().__init__()
+        self.found = found
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Call a function of torch."""
+        if func is functional.scaled_dot_product_attention or (
+            func in (functional.batch_norm, functional.instance_norm) and (kwargs or {}).get("training", True)
+        ):
+            self.found.add(func.__name__)
+        return func(*args, **(kwargs or {}))

@@ -16,7 +16,6 @@ from conftest import on_cpu
 from encoders import PREPROCESSORS, WORDS, encoder_into, package_into
 from torch import Tensor
 
-from metalearn_cli import stages
 from metalearn_cli.algorithms.maml import Maml
 from metalearn_cli.backbones import hf
 from metalearn_cli.backbones.hf import Hf, preprocessor
@@ -25,12 +24,9 @@ from metalearn_cli.core.items import Facts
 from metalearn_cli.core.network import HEAD, Network, check_backbone, network, unwritten
 from metalearn_cli.core.random import seeded
 from metalearn_cli.core.types import Episode
-from metalearn_cli.data.common.dataset import Dataset
-from metalearn_cli.data.common.splits import SPLITS, Split
 from metalearn_cli.data.common.tokenizer import tokenized
 from metalearn_cli.engine.episodes import Learner, trained
 from metalearn_cli.engine.tasks import Tasks
-from metalearn_cli.stages import session
 
 FACTS = {
     "text": Facts("text", (7,), "ids", 2, vocabulary=1 + len(WORDS)),
@@ -157,23 +153,6 @@ class TestOneOfEachKind(Loaded):
             ends.append(torch.stack(losses).mean().item())
         slope = sum((found[n] * direction[n]).sum().item() for n in net.params)
         assert slope == pytest.approx((ends[0] - ends[1]) / 2e-4, rel=1e-4)
-
-    def test_meta_trains_resumes_and_evaluates(
-        self, kind: str, folders: dict[str, Path], config: Any, said: Any, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        x = items(kind, len(SPLITS), 3 * 6)
-        x = x if kind == "text" else (255 * x).to(torch.uint8) if kind == "image" else x.float()
-        names = {split: tuple(f"{split}{k}" for k in range(3)) for split in SPLITS}
-        splits = {s: Split(x[i], torch.full((3,), 6), names[s]) for i, s in enumerate(SPLITS)}
-        data = Dataset.of("tiny", "any", splits, FACTS[kind].kind, vocabulary=FACTS[kind].vocabulary)
-        monkeypatch.setattr(session, "_loaded", lambda spec: data)
-        backbone = {"_target_": "metalearn_cli.backbones.hf.Hf", "path": str(folders[kind])}
-        maml = {"_target_": "metalearn_cli.algorithms.maml.Maml", "inner_lr": 0.1, "inner_steps": 1}
-        settings = config("meta-train", backbone=backbone, algorithm=maml, way=2, shot=1, query=2)
-        run = stages.run("meta-train", settings, said)
-        assert run["status"] == "completed"
-        scored = stages.run("evaluate", config("evaluate", ckpt=run["checkpoint"], way=2, shot=1, query=2), said)
-        assert scored["status"] == "completed"
 
 
 def misfits() -> Iterator[tuple[str, Facts, str, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from metalearn_cli.core.items import Items, Kind, each
 from metalearn_cli.core.random import seeded
 from metalearn_cli.data.common.dataset import Dataset
 from metalearn_cli.data.common.splits import SPLITS, Split
+from metalearn_cli.records import runs
 from metalearn_cli.records.checkpoint import open_checkpoint, read_tensors
 from metalearn_cli.stages import session, training
 from metalearn_cli.stages.preparing import Prepared, prepare
@@ -56,6 +58,22 @@ def images(given: Callable[..., Dataset]) -> Dataset:
 def go(config: Callable[..., Any], said: Any) -> Callable[..., dict[str, Any]]:
     """Return a function that runs a stage with the given changes."""
     return lambda stage, **changes: stages.run(stage, config(stage, **changes), said)
+
+
+@pytest.fixture
+def interrupted(
+    config: Callable[..., Any], said: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., str]:
+    """Return a function that begins a stage, stops it by SIGINT in step `stop`, and gives the run's folder."""
+
+    def begin(stage: str, stop: int = 2, **changes: Any) -> str:
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(said, "advance", lambda step: os.kill(os.getpid(), signal.SIGINT) if step == stop else None)
+            stages.run(stage, config(stage, **changes), said)
+        folder: str = runs.list_runs(str(tmp_path / "runs"))[0]["folder"]
+        return folder
+
+    return begin
 
 
 @pytest.fixture

@@ -1,9 +1,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
 from importlib import import_module
 from pathlib import Path
 
@@ -17,19 +15,6 @@ from metalearn_cli.records import runs
 
 MAML = {"_target_": "metalearn_cli.algorithms.maml.Maml", "inner_lr": 0.1}
 CONV4 = {"_target_": "metalearn_cli.backbones.conv4.Conv4", "hidden": 2}
-
-
-@pytest.fixture
-def interrupted(config, said, tmp_path, monkeypatch):
-    """Return a function that begins a stage, stops it by SIGINT in step `stop`, and gives the run's folder."""
-
-    def begin(stage, stop=2, **changes):
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(said, "advance", lambda step: os.kill(os.getpid(), signal.SIGINT) if step == stop else None)
-            stages.run(stage, config(stage, **changes), said)
-        return runs.list_runs(str(tmp_path / "runs"))[0]["folder"]
-
-    return begin
 
 
 @pytest.mark.parametrize("stop", [1, 3, 4])

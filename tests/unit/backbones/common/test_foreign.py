@@ -8,9 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 from torch.nn.utils.parametrizations import weight_norm
 
-from metalearn_cli.backbones.common.foreign import blocks_of, differentiable, drop_unused, torchvision_fault
+from metalearn_cli.backbones.common.foreign import (
+    blocks_of,
+    differentiable,
+    drop_unused,
+    torchvision_fault,
+    undifferentiable,
+)
 
 
 class Encoder(nn.Module):
@@ -65,6 +72,39 @@ def test_what_torch_cannot_batch_is_replaced_and_changes_nothing() -> None:
     torch.testing.assert_close(encoder(X), before)
     assert "layers.0.weight" in dict(encoder.named_parameters())
     assert encoder.embedding.padding_idx is None
+
+
+def test_a_mean_over_places_stays_one() -> None:
+    pooled = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.AdaptiveAvgPool2d((1, 1)))
+    x = torch.rand(2, 3, 4, 5)
+    before = pooled(x)
+    differentiable(pooled)
+    torch.testing.assert_close(pooled(x), before)
+    apart = x.unflatten(0, (2, 1)).permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)  # channels last
+    torch.testing.assert_close(torch.vmap(pooled)(apart)[:, 0], before)  # without torch's warning
+
+
+def test_a_hard_sigmoid_has_a_second_derivative() -> None:
+    hard, x = nn.Hardsigmoid(), torch.linspace(-4, 4, 9, requires_grad=True)
+    before = hard(x)
+    differentiable(hard)
+    torch.testing.assert_close(hard(x), before)
+    (slope,) = torch.autograd.grad(hard(x).square().sum(), x, create_graph=True)
+    (curvature,) = torch.autograd.grad(slope.sum(), x)
+    torch.testing.assert_close(curvature, torch.where(x.abs() < 3, 2 / 36, 0.0))
+
+
+def test_tells_what_has_no_right_second_derivative() -> None:
+    x = torch.rand(2, 3, 4, 4)
+    with undifferentiable() as found:
+        nn.BatchNorm2d(3).eval()(x)
+        nn.GroupNorm(1, 3)(x)
+    assert found == set()
+    with undifferentiable() as found:
+        functional.batch_norm(x, None, None, training=True)
+        nn.InstanceNorm2d(3)(x)
+        functional.scaled_dot_product_attention(x, x, x)
+    assert found == {"batch_norm", "instance_norm", "scaled_dot_product_attention"}
 
 
 @pytest.fixture
