@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from sources import audio, images
+from sources import arrays, audio, images, mixed, table
 
 ROOT = Path(__file__).parents[2]
 SHORT = [
@@ -33,6 +33,12 @@ def sources() -> None:
         for digit in range(3):
             for n in range(4):
                 audio.save(Path("recordings") / f"{digit}_{speaker}_{n}.wav", number * 100 + digit * 10 + n)
+    images.fill(Path("more_photos"), 6, 7)
+    table.fill(Path("my_plants.csv"), 12, 4)
+    arrays.fill(Path("my_vectors.npz"), 6, classes=12, items=4)
+    mixed.fill(Path("my_things.csv"), 12, 2)
+    runs = [f"m{k},{n},{k * n}" for k in range(8) for n in range(4)]
+    Path("machines.csv").write_text("\n".join(["machine,load,speed", *runs]))
     topics = "weather travel money music food sport health books school garden trains films".split()
     ways = ("tell me of", "what is new in", "more of", "show me", "ask for", "no more of")
     rows = [f'"{way} {topic}, please",{topic}' for topic in topics for way in ways]
