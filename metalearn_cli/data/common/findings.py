@@ -125,7 +125,7 @@ def _episodes(name: str, episode: Episode, way: int, regression: bool) -> list[F
     findings = []
     for part in ("support", "query"):
         x, y = getattr(episode, f"{part}_x"), getattr(episode, f"{part}_y")
-        if not x.isfinite().all():
+        if not all(values.isfinite().all() for values in parts_of(x).values()):
             findings.append(Finding(True, name, f"gives {part} items {NO_NUMBERS}"))
         if regression and not y.isfinite().all():
             findings.append(Finding(True, name, f"gives {part} targets {NO_NUMBERS}"))

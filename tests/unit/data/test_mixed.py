@@ -10,6 +10,7 @@ from PIL import Image
 from sources.mixed import fill
 
 from metalearn_cli.core.errors import ConfigError, DataError
+from metalearn_cli.data.common.findings import episode_findings
 from metalearn_cli.data.common.images import Shape, pixels_of
 from metalearn_cli.data.common.rows import columns_of
 from metalearn_cli.data.common.tables import vectors
@@ -44,6 +45,14 @@ def test_each_part_of_a_row_is_treated_as_alone(file: Path) -> None:
         assert torch.equal(items["text"], encoded(own["caption"], data.preprocessing["text"]).ids)
         np.testing.assert_array_equal(items["table"], vectors(own, data.preprocessing["table"]["columns"]))
     assert mixed(str(file), size=8, length=8, column=COLUMN).fingerprint == data.fingerprint
+
+
+def test_its_episodes_are_checked(file: Path) -> None:
+    data = mixed(str(file), size=8, length=8, column=COLUMN)
+    assert episode_findings(data, way=2, shot=1, query=1) == []
+    data.splits["val"].items["table"][:] = np.nan  # type: ignore[call-overload]
+    told = {finding.what for finding in episode_findings(data, way=2, shot=1, query=1)}
+    assert {word.split()[1] for word in told} == {"support", "query"}
 
 
 def test_a_part_may_be_left_out(file: Path) -> None:
