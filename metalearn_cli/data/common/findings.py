@@ -23,6 +23,7 @@ COPIED = 0.5  # a class with at least this share of another's items is a copy of
 COMMON = 50  # if more classes share an item, they are not compared pair by pair
 NO_NUMBERS = "with values that are not finite (NaN or infinite)"
 BITS, ALIKE = 64, 2  # of the hash of an image, and how many may differ in a near-copy
+SMALLEST = 16  # pixels a side: in fewer, many images look alike
 CHUNK = 4096  # images that are compared at once
 HUGE = 1e6  # standardised values are far smaller
 
@@ -73,7 +74,7 @@ def near_copies(splits: Mapping[str, Split]) -> list[Finding]:
 
 def _looks(items: Tensor) -> Tensor | None:
     """Return the signs [N, 64], -1 or 1, of an image's differences; zeros for a plain image; None for other items."""
-    if items.ndim != 4 or items.dtype != torch.uint8 or min(items.shape[2:]) < 8:
+    if items.ndim != 4 or items.dtype != torch.uint8 or min(items.shape[2:]) < SMALLEST:
         return None
     small = [interpolate(part.float().mean(1, keepdim=True), (8, 9), mode="area") for part in items.split(CHUNK)]
     steps = torch.cat(small)[:, 0].diff(dim=2).flatten(1)

@@ -50,7 +50,8 @@ class Entry(NamedTuple):
     @property
     def class_name(self) -> str:
         """The name of its class, see `splits.group_of`."""
-        return f"{self.group}/{self.label}" if self.group else self.label
+        # without a group, a slash of the label must not make one: "km/h" is no class of "km"
+        return f"{self.group}/{self.label}" if self.group else self.label.replace("/", "\N{DIVISION SLASH}")
 
 
 class Manifest(NamedTuple):

@@ -112,6 +112,13 @@ def test_small_classes_are_left_out_and_named():
     assert "10000 of 10012 classes have fewer than 2 items and are left out: single0000" in finding.what
 
 
+def test_a_slash_in_a_label_makes_no_group():
+    entries = [Entry(f"{k}.{i}", f"km{k}/h") for k in range(6) for i in range(2)]
+    found = placed(Manifest(entries), "auto", 0)
+    names = [name for classes in found.classes.values() for name in classes]
+    assert len(names) == 6 and not any("/" in name for name in names)
+
+
 def test_what_cannot_be_read_and_what_is_empty():
     with pytest.raises(DataError, match=r"a.png is damaged"):
         placed(manifest()._replace(findings=(Finding(True, "a.png", "is damaged"),)), "auto", 0)
