@@ -190,6 +190,21 @@ def with_source(words: Sequence[str]) -> list[str]:
     ]
 
 
+def words_of_run(words: Sequence[str], data: Mapping[str, Any], extra: str) -> list[str]:
+    """Return the settings of the `mlx run` that trains on data.
+
+    Args:
+        words: the settings that name the data.
+        data: what `check_data` says of it.
+        extra: the user's own folder of configs, or "".
+    """
+    if data["regression"]:
+        return [*words, "stages=[meta-train]", "algorithm=maml"]
+    usual = next((w for w in Composer("run", extra).completed(words) if w.startswith("backbone=")), "backbone=conv4")
+    suited = f"backbone={data['backbone']}"
+    return [*words, *[suited] * (suited != usual)]
+
+
 def show_data(words: Sequence[str], extra: str) -> dict[str, Any]:
     """Return the result of `stages.data.show_data`; a picture goes into the current folder.
 

@@ -198,13 +198,16 @@ def _data(words: Words) -> int:
     if kind not in DATA:
         raise UserError(f"there is no mlx data {kind!r}; there are {', '.join(DATA)}{meant(kind, DATA)}")
     extra = words.options.get("--config-dir", "")
+    if kind == "make" and not settings:
+        raise UserError("mlx data make needs a file or folder: mlx data make SOURCE")
     typed = launch.with_source(settings)
     if kind == "show":
         shown = launch.show_data(typed, extra)
         _show(words, shown, lambda: views.items(shown))
         return errors.DONE
     found = launch.check_data(typed, extra)
-    _show(words, found, lambda: views.data(found, typed if kind == "make" else None))
+    run = launch.words_of_run(typed, found["data"], extra) if found["data"] else []
+    _show(words, found, lambda: views.data(found, typed if kind == "make" else None, run))
     return errors.DONE if found["may_start"] else errors.REFUSED
 
 

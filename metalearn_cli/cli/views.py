@@ -21,11 +21,12 @@ from metalearn_cli.cli.phrases import (
     verdict,
     with_intervals,
 )
-from metalearn_cli.core.metric import metric_named
+from metalearn_cli.core.metric import SAME_CLASSES, metric_named
 
 Run = Mapping[str, Any]
 
 _WIDE = 110  # columns from which the parents of runs are shown
+_SAME = 5  # most places of the same finding that are named
 _NAMES = 4  # classes of a split that are named
 _VERY_WIDE = 144  # columns from which a whole sha256 is shown
 
@@ -99,7 +100,11 @@ def _title(first: Run, run: Run) -> str:
     split = first["name"].partition("/")[0]
     data = run.get("data", {})
     shape = f"{first['way']}-way {first['shot']}-shot on {sizes(first)['episodes']} episodes of {split} classes"
-    protocol = f" ({data['protocol']})" if "protocol" in data else ""
+    protocol = str(data.get("protocol", ""))
+    if protocol.startswith(SAME_CLASSES):
+        shape = shape.removesuffix(" classes") + " items"
+        protocol = "ordinary classification: training has seen these classes"
+    protocol = f" ({protocol})" if protocol else ""
     return f"{shape}, {data['name']}{protocol}" if "name" in data else shape
 
 
@@ -186,12 +191,13 @@ def choices(groups: Mapping[str, Mapping[str, str]]) -> None:
         telling.table("", [f"!{group}=", "what it is"], [[name, line] for name, line in members.items()])
 
 
-def data(found: Mapping[str, Any], words: Sequence[str] | None = None) -> None:
+def data(found: Mapping[str, Any], words: Sequence[str] | None = None, run: Sequence[str] = ()) -> None:
     """Show the findings of a check of a data set.
 
     Args:
         found: the result of `stages.data.check_data`.
         words: the settings that name the data, to show what was understood of its source, too; None for no more.
+        run: those of the `mlx run` that trains on it.
     """
     facts = found["data"]
     if facts and words is not None:
@@ -205,17 +211,21 @@ def data(found: Mapping[str, Any], words: Sequence[str] | None = None) -> None:
     elif facts:
         sizes = [f"{name} {s['classes']} classes, {s['items']} items" for name, s in facts["splits"].items()]
         telling.say(f"{facts['name']} ({'; '.join([facts['protocol'], *sizes])})\n")
-    rows = [["error" if f["blocks"] else "warning", f["where"], f["what"]] for f in found["findings"]]
-    if rows:
-        telling.table("", ["!", "where", "what"], rows)
+    places: dict[tuple[bool, str], list[str]] = {}
+    for finding in found["findings"]:
+        places.setdefault((finding["blocks"], finding["what"]), []).append(finding["where"])
+    told = [["error" if blocks else "warning", _places(own), what] for (blocks, what), own in places.items()]
+    if told:
+        telling.table("", ["!", "where", "what"], told)
+    rows = found["findings"]
     errors = sum(f["blocks"] for f in found["findings"])
-    told = f"{errors} error{'s' * (errors != 1)}, {len(rows) - errors} warning{'s' * (len(rows) - errors != 1)}"
-    telling.say(f"{told}: training may{'' if found['may_start'] else ' not'} start")
+    summary = f"{errors} error{'s' * (errors != 1)}, {len(rows) - errors} warning{'s' * (len(rows) - errors != 1)}"
+    telling.say(f"{summary}: training may{'' if found['may_start'] else ' not'} start")
     if found["cure"]:
         telling.say(found["cure"])
     if words is not None and found["may_start"]:
-        typed = " ".join(map(_quoted, words))
-        telling.say(f"next: mlx data show {typed}\n      mlx run {typed}")
+        show, run = (" ".join(map(_quoted, own)) for own in (words, run))
+        telling.say(f"next: mlx data show {show}\n      mlx run {run}")
 
 
 def items(shown: Mapping[str, Any]) -> None:
@@ -224,6 +234,11 @@ def items(shown: Mapping[str, Any]) -> None:
         telling.table("", ["!split", "!class", "item"], shown["rows"])
     else:
         telling.say(shown["picture"] or "there is nothing to show: each episode is generated")
+
+
+def _places(names: Sequence[str]) -> str:
+    """Return where the same thing was found, the first places if there are many."""
+    return ", ".join(names) if len(names) <= _SAME else f"{', '.join(names[:3])} and {len(names) - 3} more"
 
 
 def _quoted(word: str) -> str:

@@ -88,5 +88,7 @@ def images(
     def read(name: str) -> Image.Image:
         return opened(files.read(name, LARGEST))
 
-    data = cached("images", key, lambda: image_data("images", found, read, shape, unreadable, manifest.about))
+    data = cached(
+        "images", key, lambda: image_data("images", found, read, shape, unreadable, manifest.about, files.order)
+    )
     return data.within_groups("groups") if within else data

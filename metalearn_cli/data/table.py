@@ -18,16 +18,19 @@ from metalearn_cli.data.common.arrays import npz_columns
 from metalearn_cli.data.common.cache import cached
 from metalearn_cli.data.common.dataset import Dataset
 from metalearn_cli.data.common.files import files_named, source_of
-from metalearn_cli.data.common.manifest import Manifest, key_of_split, placed
-from metalearn_cli.data.common.rows import TABLES, check_roles, columns_of, is_table, named
+from metalearn_cli.data.common.manifest import Manifest, Placed, key_of_split, placed
+from metalearn_cli.data.common.rows import TABLES, Columns, check_roles, columns_of, is_table, named
 from metalearn_cli.data.common.tables import (
     check_names,
     entries_of,
     learn,
     problems_of_columns,
     problems_of_targets,
+    text_of,
     vectors,
 )
+
+EXAMPLES = 8  # classes of a split that `mlx data show` prints
 
 COLUMN = {"label": None, "target": None, "split": None, "group": None, "task": None}
 NONE: Sequence[str] = []
@@ -164,6 +167,17 @@ def _data(path: Path, settings: Settings, targets: Sequence[str]) -> Dataset:
             "numbers": [name for name, category in kept.items() if not category],
             "categories": [name for name, category in kept.items() if category],
             "features": items.shape[1],
+            "missing": {name: count for name in kept if (count := sum(not text_of(v) for v in columns[name]))},
+            "examples": _examples(found, {name: columns[name] for name in (*numbers, *kept)}),
         },
         findings=(*found.findings, *(Finding(False, name, told) for name in features if name not in kept)),
     )
+
+
+def _examples(found: Placed, columns: Columns) -> list[list[str]]:
+    """Return one row of each of the first classes of a split, as `mlx data show` prints it."""
+    return [
+        [split, name, ", ".join(f"{column} {text_of(values[own[0].source])}" for column, values in columns.items())]
+        for split, classes in found.classes.items()
+        for name, own in list(classes.items())[:EXAMPLES]
+    ]

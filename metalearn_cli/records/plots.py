@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from metalearn_cli.core.importing import importing
@@ -103,13 +104,22 @@ def image_grid(images: Tensor | Mapping[str, Tensor], columns: int, title: str, 
     picture = Image.new("RGB", (left + grid.width, grid.height + _TITLE), "white")
     picture.paste(grid, (left, _TITLE))
     draw = ImageDraw.Draw(picture)
-    draw.text((4, 2), title, "black", font_size=_LETTERS)
+    font = _font()
+    draw.text((4, 2), title, "black", font)
     tall = scale * (height + 4)
     for row, name in enumerate(list(named) * rows):
-        draw.text((4, _TITLE + row * tall + tall // 2), name, "black", anchor="lm", font_size=_LETTERS)
+        draw.text((4, _TITLE + row * tall + tall // 2), name, "black", font, anchor="lm")
     file = io.BytesIO()
     picture.save(file, "PNG")
     _write(file, path)
+
+
+def _font() -> Any:
+    """Return a font that has the letters of most European languages, unlike Pillow's own; matplotlib brings it."""
+    spec = find_spec("matplotlib")
+    folder = Path((spec.submodule_search_locations or [""])[0]) if spec else Path()
+    path = folder / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
+    return ImageFont.truetype(path, _LETTERS) if path.is_file() else ImageFont.load_default(_LETTERS)
 
 
 def series_picture(series: Mapping[str, Tensor], title: str, path: Path) -> None:

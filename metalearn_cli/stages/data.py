@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from metalearn_cli.backbones.common.items import fitting
 from metalearn_cli.core.build import build
 from metalearn_cli.core.config import DataConfig
 from metalearn_cli.core.errors import DataError, Finding
@@ -49,7 +50,13 @@ def check_data(config: DataConfig) -> dict[str, Any]:
             for name, s in data.splits.items()
         }
         facts = {"name": data.name, "protocol": data.protocol, "fingerprint": data.fingerprint}
-        shape = {"kind": data.facts.kind, "shape": data.facts.plain_shape, "episode": episode._asdict()}
+        shape = {
+            "regression": data.facts.regression,
+            "backbone": fitting(data.facts),
+            "kind": data.facts.kind,
+            "shape": data.facts.plain_shape,
+            "episode": episode._asdict(),
+        }
         told["data"] = {**facts, "splits": sizes, "about": dict(data.about), **shape}
         findings += [
             *data.findings,
@@ -91,9 +98,10 @@ def show_data(config: DataConfig, folder: Path) -> dict[str, Any]:
 
 
 def _some(split: Split) -> Iterator[tuple[str, Items]]:
-    """Yield the name and the first items of each of the first classes of a split."""
+    """Yield the name and the first items of some classes of a split."""
     first = split.counts.cumsum(0) - split.counts
-    for name, begin, count in list(zip(split.names, first.tolist(), split.counts.tolist(), strict=True))[:CLASSES]:
+    every = list(zip(split.names, first.tolist(), split.counts.tolist(), strict=True))
+    for name, begin, count in every[:: -(-len(every) // CLASSES)]:  # of all groups, not only the first ones
         yield name, each(partial(_values, begin, min(count, ITEMS)), split.items)
 
 

@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from metalearn_cli.core.build import Spec, build, files_of, mapped
 from metalearn_cli.core.config import QUERY, WAY, Common, Training, digest, plain
 from metalearn_cli.core.errors import ConfigError, Problem, UserError, gathered, raise_all
-from metalearn_cli.core.metric import ACCURACY, MSE, Metric
+from metalearn_cli.core.metric import ACCURACY, MSE, SAME_CLASSES, Metric
 from metalearn_cli.core.network import BACKBONE, Network, Params
 from metalearn_cli.core.stages import TABLE
 from metalearn_cli.core.types import Dataset, Sampler
@@ -50,8 +50,11 @@ def describe_data(data: Dataset, spec: Spec) -> dict[str, Any]:
 
 
 def write_splits(data: Dataset, folder: Path) -> None:
-    """Write splits.json, the classes of each split, which `data.split=` of own data reads; nothing without classes."""
-    if data.splits:
+    """Write splits.json, the classes of each split, which `data.split=` of own data reads.
+
+    Nothing is written if there are no classes, or if each is in every split.
+    """
+    if data.splits and not data.protocol.startswith(SAME_CLASSES):
         names = {name: list(split.names) for name, split in data.splits.items()}
         runs.write_json(folder / "splits.json", {"data": data.name, "protocol": data.protocol, **names})
 

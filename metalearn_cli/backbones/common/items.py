@@ -55,6 +55,8 @@ def fitting(facts: Facts) -> str:
     """Return the name of the backbone for items."""
     if isinstance(facts.shape, Mapping):
         return "mixed"
+    if facts.kind == "audio" and len(facts.shape) < 3:
+        return "cnn1d"
     return "transformer" if facts.values == "ids" else _FOR_NUMBERS.get(len(facts.shape), "mlp")
 
 

@@ -78,7 +78,8 @@ class Dataset:
                     raise ValueError(f"splits must share no class; {class_name} is in {owner[class_name]} and {name}")
                 owner[class_name] = name
                 if self.within and not group_of(class_name):
-                    raise ValueError(f"within needs a group for every class; {class_name} has none")
+                    hint = "a folder above the classes, {group} in data.pattern, or data.column.group=NAME"
+                    raise ValueError(f"within needs a group for every class; {class_name} has none: {hint}")
         for name, (way, shot, query) in self.fixed.items():
             counts = self.splits[name].counts
             if len(counts) % way or (counts != shot + query).any():

@@ -71,6 +71,11 @@ class Files(NamedTuple):
     skipped: Counter[str]
     findings: tuple[Finding, ...]
 
+    @property
+    def order(self) -> dict[str, int]:
+        """The place of each name."""
+        return {name: place for place, name in enumerate(self.names)}
+
 
 class _File(NamedTuple):
     """A file: what tells a change of it, and how its bytes are read."""

@@ -43,7 +43,7 @@ def _groups(splits: Mapping[str, Split]) -> list[Finding]:
     for one, two in combinations(own, 2):
         if both := sorted(own[one] & own[two]):
             told = ", ".join(both[:3]) + (f" and {len(both) - 3} more" if len(both) > 3 else "")
-            findings.append(Finding(False, one, f"and {two} have classes of the same groups: {told}"))
+            findings.append(Finding(False, f"{one} and {two}", f"have classes of the same groups: {told}"))
     return findings
 
 
@@ -67,8 +67,8 @@ def near_copies(splits: Mapping[str, Split]) -> list[Finding]:
         if pairs:
             told = "; ".join(f"{_named(splits[one], i)} and {_named(splits[two], j)}" for i, j in pairs[:3])
             more = f"; and {len(pairs) - 3} more" if len(pairs) > 3 else ""
-            what = f"and {two} share {len(pairs)} pairs of images that look the same: {told}{more}"
-            findings.append(Finding(False, one, what))
+            what = f"share {len(pairs)} pair{'s' * (len(pairs) > 1)} of images that look the same: {told}{more}"
+            findings.append(Finding(False, f"{one} and {two}", what))
     return findings
 
 
@@ -108,7 +108,14 @@ def episode_findings(data: Any, way: int, shot: int, query: int) -> list[Finding
                     findings.append(Finding(True, f"{name}: {label}", what))
             if len(split.names) < way:
                 findings.append(Finding(True, name, f"has {len(split.names)} classes; way = {way} needs {way}"))
-        if any(finding.where.startswith(name) for finding in findings) or not (split or data.facts.regression):
+        if getattr(data, "within", False) and split is not None:
+            sizes = Counter(group_of(label) for label in split.names)
+            if small := sorted(group for group, size in sizes.items() if size < way):
+                what = f"has groups of fewer than way = {way} classes, which no episode uses: {', '.join(small[:5])}"
+                findings.append(Finding(False, name, what))
+        if any(finding.blocks and finding.where.startswith(name) for finding in findings) or not (
+            split or data.facts.regression
+        ):
             continue
         try:
             episode = data.episodes(name, way=way, shot=shot, query=query, seed=0).batch(0, 4)
@@ -206,5 +213,5 @@ def _copies(splits: Mapping[str, Split]) -> list[Finding]:
             singles[one, two] += count
     for (one, two), count in singles.items():
         other = "other classes of it" if one == two else two
-        findings.append(Finding(False, one, f"shares {count} single items with {other}"))
+        findings.append(Finding(False, one, f"shares {count} single item{'s' * (count > 1)} with {other}"))
     return findings

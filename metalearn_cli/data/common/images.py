@@ -153,7 +153,7 @@ def image_data(
     shape: Shape,
     unreadable: Unreadable = "stop",
     about: Mapping[str, Any] | None = None,
-    within: bool = False,
+    order: Mapping[Any, int] | None = None,
 ) -> Dataset:
     """Decode the images of a manifest.
 
@@ -164,7 +164,8 @@ def image_data(
         shape: how an image becomes an item.
         unreadable: whether images that cannot be read are an error or left out.
         about: what was understood so far.
-        within: whether each episode is drawn from one group.
+        order: see `decoding.decoded`.
+        order: see `decoding.decoded`.
 
     Raises:
         DataError: with each image that cannot be read.
@@ -181,7 +182,7 @@ def image_data(
         return pixels
 
     item = (shape.channels or 3, shape.size, shape.size)
-    splits, findings = decoded(found, decode, item, np.uint8, unreadable)
+    splits, findings = decoded(found, decode, item, np.uint8, unreadable, order)
     gray = shape.channels is None and modes.keys() <= set(_GRAY)
     if gray:
         splits = {name: replace(split, items=each(_one_channel, split.items)) for name, split in splits.items()}

@@ -12,6 +12,8 @@ from metalearn_cli.data.common.files import SPLIT_WORDS, Files, files_named, suf
 from metalearn_cli.data.common.manifest import Entry, Manifest, split_named
 from metalearn_cli.data.common.rows import columns_of, named
 
+NO_CLASS = "is in no class folder; each class needs a folder of its own, or data.pattern if recordings' names say it"
+
 
 def of_folders(files: Files, endings: Sequence[str]) -> Manifest:
     """Return the files of a folder of classes, each a folder; folders above them are groups, those at the top splits.
@@ -20,7 +22,7 @@ def of_folders(files: Files, endings: Sequence[str]) -> Manifest:
         files: all files.
         endings: of the files that are items.
     """
-    names = [name for name in files.names if suffix(name) in endings]
+    names = sorted(name for name in files.names if suffix(name) in endings)  # the same in a folder and in an archive
     about = {
         "files": len(files.names),
         "skipped": {**files.skipped, "of other kinds": len(files.names) - len(names)},
@@ -35,7 +37,7 @@ def of_folders(files: Files, endings: Sequence[str]) -> Manifest:
         split = split_named(folders[0], name) if split_folders and folders else ""
         own = folders[bool(split) :]
         if not own:
-            findings.append(Finding(True, name, "is in no class folder; each class needs a folder of its own"))
+            findings.append(Finding(True, name, NO_CLASS))
         group = own[0] if len(own) > 1 else ""
         entries.append(Entry(name, "/".join(own[bool(group) :]), split, group))
     if not names:
@@ -65,7 +67,7 @@ def of_names(files: Files, endings: Sequence[str], pattern: str) -> Manifest:
     for field, literal in zip(fields, literals[1:], strict=True):
         parts += [f"(?P<{field}>[^/]+?)", re.escape(literal)]
     expression = re.compile(rf"(?:.*/)?{''.join(parts)}")
-    names = [name for name in files.names if suffix(name) in endings]
+    names = sorted(name for name in files.names if suffix(name) in endings)
     matches = {name: match.groupdict() for name in names if (match := expression.fullmatch(name))}
     if not matches:
         some = ", ".join(names[:3]) or "none"

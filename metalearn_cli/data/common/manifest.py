@@ -132,9 +132,15 @@ def placed(manifest: Manifest, split: str, seed: int, min_items: int = 2) -> Pla
     findings = (*manifest.findings, *small)
     given = any(entry.split for entry in manifest.entries)
     if split == "items":
-        return Placed(_items(classes, given, seed), f"{SAME_CLASSES}, seed {seed}", findings)
+        how = "as given" if given else f"seed {seed}"
+        return Placed(_items(classes, given, seed), f"{SAME_CLASSES}, {how}", findings)
     if split not in WAYS:
-        return Placed(_listed(classes, Path(expanded(split))), f"lists of {Path(split).name}", findings)
+        lists = _listed(classes, Path(expanded(split)))
+        left = [name for name in classes if not any(name in own for own in lists.values())]
+        if left:
+            told = f"{len(left)} of {len(classes)} classes are in none of the lists and are left out: {_some(left)}"
+            findings = (*findings, Finding(False, split, told))
+        return Placed(lists, f"lists of {Path(split).name}", findings)
     if split == "auto" and given:
         return Placed(_given(classes, seed), "as given", findings)
     groups = {entry.group for entry in manifest.entries}

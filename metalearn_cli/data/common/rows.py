@@ -29,7 +29,19 @@ USUAL = {
         *("y", "class_name", "label_name", "labels"),
     ),
     "split": ("split", "set", "subset", "partition", "fold"),
-    "path": ("path", "file", "filename", "file_name", "image", "image_path", "img", "audio", "image_name"),
+    "path": (
+        "path",
+        "file",
+        "filename",
+        "file_name",
+        "image",
+        "image_path",
+        "img",
+        "picture",
+        "photo",
+        "audio",
+        "image_name",
+    ),
     "text": ("text", "sentence", "utterance", "query", "question", "content", "tokens"),
 }
 """Names that the columns of each role usually have, the commonest first."""

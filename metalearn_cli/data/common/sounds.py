@@ -164,7 +164,7 @@ def recordings(
     def read(source: str) -> bytes:
         return files.read(source, LARGEST)
 
-    return cached(name, key, lambda: sound_data(name, found, read, shape, unreadable, manifest.about))
+    return cached(name, key, lambda: sound_data(name, found, read, shape, unreadable, manifest.about, files.order))
 
 
 def sound_data(
@@ -174,6 +174,7 @@ def sound_data(
     shape: Shape,
     unreadable: Unreadable = "stop",
     about: Mapping[str, Any] | None = None,
+    order: Mapping[Any, int] | None = None,
 ) -> Dataset:
     """Decode the recordings of a manifest.
 
@@ -184,6 +185,7 @@ def sound_data(
         shape: how a recording becomes an item.
         unreadable: whether recordings that cannot be read are an error or left out.
         about: what was understood so far.
+        order: see `decoding.decoded`.
 
     Raises:
         DataError: with each recording that cannot be read.
@@ -197,7 +199,7 @@ def sound_data(
         return item_of(samples, shape)
 
     dtype = np.float32 if shape.features == "raw" else np.uint8
-    splits, findings = decoded(found, decode, shape.item, dtype, unreadable)
+    splits, findings = decoded(found, decode, shape.item, dtype, unreadable, order)
     quiet = [Finding(False, source, "is silent") for source in sorted(silent)]
     told = {**(about or {}), "recordings": sum(int(split.counts.sum()) for split in splits.values())}
     preprocessing = {**shape._asdict(), "window": WINDOW, "decibels": DECIBELS, "divide_by": ONE}

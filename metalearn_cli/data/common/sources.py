@@ -24,7 +24,7 @@ ENDINGS = {
 """The endings of the files that each data set reads."""
 
 COLUMNS = {
-    "images": ("image", "img", "path", "file"),
+    "images": ("image", "img", "picture", "photo", "path", "file"),
     "audio": ("audio", "wav", "sound"),
     "text": ("text", "sentence", "utter", "question", "query", "token"),
 }

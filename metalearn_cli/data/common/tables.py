@@ -6,6 +6,7 @@ Legend: N rows, D features.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -22,6 +23,8 @@ MISSING = frozenset({"", "na", "nan", "null", "?"})
 """How tables write that a value is missing, in lower case."""
 
 MOST_CATEGORIES = 1000
+_COMMA = re.compile(r"[+-]?\d+(,\d+)+|[+-]?\d+")
+_DATE = re.compile(r"\d{1,4}[-./]\d{1,2}[-./]\d{1,4}([ T].*)?")
 STRAY = 0.5  # a column with a larger share of numbers than this was meant to be numeric
 
 
@@ -194,6 +197,11 @@ def problems_of_columns(
         for row, number in enumerate(found):
             if numeric and number is not None and math.isinf(number):
                 findings.append(Finding(True, f"{where}, row {row + 1}", f"has an infinite {name}: {values[row]}"))
+        commas = [text for text in present if "," in text]
+        if name not in categorical and commas and all(map(_COMMA.fullmatch, present)):
+            told = f"has numbers with a comma, such as {commas[0]}: write a decimal point and no thousands separator"
+            findings.append(Finding(True, named, f"{told}; if they are names, data.categorical=[{name}]"))
+            continue
         if name not in categorical and 0 < len(wrong) < (1 - STRAY) * len(present):
             told = f"has numbers, but row {wrong[0] + 1} has {texts[wrong[0]]!r}"
             more = f" and {len(wrong) - 1} more rows have no numbers" if len(wrong) > 1 else ""
@@ -208,7 +216,10 @@ def problems_of_columns(
         different = len(set(present))
         if numeric and _counts_rows(found):
             findings.append(Finding(True, named, f"numbers the rows; {_left_out(name)}"))
-        if not numeric and different == len(texts) > 1:
+        if not numeric and name not in categorical and present and all(map(_DATE.fullmatch, present)):
+            told = f"has dates, such as {present[0]}, of which each would be a category; {_left_out(name)}"
+            findings.append(Finding(True, named, f"{told}; to have them so, data.categorical=[{name}]"))
+        elif not numeric and different == len(texts) > 1:
             told = f"has another value in each row, as an id or a sentence has; {_left_out(name)}"
             findings.append(Finding(True, named, f"{told}; for sentences, data=text"))
         elif not numeric and different > MOST_CATEGORIES:

@@ -202,9 +202,9 @@ def test_groups_with_classes_in_two_splits() -> None:
     named["test"] = replace(named["test"], names=("Thai/a", "Greek/x", "test0"))
     told = [(f.blocks, f.where, f.what) for f in findings_of(named)]
     assert told == [
-        (False, "train", "and val have classes of the same groups: Greek, Latin"),
-        (False, "train", "and test have classes of the same groups: Greek"),
-        (False, "val", "and test have classes of the same groups: Greek"),
+        (False, "train and val", "have classes of the same groups: Greek, Latin"),
+        (False, "train and test", "have classes of the same groups: Greek"),
+        (False, "val and test", "have classes of the same groups: Greek"),
     ]
 
 
@@ -222,8 +222,8 @@ def test_images_that_look_the_same_in_two_splits() -> None:
         name: Split(part, torch.tensor([2, 2, 2]), (f"{name}0", f"{name}1", f"{name}2")) for name, part in x.items()
     }
     (finding,) = near_copies(found)
-    assert (finding.blocks, finding.where) == (False, "train")
-    assert finding.what == "and test share 1 pairs of images that look the same: train2 #1 and test0 #2"
+    assert (finding.blocks, finding.where) == (False, "train and test")
+    assert finding.what == "share 1 pair of images that look the same: train2 #1 and test0 #2"
     plain = {name: replace(s, items=torch.zeros_like(s.items)) for name, s in found.items()}
     assert near_copies(plain) == []
     assert near_copies(splits()) == []
