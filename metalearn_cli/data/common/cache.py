@@ -106,7 +106,7 @@ def cached(name: str, key: Mapping[str, Any], build: Callable[[], Dataset]) -> D
         data = build()
         try:
             _save(path, data)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             advice = "is rebuilt in each run; set MLX_CACHE_DIR to a folder that is writable"
             _log.warning("cannot write to the cache (%s): %s %s", error, name, advice)
     return data

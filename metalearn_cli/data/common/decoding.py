@@ -60,7 +60,8 @@ def decoded(
             items[i] = decode(source)
 
         began, told = time.monotonic(), False
-        with ThreadPoolExecutor(cores()) as pool:
+        pool = ThreadPoolExecutor(cores())
+        try:
             places = sorted(range(len(entries)), key=lambda i: (order or {}).get(entries[i].source, 0))
             begun = {i: pool.submit(place, i, entries[i].source) for i in places}
             futures = [begun[i] for i in range(len(entries))]
@@ -74,6 +75,8 @@ def decoded(
                     told, minutes = True, took / (i + 1) * len(entries) / 60
                     what = "reading %d items of %s takes about %.1f minutes; it is done once, then cached"
                     log.log(NOTE, what, len(entries), split, minutes)
+        finally:
+            pool.shutdown(cancel_futures=True)  # after Ctrl-C, what waits is not begun
     if findings and unreadable == "stop":
         raise DataError(findings, "to go on without them: data.unreadable=skip")
     splits = {}

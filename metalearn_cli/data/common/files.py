@@ -22,6 +22,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from metalearn_cli.core.check import shown
 from metalearn_cli.core.errors import ConfigError, Finding, Problem
 from metalearn_cli.core.places import expanded
 
@@ -85,6 +86,14 @@ class _File(NamedTuple):
     read: Callable[[int], bytes]
 
 
+def there(path: Path) -> bool:
+    """Whether a file or folder exists; a name that is too long does not."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
 def source_of(root: str | None, what: str) -> Path:
     """Return the path of `data.root`, a file or folder.
 
@@ -98,11 +107,11 @@ def source_of(root: str | None, what: str) -> Path:
     if root is None:
         raise ConfigError([Problem("data.root", f"is missing: data.root=PATH, {what}")])
     path = Path(expanded(root))
-    if not path.exists():
-        there = path.parent
-        near = sorted(p.name for p in there.iterdir())[:5] if there.is_dir() else []
-        told = f"; {there}/ has {', '.join(near)}" if near else ""
-        raise ConfigError([Problem("data.root", f"there is no {path}{told}")])
+    if not there(path):
+        above = path.parent
+        near = sorted(p.name for p in above.iterdir())[:5] if there(above) and above.is_dir() else []
+        told = f"; {above}/ has {', '.join(near)}" if near else ""
+        raise ConfigError([Problem("data.root", f"there is no {shown(str(path))[1:-1]}{told}")])
     return path
 
 
@@ -284,6 +293,9 @@ def _of_tar(path: Path) -> Iterator[_File]:
     if path.name.lower().endswith(".tar"):
         with tarfile.open(path, "r:") as archive:
             members = [member for member in archive if member.isreg() and not member.issparse()]
+            end = archive.offset
+        if path.stat().st_size < end + tarfile.BLOCKSIZE:  # an archive ends in empty blocks
+            raise ValueError("it is cut short")
         for member in members:
             yield _File(member.name, (member.size, changed), partial(_read_at, path, member))
         return

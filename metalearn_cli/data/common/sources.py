@@ -7,9 +7,10 @@ from collections import Counter
 from itertools import chain
 from pathlib import Path
 
-from metalearn_cli.core.errors import UserError
+from metalearn_cli.core.check import shown
+from metalearn_cli.core.errors import DataError, UserError
 from metalearn_cli.core.places import expanded
-from metalearn_cli.data.common.files import files_in, is_archive, suffix
+from metalearn_cli.data.common.files import files_in, is_archive, suffix, there
 from metalearn_cli.data.common.rows import ARROW, columns_in
 
 LARGEST = 1 << 30  # bytes of a table
@@ -38,8 +39,8 @@ def recognised(source: str) -> str:
         UserError: if there is no such file or folder, or it holds nothing known.
     """
     path = Path(expanded(source))
-    if not path.exists():
-        raise UserError(f"there is no file or folder {source}")
+    if not there(path):
+        raise UserError(f"there is no file or folder {shown(source)[1:-1]}")
     files = files_in(path) if path.is_dir() or is_archive(path.name) else None
     names = files.names if files else (path.name,)
     counts = Counter(data for name in names for data, endings in ENDINGS.items() if suffix(name) in endings)
