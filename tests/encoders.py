@@ -62,6 +62,7 @@ def tokenizer_into(folder: Path) -> Path:
 
 def encoder_into(folder: Path, kind: str) -> Path:
     """Write an encoder of texts, images or waveforms and return its folder; `transformers` must be installed."""
+    torchvision_fault()  # hides a broken one, which transformers would import
     import transformers
 
     name, settings = TRANSFORMERS[kind]

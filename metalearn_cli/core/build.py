@@ -90,6 +90,9 @@ def problems_of(spec: object, key: str) -> list[Problem]:
         spec: the settings from the config.
         key: their key in the config ("algorithm").
     """
+    if isinstance(spec, Mapping) and spec and "_target_" not in spec:
+        told = ", ".join(map(str, spec))
+        return [Problem(key, f"none is chosen to set {told} of; choose one with {key}=NAME")]
     if not isinstance(spec, Mapping) or not isinstance(spec.get("_target_"), str):
         return [Problem(key, f"must name its class in `_target_`, got {shown(spec)}; choose one with {key}=NAME")]
     try:

@@ -104,6 +104,7 @@ SENTENCES = {
     "meta-train network=wavenet": "backbone= takes one of cnn1d, conv4",
     "meta-train algorithm=protonet inner_lr=0.1": "algorithm.inner_lr is a setting of algorithm=maml",
     "evaluate backbone.hidden=16": "is only for ckpt=null: a checkpoint has its own",
+    "evaluate ckpt=null backbone.train=none": "none is chosen to set train of; choose one with backbone=NAME",
     "run stages=[meta-train] transfer.steps=5": "has no effect, because transfer is not in stages",
 }
 
