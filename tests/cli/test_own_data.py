@@ -90,6 +90,7 @@ def test_near_copies_across_splits(mlx, photos):
         ("a.tsv", "filename\tlabel\nx\ty\n", "images"),
         ("a.csv", "age,income,class\n1,2,3\n", "table"),
         ("a.jsonl", '{"sentence": "x", "label": "y"}\n', "text"),
+        ("a.csv", "\ufefftext;label\rx;y\r", "text"),
         ("d/x.wav", "", "audio"),
         ("d/x.txt", "", "text"),
         ("d/train.csv", "text,category\nx,y\n", "text"),
@@ -191,3 +192,27 @@ def test_several_data_sets_as_one_have_the_backbone_of_the_first(mlx, tmp_path):
     answer = mlx("data", "check", "data=pooled", *words, "data.parts.a.kynd=vector")
     assert answer.code == 2
     assert "data.parts.a.kynd" in answer.err
+
+
+def test_the_next_command_suits_the_data(mlx, tmp_path):
+    runs = [f"m{k},{n},{k * n}" for k in range(8) for n in range(4)]
+    (tmp_path / "machines.csv").write_text("\n".join(["machine,load,speed", *runs]))
+    out = mlx("data", "make", "machines.csv", "data.column.target=speed", "data.column.task=machine").out
+    assert "stages=[meta-train]" in out.splitlines()[-1] and out.splitlines()[-1].endswith("algorithm=maml")
+    answer = mlx("data", "make")
+    assert answer.code == 2 and "mlx data make needs a file or folder" in answer.err
+
+
+def test_a_broken_archive_is_named(mlx, tmp_path):
+    (tmp_path / "cut.zip").write_bytes(b"PK no zip")
+    answer = mlx("data", "make", "cut.zip")
+    assert answer.code == 2 and "cut.zip is damaged or cannot be read" in " ".join(answer.err.split())
+
+
+def test_ordinary_classification_is_named_in_the_title():
+    from metalearn_cli.cli.views import _title
+    from metalearn_cli.core.metric import SAME_CLASSES
+
+    first = {"way": 3, "shot": 1, "name": "test/accuracy", "over": {"episodes": 9, "trainings": 1}}
+    title = _title(first, {"data": {"name": "images", "protocol": f"{SAME_CLASSES}, seed 0"}})
+    assert title.endswith("9 episodes of test items, images (ordinary classification: training has seen these classes)")

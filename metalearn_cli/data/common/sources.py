@@ -44,6 +44,8 @@ def recognised(source: str) -> str:
     files = files_in(path) if path.is_dir() or is_archive(path.name) else None
     names = files.names if files else (path.name,)
     counts = Counter(data for name in names for data, endings in ENDINGS.items() if suffix(name) in endings)
+    if files and files.findings:
+        raise DataError(files.findings)
     if not counts:
         known = ", ".join(chain.from_iterable(ENDINGS.values()))
         raise UserError(f"{source} holds no file of a known kind: {known}")
@@ -63,7 +65,7 @@ def _of_table(content: bytes, name: str) -> str:
     if suffix(name) in ARROW:
         names = list(columns_in(content, name))
     else:
-        line = content[: 1 << 16].partition(b"\n")[0].decode("utf-8", "replace")
+        line = next(iter(content[: 1 << 16].decode("utf-8-sig", "replace").splitlines()), "")
         names = next(csv.reader([line.replace(";", ",").replace("\t", ",")]), [])
     starts = [name.strip(' "{').lower() for name in names]
     return next(

@@ -27,6 +27,7 @@ from metalearn_cli.data.common.manifest import Entry, Placed
 from metalearn_cli.data.common.splits import SPLITS
 
 PADDING, UNKNOWN, FIRST = 0, 1, 2
+FEW = 0.05  # share of unknown letters in a split that is told
 """The ids of padding, of a letter that the vocabulary lacks, and of the vocabulary's first piece."""
 
 BYTES = 1 + 256  # a byte's id is its value plus 1
@@ -267,6 +268,7 @@ def _built(name: str, found: Placed, coding: Coding, about: Mapping[str, Any]) -
     texts = {split: [entry.source.text for entry in found.entries(split)] for split in found.classes}
     preprocessing, vocabulary = _learnt(texts["train"], coding)
     ids = {split: encoded(own, preprocessing, coding.tokenizer) for split, own in texts.items()}
+    strange = _strange(ids) if coding.tokenizer == "words" else []
     told = {
         **about,
         "texts": sum(map(len, texts.values())),
@@ -282,8 +284,19 @@ def _built(name: str, found: Placed, coding: Coding, about: Mapping[str, Any]) -
         preprocessing,
         vocabulary,
         told,
-        (*found.findings, *_repeated(found)),
+        (*found.findings, *_repeated(found), *strange),
     )
+
+
+def _strange(ids: Mapping[str, Encoded]) -> list[Finding]:
+    """Find splits with many letters that the training texts do not have: their texts cannot be told apart."""
+    findings = []
+    for split, own in ids.items():
+        share = float((own.ids == UNKNOWN).sum() / (own.ids != PADDING).sum().clamp(min=1))
+        if share > FEW:
+            told = f"have letters that no training text has ({share:.0%}); data.tokenizer=bytes knows all"
+            findings.append(Finding(False, f"the texts of {split}", told))
+    return findings
 
 
 def _examples(found: Placed) -> list[list[str]]:

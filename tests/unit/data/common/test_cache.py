@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from metalearn_cli.core.errors import UserError
@@ -245,3 +246,14 @@ def test_a_build_may_need_another_data_set(folder: Path) -> None:
 
     assert cached("whole", {}, outer).name == "thing"
     assert len(list(folder.iterdir())) == 2
+
+
+def test_a_full_disk_is_done_without(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*args: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("metalearn_cli.data.common.cache.save_file", full)
+    assert cached("thing", {}, Builder()).name == "thing"
+    assert "cannot write to the cache" in caplog.text and not list(folder.glob("*"))

@@ -149,3 +149,18 @@ def test_what_is_no_source(tmp_path):
         source_of(str(tmp_path / "b"), "a folder")
     with pytest.raises(ConfigError, match=r"data.root: is missing: data.root=PATH, a folder"):
         source_of(None, "a folder")
+
+
+def test_a_tar_that_ends_too_early(tmp_path):
+    path = tarred(tmp_path / "cut.tar", {f"c{k}/{i}.png": bytes(1000) for k in range(8) for i in range(4)})
+    whole = path.read_bytes()
+    for length in (len(whole) // 2 // 512 * 512, len(whole) // 2 + 100):
+        path.write_bytes(whole[:length])
+        assert "damaged" in files_in(path).findings[0].what
+    path.write_bytes(whole)
+    assert files_in(path).findings == ()
+
+
+def test_a_name_that_is_too_long():
+    with pytest.raises(ConfigError, match="there is no xxxx"):
+        source_of("x" * 5000, "a folder")

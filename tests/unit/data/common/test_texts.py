@@ -8,6 +8,7 @@ import pytest
 from metalearn_cli.core.errors import ConfigError, DataError, UserError
 from metalearn_cli.data.common.manifest import Entry, Placed
 from metalearn_cli.data.common.texts import Coding, Passage, encoded, filled, pieces_of, text_data, words_of
+from metalearn_cli.data.text import text
 
 WORDS = Coding("words", 64, 6)
 
@@ -128,3 +129,13 @@ def test_an_encoders_own_tokenizer(tmp_path):
 def test_a_tokenizer_that_there_is_not(tmp_path):
     with pytest.raises(ConfigError, match=r"data\.tokenizer: is words, bytes or a folder with a tokenizer\.json"):
         text_data("text", placed(["a", "b"]), WORDS._replace(tokenizer=str(tmp_path)))
+
+
+def test_letters_that_no_training_text_has(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLX_CACHE_DIR", str(tmp_path / "cache"))
+    letters = [chr(0x4E00 + 40 * k) for k in range(12)]
+    rows = [f"{''.join(chr(ord(letter) + i + j) for j in range(6))},{letter}" for letter in letters for i in (0, 9)]
+    (tmp_path / "t.csv").write_text("\n".join(["text,label", *rows]), encoding="utf-8")
+    told = {f.where: f.what for f in text(str(tmp_path / "t.csv")).findings}
+    assert "letters that no training text has (100%); data.tokenizer=bytes" in told["the texts of test"]
+    assert not any("letters" in f.what for f in text(str(tmp_path / "t.csv"), tokenizer="bytes").findings)
