@@ -1,0 +1,58 @@
+"""Items are decoded several at a time, in an order that suits the archive, and what waits is dropped on Ctrl-C."""
+
+import numpy as np
+import pytest
+
+from metalearn_cli.core.errors import DataError
+from metalearn_cli.data.common import decoding
+from metalearn_cli.data.common.decoding import decoded
+from metalearn_cli.data.common.manifest import Entry, Manifest, placed
+
+
+@pytest.fixture
+def found(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLX_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(decoding, "cores", lambda: 1)
+    return placed(Manifest([Entry(100 * k + i, f"c{k}") for k in range(6) for i in range(20)]), "classes", 0)
+
+
+def test_items_are_where_they_belong_whatever_the_order_of_reading(found):
+    read = []
+
+    def decode(source):
+        read.append(source)
+        return np.full((2,), source % 251, np.uint8)
+
+    backwards = {entry.source: -entry.source for split in found.classes for entry in found.entries(split)}
+    splits, findings = decoded(found, decode, (2,), np.uint8, "stop", backwards)
+    assert findings == []
+    for split, own in splits.items():
+        assert own.items[:, 0].tolist() == [entry.source % 251 for entry in found.entries(split)]
+    first = [source for source in read if source in {entry.source for entry in found.entries("train")}]
+    assert first == sorted(first, reverse=True)
+
+
+def test_what_waits_is_not_read_after_an_interruption(found):
+    read = []
+
+    def decode(source):
+        read.append(source)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        decoded(found, decode, (2,), np.uint8, "stop")
+    assert len(read) < 40
+
+
+def test_what_cannot_be_read_is_listed_or_left_out(found):
+    def decode(source):
+        if source % 100 == 7:
+            raise ValueError("is damaged")
+        return np.zeros((2,), np.uint8)
+
+    with pytest.raises(DataError) as error:
+        decoded(found, decode, (2,), np.uint8, "stop")
+    assert {f.what for f in error.value.findings} == {"is damaged"}
+    splits, findings = decoded(found, decode, (2,), np.uint8, "skip")
+    assert all(set(own.counts.tolist()) == {19} for own in splits.values())
+    assert len(findings) == 6
