@@ -10,7 +10,7 @@ import metalearn_cli
 
 OPTIONAL = {
     *("h5py", "pyarrow", "scipy", "sklearn", "soundfile"),  # each with an extra for one kind of data
-    *("huggingface_hub", "tokenizers", "torchvision", "transformers"),  # with the extra hf
+    *("huggingface_hub", "timm", "tokenizers", "torchvision", "transformers"),  # with hf, and beside it
     "torch_xla",  # on TPU machines only, which bring it
 }
 

@@ -125,7 +125,8 @@ def components() -> list[tuple[str, str]]:
 @pytest.mark.parametrize(("module", "key"), sorted(components()))
 def test_of_our_own_components_the_source_says_everything(module, key):
     within = __import__(module, fromlist=["_"])
-    (name,) = (n for n in vars(within) if n.lower().replace("_", "") == module.rpartition(".")[2].replace("_", ""))
+    own = [n for n, o in vars(within).items() if getattr(o, "__module__", "") == module]
+    (name,) = (n for n in own if n.lower().replace("_", "") == module.rpartition(".")[2].replace("_", ""))
     found = locate(f"{module}.{name}", key)
     passed_in = PASSED_IN.get(key, frozenset())
     expected = {n: p for n, p in inspect.signature(found).parameters.items() if n not in passed_in}
