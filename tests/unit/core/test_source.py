@@ -125,7 +125,7 @@ def components() -> list[tuple[str, str]]:
 @pytest.mark.parametrize(("module", "key"), sorted(components()))
 def test_of_our_own_components_the_source_says_everything(module, key):
     within = __import__(module, fromlist=["_"])
-    own = [n for n, o in vars(within).items() if getattr(o, "__module__", "") == module]
+    own = [n for n, o in vars(within).items() if getattr(o, "__module__", "") == module and n[0] != "_"]
     (name,) = (n for n in own if n.lower().replace("_", "") == module.rpartition(".")[2].replace("_", ""))
     found = locate(f"{module}.{name}", key)
     passed_in = PASSED_IN.get(key, frozenset())
