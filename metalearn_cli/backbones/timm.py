@@ -163,7 +163,7 @@ def _timm() -> Any:
             import timm
     except ImportError as error:
         _, _, build = torch.__version__.partition("+")
-        index = f" --index-url https://download.pytorch.org/whl/{build}" if build else ""
+        index = f" --index-url=INDEX, the one that torch's {build} build came from" if build else ""
         message = f"backbone=timm needs timm and torchvision ({reason or error})"
         command = f"pip install --no-deps timm; pip install --no-deps --force-reinstall torchvision{index}"
         raise UserError(f"{message}; type: {command}") from error

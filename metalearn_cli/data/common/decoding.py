@@ -71,8 +71,10 @@ def decoded(
                 except ValueError as error:
                     good[split][i] = False
                     findings.append(Finding(unreadable == "stop", str(entry.source), str(error)))
-                if not told and (took := time.monotonic() - began) > PATIENCE:
-                    told, minutes = True, took / (i + 1) * len(entries) / 60
+                if i == 0:  # it also has what is imported
+                    began = time.monotonic()
+                elif not told and (took := time.monotonic() - began) > PATIENCE:
+                    told, minutes = True, took / i * len(entries) / 60
                     what = "reading %d items of %s takes about %.1f minutes; it is done once, then cached"
                     log.log(NOTE, what, len(entries), split, minutes)
         finally:
