@@ -18,6 +18,8 @@ from metalearn_cli.data.common.dataset import Dataset
 from metalearn_cli.data.common.files import SPLIT_WORDS, Files, files_in, source_of, suffix
 from metalearn_cli.data.common.manifest import Entry, Manifest, placed, split_named
 from metalearn_cli.data.common.rows import (
+    ARROW,
+    MOST_TEXT,
     TABLES,
     Columns,
     check_roles,
@@ -118,7 +120,7 @@ def _json(files: Files, name: str) -> dict[str, Any]:
 
 def _content(files: Files, name: str) -> bytes:
     try:
-        return files.read(name, LARGEST)
+        return files.read(name, LARGEST if suffix(name) in ARROW else MOST_TEXT)
     except ValueError as error:
         raise DataError([Finding(True, name, str(error))]) from error
 

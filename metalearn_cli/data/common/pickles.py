@@ -37,6 +37,7 @@ class _Refused(ValueError):
 
 MOST_INSTRUCTIONS = 1 << 24  # the largest benchmark, tieredImageNet, has 11 million
 MOST_DIGITS = 64  # of a number
+MOST_AXES = 32  # of an array
 DEEPEST = 16  # lists within lists
 LONGEST_NAME = 100  # in a message
 _PLAIN = "only numbers, strings, lists, dicts and numpy arrays of them are read"
@@ -57,7 +58,7 @@ def read_pickle(content: bytes | mmap.mmap) -> Any:
         return _Plain(len(content)).of(_Machine(content).run())
     except _Refused:
         raise
-    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, struct.error) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, MemoryError, struct.error) as error:
         raise _Refused(_DAMAGED) from error
 
 
@@ -115,9 +116,7 @@ def _array(data: bytes | memoryview, dtype: np.dtype[Any], shape: Any, order: An
     """Return an array that shares the memory of `data`, which must have exactly its size."""
     if dtype.kind not in "biufcSU" or dtype.itemsize == 0:
         raise _Refused(f"has an array of type {dtype}: {_PLAIN}")
-    if not isinstance(shape, tuple) or not all(isinstance(n, int) and n >= 0 for n in shape):
-        raise _Refused(_DAMAGED)
-    if (size := math.prod(shape) * dtype.itemsize) != len(data):
+    if (size := _count(shape) * dtype.itemsize) != len(data):
         raise _Refused(f"declares an array of {size} bytes and has {len(data)} for it")
     try:
         array: Array = np.ndarray(shape, dtype, data, order="F" if order in ("F", True) else "C")
@@ -125,6 +124,15 @@ def _array(data: bytes | memoryview, dtype: np.dtype[Any], shape: Any, order: An
         raise _Refused(_DAMAGED) from error
     array.flags.writeable = False
     return array
+
+
+def _count(shape: Any) -> int:
+    """Return how many items an array of a shape has: the shape is checked before anything is multiplied."""
+    if not isinstance(shape, tuple) or len(shape) > MOST_AXES:
+        raise _Refused(_DAMAGED)
+    if not all(isinstance(n, int) and 0 <= n < 1 << 63 for n in shape):
+        raise _Refused(_DAMAGED)
+    return math.prod(shape)
 
 
 class _Bytes:
@@ -180,7 +188,7 @@ class _Array:
             raise _Refused(_DAMAGED)
         if dtype.code[0] != "O":
             self.array = _array(_data(data), dtype.numpy, shape, fortran)
-        elif isinstance(data, list) and math.prod(shape) == len(data):
+        elif isinstance(data, list) and _count(shape) == len(data):
             self.items, self.shape = data, shape
         else:
             raise _Refused(_DAMAGED)

@@ -8,7 +8,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,12 @@ USUAL = {
 
 LONGEST = 1 << 24  # characters of a value
 MOST_ROWS = 1 << 26  # a Parquet file of a few bytes can declare any number
+MOST_BYTES = 1 << 31  # of an unpacked table: a file of a few bytes can repeat a value without end
+VALUE = 32  # bytes that each value takes besides
+AT_ONCE = 128  # most rows that are unpacked together
+MOST_VALUES = 1 << 25  # of a text: a small archive can hold any number of them
+MOST_TEXT = 1 << 28  # bytes of a text among other files
+MOST_WRONG = 20  # lines that are listed one by one
 
 
 def is_table(name: str) -> bool:
@@ -84,9 +91,9 @@ def columns_in(content: bytes, name: str) -> Columns:
         columns = _arrow(content, name)
     else:
         read = _csv if suffix(name) in (".csv", ".tsv") else _json_lines
-        columns, wrong = read(decoded(content, name), name)
+        columns, wrong = read(_lines(decoded(content, name), name), name)
         if wrong:
-            raise DataError(wrong)
+            raise DataError(_first(wrong, name))
     if not columns or not next(iter(columns.values())):
         raise DataError([Finding(True, name, "has no rows")])
     return columns
@@ -189,6 +196,20 @@ def _listed(columns: Columns) -> str:
     return ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
 
 
+def _lines(text: str, name: str) -> str:
+    """Return a text whose lines end with a line feed; old Macintosh programs wrote another end."""
+    text = text if "\n" in text else text.replace("\r", "\n")
+    if (count := sum(map(text.count, "\n,;\t"))) > MOST_VALUES:
+        raise DataError([Finding(True, name, f"is too large: it has {count} values; at most {MOST_VALUES} are read")])
+    return text
+
+
+def _first(wrong: Sequence[Finding], name: str) -> list[Finding]:
+    """Return the first findings, and one that counts the others."""
+    more = len(wrong) - MOST_WRONG
+    return [*wrong[:MOST_WRONG], *[Finding(True, name, f"has {more} more lines that cannot be read")] * (more > 0)]
+
+
 def _csv(text: str, name: str) -> tuple[Columns, list[Finding]]:
     first = text.partition("\n")[0]
     mark = "\t" if suffix(name) == ".tsv" else max(",;\t", key=first.count)
@@ -207,7 +228,7 @@ def _csv(text: str, name: str) -> tuple[Columns, list[Finding]]:
     except csv.Error as error:
         wrong.append(Finding(True, f"{name}, line {reader.line_num}", f"cannot be read: {error}"))
         return {}, wrong
-    if twice := sorted({column for column in names if names.count(column) > 1}):
+    if twice := sorted(column for column, count in Counter(names).items() if count > 1):
         wrong.append(Finding(True, f"{name}, line 1", f"names a column twice: {', '.join(twice)}"))
     return {column: list(values) for column, values in zip(names, zip(*rows, strict=True), strict=bool(rows))}, wrong
 
@@ -220,6 +241,12 @@ def _json_lines(text: str, name: str) -> tuple[Columns, list[Finding]]:
             continue
         try:
             row = json.loads(line)
+            if "\\ud" in line.lower():
+                json.dumps(row, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            told = f"has half a character, \\u{ord(error.object[error.start]):04x}: write both halves, or remove it"
+            wrong.append(Finding(True, f"{name}, line {number}", told))
+            continue
         except (ValueError, RecursionError) as error:
             wrong.append(Finding(True, f"{name}, line {number}", f"is not JSON: {error}"))
             continue
@@ -241,15 +268,54 @@ def _arrow(content: bytes, name: str) -> Columns:
     try:
         if suffix(name) == ".parquet":
             file = parquet.ParquetFile(source)
-            if file.metadata.num_rows > MOST_ROWS:
-                raise ValueError(f"it declares {file.metadata.num_rows} rows; at most {MOST_ROWS} are read")
-            table = file.read()
+            schema, parts = file.schema_arrow, _of_parquet(file, name)
+        elif content.startswith(b"ARROW1"):
+            file = ipc.open_file(source)
+            schema, parts = file.schema, map(file.get_batch, range(file.num_record_batches))
         else:  # datasets writes streams, other programs write files
-            table = (ipc.open_file if content.startswith(b"ARROW1") else ipc.open_stream)(source).read_all()
-        columns = {column: table.column(column).to_pylist() for column in table.column_names}
-        about = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
-    except (pyarrow.ArrowException, OSError, ValueError, KeyError, OverflowError, RecursionError) as error:
+            schema, parts = (stream := ipc.open_stream(source)).schema, iter(stream)
+        columns = _unpacked(parts, schema.names, name)
+        about = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+    except (pyarrow.ArrowException, OSError, ValueError, KeyError, OverflowError, RecursionError, MemoryError) as error:
         reason = str(error).partition("\n")[0]
         told = f"is damaged or cut short, or is no {suffix(name)[1:]} file: {reason}"
         raise DataError([Finding(True, name, told)]) from error
     return with_class_names(columns, about.get("info", {}).get("features"))
+
+
+def _of_parquet(file: Any, name: str) -> Iterator[Any]:
+    """Return the rows of a Parquet file in parts, each with so few that it is small even if a value is repeated."""
+    about = file.metadata
+    groups = [about.row_group(number) for number in range(about.num_row_groups)]
+    values = sum(group.column(number).num_values for group in groups for number in range(group.num_columns))
+    sizes = [group.total_byte_size for group in groups]
+    _check_size(max(sum(sizes), 0) + VALUE * values, about.num_rows, name)
+    at_once = MOST_BYTES // max(1, *sizes) if sizes else 1
+    return iter(file.iter_batches(max(1, min(AT_ONCE, at_once))))
+
+
+def _unpacked(parts: Iterator[Any], names: Sequence[str], name: str) -> Columns:
+    """Return the columns of parts of an Arrow table."""
+    import pyarrow
+
+    if len(set(names)) < len(names):
+        raise ValueError("it names a column twice")
+    columns: Columns = {column: [] for column in names}
+    size = rows = 0
+    for part in (whole.slice(start, AT_ONCE) for whole in parts for start in range(0, whole.num_rows, AT_ONCE)):
+        rows += part.num_rows
+        for column, values in zip(names, part.columns, strict=True):
+            if isinstance(values, pyarrow.DictionaryArray):  # each of its values becomes one of its own
+                values = values.dictionary_decode()
+            size += values.nbytes + VALUE * len(values)
+            _check_size(size, rows, name)
+            columns[column] += values.to_pylist()
+    return columns
+
+
+def _check_size(size: int, rows: int, name: str) -> None:
+    """Check how large a table is, before more of it is unpacked."""
+    if size > MOST_BYTES or rows > MOST_ROWS:
+        most = f"at most {MOST_ROWS} rows and {MOST_BYTES} bytes are read"
+        told = f"is too large: its first {rows} rows take {size} bytes; {most}"
+        raise DataError([Finding(True, name, told)])

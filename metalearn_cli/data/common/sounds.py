@@ -25,6 +25,8 @@ Features = Literal["logmel", "raw"]
 
 FORMATS = (".wav", ".flac", ".ogg", ".mp3")
 LARGEST = 1 << 30  # bytes of a file
+RATES = range(1000, 1_000_001)  # samples per second of a file: the filter that resamples it grows with them
+LOUDEST = 2.0**32  # integers that were stored as floats have such sizes; the power of larger ones overflows
 QUIET = 1e-4  # a recording that is never louder is silent; 1 is the loudest
 DECIBELS = 80.0  # between the values 0 and 1 of an item
 WINDOW = 0.025  # seconds
@@ -60,6 +62,10 @@ class Shape(NamedTuple):
         return (1, self.mels, max(1, math.ceil(self.length / round(self.rate * self.hop))))
 
 
+class _Unusable(ValueError):
+    """Its text goes after the name of the file."""
+
+
 def samples_of(content: bytes, shape: Shape) -> NDArray[np.float32]:
     """Return the beginning of a recording [L], mixed to one channel, resampled, and padded with zeros.
 
@@ -75,13 +81,23 @@ def samples_of(content: bytes, shape: Shape) -> NDArray[np.float32]:
     try:
         with soundfile.SoundFile(io.BytesIO(content)) as file:
             rate = file.samplerate
+            if rate not in RATES:
+                told = f"rates from {RATES[0]} to {RATES[-1]} are read: save it at such a rate"
+                raise _Unusable(f"has {rate} samples a second; {told}")
             found = file.read(math.ceil(rate * shape.seconds), "float32", always_2d=True)
+    except _Unusable:
+        raise
     except (RuntimeError, ValueError, TypeError) as error:
-        raise ValueError(f"cannot be read as a recording: {error}") from error
+        told = getattr(error, "error_string", str(error))  # without the address of an object
+        if "SF_INFO" in told:
+            told = "its header says 0 samples a second, or 0 channels"
+        raise ValueError(f"cannot be read as a recording: {told}") from error
     if not len(found):
         raise ValueError("has no samples")
     if not np.isfinite(found).all():
         raise ValueError("has samples that are not finite")
+    if (loudest := np.abs(found).max()) > LOUDEST:
+        raise ValueError(f"has samples of a size of {loudest:.3g}; save it with samples from -1 to 1")
     mixed = found.mean(1)
     if rate != shape.rate:
         common = math.gcd(rate, shape.rate)

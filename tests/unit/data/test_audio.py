@@ -34,6 +34,11 @@ def encoded(samples, rate=RATE, kind="WAV", subtype=None):
     return buffer.getvalue()
 
 
+def with_rate(rate):
+    content = encoded(np.ones(100))
+    return content[:24] + rate.to_bytes(4, "little") + content[28:]
+
+
 @pytest.mark.parametrize(
     ("kind", "subtype", "closeness"),
     [
@@ -93,6 +98,11 @@ def test_a_tone_is_in_its_band():
         (b"RIFF1234WAVE", "cannot be read as a recording"),
         (encoded(np.zeros((0, 1), np.float32)), "has no samples"),
         (encoded(np.full(100, np.nan, np.float32), subtype="FLOAT"), "has samples that are not finite"),
+        (encoded(np.full((100, 2), 3e38, np.float32), subtype="FLOAT"), r"has samples of a size of 3e\+38"),
+        (encoded(np.ones(100), 999), "has 999 samples a second; rates from 1000 to 1000000 are read"),
+        (encoded(np.ones(100), 96_000_001), "has 96000001 samples a second"),  # a filter of 15 GB
+        (encoded(np.ones(100), 2**31 - 1), "has 2147483647 samples a second"),
+        (with_rate(0), "cannot be read as a recording: its header says 0 samples a second"),
     ],
 )
 def test_files_that_are_no_recordings(content, told):

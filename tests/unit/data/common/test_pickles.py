@@ -5,6 +5,7 @@ import mmap
 import os
 import pickle
 import struct
+import tracemalloc
 import zipfile
 from collections import OrderedDict
 from datetime import date
@@ -205,6 +206,27 @@ def test_declared_sizes_and_depths_are_bounded(content: bytes, said: str | None)
     else:
         with pytest.raises(ValueError, match=said):
             read_pickle(content)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        b"V" + b"A" * 1000 + b"\nI100000\n",  # a product of text is a longer text
+        b"(" + b"N" * 1000 + b"tI100000\n",
+        b"I1\n" * 33,
+        b"L%dL\nI0\n" % 2**63,
+    ],
+    ids=["text", "tuple", "axes", "long"],
+)
+@pytest.mark.parametrize("kind", [b"O8", b"u1"])
+def test_a_shape_is_checked_before_it_is_multiplied(shape: bytes, kind: bytes) -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=r"^is damaged"):
+            read_pickle(items(shape, kind, b"]" if b"I0" in shape else b"(Nl"))
+        assert tracemalloc.get_traced_memory()[1] < 10**6
+    finally:
+        tracemalloc.stop()
 
 
 def test_parts_repeated_without_end_are_refused() -> None:

@@ -2,12 +2,14 @@
 
 import json
 import sys
+import time
 
 import pyarrow
 import pytest
 from pyarrow import ipc, parquet
 
 from metalearn_cli.core.errors import ConfigError, DataError, UserError
+from metalearn_cli.data.common import rows
 from metalearn_cli.data.common.rows import check_roles, columns_of, named
 
 GIVEN = {"text": None, "label": None, "split": None}
@@ -43,6 +45,7 @@ def test_columns(tmp_path, name, content):
     [
         ("a.csv", "text,label\na,b\nc\nd,e,f\n", ["line 3", "line 4"], "has 1 values, the first line names 2 columns"),
         ("a.csv", "text,text\na,b\n", ["line 1"], "names a column twice: text"),
+        ("a.csv", "text,label\r", [""], "has no rows"),
         ("a.csv", "text,label\n", [""], "has no rows"),
         ("a.csv", "", [""], "has no rows"),
         ("a.csv", 'text,label\n"never closed,b\n', ["line 2"], "cannot be read: unexpected end of data"),
@@ -51,6 +54,12 @@ def test_columns(tmp_path, name, content):
             "text,label\nb\xe9,c\n".encode() + "d\xe9,e\n".encode("latin1"),
             ["line 3"],
             "is not UTF-8 text: byte 0xe9",
+        ),
+        (
+            "a.jsonl",
+            r'{"a": ["\ud83d\ude00"]}' + "\n" + r'{"a": ["\uD800"]}',
+            ["line 2"],
+            r"has half a character, \ud800",
         ),
         ("a.jsonl", '{"a": 1}\n{"a": \n[1]\n', ["line 2", "line 3"], "is not JSON"),
     ],
@@ -110,7 +119,7 @@ def test_columns_of_parquet_and_arrow(tmp_path, kind, name):
 
 def test_a_parquet_file_that_declares_too_many_rows(tmp_path, monkeypatch):
     monkeypatch.setattr("metalearn_cli.data.common.rows.MOST_ROWS", 2)
-    assert "it declares 3 rows; at most 2 are read" in wrong(arrow(tmp_path / "a.parquet", "parquet"))[0][1]
+    assert "its first 3 rows take" in wrong(arrow(tmp_path / "a.parquet", "parquet"))[0][1]
 
 
 def test_parquet_without_its_package(tmp_path, monkeypatch):
@@ -118,3 +127,52 @@ def test_parquet_without_its_package(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(UserError, match=r"a\.parquet needs pyarrow; type: pip install 'metalearn-cli\[parquet\]'"):
         columns_of(path)
+
+
+def test_lines_that_old_macintosh_programs_end_are_read(tmp_path):
+    expected = {"text": ["one", "two"], "label": ["a", "b"]}
+    assert columns_of(table(tmp_path, "text,label\rone,a\rtwo,b")) == expected
+    lines = '{"text": "one", "label": "a"}\r{"text": "two", "label": "b"}\r'
+    assert columns_of(table(tmp_path, lines, "a.jsonl")) == expected
+
+
+def test_the_first_wrong_lines_are_listed_and_the_others_counted(tmp_path):
+    found = wrong(table(tmp_path, "text,label\n" + "a\n" * 1000))
+    assert len(found) == 21
+    assert found[-1] == ("", "has 980 more lines that cannot be read")
+
+
+@pytest.mark.parametrize("kind", ["parquet", "file", "stream"])
+def test_a_value_that_is_repeated_without_end_is_not_unpacked(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(rows, "MOST_BYTES", 10**6)
+    repeated = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 3000, "int32"), ["x" * 1000])
+    content = pyarrow.table({"text": repeated})
+    path = tmp_path / ("a.parquet" if kind == "parquet" else "a.arrow")
+    if kind == "parquet":
+        parquet.write_table(content, path)
+    else:
+        with (ipc.new_stream if kind == "stream" else ipc.new_file)(path, content.schema) as file:
+            file.write_table(content)
+    assert path.stat().st_size < 20_000
+    (found,) = wrong(path)
+    assert found[1].startswith("is too large: its first ")
+
+
+def test_a_parquet_file_that_declares_much_is_not_unpacked(tmp_path, monkeypatch):
+    monkeypatch.setattr(rows, "MOST_BYTES", 10**6)
+    monkeypatch.setattr(rows, "_unpacked", None)
+    parquet.write_table(pyarrow.table({"label": [1] * 50_000}), tmp_path / "a.parquet")
+    assert wrong(tmp_path / "a.parquet")[0][1].startswith("is too large: its first 50000 rows take 16")
+
+
+def test_a_text_of_too_many_values_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(rows, "MOST_VALUES", 100)
+    assert "has 120 values" in wrong(table(tmp_path, "a,b\n" * 60))[0][1]
+
+
+def test_many_columns_take_little_time(tmp_path):
+    names = [f"f{number}" for number in range(30_000)]
+    path = table(tmp_path, ",".join(names) + "\n" + ",".join(names) + "\n")
+    begin = time.perf_counter()
+    assert len(columns_of(path)) == 30_000
+    assert time.perf_counter() - begin < 2
