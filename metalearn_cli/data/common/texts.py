@@ -33,6 +33,8 @@ FEW = 0.05  # share of unknown letters in a split that is told
 BYTES = 1 + 256  # a byte's id is its value plus 1
 INSIDE = "##"  # begins a piece that is not the beginning of a word
 MOST_WORDS = 50_000  # different words that a vocabulary is learnt from, the commonest
+LONGEST_WORD = 64  # letters of a word that is learnt whole; a sequence of DNA is one word
+MOST_PARTS = 512  # of longer words
 LISTED = 5  # places named in a finding
 SHOWN, WIDTH = 8, 100  # classes of a split that are shown by an example, and its letters
 
@@ -82,7 +84,7 @@ def encoded(texts: Sequence[str], preprocessing: Mapping[str, Any], folder: str 
     if preprocessing["tokenizer"] == "bytes":
         return _padded(((1 + byte for byte in text.encode()) for text in texts), length)
     if preprocessing["tokenizer"] == "words":
-        spell = _speller(preprocessing["pieces"])
+        spell = _speller(preprocessing["pieces"], length + 1)
         return _padded(((i for word in words_of(text) for i in spell(word)) for text in texts), length)
     from metalearn_cli.data.common.tokenizer import tokenized
 
@@ -157,7 +159,7 @@ def pieces_of(words: Mapping[str, int], size: int) -> list[str]:
 
     Source: Sennrich et al. 2016, "Neural machine translation of rare words with subword units", algorithm 1.
     """
-    common = sorted(words.items(), key=lambda item: (-item[1], item[0]))[:MOST_WORDS]
+    common = sorted(_short(words).items(), key=lambda item: (-item[1], item[0]))[:MOST_WORDS]
     spelt = [[word[0], *(INSIDE + letter for letter in word[1:])] for word, _ in common]
     times = [count for _, count in common]
     letters: Counter[str] = Counter()
@@ -196,6 +198,16 @@ def pieces_of(words: Mapping[str, int], size: int) -> list[str]:
     return list(pieces)
 
 
+def _short(words: Mapping[str, int]) -> Mapping[str, int]:
+    """Return words as they are, and some parts of long ones: each join of a pair reads all that has the pair again."""
+    found = {word: count for word, count in words.items() if len(word) <= LONGEST_WORD}
+    long = [(word, count) for word, count in words.items() if len(word) > LONGEST_WORD]
+    parts = ((word[at : at + LONGEST_WORD], n) for word, n in long for at in range(0, len(word), LONGEST_WORD))
+    for part, count in islice(parts, MOST_PARTS):
+        found[part] = found.get(part, 0) + count
+    return found
+
+
 def _joined(parts: list[str], pair: tuple[str, str]) -> list[str]:
     """Return pieces with each occurrence of a pair as one piece."""
     found: list[str] = []
@@ -207,15 +219,15 @@ def _joined(parts: list[str], pair: tuple[str, str]) -> list[str]:
     return found
 
 
-def _speller(pieces: str) -> Any:
-    """Return the function that gives a word's ids: the longest piece that fits, then the longest one after it."""
+def _speller(pieces: str, most: int) -> Any:
+    """Return the function that gives a word's first ids: the longest piece that fits, then the longest one after it."""
     known = {piece: i for i, piece in enumerate(pieces.split(" "), FIRST)}
     longest = max(map(len, known))
 
     @cache
     def spell(word: str) -> Tokens:
         found, start = [], 0
-        while start < len(word):
+        while start < len(word) and len(found) < most:
             mark = INSIDE if start else ""
             ends = range(min(len(word), start + longest), start, -1)
             end = next((end for end in ends if mark + word[start:end] in known), 0)

@@ -1,11 +1,13 @@
 """Texts as ids: vocabularies, what is cut, left out and repeated."""
 
 import json
+import random
 from collections import Counter
 
 import pytest
 
 from metalearn_cli.core.errors import ConfigError, DataError, UserError
+from metalearn_cli.data.common import texts
 from metalearn_cli.data.common.manifest import Entry, Placed
 from metalearn_cli.data.common.texts import Coding, Passage, encoded, filled, pieces_of, text_data, words_of
 from metalearn_cli.data.text import text
@@ -39,6 +41,15 @@ def test_pieces_are_joined_from_the_commonest_pairs():
     assert {"lower", "newest", "widest"} < set(joined)
 
 
+def test_long_words_are_learnt_by_some_of_their_parts(monkeypatch):
+    monkeypatch.setattr(texts, "MOST_PARTS", 100)
+    letters = random.Random(0)
+    words = {"".join(letters.choices("acgt", k=3000)): count for count in (1, 2, 3)}
+    parts = [(word[start : start + 64], count) for word, count in words.items() for start in range(0, 3000, 64)]
+    ordinary = {"low": 5, "l" * 64: 2}
+    assert pieces_of(words | ordinary, 60) == pieces_of(dict(parts[:100]) | ordinary, 60)
+
+
 def test_a_vocabulary_keeps_its_size_and_half_of_it_may_be_letters():
     words = Counter({"ab": 1, "cd": 1, "ef": 1, "gg": 9, "hi": 8})
     pieces = pieces_of(words, 4)
@@ -64,8 +75,8 @@ def test_bytes():
 def test_a_later_text_is_encoded_as_those_of_the_data(tokenizer):
     data = text_data("text", placed(["good day", "good night"], ["day", "dog"]), WORDS._replace(tokenizer=tokenizer))
     kept = json.loads(json.dumps(data.preprocessing))
-    for split, texts in {"train": ["good day", "good night"], "val": ["day", "dog"]}.items():
-        assert encoded(texts, kept).ids.tolist() == data.splits[split].items.tolist()
+    for split, own in {"train": ["good day", "good night"], "val": ["day", "dog"]}.items():
+        assert encoded(own, kept).ids.tolist() == data.splits[split].items.tolist()
     assert data.facts.vocabulary == data.about["vocabulary"]
     assert 0 < int(data.splits["train"].items.max()) < data.facts.vocabulary
     assert (data.facts.kind, data.facts.values, data.facts.shape) == ("text", "ids", (6,))
@@ -76,6 +87,14 @@ def test_a_vocabulary_is_learnt_from_training_classes_alone():
     other = text_data("text", placed(["good day", "good night"], ["other words", "entirely"]), WORDS)
     assert one.preprocessing == other.preprocessing
     assert one.fingerprint != other.fingerprint
+
+
+def test_a_long_word_is_spelt_no_further_than_it_is_used():
+    spelt = texts._speller("a ##a", 3)("a" * 10**6)
+    assert spelt == (2, 3, 3)
+    preprocessing = {"tokenizer": "words", "length": 2, "pieces": "a ##a"}
+    found = encoded(["aaa", "aa"], preprocessing)
+    assert (found.ids.tolist(), found.cut) == ([[2, 3], [2, 3]], 1)
 
 
 def test_what_is_cut_is_counted():
