@@ -25,6 +25,7 @@ from metalearn_cli.data.common.splits import ONE
 
 LARGE = 1 << 28  # bytes that a member of an .npz file may always have
 MOST_PACKED = 100  # beyond that, so many times its packed size
+MOST_BYTES = 1 << 32  # of all members of an .npz file that are packed
 KINDS = {"b": "truth values", "i": "whole numbers", "u": "whole numbers", "f": "numbers", "U": "text", "S": "bytes"}
 MOST_CHANNELS = 4  # of an image whose channels come last
 CONSTANT = 1e-12  # a feature that varies by less than this share of its mean is constant
@@ -59,6 +60,10 @@ def npz(path: Path) -> dict[str, NDArray[Any]]:
     arrays, findings = {}, []
     try:
         with zipfile.ZipFile(path) as archive:
+            packed = [member for member in archive.infolist() if member.compress_size < member.file_size]
+            if (size := sum(member.file_size for member in packed)) > MOST_BYTES:
+                told = f"is too large: its arrays declare {size} bytes together, at most {MOST_BYTES} are read"
+                raise ValueError(f"{told}; save each as .npy")
             for member in archive.infolist():
                 name = member.filename.removesuffix(".npy")
                 try:
@@ -72,7 +77,7 @@ def npz(path: Path) -> dict[str, NDArray[Any]]:
                 except UNREADABLE as error:
                     findings.append(Finding(True, f"{path}, {name}", _told(error)))
     except UNREADABLE as error:
-        findings.append(Finding(True, str(path), f"is damaged or no .npz file ({error})"))
+        findings.append(Finding(True, str(path), _told(error, "is damaged or no .npz file")))
     if findings:
         raise DataError(findings)
     return arrays
@@ -251,13 +256,17 @@ def _check(file: IO[bytes], size: int) -> None:
     shape, _, dtype = (npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0)(file)
     if dtype.hasobject:
         raise ValueError("holds Python objects (a pickle), which are not read; save it as numbers or text")
+    if dtype.itemsize == 0:  # any number of them would fit into an empty file
+        raise ValueError(f"holds text without letters ({dtype.str}) of shape {list(shape)}; save it with its letters")
     if dtype.kind not in KINDS:
         raise ValueError(f"holds {dtype}; arrays of {', '.join(dict.fromkeys(KINDS.values()))} are read")
+    if 0 in shape:
+        raise ValueError(f"has the shape {list(shape)}: it holds no values")
     declared, held = math.prod(shape) * dtype.itemsize, size - file.tell()
     if declared > held:
         raise ValueError(f"is cut short: it declares {declared} bytes of {dtype} {list(shape)} and holds {held}")
 
 
-def _told(error: Exception) -> str:
+def _told(error: Exception, otherwise: str = "cannot be read as an array") -> str:
     text = str(error)
-    return text if text.startswith(("is ", "has ", "holds ")) else f"cannot be read as an array ({text})"
+    return text if text.startswith(("is ", "has ", "holds ")) else f"{otherwise} ({text})"

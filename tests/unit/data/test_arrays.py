@@ -135,6 +135,8 @@ def test_hostile_files_are_refused_before_anything_is_allocated(tmp_path: Path) 
     (tmp_path / "declared.npy").write_bytes(header((2**28,)) + b"\0" * 8)
     (tmp_path / "fields.npy").write_bytes(header((3,), "|V8") + b"\0" * 24)
     (tmp_path / "no.npy").write_bytes(b"no array")
+    (tmp_path / "empty.npy").write_bytes(header((2**33,), "<U0"))
+    (tmp_path / "axis.npy").write_bytes(header((2**33, 0)))
     told = {}
     for file in tmp_path.glob("*.npy"):
         with pytest.raises(DataError) as refused:
@@ -145,6 +147,8 @@ def test_hostile_files_are_refused_before_anything_is_allocated(tmp_path: Path) 
         "declared": "is cut short: it declares 2147483648 bytes of float64 [268435456] and holds 8",
         "fields": "holds |V8; arrays of truth values, whole numbers, numbers, text, bytes are read",
         "no": told["no"],
+        "empty": "holds text without letters (<U0) of shape [8589934592]; save it with its letters",
+        "axis": "has the shape [8589934592, 0]: it holds no values",
     }
     assert told["no"].startswith("cannot be read as an array (")
 
@@ -162,6 +166,16 @@ def test_a_bad_member_of_an_npz_file_is_named(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr("metalearn_cli.data.common.arrays.LARGE", 1 << 16)
     with pytest.raises(DataError, match=r"is too large: 800128 bytes packed in \d+; save it as \.npy"):
         npz(tmp_path / "bomb.npz")
+
+
+def test_the_arrays_of_an_npz_file_have_a_size_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("metalearn_cli.data.common.arrays.MOST_BYTES", 10**6)
+    np.savez_compressed(tmp_path / "bomb.npz", **{f"x{k}": np.zeros(20_000) for k in range(8)})
+    with pytest.raises(DataError, match=r"is too large: its arrays declare 1281024 bytes together") as refused:
+        npz(tmp_path / "bomb.npz")
+    assert [f.where for f in refused.value.findings] == [f"{tmp_path}/bomb.npz"]
+    np.savez(tmp_path / "plain.npz", x=np.zeros(200_000))  # has these bytes itself
+    assert npz(tmp_path / "plain.npz")["x"].shape == (200_000,)
 
 
 def test_wrong_arrays_are_told(tmp_path: Path) -> None:
