@@ -58,6 +58,21 @@ def test_vectors_are_those_of_scikit_learn() -> None:
     assert found.dtype == np.float32
 
 
+def test_columns_teach_the_same_alone_and_in_one_fit() -> None:
+    random = np.random.default_rng(0)
+    x = random.lognormal(size=(300, 300)) * random.lognormal(size=300) + 100
+    x[random.random(x.shape) < 0.01] = np.nan
+    columns: Columns = {f"f{k}": column.tolist() for k, column in enumerate(x.T)}
+    rows = range(0, 300, 2)
+    alone = [found for name in columns for found in learn({name: columns[name]}, rows)]
+    counted = SimpleImputer.fit
+    with pytest.MonkeyPatch.context() as patch:
+        fits: list[int] = []
+        patch.setattr(SimpleImputer, "fit", lambda self, x: (fits.append(x.shape[1]), counted(self, x))[1])
+        assert learn(columns, rows) == alone
+    assert fits == [300]
+
+
 def test_other_rows_change_nothing_that_is_learnt() -> None:
     other = {name: [*values[:4], "999", "1000"] for name, values in COLUMNS.items()}
     learnt = learn(COLUMNS, TRAIN)
