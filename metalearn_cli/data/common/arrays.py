@@ -60,7 +60,7 @@ def npz(path: Path) -> dict[str, NDArray[Any]]:
     arrays, findings = {}, []
     try:
         with zipfile.ZipFile(path) as archive:
-            packed = [member for member in archive.infolist() if member.compress_size < member.file_size]
+            packed = [member for member in archive.infolist() if member.compress_type != zipfile.ZIP_STORED]
             if (size := sum(member.file_size for member in packed)) > MOST_BYTES:
                 told = f"is too large: its arrays declare {size} bytes together, at most {MOST_BYTES} are read"
                 raise ValueError(f"{told}; save each as .npy")
@@ -68,8 +68,8 @@ def npz(path: Path) -> dict[str, NDArray[Any]]:
                 name = member.filename.removesuffix(".npy")
                 try:
                     if member.file_size > max(LARGE, MOST_PACKED * member.compress_size):
-                        packed = f"{member.file_size} bytes packed in {member.compress_size}"
-                        raise ValueError(f"is too large: {packed}; save it as .npy")
+                        told = f"{member.file_size} bytes packed in {member.compress_size}"
+                        raise ValueError(f"is too large: {told}; save it as .npy")
                     with archive.open(member) as file:
                         _check(file, member.file_size)
                     with archive.open(member) as file:

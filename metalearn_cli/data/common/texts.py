@@ -226,7 +226,8 @@ def _speller(pieces: str, most: int) -> Any:
 
     @cache
     def spell(word: str) -> Tokens:
-        found, start = [], 0
+        found: list[int] = []
+        start = 0
         while start < len(word) and len(found) < most:
             mark = INSIDE if start else ""
             ends = range(min(len(word), start + longest), start, -1)
