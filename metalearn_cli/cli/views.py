@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from metalearn_cli.core.metric import SAME_CLASSES, metric_named
 Run = Mapping[str, Any]
 
 _WIDE = 110  # columns from which the parents of runs are shown
-_SAME = 5  # most places of the same finding that are named
+_SAME = 20  # most places of the same finding that are listed
 _NAMES = 4  # classes of a split that are named
 _VERY_WIDE = 144  # columns from which a whole sha256 is shown
 
@@ -211,10 +212,16 @@ def data(found: Mapping[str, Any], words: Sequence[str] | None = None, run: Sequ
     elif facts:
         sizes = [f"{name} {s['classes']} classes, {s['items']} items" for name, s in facts["splits"].items()]
         telling.say(f"{facts['name']} ({'; '.join([facts['protocol'], *sizes])})\n")
-    places: dict[tuple[bool, str], list[str]] = {}
+    same = Counter((finding["blocks"], finding["what"]) for finding in found["findings"])
+    shown: Counter[tuple[bool, str]] = Counter()
+    told = []
     for finding in found["findings"]:
-        places.setdefault((finding["blocks"], finding["what"]), []).append(finding["where"])
-    told = [["error" if blocks else "warning", _places(own), what] for (blocks, what), own in places.items()]
+        kind = (finding["blocks"], finding["what"])
+        shown[kind] += 1
+        if shown[kind] <= _SAME:
+            told.append(["error" if finding["blocks"] else "warning", finding["where"], finding["what"]])
+        elif shown[kind] == same[kind]:
+            told.append(["", f"and {same[kind] - _SAME} more", "the same; --json lists them all"])
     if told:
         telling.table("", ["!", "where", "what"], told)
     rows = found["findings"]
@@ -234,11 +241,6 @@ def items(shown: Mapping[str, Any]) -> None:
         telling.table("", ["!split", "!class", "item"], shown["rows"])
     else:
         telling.say(shown["picture"] or "there is nothing to show: each episode is generated")
-
-
-def _places(names: Sequence[str]) -> str:
-    """Return where the same thing was found, the first places if there are many."""
-    return ", ".join(names) if len(names) <= _SAME else f"{', '.join(names[:3])} and {len(names) - 3} more"
 
 
 def _quoted(word: str) -> str:

@@ -70,6 +70,18 @@ def test_every_file_that_cannot_be_used(mlx, monkeypatch):
     assert "x.zip: 2.png cannot be read; and 2 more, which `mlx data check` lists; get it again" in answer.err
 
 
+def test_many_files_with_the_same_problem(mlx, monkeypatch):
+    def fail(**parts):
+        raise DataError([Finding(True, f"{k}.png", "cannot be read") for k in range(160)])
+
+    monkeypatch.setattr(module, "Split", fail)
+    lines = mlx("data", "check", *SMALL).out.splitlines()
+    assert sum(line.startswith("error") for line in lines) == 20
+    assert any("and 140 more" in line and "--json lists them all" in line for line in lines)
+    assert "160 errors, 0 warnings: training may not start" in lines
+    assert len(json.loads(mlx("--json", "data", "check", *SMALL).out)["findings"]) == 160
+
+
 def test_wrong_words(mlx):
     assert "mlx data needs one more argument: mlx data make|show|check" in mlx("data").err
     assert "there is no mlx data 'chekc'; there are make, show, check; did you mean check?" in mlx("data", "chekc").err
@@ -77,7 +89,7 @@ def test_wrong_words(mlx):
     assert answer.code == 2
     assert "2 problems in the settings of `mlx data check`" in answer.err
     assert "did you mean: way=" in answer.err
-    assert answer.err.endswith("see all settings: mlx data check --help\n")
+    assert answer.err.endswith("see all settings: mlx ls data NAME\n")
 
 
 def test_completion(mlx, monkeypatch):

@@ -110,7 +110,7 @@ FILES = {
 }
 """What looks at each kind of file, and the stages that write it."""
 
-THEIRS = {"dataset_spec.json", "preprocessor_config.json", "tokenizer.json", "train.csv"}
+THEIRS = {"dataset_spec.json", "model.safetensors", "preprocessor_config.json", "tokenizer.json", "train.csv"}
 """Files that users bring."""
 
 
