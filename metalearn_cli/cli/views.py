@@ -205,7 +205,8 @@ def data(found: Mapping[str, Any], words: Sequence[str] | None = None, run: Sequ
         rows = [
             [name.replace("_", " "), _listing(value)] for name, value in facts["about"].items() if name != "examples"
         ]
-        rows += [[name, _split(split)] for name, split in facts["splits"].items()]
+        noun = "tasks" if facts["regression"] else "classes"
+        rows += [[name, _split(split, noun)] for name, split in facts["splits"].items()]
         rows += [["split by", facts["protocol"]], ["an item", f"{facts['kind']} {_listing(facts['shape'])}"]]
         rows += [["an episode", ", ".join(f"{key} {value}" for key, value in facts["episode"].items())]]
         telling.table(facts["name"], ["!", ""], rows)
@@ -248,10 +249,10 @@ def _quoted(word: str) -> str:
     return f'"{word}"' if "'" in word and not set(word) & set('"$`\\!') else shlex.quote(word)
 
 
-def _split(split: Mapping[str, Any]) -> str:
+def _split(split: Mapping[str, Any], noun: str) -> str:
     names = ", ".join(split["names"][:_NAMES])
     more = f" and {split['classes'] - _NAMES} more" if split["classes"] > _NAMES else ""
-    return f"{split['classes']} classes, {split['items']} items: {names}{more}"
+    return f"{split['classes']} {noun}, {split['items']} items: {names}{more}"
 
 
 def _listing(value: Any) -> str:

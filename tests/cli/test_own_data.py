@@ -198,6 +198,7 @@ def test_the_next_command_suits_the_data(mlx, tmp_path):
     runs = [f"m{k},{n},{k * n}" for k in range(8) for n in range(4)]
     (tmp_path / "machines.csv").write_text("\n".join(["machine,load,speed", *runs]))
     out = mlx("data", "make", "machines.csv", "data.column.target=speed", "data.column.task=machine").out
+    assert "4 tasks, 16 items" in out
     assert "stages=[meta-train]" in out.splitlines()[-1] and out.splitlines()[-1].endswith("algorithm=maml")
     answer = mlx("data", "make")
     assert answer.code == 2 and "mlx data make needs a file or folder" in answer.err

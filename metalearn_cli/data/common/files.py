@@ -230,7 +230,8 @@ def _of_folder(root: Path, findings: list[Finding]) -> Iterator[_File]:
             try:
                 about = path.stat()
             except OSError as error:
-                findings.append(Finding(True, str(inside / name), f"cannot be read: {error.strerror}"))
+                told = f"cannot be read and is left out: {error.strerror}"  # such as a link to nothing
+                findings.append(Finding(False, str(inside / name), told))
                 continue
             if stat.S_ISREG(about.st_mode):  # reading a pipe or a device would never end
                 yield _File(str(inside / name), (about.st_size, about.st_mtime_ns), partial(_read_file, path))

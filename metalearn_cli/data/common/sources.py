@@ -44,7 +44,7 @@ def recognised(source: str) -> str:
     files = files_in(path) if path.is_dir() or is_archive(path.name) else None
     names = files.names if files else (path.name,)
     counts = Counter(data for name in names for data, endings in ENDINGS.items() if suffix(name) in endings)
-    if files and files.findings:
+    if files and any(finding.blocks for finding in files.findings):
         raise DataError(files.findings)
     if not counts:
         known = ", ".join(chain.from_iterable(ENDINGS.values()))

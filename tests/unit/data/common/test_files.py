@@ -110,6 +110,14 @@ def test_links_in_folders_are_followed_once_and_pipes_are_not_read(tmp_path):
     assert contents(files_in(tmp_path / "data")) == {"cat/1.png": b"1", "dog/2.png": b"2"}
 
 
+def test_a_link_to_nothing_is_left_out_and_told(tmp_path):
+    folder(tmp_path, {"cat/1.png": b"1"})
+    (tmp_path / "cat" / "2.png").symlink_to(tmp_path / "nowhere")
+    files = files_in(tmp_path)
+    assert files.names == ("cat/1.png",)
+    assert [(f.blocks, f.where) for f in files.findings] == [(False, "cat/2.png")]
+
+
 @pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz", "folder"])
 def test_a_file_that_is_too_large_or_cut_short(tmp_path, kind):
     make = {"folder": folder, "zip": zipped, "tar": tarred, "tar.gz": tarred}[kind]
