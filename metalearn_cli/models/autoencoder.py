@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
 
 from metalearn_cli.core.check import Below, Range
+from metalearn_cli.core.views import affine, noisy, thinned
 from metalearn_cli.models.common.decoders import Decoder, check_one_part, make_decoder
-from metalearn_cli.models.common.views import affine, noisy, thinned
 
 
 class Autoencoder(nn.Module):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from metalearn_cli.core.random import seeded
-from metalearn_cli.models.common.views import affine, noisy
+from metalearn_cli.core.views import affine, noisy
 
 
 def test_no_spread_changes_nothing():
