@@ -59,7 +59,7 @@ class Composer:
     """Composes one command's settings.
 
     Args:
-        stage: the command; its config file has the same name, with a dash for a blank.
+        stage: the command; its config file has the same name. All of `mlx data` have one.
         extra: the user's own folder of configs, or "".
 
     Raises:
@@ -68,7 +68,7 @@ class Composer:
 
     def __init__(self, stage: str, extra: str = "") -> None:
         self.stage = stage
-        self.config = stage.replace(" ", "-")
+        self.config = "data-check" if stage.startswith("data ") else stage
         shipped, *own = folders(extra)
         version.setbase("1.3")
         setup_globals()
@@ -211,7 +211,7 @@ class Composition:
             if stage == "run":
                 found: Any = parse_chain(values)
             else:
-                found = parse(DataConfig if stage == "data check" else STAGES[stage], values)
+                found = parse(STAGES.get(stage, DataConfig), values)
         except ConfigError as error:
             unfilled = {p.key for p in problems}
             raise ConfigError([*problems, *(p for p in error.problems if p.key not in unfilled)]) from error

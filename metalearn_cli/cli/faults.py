@@ -177,7 +177,7 @@ def _located(composition: Composition, problems: Sequence[Problem]) -> list[Faul
             hint, why = _meant(composition, problem, _written(value), chosen)
             message = "; ".join(filter(None, (message, why)))
         elif hint:
-            hint = f"{problem.key}={hint}" if hint.startswith("[") else f"-m {problem.key}={hint}"
+            hint = f"{'-m ' if isinstance(value, list) else ''}{problem.key}={hint}"
         elif not hint and (row := row_of_value(problem.key.rpartition(".")[2], text)):
             own = [advice for advice in row.here if advice.startswith(f"{problem.key}=")]
             message, hint = "; ".join(filter(None, (message, row.why))), (own or row.here)[0]

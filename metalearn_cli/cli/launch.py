@@ -211,20 +211,25 @@ def show_data(words: Sequence[str], extra: str) -> dict[str, Any]:
     Raises:
         UserError: if the command line is wrong, or the data cannot be used.
     """
-    (job,) = check(Composer("data check", extra), words, multirun=False)
+    (job,) = check(Composer("data show", extra), words, multirun=False)
     with importing():
         from metalearn_cli.stages.data import show_data as show_it
     with originating(job), telling.reporting():
         return show_it(job.settings, Path())
 
 
-def check_data(words: Sequence[str], extra: str) -> dict[str, Any]:
+def check_data(kind: str, words: Sequence[str], extra: str) -> dict[str, Any]:
     """Return the result of `stages.data.check_data` for the data set of a command line.
+
+    Args:
+        kind: which `mlx data` this is, "make" or "check".
+        words: its settings.
+        extra: the user's own folder of configs, or "".
 
     Raises:
         UserError: if the command line is wrong.
     """
-    (job,) = check(Composer("data check", extra), words, multirun=False)
+    (job,) = check(Composer(f"data {kind}", extra), words, multirun=False)
     with importing():
         from metalearn_cli.stages.data import check_data as check_it
     with originating(job), telling.reporting():

@@ -205,7 +205,7 @@ def _data(words: Words) -> int:
         shown = launch.show_data(typed, extra)
         _show(words, shown, lambda: views.items(shown))
         return errors.DONE
-    found = launch.check_data(typed, extra)
+    found = launch.check_data(kind, typed, extra)
     run = launch.words_of_run(typed, found["data"], extra) if found["data"] else []
     _show(words, found, lambda: views.data(found, typed if kind == "make" else None, run))
     return errors.DONE if found["may_start"] else errors.REFUSED

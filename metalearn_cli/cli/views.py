@@ -100,11 +100,13 @@ def chain(run: Run) -> None:
 def _title(first: Run, run: Run) -> str:
     split = first["name"].partition("/")[0]
     data = run.get("data", {})
-    shape = f"{first['way']}-way {first['shot']}-shot on {sizes(first)['episodes']} episodes of {split} classes"
+    noun = "classes" if metric_named(first["name"]).unit == "share" else "tasks"
+    shape = f"{first['way']}-way {first['shot']}-shot on {sizes(first)['episodes']} episodes of {split} {noun}"
     protocol = str(data.get("protocol", ""))
     if protocol.startswith(SAME_CLASSES):
-        shape = shape.removesuffix(" classes") + " items"
-        protocol = "ordinary classification: training has seen these classes"
+        shape = shape.removesuffix(f" {noun}") + " items"
+        seen = f"training has seen these {noun}"
+        protocol = f"ordinary classification: {seen}" if noun == "classes" else seen
     protocol = f" ({protocol})" if protocol else ""
     return f"{shape}, {data['name']}{protocol}" if "name" in data else shape
 
@@ -201,17 +203,17 @@ def data(found: Mapping[str, Any], words: Sequence[str] | None = None, run: Sequ
         run: those of the `mlx run` that trains on it.
     """
     facts = found["data"]
+    noun = "tasks" if facts and facts["regression"] else "classes"
     if facts and words is not None:
         rows = [
             [name.replace("_", " "), _listing(value)] for name, value in facts["about"].items() if name != "examples"
         ]
-        noun = "tasks" if facts["regression"] else "classes"
         rows += [[name, _split(split, noun)] for name, split in facts["splits"].items()]
         rows += [["split by", facts["protocol"]], ["an item", f"{facts['kind']} {_listing(facts['shape'])}"]]
         rows += [["an episode", ", ".join(f"{key} {value}" for key, value in facts["episode"].items())]]
         telling.table(facts["name"], ["!", ""], rows)
     elif facts:
-        sizes = [f"{name} {s['classes']} classes, {s['items']} items" for name, s in facts["splits"].items()]
+        sizes = [f"{name} {s['classes']} {noun}, {s['items']} items" for name, s in facts["splits"].items()]
         telling.say(f"{facts['name']} ({'; '.join([facts['protocol'], *sizes])})\n")
     same = Counter((finding["blocks"], finding["what"]) for finding in found["findings"])
     shown: Counter[tuple[bool, str]] = Counter()

@@ -23,7 +23,7 @@ ACCURACY = Metric("accuracy", "share", higher_is_better=True)
 LABEL_ACCURACY = Metric("label_accuracy", "share", higher_is_better=True)
 MSE = Metric("mse", "", higher_is_better=False)
 
-SAME_CLASSES = "items of the same classes"
+SAME_CLASSES = "items of the same"
 """How the protocol of data begins whose test classes are those of training: ordinary classification."""
 
 _KNOWN = {metric.name: metric for metric in (ACCURACY, LABEL_ACCURACY, MSE)}

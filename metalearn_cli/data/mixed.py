@@ -17,7 +17,7 @@ from metalearn_cli.data.common.dataset import Dataset
 from metalearn_cli.data.common.files import Files, files_named, source_of
 from metalearn_cli.data.common.images import LARGEST, Fit, Resampling, Shape, image_data, opened
 from metalearn_cli.data.common.manifest import Manifest, Placed, placed
-from metalearn_cli.data.common.rows import TABLES, Columns, check_roles, columns_of, is_table, named
+from metalearn_cli.data.common.rows import TABLES, Columns, Place, check_roles, columns_of, is_table, named
 from metalearn_cli.data.common.splits import Split
 from metalearn_cli.data.common.tables import check_names, entries_of, learn, problems_of_columns, text_of, vectors
 from metalearn_cli.data.common.texts import Coding, Passage, text_data
@@ -74,9 +74,9 @@ def mixed(
     path = source_of(root, WHAT)
     if not path.is_file() or not is_table(path.name):
         raise ConfigError([Problem("data.root", f"{path} is not a file of {', '.join(TABLES)}")])
-    columns = columns_of(path)
-    check_names(columns, {"categorical": categorical, "ignore": ignore}, path)
-    columns = {name: values for name, values in columns.items() if name not in ignore}
+    whole = columns_of(path)
+    check_names(whole, {"categorical": categorical, "ignore": ignore}, path)
+    columns = {name: values for name, values in whole.items() if name not in ignore}
     roles = {role: named(columns, role, column, path, role == "label") for role in COLUMN}
     used = {role: found[0] for role, found in roles.items() if found}
     values = {role: columns[name] for role, name in used.items()}
@@ -86,11 +86,12 @@ def mixed(
             "has one kind of parts: see data=images, data=text and data=table; or name columns: data.column.path=NAME"
         )
         raise ConfigError([Problem("data.root", f"{path} {told}")])
-    entries, findings = entries_of(values, path)
-    files, paths, missing = _pictures(values, path)
-    texts = [Passage(text_of(text), f"{path}, row {row}") for row, text in enumerate(values.get("text", ()), 1)]
+    entries, findings = entries_of(values, path, place=whole.place)
+    files, paths, missing = _pictures(values, path, whole.place)
+    texts = [Passage(text_of(text), f"{path}, {whole.place(row)}") for row, text in enumerate(values.get("text", ()))]
     findings += [*missing, *(Finding(True, passage.where, "has no text") for passage in texts if not passage.text)]
-    findings += problems_of_columns(features, {"label": [e.label for e in entries]}, categorical, str(path))
+    labels = {"label": [entry.label for entry in entries]}
+    findings += problems_of_columns(features, labels, categorical, str(path), whole.place)
     if findings:
         raise DataError(findings)
     found = placed(Manifest(entries), split, seed, min_items)
@@ -120,16 +121,16 @@ def mixed(
     return data.within_groups("groups") if within else data
 
 
-def _pictures(values: Columns, path: Path) -> tuple[Files, list[str], list[Finding]]:
+def _pictures(values: Columns, path: Path, place: Place) -> tuple[Files, list[str], list[Finding]]:
     """Return the files of a table's pictures, their names by row, and the rows without one."""
     names = [text_of(value).replace("\\", "/") for value in values.get("path", ())]
     files = files_named(path.parent, [name for name in names if name])
     known = set(files.names)
     findings = [
         Finding(
-            True, f"{path}, row {row}", f"names {name}, which is not in {path.parent}" if name else "has no picture"
+            True, f"{path}, {place(row)}", f"names {name}, which is not in {path.parent}" if name else "has no picture"
         )
-        for row, name in enumerate(names, 1)
+        for row, name in enumerate(names)
         if name not in known
     ]
     return files, names, findings

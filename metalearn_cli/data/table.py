@@ -19,7 +19,7 @@ from metalearn_cli.data.common.cache import cached
 from metalearn_cli.data.common.dataset import Dataset
 from metalearn_cli.data.common.files import files_named, source_of
 from metalearn_cli.data.common.manifest import Manifest, Placed, key_of_split, placed
-from metalearn_cli.data.common.rows import TABLES, Columns, check_roles, columns_of, is_table, named
+from metalearn_cli.data.common.rows import TABLES, Columns, Table, check_roles, columns_of, is_table, named
 from metalearn_cli.data.common.tables import (
     check_names,
     entries_of,
@@ -118,7 +118,8 @@ def _targets(column: Mapping[str, Any]) -> list[str]:
 
 
 def _data(path: Path, settings: Settings, targets: Sequence[str]) -> Dataset:
-    columns = npz_columns(path) if path.suffix.lower() == ".npz" else columns_of(path)
+    whole = Table(npz_columns(path)) if path.suffix.lower() == ".npz" else columns_of(path)
+    columns: Columns = whole
     check_names(columns, {"categorical": settings.categorical, "ignore": settings.ignore}, path)
     columns = {name: values for name, values in columns.items() if name not in settings.ignore}
     given = {role: name for role, name in settings.column.items() if isinstance(name, str)}
@@ -130,18 +131,19 @@ def _data(path: Path, settings: Settings, targets: Sequence[str]) -> Dataset:
     values = {role: columns[name] for role, name in used.items()}
     if targets:
         values["label"] = values.pop("task")
-        entries, findings = entries_of(values, path, "task")
-        findings += problems_of_targets(features, numbers, path)
+        entries, findings = entries_of(values, path, "task", whole.place)
+        findings += problems_of_targets(features, numbers, path, whole.place)
     else:
-        entries, findings = entries_of(values, path)
+        entries, findings = entries_of(values, path, place=whole.place)
     classes = {} if targets else {"label": [entry.label for entry in entries]}
     if classes and any(entry.group for entry in entries):
         classes["class"] = [entry.class_name for entry in entries]
-    findings += problems_of_columns(features, classes, settings.categorical, str(path))
+    findings += problems_of_columns(features, classes, settings.categorical, str(path), whole.place)
     if findings:
         raise DataError(findings)
     about = {"rows": len(entries), "columns": {**used, **({"target": ", ".join(targets)} if targets else {})}}
-    found = placed(Manifest(entries, about), settings.split, settings.seed, settings.min_items)
+    manifest = Manifest(entries, about, noun="task" if targets else "class")
+    found = placed(manifest, settings.split, settings.seed, settings.min_items)
     train = [entry.source for entry in found.entries("train")]
     learnt, scaling = learn(features, train, settings.categorical), learn(numbers, train)
     if not learnt:

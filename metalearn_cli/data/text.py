@@ -21,7 +21,7 @@ from metalearn_cli.data.common.rows import (
     ARROW,
     MOST_TEXT,
     TABLES,
-    Columns,
+    Table,
     check_roles,
     columns_in,
     columns_of,
@@ -35,6 +35,7 @@ from metalearn_cli.data.common.texts import Coding, Passage, filled, text_data
 COLUMN = {"text": None, "label": None, "split": None, "group": None}
 WHAT = "a table of texts, a folder or archive of such tables, or of text files: one for each class, or a folder of them"
 LARGEST = 1 << 30  # bytes of a file
+AGAIN = "copy the whole folder again, or write it again with save_to_disk"
 
 
 def text(
@@ -89,24 +90,49 @@ def _of_files(files: Files, column: Mapping[str, str | None]) -> Manifest:
     tables = _tables(files)
     if not tables:
         return _of_folders(files)
-    manifest = _of_tables({name: _read_table(files, name) for name in tables}, _splits(tables), column)
+    found: dict[str, Table] = {}
+    wrong: list[DataError] = []
+    for name in tables:
+        try:
+            found[name] = _read_table(files, name)
+        except DataError as error:
+            wrong.append(error)
+    if wrong:
+        raise DataError([finding for error in wrong for finding in error.findings], wrong[0].cure)
+    manifest = _of_tables(found, _splits(tables), column)
     about = {**manifest.about, "files": len(tables), "skipped": dict(files.skipped)}
     return manifest._replace(about=about)
 
 
 def _tables(files: Files) -> list[str]:
-    """Return the names of tables; in a folder that `datasets` has saved, those that it lists, not its caches."""
+    """Return the names of tables; in a folder that `datasets` has saved, those that it lists, not its caches.
+
+    Raises:
+        DataError: with each file that such a folder lists and does not have.
+    """
     names = [name for name in files.names if suffix(name) in TABLES]
+    missing: list[Finding] = []
     for state in (name for name in files.names if PurePosixPath(name).name == "state.json"):
         folder = PurePosixPath(state).parent
-        own = {str(folder / str(file["filename"])) for file in _json(files, state).get("_data_files", ())}
+        try:
+            own = {str(folder / str(file["filename"])) for file in _json(files, state).get("_data_files", ())}
+        except (TypeError, KeyError) as error:
+            raise DataError([Finding(True, state, "is not as `datasets` writes it")], AGAIN) from error
         names = [name for name in names if PurePosixPath(name).parent != folder or name in own]
+        missing += [Finding(True, name, f"is missing; {state} lists it") for name in sorted(own - {*names})]
+    if missing:
+        raise DataError(missing, AGAIN)
     return names
 
 
-def _read_table(files: Files, name: str) -> Columns:
-    columns = columns_in(_content(files, name), name)
-    about = str(PurePosixPath(name).parent / "dataset_info.json")
+def _read_table(files: Files, name: str) -> Table:
+    folder = PurePosixPath(name).parent
+    try:
+        columns = columns_in(_content(files, name), name)
+    except DataError as error:
+        saved = str(folder / "state.json") in files.names  # by `datasets`
+        raise DataError(error.findings, AGAIN if saved and error.cure else error.cure) from error
+    about = str(folder / "dataset_info.json")
     return with_class_names(columns, _json(files, about).get("features")) if about in files.names else columns
 
 
@@ -135,7 +161,7 @@ def _splits(names: list[str]) -> dict[str, str]:
     return found if "train" in told and len(told) > 1 and "" not in told else dict.fromkeys(names, "")
 
 
-def _of_tables(tables: Mapping[str, Columns], splits: Mapping[str, str], column: Mapping[str, str | None]) -> Manifest:
+def _of_tables(tables: Mapping[str, Table], splits: Mapping[str, str], column: Mapping[str, str | None]) -> Manifest:
     """Return the texts of tables, each with the split that its name says."""
     entries: list[Entry] = []
     used: dict[str, str] = {}
@@ -144,7 +170,7 @@ def _of_tables(tables: Mapping[str, Columns], splits: Mapping[str, str], column:
         values = {role: found[1] for role, found in roles.items() if found}
         used |= {role: found[0] for role, found in roles.items() if found}
         for row, (content, label) in enumerate(zip(values["text"], values["label"], strict=True)):
-            where = f"{name}, row {row + 1}"
+            where = f"{name}, {columns.place(row)}"
             split = split_named(values["split"][row], where) if "split" in values else splits[name]
             group = _word(values["group"][row]) if "group" in values else ""
             entries.append(Entry(Passage(_joined(content), where), _word(label), split, group))

@@ -130,7 +130,8 @@ def prepare_evaluation(config: EvaluateConfig, session: Session, given: Mapping[
     random_head = (
         algorithm.traits.head and algorithm.traits.learns and not (parent and _same(spec, model.get("algorithm")))
     )
-    notes = [f"evaluate: {runtime.description}; data {data.name} ({data.protocol}), classes of {config.split}"]
+    drawn_from = f"{'tasks' if data.facts.regression else 'classes'} of {config.split}"
+    notes = [f"evaluate: {runtime.description}; data {data.name} ({data.protocol}), {drawn_from}"]
     notes += fitted_note(asked, config, data)
     tensors = learner.tensors
     if parent and algorithm.traits.head and not algorithm.traits.learns:

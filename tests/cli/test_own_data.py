@@ -204,6 +204,30 @@ def test_the_next_command_suits_the_data(mlx, tmp_path):
     assert answer.code == 2 and "mlx data make needs a file or folder" in answer.err
 
 
+def test_the_command_that_was_typed_and_the_nearest_column_are_named(mlx, tmp_path):
+    (tmp_path / "plants.csv").write_text("label,size\n" + "".join(f"c{i % 12},{i / 7}\n" for i in range(60)))
+    for words in (("data", "make", "plants.csv"), ("data", "show", "plants.csv"), ("data", "check", "plants.csv")):
+        err = " ".join(mlx(*words, "data.column.label=lable").err.split())
+        assert f"in the settings of `mlx {' '.join(words[:2])}`" in err
+        assert "did you mean: data.column.label=label see" in err
+    answer = mlx("run", "data=table", "data.root=plants.csv", "data.column.label=lable")
+    assert answer.code == 2 and "did you mean: data.column.label=label\n" in answer.err
+
+
+def test_a_regression_has_tasks_and_no_classes(mlx, tmp_path):
+    rows = [f"m{k},{n},{k * n + 0.5}" for k in range(12) for n in range(20)]
+    (tmp_path / "machines.csv").write_text("\n".join(["machine,load,speed", *rows]))
+    words = ("data=table", "data.root=machines.csv", "data.column.target=speed", "data.column.task=machine")
+    out = mlx("data", "check", *words).out
+    assert out.startswith("table (tasks, seed 0; train 6 tasks, 120 items; ")
+    told = " ".join(mlx("data", "check", *words, "data.min_items=21").out.split())
+    assert "12 of 12 tasks have fewer than 21 items" in told
+    (tmp_path / "machines.csv").write_text("\n".join(["machine,load,speed", *rows[:60]]))
+    told = " ".join(mlx("data", "check", *words).err.split())
+    assert "the data has 3 tasks; train, val and test need different tasks: 6 or more in all" in told
+    assert "class" not in told
+
+
 def test_a_broken_archive_is_named(mlx, tmp_path):
     (tmp_path / "cut.zip").write_bytes(b"PK no zip")
     answer = mlx("data", "make", "cut.zip")
@@ -215,5 +239,10 @@ def test_ordinary_classification_is_named_in_the_title():
     from metalearn_cli.core.metric import SAME_CLASSES
 
     first = {"way": 3, "shot": 1, "name": "test/accuracy", "over": {"episodes": 9, "trainings": 1}}
-    title = _title(first, {"data": {"name": "images", "protocol": f"{SAME_CLASSES}, seed 0"}})
+    title = _title(first, {"data": {"name": "images", "protocol": f"{SAME_CLASSES} classes, seed 0"}})
     assert title.endswith("9 episodes of test items, images (ordinary classification: training has seen these classes)")
+    title = _title(
+        first | {"name": "test/mse"}, {"data": {"name": "table", "protocol": f"{SAME_CLASSES} tasks, seed 0"}}
+    )
+    assert title.endswith("9 episodes of test items, table (training has seen these tasks)")
+    assert _title(first | {"name": "test/mse"}, {}).endswith("9 episodes of test tasks")

@@ -104,12 +104,13 @@ def of_table(path: Path, column: Mapping[str, str | None]) -> tuple[Manifest, Fi
     values["path"] = [name.replace("\\", "/") for name in values["path"]]
     files = files_named(path.parent, values["path"])
     findings = list(files.findings)
+    places = [f"{path}, {columns.place(row)}" for row in range(len(values["path"]))]
     findings += [
-        Finding(True, f"{path}, row {i}", "has no label") for i, label in enumerate(values["label"], 1) if not label
+        Finding(True, where, "has no label") for where, label in zip(places, values["label"], strict=True) if not label
     ]
     if findings:
         raise DataError(findings)
-    rows = len(values["path"])
-    splits = [split_named(word, f"{path}, row {i}") for i, word in enumerate(values.get("split", [""] * rows), 1)]
+    rows = len(places)
+    splits = list(map(split_named, values.get("split", [""] * rows), places))
     entries = map(Entry, values["path"], values["label"], splits, values.get("group", [""] * rows))
     return Manifest(list(entries), {"rows": rows, "columns": used}), files

@@ -9,7 +9,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -54,6 +54,10 @@ class Entry(NamedTuple):
         return f"{self.group}/{self.label}" if self.group else self.label.replace("/", "\N{DIVISION SLASH}")
 
 
+Noun = Literal["class", "task"]
+PLURAL = {"class": "classes", "task": "tasks"}
+
+
 class Manifest(NamedTuple):
     """All items of a source.
 
@@ -61,11 +65,13 @@ class Manifest(NamedTuple):
         entries: the items.
         about: what was understood, as plain values, for `mlx data make`.
         findings: what cannot be used, or was left out.
+        noun: what a label is: "class", or "task" of a regression.
     """
 
     entries: Sequence[Entry]
     about: Mapping[str, Any] = {}
     findings: tuple[Finding, ...] = ()
+    noun: Noun = "class"
 
 
 class Placed(NamedTuple):
@@ -126,27 +132,28 @@ def placed(manifest: Manifest, split: str, seed: int, min_items: int = 2) -> Pla
         raise DataError(manifest.findings)
     if not manifest.entries:
         raise DataError([Finding(True, "data.root", "has no items that can be read")])
-    classes, small = _by_class(manifest.entries, min_items)
+    plural = PLURAL[manifest.noun]
+    classes, small = _by_class(manifest.entries, min_items, plural)
     if not classes:
         raise DataError([finding._replace(blocks=True) for finding in small])
     findings = (*manifest.findings, *small)
     given = any(entry.split for entry in manifest.entries)
     if split == "items":
         how = "as given" if given else f"seed {seed}"
-        return Placed(_items(classes, given, seed), f"{SAME_CLASSES}, {how}", findings)
+        return Placed(_items(classes, given, seed), f"{SAME_CLASSES} {plural}, {how}", findings)
     if split not in WAYS:
         lists = _listed(classes, Path(expanded(split)))
         left = [name for name in classes if not any(name in own for own in lists.values())]
         if left:
-            told = f"{len(left)} of {len(classes)} classes are in none of the lists and are left out: {_some(left)}"
+            told = f"{len(left)} of {len(classes)} {plural} are in none of the lists and are left out: {_some(left)}"
             findings = (*findings, Finding(False, split, told))
         return Placed(lists, f"lists of {Path(split).name}", findings)
     if split == "auto" and given:
-        return Placed(_given(classes, seed), "as given", findings)
+        return Placed(_given(classes, seed, manifest.noun), "as given", findings)
     groups = {entry.group for entry in manifest.entries}
     if split == "groups" or (split == "auto" and "" not in groups and len(groups) >= FEWEST_GROUPS):
         return Placed(_seeded(classes, _groups(groups, seed)), f"groups, seed {seed}", findings)
-    return Placed(_seeded(classes, _classes(list(classes), seed)), f"classes, seed {seed}", findings)
+    return Placed(_seeded(classes, _classes(list(classes), seed, manifest.noun)), f"{plural}, seed {seed}", findings)
 
 
 def key_of_split(split: str) -> str:
@@ -170,7 +177,7 @@ def split_named(word: object, where: str) -> str:
 Classes = dict[str, list[Entry]]
 
 
-def _by_class(entries: Sequence[Entry], min_items: int) -> tuple[Classes, tuple[Finding, ...]]:
+def _by_class(entries: Sequence[Entry], min_items: int, plural: str) -> tuple[Classes, tuple[Finding, ...]]:
     """Return the entries of each class that is large enough, sorted by name, and what was left out."""
     classes: Classes = {}
     for entry in entries:
@@ -178,7 +185,7 @@ def _by_class(entries: Sequence[Entry], min_items: int) -> tuple[Classes, tuple[
     small = [name for name, own in classes.items() if len(own) < min_items]
     findings: tuple[Finding, ...] = ()
     if small:
-        told = f"{len(small)} of {len(classes)} classes have fewer than {min_items} items and are left out"
+        told = f"{len(small)} of {len(classes)} {plural} have fewer than {min_items} items and are left out"
         findings = (Finding(False, "data.min_items", f"{told}: {_some(sorted(small))}"),)
     return {name: classes[name] for name in sorted(classes) if len(classes[name]) >= min_items}, findings
 
@@ -187,19 +194,19 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-def _given(classes: Classes, seed: int) -> dict[str, Classes]:
+def _given(classes: Classes, seed: int, noun: Noun) -> dict[str, Classes]:
     """Split as the source says; what it does not have is taken from its training classes."""
     own: dict[str, set[str]] = {name: {entry.split for entry in entries} for name, entries in classes.items()}
     shared = [name for name, splits in own.items() if len(splits - {""}) > 1]
     if shared:
-        many = f"{len(shared)} classes are in more than one split ({_some(shared)})"
-        told = "few-shot learning is tested on classes that training has not seen"
-        choose = (
-            "data.split=classes splits the classes anew, data.split=items keeps the splits (ordinary classification)"
-        )
+        many = f"{len(shared)} {PLURAL[noun]} are in more than one split ({_some(shared)})"
+        told = f"few-shot learning is tested on {PLURAL[noun]} that training has not seen"
+        choose = f"data.split=classes splits the {PLURAL[noun]} anew, data.split=items keeps the splits"
+        choose += " (ordinary classification)" * (noun == "class")
         raise ConfigError([Problem("data.split", f"{many}, but {told}: {choose}")])
     if unsaid := [name for name, splits in own.items() if "" in splits]:
-        raise ConfigError([Problem("data.split", f"{len(unsaid)} classes have items without a split: {_some(unsaid)}")])
+        told = f"{len(unsaid)} {PLURAL[noun]} have items without a split: {_some(unsaid)}"
+        raise ConfigError([Problem("data.split", told)])
     found: dict[str, Classes] = {split: {} for split in SPLITS}
     for name, entries in classes.items():
         found[entries[0].split][name] = entries
@@ -209,7 +216,7 @@ def _given(classes: Classes, seed: int) -> dict[str, Classes]:
     if missing:
         names = list(found["train"])
         if len(names) < FEWEST:
-            raise ConfigError([Problem("data.split", _too_few(len(names), "train"))])
+            raise ConfigError([Problem("data.split", _too_few(len(names), "train", noun))])
         order = _shuffled(names, seed)
         held = _held(len(names))
         for index, split in enumerate(missing):
@@ -285,15 +292,17 @@ def _groups(groups: set[str], seed: int) -> Callable[[str, Entry], str]:
     return lambda name, entry: owner[entry.group]
 
 
-def _classes(names: list[str], seed: int) -> Callable[[str, Entry], str]:
+def _classes(names: list[str], seed: int, noun: Noun) -> Callable[[str, Entry], str]:
     if len(names) < FEWEST:
-        raise ConfigError([Problem("data.split", _too_few(len(names), "the data"))])
+        raise ConfigError([Problem("data.split", _too_few(len(names), "the data", noun))])
     owner = _dealt(_shuffled(names, seed), _held(len(names)))
     return lambda name, entry: owner[name]
 
 
-def _too_few(count: int, where: str) -> str:
-    have = f"{where} has {count} class{'es' * (count != 1)}"
+def _too_few(count: int, where: str, noun: Noun) -> str:
+    have = f"{where} has {count} {noun if count == 1 else PLURAL[noun]}"
+    if noun == "task":
+        return f"{have}; train, val and test need different tasks: {FEWEST} or more in all"
     needed = f"train, val and test need different classes: {FEWEST} or more in all, {4 * USUAL_WAY} for 5-way episodes"
     return f"{have}; {needed}; data.split=items splits the items of each class (ordinary classification)"
 

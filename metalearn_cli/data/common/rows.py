@@ -5,11 +5,12 @@ Legend: N rows.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,33 @@ TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", *ARROW)
 
 Columns = dict[str, list[Any]]
 """The values [N] of each column, by its name; text in a CSV, any value in the others."""
+
+
+class Table(Columns):
+    """The columns of a file.
+
+    Args:
+        columns: by name.
+        lines: the line [N] of the file on which each row begins; () for a file without lines.
+    """
+
+    def __init__(self, columns: Columns, lines: Sequence[int] = ()) -> None:
+        super().__init__(columns)
+        self.lines = lines
+
+    def place(self, row: int) -> str:
+        """Return where a person finds a row of a number from 0: "line 2" in an editor, or "row 1"."""
+        return f"line {self.lines[row]}" if self.lines else row_place(row)
+
+
+Place = Callable[[int], str]
+"""Where a person finds a row of a number from 0."""
+
+
+def row_place(row: int) -> str:
+    """Return where a row is in a file without lines."""
+    return f"row {row + 1}"
+
 
 USUAL = {
     "x": ("x", "data", "features", "images", "series", "inputs"),
@@ -47,6 +75,14 @@ USUAL = {
 }
 """Names that the columns of each role usually have, the commonest first."""
 
+MARKS = {
+    codecs.BOM_UTF32_LE: "utf-32",  # begins as the mark of UTF-16 does
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+"""The encoding of each mark that a text may begin with."""
+
 LONGEST = 1 << 24  # characters of a value
 MOST_ROWS = 1 << 26  # a Parquet file of a few bytes can declare any number
 MOST_BYTES = 1 << 31  # of an unpacked table: a file of a few bytes can repeat a value without end
@@ -62,7 +98,7 @@ def is_table(name: str) -> bool:
     return name.lower().endswith(TABLES)
 
 
-def columns_of(path: Path) -> Columns:
+def columns_of(path: Path) -> Table:
     """Read a table; a CSV has its columns' names in its first line.
 
     Raises:
@@ -76,7 +112,7 @@ def columns_of(path: Path) -> Columns:
     return columns_in(content, str(path))
 
 
-def columns_in(content: bytes, name: str) -> Columns:
+def columns_in(content: bytes, name: str) -> Table:
     """Return the columns of a table, given as the contents of a file.
 
     Args:
@@ -99,22 +135,32 @@ def columns_in(content: bytes, name: str) -> Columns:
     return columns
 
 
+def encoding_of(content: bytes) -> str:
+    """Return the encoding that the first bytes of a text say; spreadsheets write UTF-16."""
+    return next((encoding for mark, encoding in MARKS.items() if content.startswith(mark)), "utf-8-sig")
+
+
 def decoded(content: bytes, name: str) -> str:
     """Return the text of a file.
 
     Raises:
-        DataError: if it is not UTF-8.
+        DataError: if it is neither UTF-8, nor UTF-16 or UTF-32 that says so.
     """
+    encoding, cure = encoding_of(content), "save the whole file as UTF-8, or convert it: iconv -f {} -t utf-8"
+    if encoding == "utf-8-sig" and 0 in content[:2]:  # text of two bytes a letter that begins without a mark
+        told = "is not UTF-8 text: it has zero bytes, as UTF-16 has"
+        raise DataError([Finding(True, name, told)], cure.format("utf-16le" if content[0] else "utf-16be"))
     try:
-        return content.decode("utf-8-sig")
+        return content.decode(encoding)
     except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        told = f"is not UTF-8 text: byte {content[error.start]:#04x}"
-        cure = "save the whole file as UTF-8, or convert it: iconv -f latin1 -t utf-8"
-        raise DataError([Finding(True, f"{name}, line {line}", told)], cure) from error
+        line = content[: error.start].decode(encoding, "replace").count("\n") + 1
+        word = encoding.removesuffix("-sig")
+        told = f"is not {word.upper()} text: byte {content[error.start]:#04x}"
+        given = "latin1" if word == "utf-8" else word
+        raise DataError([Finding(True, f"{name}, line {line}", told)], cure.format(given)) from error
 
 
-def with_class_names(columns: Columns, features: Any) -> Columns:
+def with_class_names(columns: Table, features: Any) -> Table:
     """Return columns with names instead of class numbers, as Hugging Face's `datasets` describes its features.
 
     Args:
@@ -127,7 +173,7 @@ def with_class_names(columns: Columns, features: Any) -> Columns:
         if isinstance(feature, dict) and isinstance(feature.get("names"), list) and column in columns
     }
     named = {c: [names.get(v) if isinstance(v, int) else v for v in columns[c]] for c, names in known.items()}
-    return columns | named
+    return Table(columns | named, columns.lines)
 
 
 def named(
@@ -210,32 +256,39 @@ def _first(wrong: Sequence[Finding], name: str) -> list[Finding]:
     return [*wrong[:MOST_WRONG], *[Finding(True, name, f"has {more} more lines that cannot be read")] * (more > 0)]
 
 
-def _csv(text: str, name: str) -> tuple[Columns, list[Finding]]:
+def _csv(text: str, name: str) -> tuple[Table, list[Finding]]:
     first = text.partition("\n")[0]
     mark = "\t" if suffix(name) == ".tsv" else max(",;\t", key=first.count)
     csv.field_size_limit(LONGEST)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True)
     wrong: list[Finding] = []
     rows: list[list[str]] = []
+    lines: list[int] = []
+    line = 1  # on which a row begins; a value with line feeds goes over several
     try:
         names = [column.strip() for column in next(reader, [])]
+        line = reader.line_num + 1
         for row in reader:
             if len(row) == len(names):
                 rows.append(row)
+                lines.append(line)
             elif row:
                 told = f"has {len(row)} values, the first line names {len(names)} columns"
-                wrong.append(Finding(True, f"{name}, line {reader.line_num}", told))
+                wrong.append(Finding(True, f"{name}, line {line}", told))
+            line = reader.line_num + 1
     except csv.Error as error:
-        wrong.append(Finding(True, f"{name}, line {reader.line_num}", f"cannot be read: {error}"))
-        return {}, wrong
+        wrong.append(Finding(True, f"{name}, line {line}", f"cannot be read: {error}"))
+        return Table({}), wrong
     if twice := sorted(column for column, count in Counter(names).items() if count > 1):
         wrong.append(Finding(True, f"{name}, line 1", f"names a column twice: {', '.join(twice)}"))
-    return {column: list(values) for column, values in zip(names, zip(*rows, strict=True), strict=bool(rows))}, wrong
+    columns = {column: list(values) for column, values in zip(names, zip(*rows, strict=True), strict=bool(rows))}
+    return Table(columns, lines), wrong
 
 
-def _json_lines(text: str, name: str) -> tuple[Columns, list[Finding]]:
+def _json_lines(text: str, name: str) -> tuple[Table, list[Finding]]:
     wrong: list[Finding] = []
-    rows = []
+    rows: list[dict[str, Any]] = []
+    lines: list[int] = []
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
@@ -252,13 +305,14 @@ def _json_lines(text: str, name: str) -> tuple[Columns, list[Finding]]:
             continue
         if isinstance(row, dict):
             rows.append(row)
+            lines.append(number)
         else:
             wrong.append(Finding(True, f"{name}, line {number}", "is not a JSON object {...}"))
     names = dict.fromkeys(column for row in rows for column in row)
-    return {column: [row.get(column) for row in rows] for column in names}, wrong
+    return Table({column: [row.get(column) for row in rows] for column in names}, lines), wrong
 
 
-def _arrow(content: bytes, name: str) -> Columns:
+def _arrow(content: bytes, name: str) -> Table:
     try:
         import pyarrow
         from pyarrow import ipc, parquet
@@ -278,9 +332,9 @@ def _arrow(content: bytes, name: str) -> Columns:
         about = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
     except (pyarrow.ArrowException, OSError, ValueError, KeyError, OverflowError, RecursionError, MemoryError) as error:
         reason = str(error).partition("\n")[0]
-        told = f"is damaged or cut short, or is no {suffix(name)[1:]} file: {reason}"
-        raise DataError([Finding(True, name, told)]) from error
-    return with_class_names(columns, about.get("info", {}).get("features"))
+        told = f"is damaged or cut short, or is no {suffix(name)[1:]} file: {reason}" if content else "is empty"
+        raise DataError([Finding(True, name, told)], "copy or download it again") from error
+    return with_class_names(Table(columns), about.get("info", {}).get("features"))
 
 
 def _of_parquet(file: Any, name: str) -> Iterator[Any]:

@@ -11,7 +11,7 @@ from metalearn_cli.core.check import shown
 from metalearn_cli.core.errors import DataError, UserError
 from metalearn_cli.core.places import expanded
 from metalearn_cli.data.common.files import files_in, is_archive, suffix, there
-from metalearn_cli.data.common.rows import ARROW, columns_in
+from metalearn_cli.data.common.rows import ARROW, columns_in, encoding_of
 
 LARGEST = 1 << 30  # bytes of a table
 
@@ -65,7 +65,7 @@ def _of_table(content: bytes, name: str) -> str:
     if suffix(name) in ARROW:
         names = list(columns_in(content, name))
     else:
-        line = next(iter(content[: 1 << 16].decode("utf-8-sig", "replace").splitlines()), "")
+        line = next(iter(content[: 1 << 16].decode(encoding_of(content), "replace").splitlines()), "")
         names = next(csv.reader([line.replace(";", ",").replace("\t", ",")]), [])
     starts = [name.strip(' "{').lower() for name in names]
     return next(

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from metalearn_cli.core.errors import ConfigError, DataError, Finding, Problem, UserError
 from metalearn_cli.data.common.manifest import Entry, split_named
-from metalearn_cli.data.common.rows import Columns
+from metalearn_cli.data.common.rows import Columns, Place, row_place
 
 MISSING = frozenset({"", "na", "nan", "null", "?"})
 """How tables write that a value is missing, in lower case."""
@@ -75,7 +75,9 @@ def check_names(columns: Columns, settings: Mapping[str, Sequence[str]], path: P
         raise ConfigError(problems)
 
 
-def entries_of(values: Columns, path: Path, noun: str = "label") -> tuple[list[Entry], list[Finding]]:
+def entries_of(
+    values: Columns, path: Path, noun: str = "label", place: Place = row_place
+) -> tuple[list[Entry], list[Finding]]:
     """Return the rows by number, and what is wrong with their labels and splits.
 
     Args:
@@ -83,12 +85,13 @@ def entries_of(values: Columns, path: Path, noun: str = "label") -> tuple[list[E
             a group, too.
         path: of the table.
         noun: what a label is called: "label", or "task" for a regression.
+        place: where a row is in the table.
     """
     entries: list[Entry] = []
     findings: list[Finding] = []
     groups = values.get("task", values.get("group"))
     for row, label in enumerate(values["label"]):
-        where, split = f"{path}, row {row + 1}", ""
+        where, split = f"{path}, {place(row)}", ""
         if not text_of(label):
             findings.append(Finding(True, where, f"has no {noun}"))
         elif noun == "label" and (number := number_of(label)) is not None and not number.is_integer():
@@ -104,15 +107,15 @@ def entries_of(values: Columns, path: Path, noun: str = "label") -> tuple[list[E
     return entries, findings
 
 
-def problems_of_targets(features: Columns, targets: Columns, path: Path) -> list[Finding]:
-    """Return what is wrong with the columns of a regression's targets."""
+def problems_of_targets(features: Columns, targets: Columns, path: Path, place: Place = row_place) -> list[Finding]:
+    """Return what is wrong with the columns of a regression's targets; see `entries_of`."""
     findings = []
     for name, values in targets.items():
         for row, value in enumerate(values):
             number = number_of(value)
             if number is None or not math.isfinite(number):
                 findings.append(
-                    Finding(True, f"{path}, row {row + 1}", f"has no finite number as its {name}: {value!r}")
+                    Finding(True, f"{path}, {place(row)}", f"has no finite number as its {name}: {value!r}")
                 )
         findings += [
             Finding(True, f"{path}, column {other}", f"is the target {name}; {_left_out(other)}")
@@ -174,7 +177,11 @@ def vectors(columns: Mapping[str, Sequence[Any]], learnt: Sequence[Mapping[str, 
 
 
 def problems_of_columns(
-    columns: Columns, classes: Mapping[str, Sequence[str]], categorical: Sequence[str], where: str
+    columns: Columns,
+    classes: Mapping[str, Sequence[str]],
+    categorical: Sequence[str],
+    where: str,
+    place: Place = row_place,
 ) -> list[Finding]:
     """Return what is wrong with the columns of features.
 
@@ -183,6 +190,7 @@ def problems_of_columns(
         classes: the columns that must not follow from one feature, such as the label.
         categorical: columns whose numbers are names.
         where: the name of the table.
+        place: where a row is in it.
     """
     findings = []
     for name, values in columns.items():
@@ -196,14 +204,14 @@ def problems_of_columns(
             continue
         for row, number in enumerate(found):
             if numeric and number is not None and math.isinf(number):
-                findings.append(Finding(True, f"{where}, row {row + 1}", f"has an infinite {name}: {values[row]}"))
+                findings.append(Finding(True, f"{where}, {place(row)}", f"has an infinite {name}: {values[row]}"))
         commas = [text for text in present if "," in text]
         if name not in categorical and commas and all(map(_COMMA.fullmatch, present)):
             told = f"has numbers with a comma, such as {commas[0]}: write a decimal point and no thousands separator"
             findings.append(Finding(True, named, f"{told}; if they are names, data.categorical=[{name}]"))
             continue
         if name not in categorical and 0 < len(wrong) < (1 - STRAY) * len(present):
-            told = f"has numbers, but row {wrong[0] + 1} has {texts[wrong[0]]!r}"
+            told = f"has numbers, but {place(wrong[0])} has {texts[wrong[0]]!r}"
             more = f" and {len(wrong) - 1} more rows have no numbers" if len(wrong) > 1 else ""
             findings.append(Finding(True, named, f"{told}{more}; correct them, or data.categorical=[{name}]"))
             continue

@@ -193,7 +193,7 @@ def test_a_table_with_files_that_are_not_there(tmp_path):
     with pytest.raises(DataError) as error:
         images(str(tmp_path / "t.csv"))
     told = [(finding.where, finding.what) for finding in error.value.findings]
-    assert told == [("b.png", f"is not in {tmp_path}"), (f"{tmp_path / 't.csv'}, row 3", "has no label")]
+    assert told == [("b.png", f"is not in {tmp_path}"), (f"{tmp_path / 't.csv'}, line 4", "has no label")]
 
 
 def test_nothing_is_written_to_the_users_folder(tmp_path):

@@ -73,10 +73,10 @@ def test_rows_without_a_partner_are_told_in_one_list(file: Path) -> None:
     with pytest.raises(DataError) as refused:
         mixed(str(file), column=COLUMN)
     assert [f"{f.where} {f.what}".replace(f"{file.parent}", "DIR") for f in refused.value.findings] == [
-        "DIR/things.csv, row 4 has no label",
-        "DIR/things.csv, row 1 names pictures/none.png, which is not in DIR",
-        "DIR/things.csv, row 2 has no picture",
-        "DIR/things.csv, row 3 has no text",
+        "DIR/things.csv, line 5 has no label",
+        "DIR/things.csv, line 2 names pictures/none.png, which is not in DIR",
+        "DIR/things.csv, line 3 has no picture",
+        "DIR/things.csv, line 4 has no text",
     ]
 
 

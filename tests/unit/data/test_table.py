@@ -92,12 +92,12 @@ def test_everything_wrong_is_told_in_one_list(tmp_path: Path) -> None:
     rows += [f"{i},{'abcdefghij'[i % 10]},{i % 7 + 0.5},{'zyxwvutsrq'[i % 10]},train" for i in range(40)]
     rows += ["40,,inf,z,train", "41,2.5,3,z,training set"]
     assert refusal(written(tmp_path, *rows)) == [
-        "t.csv, row 41 has no label",
-        "t.csv, row 42 has the label 2.5, which is a number and no class; for a regression over tasks of a table, "
+        "t.csv, line 42 has no label",
+        "t.csv, line 43 has the label 2.5, which is a number and no class; for a regression over tasks of a table, "
         "data.column.target=NAME data.column.task=NAME",
-        "t.csv, row 42 has the split 'training set'; a split is one of train, val, test",
+        "t.csv, line 43 has the split 'training set'; a split is one of train, val, test",
         "t.csv, column id numbers the rows; data.ignore=[id] leaves it out",
-        "t.csv, row 41 has an infinite size: inf",
+        "t.csv, line 42 has an infinite size: inf",
     ]
 
 
@@ -171,9 +171,9 @@ def test_wrong_targets_are_told(tmp_path: Path) -> None:
     file.write_text(file.read_text() + "\n,,1,fast,1\nm01,,2,,2")
     column = {"task": "machine", "target": "speed"}
     assert refusal(file, ignore=["kind"], column=column) == [
-        "t.csv, row 217 has no task",
-        "t.csv, row 217 has no finite number as its speed: 'fast'",
-        "t.csv, row 218 has no finite number as its speed: ''",
+        "t.csv, line 218 has no task",
+        "t.csv, line 218 has no finite number as its speed: 'fast'",
+        "t.csv, line 219 has no finite number as its speed: ''",
     ]
     with pytest.raises(ConfigError) as refused:
         table(str(file), column={"target": 3, "label": "kind"})  # type: ignore[dict-item]

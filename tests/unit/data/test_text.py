@@ -202,14 +202,14 @@ def test_empty_texts_are_named_and_left_out(folder):
     (folder / "a.csv").write_text(as_csv([*ROWS, {"text": " ", "label": "x"}]))
     data = made(folder)
     assert data.about["empty"] == 1
-    assert [f.where for f in data.findings if "without a text" in f.what] == [f"a.csv, row {len(ROWS) + 1}: 1 row"]
+    assert [f.where for f in data.findings if "without a text" in f.what] == [f"a.csv, line {len(ROWS) + 2}: 1 row"]
 
 
 @pytest.mark.parametrize(
     ("name", "content", "error"),
     [
-        ("a.csv", as_csv([*ROWS, {"text": "x", "label": ""}]), r"a\.csv, row 25: 1 row without a label"),
-        ("a.jsonl", as_lines([*ROWS, {"text": "x"}]), r"a\.jsonl, row 25: 1 row without a label"),
+        ("a.csv", as_csv([*ROWS, {"text": "x", "label": ""}]), r"a\.csv, line 26: 1 row without a label"),
+        ("a.jsonl", as_lines([*ROWS, {"text": "x"}]), r"a\.jsonl, line 25: 1 row without a label"),
         ("a.csv", as_csv(ROWS).encode() + "\u00e9,x\n".encode("latin1"), r"a\.csv, line 26 is not UTF-8.*iconv"),
         ("a.csv", as_csv([{"text": r["text"], "label": "one"} for r in ROWS]), "the data has 1 class; .* 6 or more"),
         (
@@ -218,7 +218,7 @@ def test_empty_texts_are_named_and_left_out(folder):
             "10000 of 10000 classes have fewer than 2 items",
         ),
         ("a.csv", as_csv([{"words": "x", "y": "1"}]), r"has the columns words, y; say which one is the text"),
-        ("a.csv", as_csv([{**row, "split": "first"} for row in ROWS]), r"row 1 has the split 'first'"),
+        ("a.csv", as_csv([{**row, "split": "first"} for row in ROWS]), r"line 2 has the split 'first'"),
         ("a.jpg", b"", r"data\.root has neither tables \(.*\) nor texts \(\.txt\); it has files of \.jpg"),
         ("a.txt", b"caf\xe9", r"a\.txt, line 1 is not UTF-8"),
         ("a.parquet", b"PAR1", r"a\.parquet is damaged or cut short"),
@@ -228,6 +228,27 @@ def test_empty_texts_are_named_and_left_out(folder):
 def test_what_cannot_be_used(folder, name, content, error):
     (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises((ConfigError, DataError), match=error):
+        made(folder)
+
+
+def test_a_saved_folder_with_parts_that_are_not_whole(folder):
+    save_to_disk(folder, ROWS, sorted(NAMES))
+    first, second = sorted(folder.glob("data-*.arrow"))
+    content = first.read_bytes()
+    first.write_bytes(content[:-200])
+    second.write_bytes(b"")
+    with pytest.raises(DataError) as error:
+        made(folder)
+    told = [f"{finding.where} {finding.what}" for finding in error.value.findings]
+    assert told[0].startswith("data-00000-of-00002.arrow is damaged or cut short")
+    assert told[1:] == ["data-00001-of-00002.arrow is empty"]
+    assert error.value.cure == "copy the whole folder again, or write it again with save_to_disk"
+    second.unlink()
+    first.write_bytes(content)
+    with pytest.raises(DataError, match=r"data-00001-of-00002\.arrow is missing; state\.json lists it; copy the whole"):
+        made(folder)
+    (folder / "state.json").write_text('{"_data_files": [3]}')
+    with pytest.raises(DataError, match=r"state\.json is not as `datasets` writes it"):
         made(folder)
 
 

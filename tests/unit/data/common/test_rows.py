@@ -11,6 +11,7 @@ from pyarrow import ipc, parquet
 from metalearn_cli.core.errors import ConfigError, DataError, UserError
 from metalearn_cli.data.common import rows
 from metalearn_cli.data.common.rows import check_roles, columns_of, named
+from metalearn_cli.data.common.sources import recognised
 
 GIVEN = {"text": None, "label": None, "split": None}
 
@@ -68,6 +69,44 @@ def test_every_line_that_cannot_be_read(tmp_path, name, content, where, what):
     found = wrong(table(tmp_path, content, name))
     assert [place for place, _ in found] == where
     assert what in found[0][1]
+
+
+def test_rows_are_where_an_editor_shows_them(tmp_path):
+    quoted = columns_of(table(tmp_path, 'text,label\n"one\n\ntwo",a\r\n\nthree,b\n'))
+    assert [quoted.place(row) for row in range(2)] == ["line 2", "line 6"]
+    lines = columns_of(table(tmp_path, '\n{"text": "one"}\n\n{"text": "two"}', "a.jsonl"))
+    assert [lines.place(row) for row in range(2)] == ["line 2", "line 4"]
+    assert columns_of(arrow(tmp_path / "a.parquet", "parquet")).place(1) == "row 2"
+    found = wrong(table(tmp_path, 'text,label\n"one\ntwo",a\n"three\n"\n"four\n'))
+    assert [place for place, _ in found] == ["line 4", "line 6"]  # where a row begins, not where it ends
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+@pytest.mark.parametrize(
+    ("name", "content"), [("a.csv", "text,label\né,猫\n"), ("a.jsonl", '{"text": "é", "label": "猫"}')]
+)
+def test_an_encoding_that_the_file_says(tmp_path, encoding, name, content):
+    path = table(tmp_path, content.encode(encoding), name)
+    assert columns_of(path) == {"text": ["é"], "label": ["猫"]}
+    assert recognised(str(path)) == "text"
+
+
+@pytest.mark.parametrize(
+    ("content", "where", "what", "cure"),
+    [
+        ("é,b\n".encode("latin1"), "line 1", "is not UTF-8 text: byte 0xe9", "iconv -f latin1 -t utf-8"),
+        ("a,b\nc,d\n".encode("utf-16le"), "", "is not UTF-8 text: it has zero bytes", "iconv -f utf-16le -t utf-8"),
+        ("a,b\nc,d\n".encode("utf-16be"), "", "is not UTF-8 text: it has zero bytes", "iconv -f utf-16be -t utf-8"),
+        ("a,b\nc,d\n".encode("utf-16")[:-1], "line 2", "is not UTF-16 text", "iconv -f utf-16 -t utf-8"),
+    ],
+)
+def test_the_right_conversion_is_named(tmp_path, content, where, what, cure):
+    path = table(tmp_path, content)
+    with pytest.raises(DataError) as error:
+        columns_of(path)
+    (found,) = error.value.findings
+    assert found.where.removeprefix(f"{path}").strip(", ") == where
+    assert what in found.what and error.value.cure.endswith(cure)
 
 
 def test_columns_by_role(tmp_path):
