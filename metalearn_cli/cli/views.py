@@ -244,6 +244,10 @@ def items(shown: Mapping[str, Any]) -> None:
         telling.table("", ["!split", "!class", "item"], shown["rows"])
     else:
         telling.say(shown["picture"] or "there is nothing to show: each episode is generated")
+    if shown["numbers"]:
+        told = "no font of this computer has the letters of some names; in the picture, a number stands for each"
+        telling.say(told)
+        telling.table("", ["!", ""], [[number, name] for number, name in shown["numbers"].items()])
 
 
 def _quoted(word: str) -> str:

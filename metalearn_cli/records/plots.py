@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -19,13 +18,14 @@ from torch import Tensor
 from metalearn_cli.core.importing import importing
 from metalearn_cli.core.metric import metric_named
 from metalearn_cli.core.types import Episode
+from metalearn_cli.records.fonts import SIZE, font_of
 from metalearn_cli.records.runs import write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_CELL, _TITLE, _LETTERS = 60, 20, 14  # pixels: minimum width of an image in a grid; height of the title; font size
+_CELL, _TITLE = 60, 20  # pixels: minimum width of an image in a grid; height of the title
 _ACROSS = 3  # panels of learning curves in a row
 _POINTS = 1000  # most points of a series that are drawn
 _ROWS, _SHOTS, _QUERIES = 10, 5, 8  # maximum numbers of classes, and of items per class, of a drawn episode
@@ -100,26 +100,24 @@ def image_grid(images: Tensor | Mapping[str, Tensor], columns: int, title: str, 
     sheet = cells.flatten(0, 1).permute(2, 0, 3, 1, 4).flatten(1, 2).flatten(2)
     scale = -(-_CELL // (width + 4))
     grid = Image.fromarray(_pixels(sheet)).convert("RGB").resize((sheet.shape[2] * scale, sheet.shape[1] * scale), 0)
-    left = max(9 * len(name) for name in named)
+    fonts = {name: _font(name) for name in named}
+    left = max(8 + int(font.getlength(name)) if name else 0 for name, font in fonts.items())
     picture = Image.new("RGB", (left + grid.width, grid.height + _TITLE), "white")
     picture.paste(grid, (left, _TITLE))
     draw = ImageDraw.Draw(picture)
-    font = _font()
-    draw.text((4, 2), title, "black", font)
+    draw.text((4, 2), title, "black", _font(title))
     tall = scale * (height + 4)
     for row, name in enumerate(list(named) * rows):
-        draw.text((4, _TITLE + row * tall + tall // 2), name, "black", font, anchor="lm")
+        draw.text((4, _TITLE + row * tall + tall // 2), name, "black", fonts[name], anchor="lm")
     file = io.BytesIO()
     picture.save(file, "PNG")
     _write(file, path)
 
 
-def _font() -> Any:
-    """Return a font that has the letters of most European languages, unlike Pillow's own; matplotlib brings it."""
-    spec = find_spec("matplotlib")
-    folder = Path((spec.submodule_search_locations or [""])[0]) if spec else Path()
-    path = folder / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
-    return ImageFont.truetype(path, _LETTERS) if path.is_file() else ImageFont.load_default(_LETTERS)
+def _font(text: str) -> Any:
+    """Return a font for a text; one without its letters if there is none."""
+    path = font_of(text)
+    return ImageFont.truetype(path, SIZE) if path else ImageFont.load_default(SIZE)
 
 
 def series_picture(series: Mapping[str, Tensor], title: str, path: Path) -> None:
@@ -140,9 +138,45 @@ def series_picture(series: Mapping[str, Tensor], title: str, path: Path) -> None
         axis.set_yticks([])
         if axis is not panels[-1]:
             axis.set_xticks([])
-        axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
+        _label(axis, name)
     figure.suptitle(title, fontsize=11)
     _save(figure, path)
+
+
+def spectrograms(images: Mapping[str, Tensor], seconds: float, bands: Sequence[float], title: str, path: Path) -> None:
+    """Draw spectrograms, a row for each name, with the time and the frequency on their edges.
+
+    Args:
+        images: [N, 1, M, F] by name, with values in [0, 1].
+        seconds: that each of them lasts.
+        bands: the middle frequencies [M] of their bands, in Hz.
+        title: the title.
+        path: the PNG file.
+    """
+    most = max(len(own) for own in images.values())
+    figure = _figure(max(6.0, 1.2 * most + 1.5), 0.8 * len(images) + 1.0)
+    rows = figure.subplots(len(images), 1, squeeze=False)[:, 0]
+    apart = 1.06 * seconds  # from the beginning of one to that of the next
+    marked = [len(bands) * k // 4 for k in range(4)]
+    for axis, (name, own) in zip(rows, images.items(), strict=True):
+        for i, image in enumerate(own):
+            place = (i * apart, i * apart + seconds, -0.5, len(bands) - 0.5)
+            axis.imshow(image[0].numpy(), cmap="magma", vmin=0, vmax=1, origin="lower", aspect="auto", extent=place)
+        axis.set_xlim(0, most * apart)
+        axis.set_xticks([i * apart + part * seconds for i in range(most) for part in (0, 0.5)], [])
+        axis.set_yticks(marked, [f"{bands[k]:.0f}" for k in marked], fontsize=6)
+        axis.spines[["top", "right"]].set_visible(False)
+        _label(axis, name)
+    rows[-1].set_xticks(rows[-1].get_xticks(), [f"{part * seconds:g}" for _ in range(most) for part in (0, 0.5)])
+    rows[-1].tick_params("x", labelsize=7)
+    rows[-1].set_xlabel(f"time in s, of {seconds:g} s each; upwards: frequency in Hz; bright: loud", fontsize=8)
+    figure.suptitle(title, fontsize=11)
+    _save(figure, path)
+
+
+def _label(axis: Axes, name: str) -> None:
+    """Write a name on the left of a panel."""
+    axis.set_ylabel(name, rotation=0, ha="right", va="center", font=font_of(name), fontsize=8)
 
 
 def episode_picture(episode: Episode, logits: Tensor, path: Path) -> None:

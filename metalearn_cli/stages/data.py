@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -16,8 +16,10 @@ from metalearn_cli.core.config import DataConfig
 from metalearn_cli.core.errors import DataError, Finding
 from metalearn_cli.core.items import Items, each
 from metalearn_cli.data.common.findings import episode_findings, near_copies
+from metalearn_cli.data.common.sounds import mel_edges
 from metalearn_cli.data.common.splits import ONE, Split, parts_of
-from metalearn_cli.records.plots import image_grid, series_picture
+from metalearn_cli.records.fonts import numbered
+from metalearn_cli.records.plots import image_grid, series_picture, spectrograms
 from metalearn_cli.stages.preparing import as_seen, fitted
 
 CLASSES, ITEMS, SHOWN = 8, 8, 8
@@ -76,25 +78,33 @@ def show_data(config: DataConfig, folder: Path) -> dict[str, Any]:
         folder: where the picture goes.
 
     Returns:
-        `picture`, the path of a PNG file with a row per class, or None; and `rows`, each a split, a class and a text.
+        `picture`, the path of a PNG file with a row per class, or None; `rows`, each a split, a class and a text; and
+        `numbers`, the split and class of each number that stands for a name whose letters no font has.
 
     Raises:
         UserError: if the data cannot be used.
     """
     data = build(config.data, "data")
     if rows := data.about.get("examples"):
-        return {"picture": None, "rows": rows}
-    items = {f"{split}: {name}": x for split in data.splits for name, x in _some(data.splits[split])}
+        return {"picture": None, "rows": rows, "numbers": {}}
+    items = {(split, name): x for split in data.splits for name, x in _some(data.splits[split])}
+    dimensions = {x.ndim if isinstance(x, Tensor) else 0 for x in items.values()}
+    audio = data.facts.kind == "audio"
+    if not (dimensions in ({3}, {4}) or (dimensions == {2} and audio)):
+        return {"picture": None, "rows": [[*place, _told(x)] for place, x in items.items()], "numbers": {}}
+    numbers = numbered(": ".join(place) for place in items)
+    labels = {(split, name): f"{split}: {numbers.get(f'{split}: {name}', name)}" for split, name in items}
+    plain = {labels[place]: cast(Tensor, x) for place, x in items.items()}
     path, title = folder / f"data-{data.name}.png", f"{data.name}: a class in a row"
-    plain = {name: x for name, x in items.items() if isinstance(x, Tensor)}
-    dimensions = {x.ndim for x in plain.values()}
-    if dimensions == {4}:
-        image_grid({name: _padded(as_seen(x, data)) for name, x in plain.items()}, ITEMS, title, path)
-    elif dimensions == {3} or (dimensions == {2} and data.facts.kind == "audio"):
+    if dimensions != {4}:
         series_picture({name: x.flatten(1) for name, x in plain.items()}, title, path)
+    elif audio and "mels" in data.preprocessing:
+        about = data.preprocessing
+        bands = mel_edges(about["mels"], about["rate"])[1:-1]
+        spectrograms(plain, about["seconds"], bands.tolist(), title, path)
     else:
-        return {"picture": None, "rows": [[*name.split(": ", 1), _told(x)] for name, x in items.items()]}
-    return {"picture": str(path), "rows": []}
+        image_grid({name: _padded(as_seen(x, data)) for name, x in plain.items()}, ITEMS, title, path)
+    return {"picture": str(path), "rows": [], "numbers": {number: label for label, number in numbers.items()}}
 
 
 def _some(split: Split) -> Iterator[tuple[str, Items]]:

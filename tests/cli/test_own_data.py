@@ -12,6 +12,7 @@ from sources.images import fill
 from metalearn_cli.cli.composing import Composer
 from metalearn_cli.data.common import decoding
 from metalearn_cli.data.common.sources import recognised
+from metalearn_cli.records import fonts
 
 
 @pytest.fixture
@@ -43,6 +44,15 @@ def test_its_picture(mlx, photos, tmp_path):
     assert (answer.code, answer.out) == (0, "data-images.png\n")
     with Image.open("data-images.png") as picture:
         assert picture.height > 12 * 60
+
+
+def test_a_number_stands_for_a_name_that_no_font_has(mlx, photos, monkeypatch):
+    monkeypatch.setattr(fonts, "font_of", lambda text: None if "猫" in text else Path("x.ttf"))
+    (Path(photos) / "class03").rename(Path(photos) / "猫")
+    out = mlx("data", "show", photos, "data.size=12").out
+    assert out.startswith("data-images.png\nno font of this computer has the letters of some names; in the picture, ")
+    assert [line.split() for line in out.splitlines()[2:] if line] == [["#1", "train:", "猫"]]
+    assert json.loads(mlx("--json", "data", "show", photos, "data.size=12").out)["numbers"] == {"#1": "train: 猫"}
 
 
 def test_rows_where_there_is_no_picture(mlx, tmp_path):

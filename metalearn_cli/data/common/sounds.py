@@ -127,16 +127,28 @@ def item_of(samples: NDArray[np.float32], shape: Shape) -> NDArray[Any]:
     return np.round(ONE * scaled.clip(0, 1)).astype(np.uint8)[None]
 
 
+def mel_edges(mels: int, rate: int) -> NDArray[np.float64]:
+    """Return the edges [M + 2] of bands that are equally wide in mel (O'Shaughnessy 1987), in Hz.
+
+    A band begins at one edge, is highest at the next and ends at the one after that.
+
+    Args:
+        mels: M.
+        rate: samples per second; the bands end at half of it.
+    """
+    top = 2595 * math.log10(1 + rate / 2 / 700)
+    return 700 * (10 ** (np.linspace(0, top, mels + 2) / 2595) - 1)
+
+
 def mel_bands(mels: int, size: int, rate: int) -> NDArray[np.float32]:
-    """Return the weights [M, size / 2 + 1] of triangular bands, equally wide in mel (O'Shaughnessy 1987).
+    """Return the weights [M, size / 2 + 1] of triangular bands; see `mel_edges`.
 
     Args:
         mels: M.
         size: of the Fourier transform.
         rate: samples per second; the bands end at half of it.
     """
-    top = 2595 * math.log10(1 + rate / 2 / 700)
-    edges = 700 * (10 ** (np.linspace(0, top, mels + 2) / 2595) - 1)
+    edges = mel_edges(mels, rate)
     frequencies = np.linspace(0, rate / 2, size // 2 + 1)
     rising = (frequencies - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
     falling = (edges[2:, None] - frequencies) / (edges[2:] - edges[1:-1])[:, None]

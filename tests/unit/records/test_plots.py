@@ -9,7 +9,7 @@ from PIL import Image
 
 from metalearn_cli.core.types import Episode
 from metalearn_cli.records import plots
-from metalearn_cli.records.plots import curve_picture, episode_picture, image_grid, learning_curves
+from metalearn_cli.records.plots import curve_picture, episode_picture, image_grid, learning_curves, spectrograms
 
 
 def opened(path) -> Image.Image:
@@ -100,6 +100,22 @@ def test_rows_of_a_grid_take_turns_and_bear_their_names(tmp_path):
     left = image.width - 4 * 60
     assert [image.getpixel((left + 30, 20 + 60 * row + 30)) for row in range(4)] == [(255,) * 3, (128,) * 3] * 2
     assert left > 0 and all(ink(image, (0, 20 + 60 * row, left, 80 + 60 * row)) for row in range(4))
+
+
+def test_spectrograms_have_time_and_frequency_on_their_edges(tmp_path, texts):
+    bands = [100.0 * k for k in range(8)]
+    images = torch.zeros(3, 1, 8, 20)
+    images[:, :, 6:] = 1  # high and loud
+    spectrograms({"train: owl": images, "val: jay": images[:2]}, 0.5, bands, "audio", tmp_path / "x.png")
+    (found,) = texts[0]
+    assert {"train: owl", "val: 猫", "0", "0.25", "200", "400", "600", "audio"} <= found
+    assert "time in s, of 0.5 s each; upwards: frequency in Hz; bright: loud" in found
+    image = opened(tmp_path / "x.png")
+    bright, dark = (  # rows of pixels, below the title
+        [y for y in range(30, image.height) if image.getpixel((image.width // 2, y)) == colour]
+        for colour in ((252, 253, 191), (0, 0, 4))
+    )
+    assert min(bright) < min(dark)
 
 
 def test_episode_picture_names_what_was_predicted_and_what_is_shown(tmp_path, texts):
