@@ -100,7 +100,7 @@ def _of_arrays(found: Mapping[str, NDArray[Any]], column: Mapping[str, str | Non
         if role == "x" and not (len(shape) > 1 and shape[0] and found[name].dtype.kind in "biuf"):
             told = f"has {found[name].dtype} of shape {shape}; items are numbers [items, ...]"
             wrong.append(Finding(True, f"{path}, {name}", told))
-        elif role != "x" and shape not in ([len(x)], [len(x), 1]):
+        elif role != "x" and x.ndim and shape not in ([len(x)], [len(x), 1]):
             told = f"has the shape {shape}; a {role} for each item has the shape [{len(x)}]"
             wrong.append(Finding(True, f"{path}, {name}", told))
     if wrong:

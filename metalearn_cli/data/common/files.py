@@ -51,6 +51,8 @@ _JUNK = {
 }
 """Files and folders that systems leave behind, by the word that reports name them with."""
 
+HEADER = 30  # bytes before the name of a file in a zip
+
 _SHARD = re.compile(r"(.*?)[-_.]*\d+")
 
 
@@ -275,8 +277,21 @@ def _of_archive(path: Path, findings: list[Finding]) -> Iterator[_File]:
         findings.append(Finding(True, str(path), f"is damaged or cannot be read ({error})"))
 
 
+def check_overlap(archive: zipfile.ZipFile) -> None:
+    """Check that each byte of an archive belongs to one file: else a small one can hold any number of large ones.
+
+    Raises:
+        ValueError: if not.
+    """
+    begins = sorted((member.header_offset, member.compress_size) for member in archive.infolist())
+    ends = [*(begin for begin, _ in begins[1:]), archive.start_dir]
+    if any(begin + HEADER + size > end for (begin, size), end in zip(begins, ends, strict=True)):
+        raise ValueError("its files overlap; pack them again")
+
+
 def _of_zip(path: Path) -> Iterator[_File]:
     archive = zipfile.ZipFile(path)
+    check_overlap(archive)
     for member in archive.infolist():
         if not member.is_dir() and not stat.S_ISLNK(member.external_attr >> 16):
             about = (member.file_size, member.CRC)

@@ -102,11 +102,14 @@ def of_table(path: Path, column: Mapping[str, str | None]) -> tuple[Manifest, Fi
     used = {role: found[0] for role, found in roles.items() if found}
     values = {role: [str(value or "").strip() for value in found[1]] for role, found in roles.items() if found}
     values["path"] = [name.replace("\\", "/") for name in values["path"]]
-    files = files_named(path.parent, values["path"])
+    files = files_named(path.parent, [name for name in values["path"] if name])
     findings = list(files.findings)
     places = [f"{path}, {columns.place(row)}" for row in range(len(values["path"]))]
     findings += [
         Finding(True, where, "has no label") for where, label in zip(places, values["label"], strict=True) if not label
+    ]
+    findings += [
+        Finding(True, where, "names no file") for where, name in zip(places, values["path"], strict=True) if not name
     ]
     if findings:
         raise DataError(findings)

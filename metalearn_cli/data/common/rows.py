@@ -10,8 +10,9 @@ import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -189,12 +190,12 @@ def named(
         needed: whether its absence is an error; else None is returned.
 
     Raises:
-        ConfigError: if there is no such column.
+        ConfigError: if there is no such column, or it is nested.
     """
     chosen = given.get(role)
     if chosen is not None:
         if chosen in columns:
-            return chosen, columns[chosen]
+            return chosen, _single(columns, chosen, role, path)
         near = next(iter(get_close_matches(chosen, columns)), "")
         raise ConfigError(
             [Problem(f"data.column.{role}", f"{path} has no column {chosen!r}; it has {_listed(columns)}", near)]
@@ -202,11 +203,34 @@ def named(
     known = {name.lower(): name for name in columns}
     found = next((known[name] for name in USUAL.get(role, ()) if name in known), None)
     if found is not None:
-        return found, columns[found]
+        return found, _single(columns, found, role, path)
     if not needed:
         return None
     message = f"{path} has the columns {_listed(columns)}; say which one is the {role}: data.column.{role}=NAME"
     raise ConfigError([Problem(f"data.column.{role}", message)])
+
+
+def nested(values: Iterable[Any]) -> str:
+    """Return that a column holds lists, objects or bytes, as Parquet and JSON may have, in words; or ""."""
+    held = next((value for value in values if type(value) in (list, dict, bytes)), None)
+    return "" if held is None else f"is {'bytes' if isinstance(held, bytes) else 'nested'}: it holds {held!r:.40}"
+
+
+def _single(columns: Columns, name: str, role: str, path: Path | str) -> list[Any]:
+    """Return a column of single values; a text may be a list of words.
+
+    Raises:
+        ConfigError: if it is nested.
+    """
+    values = columns[name]
+    if hasattr(values, "dtype"):
+        return values  # an array, which holds no objects
+    parts = [part for value in values if isinstance(value, list) for part in value] if role == "text" else []
+    rest = (value for value in values if not (role == "text" and isinstance(value, list)))
+    if told := nested(chain(rest, parts)):
+        cure = f"name a column of single values; there are {_listed(columns)}"
+        raise ConfigError([Problem(f"data.column.{role}", f"the column {name} of {path} {told}; {cure}")])
+    return values
 
 
 def values_of(columns: Columns, name: str, path: Path) -> list[Any]:
@@ -277,7 +301,9 @@ def _csv(text: str, name: str) -> tuple[Table, list[Finding]]:
                 wrong.append(Finding(True, f"{name}, line {line}", told))
             line = reader.line_num + 1
     except csv.Error as error:
-        wrong.append(Finding(True, f"{name}, line {line}", f"cannot be read: {error}"))
+        open_quote = 'has a quote (") that is not closed before the end of the file'
+        told = open_quote if str(error) == "unexpected end of data" else f"cannot be read: {error}"
+        wrong.append(Finding(True, f"{name}, line {line}", told))
         return Table({}), wrong
     if twice := sorted(column for column, count in Counter(names).items() if count > 1):
         wrong.append(Finding(True, f"{name}, line 1", f"names a column twice: {', '.join(twice)}"))
@@ -289,6 +315,9 @@ def _json_lines(text: str, name: str) -> tuple[Table, list[Finding]]:
     wrong: list[Finding] = []
     rows: list[dict[str, Any]] = []
     lines: list[int] = []
+    if text.lstrip().startswith("["):
+        told = "is a JSON list; write each of its objects on a line of its own, as jq -c '.[]' does"
+        return Table({}), [Finding(True, name, told)]
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue

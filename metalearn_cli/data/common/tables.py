@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from metalearn_cli.core.errors import ConfigError, DataError, Finding, Problem, UserError
 from metalearn_cli.data.common.manifest import Entry, split_named
-from metalearn_cli.data.common.rows import Columns, Place, row_place
+from metalearn_cli.data.common.rows import Columns, Place, nested, row_place
 
 MISSING = frozenset({"", "na", "nan", "null", "?"})
 """How tables write that a value is missing, in lower case."""
@@ -199,12 +199,12 @@ def problems_of_columns(
         named, present = f"{where}, column {name}", [text for text in texts if text]
         wrong = [row for row, number in enumerate(found) if number is None]
         numeric = name not in categorical and not wrong
-        if held := next((value for value in values if isinstance(value, list | dict)), None):
-            findings.append(Finding(True, named, f"holds lists or objects ({held!r:.40}); each value must be single"))
+        if told := nested(values):
+            findings.append(Finding(True, named, f"{told}; {_left_out(name)}"))
             continue
         for row, number in enumerate(found):
             if numeric and number is not None and math.isinf(number):
-                findings.append(Finding(True, f"{where}, {place(row)}", f"has an infinite {name}: {values[row]}"))
+                findings.append(Finding(True, f"{where}, {place(row)}", f"has an infinite {name}: {values[row]!s:.40}"))
         commas = [text for text in present if "," in text]
         if name not in categorical and commas and all(map(_COMMA.fullmatch, present)):
             told = f"has numbers with a comma, such as {commas[0]}: write a decimal point and no thousands separator"

@@ -185,6 +185,7 @@ def test_wrong_arrays_are_told(tmp_path: Path) -> None:
     ]
     assert "a label for each item has the shape [40]" in refusal(saved(tmp_path, x, np.eye(40)))[0]
     assert "has <U1 of shape [40]; items are numbers [items, ...]" in refusal(saved(tmp_path, np.array(["a"] * 40)))[0]
+    assert "has float64 of shape []; items are numbers" in refusal(saved(tmp_path, np.array(1.0)))[0]
     assert "has the label 0.5, which is a number and no class" in refusal(saved(tmp_path, x, LABELS + 0.5))[0]
     row = 2 * int(arrays(saved(tmp_path, x, LABELS)).splits["train"].names[0])
     x[row, 1] = np.nan

@@ -189,11 +189,16 @@ def test_images_that_lie_in_no_class_folder(tmp_path):
 
 def test_a_table_with_files_that_are_not_there(tmp_path):
     picture(0).save(tmp_path / "a.png")
-    (tmp_path / "t.csv").write_text("path,label\na.png,x\nb.png,x\na.png,\n")
+    (tmp_path / "t.csv").write_text("path,label\na.png,x\nb.png,x\na.png,\n ,x\n")
     with pytest.raises(DataError) as error:
         images(str(tmp_path / "t.csv"))
     told = [(finding.where, finding.what) for finding in error.value.findings]
-    assert told == [("b.png", f"is not in {tmp_path}"), (f"{tmp_path / 't.csv'}, line 4", "has no label")]
+    table = f"{tmp_path / 't.csv'}"
+    assert told == [
+        ("b.png", f"is not in {tmp_path}"),
+        (f"{table}, line 4", "has no label"),
+        (f"{table}, line 5", "names no file"),
+    ]
 
 
 def test_nothing_is_written_to_the_users_folder(tmp_path):

@@ -49,7 +49,12 @@ def test_columns(tmp_path, name, content):
         ("a.csv", "text,label\r", [""], "has no rows"),
         ("a.csv", "text,label\n", [""], "has no rows"),
         ("a.csv", "", [""], "has no rows"),
-        ("a.csv", 'text,label\n"never closed,b\n', ["line 2"], "cannot be read: unexpected end of data"),
+        (
+            "a.csv",
+            'text,label\n"never closed,b\n',
+            ["line 2"],
+            'has a quote (") that is not closed',
+        ),
         (
             "a.csv",
             "text,label\nb\xe9,c\n".encode() + "d\xe9,e\n".encode("latin1"),
@@ -62,6 +67,7 @@ def test_columns(tmp_path, name, content):
             ["line 2"],
             r"has half a character, \ud800",
         ),
+        ("a.jsonl", '[{"a": 1},\n{"a": 2}]', [""], "is a JSON list; write each of its objects on a line of its own"),
         ("a.jsonl", '{"a": 1}\n{"a": \n[1]\n', ["line 2", "line 3"], "is not JSON"),
     ],
 )
@@ -120,6 +126,21 @@ def test_columns_by_role(tmp_path):
     with pytest.raises(ConfigError, match="has no column 'Intend'; it has Sentence, Intent, extra") as error:
         named(columns, "label", {**GIVEN, "label": "Intend"}, path)
     assert error.value.problems[0].hint == "Intent"
+
+
+@pytest.mark.parametrize("value", [{"bytes": b"", "path": "a.png"}, ["a"], [["a"]], b"a"])
+def test_a_nested_column_is_named(tmp_path, value):
+    path = tmp_path / "a.parquet"
+    parquet.write_table(pyarrow.table({"label": [None, value], "kind": ["a", "b"], "text": [value, value]}), path)
+    columns = columns_of(path)
+    with pytest.raises(ConfigError, match=r"data\.column\.label: the column label of .*a\.parquet is \w+: it holds"):
+        named(columns, "label", GIVEN, path)
+    assert named(columns, "label", {"label": "kind"}, path) == ("kind", ["a", "b"])
+    if value == ["a"]:
+        assert named(columns, "text", GIVEN, path) == ("text", [["a"], ["a"]])  # words
+    else:
+        with pytest.raises(ConfigError, match="the column text of"):
+            named(columns, "text", GIVEN, path)
 
 
 def test_roles_that_there_are_not():

@@ -121,8 +121,9 @@ def test_problems_of_columns_say_what_to_type() -> None:
     assert problems([3, 2, 1, 4, 5, 6]) == ["t.csv, column c numbers the rows; data.ignore=[c] leaves it out"]
     (told,) = problems(["u", "v", "w", "x", "y", "z"])
     assert "has another value in each row, as an id or a sentence has; data.ignore=[c]" in told
-    (told,) = problems([[1], [1], [2], [2], [1], [2]])
-    assert told == "t.csv, column c holds lists or objects ([1]); each value must be single"
+    for word, held in (("nested", []), ("nested", {"a": [1]}), ("bytes", b"\x00")):
+        (told,) = problems([None, 1, held, 2, 1, 2])
+        assert told == f"t.csv, column c is {word}: it holds {held!r}; data.ignore=[c] leaves it out"
 
 
 def test_many_categories_are_refused() -> None:
