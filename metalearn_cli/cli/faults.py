@@ -177,7 +177,9 @@ def _located(composition: Composition, problems: Sequence[Problem]) -> list[Faul
             hint, why = _meant(composition, problem, _written(value), chosen)
             message = "; ".join(filter(None, (message, why)))
         elif hint:
-            hint = f"{'-m ' if isinstance(value, list) else ''}{problem.key}={hint}"
+            sweeps = isinstance(value, list) and not hint.startswith("[")  # of its values, each alone
+            hint = f"{'-m ' * sweeps}{problem.key}={hint}"
+            hint = f'"{hint}"' if "'" in hint else hint  # the shell would take the quotes away
         elif not hint and (row := row_of_value(problem.key.rpartition(".")[2], text)):
             own = [advice for advice in row.here if advice.startswith(f"{problem.key}=")]
             message, hint = "; ".join(filter(None, (message, row.why))), (own or row.here)[0]

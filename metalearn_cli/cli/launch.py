@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import re
 import shlex
 import signal
 import sys
@@ -21,6 +20,7 @@ from metalearn_cli.cli.choices import config_dir
 from metalearn_cli.cli.composing import HYDRA_ERRORS, Composer, Composition
 from metalearn_cli.cli.faults import check, originating
 from metalearn_cli.core import plugins
+from metalearn_cli.core.check import as_typed
 from metalearn_cli.core.config import digest
 from metalearn_cli.core.errors import Stopped, UserError
 from metalearn_cli.core.importing import importing
@@ -181,11 +181,9 @@ def with_source(words: Sequence[str]) -> list[str]:
         return list(words)
     source, *settings = words
     chosen = [word for word in settings if word.startswith("data=")] or [f"data={recognised(source)}"]
-    quoted = source.replace("\\", "\\\\").replace("'", "\\'")
-    plain = re.fullmatch(r"[\w./~-]+", source)
     return [
         *chosen,
-        f"data.root={source}" if plain else f"data.root='{quoted}'",
+        f"data.root={as_typed(source)}",
         *(w for w in settings if w not in chosen),
     ]
 

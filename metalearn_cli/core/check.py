@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
@@ -136,6 +137,12 @@ def shown(value: object) -> str:
     except (ValueError, RecursionError):  # a number of thousands of digits; lists in lists in lists
         return f"a {type(value).__name__} too long to show"
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+
+
+def as_typed(text: str) -> str:
+    """Return a text as the value of a setting on the command line: in quotes, if it has special characters."""
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return text if re.fullmatch(r"[\w./~-]+", text) else f"'{escaped}'"
 
 
 def meant(value: Any, annotation: Any) -> str:

@@ -224,6 +224,17 @@ def test_the_command_that_was_typed_and_the_nearest_column_are_named(mlx, tmp_pa
     assert answer.code == 2 and "did you mean: data.column.label=label\n" in answer.err
 
 
+def test_a_column_is_named_as_the_shell_takes_it(mlx, tmp_path):
+    (tmp_path / "a.csv").write_text('"weight, kg",label,"size [cm]"\n' + "".join(f"{i},c{i},2\n" for i in range(9)))
+    answer = mlx("data", "make", "a.csv", "data.ignore=[weight]", "data.categorical=[Size]")
+    err = " ".join(answer.err.split())
+    assert """did you mean: "data.ignore=['weight, kg']\"""" in err and " -m " not in err
+    assert """did you mean: "data.categorical=['size [cm]']\"""" in err
+    answer = mlx("data", "make", "a.csv", "data.column.label=weight")
+    assert """did you mean: "data.column.label='weight, kg'\"""" in " ".join(answer.err.split())
+    assert "has no column" not in mlx("data", "make", "a.csv", "data.ignore=['weight, kg']").err
+
+
 def test_a_regression_has_tasks_and_no_classes(mlx, tmp_path):
     rows = [f"m{k},{n},{k * n + 0.5}" for k in range(12) for n in range(20)]
     (tmp_path / "machines.csv").write_text("\n".join(["machine,load,speed", *rows]))

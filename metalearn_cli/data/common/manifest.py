@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -259,7 +260,9 @@ def _listed(classes: Classes, path: Path) -> dict[str, Classes]:
         what = (
             f'is neither one of {", ".join(WAYS)} nor a JSON file {{"train": [classes], "val": [...], "test": [...]}}'
         )
-        raise ConfigError([Problem("data.split", f"{path} {what} ({error})")]) from error
+        reason = f"it has no {error}" if isinstance(error, KeyError) else getattr(error, "strerror", None) or str(error)
+        near = next(iter(get_close_matches(path.name, WAYS, 1)), "")
+        raise ConfigError([Problem("data.split", f"{path} {what} ({reason})", near)]) from error
     owners = Counter(name for names in lists.values() for name in names)
     wrong = [f"{name} is listed twice" for name, count in owners.items() if count > 1]
     wrong += [f"there is no class {name}" for name in owners if name not in classes]

@@ -16,6 +16,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from metalearn_cli.core.check import as_typed
 from metalearn_cli.core.errors import ConfigError, DataError, Finding, Problem, UserError
 from metalearn_cli.data.common.files import suffix
 
@@ -196,10 +197,8 @@ def named(
     if chosen is not None:
         if chosen in columns:
             return chosen, _single(columns, chosen, role, path)
-        near = next(iter(get_close_matches(chosen, columns)), "")
-        raise ConfigError(
-            [Problem(f"data.column.{role}", f"{path} has no column {chosen!r}; it has {_listed(columns)}", near)]
-        )
+        told = f"{path} has no column {chosen!r}; it has {_listed(columns)}"
+        raise ConfigError([Problem(f"data.column.{role}", told, nearest(chosen, columns))])
     known = {name.lower(): name for name in columns}
     found = next((known[name] for name in USUAL.get(role, ()) if name in known), None)
     if found is not None:
@@ -231,6 +230,12 @@ def _single(columns: Columns, name: str, role: str, path: Path | str) -> list[An
         cure = f"name a column of single values; there are {_listed(columns)}"
         raise ConfigError([Problem(f"data.column.{role}", f"the column {name} of {path} {told}; {cure}")])
     return values
+
+
+def nearest(name: str, columns: Columns) -> str:
+    """Return the column whose name is closest to one that there is not, as it is typed, or ""."""
+    names = {own.lower(): own for own in columns}
+    return next((as_typed(names[own]) for own in get_close_matches(name.lower(), names, 1)), "")
 
 
 def values_of(columns: Columns, name: str, path: Path) -> list[Any]:

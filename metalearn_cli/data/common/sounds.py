@@ -88,7 +88,7 @@ def samples_of(content: bytes, shape: Shape) -> NDArray[np.float32]:
     except _Unusable:
         raise
     except (RuntimeError, ValueError, TypeError) as error:
-        told = getattr(error, "error_string", str(error))  # without the address of an object
+        told = getattr(error, "error_string", str(error)).rstrip(".")  # without the address of an object
         if "SF_INFO" in told:
             told = "its header says 0 samples a second, or 0 channels"
         raise ValueError(f"cannot be read as a recording: {told}") from error

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 
 from metalearn_cli.core.errors import ConfigError, DataError, Finding, Problem, UserError
 from metalearn_cli.data.common.manifest import Entry, split_named
-from metalearn_cli.data.common.rows import Columns, Place, nested, row_place
+from metalearn_cli.data.common.rows import Columns, Place, nearest, nested, row_place
 
 MISSING = frozenset({"", "na", "nan", "null", "?"})
 """How tables write that a value is missing, in lower case."""
@@ -69,8 +68,9 @@ def check_names(columns: Columns, settings: Mapping[str, Sequence[str]], path: P
     for setting, names in settings.items():
         for name in names:
             if name not in columns:
-                near = "".join(f"[{close}]" for close in get_close_matches(name, columns, 1))
-                problems.append(Problem(f"data.{setting}", f"{path} has no column {name!r}", near))
+                near = nearest(name, columns)
+                hint = f"[{near}]" if near else ""
+                problems.append(Problem(f"data.{setting}", f"{path} has no column {name!r}", hint))
     if problems:
         raise ConfigError(problems)
 

@@ -91,6 +91,9 @@ def test_by_lists(tmp_path):
         placed(manifest(), str(path), 0)
     with pytest.raises(ConfigError, match="nonsense is neither one of auto, groups, classes, items nor a JSON file"):
         placed(manifest(), "nonsense", 0)
+    with pytest.raises(ConfigError, match="No such file") as error:
+        placed(manifest(), "group", 0)
+    assert error.value.problems[0].hint == "groups"
 
 
 @pytest.mark.parametrize("split", ["auto", "classes"])

@@ -10,7 +10,7 @@ from pyarrow import ipc, parquet
 
 from metalearn_cli.core.errors import ConfigError, DataError, UserError
 from metalearn_cli.data.common import rows
-from metalearn_cli.data.common.rows import check_roles, columns_of, named
+from metalearn_cli.data.common.rows import check_roles, columns_of, named, nearest
 from metalearn_cli.data.common.sources import recognised
 
 GIVEN = {"text": None, "label": None, "split": None}
@@ -141,6 +141,11 @@ def test_a_nested_column_is_named(tmp_path, value):
     else:
         with pytest.raises(ConfigError, match="the column text of"):
             named(columns, "text", GIVEN, path)
+
+
+@pytest.mark.parametrize(("typed", "hint"), [("SIZE", "size"), ("weight", "'weight, kg'"), ("nothing", "")])
+def test_the_nearest_column_as_it_is_typed(typed, hint):
+    assert nearest(typed, {"size": [], "weight, kg": []}) == hint
 
 
 def test_roles_that_there_are_not():
