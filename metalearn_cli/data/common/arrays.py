@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from metalearn_cli.core.errors import ConfigError, DataError, Finding, Problem
 from metalearn_cli.core.items import Kind
 from metalearn_cli.data.common.cache import large
-from metalearn_cli.data.common.files import UNREADABLE, Files
+from metalearn_cli.data.common.files import UNREADABLE, Files, check_overlap
 from metalearn_cli.data.common.rows import Columns
 from metalearn_cli.data.common.splits import ONE
 
@@ -60,6 +60,7 @@ def npz(path: Path) -> dict[str, NDArray[Any]]:
     arrays, findings = {}, []
     try:
         with zipfile.ZipFile(path) as archive:
+            check_overlap(archive)
             packed = [member for member in archive.infolist() if member.compress_type != zipfile.ZIP_STORED]
             if (size := sum(member.file_size for member in packed)) > MOST_BYTES:
                 told = f"is too large: its arrays declare {size} bytes together, at most {MOST_BYTES} are read"

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import zipfile
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +178,17 @@ def test_the_arrays_of_an_npz_file_have_a_size_together(tmp_path: Path, monkeypa
     assert [f.where for f in refused.value.findings] == [f"{tmp_path}/bomb.npz"]
     np.savez(tmp_path / "plain.npz", x=np.zeros(200_000))  # has these bytes itself
     assert npz(tmp_path / "plain.npz")["x"].shape == (200_000,)
+
+
+def test_arrays_that_share_their_bytes_are_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x=np.zeros((12, 2)), label=np.arange(12))
+    with zipfile.ZipFile(tmp_path / "a.npz", "a") as archive:
+        twin = copy(archive.filelist[0])
+        twin.filename = "y.npy"
+        archive.filelist.append(twin)
+        archive.writestr("z", b"")  # so that the list is written again
+    (told,) = refusal(tmp_path / "a.npz")
+    assert told == f"{tmp_path}/a.npz is damaged or no .npz file (its files overlap; pack them again)"
 
 
 def test_wrong_arrays_are_told(tmp_path: Path) -> None:
