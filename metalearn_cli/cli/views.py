@@ -241,7 +241,7 @@ def data(found: Mapping[str, Any], words: Sequence[str] | None = None, run: Sequ
 def items(shown: Mapping[str, Any]) -> None:
     """Show the result of `stages.data.show_data`: where its picture is, or rows of items."""
     if shown["rows"]:
-        telling.table("", ["!split", "!class", "item"], shown["rows"])
+        telling.table("", ["!split", f"!{shown['noun']}", "item"], shown["rows"])
     else:
         telling.say(shown["picture"] or "there is nothing to show: each episode is generated")
     if shown["numbers"]:

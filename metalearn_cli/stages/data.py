@@ -79,19 +79,22 @@ def show_data(config: DataConfig, folder: Path) -> dict[str, Any]:
 
     Returns:
         `picture`, the path of a PNG file with a row per class, or None; `rows`, each a split, a class and a text; and
-        `numbers`, the split and class of each number that stands for a name whose letters no font has.
+        `numbers`, the split and class of each number that stands for a name whose letters no font has; and `noun`,
+        "class", or "task" of a regression.
 
     Raises:
         UserError: if the data cannot be used.
     """
     data = build(config.data, "data")
+    noun = "task" if data.facts.regression else "class"
+    told: dict[str, Any] = {"picture": None, "rows": [], "numbers": {}, "noun": noun}
     if rows := data.about.get("examples"):
-        return {"picture": None, "rows": rows, "numbers": {}}
+        return {**told, "rows": rows}
     items = {(split, name): x for split in data.splits for name, x in _some(data.splits[split])}
     dimensions = {x.ndim if isinstance(x, Tensor) else 0 for x in items.values()}
     audio = data.facts.kind == "audio"
     if not (dimensions in ({3}, {4}) or (dimensions == {2} and audio)):
-        return {"picture": None, "rows": [[*place, _told(x)] for place, x in items.items()], "numbers": {}}
+        return {**told, "rows": [[*place, _told(x)] for place, x in items.items()]}
     numbers = numbered(": ".join(place) for place in items)
     labels = {(split, name): f"{split}: {numbers.get(f'{split}: {name}', name)}" for split, name in items}
     plain = {labels[place]: cast(Tensor, x) for place, x in items.items()}
@@ -104,7 +107,7 @@ def show_data(config: DataConfig, folder: Path) -> dict[str, Any]:
         spectrograms(plain, about["seconds"], bands.tolist(), title, path)
     else:
         image_grid({name: _padded(as_seen(x, data)) for name, x in plain.items()}, ITEMS, title, path)
-    return {"picture": str(path), "rows": [], "numbers": {number: label for label, number in numbers.items()}}
+    return {**told, "picture": str(path), "numbers": {number: label for label, number in numbers.items()}}
 
 
 def _some(split: Split) -> Iterator[tuple[str, Items]]:

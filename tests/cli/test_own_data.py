@@ -47,7 +47,8 @@ def test_its_picture(mlx, photos, tmp_path):
 
 
 def test_a_number_stands_for_a_name_that_no_font_has(mlx, photos, monkeypatch):
-    monkeypatch.setattr(fonts, "font_of", lambda text: None if "猫" in text else Path("x.ttf"))
+    font_of = fonts.font_of
+    monkeypatch.setattr(fonts, "font_of", lambda text: None if "猫" in text else font_of(text))
     (Path(photos) / "class03").rename(Path(photos) / "猫")
     out = mlx("data", "show", photos, "data.size=12").out
     assert out.startswith("data-images.png\nno font of this computer has the letters of some names; in the picture, ")
@@ -241,6 +242,7 @@ def test_a_regression_has_tasks_and_no_classes(mlx, tmp_path):
     words = ("data=table", "data.root=machines.csv", "data.column.target=speed", "data.column.task=machine")
     out = mlx("data", "check", *words).out
     assert out.startswith("table (tasks, seed 0; train 6 tasks, 120 items; ")
+    assert mlx("data", "show", *words).out.split()[:3] == ["split", "task", "item"]
     told = " ".join(mlx("data", "check", *words, "data.min_items=21").out.split())
     assert "12 of 12 tasks have fewer than 21 items" in told
     (tmp_path / "machines.csv").write_text("\n".join(["machine,load,speed", *rows[:60]]))
