@@ -46,9 +46,8 @@ SHARED = {"backbone": {"train": Parameter(required=False, annotation=str)}}
 Spec = Mapping[str, Any]
 """A component's settings: `_target_` (dotted name) and the constructor's keyword arguments."""
 
-
 PARTS = dict[str, Spec] | None
-"""The annotation of a setting that has the settings of other components of the same group, by name."""
+"""The annotation of a setting that has the settings of other components of the same group, by name; each is checked."""
 
 
 def locate(target: str, key: str) -> Any:
@@ -113,8 +112,6 @@ def problems_of(spec: object, key: str) -> list[Problem]:
             problems += [p._replace(key=f"{inner}.{n}{p.key[len(key) :]}") for n, own in found.items() for p in own]
         elif wrong := mismatch(value, LIMITS.get(key, {}).get(setting, taken[setting].annotation)):
             problems.append(Problem(f"{key}.{setting}", wrong))
-        else:
-            problems += _problems_of_parts(value, key, setting)
     missing = [setting for setting, parameter in taken.items() if parameter.required and setting not in spec]
     return problems + [Problem(f"{key}.{setting}", f"{name} needs this setting") for setting in missing]
 
@@ -125,17 +122,6 @@ def mapped(value: Any, change: Callable[[dict[str, Any]], dict[str, Any]]) -> An
         return value
     inner = {name: mapped(own, change) for name, own in value.items()}
     return change(inner) if "_target_" in inner else inner
-
-
-def _problems_of_parts(value: object, key: str, setting: str) -> list[Problem]:
-    """Check the components in a setting that has some by name: they are of the same group, under the same rules."""
-    specs = value if isinstance(value, Mapping) else {}
-    return [
-        problem._replace(key=f"{key}.{setting}.{name}{problem.key.removeprefix(key)}")
-        for name, spec in specs.items()
-        if isinstance(spec, Mapping) and "_target_" in spec
-        for problem in problems_of(spec, key)
-    ]
 
 
 def _allowed(key: str) -> str:

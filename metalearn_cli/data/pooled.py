@@ -15,11 +15,9 @@ from metalearn_cli.data.common.dataset import Dataset
 from metalearn_cli.data.common.findings import findings_of
 from metalearn_cli.data.common.splits import SPLITS, Split
 
-NONE: Mapping[str, Spec] = {}
-
 
 def pooled(
-    parts: Mapping[str, Spec] = NONE,
+    parts: dict[str, Spec] | None = None,
     train: Sequence[str] | None = None,
     val: Sequence[str] | None = None,
     test: Sequence[str] | None = None,
@@ -37,6 +35,7 @@ def pooled(
     Raises:
         UserError: if they do not go together, or one cannot be used.
     """
+    parts = parts or {}
     used = {"train": train, "val": train if val is None else val, "test": test}
     problems = [
         Problem(f"data.{split}", f"{name!r} is no part; there are {', '.join(parts)}")

@@ -104,5 +104,10 @@ def test_parts_are_data_sets_and_nothing_else(parts: Any, target: str) -> None:
 
 def test_settings_of_parts_are_checked_before_anything_is_built(parts: Any) -> None:
     parts["a"] |= {"kynd": "vector", "seed": -1}
+    parts["b"] = {"root": "anywhere"}
     found = problems_of({"_target_": "metalearn_cli.data.pooled.pooled", "parts": parts}, "data")
-    assert [(p.key, p.hint) for p in found] == [("data.parts.a.kynd", "kind"), ("data.parts.a.seed", "")]
+    assert [(p.key, p.hint) for p in found] == [
+        ("data.parts.a.kynd", "kind"),
+        ("data.parts.a.seed", ""),
+        ("data.parts.b", ""),
+    ]
