@@ -5,16 +5,28 @@ Legend: N items, D features, C channels, L length, H height, W width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import torch
 from numpy.typing import NDArray
 
 from metalearn_cli.core.check import Range
 from metalearn_cli.core.errors import DataError, Finding
-from metalearn_cli.data.common.arrays import Layout, Treatment, learn, mapped, npz, plain, stacked, treated, treatment
+from metalearn_cli.data.common.arrays import (
+    Layout,
+    Treatment,
+    learn,
+    mapped,
+    npz,
+    npz_names,
+    plain,
+    stacked,
+    treated,
+    treatment,
+)
 from metalearn_cli.data.common.cache import cached
 from metalearn_cli.data.common.dataset import Dataset
 from metalearn_cli.data.common.files import Files, files_in, files_named, source_of, suffix
@@ -30,6 +42,9 @@ WHAT = (
 
 Read = Callable[[], tuple[NDArray[Any], Manifest]]
 """Returns the items [N, ...], and what each is, by its number."""
+
+Load = Callable[[Collection[str]], Mapping[str, NDArray[Any]]]
+"""Returns the arrays of names."""
 
 
 def arrays(
@@ -78,22 +93,25 @@ def arrays(
 def _source(path: Path, column: Mapping[str, str | None]) -> tuple[Files, Read]:
     """Return the files of a source, and what reads them."""
     if path.is_file() and suffix(path.name) == ".npz":
-        return files_named(path.parent, [path.name]), lambda: _of_arrays(npz(path), column, path)
+        return files_named(path.parent, [path.name]), lambda: _of_arrays(
+            npz_names(path), partial(npz, path), column, path
+        )
     if path.is_file() and suffix(path.name) == ".npy":
         column, path = {**column, "x": path.stem}, path.parent
     single = {file.stem: file for file in sorted(path.glob("*.npy"))} if path.is_dir() else {}
     if single.keys() & {column.get("x"), *USUAL["x"]}:
         used = files_named(path, [file.name for file in single.values()])
-        return used, lambda: _of_arrays({name: mapped(file) for name, file in single.items()}, column, path)
+        return used, lambda: _of_arrays(single, lambda names: {n: mapped(single[n]) for n in names}, column, path)
     files = files_in(path)
     return files, lambda: _of_classes(files)
 
 
-def _of_arrays(found: Mapping[str, NDArray[Any]], column: Mapping[str, str | None], path: Path) -> Any:
-    """Return the array of items, and what each is."""
-    columns = cast(Columns, found)
+def _of_arrays(names: Iterable[str], load: Load, column: Mapping[str, str | None], path: Path) -> Any:
+    """Return the array of items, and what each is; of all arrays, only those that have a role are loaded."""
+    columns: Columns = {name: [] for name in names}
     roles = {role: named(columns, role, column, path, role in ("x", "label")) for role in COLUMN}
     used = {role: own[0] for role, own in roles.items() if own}
+    found = load(used.values())
     x, wrong = found[used["x"]], []
     for role, name in used.items():
         shape = list(found[name].shape)

@@ -5,10 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sources.audio import RATE, save
 
 NAMES = ("dog", "rooster", "pig", "cow", "frog", "cat", "hen", "insects", "sheep", "crow", "rain", "sea_waves")
 MORE = ("crackling_fire", "crickets", "chirping_birds", "water_drops", "wind", "pouring_water", "toilet_flush", "siren")
+
+
+def lists(file: Path, *splits: list[str]) -> None:
+    """Write the lists of MetaAudio: an array of objects."""
+    array = np.empty(len(splits), object)
+    array[:] = splits
+    np.save(file, array, allow_pickle=True)
 
 
 def write(folder: Path) -> dict[str, Any]:

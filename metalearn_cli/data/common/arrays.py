@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import math
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -29,6 +29,7 @@ MOST_BYTES = 1 << 32  # of all members of an .npz file that are packed
 KINDS = {"b": "truth values", "i": "whole numbers", "u": "whole numbers", "f": "numbers", "U": "text", "S": "bytes"}
 MOST_CHANNELS = 4  # of an image whose channels come last
 CONSTANT = 1e-12  # a feature that varies by less than this share of its mean is constant
+NO_NPZ = "is damaged or no .npz file"
 AT_ONCE = 1 << 25  # bytes of a file that are treated at a time
 
 Layout = Literal["auto", "vector", "image", "audio"]
@@ -51,22 +52,35 @@ def mapped(path: Path) -> NDArray[Any]:
         raise DataError([Finding(True, str(path), _told(error))]) from error
 
 
-def npz(path: Path) -> dict[str, NDArray[Any]]:
-    """Return the arrays of an .npz file by name.
+def npz_names(path: Path) -> list[str]:
+    """Return the names of the arrays of an .npz file, of which none is read.
 
     Raises:
-        DataError: with each array that holds objects, or is damaged or too large.
+        DataError: if it is damaged.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return list(map(_name, archive.infolist()))
+    except UNREADABLE as error:
+        raise DataError([Finding(True, str(path), _told(error, NO_NPZ))]) from error
+
+
+def npz(path: Path, names: Collection[str]) -> dict[str, NDArray[Any]]:
+    """Return arrays of an .npz file by name; others are not read.
+
+    Raises:
+        DataError: with each of them that holds objects, or is damaged or too large.
     """
     arrays, findings = {}, []
     try:
         with zipfile.ZipFile(path) as archive:
             check_overlap(archive)
-            packed = [member for member in archive.infolist() if member.compress_type != zipfile.ZIP_STORED]
+            members = {name: member for member in archive.infolist() if (name := _name(member)) in names}
+            packed = [member for member in members.values() if member.compress_type != zipfile.ZIP_STORED]
             if (size := sum(member.file_size for member in packed)) > MOST_BYTES:
                 told = f"is too large: its arrays declare {size} bytes together, at most {MOST_BYTES} are read"
                 raise ValueError(f"{told}; save each as .npy")
-            for member in archive.infolist():
-                name = member.filename.removesuffix(".npy")
+            for name, member in members.items():
                 try:
                     if member.file_size > max(LARGE, MOST_PACKED * member.compress_size):
                         told = f"{member.file_size} bytes packed in {member.compress_size}"
@@ -78,7 +92,7 @@ def npz(path: Path) -> dict[str, NDArray[Any]]:
                 except UNREADABLE as error:
                     findings.append(Finding(True, f"{path}, {name}", _told(error)))
     except UNREADABLE as error:
-        findings.append(Finding(True, str(path), _told(error, "is damaged or no .npz file")))
+        findings.append(Finding(True, str(path), _told(error, NO_NPZ)))
     if findings:
         raise DataError(findings)
     return arrays
@@ -90,7 +104,7 @@ def npz_columns(path: Path) -> Columns:
     Raises:
         DataError: if they are no columns of the same length.
     """
-    arrays = npz(path)
+    arrays = npz(path, npz_names(path))
     wrong = [
         Finding(
             True, f"{path}, {name}", f"has the shape {list(array.shape)}; a column has one dimension; see data=arrays"
@@ -231,6 +245,10 @@ def _by_statistic(part: NDArray[Any], how: Treatment) -> NDArray[Any]:
     """Return items as [n, features or channels that have a mean of their own, values of each]."""
     own = 1 if how["kind"] == "audio" and part.ndim == 2 else part.shape[1]
     return part.reshape(len(part), own, -1)
+
+
+def _name(member: zipfile.ZipInfo) -> str:
+    return member.filename.removesuffix(".npy")
 
 
 def _read(content: bytes) -> NDArray[Any]:

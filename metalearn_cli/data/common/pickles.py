@@ -2,8 +2,7 @@
 
 A pickle is a program. This reader follows the few of its instructions that build plain data (None, booleans, numbers,
 strings, bytes, lists, tuples, dicts, numpy arrays of them) and refuses the rest. It imports and calls nothing that a
-file names. Declared sizes are compared with the bytes that are there before anything is created, and parts that are
-repeated are counted, so that a small file cannot ask for much memory or time.
+file names; `pickle_values` has what is built instead, and bounds its size.
 
 Each function raises a ValueError whose text, after the name of the file, makes a sentence.
 """
@@ -12,38 +11,36 @@ from __future__ import annotations
 
 import codecs
 import io
-import lzma
-import math
 import mmap
 import pickle
-import re
 import struct
 import warnings
-import zipfile
-import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[Any]
-
-
-class _Refused(ValueError):
-    """Its text, after the name of the file, makes a sentence."""
-
+from metalearn_cli.data.common.pickle_values import (
+    DAMAGED,
+    GLOBALS,
+    REPEATS,
+    Array,
+    Bytes,
+    Dtype,
+    Global,
+    PickledArray,
+    Refused,
+    key_of,
+    kind_of,
+    plain,
+    refusal,
+    shared_array,
+    text_of,
+)
 
 MOST_INSTRUCTIONS = 1 << 24  # the largest benchmark, tieredImageNet, has 11 million
 MOST_DIGITS = 64  # of a number
-MOST_AXES = 32  # of an array
-DEEPEST = 16  # lists within lists
-LONGEST_NAME = 100  # in a message
-_PLAIN = "only numbers, strings, lists, dicts and numpy arrays of them are read"
-_DAMAGED = "is damaged: its parts do not fit together"
-_CUT_SHORT = "is cut short"
-_REPEATS = "repeats parts of itself too often"
+CUT_SHORT = "is cut short"
 
 
 def read_pickle(content: bytes | mmap.mmap) -> Any:
@@ -55,11 +52,11 @@ def read_pickle(content: bytes | mmap.mmap) -> Any:
         ValueError: if it is damaged, asks for anything else than plain data, or is larger than its file.
     """
     try:
-        return _Plain(len(content)).of(_Machine(content).run())
-    except _Refused:
+        return plain(_Machine(content).run(), len(content))
+    except Refused:
         raise
     except (ValueError, LookupError, TypeError, AttributeError, OverflowError, MemoryError, struct.error) as error:
-        raise _Refused(_DAMAGED) from error
+        raise Refused(DAMAGED) from error
 
 
 def read_npy(content: bytes) -> Array:
@@ -76,204 +73,14 @@ def read_npy(content: bytes) -> Array:
             warnings.simplefilter("ignore", UserWarning)  # that Python 2 wrote it
             shape, fortran, dtype = header(file)
     except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
-        raise _Refused("is damaged: it does not begin as a .npy file does") from error
+        raise Refused("is damaged: it does not begin as a .npy file does") from error
     rest = content[file.tell() :]
     if dtype.hasobject:
         found = read_pickle(rest)
         if not isinstance(found, np.ndarray) or found.shape != shape:
-            raise _Refused(_DAMAGED)
+            raise Refused(DAMAGED)
         return found
-    return _array(rest, dtype, shape, "F" if fortran else "C")
-
-
-def read_npz(content: bytes, most: int) -> dict[str, Array]:
-    """Return the arrays of an .npz file by name.
-
-    Args:
-        content: the file.
-        most: bytes that all its arrays may have together.
-
-    Raises:
-        ValueError: as `read_npy` for one of its arrays, or if the file is damaged or too large.
-    """
-    arrays = {}
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            if (size := sum(member.file_size for member in archive.infolist())) > most:
-                raise _Refused(f"is too large: it declares {size} bytes, at most {most} are allowed")
-            for member in archive.infolist():
-                name = member.filename.removesuffix(".npy")
-                try:
-                    arrays[name] = read_npy(archive.read(member))
-                except ValueError as error:
-                    raise _Refused(f"has an array {name!r} that {error}") from error
-    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, RuntimeError, OSError) as error:
-        raise _Refused(f"is damaged or no .npz file ({error})") from error
-    return arrays
-
-
-def _array(data: bytes | memoryview, dtype: np.dtype[Any], shape: Any, order: Any) -> Array:
-    """Return an array that shares the memory of `data`, which must have exactly its size."""
-    if dtype.kind not in "biufcSU" or dtype.itemsize == 0:
-        raise _Refused(f"has an array of type {dtype}: {_PLAIN}")
-    if (size := _count(shape) * dtype.itemsize) != len(data):
-        raise _Refused(f"declares an array of {size} bytes and has {len(data)} for it")
-    try:
-        array: Array = np.ndarray(shape, dtype, data, order="F" if order in ("F", True) else "C")
-    except (ValueError, OverflowError) as error:  # too many axes, or one that is too long beside one of length 0
-        raise _Refused(_DAMAGED) from error
-    array.flags.writeable = False
-    return array
-
-
-def _count(shape: Any) -> int:
-    """Return how many items an array of a shape has: the shape is checked before anything is multiplied."""
-    if not isinstance(shape, tuple) or len(shape) > MOST_AXES:
-        raise _Refused(_DAMAGED)
-    if not all(isinstance(n, int) and 0 <= n < 1 << 63 for n in shape):
-        raise _Refused(_DAMAGED)
-    return math.prod(shape)
-
-
-class _Bytes:
-    """Bytes of the file: those of an array, or a value of their own, which is copied once however often it is used.
-
-    Args:
-        data: the bytes.
-        text: whether they are a string of Python 2.
-    """
-
-    def __init__(self, data: memoryview, text: bool = False) -> None:
-        self.data, self.text = data, text
-        self._value: str | bytes | None = None
-
-    @property
-    def value(self) -> str | bytes:
-        if self._value is None:
-            self._value = str(self.data, "latin1") if self.text else bytes(self.data)
-        return self._value
-
-
-class _Dtype:
-    """The type of an array; its byte order may follow in a second step."""
-
-    def __init__(self, code: str) -> None:
-        if not re.fullmatch(r"[biufcSUO]\d{0,9}", code):
-            raise _Refused(f"has an array of type {code!r}: {_PLAIN}")
-        self.code, self.order = code, "="
-
-    def set(self, state: Any) -> None:
-        _, order, *parts = state
-        if any(part is not None for part in parts[:3]):
-            raise _Refused(f"has an array of records: {_PLAIN}")
-        self.order = _text(order)
-        if self.order not in ("<", ">", "=", "|"):
-            raise _Refused(_DAMAGED)
-
-    @property
-    def numpy(self) -> np.dtype[Any]:
-        return np.dtype(self.order + self.code)
-
-
-class _Array:
-    """An array whose items follow in a second step; those that are no numbers are values of their own."""
-
-    array: Array | None = None
-    items: list[object] | None = None
-    shape: Any = ()
-
-    def set(self, state: Any) -> None:
-        *_, shape, dtype, fortran, data = state  # the oldest have no version in front
-        if self.array is not None or self.items is not None or not isinstance(dtype, _Dtype):
-            raise _Refused(_DAMAGED)
-        if dtype.code[0] != "O":
-            self.array = _array(_data(data), dtype.numpy, shape, fortran)
-        elif isinstance(data, list) and _count(shape) == len(data):
-            self.items, self.shape = data, shape
-        else:
-            raise _Refused(_DAMAGED)
-
-
-@dataclass(frozen=True)
-class _Global:
-    """Something that a pickle names; it is called with the arguments that the pickle gives, if it can be called."""
-
-    name: str
-    call: Callable[..., object] | None
-
-
-def _text(value: object) -> str:
-    """Return a string of Python 2 or 3."""
-    if isinstance(value, _Bytes):
-        value = value.value
-    if not isinstance(value, str):
-        raise _Refused(_DAMAGED)
-    return value
-
-
-def _data(value: object) -> bytes | memoryview:
-    """Return the bytes of an array."""
-    if isinstance(value, _Bytes):
-        return value.data
-    if not isinstance(value, bytes):
-        raise _Refused(_DAMAGED)
-    return value
-
-
-def _encoded(text: str, encoding: object = "latin1") -> bytes:
-    """Return bytes that Python 3 wrote for Python 2."""
-    if _text(encoding) not in ("latin1", "latin-1"):
-        raise _Refused(_DAMAGED)
-    return text.encode("latin1")
-
-
-def _no_bytes() -> bytes:
-    return b""
-
-
-def _new_dtype(code: object, *_: object) -> _Dtype:
-    return _Dtype(_text(code))
-
-
-def _new_array(kind: object, *_: object) -> _Array:
-    if kind is not _NDARRAY:
-        raise _Refused(_DAMAGED)
-    return _Array()
-
-
-def _from_buffer(data: object, dtype: _Dtype, shape: object, order: object, *axes: object) -> _Array:
-    array = _Array()
-    if axes and axes != (None,):
-        raise _Refused(f"has an array with its axes in another order: {_PLAIN}")
-    array.set((shape, dtype, order == "F", data))
-    return array
-
-
-def _scalar(dtype: _Dtype, data: object) -> object:
-    return _array(_data(data), dtype.numpy, (), "C").item()
-
-
-_NDARRAY = _Global("numpy.ndarray", None)
-_GLOBALS = {
-    "numpy.ndarray": _NDARRAY,
-    "numpy.dtype": _Global("numpy.dtype", _new_dtype),
-    "_codecs.encode": _Global("_codecs.encode", _encoded),
-    "builtins.bytes": _Global("bytes", _no_bytes),
-    "__builtin__.bytes": _Global("bytes", _no_bytes),
-}
-for _core in ("numpy.core", "numpy._core"):  # before and since numpy 2
-    _GLOBALS[f"{_core}.multiarray._reconstruct"] = _Global("_reconstruct", _new_array)
-    _GLOBALS[f"{_core}.multiarray.scalar"] = _Global("scalar", _scalar)
-    _GLOBALS[f"{_core}.numeric._frombuffer"] = _Global("_frombuffer", _from_buffer)
-
-
-def _refuse(what: str) -> _Refused:
-    what = ascii(what)[1:-1][:LONGEST_NAME]  # a name may hold what a terminal would obey
-    return _Refused(f"asks for {what}, which is no plain data: {_PLAIN}")
-
-
-def _kind(value: object) -> str:
-    return value.name if isinstance(value, _Global) else type(value).__name__.strip("_").lower()
+    return shared_array(rest, dtype, shape, "F" if fortran else "C")
 
 
 class _Machine:
@@ -294,15 +101,15 @@ class _Machine:
                 return self.stack.pop()
             follow = _INSTRUCTIONS.get(code)
             if follow is None:
-                raise _Refused("is not a pickle or is damaged")
+                raise Refused("is not a pickle or is damaged")
             follow(self)
-        raise _Refused(f"has more than {MOST_INSTRUCTIONS} instructions")
+        raise Refused(f"has more than {MOST_INSTRUCTIONS} instructions")
 
     def take(self, count: int) -> memoryview:
         """Return the next bytes."""
         start, self.at = self.at, self.at + count
         if count < 0 or self.at > len(self.view):
-            raise _Refused(f"{_CUT_SHORT}: it declares {count} bytes and has {len(self.view) - start}")
+            raise Refused(f"{CUT_SHORT}: it declares {count} bytes and has {len(self.view) - start}")
         return self.view[start : self.at]
 
     def number(self, form: str) -> Any:
@@ -313,7 +120,7 @@ class _Machine:
         """Return the bytes up to the end of the line."""
         end = self.content.find(b"\n", self.at)
         if end < 0:
-            raise _Refused(_CUT_SHORT)
+            raise Refused(CUT_SHORT)
         line = bytes(self.view[self.at : end])
         self.at = end + 1
         return line
@@ -321,7 +128,7 @@ class _Machine:
     def digits(self) -> bytes:
         """Return the number of a line: a long one takes quadratic time."""
         if len(line := self.line()) > MOST_DIGITS:
-            raise _Refused(f"has a number of {len(line)} characters; at most {MOST_DIGITS} are read")
+            raise Refused(f"has a number of {len(line)} characters; at most {MOST_DIGITS} are read")
         return line
 
     def marked(self) -> list[Any]:
@@ -335,48 +142,40 @@ class _Machine:
 
     def name(self, name: str) -> None:
         """Push something that the pickle names."""
-        if name not in _GLOBALS:
-            raise _refuse(name)
-        self.stack.append(_GLOBALS[name])
+        if name not in GLOBALS:
+            raise refusal(name)
+        self.stack.append(GLOBALS[name])
 
     def call(self) -> None:
         arguments, called = self.stack.pop(), self.stack.pop()
-        if not isinstance(called, _Global) or called.call is None:
-            raise _refuse(f"a call of {_kind(called)}")
+        if not isinstance(called, Global) or called.call is None:
+            raise refusal(f"a call of {kind_of(called)}")
         made = called.call(*arguments)
         if isinstance(made, str | bytes):
             self.copied += len(made)
             if self.copied > len(self.content):
-                raise _Refused(_REPEATS)
+                raise Refused(REPEATS)
         self.stack.append(made)
 
     def build(self) -> None:
         state, built = self.stack.pop(), self.stack[-1]
-        if not isinstance(built, _Array | _Dtype):
-            raise _refuse(f"a change of {_kind(built)}")
+        if not isinstance(built, PickledArray | Dtype):
+            raise refusal(f"a change of {kind_of(built)}")
         built.set(state)
 
     def append(self, items: list[Any]) -> None:
         target = self.stack[-1]
         if not isinstance(target, list):
-            raise _Refused(_DAMAGED)
+            raise Refused(DAMAGED)
         target.extend(items)
 
     def update(self, target: object, items: list[Any]) -> None:
         if not isinstance(target, dict) or len(items) % 2:
-            raise _Refused(_DAMAGED)
-        target.update(zip(map(_key, items[::2]), items[1::2], strict=True))
+            raise Refused(DAMAGED)
+        target.update(zip(map(key_of, items[::2]), items[1::2], strict=True))
 
     def remember(self, index: int) -> None:
         self.memo[index] = self.stack[-1]
-
-
-def _key(value: object) -> object:
-    """Return a key of a dict: a hash of nested tuples could take for ever."""
-    value = value.value if isinstance(value, _Bytes) else value
-    if not isinstance(value, str | bytes | int | float | bool | None):
-        raise _refuse(f"a dict with keys of type {_kind(value)}")
-    return value
 
 
 Follow = Callable[[_Machine], None]
@@ -394,7 +193,7 @@ def _push(value: Callable[[_Machine], object]) -> Follow:
 
 def _refused(what: Callable[[_Machine], str]) -> Follow:
     def follow(machine: _Machine) -> None:
-        raise _refuse(what(machine))
+        raise refusal(what(machine))
 
     return follow
 
@@ -404,8 +203,8 @@ def _sized(form: str, value: Callable[[memoryview], object]) -> Follow:
     return _push(lambda m: value(m.take(m.number(form))))
 
 
-def _old_text(data: memoryview) -> _Bytes:
-    return _Bytes(data, text=True)
+def _old_text(data: memoryview) -> Bytes:
+    return Bytes(data, text=True)
 
 
 def _unicode(data: memoryview) -> str:
@@ -414,7 +213,7 @@ def _unicode(data: memoryview) -> str:
 
 def _whole(data: memoryview) -> int:
     if len(data) > MOST_DIGITS:
-        raise _Refused(f"has a number of {len(data)} bytes; at most {MOST_DIGITS} are read")
+        raise Refused(f"has a number of {len(data)} bytes; at most {MOST_DIGITS} are read")
     return int.from_bytes(data, "little", signed=True)
 
 
@@ -423,13 +222,13 @@ def _integer(machine: _Machine) -> int | bool:
     return line == b"01" if line in (b"00", b"01") else int(line)
 
 
-def _quoted(machine: _Machine) -> _Bytes:
+def _quoted(machine: _Machine) -> Bytes:
     line = machine.line().strip()
     if len(line) < 2 or line[:1] != line[-1:] or line[:1] not in (b"'", b'"'):
-        raise _Refused(_DAMAGED)
+        raise Refused(DAMAGED)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of escapes that Python does not write
-        return _Bytes(memoryview(codecs.escape_decode(line[1:-1])[0]), text=True)
+        return Bytes(memoryview(codecs.escape_decode(line[1:-1])[0]), text=True)
 
 
 def _named(machine: _Machine) -> str:
@@ -438,13 +237,13 @@ def _named(machine: _Machine) -> str:
 
 def _stacked_name(machine: _Machine) -> str:
     name, module = machine.stack.pop(), machine.stack.pop()
-    return f"{_text(module)}.{_text(name)}"
+    return f"{text_of(module)}.{text_of(name)}"
 
 
 def _last(count: int) -> Callable[[_Machine], tuple[Any, ...]]:
     def take(machine: _Machine) -> tuple[Any, ...]:
         if len(machine.stack) < count:
-            raise _Refused(_DAMAGED)
+            raise Refused(DAMAGED)
         items = tuple(machine.stack[-count:])
         del machine.stack[-count:]
         return items
@@ -507,10 +306,10 @@ _INSTRUCTIONS: dict[int, Follow] = {
         pickle.SHORT_BINUNICODE: _sized("<B", _unicode),
         pickle.BINUNICODE: _sized("<I", _unicode),
         pickle.BINUNICODE8: _sized("<Q", _unicode),
-        pickle.SHORT_BINBYTES: _sized("<B", _Bytes),
-        pickle.BINBYTES: _sized("<I", _Bytes),
-        pickle.BINBYTES8: _sized("<Q", _Bytes),
-        pickle.BYTEARRAY8: _sized("<Q", _Bytes),
+        pickle.SHORT_BINBYTES: _sized("<B", Bytes),
+        pickle.BINBYTES: _sized("<I", Bytes),
+        pickle.BINBYTES8: _sized("<Q", Bytes),
+        pickle.BYTEARRAY8: _sized("<Q", Bytes),
         pickle.EMPTY_LIST: _push(lambda m: []),
         pickle.LIST: _push(lambda m: m.marked()),
         pickle.APPEND: lambda m: m.append([m.stack.pop()]),
@@ -550,44 +349,3 @@ _INSTRUCTIONS: dict[int, Follow] = {
         pickle.FROZENSET: _refused(lambda m: "a set"),
     }.items()
 }
-
-
-class _Plain:
-    """Turns what a pickle built into plain values; parts that it repeats are counted each time.
-
-    Args:
-        most: how many values there may be: no honest pickle has more values than bytes.
-    """
-
-    def __init__(self, most: int) -> None:
-        self.left = most
-
-    def of(self, value: Any, depth: int = 0) -> Any:
-        self.left -= 1
-        if self.left < 0:
-            raise _Refused(_REPEATS)
-        if depth > DEEPEST:
-            raise _Refused(f"has lists within lists, more than {DEEPEST} deep")
-        if isinstance(value, _Bytes):
-            return value.value
-        if isinstance(value, list | tuple):
-            return type(value)([self.of(item, depth + 1) for item in value])
-        if isinstance(value, dict):
-            return {key: self.of(item, depth + 1) for key, item in value.items()}
-        if isinstance(value, _Array):
-            return self.array(value, depth)
-        if isinstance(value, _Global):
-            raise _refuse(value.name)
-        if isinstance(value, _Dtype):
-            raise _refuse("a type without an array")
-        return value
-
-    def array(self, value: _Array, depth: int) -> Array:
-        if value.array is not None:
-            return value.array
-        if value.items is None:
-            raise _Refused(_DAMAGED)
-        filled = np.empty(len(value.items), object)
-        for index, item in enumerate(value.items):
-            filled[index] = self.of(item, depth + 1)
-        return filled.reshape(value.shape)

@@ -14,7 +14,7 @@ from sources.arrays import fill
 
 from metalearn_cli.core.errors import ConfigError, DataError
 from metalearn_cli.data.arrays import arrays
-from metalearn_cli.data.common.arrays import mapped, npz, treated
+from metalearn_cli.data.common.arrays import mapped, npz, npz_names, treated
 
 LABELS = np.arange(20).repeat(2)
 
@@ -158,26 +158,39 @@ def test_hostile_files_are_refused_before_anything_is_allocated(tmp_path: Path) 
 def test_a_bad_member_of_an_npz_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     np.savez(tmp_path / "o.npz", x=np.zeros(2), y=np.array([None, "a"], object))
     with pytest.raises(DataError) as refused:
-        npz(tmp_path / "o.npz")
+        npz(tmp_path / "o.npz", ["x", "y"])
     assert [f.where for f in refused.value.findings] == [f"{tmp_path}/o.npz, y"]
     (tmp_path / "cut.npz").write_bytes((tmp_path / "o.npz").read_bytes()[:200])
     with pytest.raises(DataError, match=r"is damaged or no \.npz file"):
-        npz(tmp_path / "cut.npz")
+        npz_names(tmp_path / "cut.npz")
     np.savez_compressed(tmp_path / "bomb.npz", x=np.zeros(10**5))
-    assert npz(tmp_path / "bomb.npz")["x"].shape == (10**5,)
+    assert npz(tmp_path / "bomb.npz", ["x"])["x"].shape == (10**5,)
     monkeypatch.setattr("metalearn_cli.data.common.arrays.LARGE", 1 << 16)
     with pytest.raises(DataError, match=r"is too large: 800128 bytes packed in \d+; save it as \.npy"):
-        npz(tmp_path / "bomb.npz")
+        npz(tmp_path / "bomb.npz", ["x"])
 
 
 def test_the_arrays_of_an_npz_file_have_a_size_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("metalearn_cli.data.common.arrays.MOST_BYTES", 10**6)
     np.savez_compressed(tmp_path / "bomb.npz", **{f"x{k}": np.zeros(20_000) for k in range(8)})
     with pytest.raises(DataError, match=r"is too large: its arrays declare 1281024 bytes together") as refused:
-        npz(tmp_path / "bomb.npz")
+        npz(tmp_path / "bomb.npz", npz_names(tmp_path / "bomb.npz"))
     assert [f.where for f in refused.value.findings] == [f"{tmp_path}/bomb.npz"]
     np.savez(tmp_path / "plain.npz", x=np.zeros(200_000))  # has these bytes itself
-    assert npz(tmp_path / "plain.npz")["x"].shape == (200_000,)
+    assert npz(tmp_path / "plain.npz", ["x"])["x"].shape == (200_000,)
+
+
+def test_arrays_without_a_role_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("metalearn_cli.data.common.arrays.MOST_BYTES", 10**5)
+    x, notes = random(4), np.array([None, "of the author"], object)
+    np.savez_compressed(tmp_path / "a.npz", x=x, y=LABELS, notes=notes, more=np.zeros(10**6))
+    pair = tmp_path / "pair"
+    pair.mkdir()
+    for name, array in {"x": x, "y": LABELS, "notes": notes}.items():
+        np.save(pair / f"{name}.npy", array)
+    for root in (tmp_path / "a.npz", pair):
+        assert arrays(str(root)).facts.shape == (4,)
+        assert "notes holds Python objects" in refusal(root, column={"x": "notes"})[0].replace(".npy", "")
 
 
 def test_arrays_that_share_their_bytes_are_refused(tmp_path: Path) -> None:

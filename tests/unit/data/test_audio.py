@@ -155,6 +155,39 @@ def test_background_noise_is_no_word_and_numbers_have_names(tmp_path):
     assert {name for s in data.splits.values() for name in s.names} == {*esc50_source.NAMES, *esc50_source.MORE}
 
 
+def test_the_published_lists_split_the_sounds_where_they_lie(tmp_path):
+    settings = esc50_source.write(tmp_path)
+    names = [*esc50_source.NAMES, *esc50_source.MORE]
+    parts = [names[:12], names[12:15], names[15:]]
+    esc50_source.lists(tmp_path / "ESC_paper_splits.npy", *parts)
+    data = esc50(**settings)
+    assert [set(split.names) for split in data.splits.values()] == [set(own) for own in parts]
+    assert data.protocol == "as given"
+    assert esc50(**settings, split="classes").protocol == "classes, seed 0"
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda parts: parts[:2], "does not hold three lists: the classes of train, val and test"),
+        (lambda parts: [*parts[:2], "siren"], "does not hold three lists"),
+        (lambda parts: [*parts[:2], [*parts[2], "dog"]], "lists the class dog twice"),
+        (lambda parts: [*parts[:2], [*parts[2], "owl"]], "lists owl, which is no class of meta/esc50.csv"),
+        (lambda parts: [*parts[:2], parts[2][1:]], "does not list the class toilet_flush"),
+        (lambda parts: [*parts[:2], [*parts[2], 3]], "has a class whose name is no text"),
+        (lambda parts: [*parts[:2], [*parts[2], Path()]], "asks for pathlib"),
+    ],
+)
+def test_lists_that_do_not_fit_are_told(tmp_path, change, told):
+    settings = esc50_source.write(tmp_path)
+    names = [*esc50_source.NAMES, *esc50_source.MORE]
+    esc50_source.lists(tmp_path / "ESC_paper_splits.npy", *change([names[:12], names[12:18], names[18:]]))
+    with pytest.raises(DataError) as refused:
+        esc50(**settings)
+    (finding,) = refused.value.findings
+    assert finding.where == "ESC_paper_splits.npy" and told in finding.what
+
+
 def test_every_file_that_cannot_be_read_and_silence(tmp_path):
     folder = fill(tmp_path / "sounds", 6, 3)
     (folder / "class00" / "0.ogg").write_bytes(b"no recording")

@@ -1,12 +1,9 @@
 from __future__ import annotations
 
 import io
-import mmap
 import os
 import pickle
 import struct
-import tracemalloc
-import zipfile
 from collections import OrderedDict
 from datetime import date
 from pathlib import Path
@@ -17,7 +14,8 @@ import pytest
 from foreign import old_pickle
 
 from metalearn_cli.data.common import pickles
-from metalearn_cli.data.common.pickles import read_npy, read_npz, read_pickle
+from metalearn_cli.data.common.pickle_values import Refused
+from metalearn_cli.data.common.pickles import read_npy, read_pickle
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), np.uint8)
 PLAIN: dict[str, Any] = {
@@ -74,16 +72,6 @@ def test_bytes_stay_bytes() -> None:
     }
 
 
-def test_arrays_share_the_memory_of_a_mapped_file(tmp_path: Path) -> None:
-    path = tmp_path / "images.pkl"
-    path.write_bytes(pickle.dumps(IMAGES, 4))
-    with path.open("rb") as file:
-        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    array = read_pickle(content)
-    assert (array == IMAGES).all()
-    assert not array.flags.writeable and not array.flags.owndata
-
-
 class Hostile:
     def __init__(self, how: str) -> None:
         self.how = how
@@ -127,12 +115,7 @@ def test_what_is_no_plain_data_is_refused_by_name(
 
 
 NDARRAY = b"cnumpy\nndarray\n"
-EMPTY = b"cnumpy.core.multiarray\n_reconstruct\n(" + NDARRAY + b"(I0\ntS'b'\ntR"  # an array whose items follow
 TYPE = b"cnumpy\ndtype\n(S'%s'\nI0\nI1\ntR"
-
-
-def items(shape: bytes, kind: bytes, data: bytes) -> bytes:
-    return EMPTY + b"(I1\n(" + shape + b"t" + TYPE % kind + b"I00\n" + data + b"tb."
 
 
 @pytest.mark.parametrize(
@@ -182,66 +165,15 @@ def test_each_instruction_that_could_run_something_is_refused(content: bytes, sa
         (b"L" + b"9" * 10**6 + b"L\n.", "^has a number of 100000[01] characters"),
         (b"\x80\x04\x95" + struct.pack("<Q", 1 << 62) + b"N.", None),  # a frame alone reserves nothing
         (b"Nr" + struct.pack("<I", 2**32 - 1) + b".", None),  # nor does a place in the memo
-        (items(b"I2000000000\n", b"u1", b"S'abc'\n"), "declares an array of 2000000000 bytes and has 3 for it"),
-        (items(b"I2000000000\n", b"O8", b"]"), "^is damaged"),
-        (items(b"I-1\n", b"u1", b"S''\n"), "^is damaged"),
-        (items(b"I0\nL9999999999999999999999L\n", b"u1", b"S''\n"), "^is damaged"),
-        (items(b"L9999999999L\n", b"S0", b"S''\n"), "^has an array of type"),
-        (items(b"I1\n", b"S999999999", b"S''\n"), "declares an array of 999999999 bytes and has 0 for it"),
-        (items(b"I1\n", b"V8", b"S'12345678'\n"), "^has an array of type 'V8'"),
-        (items(b"I1\n", b"M8", b"S'12345678'\n"), "^has an array of type 'M8'"),
-        (items(b"I1\n", b"f3", b"S'123'\n"), "^is damaged"),
-        (items(b"I1\n", b"u1", b"S'x'\n")[:-1] + b"(I1\n(I1\nt" + TYPE % b"u1" + b"I00\nS'x'\ntb.", "^is damaged"),
-        (EMPTY + b".", "^is damaged"),
-        (TYPE % b"u1" + b"(I3\nS'|'\nNS'name'\n(dI-1\nI-1\nI0\ntb.", "^has an array of records"),
         (b"(" * 10**5 + b".", "^is damaged"),
-        (b"(" * 100 + b"l" * 100 + b".", "^has lists within lists, more than 16 deep"),
-        (b"]q\x00h\x00a.", "^repeats parts of itself"),  # a list that contains itself
-        (b"]q\x00(h\x00h\x00e" + b"N0" * 50 + b".", "^has lists within lists"),
     ],
 )
-def test_declared_sizes_and_depths_are_bounded(content: bytes, said: str | None) -> None:
+def test_declared_sizes_are_bounded(content: bytes, said: str | None) -> None:
     if said is None:
         assert read_pickle(content) is None
     else:
         with pytest.raises(ValueError, match=said):
             read_pickle(content)
-
-
-@pytest.mark.parametrize(
-    "shape",
-    [
-        b"V" + b"A" * 1000 + b"\nI100000\n",  # a product of text is a longer text
-        b"(" + b"N" * 1000 + b"tI100000\n",
-        b"I1\n" * 33,
-        b"L%dL\nI0\n" % 2**63,
-    ],
-    ids=["text", "tuple", "axes", "long"],
-)
-@pytest.mark.parametrize("kind", [b"O8", b"u1"])
-def test_a_shape_is_checked_before_it_is_multiplied(shape: bytes, kind: bytes) -> None:
-    tracemalloc.start()
-    try:
-        with pytest.raises(ValueError, match=r"^is damaged"):
-            read_pickle(items(shape, kind, b"]" if b"I0" in shape else b"(Nl"))
-        assert tracemalloc.get_traced_memory()[1] < 10**6
-    finally:
-        tracemalloc.stop()
-
-
-def test_parts_repeated_without_end_are_refused() -> None:
-    """Each list holds the one before ten times: a billion values in a few hundred bytes."""
-    levels = b"".join(b"](" + b"h%c" % k * 10 + b"eq%c" % (k + 1) for k in range(9))
-    assert refusal(b"]q\x00" + levels + b".") == "repeats parts of itself too often"
-    # the same bytes made again and again, of which the pickle names one
-    text = b"X" + struct.pack("<I", 1000) + b"x" * 1000
-    again = b"c_codecs\nencode\nh\x00\x85Ra" * 100
-    assert refusal(text + b"q\x000]" + again + b".") == "repeats parts of itself too often"
-
-
-def test_a_string_that_is_repeated_is_kept_once() -> None:
-    texts = read_pickle(b"U\x04textq\x000](" + b"h\x00" * 100 + b"e.")
-    assert texts == ["text"] * 100 and len(set(map(id, texts))) == 1
 
 
 def test_too_many_instructions_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,7 +193,7 @@ def test_every_cut_and_every_flipped_byte_ends_in_data_or_a_sentence(protocol: i
             try:
                 read_pickle(bytes(damaged))
             except ValueError as error:
-                assert type(error) is pickles._Refused, error
+                assert type(error) is Refused, error
 
 
 def npy(array: Any, **rest: Any) -> bytes:
@@ -301,38 +233,3 @@ def test_an_npy_file_of_python_2_is_read() -> None:
 def test_npy_files_that_cannot_be_read_are_said(content: bytes, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         read_npy(content)
-
-
-def test_npz_files_are_read() -> None:
-    for save in (np.savez, np.savez_compressed):
-        file = io.BytesIO()
-        save(file, images=IMAGES, labels=np.array(["a", None], object))
-        arrays = read_npz(file.getvalue(), 10**5)
-        assert same({"images": IMAGES, "labels": np.array(["a", None], object)}, arrays)
-
-
-def zipped(**members: bytes) -> bytes:
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in members.items():
-            archive.writestr(f"{name}.npy", content)
-    return file.getvalue()
-
-
-def flipped(content: bytes, at: int) -> bytes:
-    return content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
-
-
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        (b"no archive", "^is damaged or no .npz file"),
-        (zipped(x=npy(IMAGES))[:-30], "^is damaged or no .npz file"),
-        (flipped(zipped(x=npy(IMAGES)), 300), "^is damaged or no .npz file"),
-        (zipped(x=bytes(10**6)), "^is too large: it declares 1000000 bytes, at most 100000 are allowed"),
-        (zipped(x=npy([Hostile("call")])), r"^has an array 'x' that asks for posix\.system"),
-    ],
-)
-def test_npz_files_that_cannot_be_read_are_said(content: bytes, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
-        read_npz(content, 10**5)
