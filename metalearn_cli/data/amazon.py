@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from metalearn_cli.core.check import Range
 from metalearn_cli.data.common.dataset import Dataset
-from metalearn_cli.data.common.texts import Coding
+from metalearn_cli.data.common.texts import Coding, Length, Vocabulary
 from metalearn_cli.data.common.tokens import Source, token_data
 
 LABELS = {
@@ -25,8 +22,8 @@ SOURCE = Source("amazon", "amazon.json", LABELS, NAMES)
 def amazon(
     root: str | None = None,
     tokenizer: str = "words",
-    vocabulary: Annotated[int, Range(16, 1 << 20)] = 4096,
-    length: Annotated[int, Range(1, 1 << 16)] = 128,
+    vocabulary: Vocabulary = 4096,
+    length: Length = 128,
 ) -> Dataset:
     """Reviews as ids: 10 classes train, 5 validate, 9 test.
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated
 
-from metalearn_cli.core.check import Above, Range
+from metalearn_cli.core.check import Range
 from metalearn_cli.core.errors import ConfigError, Problem
 from metalearn_cli.data.common.dataset import Dataset
 from metalearn_cli.data.common.decoding import Unreadable
-from metalearn_cli.data.common.files import files_in, source_of
-from metalearn_cli.data.common.layouts import of_folders, of_names, of_table
+from metalearn_cli.data.common.files import Files, source_of
+from metalearn_cli.data.common.layouts import COLUMN, of_folders, of_names, of_source
+from metalearn_cli.data.common.manifest import Manifest
 from metalearn_cli.data.common.rows import check_roles, is_table
-from metalearn_cli.data.common.sounds import FORMATS, Features, Shape, recordings
+from metalearn_cli.data.common.sounds import FORMATS, Features, Hop, Mels, Rate, Seconds, Shape, recordings
 
-COLUMN = {"path": None, "label": None, "split": None, "group": None}
 WHAT = "a folder with a folder of recordings for each class, an archive of it, or a table with a column of paths"
 
 
@@ -22,11 +22,11 @@ def audio(
     root: str | None = None,
     split: str = "auto",
     pattern: str | None = None,
-    rate: Annotated[int, Range(1000, 192_000)] = 16_000,
-    seconds: Annotated[float, Above(0), Range(high=600)] = 1.0,
+    rate: Rate = 16_000,
+    seconds: Seconds = 1.0,
     features: Features = "logmel",
-    mels: Annotated[int, Range(8, 512)] = 40,
-    hop: Annotated[float, Range(0.001, 1)] = 0.02,
+    mels: Mels = 40,
+    hop: Hop = 0.02,
     column: Mapping[str, str | None] = COLUMN,
     min_items: Annotated[int, Range(1)] = 2,
     unreadable: Unreadable = "stop",
@@ -59,13 +59,13 @@ def audio(
     """
     check_roles(column, tuple(COLUMN))
     source = source_of(root, WHAT)
-    if is_table(source.name):
-        if pattern is not None:
-            raise ConfigError([Problem("data.pattern", "is for files without a table; remove it")])
-        manifest, files = of_table(source, column)
-    else:
-        files = files_in(source)
-        manifest = of_names(files, FORMATS, pattern) if pattern else of_folders(files, FORMATS)
+    if pattern is not None and is_table(source.name):
+        raise ConfigError([Problem("data.pattern", "is for files without a table; remove it")])
+
+    def of_files(files: Files) -> Manifest:
+        return of_names(files, FORMATS, pattern) if pattern else of_folders(files, FORMATS)
+
+    manifest, files = of_source(source, column, of_files)
     shape = Shape(rate, seconds, features, mels, hop)
     data = recordings("audio", files, manifest, shape, split, seed, min_items, unreadable)
     return data.within_groups("groups") if within else data

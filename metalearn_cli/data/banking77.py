@@ -13,7 +13,7 @@ from metalearn_cli.data.common.dataset import Dataset
 from metalearn_cli.data.common.files import benchmark_root
 from metalearn_cli.data.common.manifest import Entry, Manifest, placed
 from metalearn_cli.data.common.rows import columns_of, values_of
-from metalearn_cli.data.common.texts import Coding, Passage, filled, text_data
+from metalearn_cli.data.common.texts import Coding, Length, Passage, Vocabulary, filled, text_data
 
 WHERE = "the folder banking_data of github.com/PolyAI-LDN/task-specific-datasets, with train.csv and test.csv"
 
@@ -22,8 +22,8 @@ def banking77(
     root: str | None = None,
     split: str = "auto",
     tokenizer: str = "words",
-    vocabulary: Annotated[int, Range(16, 1 << 20)] = 4096,
-    length: Annotated[int, Range(1, 1 << 16)] = 32,
+    vocabulary: Vocabulary = 4096,
+    length: Length = 32,
     seed: Annotated[int, Range(0)] = 0,
 ) -> Dataset:
     """Questions as ids; both files are read as one, because they have the same classes.

@@ -15,7 +15,7 @@ from metalearn_cli.core.errors import DataError, Finding
 from metalearn_cli.data.common.dataset import Dataset
 from metalearn_cli.data.common.files import benchmark_root
 from metalearn_cli.data.common.manifest import Entry, Manifest, placed, split_named
-from metalearn_cli.data.common.texts import Coding, Passage, filled, text_data
+from metalearn_cli.data.common.texts import Coding, Length, Passage, Vocabulary, filled, text_data
 
 FILE = "data_full.json"
 WHERE = f"{FILE} of github.com/clinc/oos-eval, data/, or its folder"
@@ -53,8 +53,8 @@ def clinc150(
     root: str | None = None,
     split: str = "auto",
     tokenizer: str = "words",
-    vocabulary: Annotated[int, Range(16, 1 << 20)] = 4096,
-    length: Annotated[int, Range(1, 1 << 16)] = 32,
+    vocabulary: Vocabulary = 4096,
+    length: Length = 32,
     within: bool = False,
     seed: Annotated[int, Range(0)] = 0,
 ) -> Dataset:

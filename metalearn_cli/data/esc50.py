@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from metalearn_cli.core.check import Above, Range
+from metalearn_cli.core.check import Range
 from metalearn_cli.core.errors import DataError, Finding
 from metalearn_cli.data.common.dataset import Dataset
 from metalearn_cli.data.common.files import Files, benchmark_root, files_in
@@ -20,7 +20,7 @@ from metalearn_cli.data.common.layouts import of_names
 from metalearn_cli.data.common.manifest import Manifest
 from metalearn_cli.data.common.pickles import read_npy
 from metalearn_cli.data.common.rows import columns_of, named
-from metalearn_cli.data.common.sounds import FORMATS, Features, Shape, recordings
+from metalearn_cli.data.common.sounds import FORMATS, Features, Hop, Mels, Rate, Seconds, Shape, recordings
 from metalearn_cli.data.common.splits import SPLITS
 
 LISTS = "ESC_paper_splits.npy"  # of MetaAudio: an array of three lists of classes
@@ -31,11 +31,11 @@ WHAT = "a folder with audio/ and meta/esc50.csv"
 def esc50(
     root: str | None = None,
     split: str = "auto",
-    rate: Annotated[int, Range(1000, 192_000)] = 16000,
-    seconds: Annotated[float, Above(0), Range(high=600)] = 5.0,
+    rate: Rate = 16000,
+    seconds: Seconds = 5.0,
     features: Features = "logmel",
-    mels: Annotated[int, Range(8, 512)] = 40,
-    hop: Annotated[float, Range(0.001, 1)] = 0.02,
+    mels: Mels = 40,
+    hop: Hop = 0.02,
     seed: Annotated[int, Range(0)] = 0,
 ) -> Dataset:
     """Environmental sounds; a class is a kind of sound. The published folds split recordings, not classes.

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from metalearn_cli.core.check import Range
 from metalearn_cli.data.common.dataset import Dataset
-from metalearn_cli.data.common.texts import Coding
+from metalearn_cli.data.common.texts import Coding, Length, Vocabulary
 from metalearn_cli.data.common.tokens import Source, token_data
 
 SOURCE = Source("huffpost", "huffpost.json", {"train": range(20), "val": range(20, 25), "test": range(25, 41)})
@@ -15,8 +12,8 @@ SOURCE = Source("huffpost", "huffpost.json", {"train": range(20), "val": range(2
 def huffpost(
     root: str | None = None,
     tokenizer: str = "words",
-    vocabulary: Annotated[int, Range(16, 1 << 20)] = 4096,
-    length: Annotated[int, Range(1, 1 << 16)] = 32,
+    vocabulary: Vocabulary = 4096,
+    length: Length = 32,
 ) -> Dataset:
     """Headlines as ids: 20 classes train, 5 validate, 16 test.
 

@@ -15,7 +15,7 @@ from metalearn_cli.core.check import Range
 from metalearn_cli.data.common.cache import cached
 from metalearn_cli.data.common.dataset import Dataset
 from metalearn_cli.data.common.decoding import Unreadable
-from metalearn_cli.data.common.files import files_in, source_of
+from metalearn_cli.data.common.files import source_of
 from metalearn_cli.data.common.images import (
     FORMATS,
     LARGEST,
@@ -25,11 +25,10 @@ from metalearn_cli.data.common.images import (
     image_data,
     opened,
 )
-from metalearn_cli.data.common.layouts import of_folders, of_table
+from metalearn_cli.data.common.layouts import COLUMN, of_folders, of_source
 from metalearn_cli.data.common.manifest import placed
-from metalearn_cli.data.common.rows import check_roles, is_table
+from metalearn_cli.data.common.rows import check_roles
 
-COLUMN = {"path": None, "label": None, "split": None, "group": None}
 WHAT = "a folder with a folder of images for each class, an archive of it, or a table with a column of paths"
 
 
@@ -69,12 +68,7 @@ def images(
         UserError: if the data cannot be used; a DataError names each file.
     """
     check_roles(column, tuple(COLUMN))
-    source = source_of(root, WHAT)
-    if is_table(source.name):
-        manifest, files = of_table(source, column)
-    else:
-        files = files_in(source)
-        manifest = of_folders(files, tuple(FORMATS))
+    manifest, files = of_source(source_of(root, WHAT), column, lambda files: of_folders(files, tuple(FORMATS)))
     found = placed(manifest, split, seed, min_items)
     shape = Shape(size, channels, fit, resampling)
     key = {

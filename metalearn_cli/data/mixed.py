@@ -20,7 +20,7 @@ from metalearn_cli.data.common.manifest import Manifest, Placed, placed
 from metalearn_cli.data.common.rows import TABLES, Columns, Place, check_roles, columns_of, is_table, named
 from metalearn_cli.data.common.splits import Split
 from metalearn_cli.data.common.tables import check_names, entries_of, learn, problems_of_columns, text_of, vectors
-from metalearn_cli.data.common.texts import Coding, Passage, text_data
+from metalearn_cli.data.common.texts import Coding, Length, Passage, Vocabulary, text_data
 
 COLUMN = {"path": None, "text": None, "label": None, "split": None, "group": None}
 NONE: Sequence[str] = []
@@ -35,8 +35,8 @@ def mixed(
     fit: Fit = "crop",
     resampling: Resampling = "bicubic",
     tokenizer: str = "words",
-    vocabulary: Annotated[int, Range(16, 1 << 20)] = 4096,
-    length: Annotated[int, Range(1, 1 << 16)] = 32,
+    vocabulary: Vocabulary = 4096,
+    length: Length = 32,
     column: Mapping[str, str | None] = COLUMN,
     categorical: Sequence[str] = NONE,
     ignore: Sequence[str] = NONE,

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from metalearn_cli.core.check import Range
 from metalearn_cli.data.common.dataset import Dataset
-from metalearn_cli.data.common.texts import Coding
+from metalearn_cli.data.common.texts import Coding, Length, Vocabulary
 from metalearn_cli.data.common.tokens import Source, token_data
 
 NAMES = """talk.politics.mideast sci.space misc.forsale talk.politics.misc comp.graphics sci.crypt
@@ -24,8 +21,8 @@ SOURCE = Source("newsgroups", "20news.json", LABELS, NAMES)
 def newsgroups(
     root: str | None = None,
     tokenizer: str = "words",
-    vocabulary: Annotated[int, Range(16, 1 << 20)] = 4096,
-    length: Annotated[int, Range(1, 1 << 16)] = 128,
+    vocabulary: Vocabulary = 4096,
+    length: Length = 128,
 ) -> Dataset:
     """Messages as ids: the 8 classes sci and rec train, the 5 of comp validate, the other 7 test.
 

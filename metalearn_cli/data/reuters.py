@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from metalearn_cli.core.check import Range
 from metalearn_cli.data.common.dataset import Dataset
-from metalearn_cli.data.common.texts import Coding
+from metalearn_cli.data.common.texts import Coding, Length, Vocabulary
 from metalearn_cli.data.common.tokens import Source, token_data
 
 SOURCE = Source("reuters", "reuters.json", {"train": range(15), "val": range(15, 20), "test": range(20, 31)})
@@ -15,8 +12,8 @@ SOURCE = Source("reuters", "reuters.json", {"train": range(15), "val": range(15,
 def reuters(
     root: str | None = None,
     tokenizer: str = "words",
-    vocabulary: Annotated[int, Range(16, 1 << 20)] = 4096,
-    length: Annotated[int, Range(1, 1 << 16)] = 128,
+    vocabulary: Vocabulary = 4096,
+    length: Length = 128,
 ) -> Dataset:
     """Articles as ids: 15 classes train, 5 validate, 11 test.
 

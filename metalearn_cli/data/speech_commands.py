@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from metalearn_cli.core.check import Above, Range
+from metalearn_cli.core.check import Range
 from metalearn_cli.data.common.dataset import Dataset
 from metalearn_cli.data.common.files import benchmark_root, files_in
 from metalearn_cli.data.common.layouts import of_names
-from metalearn_cli.data.common.sounds import FORMATS, Features, Shape, recordings
+from metalearn_cli.data.common.sounds import FORMATS, Features, Hop, Mels, Rate, Seconds, Shape, recordings
 
 WHAT = "a folder with a folder for each word"
 
@@ -19,11 +19,11 @@ WHAT = "a folder with a folder for each word"
 def speech_commands(
     root: str | None = None,
     split: str = "auto",
-    rate: Annotated[int, Range(1000, 192_000)] = 16000,
-    seconds: Annotated[float, Above(0), Range(high=600)] = 1.0,
+    rate: Rate = 16000,
+    seconds: Seconds = 1.0,
     features: Features = "logmel",
-    mels: Annotated[int, Range(8, 512)] = 40,
-    hop: Annotated[float, Range(0.001, 1)] = 0.02,
+    mels: Mels = 40,
+    hop: Hop = 0.02,
     seed: Annotated[int, Range(0)] = 0,
 ) -> Dataset:
     """Spoken words; a class is a word. The published lists split speakers, not classes, so they are not used.

@@ -30,7 +30,7 @@ from metalearn_cli.data.common.rows import (
     named,
     with_class_names,
 )
-from metalearn_cli.data.common.texts import Coding, Passage, filled, text_data
+from metalearn_cli.data.common.texts import Coding, Length, Passage, Vocabulary, filled, text_data
 
 COLUMN = {"text": None, "label": None, "split": None, "group": None}
 WHAT = "a table of texts, a folder or archive of such tables, or of text files: one for each class, or a folder of them"
@@ -42,8 +42,8 @@ def text(
     root: str | None = None,
     split: str = "auto",
     tokenizer: str = "words",
-    vocabulary: Annotated[int, Range(16, 1 << 20)] = 4096,
-    length: Annotated[int, Range(1, 1 << 16)] = 32,
+    vocabulary: Vocabulary = 4096,
+    length: Length = 32,
     column: Mapping[str, str | None] = COLUMN,
     min_items: Annotated[int, Range(1)] = 2,
     within: bool = False,

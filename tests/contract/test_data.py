@@ -21,6 +21,7 @@ from torch import Tensor
 from metalearn_cli.core.build import build, problems_of
 from metalearn_cli.core.errors import ConfigError, UserError
 from metalearn_cli.core.items import Kind, size
+from metalearn_cli.core.types import Dataset
 from metalearn_cli.data.common.splits import group_of, parts_of
 
 ROOT = Path(__file__).parents[2]
@@ -71,6 +72,11 @@ def data(name: str) -> Any:
 @pytest.fixture(params=SPLITS)
 def split(request: pytest.FixtureRequest) -> str:
     return request.param
+
+
+def test_has_what_every_data_set_has(data: Any) -> None:
+    assert [attribute for attribute in Dataset.__annotations__ if not hasattr(data, attribute)] == []
+    assert data.limits.way >= 1
 
 
 def way_of(data: Any) -> int:

@@ -7,19 +7,21 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from metalearn_cli.core.errors import ConfigError, UserError
+from metalearn_cli.core.errors import ConfigError, Finding, UserError
 from metalearn_cli.core.items import Facts
 from metalearn_cli.core.types import Episode, Limits
 from metalearn_cli.data.common.dataset import at_least_one, generator, one_way
-from metalearn_cli.data.common.splits import SPLITS
+from metalearn_cli.data.common.splits import SPLITS, Split
 
 FACTS = Facts("vector", shape=(1,), values="real", classes=0, outputs=1)
+CPU = torch.device("cpu")
 LIMITS = Limits(way=1, items=sys.maxsize)
 
 Curve = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -35,6 +37,49 @@ def normal(uniform: Tensor) -> Tensor:
     """Return standard normal numbers, from numbers that are uniform from 0 to 1."""
     # not torch.randn: its first numbers depend on how many are drawn; 0 would become infinite
     return torch.special.ndtri(uniform.clamp(min=2**-25))
+
+
+@dataclass(frozen=True, eq=False)
+class Curves:
+    """A data set of regression tasks that are generated for every episode; there are no stored items.
+
+    A task has no classes, so `way` is 1, `shot` is the number of labelled points and `query` that of points to predict.
+    Splits differ in their random streams.
+
+    Attributes:
+        name: of the data set.
+        protocol: how tasks are drawn.
+        curve: what makes the points.
+        numbers: U of the curve.
+        ranges: text of what the tasks depend on, whose hash is the fingerprint.
+        device: where episodes are.
+    """
+
+    name: str
+    protocol: str
+    curve: Curve
+    numbers: int
+    ranges: str
+    device: torch.device = CPU
+    facts: ClassVar[Facts] = FACTS
+    limits: ClassVar[Limits] = LIMITS
+    splits: ClassVar[Mapping[str, Split]] = {}
+    preprocessing: ClassVar[Mapping[str, Any]] = {}
+    about: ClassVar[Mapping[str, Any]] = {}
+    findings: ClassVar[tuple[Finding, ...]] = ()
+
+    @property
+    def fingerprint(self) -> str:
+        """The hash of what the tasks depend on."""
+        return hashlib.sha256(self.ranges.encode()).hexdigest()
+
+    def to(self, device: torch.device | str) -> Curves:
+        """Return the same tasks on `device`."""
+        return replace(self, device=torch.device(device))
+
+    def episodes(self, split: str, way: int, shot: int, query: int, seed: int) -> CurveSampler:
+        """Return the stream of tasks with `shot` labelled points and `query` points to predict; see `CurveSampler`."""
+        return CurveSampler(self.name, self.curve, self.numbers, split, way, shot, query, seed, self.device)
 
 
 @dataclass(eq=False)

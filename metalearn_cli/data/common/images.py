@@ -165,7 +165,6 @@ def image_data(
         unreadable: whether images that cannot be read are an error or left out.
         about: what was understood so far.
         order: see `decoding.decoded`.
-        order: see `decoding.decoded`.
 
     Raises:
         DataError: with each image that cannot be read.

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path, PurePosixPath
 
 from metalearn_cli.core.errors import ConfigError, DataError, Finding, Problem
-from metalearn_cli.data.common.files import SPLIT_WORDS, Files, files_named, suffix
+from metalearn_cli.data.common.files import SPLIT_WORDS, Files, files_in, files_named, suffix
 from metalearn_cli.data.common.manifest import Entry, Manifest, split_named
-from metalearn_cli.data.common.rows import columns_of, named
+from metalearn_cli.data.common.rows import columns_of, is_table, named
+
+COLUMN = {"path": None, "label": None, "split": None, "group": None}
+"""The columns of a table of files; None for the usual names."""
 
 NO_CLASS = "is in no class folder; each class needs a folder of its own, or data.pattern if recordings' names say it"
 
@@ -85,6 +88,25 @@ def _common(folders: set[tuple[str, ...]]) -> int:
     if len(folders) < 2:
         return max(0, len(next(iter(folders), ())) - 1)
     return next(i for i, level in enumerate(zip_longest(*folders)) if len(set(level)) > 1)
+
+
+def of_source(
+    source: Path, column: Mapping[str, str | None], of_files: Callable[[Files], Manifest]
+) -> tuple[Manifest, Files]:
+    """Return what a table names, or what lies in a folder or archive.
+
+    Args:
+        source: the table, folder or archive.
+        column: the columns of a table, see `of_table`.
+        of_files: says what the files of a folder or archive are.
+
+    Raises:
+        DataError: as `of_table`.
+    """
+    if is_table(source.name):
+        return of_table(source, column)
+    files = files_in(source)
+    return of_files(files), files
 
 
 def of_table(path: Path, column: Mapping[str, str | None]) -> tuple[Manifest, Files]:

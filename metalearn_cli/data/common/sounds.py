@@ -8,11 +8,12 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from metalearn_cli.core.check import Above, Range
 from metalearn_cli.core.errors import Finding, UserError
 from metalearn_cli.data.common.cache import cached
 from metalearn_cli.data.common.dataset import Dataset
@@ -21,7 +22,12 @@ from metalearn_cli.data.common.files import Files
 from metalearn_cli.data.common.manifest import Manifest, Placed, placed
 from metalearn_cli.data.common.splits import ONE
 
+# the settings of all data sets of recordings, see `Shape`
 Features = Literal["logmel", "raw"]
+Rate = Annotated[int, Range(1000, 192_000)]
+Seconds = Annotated[float, Above(0), Range(high=600)]
+Mels = Annotated[int, Range(8, 512)]
+Hop = Annotated[float, Range(0.001, 1)]
 
 FORMATS = (".wav", ".flac", ".ogg", ".mp3")
 LARGEST = 1 << 30  # bytes of a file

@@ -14,11 +14,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import combinations, islice, pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from metalearn_cli.core.check import Range
 from metalearn_cli.core.errors import ConfigError, DataError, Finding, Problem, UserError
 from metalearn_cli.core.places import expanded
 from metalearn_cli.data.common.cache import cached
@@ -27,9 +28,9 @@ from metalearn_cli.data.common.manifest import Entry, Placed
 from metalearn_cli.data.common.splits import SPLITS
 
 PADDING, UNKNOWN, FIRST = 0, 1, 2
-FEW = 0.05  # share of unknown letters in a split that is told
 """The ids of padding, of a letter that the vocabulary lacks, and of the vocabulary's first piece."""
 
+FEW = 0.05  # share of unknown letters in a split that is told
 BYTES = 1 + 256  # a byte's id is its value plus 1
 INSIDE = "##"  # begins a piece that is not the beginning of a word
 MOST_WORDS = 50_000  # different words that a vocabulary is learnt from, the commonest
@@ -37,6 +38,11 @@ LONGEST_WORD = 64  # letters of a word that is learnt whole; a sequence of DNA i
 MOST_PARTS = 512  # of longer words
 LISTED = 5  # places named in a finding
 SHOWN, WIDTH = 8, 100  # classes of a split that are shown by an example, and its letters
+
+Vocabulary = Annotated[int, Range(16, 1 << 20)]
+"""The setting of most ids of a vocabulary."""
+Length = Annotated[int, Range(1, 1 << 16)]
+"""The setting of the ids of an item."""
 
 Tokens = tuple[int, ...]
 

@@ -7,11 +7,11 @@ import torch
 
 from metalearn_cli.core.errors import ConfigError
 from metalearn_cli.data.common.curves import normal
-from metalearn_cli.data.harmonic import Harmonic
+from metalearn_cli.data.harmonic import harmonic
 
 
 def test_points_lie_on_two_waves_of_one_frequency_and_its_double() -> None:
-    episode = Harmonic().episodes("train", way=1, shot=10, query=30, seed=0).batch(3, 200)
+    episode = harmonic().episodes("train", way=1, shot=10, query=30, seed=0).batch(3, 200)
     assert [part.shape for part in episode] == [(200, 10, 1), (200, 10, 1), (200, 30, 1), (200, 30, 1)]
     x = torch.cat([episode.support_x, episode.query_x], 1).double()
     y = torch.cat([episode.support_y, episode.query_y], 1).double()
@@ -30,7 +30,7 @@ def test_points_lie_on_two_waves_of_one_frequency_and_its_double() -> None:
 
 
 def test_a_task_sees_a_part_of_the_line() -> None:
-    x = Harmonic().episodes("train", way=1, shot=10, query=90, seed=0).batch(0, 500).query_x[..., 0]
+    x = harmonic().episodes("train", way=1, shot=10, query=90, seed=0).batch(0, 500).query_x[..., 0]
     middle = x.mean(1)
     assert -4.4 < middle.min() < -3.7 and 3.7 < middle.max() < 4.4
     assert (x - middle[:, None]).std().item() == pytest.approx(1, abs=0.02)
@@ -44,7 +44,7 @@ def test_normal_numbers_are_finite() -> None:
 
 def test_is_a_function_of_seed_split_and_step() -> None:
     def drawn(split: str = "train", seed: int = 0, step: int = 0, tasks: int = 4) -> torch.Tensor:
-        return Harmonic().episodes(split, way=1, shot=2, query=3, seed=seed).batch(step, tasks).query_y
+        return harmonic().episodes(split, way=1, shot=2, query=3, seed=seed).batch(step, tasks).query_y
 
     assert torch.equal(drawn(), drawn(tasks=30)[:4])
     for other in (drawn(split="test"), drawn(seed=1), drawn(step=1)):
@@ -53,4 +53,4 @@ def test_is_a_function_of_seed_split_and_step() -> None:
 
 def test_names_itself_in_what_it_refuses() -> None:
     with pytest.raises(ConfigError, match="harmonic is regression, without classes; way must be 1, got 5"):
-        Harmonic().episodes("train", way=5, shot=1, query=1, seed=0)
+        harmonic().episodes("train", way=5, shot=1, query=1, seed=0)

@@ -70,7 +70,7 @@ def test_what_does_not_go_together_is_told_with_the_cure(tmp_path: Path, parts: 
     parts["d"] |= {"size": 9, "channels": 3}
     told = refusal({name: parts[name] for name in "cd"})
     assert told["data.parts.d"].endswith("make them equal: data.parts.d.size=8 data.parts.d.channels=1")
-    wave = {"_target_": "metalearn_cli.data.sinusoid.Sinusoid"}
+    wave = {"_target_": "metalearn_cli.data.sinusoid.sinusoid"}
     assert refusal({"w": wave, "z": wave}) == {
         "data.parts.w": "has no stored items; it cannot be pooled",
         "data.parts.z": "has no stored items; it cannot be pooled",

@@ -15,7 +15,7 @@ from metalearn_cli.stages.scores import Scores, mean_of
 MAML = {"_target_": "metalearn_cli.algorithms.maml.Maml", "inner_lr": 0.1}
 CONV4 = {"_target_": "metalearn_cli.backbones.conv4.Conv4", "hidden": 8}
 GAUSSIAN = {"_target_": "metalearn_cli.data.gaussian.gaussian", "items": 160, "features": 6, "classes": 16}
-SINUSOID = {"_target_": "metalearn_cli.data.sinusoid.Sinusoid"}
+SINUSOID = {"_target_": "metalearn_cli.data.sinusoid.sinusoid"}
 OMNIGLOT = {"_target_": "metalearn_cli.data.omniglot.omniglot", "root": "here"}
 SHORT = {"stages": ["transfer", "meta-train"]}
 ONE_TINY_STEP = {"stages": ["meta-train"], "meta_train__steps": 1, "meta_train__optimizer__lr": 1e-9}

@@ -25,7 +25,7 @@ SCRATCH = {"_target_": "metalearn_cli.algorithms.from_scratch.FromScratch", "ste
 MLP = {"_target_": "metalearn_cli.backbones.mlp.Mlp", "hidden": 8}
 CONV4 = {"_target_": "metalearn_cli.backbones.conv4.Conv4", "hidden": 2}
 GAUSSIAN = {"_target_": "metalearn_cli.data.gaussian.gaussian", "items": 160, "features": 6, "classes": 16}
-SINUSOID = {"_target_": "metalearn_cli.data.sinusoid.Sinusoid"}
+SINUSOID = {"_target_": "metalearn_cli.data.sinusoid.sinusoid"}
 
 
 def test_result_is_what_was_measured(go, manifest, said):

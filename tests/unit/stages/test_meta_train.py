@@ -24,7 +24,7 @@ FOMAML = {**MAML, "first_order": True}
 PROTONET = {"_target_": "metalearn_cli.algorithms.protonet.ProtoNet"}
 NEAREST = {"_target_": "metalearn_cli.algorithms.nearest_centroid.NearestCentroid"}
 SCRATCH = {"_target_": "metalearn_cli.algorithms.from_scratch.FromScratch"}
-SINUSOID = {"_target_": "metalearn_cli.data.sinusoid.Sinusoid"}
+SINUSOID = {"_target_": "metalearn_cli.data.sinusoid.sinusoid"}
 CONV4 = {"_target_": "metalearn_cli.backbones.conv4.Conv4", "hidden": 2}
 
 

@@ -17,7 +17,7 @@ MODELS = {
 }
 PICTURES = {"autoencoder": {"reconstructions.png"}, "gan": {"samples.png"}, "classifier": set()}
 CONV4 = {"_target_": "metalearn_cli.backbones.conv4.Conv4", "hidden": 2}
-SINUSOID = {"_target_": "metalearn_cli.data.sinusoid.Sinusoid"}
+SINUSOID = {"_target_": "metalearn_cli.data.sinusoid.sinusoid"}
 
 
 @pytest.mark.parametrize("model", MODELS)

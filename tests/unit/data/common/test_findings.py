@@ -16,7 +16,7 @@ from metalearn_cli.core.items import Items
 from metalearn_cli.data.common.dataset import Dataset
 from metalearn_cli.data.common.findings import episode_findings, findings_of, near_copies
 from metalearn_cli.data.common.splits import SPLITS, Split
-from metalearn_cli.data.sinusoid import Sinusoid
+from metalearn_cli.data.sinusoid import sinusoid
 
 COUNT, FEATURES = 6, 5
 
@@ -37,9 +37,9 @@ def dataset(**changes: Items) -> Dataset:
 
 def test_nothing_is_wrong_with_good_data() -> None:
     assert findings_of(splits()) == []
-    assert dataset().findings == Sinusoid().findings == ()
+    assert dataset().findings == sinusoid().findings == ()
     assert episode_findings(dataset(), way=3, shot=2, query=4) == []
-    assert episode_findings(Sinusoid(), way=1, shot=2, query=4) == []
+    assert episode_findings(sinusoid(), way=1, shot=2, query=4) == []
 
 
 def test_fixed_episodes_are_checked_with_their_numbers() -> None:
@@ -162,7 +162,7 @@ def test_a_split_that_is_missing() -> None:
 
 
 def test_what_a_stream_of_tasks_cannot_give() -> None:
-    told = episode_findings(Sinusoid(), way=5, shot=1, query=1)
+    told = episode_findings(sinusoid(), way=5, shot=1, query=1)
     assert [f.where for f in told] == ["train", "val", "test"]
     assert "cannot give episodes: way sinusoid is regression" in told[0].what
 
@@ -172,7 +172,7 @@ def test_what_a_stream_of_tasks_cannot_give() -> None:
     [
         (dataset(), 7, "gives support labels from 7 to 7; they must be from 0 to 1"),
         (dataset(), -1, "gives support labels from -1 to -1; they must be from 0 to 1"),
-        (Sinusoid(), float("nan"), "gives support targets with values that are not finite (NaN or infinite)"),
+        (sinusoid(), float("nan"), "gives support targets with values that are not finite (NaN or infinite)"),
     ],
 )
 def test_targets_out_of_range(monkeypatch: pytest.MonkeyPatch, data: Any, target: float, what: str) -> None:
