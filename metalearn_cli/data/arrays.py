@@ -77,7 +77,10 @@ def arrays(
         UserError: if the data cannot be used; a DataError lists what is wrong with it.
     """
     check_roles(column, tuple(COLUMN))
-    files, read = _source(source_of(root, WHAT), column)
+    path = source_of(root, WHAT)
+    if path.is_file() and suffix(path.name) == ".npy":  # the choice of the items is a part of the key, too
+        column, path = {**column, "x": path.stem}, path.parent
+    files, read = _source(path, column)
     key = {
         "files": files.stamp,
         "kind": kind,
@@ -96,8 +99,6 @@ def _source(path: Path, column: Mapping[str, str | None]) -> tuple[Files, Read]:
         return files_named(path.parent, [path.name]), lambda: _of_arrays(
             npz_names(path), partial(npz, path), column, path
         )
-    if path.is_file() and suffix(path.name) == ".npy":
-        column, path = {**column, "x": path.stem}, path.parent
     single = {file.stem: file for file in sorted(path.glob("*.npy"))} if path.is_dir() else {}
     if single.keys() & {column.get("x"), *USUAL["x"]}:
         used = files_named(path, [file.name for file in single.values()])

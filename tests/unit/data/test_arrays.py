@@ -116,6 +116,15 @@ def test_a_pair_of_files_and_folders_of_files_are_the_same(tmp_path: Path) -> No
     assert found == {whole.fingerprint}
 
 
+def test_the_file_that_is_named_has_the_items(tmp_path: Path) -> None:
+    x = random(6)
+    for name, array in {"features": x, "mine": x[:, :4], "labels": LABELS}.items():
+        np.save(tmp_path / f"{name}.npy", array)
+    # one after the other, because the cache must tell them apart
+    found = [arrays(str(tmp_path / name)).facts.shape for name in ("mine.npy", "features.npy", "mine.npy", "")]
+    assert found == [(4,), (6,), (4,), (6,)]
+
+
 def test_given_splits_and_groups(tmp_path: Path) -> None:
     words = np.array([b"training", b"val", b"test"])[LABELS % 3]
     data = arrays(saved(tmp_path, random(4), split=words, own=LABELS // 7), column={"group": "own"})
