@@ -10,9 +10,10 @@ Legend: B items, N ids or tokens, D features, C channels, H height, W width, L s
 from __future__ import annotations
 
 import json
+import logging
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, cast
 
@@ -30,6 +31,8 @@ READS = {"input_ids": "texts as ids", "pixel_values": "images", "input_values": 
 
 RESAMPLING = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
 """Pillow's numbers of its filters, which preprocessor_config.json has."""
+
+_log = logging.getLogger("metalearn_cli")
 
 WANTED = ["*.json", "*.safetensors", "*.txt", "*.model"]
 """The files that a download fetches: nothing that could be run."""
@@ -159,6 +162,8 @@ class Hf(nn.Module):
         if lacking := sorted(missing & used):
             what = ", ".join(lacking[:3]) + (f" and {len(lacking) - 3} more" if len(lacking) > 3 else "")
             raise ValueError(f"path {folder} has the weights of another architecture: they lack {what}")
+        if not torch.isfinite(h).all():
+            raise ValueError(f"path {folder} has weights that give features that are NaN or infinite")
         if h.ndim == 4 and self.pooling == "cls":
             raise ValueError("pooling cls needs a first token, and this encoder gives maps; use mean")
         real = x != 0 if texts else ...
@@ -286,10 +291,10 @@ def _transformers() -> Any:
 
 
 def _loaded(folder: Path) -> tuple[Any, set[str]]:
-    """Return the encoder with its weights, and the names of the tensors that the file lacks.
+    """Return the encoder with its weights, and the names of its tensors that the file lacks.
 
     Raises:
-        ValueError: if it cannot be built.
+        ValueError: if it cannot be built, or the file has more layers than it.
     """
     library = _transformers()
     try:
@@ -306,9 +311,33 @@ def _loaded(folder: Path) -> tuple[Any, set[str]]:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise ValueError(f"path {folder} cannot be loaded: {reason}") from error
     encoder = model.get_encoder() if model.config.is_encoder_decoder else model
+    _check_unused(info["unexpected_keys"], model, folder)
+    missing = _own_names(info["missing_keys"], model, encoder)
     differentiable(encoder)
     encoder.pooler = nn.Identity()  # features are pooled here; some architectures call their pooler unasked
-    return encoder, {re.sub(r"\.parametrizations\.(\w+)\.original\d", r".\1", name) for name in info["missing_keys"]}
+    return encoder, {re.sub(r"\.parametrizations\.(\w+)\.original\d", r".\1", name) for name in missing}
+
+
+def _own_names(names: Iterable[str], model: Any, encoder: Any) -> set[str]:
+    """Return the names that tensors of a model have in its encoder; those of others are left out."""
+    tensors = dict(model.named_parameters(remove_duplicate=False))
+    wanted = {id(tensors[name]) for name in names if name in tensors}
+    return {name for name, p in encoder.named_parameters(remove_duplicate=False) if id(p) in wanted}
+
+
+def _check_unused(names: Iterable[str], model: Any, folder: Path) -> None:
+    """Check that a file has no more layers than the encoder; other tensors that it does not need are told.
+
+    Raises:
+        ValueError: if it has.
+    """
+    unused = sorted(names)
+    lists = [name for name, part in model.named_modules() if isinstance(part, nn.ModuleList)]
+    if layers := [name for name in unused if any(re.search(rf"(^|\.){re.escape(n)}\.\d", name) for n in lists)]:
+        told = f"{layers[0]} and {len(layers) - 1} more" if len(layers) > 1 else layers[0]
+        raise ValueError(f"path {folder} has the weights of another architecture: config.json has no place for {told}")
+    if unused:
+        _log.info("left out of %s: %s", folder, ", ".join(unused))
 
 
 def _offered(facts: Facts) -> str:

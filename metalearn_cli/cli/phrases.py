@@ -16,6 +16,9 @@ _BEFORE_EVALUATION = ("backbone", "data")
 """Settings that the next command must repeat; not for an evaluation, whose network and data the checkpoint has."""
 
 
+NO_CHANGE = "no change"
+"""The verdict on a stage after which each episode has the same score."""
+
 _UNITS = {"groups": "groups of classes"}
 
 
@@ -91,7 +94,7 @@ def verdict(row: Mapping[str, Any]) -> str:
     """Return what the gain of a chain's row means: the stage helps or hurts if all intervals exclude 0."""
     widths: list[Any] = [row.get(f"gain_{name}") for name in _intervals(row)]
     if row["gain"] == 0 == row["gain_interval"]:
-        return "no change"
+        return NO_CHANGE
     if None in widths or abs(row["gain"]) <= max(widths):
         return "not clear"
     return "helps" if row["gain"] > 0 else "hurts"

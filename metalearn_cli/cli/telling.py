@@ -98,7 +98,7 @@ def faults(stage: str, found: Sequence[Fault]) -> None:
         grid.add_row(*[Text(key, overflow="fold")] * any(f.key for f in found), text)
     _draw(console, grid)
     if stage:
-        console.print(f"see all settings: mlx {f'{stage} --cfg job' if stage in STAGES else 'ls data NAME'}")
+        console.print(f"see all settings: mlx {f'{stage} --cfg job' if stage in STAGES else 'ls data'}")
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from typing import Any
 from metalearn_cli.cli import telling
 from metalearn_cli.cli.listing import told
 from metalearn_cli.cli.phrases import (
+    NO_CHANGE,
     age,
     duration,
     measured,
@@ -87,7 +88,11 @@ def chain(run: Run) -> None:
     first = run["table"][0]
     if first.get("interval_classes") is None and {"classes", "groups"} & sizes(first).keys():
         telling.say('A "-" has no interval over classes, because there are too few of them: so that no')
-        telling.say('gain is more than "not clear". More test classes, or a smaller way, would change that.')
+        ordinary = str(run.get("data", {}).get("protocol", "")).startswith(SAME_CLASSES)
+        cure = "" if ordinary else " More test classes, or a smaller way, would change that."
+        telling.say(f'gain is more than "not clear".{cure}')
+    if any(verdict(row) == NO_CHANGE for row in run["table"] if row["gain"] is not None):
+        telling.say(f'"{NO_CHANGE}": not one episode has another score than in the row above.')
     for start in (named["init_from"] for named in (run.get("starts") or {}).values() if "init_from" in named):
         telling.say(f"The chain starts from {start}.")
     for learner in dict.fromkeys(row["learner"] for row in run["table"] if row.get("random_head")):
@@ -105,7 +110,7 @@ def _title(first: Run, run: Run) -> str:
     protocol = str(data.get("protocol", ""))
     if protocol.startswith(SAME_CLASSES):
         shape = shape.removesuffix(f" {noun}") + " items"
-        seen = f"training has seen these {noun}"
+        seen = f"the {noun} of training"
         protocol = f"ordinary classification: {seen}" if noun == "classes" else seen
     protocol = f" ({protocol})" if protocol else ""
     return f"{shape}, {data['name']}{protocol}" if "name" in data else shape

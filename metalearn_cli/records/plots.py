@@ -71,6 +71,7 @@ def learning_curves(lines: Sequence[dict[str, float]], title: str, path: Path) -
                 label = f"{part}, with its 95 % interval"
             axis.plot(steps, values, color=colour, linestyle=line_style, label=label, marker=marker, markersize=3)
         axis.set_xlabel("step")
+        axis.xaxis.get_major_locator().set_params(integer=True)
         axis.set_title(panel.replace("_", " ") + (" (%)" if share else ""), fontsize=10)
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8, frameon=False)
@@ -179,14 +180,15 @@ def _label(axis: Axes, name: str) -> None:
     axis.set_ylabel(name, rotation=0, ha="right", va="center", font=font_of(name), fontsize=8)
 
 
-def episode_picture(episode: Episode, logits: Tensor, path: Path) -> None:
+def episode_picture(episode: Episode, logits: Tensor, names: Sequence[str], path: Path) -> None:
     """Draw one episode: a row per class, with support items on the left and query items on the right.
 
-    Below a query is its predicted class, with a tick if it is right and a cross if it is wrong.
+    Below a query is the number of its predicted class, with a tick if it is right and a cross if it is wrong.
 
     Args:
         episode: of images.
         logits: the learner's outputs, [Q, ways].
+        names: of the classes, by number.
         path: the PNG file.
     """
     support_x, query_x = cast(Tensor, episode.support_x), cast(Tensor, episode.query_x)
@@ -214,7 +216,8 @@ def episode_picture(episode: Episode, logits: Tensor, path: Path) -> None:
                 axis.set_xlabel(f"{'✓' if right else '✗'} {int(answers[query])}", fontsize=9, color=colour, labelpad=2)
             for spine in axis.spines.values():
                 spine.set(edgecolor=colour, linewidth=2, linestyle=style)
-        axes[way][0].set_ylabel(f"class {way}", fontsize=9)
+        name = f"{way}: {names[way]}"
+        _label(axes[way][0], name if font_of(name) else str(way))
     axes[0][0].set_title("support", fontsize=9)
     axes[0][shots].set_title("queries", fontsize=9)
     share = (answers == episode.query_y).float().mean().item()

@@ -91,8 +91,8 @@ def try_learner(learner: Learner, episodes: Episode, runtime: Runtime) -> None:
     """Answer the first of some episodes, on copies of all tensors, to check network and learner.
 
     Raises:
-        ConfigError: if features or answers have a wrong shape, or an episode writes the network's buffers: answers
-            would then depend on the episodes before.
+        ConfigError: if features or answers have a wrong shape, features are not finite, or an episode writes the
+            network's buffers: answers would then depend on the episodes before.
     """
     learner = learner.of(runtime.place(learner.tensors))
     net, name = learner.net, type(learner.algorithm).__name__
@@ -103,6 +103,9 @@ def try_learner(learner: Learner, episodes: Episode, runtime: Runtime) -> None:
             answers = answered(learner, one.support_x, one.support_y, one.query_x)
     except ValueError as error:
         raise ConfigError([Problem("backbone", str(error))]) from error
+    if not torch.isfinite(z).all():
+        message = "gives features that are NaN or infinite; look at its weights, and at the data: mlx data check"
+        raise ConfigError([Problem("backbone", message)])
     wanted = {"backbone": (z, size(one.support_x), net.out_dim), "algorithm": (answers, size(one.query_x), learner.way)}
     said = {"backbone": "gives features", "algorithm": f"is {name}, which gives answers"}
     for key, (found, *shape) in wanted.items():

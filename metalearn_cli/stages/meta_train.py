@@ -82,7 +82,8 @@ def meta_train(config: MetaTrainConfig, session: Session) -> Job:
         shown = episode.map(lambda part: part.float().cpu())
         if draw is episode_picture:
             shown = shown._replace(**{x: as_seen(getattr(shown, x), data) for x in ("support_x", "query_x")})
-        draw(shown, logits.float().cpu(), folder / "episode.png")
+            (names,) = samplers["val"].classes(1)
+            episode_picture(shown, logits.float().cpu(), names, folder / "episode.png")
 
     if not learner.net.params and not learner.own:
         kind, frozen = type(algorithm).__name__, shown(config.backbone.get("train"))

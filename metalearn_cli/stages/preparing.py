@@ -34,7 +34,13 @@ from metalearn_cli.records.intervals import over_episodes
 from metalearn_cli.stages.learner import fresh_learner, try_learner
 from metalearn_cli.stages.session import Session
 
+INSTEAD = "train on a regression with: mlx run 'stages=[meta-train]' algorithm=maml"
+"""What to do with data that a stage cannot use because it has no classes."""
+
 MakeJob = Callable[[Any, Session], Job]
+
+INSTEAD = "train on a regression with: mlx run 'stages=[meta-train]' algorithm=maml"
+"""What to do with data that a stage cannot use because it has no classes."""
 """Makes the job of a stage from its own kind of settings."""
 
 

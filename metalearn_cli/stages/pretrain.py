@@ -19,7 +19,7 @@ from metalearn_cli.core.random import seeded
 from metalearn_cli.engine.loop import Job
 from metalearn_cli.records.plots import image_grid
 from metalearn_cli.stages.learner import fresh_backbone
-from metalearn_cli.stages.preparing import as_seen, describe_data, few_shot_probe
+from metalearn_cli.stages.preparing import INSTEAD, as_seen, describe_data, few_shot_probe
 from metalearn_cli.stages.session import Session
 
 
@@ -29,7 +29,7 @@ def pretrain(config: PretrainConfig, session: Session) -> Job:
     data = session.data(config.data, runtime)
     if data.facts.regression:
         raise ConfigError(
-            [Problem("data", f"{data.name} is a regression, without classes; pretraining is validated on classes")]
+            [Problem("data", f"{data.name} has no classes, on which pretraining is validated; {INSTEAD}")]
         )
     backbone = fresh_backbone(config.backbone, data.facts, config.seed)
     with seeded(config.seed, "model"):

@@ -30,7 +30,7 @@ from metalearn_cli.engine.runtime import Runtime
 from metalearn_cli.records.checkpoint import Checkpoint, load_into
 from metalearn_cli.stages.frozen import on_features
 from metalearn_cli.stages.learner import fresh_backbone
-from metalearn_cli.stages.preparing import describe_data, few_shot_probe, named_checkpoint
+from metalearn_cli.stages.preparing import INSTEAD, describe_data, few_shot_probe, named_checkpoint
 from metalearn_cli.stages.session import Session
 
 TAUGHT = "taught"
@@ -47,9 +47,7 @@ def transfer(config: TransferConfig, session: Session) -> Job:
     runtime = session.runtime(config.runtime)
     data = session.data(config.data, runtime)
     if data.facts.regression:
-        raise ConfigError(
-            [Problem("data", f"{data.name} is a regression, without classes; transfer learns to classify")]
-        )
+        raise ConfigError([Problem("data", f"{data.name} has no classes, which transfer learns; {INSTEAD}")])
     backbone = fresh_backbone(config.backbone, data.facts, config.seed)
     net = network(backbone, data.facts.classes, runtime.under_precision)
     method: Method = build(config.method, "method")

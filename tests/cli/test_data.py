@@ -89,7 +89,7 @@ def test_wrong_words(mlx):
     assert answer.code == 2
     assert "2 problems in the settings of `mlx data check`" in answer.err
     assert "did you mean: way=" in answer.err
-    assert answer.err.endswith("see all settings: mlx ls data NAME\n")
+    assert answer.err.endswith("see all settings: mlx ls data\n")
 
 
 def test_completion(mlx, monkeypatch):

@@ -263,9 +263,9 @@ def test_ordinary_classification_is_named_in_the_title():
 
     first = {"way": 3, "shot": 1, "name": "test/accuracy", "over": {"episodes": 9, "trainings": 1}}
     title = _title(first, {"data": {"name": "images", "protocol": f"{SAME_CLASSES} classes, seed 0"}})
-    assert title.endswith("9 episodes of test items, images (ordinary classification: training has seen these classes)")
+    assert title.endswith("9 episodes of test items, images (ordinary classification: the classes of training)")
     title = _title(
         first | {"name": "test/mse"}, {"data": {"name": "table", "protocol": f"{SAME_CLASSES} tasks, seed 0"}}
     )
-    assert title.endswith("9 episodes of test items, table (training has seen these tasks)")
+    assert title.endswith("9 episodes of test items, table (the tasks of training)")
     assert _title(first | {"name": "test/mse"}, {}).endswith("9 episodes of test tasks")

@@ -40,7 +40,8 @@ def load_weights(module: nn.Module, path: str | None, without: Sequence[str] = (
         hint: what to say of files that do not fit.
 
     Raises:
-        ValueError: if the file is missing or damaged, or has other tensors than the network.
+        ValueError: if the file is missing or damaged, or has other tensors than the network, or numbers that are not
+            finite.
     """
     if path is None:
         return
@@ -53,6 +54,8 @@ def load_weights(module: nn.Module, path: str | None, without: Sequence[str] = (
         more = f"; and {len(differing) - SHOWN} more" if len(differing) > SHOWN else ""
         told = f"{'; '.join(differing[:SHOWN])}{more}" + (f"; {hint}" if hint else "")
         raise ValueError(f"weights {path} has the tensors of another network than this {_name(module)}: {told}")
+    if wrong := [name for name, tensor in stored.items() if not torch.isfinite(tensor).all()]:
+        raise ValueError(f"weights {path} has numbers that are NaN or infinite, in {', '.join(wrong[:SHOWN])}")
     module.load_state_dict(stored, strict=False)
     left = [name for name in read if name not in stored]
     told = f"; left out: {', '.join(left)}" if left else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -14,7 +15,8 @@ import pytest
 import torch
 from conftest import on_cpu
 from encoders import PREPROCESSORS, WORDS, encoder_into, package_into
-from torch import Tensor
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 from metalearn_cli.algorithms.maml import Maml
 from metalearn_cli.backbones import hf
@@ -203,8 +205,21 @@ class TestDamage(Loaded):
     def test_weights_of_another_architecture(self, folders: dict[str, Path], copied: Callable[[str], Path]) -> None:
         folder = copied("image")
         shutil.copy(folders["text"] / "model.safetensors", folder)
-        with pytest.raises(ValueError, match=r"^path .* has the weights of another architecture: they lack "):
+        with pytest.raises(ValueError, match=r"^path .* has the weights of another architecture: "):
             Hf(FACTS["image"], str(folder))
+
+    def test_weights_of_more_layers(self, folders: dict[str, Path], copied: Callable[[str], Path]) -> None:
+        file = copied("text") / "config.json"
+        settings = json.loads(file.read_text())
+        file.write_text(json.dumps(settings | {"num_hidden_layers": settings["num_hidden_layers"] - 1}))
+        with pytest.raises(ValueError, match=r"has no place for encoder\.layer\."):
+            Hf(FACTS["text"], str(file.parent))
+
+    def test_weights_that_are_not_finite(self, copied: Callable[[str], Path]) -> None:
+        file = copied("image") / "model.safetensors"
+        save_file({name: tensor * torch.nan for name, tensor in load_file(file).items()}, file, {"format": "pt"})
+        with pytest.raises(ValueError, match=r"features that are NaN or infinite"):
+            Hf(FACTS["image"], str(file.parent))
 
     def test_weights_of_another_size(self, copied: Callable[[str], Path]) -> None:
         file = copied("image") / "config.json"
@@ -330,6 +345,27 @@ def test_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(UserError, match=r"^backbone=hf needs transformers; type: pip install 'metalearn-cli\[hf\]'"):
         Hf(FACTS["text"], str(an_encoder(tmp_path)))
+
+
+class TestNames:
+    """Of the tensors of an encoder with a decoder, or a classifier."""
+
+    model = nn.ModuleDict(
+        {"encoder": nn.ModuleDict({"block": nn.ModuleList([nn.Linear(2, 2)])}), "decoder": nn.Linear(2, 2)}
+    )
+
+    def test_missing_ones_are_those_of_the_encoder(self) -> None:
+        gone = {"encoder.block.0.weight", "decoder.weight"}
+        assert hf._own_names(gone, self.model, self.encoder) == {"block.0.weight"}
+
+    def test_a_layer_too_many_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match=r"has no place for encoder\.block\.1\.bias and 1 more$"):
+            hf._check_unused(["encoder.block.1.weight", "encoder.block.1.bias"], self.model, tmp_path)
+
+    def test_others_are_told(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        caplog.set_level(logging.INFO, "metalearn_cli")
+        hf._check_unused(["lm_head.weight"], self.model, tmp_path)
+        assert "left out of" in caplog.text and "lm_head.weight" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -122,10 +122,11 @@ def test_episode_picture_names_what_was_predicted_and_what_is_shown(tmp_path, te
     y = torch.arange(12 * 9) % 12
     episode = Episode(torch.rand(72, 1, 8, 8), torch.arange(72) % 12, torch.rand(108, 1, 8, 8), y)
     predicted = torch.where(torch.arange(108) < 12, 11, y)  # the first query of each class is taken for the last
-    episode_picture(episode, torch.nn.functional.one_hot(predicted, 12).float(), tmp_path / "x.png")
+    names = [f"k{way}" for way in range(12)]
+    episode_picture(episode, torch.nn.functional.one_hot(predicted, 12).float(), names, tmp_path / "x.png")
     (found,) = texts[0]
-    assert {"✗ 11", "✓ 0", "✓ 9", "class 0", "class 9"} <= found
-    assert not {"✓ 11", "class 10", "✗ 0"} & found
+    assert {"✗ 11", "✓ 0", "✓ 9", "0: k0", "9: k9"} <= found
+    assert not {"✓ 11", "10: k10", "✗ 0"} & found
     told = "shown: the first 10 of 12 classes, the first 8 of 9 queries of each, the first 5 of 6 support items"
     assert f"one validation episode: 89.8 % of 108 queries right (below: the class predicted)\n{told}" in found
     assert opened(tmp_path / "x.png").height < 1050
@@ -146,7 +147,7 @@ def test_episode_picture_tells_right_from_wrong(tmp_path):
     right = torch.nn.functional.one_hot(y, 2).float()
     green, red = (0, 158, 115), (213, 94, 0)
     for name, logits, expected in (("right", right, {green}), ("wrong", 1 - right, {red})):
-        episode_picture(episode, logits, tmp_path / f"{name}.png")
+        episode_picture(episode, logits, ["crow", "\ue000"], tmp_path / f"{name}.png")
         image = opened(tmp_path / f"{name}.png")
         colours = {colour for _, colour in image.getcolors(image.width * image.height)}
         assert colours & {green, red} == expected

@@ -12,8 +12,8 @@ from metalearn_cli.algorithms.maml import Maml
 from metalearn_cli.algorithms.protonet import ProtoNet
 from metalearn_cli.core.errors import ConfigError
 from metalearn_cli.core.items import Facts
-from metalearn_cli.core.types import Traits
-from metalearn_cli.stages.learner import check_learner, fresh_backbone, fresh_learner, fresh_network
+from metalearn_cli.core.types import Episode, Traits
+from metalearn_cli.stages.learner import check_learner, fresh_backbone, fresh_learner, fresh_network, try_learner
 
 MLP = {"_target_": "metalearn_cli.backbones.mlp.Mlp", "hidden": 8}
 CONV4 = {"_target_": "metalearn_cli.backbones.conv4.Conv4", "hidden": 4}
@@ -111,3 +111,12 @@ def test_a_trait_that_there_is_not_is_refused():
     learner.traits = learner.traits._replace(sees="feature")
     with pytest.raises(ConfigError, match=r"Scaled\.traits\.sees must be one of items, features, maps, got 'feature'"):
         check_learner(learner, False, "32-true")
+
+
+def test_features_that_are_not_finite_are_refused():
+    learner = fresh_learner(ProtoNet(), net(), 2, None, 0)
+    y = torch.tensor([[0, 1]])
+    episodes = Episode(torch.rand(1, 2, 6), y, torch.rand(1, 2, 6), y)
+    try_learner(learner, episodes, on_cpu())
+    with pytest.raises(ConfigError, match="features that are NaN or infinite"):
+        try_learner(learner, episodes._replace(support_x=torch.full((1, 2, 6), torch.nan)), on_cpu())

@@ -63,6 +63,12 @@ def test_half_precision_becomes_single(stored: dict[str, Tensor], tmp_path: Path
     assert torch.equal(found, stored["conv1.weight"].half().float())
 
 
+def test_numbers_that_are_not_finite_are_refused(stored: dict[str, Tensor], tmp_path: Path) -> None:
+    stored["conv1.weight"].view(-1)[3] = torch.nan
+    with pytest.raises(ConfigError, match=r"has numbers that are NaN or infinite, in conv1\.weight"):
+        resnet(weights=written(stored, tmp_path / "w.pth"))
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
