@@ -1,6 +1,7 @@
-"""Nearest centroid on frozen features: the baseline that measures a representation before meta-training.
+"""Nearest centroid (SimpleShot, L2N): Wang, Chao, Weinberger & van der Maaten 2019, https://arxiv.org/abs/1911.04623.
 
-Source: Wang, Chao, Weinberger & van der Maaten 2019 (SimpleShot), https://arxiv.org/abs/1911.04623, variant L2N.
+Features are scaled to length 1, and a query belongs to the class with the nearest mean. Nothing is learnt, so its
+accuracy measures the representation that meta-training starts from.
 
 Legend: S support items, Q query items, W ways, D features.
 """

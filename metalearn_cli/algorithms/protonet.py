@@ -1,4 +1,7 @@
-"""Prototypical networks: Snell, Swersky & Zemel 2017, https://arxiv.org/abs/1703.05175.
+"""Prototypical networks: Snell, Swersky & Zemel 2017, https://arxiv.org/abs/1703.05175, equations 1 and 2.
+
+The support items of a class are averaged to one point in feature space, its prototype, and a query belongs to the class
+with the nearest prototype. Only the embedding is learnt, so that this rule needs no training on a new task.
 
 Legend: S support items, Q query items, W ways, D features.
 """
@@ -13,7 +16,7 @@ from metalearn_cli.core.types import State, Traits
 
 
 class ProtoNet:
-    """Classify a query by its squared distance to each class's mean embedding (equations 1 and 2)."""
+    """Classify a query by its squared distance to each class's mean embedding."""
 
     traits = Traits(sees="features")
 
