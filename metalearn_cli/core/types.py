@@ -40,6 +40,14 @@ class EpisodeOutput(NamedTuple):
     logits: Tensor  # [Q, W], or [Q, O] for regression
 
 
+class Fit(NamedTuple):
+    """The answers to the queries of a task: logits [Q, W], or numbers [Q, O]."""
+
+    before: Tensor | None  # of the network before it adapts; None if it has no head
+    after: Tensor  # of the learner
+    spread: Tensor | None  # standard deviations of numbers, where the learner has them
+
+
 State = dict[str, Tensor]
 """What a learner has learnt from a support set: all that answers depend on besides the network, so it can be saved."""
 
@@ -85,6 +93,8 @@ class Algorithm(Protocol):
     `at(progress) -> Algorithm`: for annealing, the learner at a fraction of training in [0, 1]; 1 in evaluation.
 
     `rates(own) -> dict[str, float]`: learning-rate multipliers of the learner's own tensors; all are 1 without it.
+
+    `spread(net, own, state, x) -> Tensor`: the standard deviations [Q, O] of `predict`'s numbers, which are drawn.
     """
 
     traits: Traits

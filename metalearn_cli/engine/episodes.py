@@ -20,7 +20,7 @@ from metalearn_cli.core.config import Normalisation
 from metalearn_cli.core.items import Items, joined, size
 from metalearn_cli.core.learning import task_loss
 from metalearn_cli.core.network import Network, Params
-from metalearn_cli.core.types import Algorithm, Episode, EpisodeOutput
+from metalearn_cli.core.types import Algorithm, Episode, EpisodeOutput, Fit
 
 OWN = "learner."
 """Prefix of the names of a learner's own tensors, in the optimizer and in every checkpoint."""
@@ -78,6 +78,19 @@ def answered(learner: Learner, support_x: Items, support_y: Tensor, query_x: Ite
     net, support_x, query_x = _seen(learner, support_x, query_x)
     state = learner.algorithm.adapt(net, learner.own, support_x, support_y, learner.way)
     return learner.algorithm.predict(net, learner.own, state, query_x)
+
+
+def fitted(learner: Learner, support_x: Items, support_y: Tensor, query_x: Items) -> Fit:
+    """Return the answers to query items before and after adaptation, for a picture."""
+    net, support_x, query_x = _seen(learner, support_x, query_x)
+    algorithm, own = learner.algorithm, learner.own
+    state = algorithm.adapt(net, own, support_x, support_y, learner.way)
+    seen = net.on_features() if algorithm.traits.sees == "features" else net
+    return Fit(
+        before=seen.output(net.params, query_x) if algorithm.traits.head else None,
+        after=algorithm.predict(net, own, state, query_x),
+        spread=algorithm.spread(net, own, state, query_x) if hasattr(algorithm, "spread") else None,
+    )
 
 
 def _seen(learner: Learner, support_x: Items, query_x: Items) -> tuple[Network, Items, Items]:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from metalearn_cli.core.importing import importing
 from metalearn_cli.core.metric import metric_named
-from metalearn_cli.core.types import Episode
+from metalearn_cli.core.types import Episode, Fit
 from metalearn_cli.records.fonts import SIZE, font_of
 from metalearn_cli.records.runs import write_bytes
 
@@ -229,27 +229,38 @@ def episode_picture(episode: Episode, logits: Tensor, names: Sequence[str], path
     _save(figure, path)
 
 
-def curve_picture(episode: Episode, outputs: Tensor, path: Path) -> None:
-    """Draw one episode of a regression from one number to one number: its points and the predictions.
+def curve_picture(episode: Episode, fit: Fit, path: Path) -> None:
+    """Draw one episode of a regression from one number to one number: its points, and the fit before and after.
+
+    A band shows two standard deviations on both sides, where the learner has them.
 
     Args:
         episode: of x [S or Q, 1] and y [S or Q, 1].
-        outputs: the learner's outputs, [Q, 1].
+        fit: the learner's answers, of [Q, 1].
         path: the PNG file.
     """
     query_x = cast(Tensor, episode.query_x)[:, 0]
     order = query_x.argsort()
+    x, after = query_x[order], fit.after[order, 0]
     figure = _figure(5.0, 3.4)
     axis = figure.subplots()
-    axis.plot(query_x[order], episode.query_y[order, 0], color=_STYLES["train"][0], marker=".", label="queries")
-    axis.plot(query_x[order], outputs[order, 0], color=_STYLES["val"][0], linestyle="--", marker="x", label="predicted")
+    axis.plot(x, episode.query_y[order, 0], color=_STYLES["train"][0], marker=".", label="queries")
+    if fit.before is not None:
+        axis.plot(x, fit.before[order, 0], color="gray", linestyle=":", label="before adaptation")
+    colour, style = _STYLES["val"]
+    if fit.spread is not None:
+        half = 2 * fit.spread[order, 0]
+        axis.fill_between(
+            x, after - half, after + half, color=colour, alpha=0.2, linewidth=0, label="2 standard deviations"
+        )
+    axis.plot(x, after, color=colour, linestyle=style, marker="x", label="predicted")
     axis.plot(cast(Tensor, episode.support_x)[:, 0], episode.support_y[:, 0], "ko", label="support")
     axis.set_xlabel("x")
     axis.set_ylabel("y")
     axis.grid(alpha=0.3)
     figure.legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False)
-    error = (outputs - episode.query_y).square().mean().item()
-    figure.suptitle(f"one validation episode: mse {error:.4g} on all {len(outputs)} queries", fontsize=10)
+    error = (fit.after - episode.query_y).square().mean().item()
+    figure.suptitle(f"one validation episode: mse {error:.4g} on all {len(after)} queries", fontsize=10)
     _save(figure, path)
 
 

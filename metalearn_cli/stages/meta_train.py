@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from metalearn_cli.backbones.common.weights import without_weights
 from metalearn_cli.core.build import build
@@ -22,7 +23,7 @@ from metalearn_cli.core.errors import ConfigError, Problem, UserError
 from metalearn_cli.core.learning import score
 from metalearn_cli.core.network import Network, Params
 from metalearn_cli.core.types import Algorithm, Dataset, Episode, Sampler
-from metalearn_cli.engine.episodes import OWN, Learner, answered, trained
+from metalearn_cli.engine.episodes import OWN, Learner, fitted, trained
 from metalearn_cli.engine.loop import Job
 from metalearn_cli.engine.tasks import Tasks
 from metalearn_cli.records.plots import curve_picture, episode_picture
@@ -73,17 +74,18 @@ def meta_train(config: MetaTrainConfig, session: Session) -> Job:
 
     def pictures(tensors: Params, folder: Path) -> None:
         facts = data.facts
-        draw = curve_picture if (facts.shape, facts.outputs) == ((1,), 1) else episode_picture
-        if facts.kind != "image" and draw is episode_picture:
+        is_curve = (facts.shape, facts.outputs) == ((1,), 1)
+        if facts.kind != "image" and not is_curve:
             return
         episode = runtime.cast(samplers["val"].batch(0, 1)).map(itemgetter(0))
         with torch.no_grad():
-            logits = answered(valid.of(tensors), episode.support_x, episode.support_y, episode.query_x)
-        shown = episode.map(lambda part: part.float().cpu())
-        if draw is episode_picture:
-            shown = shown._replace(**{x: as_seen(getattr(shown, x), data) for x in ("support_x", "query_x")})
-            (names,) = samplers["val"].classes(1)
-            episode_picture(shown, logits.float().cpu(), names, folder / "episode.png")
+            fit = fitted(valid.of(tensors), episode.support_x, episode.support_y, episode.query_x)
+        shown, fit = tree_map_only(Tensor, lambda t: t.float().cpu(), (episode, fit))
+        if is_curve:
+            return curve_picture(shown, fit, folder / "episode.png")
+        shown = shown._replace(**{x: as_seen(getattr(shown, x), data) for x in ("support_x", "query_x")})
+        (names,) = samplers["val"].classes(1)
+        episode_picture(shown, fit.after, names, folder / "episode.png")
 
     if not learner.net.params and not learner.own:
         kind, frozen = type(algorithm).__name__, shown(config.backbone.get("train"))

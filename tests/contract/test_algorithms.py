@@ -26,7 +26,7 @@ from metalearn_cli.core.learning import score, task_loss
 from metalearn_cli.core.network import HEAD, network
 from metalearn_cli.core.random import seeded
 from metalearn_cli.core.types import Algorithm, Episode, EpisodeOutput, Traits
-from metalearn_cli.engine.episodes import Learner, answered, trained
+from metalearn_cli.engine.episodes import Learner, answered, fitted, trained
 from metalearn_cli.stages.learner import fresh_learner
 
 WAY, OUTPUTS, SHOT, QUERY = 3, 2, 2, 4
@@ -207,6 +207,15 @@ def test_the_state_is_all_that_answers_depend_on(case: Case) -> None:
     algorithm.adapt(net, own, seen(learner, other)[0], other.support_y, way)
     found = algorithm.predict(net, own, loaded, query_x)
     torch.testing.assert_close(found, answers(learner, episode))
+
+
+@of_those(lambda algorithm: hasattr(algorithm, "spread"))
+def test_numbers_have_a_spread_and_fits_are_the_answers(case: Case) -> None:
+    if case.numbers:
+        episode = case.one
+        fit = fitted(case.learner, episode.support_x, episode.support_y, episode.query_x)
+        assert torch.equal(fit.after, answers(case.learner, episode))
+        assert fit.spread.shape == fit.after.shape and (fit.spread > 0).all()
 
 
 @of_those(lambda algorithm: algorithm.traits.batchable)

@@ -9,7 +9,7 @@ from matplotlib import colormaps
 from matplotlib.text import Text
 from PIL import Image
 
-from metalearn_cli.core.types import Episode
+from metalearn_cli.core.types import Episode, Fit
 from metalearn_cli.records import plots
 from metalearn_cli.records.plots import curve_picture, episode_picture, image_grid, learning_curves, spectrograms
 
@@ -132,11 +132,16 @@ def test_episode_picture_names_what_was_predicted_and_what_is_shown(tmp_path, te
     assert opened(tmp_path / "x.png").height < 1050
 
 
-def test_curve_picture_tells_queries_and_predictions_apart(tmp_path, texts):
+def test_curve_picture_tells_queries_and_fits_apart(tmp_path, texts):
     x = torch.tensor([[2.0], [1.0], [3.0]])
-    curve_picture(Episode(x, 2 * x, x, x.square()), x.square() + 1, tmp_path / "x.png")
+    episode = Episode(x, 2 * x, x, x.square())
+    curve_picture(episode, Fit(None, x.square() + 1, None), tmp_path / "x.png")
+    assert "before adaptation" not in texts[1]
+    curve_picture(episode, Fit(-x, x.square() + 1, 0.5 * x), tmp_path / "x.png")
     assert texts[1]["queries"] == ("-", [1.0, 4.0, 9.0])
     assert texts[1]["predicted"] == ("--", [2.0, 5.0, 10.0])
+    assert texts[1]["before adaptation"] == (":", [-1.0, -2.0, -3.0])
+    assert "2 standard deviations" in texts[0][1] - texts[0][0]
     assert texts[1]["support"][1] == [4.0, 2.0, 6.0]
     assert "one validation episode: mse 1 on all 3 queries" in texts[0][0]
 
