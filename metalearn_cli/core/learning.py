@@ -1,4 +1,4 @@
-"""Functions that learners share: losses, class means, distances, and gradient descent within an episode.
+"""Functions that learners share: losses, class means, distances, linear systems, and gradient descent in an episode.
 
 Legend: S support items, Q query items, W classes, O outputs of a regression, D features, ... any shape.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, mse_loss
+from torch.nn.functional import cross_entropy, mse_loss, normalize
 
 from metalearn_cli.core.functional import Loss, gradient
 from metalearn_cli.core.network import Params
@@ -41,6 +41,17 @@ def class_means(z: Tensor, y: Tensor, way: int) -> tuple[Tensor, Tensor]:
 def square_distances(z_QD: Tensor, centre_WD: Tensor) -> Tensor:
     """Return the squared distances [Q, W]; not with `torch.cdist`, which has no second derivative."""
     return (z_QD[:, None, :] - centre_WD).square().sum(-1)
+
+
+def cosines(z_QD: Tensor, other_ND: Tensor) -> Tensor:
+    """Return the cosine similarities [Q, N] of features with other features."""
+    return normalize(z_QD, dim=-1) @ normalize(other_ND, dim=-1).T
+
+
+def solved(matrix: Tensor, right: Tensor) -> Tensor:
+    """Return the solution [..., S, O] of matrix [..., S, S] @ solution = right; torch solves none in 16 bits."""
+    wide = torch.promote_types(right.dtype, torch.float32)
+    return torch.linalg.solve(matrix.to(wide), right.to(wide)).to(right.dtype)
 
 
 def descend(
