@@ -116,15 +116,15 @@ def test_a_plug_in_is_used_as_what_is_shipped(mlx: Any) -> None:
     assert {"maml", *pieces("algorithm")} <= {*listed}
     small = ["backbone=resnet", "backbone.hidden=2", "data=strokes", "way=2", "query=2", "runtime=cpu"]
     steps = ["steps=2", "tasks=2", "val_episodes=2"]
-    code, _, err = mlx("meta-train", "algorithm=r2d2", *small, *steps)
+    code, _, err = mlx("meta-train", "algorithm=ridge", *small, *steps)
     assert code == 0, err
     code, out, err = mlx("evaluate", "ckpt=latest", "way=2", "query=2", "episodes=4", "runtime=cpu", "--json")
     assert code == 0, err
-    assert '"R2d2"' in out
+    assert '"Ridge"' in out
 
 
 def test_what_is_not_installed_cannot_be_built(mlx: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plugins, "packages", cache(lambda: ()))
-    code, _, err = mlx("validate", "meta-train", "algorithm._target_=pieces.algorithms.r2d2.R2d2")
+    code, _, err = mlx("validate", "meta-train", "algorithm._target_=pieces.algorithms.ridge.Ridge")
     assert code == 2
     assert "may not be built from a config" in err

@@ -1,4 +1,4 @@
-"""R2-D2: Bertinetto, Henriques, Torr & Vedaldi 2019, https://arxiv.org/abs/1805.08136.
+"""Ridge regression in closed form, the learner within R2-D2 (Bertinetto et al. 2019), as a plug-in writes it.
 
 Legend: S support items, Q query items, W ways, O outputs of a regression, D features.
 """
@@ -13,7 +13,7 @@ from metalearn_cli.core.network import Network, Params
 from metalearn_cli.core.types import State, Traits
 
 
-class R2d2:
+class Ridge:
     """Ridge regression from features to targets in closed form (equation 4), with a learnt penalty and scale."""
 
     traits = Traits(sees="features", targets=frozenset({"classes", "numbers"}))
