@@ -23,6 +23,8 @@ from metalearn_cli.core.types import State, Traits
 class R2d2:
     """Fit the support targets, one-hot for classes, by ridge regression.
 
+    Scale and shift turn the fit of classes into logits; numbers are predicted as they are.
+
     Args:
         penalty: the penalty (lambda) that training starts from, > 0.
     """
@@ -46,20 +48,21 @@ class R2d2:
         else:
             weight_DW = solved(x.T @ x + penalty * _identity(size, x), x.T @ target_SW)
         if not y.is_floating_point():
-            return {"weight": weight_DW}
+            return {"weight": own["log_scale"].exp() * weight_DW, "bias": own["shift"]}
         # as in Bayesian linear regression: weights are normal, with the variance of the noise divided by the penalty
         covariance_DD = solved(x.T @ x + penalty * _identity(size, x), _identity(size, x))
-        noise_W = (target_SW * (target_SW - x @ weight_DW)).mean(0)  # the most likely variance
-        return {"weight": weight_DW, "covariance": covariance_DD, "noise": noise_W}
+        used = (x @ covariance_DD * x).sum()  # degrees of freedom that the fit takes from the items
+        noise_W = (target_SW - x @ weight_DW).square().sum(0) / (items - used)
+        return {"weight": weight_DW, "bias": torch.zeros_like(penalty), "covariance": covariance_DD, "noise": noise_W}
 
     def predict(self, net: Network, own: Params, state: State, x: Tensor) -> Tensor:
         """Return the logits, or numbers, [Q, W] of features x [Q, D]."""
-        return own["log_scale"].exp() * (x @ state["weight"]) + own["shift"]
+        return x @ state["weight"] + state["bias"]
 
     def spread(self, net: Network, own: Params, state: State, x: Tensor) -> Tensor:
-        """Return the standard deviations [Q, W] of the numbers of features x [Q, D]: of noise and weights together."""
+        """Return the standard deviations [Q, W] of the numbers of features x [Q, D], by noise and weights."""
         share_Q1 = 1 + (x @ state["covariance"] * x).sum(1, keepdim=True)
-        return own["log_scale"].exp() * (share_Q1 * state["noise"]).sqrt()
+        return (share_Q1 * state["noise"]).sqrt()
 
 
 def _identity(size: int, like: Tensor) -> Tensor:
