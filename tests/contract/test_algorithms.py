@@ -209,12 +209,15 @@ def test_the_state_is_all_that_answers_depend_on(case: Case) -> None:
     torch.testing.assert_close(found, answers(learner, episode))
 
 
-@of_those(lambda algorithm: hasattr(algorithm, "spread"))
-def test_numbers_have_a_spread_and_fits_are_the_answers(case: Case) -> None:
-    if case.numbers:
-        episode = case.one
-        fit = fitted(case.learner, episode.support_x, episode.support_y, episode.query_x)
-        assert torch.equal(fit.after, answers(case.learner, episode))
+@every
+def test_a_fit_has_the_answers_those_of_the_head_before_and_their_spread(case: Case) -> None:
+    learner, episode = case.learner, case.one
+    fit = fitted(learner, episode.support_x, episode.support_y, episode.query_x)
+    assert torch.equal(fit.after, answers(learner, episode))
+    before = learner.net.output(learner.net.params, episode.query_x) if learner.algorithm.traits.head else None
+    assert fit.before is before is None or torch.allclose(fit.before, before)
+    assert (fit.spread is not None) == (case.numbers and hasattr(learner.algorithm, "spread"))
+    if fit.spread is not None:
         assert fit.spread.shape == fit.after.shape and (fit.spread > 0).all()
 
 
