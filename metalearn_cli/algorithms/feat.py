@@ -1,4 +1,4 @@
-"""FEAT: Ye, Hu, Zhan & Sha 2020, https://arxiv.org/abs/1812.03664, section 3.3.
+"""FEAT: Ye, Hu, Zhan & Sha 2020, https://arxiv.org/abs/1812.03664.
 
 The prototypes of a task attend to each other in a transformer, so that each is adapted to the classes it must be told
 from; a query belongs to the nearest adapted prototype. In training, all items of a class are also adapted together, and
@@ -54,7 +54,7 @@ class Feat:
         return -square_distances(x, state["prototypes"]) / self.temperature
 
     def episode(self, net: Network, own: Params, episode: Episode, way: int) -> EpisodeOutput:
-        """Return the loss with the regulariser (equation 7), and the logits [Q, W]."""
+        """Return the loss with the regulariser, and the logits [Q, W]."""
         support_x, query_x = cast(Tensor, episode.support_x), cast(Tensor, episode.query_x)
         logits = self.predict(net, own, self.adapt(net, own, support_x, episode.support_y, way), query_x)
         x, y = torch.cat([support_x, query_x]), torch.cat([episode.support_y, episode.query_y])

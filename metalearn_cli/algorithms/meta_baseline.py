@@ -1,4 +1,4 @@
-"""Meta-Baseline: Chen, Liu, Xu, Darrell & Wang 2021, https://arxiv.org/abs/2003.04390, equations 1 and 2.
+"""Meta-Baseline: Chen, Liu, Xu, Darrell & Wang 2021, https://arxiv.org/abs/2003.04390.
 
 A query belongs to the class whose mean feature has the largest cosine similarity with its own, times a learnt factor.
 It is meant for a backbone that was pretrained to classify all training classes, which episodes then only refine.
