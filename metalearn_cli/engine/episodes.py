@@ -85,12 +85,12 @@ def fitted(learner: Learner, support_x: Items, support_y: Tensor, query_x: Items
     net, support_x, query_x = _seen(learner, support_x, query_x)
     algorithm, own = learner.algorithm, learner.own
     state = algorithm.adapt(net, own, support_x, support_y, learner.way)
-    has_spread = hasattr(algorithm, "spread") and support_y.is_floating_point()
+    numbers = support_y.is_floating_point()
     seen = net.on_features() if algorithm.traits.sees == "features" else net
     return Fit(
         before=seen.output(net.params, query_x) if algorithm.traits.head else None,
         after=algorithm.predict(net, own, state, query_x),
-        spread=algorithm.spread(net, own, state, query_x) if has_spread else None,
+        spread=algorithm.spread(net, own, state, query_x) if numbers and hasattr(algorithm, "spread") else None,
     )
 
 

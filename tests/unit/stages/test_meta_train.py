@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 
 import pytest
@@ -164,6 +165,17 @@ def test_double_precision_survives_the_hand_off(go, tensors):
     for name, tensor in tensors(second).items():
         assert torch.equal(tensor, tensors(first)[name])
     assert not torch.equal(tensor, tensor.float().double())
+
+
+def test_a_curve_is_drawn_before_and_after_adaptation(go, monkeypatch):
+    drawn = []
+    stage = importlib.import_module("metalearn_cli.stages.meta_train")  # the package has a function of that name
+    monkeypatch.setattr(stage, "curve_picture", lambda episode, fit, path: drawn.append((fit, path.name)))
+    go("meta-train", data=SINUSOID, way=1, algorithm=MAML, steps=1)
+    ((fit, name),) = drawn
+    assert name == "episode.png"
+    assert not torch.equal(fit.before, fit.after)
+    assert fit.spread is None
 
 
 @pytest.mark.parametrize("normalisation", ["transductive", "inductive"])
