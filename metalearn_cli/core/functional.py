@@ -53,7 +53,8 @@ def gradient(loss: Loss, params: Params, first_order: bool = False, given: Param
 
 def _gradient(loss: Loss, params: Params, again: bool) -> Params:
     with torch.enable_grad():
-        at = {name: p if again and p.requires_grad else p.detach().requires_grad_() for name, p in params.items()}
+        # a view, because one of the tensors may depend on another: the gradient is of the loss, not through that
+        at = {n: p.view_as(p) if again and p.requires_grad else p.detach().requires_grad_() for n, p in params.items()}
         found = torch.autograd.grad(loss(at), list(at.values()), create_graph=again, materialize_grads=True)
     return dict(zip(at, found, strict=True))
 

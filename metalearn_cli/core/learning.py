@@ -55,14 +55,14 @@ def solved(matrix: Tensor, right: Tensor) -> Tensor:
 
 
 def descend(
-    loss: Loss, start: Params, lr: float, steps: int, first_order: bool = False, given: Params | None = None
+    loss: Loss, start: Params, lr: float | Params, steps: int, first_order: bool = False, given: Params | None = None
 ) -> Params:
     """Return tensors after gradient steps.
 
     Args:
         loss: see `core.functional.gradient`, also for `first_order` and `given`.
         start: the tensors before the first step.
-        lr: step size, > 0.
+        lr: step size, > 0; or step sizes by the names of the tensors, each a tensor that broadcasts.
         steps: number of steps, >= 0.
         first_order: whether to drop the derivatives of the steps.
         given: other tensors that the loss depends on.
@@ -70,5 +70,15 @@ def descend(
     fast = start
     for _ in range(steps):
         gradients = gradient(loss, fast, first_order, given)
-        fast = {name: p.sub(gradients[name], alpha=lr) for name, p in fast.items()}
+        if isinstance(lr, dict):
+            fast = {name: p - lr[name] * gradients[name] for name, p in fast.items()}
+        else:
+            fast = {name: p.sub(gradients[name], alpha=lr) for name, p in fast.items()}
     return fast
+
+
+def with_gradient(loss: Tensor, params: Params, gradients: Params) -> Tensor:
+    """Return a loss [] of the same value whose gradient by `params` is `gradients`, for a surrogate of its own one."""
+    for name, p in params.items():
+        loss = loss + ((p - p.detach()) * gradients[name].detach()).sum()
+    return loss

@@ -189,3 +189,13 @@ def test_a_variable_that_changed_does_no_harm_without_checkpointing():
     factor = 2.0
     gradients["w"].sum().backward()
     assert params["w"].grad.tolist() == [2, 2]
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_the_gradient_is_not_through_a_tensor_that_depends_on_another(again):
+    before = checkpointing.set(again)
+    w = torch.tensor(3.0, requires_grad=True)
+    found = gradient(lambda fast: fast["w"] * fast["head"], {"w": w, "head": 2 * w})
+    checkpointing.reset(before)
+    assert (found["w"].item(), found["head"].item()) == (6, 3)
+    assert torch.autograd.grad(found["w"] + found["head"], w)[0].item() == 3  # it still is a function of w

@@ -7,7 +7,15 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from metalearn_cli.core.functional import gradient
-from metalearn_cli.core.learning import class_means, descend, one_hot, score, square_distances, task_loss
+from metalearn_cli.core.learning import (
+    class_means,
+    descend,
+    one_hot,
+    score,
+    square_distances,
+    task_loss,
+    with_gradient,
+)
 
 Z = torch.randn(5, 3, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 Y = torch.tensor([2, 0, 2, 1, 2])
@@ -78,3 +86,20 @@ def test_descend_learns_through_what_is_given():
     torch.testing.assert_close(found["w"], start["w"] - 0.1 * (4 * start["w"] ** 3 + 1))
     (slope,) = torch.autograd.grad(found["w"].sum(), given["b"])
     torch.testing.assert_close(slope, torch.full((2,), -0.1, dtype=torch.float64))
+
+
+def test_descend_with_a_step_size_for_each_weight():
+    start = {"w": torch.tensor([0.5, -0.3], dtype=torch.float64, requires_grad=True)}
+    sizes = {"w": torch.tensor([0.1, 0.4], dtype=torch.float64, requires_grad=True)}
+    found = descend(loss, start, sizes, 1)["w"]
+    torch.testing.assert_close(found, start["w"] - sizes["w"] * 4 * start["w"] ** 3)
+    torch.testing.assert_close(torch.autograd.grad(found.sum(), sizes["w"])[0], -4 * start["w"] ** 3)
+
+
+def test_with_gradient():
+    params = {n: torch.ones(size, requires_grad=True) for n, size in (("a", 2), ("b", 3))}
+    wanted = {"a": torch.tensor([1.0, 2.0]), "b": torch.tensor([3.0, 4.0, 5.0], requires_grad=True)}
+    value = with_gradient(torch.tensor(7.0), params, wanted)
+    assert value.item() == 7
+    value.backward()
+    assert all(torch.equal(p.grad, wanted[n]) for n, p in params.items()) and wanted["b"].grad is None
