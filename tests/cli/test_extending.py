@@ -53,11 +53,11 @@ def run(installed: Path, mlx: Callable[..., Any]) -> Callable[..., dict[str, Any
 
 def test_they_are_listed_and_their_settings_checked(run, mlx):
     listed = run("ls")
-    assert "Meta-SGD" in listed["algorithm"]["meta_sgd"]
+    assert "Learnt steps" in listed["algorithm"]["learnt_steps"]
     assert {"tiny_net", "byol", "lora", "bars"} <= {name for group in listed.values() for name in group}
-    code, _, err = mlx("meta-train", "algorithm=meta_sgd", "algorithm.inner_stepz=3")
+    code, _, err = mlx("meta-train", "algorithm=learnt_steps", "algorithm.inner_stepz=3")
     assert code == 2 and "did you mean: algorithm.inner_steps=3" in err
-    code, _, err = mlx("meta-train", "algorithm=meta_sgd", "algorithm.inner_lr=0")
+    code, _, err = mlx("meta-train", "algorithm=learnt_steps", "algorithm.inner_lr=0")
     assert code == 2 and "must be a number > 0, got 0" in err
 
 
@@ -66,8 +66,8 @@ def test_the_chain_of_them_runs(run):
     assert {"train/loss", "train/agreement"} <= run_metrics(pretrained)
     transferred = run("transfer", "init_from=latest:pretrain", "method=lora", "batch_size=16", *SMALL)
     assert transferred["parent"]["run"] == pretrained["id"]
-    trained = run("meta-train", "init_from=latest:transfer", "algorithm=meta_sgd", *SMALL)
-    assert run("evaluate", f"ckpt={trained['id']}", "episodes=5")["results"][0]["learner"] == "MetaSgd"
+    trained = run("meta-train", "init_from=latest:transfer", "algorithm=learnt_steps", *SMALL)
+    assert run("evaluate", f"ckpt={trained['id']}", "episodes=5")["results"][0]["learner"] == "LearntSteps"
 
 
 def run_metrics(run: dict[str, Any]) -> set[str]:
@@ -77,7 +77,7 @@ def run_metrics(run: dict[str, Any]) -> set[str]:
 
 def test_the_learner_runs_in_every_way_that_tasks_are_computed(run):
     scores = {
-        way: run("meta-train", "algorithm=meta_sgd", f"runtime.task_batching={way}", *SMALL)["metric"]["value"]
+        way: run("meta-train", "algorithm=learnt_steps", f"runtime.task_batching={way}", *SMALL)["metric"]["value"]
         for way in ("loop", "vmap", "groups")
     }
     assert scores["vmap"] == pytest.approx(scores["loop"], abs=0.02)
@@ -93,10 +93,10 @@ def test_the_data_set_is_sound_and_can_be_learnt_from(run):
 
 
 def test_a_sweep_knows_them(installed, mlx):
-    code, _, err = mlx("-m", "meta-train", "algorithm=meta_sgd,protonet", *SMALL)
+    code, _, err = mlx("-m", "meta-train", "algorithm=learnt_steps,protonet", *SMALL)
     assert code == 0, err
 
 
 def test_without_the_package_they_are_not_known(mlx):
-    code, _, err = mlx("meta-train", "algorithm=meta_sgd")
-    assert code == 2 and "there is no algorithm 'meta_sgd'" in err
+    code, _, err = mlx("meta-train", "algorithm=learnt_steps")
+    assert code == 2 and "there is no algorithm 'learnt_steps'" in err
