@@ -71,6 +71,7 @@ OWN = {
         "algorithm": PROTONET,
         "tasks": 2,
         "train_way": None,
+        "train_shot": None,
         "train_query": None,
         "normalisation": "transductive",
     },

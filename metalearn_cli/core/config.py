@@ -158,6 +158,8 @@ class MetaTrainConfig(Training):
     """Episodes per step (the meta-batch)."""
     train_way: Count | None
     """Classes per training episode; null = way."""
+    train_shot: Count | None
+    """Labelled items per class in training episodes; null = shot."""
     train_query: Count | None
     """Query items per class in training episodes; null = 5, but at most query."""
     normalisation: Normalisation

@@ -64,7 +64,7 @@ TABLE = {
             about="learn to learn over many few-shot tasks",
             accepts=("pretrain", "transfer", "meta-train"),
             then="evaluate ckpt",
-            memory=("tasks", *_OF_EPISODES, "train_way", "train_query"),
+            memory=("tasks", *_OF_EPISODES, "train_way", "train_shot", "train_query"),
             fixed=_FIXED | {"algorithm"},
             examples=(
                 "mlx meta-train algorithm=maml algorithm.inner_steps=5",

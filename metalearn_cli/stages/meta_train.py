@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_map_only
 from metalearn_cli.backbones.common.weights import without_weights
 from metalearn_cli.core.build import build
 from metalearn_cli.core.check import shown
-from metalearn_cli.core.config import TRAIN_QUERY, MetaTrainConfig
+from metalearn_cli.core.config import TRAIN_QUERY, EpisodeShape, MetaTrainConfig
 from metalearn_cli.core.errors import ConfigError, Problem, UserError
 from metalearn_cli.core.learning import score
 from metalearn_cli.core.network import Network, Params
@@ -121,19 +121,21 @@ def _samplers(config: MetaTrainConfig, algorithm: Algorithm, data: Dataset) -> d
         ConfigError: with all conflicts between settings, data and learner.
     """
     name, traits = type(algorithm).__name__, algorithm.traits
-    (usual_way, shot, usual_query), problems = config.episode, list[Problem]()
+    (usual_way, usual_shot, usual_query), problems = config.episode, list[Problem]()
     train_way = config.train_way or usual_way
     samplers: dict[str, Sampler] = {}
     wanted = {
-        "train": (train_way, config.train_query or min(TRAIN_QUERY, usual_query)),
-        "val": (usual_way, usual_query),
+        "train": (train_way, config.train_shot or usual_shot, config.train_query or min(TRAIN_QUERY, usual_query)),
+        "val": (usual_way, usual_shot, usual_query),
     }
-    for split, (way, query) in wanted.items():
+    for split, (way, shot, query) in wanted.items():
         try:
             samplers[split] = data.episodes(split, way=way, shot=shot, query=query, seed=config.seed)
         except UserError as error:
             found = error.problems if isinstance(error, ConfigError) else [Problem("", str(error))]
-            own = {k: f"train_{k}" for k in ("way", "query") if split == "train" and getattr(config, f"train_{k}")}
+            own = {k: f"train_{k}" for k in EpisodeShape._fields if split == "train" and getattr(config, f"train_{k}")}
+            if "shot" in own:  # there are too few items for shot + query
+                own.setdefault("query", own["shot"])
             problems += [problem._replace(key=own.get(problem.key, problem.key)) for problem in found]
     problems += check_learner(algorithm, data.facts.regression, config.runtime.precision)
     if not traits.learns:

@@ -42,7 +42,7 @@ TRAINED = {
     "nonfinite_limit": 1,
     "reinit": [],
 }
-META = {"tasks": 2, "train_way": None, "train_query": 5, "normalisation": "transductive"}
+META = {"tasks": 2, "train_way": None, "train_shot": None, "train_query": 5, "normalisation": "transductive"}
 SHARED = {**COMMON, "backbone": BACKBONE, "algorithm": PROTONET}
 META_TRAIN = {**SHARED, **TRAINED, **META, "data": DATA, "init_from": None}
 EVALUATE = {"split": "test", "episodes": 10, "normalisation": ["inductive"], "weights_seed": None}

@@ -78,9 +78,10 @@ def test_train_way_needs_no_head(go, refused, manifest):
 
 
 def test_training_episodes_have_their_own_size(ready):
-    episodes = ready("meta-train", train_way=4, train_query=5).job.batches(0)
-    assert episodes.support_x.shape == (2, 4, 6)
+    episodes = ready("meta-train", train_way=4, train_shot=3, train_query=5).job.batches(0)
+    assert episodes.support_x.shape == (2, 12, 6)
     assert episodes.query_x.shape == (2, 20, 6)
+    assert ready("meta-train", shot=2).job.batches(0).support_x.shape == (2, 4, 6)
 
 
 def test_impossible_episodes_of_both_splits_at_once(refused):
@@ -92,6 +93,8 @@ def test_impossible_episodes_of_both_splits_at_once(refused):
         "query": "a class of gaussian/val has only 10 items; shot + query must be <= 10, got 1 + 12",
     }
     assert refused("meta-train", way=9).keys() == {"way"}
+    found = refused("meta-train", train_shot=8)
+    assert found == {"train_shot": "a class of gaussian/train has only 10 items; shot + query must be <= 10, got 8 + 3"}
 
 
 def test_16_bit_with_inner_gradients_is_refused():
