@@ -1,5 +1,8 @@
 """MAML: Finn, Abbeel & Levine 2017, https://arxiv.org/abs/1703.03400, Algorithm 2.
 
+Meta-training learns initial weights from which a few gradient steps on the support set lead to a good network for a new
+task. For this, the outer gradient is taken through these steps; first-order MAML leaves their derivatives out.
+
 Legend: S support items, Q query items, W ways, O outputs of a regression.
 """
 
