@@ -69,6 +69,8 @@ def meta_train(config: MetaTrainConfig, session: Session) -> Job:
 
     few = runtime.cast(samplers["train"].batch(0, 2))
     try_learner(learner, few, runtime)
+    if way != answers:  # not every learner can answer for another number of classes
+        try_learner(valid, runtime.cast(samplers["val"].batch(0, 1)), runtime)
     if reason := tasks.refused(partial(task, learner), runtime.place(learner.tensors), few):
         raise ConfigError([Problem("runtime.task_batching", reason)])
 

@@ -77,6 +77,12 @@ def test_train_way_needs_no_head(go, refused, manifest):
     assert manifest(go("meta-train", train_way=3, steps=1))["model"]["way"] is None
 
 
+def test_a_learner_with_an_output_per_class_needs_the_same_way(refused):
+    cavia = {"_target_": "metalearn_cli.algorithms.cavia.Cavia", "context": 2, "hidden": 3}
+    found = refused("meta-train", algorithm=cavia, train_way=3)
+    assert found == {"algorithm": "is Cavia, which gives answers of shape [6, 3]; expected is [6, 2]"}
+
+
 def test_training_episodes_have_their_own_size(ready):
     episodes = ready("meta-train", train_way=4, train_shot=3, train_query=5).job.batches(0)
     assert episodes.support_x.shape == (2, 12, 6)
