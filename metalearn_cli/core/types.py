@@ -95,6 +95,9 @@ class Algorithm(Protocol):
     `rates(own) -> dict[str, float]`: learning-rate multipliers of the learner's own tensors; all are 1 without it.
 
     `spread(net, own, state, x) -> Tensor`: the standard deviations [Q, O] of `predict`'s numbers, which are drawn.
+
+    `base(z) -> Params`: for a learner of features with own tensors that are no result of meta-training but statistics
+    of the features z [N, D] of training items; evaluation measures them before it scores.
     """
 
     traits: Traits

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
+import torch
 from torch import Tensor
 
 from metalearn_cli.core.build import Spec, build, problems_of
@@ -22,7 +23,7 @@ from metalearn_cli.core.errors import ConfigError, Problem, UserError, gathered,
 from metalearn_cli.core.metric import metric_named
 from metalearn_cli.core.network import BACKBONE, Params
 from metalearn_cli.core.stages import TABLE
-from metalearn_cli.core.types import Algorithm, Episode, Reporter, Sampler
+from metalearn_cli.core.types import Algorithm, Dataset, Episode, Reporter, Sampler
 from metalearn_cli.engine.episodes import Learner
 from metalearn_cli.engine.evaluation import score_episodes
 from metalearn_cli.engine.runtime import Runtime
@@ -46,6 +47,8 @@ from metalearn_cli.stages.session import Session
 
 log = logging.getLogger("metalearn_cli")
 
+_BATCHES, _BATCH = 20, 100  # training items whose features a learner's statistics are of
+
 FLOORS = {
     False: {"_target_": "metalearn_cli.algorithms.nearest_centroid.NearestCentroid"},
     True: {"_target_": "metalearn_cli.algorithms.from_scratch.FromScratch"},
@@ -68,6 +71,7 @@ class Evaluation:
     random_head: bool  # whether the learner has a head that no checkpoint brought
     notes: tuple[str, ...]
     on_features: Callable[[], tuple[Learner, Sampler]] | None  # see `scored_on_features`
+    base: Callable[[], Params] | None  # measures the learner's own tensors, see `Algorithm.base`
     candidates: tuple[Candidate, ...]  # what `config.select` allows; () if nothing is to be chosen
 
     @property
@@ -162,6 +166,7 @@ def prepare_evaluation(config: EvaluateConfig, session: Session, given: Mapping[
     learner = learner.of(runtime.place(tensors))
     faster = scored_on_features(learner, sampler, config.episodes, backbone, runtime)
     notes += [ONCE] * bool(faster)
+    base = partial(_base, learner, data, config.seed, runtime)
     return Evaluation(
         config=config,
         runtime=runtime,
@@ -174,6 +179,7 @@ def prepare_evaluation(config: EvaluateConfig, session: Session, given: Mapping[
         random_head=random_head,
         notes=tuple(notes),
         on_features=faster,
+        base=base if learner.own and hasattr(algorithm, "base") else None,
         candidates=candidates,
     )
 
@@ -341,8 +347,10 @@ def _scored(
     began = time.monotonic()
     scores: dict[str, Tensor] = {}
     with enough_memory("evaluate", config):
+        own = evaluation.base() if evaluation.base else learner.own
         if evaluation.on_features:
             learner, sampler = evaluation.on_features()
+        learner = learner._replace(own=own)
         timed = _Timed(sampler)
         for index, protocol in enumerate(protocols):
             scores[protocol or "none"] = score_episodes(
@@ -355,6 +363,18 @@ def _scored(
     seconds = time.monotonic() - began
     log.info("data took %.2f s, summed over threads, of the evaluation's %.2f s", timed.seconds, seconds)
     return Scores(scores, sampler.classes(config.episodes))
+
+
+def _base(learner: Learner, data: Dataset, seed: int, runtime: Runtime) -> Params:
+    """Return a learner's own tensors as statistics of the features of random training items, see `Algorithm.base`."""
+    algorithm: Any = learner.algorithm
+    net, z = learner.net, []
+    with torch.no_grad():
+        for step in range(_BATCHES):
+            x, _ = data.batch("train", "all", _BATCH, seed, step)
+            z.append(net.features(net.params, runtime.cast(x)))
+    measured: Params = algorithm.base(torch.cat(z))
+    return measured
 
 
 class _Timed:
