@@ -67,7 +67,7 @@ class Traits(NamedTuple):
         inner_gradients: whether it takes gradients within an episode, which does not work with 16-bit loss scaling.
         surrogate: whether its training gradient is not the gradient of its loss value (Reptile, first-order methods).
         uses_queries: whether an answer depends on the other queries: then it is never reported as inductive.
-        batchable: False if `vmap` cannot run it (scikit-learn).
+        batchable: False if `vmap` cannot run it (scikit-learn, random numbers).
     """
 
     sees: Literal["items", "features", "maps"] = "items"
