@@ -34,8 +34,8 @@ class BaselinePp:
 
     def __init__(
         self,
-        lr: Annotated[float, Above(0)] = 0.1,
-        steps: Annotated[int, Range(1)] = 100,
+        lr: Annotated[float, Above(0)] = 0.2,
+        steps: Annotated[int, Range(1)] = 50,
         scale: Annotated[float, Above(0)] = 10.0,
     ) -> None:
         self.lr = lr
