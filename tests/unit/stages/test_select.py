@@ -17,7 +17,7 @@ SCRATCH = {"_target_": "metalearn_cli.algorithms.from_scratch.FromScratch", "lr"
 NEAREST = {"_target_": "metalearn_cli.algorithms.nearest_centroid.NearestCentroid"}
 MLP = {"_target_": "metalearn_cli.backbones.mlp.Mlp", "hidden": 8}
 GAUSSIAN = {"_target_": "metalearn_cli.data.gaussian.gaussian", "items": 160, "features": 6, "classes": 16}
-SINUSOID = {"_target_": "metalearn_cli.data.sinusoid.Sinusoid"}
+SINUSOID = {"_target_": "metalearn_cli.data.sinusoid.sinusoid"}
 UNTRAINED = {"ckpt": None, "backbone": MLP, "data": GAUSSIAN, "way": 4, "query": 5}
 
 
