@@ -75,7 +75,13 @@ OWN = {
         "train_query": None,
         "normalisation": "transductive",
     },
-    "evaluate": {"split": "test", "episodes": 6, "normalisation": ["transductive", "inductive"], "weights_seed": None},
+    "evaluate": {
+        "split": "test",
+        "episodes": 6,
+        "normalisation": ["transductive", "inductive"],
+        "weights_seed": None,
+        "select": {},
+    },
 }
 OF_EVALUATE = {"ckpt": "latest", "backbone": None, "data": None, "algorithm": None}
 

@@ -60,8 +60,14 @@ def result(run: Run, words: Sequence[str] = (), config_dir: str = "") -> None:
 
 
 def evaluation(run: Run) -> None:
-    """Show the score under each protocol of an evaluation."""
+    """Show the score under each protocol of an evaluation, and before it those of what was to be selected."""
     first = run["results"][0]
+    if found := run.get("selected"):
+        keys = [f"!{key}" for key in found[0]["values"]]
+        rows = [
+            [*map(str, row["values"].values()), with_intervals(row), "chosen" if row["chosen"] else ""] for row in found
+        ]
+        telling.table(f"select: {_title(found[0], run)}", [*keys, f"!{_name(found[0])}", "!"], rows)
     rows = [[r["learner"], r["normalisation"], with_intervals(r)] for r in run["results"]]
     telling.table(_title(first, run), ["learner", "normalisation", f"!{_name(first)}"], rows)
     telling.say(f"{over(first)}\n")

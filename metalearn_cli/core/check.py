@@ -88,6 +88,8 @@ def describe(annotation: Any) -> str:
         return " or ".join(describe(a) for a in args if a in _WORDS or get_origin(a)) or str(annotation)
     if origin is tuple and Ellipsis not in args:
         return f"a list of {len(args)}: {', '.join(map(describe, args))}"
+    if origin in (dict, Mapping):
+        return "a group of settings"
     if origin in _LISTS and args:
         return f"a list of {describe(args[0])}"
     if origin is Callable:

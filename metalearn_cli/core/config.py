@@ -185,6 +185,8 @@ class EvaluateConfig(Common):
     """Fixed episodes; the same for every checkpoint and algorithm."""
     normalisation: list[Normalisation]
     """Protocols to report where the network has batch statistics."""
+    select: dict[str, Any]
+    """Values of the learner's settings to choose from, see `stages.select`; {} for none."""
 
 
 @dataclass(frozen=True)

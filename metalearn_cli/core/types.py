@@ -67,7 +67,7 @@ class Traits(NamedTuple):
         inner_gradients: whether it takes gradients within an episode, which does not work with 16-bit loss scaling.
         surrogate: whether its training gradient is not the gradient of its loss value (Reptile, first-order methods).
         uses_queries: whether an answer depends on the other queries: then it is never reported as inductive.
-        batchable: False if `vmap` cannot run it (scikit-learn).
+        batchable: False if `vmap` cannot run it (scikit-learn, random numbers).
     """
 
     sees: Literal["items", "features", "maps"] = "items"
@@ -95,6 +95,9 @@ class Algorithm(Protocol):
     `rates(own) -> dict[str, float]`: learning-rate multipliers of the learner's own tensors; all are 1 without it.
 
     `spread(net, own, state, x) -> Tensor`: the standard deviations [Q, O] of `predict`'s numbers, which are drawn.
+
+    `base(z) -> Params`: for a learner of features with own tensors that are no result of meta-training but statistics
+    of the features z [N, D] of training items; evaluation measures them before it scores.
     """
 
     traits: Traits

@@ -59,7 +59,7 @@ class Tasks:
             self.batching = on_cpu if runtime.device.type == "cpu" else elsewhere
         self._batched = self.batching in ("vmap", "groups")
         if self._batched and not batchable:
-            message = f"{self.batching} cannot run this learner, which computes outside torch; use loop or threads"
+            message = f"{self.batching} cannot run this learner; use loop or threads"
             raise ConfigError([Problem("runtime.task_batching", message)])
         self._chunk = (config.task_chunk or min(tasks, DEFAULT_CHUNK[self.batching])) if self._batched else 1
         self._threads = min(cores, -(-tasks // self._chunk)) if self.batching in ("threads", "groups") else 1

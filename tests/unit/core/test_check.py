@@ -86,7 +86,7 @@ def test_fits(value, annotation):
         (True, Literal[1], "1"),
         (["x"], list[int], "a list of a whole number"),
         ("abc", list[str], "a list of text"),
-        ([1], Mapping[str, Any], "Mapping"),
+        ([1], Mapping[str, Any], "a group of settings"),
     ],
 )
 def test_does_not_fit(value, annotation, allowed):

@@ -45,7 +45,7 @@ TRAINED = {
 META = {"tasks": 2, "train_way": None, "train_shot": None, "train_query": 5, "normalisation": "transductive"}
 SHARED = {**COMMON, "backbone": BACKBONE, "algorithm": PROTONET}
 META_TRAIN = {**SHARED, **TRAINED, **META, "data": DATA, "init_from": None}
-EVALUATE = {"split": "test", "episodes": 10, "normalisation": ["inductive"], "weights_seed": None}
+EVALUATE = {"split": "test", "episodes": 10, "normalisation": ["inductive"], "weights_seed": None, "select": {}}
 CHAIN = {
     "wait": 0,
     **SHARED,

@@ -320,7 +320,7 @@ def test_an_error_in_a_thread_is_raised_here():
 
 @pytest.mark.parametrize("batching", ["vmap", "groups"])
 def test_a_learner_that_leaves_torch_is_not_batched(batching):
-    with pytest.raises(ConfigError, match=f"^runtime.task_batching: {batching} cannot run this learner, .* use loop"):
+    with pytest.raises(ConfigError, match=f"^runtime.task_batching: {batching} cannot run this learner; use loop"):
         Tasks(runtime(batching), TASKS, batchable=False)
     for fine in ("loop", "threads"):
         assert Tasks(runtime(fine), TASKS, batchable=False).batching == fine

@@ -1,6 +1,7 @@
-"""Soft k-means of prototypes: Ren et al. 2018, https://arxiv.org/abs/1803.00676, section 3.1.
+"""Soft k-means: Ren et al. 2018, https://arxiv.org/abs/1803.00676, section 3.1.1, equation 3.
 
-The paper refines prototypes by unlabelled items. Here these are the queries, so that answers depend on each other.
+Prototypes are the mean features of the classes, and unlabelled items then move them, each counted for a class as far as
+it belongs to it. Here the unlabelled items are the queries themselves, so that answers depend on each other.
 
 Legend: S support items, Q query items, W ways, D features.
 """
@@ -42,7 +43,7 @@ class SoftKmeans:
         """Return the logits [Q, W] of features x [Q, D]: minus the squared distances to refined prototypes."""
         means_WD, count_W = state["prototypes"], state["counts"]
         centre_WD = means_WD
-        for _ in range(self.steps):  # equation 3
+        for _ in range(self.steps):
             soft_QW = (-square_distances(x, centre_WD)).softmax(-1)
             total_WD = count_W[:, None] * means_WD + soft_QW.T @ x
             centre_WD = total_WD / (count_W + soft_QW.sum(0))[:, None]

@@ -1,0 +1,35 @@
+"""`select` on the command line: how it is typed, what is printed, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+SMALL = ["ckpt=null", "backbone=mlp", "backbone.hidden=4", "data=gaussian", "way=2", "query=2", "runtime=cpu"]
+SCRATCH = [*SMALL, "episodes=4", "algorithm=from_scratch", "algorithm.steps=1"]
+
+
+def test_the_choice_and_the_test_are_printed(mlx: Any) -> None:
+    code, out, err = mlx("evaluate", *SCRATCH, "select={algorithm.lr: [0.1, 1], algorithm.steps: [2]}")
+    assert code == 0, err
+    first, columns, _, *rows = out.splitlines()
+    assert first.startswith("select: 2-way 1-shot on 4 episodes of val classes, gaussian")
+    assert columns.split()[:3] == ["algorithm.lr", "algorithm.steps", "accuracy"]
+    assert [row.split()[:2] for row in rows[:2]] == [["0.1", "2"], ["1", "2"]]
+    assert [row.endswith("chosen") for row in rows[:2]].count(True) == 1
+    assert rows[3].startswith("2-way 1-shot on 4 episodes of test classes, gaussian")
+    assert "select: algorithm.lr=" in err
+
+
+def test_it_may_be_typed_without_braces(mlx: Any) -> None:
+    code, out, err = mlx("evaluate", *SCRATCH, "select.algorithm.lr=[0.1, 1]", "--json")
+    assert code == 0, err
+    assert [row["values"] for row in json.loads(out)["selected"]] == [{"algorithm.lr": 0.1}, {"algorithm.lr": 1}]
+
+
+def test_all_that_is_wrong_is_told_at_once(mlx: Any) -> None:
+    code, _, err = mlx("evaluate", *SCRATCH, "split=val", "select={algorithm.rl: [1], algorithm.steps: 2}")
+    assert code == 2
+    assert "algorithm.rl: no such setting of FromScratch" in err
+    assert "algorithm.steps: must be a list of one or more values, got 2" in err
+    assert "must be test with select" in err
