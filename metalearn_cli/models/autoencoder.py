@@ -10,11 +10,11 @@ from __future__ import annotations
 from typing import Annotated, cast
 
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
 
 from metalearn_cli.core.check import Below, Range
 from metalearn_cli.core.views import affine, noisy, thinned
-from metalearn_cli.models.common.decoders import Decoder, check_one_part, make_decoder
+from metalearn_cli.models.common.decoders import Decoder, check_one_part
+from metalearn_cli.models.common.rebuilding import error, losses, make_rebuilder
 
 
 class Autoencoder(nn.Module):
@@ -55,10 +55,9 @@ class Autoencoder(nn.Module):
         super().__init__()
         check_one_part(shape, "autoencoder")
         self.backbone = backbone
-        self.text = value_range == "ids"
-        made = (vocabulary - 1,) if self.text else shape  # padding is never made
-        self.decoder = make_decoder(cast(int, backbone.out_dim), made, hidden, decoder)
-        self.unit = value_range == "unit"
+        width = cast(int, backbone.out_dim)
+        self.decoder = make_rebuilder(width, shape, value_range, vocabulary, hidden, decoder)
+        self.values = value_range
         self.images = len(shape) == 3
         self.noise = noise
         self.jitter = jitter
@@ -70,30 +69,20 @@ class Autoencoder(nn.Module):
         The measure is the mean squared error, or for text the perplexity.
         """
         rebuilt = self.decoder(self.backbone(self._corrupted(x)))
-        if self.text:
-            loss = _bag_loss(rebuilt, x)
-            return loss, {"perplexity": loss.detach().exp()}
-        if not self.unit:
-            loss = mse_loss(rebuilt, x)
-            return loss, {"mse": loss.detach()}
-        loss = binary_cross_entropy_with_logits(rebuilt, x)
-        return loss, {"mse": mse_loss(rebuilt.detach().sigmoid(), x)}
+        return losses(rebuilt, x, self.values).mean(), error(rebuilt, x, self.values)
+
+    def measures(self, x: Tensor) -> dict[str, Tensor]:
+        """Return the error [] of reconstructions of items x [B, ...], which are not corrupted."""
+        return error(self.decoder(self.backbone(x)), x, self.values)
 
     def pictures(self, x: Tensor) -> dict[str, dict[str, Tensor]]:
         """Return images x [N, C, H, W] and their reconstructions, in [0, 1]."""
-        if not (self.images and self.unit):
+        if not (self.images and self.values == "unit"):
             return {}
         return {"reconstructions": {"image": x, "rebuilt": self.decoder(self.backbone(x)).sigmoid()}}
 
     def _corrupted(self, x: Tensor) -> Tensor:
-        if self.text:
+        if self.values == "ids":
             return thinned(x, self.token_dropout)
         x = affine(x, self.jitter) if self.images and self.jitter else x
         return noisy(x, self.noise) if self.noise else x
-
-
-def _bag_loss(logits: Tensor, x: Tensor) -> Tensor:
-    """Return the mean cross-entropy [] of logits [B, V - 1] with the frequencies of tokens in x [B, L]."""
-    there = x > 0
-    likely = logits.log_softmax(1).gather(1, (x - 1).clamp(min=0))
-    return -((likely * there).sum(1) / there.sum(1).clamp(min=1)).mean()
