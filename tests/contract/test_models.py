@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from metalearn_cli.backbones.conv4 import Conv4
 from metalearn_cli.backbones.mlp import Mlp
 from metalearn_cli.backbones.transformer import Transformer
+from metalearn_cli.core.errors import ConfigError
 from metalearn_cli.core.items import Facts
 from metalearn_cli.core.network import Params, pure
 from metalearn_cli.core.random import seeded
@@ -30,8 +31,15 @@ ITEMS: dict[str, Any] = {
     "standardised images": {"shape": (1, 16, 16), "value_range": "real", "backbone": Conv4},
     "vectors": {"shape": (6,), "value_range": "real", "backbone": Mlp},
     "text": {"shape": (5,), "value_range": "ids", "vocabulary": 7, "backbone": text_backbone},
+    "series": {"shape": (2, 9), "value_range": "real", "backbone": Mlp},
 }
-OF_TEXT = ("autoencoder", "classifier")
+NUMBERS = {"text"}
+TAKES_NOT = {  # the kinds of items that a model refuses
+    "gan": NUMBERS,
+    "rotation": {"images", "vectors", "series", "text"},  # ours are oblong
+    "barlow_twins": NUMBERS,
+    "mean_teacher": NUMBERS,
+}
 
 
 class Case(NamedTuple):
@@ -57,7 +65,8 @@ def case_of(spec: Any, kind: str = "vectors") -> Case:
         if isinstance(spec, type):
             model = spec(backbone)
         else:
-            model = make(spec, "model", **(facts | {"backbone": backbone, "classes": CLASSES}))
+            narrow = dict.fromkeys({"hidden", "outputs"} & spec.keys(), 16)
+            model = make(spec | narrow, "model", **(facts | {"backbone": backbone, "classes": CLASSES}))
         y = torch.arange(16) % CLASSES
         if kind == "text":
             return Case(model, backbone, torch.randint(7, (CLASSES, *facts["shape"]))[y], y)
@@ -65,7 +74,18 @@ def case_of(spec: Any, kind: str = "vectors") -> Case:
     return Case(model, backbone, (2 * x).sigmoid() if facts["value_range"] == "unit" else x, y)
 
 
-PAIRS = [(name, kind) for name in specs("model") for kind in ITEMS if kind != "text" or name in OF_TEXT]
+PAIRS = [(name, kind) for name in specs("model") for kind in ITEMS if kind not in TAKES_NOT.get(name, ())]
+
+
+REFUSED = [(name, kind) for name in ("gan", "rotation") for kind in sorted(TAKES_NOT[name])]
+
+
+@pytest.mark.parametrize(("name", "kind"), REFUSED, ids=map("-".join, REFUSED))
+def test_items_that_a_model_cannot_take_are_refused_with_one_that_can(name: str, kind: str) -> None:
+    with pytest.raises(ConfigError, match=r"^model: .*; use model=\w+$") as caught:
+        case_of(specs("model")[name], kind)
+    other = str(caught.value).rpartition("=")[2]
+    assert case_of(specs("model")[other], kind).model is not None
 
 
 @pytest.fixture(params=PAIRS, ids="-".join)
