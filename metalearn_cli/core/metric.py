@@ -22,11 +22,17 @@ class Metric(NamedTuple):
 ACCURACY = Metric("accuracy", "share", higher_is_better=True)
 LABEL_ACCURACY = Metric("label_accuracy", "share", higher_is_better=True)
 MSE = Metric("mse", "", higher_is_better=False)
+NEIGHBOURS_ACCURACY = Metric("neighbours_accuracy", "share", higher_is_better=True)
+LINEAR_ACCURACY = Metric("linear_accuracy", "share", higher_is_better=True)
+PERPLEXITY = Metric("perplexity", "", higher_is_better=False)
+FRECHET_OURS = Metric("frechet_ours", "", higher_is_better=False)
+"""Not FID, which compares features of one certain network, Inception v3."""
 
 SAME_CLASSES = "items of the same"
 """How the protocol of data begins whose test classes are those of training: ordinary classification."""
 
-_KNOWN = {metric.name: metric for metric in (ACCURACY, LABEL_ACCURACY, MSE)}
+_ALL = (ACCURACY, LABEL_ACCURACY, NEIGHBOURS_ACCURACY, LINEAR_ACCURACY, MSE, PERPLEXITY, FRECHET_OURS)
+_KNOWN = {metric.name: metric for metric in _ALL}
 
 
 def metric_named(name: str) -> Metric:

@@ -151,6 +151,11 @@ class Model(Protocol):
     is a moving average), called after each step with all tensors and the fraction of training done; its keys do not
     learn.
 
+    `measures(x) -> dict[str, Tensor]`: metrics [] of validation items, such as the error of a reconstruction; called at
+    each evaluation, in eval mode and without gradients.
+
+    `generate(like) -> Tensor`: as many new items as `like` has; they are compared with validation items.
+
     `pictures(x) -> dict`: images [N, C, H, W] in [0, 1] by name, or for a name a dict of such images by row name, drawn
     at the end.
     """

@@ -1,6 +1,7 @@
 """Masked autoencoder: He et al. 2022, https://arxiv.org/abs/2111.06377, section 3, for any backbone.
 
-Parts of an item are hidden at random: patches of an image, stretches of a series, entries of a vector, tokens of a text.
+Parts of an item are hidden at random: patches of an image, stretches of a series, entries of a vector or tokens of a
+text.
 The backbone sees the rest, and a decoder rebuilds from its features what is hidden.
 
 Legend: B items, N images, C channels, H height, W width, ... the shape of one item.

@@ -58,9 +58,10 @@ class Vicreg(nn.Module):
         views = joined([view(x, self.strength), view(x, self.strength)])
         one, two = self.projector(self.backbone(views)).chunk(2)
         distance = mse_loss(one, two)
-        lacking, covarying = (sum(terms) for terms in zip(_spread(one), _spread(two), strict=True))
-        loss = self.invariance * distance + self.variance * lacking / 2 + self.covariance * covarying
-        terms = {"invariance": distance, "variance": lacking / 2, "covariance": covarying}
+        (lacking_1, covarying_1), (lacking_2, covarying_2) = _spread(one), _spread(two)
+        lacking, covarying = (lacking_1 + lacking_2) / 2, covarying_1 + covarying_2
+        loss = self.invariance * distance + self.variance * lacking + self.covariance * covarying
+        terms = {"invariance": distance, "variance": lacking, "covariance": covarying}
         return loss, {name: term.detach() for name, term in terms.items()}
 
 

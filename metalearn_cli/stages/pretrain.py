@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -20,6 +21,7 @@ from metalearn_cli.engine.loop import Job
 from metalearn_cli.records.plots import image_grid
 from metalearn_cli.stages.learner import fresh_backbone
 from metalearn_cli.stages.preparing import INSTEAD, as_seen, describe_data, few_shot_probe
+from metalearn_cli.stages.quality import of_features, of_model
 from metalearn_cli.stages.session import Session
 
 
@@ -62,18 +64,36 @@ def pretrain(config: PretrainConfig, session: Session) -> Job:
         told = {name: torch.as_tensor(value, device=loss.device).detach() for name, value in metrics.items()}
         return {**told, "loss": loss.detach()}
 
+    model.to(runtime.device, runtime.dtype).eval()
+    net = network(backbone, None, runtime.under_precision)
+    probe = few_shot_probe(net, data, config, runtime)
+    frozen = None
+    if hasattr(model, "generate"):
+        fixed = network(fresh_backbone(config.backbone, data.facts, 0), None, runtime.under_precision)
+        frozen = fixed.of(runtime.place(fixed.params | fixed.constants))
+
+    @contextmanager
+    def trained(params: Params, purpose: str) -> Iterator[None]:
+        """Within a block, have the model with these tensors, random numbers by purpose, and no gradients."""
+        with seeded(config.seed, purpose), torch.no_grad():
+            for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+                tensor.copy_(params[name])
+            yield
+
+    def evaluate(params: Params) -> dict[str, float]:
+        scores = probe(params)
+        with trained(params, "quality"):
+            scores |= of_features(net.of(params), data, config.seed, runtime)
+            return scores | of_model(model, frozen, data, config.seed, runtime)
+
     def pictures(params: Params, folder: Path) -> None:
         if not hasattr(model, "pictures"):
             return
         x, _ = data.batch("val", "all", 32, config.seed, 0)
-        with seeded(config.seed, "pictures"), torch.no_grad():
-            for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-                tensor.copy_(params[name])
-            drawn = model.eval().pictures(each(Tensor.cpu, x))
+        with trained(params, "pictures"):
+            drawn = model.pictures(runtime.cast(x))
         for name, images in drawn.items():
-            images = (
-                {n: as_seen(x, data) for n, x in images.items()} if isinstance(images, dict) else as_seen(images, data)
-            )
+            images = each(lambda part: as_seen(part.cpu(), data), images)
             image_grid(images, 8, f"{name}", folder / f"{name}.png")
 
     return Job(
@@ -81,7 +101,7 @@ def pretrain(config: PretrainConfig, session: Session) -> Job:
         rates={name: 1.0 for name, p in params.items() if p.requires_grad and name not in led},
         batches=batches,
         gradients=gradients,
-        evaluate=few_shot_probe(network(backbone, None, runtime.under_precision), data, config, runtime),
+        evaluate=evaluate,
         metric=ACCURACY,
         model={
             "backbone": without_weights(config.backbone),

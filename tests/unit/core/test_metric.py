@@ -7,10 +7,22 @@ import sys
 
 import pytest
 
-from metalearn_cli.core.metric import ACCURACY, LABEL_ACCURACY, MSE, Metric, metric_named
+from metalearn_cli.core.metric import (
+    ACCURACY,
+    FRECHET_OURS,
+    LABEL_ACCURACY,
+    LINEAR_ACCURACY,
+    MSE,
+    NEIGHBOURS_ACCURACY,
+    PERPLEXITY,
+    Metric,
+    metric_named,
+)
+
+SHARES = (ACCURACY, LABEL_ACCURACY, NEIGHBOURS_ACCURACY, LINEAR_ACCURACY)
 
 
-@pytest.mark.parametrize("metric", [ACCURACY, LABEL_ACCURACY, MSE])
+@pytest.mark.parametrize("metric", [*SHARES, MSE, PERPLEXITY, FRECHET_OURS])
 @pytest.mark.parametrize("prefix", ["", "val/", "test/"])
 def test_known_ones_are_found_by_name(metric, prefix):
     assert metric_named(prefix + metric.name) is metric
@@ -24,6 +36,10 @@ def test_an_unknown_one_is_a_plain_number(name):
 def test_which_way_is_better():
     assert (ACCURACY.higher_is_better, LABEL_ACCURACY.higher_is_better, MSE.higher_is_better) == (True, True, False)
     assert (ACCURACY.unit, MSE.unit) == ("share", "")
+    for metric in SHARES:
+        assert metric[1:] == ACCURACY[1:]
+    for metric in (PERPLEXITY, FRECHET_OURS):
+        assert metric[1:] == MSE[1:]
 
 
 @pytest.mark.parametrize("module", ["metric", "stages", "plugins"])
