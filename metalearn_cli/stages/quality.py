@@ -93,13 +93,13 @@ def neighbours_accuracy(z_ND: Tensor, y_N: Tensor, z_MD: Tensor, y_M: Tensor) ->
 def linear_accuracy(z_ND: Tensor, y_N: Tensor, z_MD: Tensor, y_M: Tensor) -> float:
     """Return the share of items that a linear classifier, ridge regression on the classes, gets right."""
     mean, target_NK = z_ND.mean(0).double(), one_hot(y_N, _classes(y_N, y_M), z_ND).double()
-    z_ND, z_MD, target_NK = z_ND - mean, z_MD - mean, target_NK - target_NK.mean(0)
+    z_ND, z_MD, bias_K = z_ND - mean, z_MD - mean, target_NK.mean(0)
     penalty = (RIDGE * z_ND.square().sum() / z_ND.shape[1]).clamp(min=torch.finfo(z_ND.dtype).tiny)
     if z_ND.shape[1] <= len(z_ND):
         weight_DK = _solved(z_ND.T @ z_ND, penalty, z_ND.T @ target_NK)
     else:
         weight_DK = z_ND.T @ _solved(z_ND @ z_ND.T, penalty, target_NK)
-    return ((z_MD @ weight_DK).argmax(1) == y_M).double().mean().item()
+    return ((z_MD @ weight_DK + bias_K).argmax(1) == y_M).double().mean().item()
 
 
 def frechet_distance(one_ND: Tensor, two_ND: Tensor) -> float:

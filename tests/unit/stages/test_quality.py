@@ -42,7 +42,7 @@ def test_neighbours_vote_by_their_similarity() -> None:
 
 @pytest.mark.parametrize("dimensions", [4, 60])  # fewer and more than items
 def test_the_probe_is_the_minimum_of_a_penalised_squared_error(dimensions: int) -> None:
-    (z, y), (asked, wanted) = features(40, dimensions, 1), features(30, dimensions, 2)
+    (z, y), (asked, wanted) = features(40, dimensions, 1), features(400, dimensions, 2)
     centred = (z - z.mean(0)).double()
     penalty = 0.1 * centred.square().sum() / dimensions
     # the same as least squares with a row for each penalty, and a bias that has none
@@ -51,7 +51,7 @@ def test_the_probe_is_the_minimum_of_a_penalised_squared_error(dimensions: int) 
     )
     targets = torch.cat([torch.nn.functional.one_hot(y, 3).double(), torch.zeros(dimensions, 3)])
     weight = torch.linalg.lstsq(rows, targets).solution
-    answers = torch.cat([(asked - z.mean(0)).double(), torch.ones(30, 1)], 1) @ weight
+    answers = torch.cat([(asked - z.mean(0)).double(), torch.ones(400, 1)], 1) @ weight
     expected = (answers.argmax(1) == wanted).double().mean().item()
     assert linear_accuracy(z, y, asked, wanted) == pytest.approx(expected)
     assert 0.4 < expected
