@@ -5,15 +5,30 @@ Legend: B items, D features.
 
 from __future__ import annotations
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+
+EPSILON = 1e-5
+
+
+class Standardised(nn.Module):
+    """Batch normalisation by the statistics of the current batch alone: it runs in training, where nothing else is.
+
+    It keeps items apart: with layer normalisation instead, BYOL's projections came to be all alike.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.bias = nn.Parameter(torch.zeros(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return vectors x [B, D] with mean `bias` and standard deviation `weight` over the batch."""
+        variance, mean = torch.var_mean(x, 0, correction=0)
+        return (x - mean) * (variance + EPSILON).rsqrt() * self.weight + self.bias
 
 
 def make_projector(inputs: int, hidden: int, outputs: int) -> nn.Module:
-    """Return a network with one hidden layer from [B, inputs] to [B, outputs].
-
-    The papers have batch normalisation where this has layer normalisation, which has no running statistics to train
-    and works for batches of any size.
-    """
-    return nn.Sequential(
-        nn.Linear(inputs, hidden), nn.LayerNorm(hidden), nn.ReLU(), nn.Linear(hidden, outputs, bias=False)
-    )
+    """Return a network with one hidden layer from [B, inputs] to [B, outputs]."""
+    first = nn.Linear(inputs, hidden, bias=False)  # a bias would cancel in the normalisation
+    return nn.Sequential(first, Standardised(hidden), nn.ReLU(), nn.Linear(hidden, outputs, bias=False))
