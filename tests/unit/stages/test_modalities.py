@@ -14,6 +14,11 @@ from metalearn_cli.core.random import seeded
 
 AUTOENCODER = {"_target_": "metalearn_cli.models.autoencoder.Autoencoder", "hidden": 4}
 CLASSIFIER = {"_target_": "metalearn_cli.models.classifier.Classifier"}
+BYOL = {"_target_": "metalearn_cli.models.byol.Byol", "hidden": 4}
+MASKED = {"_target_": "metalearn_cli.models.masked_autoencoder.MaskedAutoencoder", "hidden": 4}
+SIMCLR = {"_target_": "metalearn_cli.models.simclr.Simclr", "hidden": 4}
+VAE = {"_target_": "metalearn_cli.models.vae.Vae", "hidden": 4}
+VICREG = {"_target_": "metalearn_cli.models.vicreg.Vicreg", "hidden": 4}
 GAN = {"_target_": "metalearn_cli.models.gan.Gan", "latent": 2, "hidden": 4}
 NEAREST = {"_target_": "metalearn_cli.algorithms.nearest_centroid.NearestCentroid"}
 MAML = {"_target_": "metalearn_cli.algorithms.maml.Maml", "inner_lr": 0.1, "inner_steps": 1, "first_order": False}
@@ -39,11 +44,11 @@ with seeded(0):
     SERIES = torch.randn(180, 2, 12)
     IMAGES = torch.randint(0, 256, (180, 1, 16, 16), dtype=torch.uint8)
 CASES = {
-    "text": Case(backbone("transformer", hidden=4, layers=1), TEXT, "text", 9),
-    "bags of words": Case(backbone("transformer", hidden=4, layers=0), TEXT, "text", 9, CLASSIFIER),
-    "series": Case(backbone("cnn1d", hidden=4, layers=1, norm="running"), SERIES, "vector"),
-    "log-mels": Case(backbone("vit", hidden=4, layers=1, patch=8), torch.randn(180, 1, 8, 16), "audio", model=GAN),
-    "pairs": Case(backbone("mixed"), {"text": TEXT, "sound": SERIES}, "mixed", {"text": 9, "sound": 0}, CLASSIFIER),
+    "text": Case(backbone("transformer", hidden=4, layers=1), TEXT, "text", 9, MASKED),
+    "bags of words": Case(backbone("transformer", hidden=4, layers=0), TEXT, "text", 9, VICREG),
+    "series": Case(backbone("cnn1d", hidden=4, layers=1, norm="running"), SERIES, "vector", model=BYOL),
+    "log-mels": Case(backbone("vit", hidden=4, layers=1, patch=8), torch.randn(180, 1, 8, 16), "audio", model=VAE),
+    "pairs": Case(backbone("mixed"), {"text": TEXT, "sound": SERIES}, "mixed", {"text": 9, "sound": 0}, SIMCLR),
     "images": Case(backbone("resnet18", hidden=2, norm="running"), IMAGES, "image", model=GAN),
 }
 
