@@ -21,11 +21,3 @@ def test_draws_vectors() -> None:
 def test_refuses() -> None:
     with pytest.raises(ValueError, match=r"^decoder conv draws images \[C, H, W\], but items have the shape \(7,\)"):
         make_decoder(5, (7,), 8, "conv")
-
-
-def test_a_fine_one_has_a_convolution_more_at_full_size() -> None:
-    plain, fine = ConvDecoder(5, (3, 13, 20), 32), ConvDecoder(5, (3, 13, 20), 32, fine=True)
-    assert fine.sizes == [*plain.sizes, (13, 20)] and len(fine.convs) == len(plain.convs) + 1
-    assert fine(torch.randn(2, 5)).shape == (2, 3, 13, 20)
-    # one convolution after a doubled map: four neighbouring pixels that start alike are all that a pixel can depend on
-    assert [conv.out_channels for conv in fine.convs[-2:]] == [16, 3]
