@@ -24,6 +24,7 @@ from metalearn_cli.cli.phrases import (
     with_intervals,
 )
 from metalearn_cli.core.metric import SAME_CLASSES, metric_named
+from metalearn_cli.records import classes
 
 Run = Mapping[str, Any]
 
@@ -70,7 +71,15 @@ def evaluation(run: Run) -> None:
         telling.table(f"select: {_title(found[0], run)}", [*keys, f"!{_name(found[0])}", "!"], rows)
     rows = [[r["learner"], r["normalisation"], with_intervals(r)] for r in run["results"]]
     telling.table(_title(first, run), ["learner", "normalisation", f"!{_name(first)}"], rows)
-    telling.say(f"{over(first)}\n")
+    telling.say(over(first))
+    _say_seen(run["results"][:1])
+    telling.say("")
+
+
+def _say_seen(results: Sequence[Run]) -> None:
+    """Say which test classes training has seen, if any."""
+    for line in dict.fromkeys(classes.told(result["trained_on"]) for result in results if result.get("trained_on")):
+        telling.say(f"warning: {line}")
 
 
 def chain(run: Run) -> None:
@@ -89,6 +98,7 @@ def chain(run: Run) -> None:
         title = _title(found[0], run) + (f", {protocol}" if protocol != "none" else "")
         telling.table(title, ["!after", f"!{_name(found[0])}", "!gain", "the stage"], rows)
     telling.say(over(run["table"][0]))
+    _say_seen(run["table"])
     telling.say("A gain is the difference to the row above, episode by episode. A stage helps or")
     telling.say("hurts if all intervals of its gain exclude 0.")
     first = run["table"][0]
@@ -188,6 +198,7 @@ def lineage(found: Sequence[Run], settings: Sequence[str] = ()) -> None:
     telling.table(f"{found[0]['id']} and its ancestors", ["!stage", "!run", "result", "!checkpoint", "!sha256"], rows)
     if found[0].get("table"):
         chain(found[0])
+    _say_seen((found[0].get("results") or [])[:1])
     for run in found:
         if teacher := run.get("teacher"):
             checkpoint = Path(teacher["checkpoint"]).name

@@ -59,6 +59,7 @@ DATA = {
     "also?": {"*": OBJECT},
     "preprocessing?": OBJECT,
 }
+SEEN = {"split": TEXT, "classes": COUNT, "of": COUNT, "stages": [TEXT], "names": [TEXT]}
 SCORE = {
     "name": TEXT,
     "value": MEASURED,
@@ -69,6 +70,7 @@ SCORE = {
     "normalisation?": TEXT,
     "learner?": TEXT,
     "random_head?": TRUTH,
+    "trained_on?": SEEN,
     "way?": COUNT,
     "shot?": COUNT,
     "query?": COUNT,
@@ -111,6 +113,8 @@ MANIFEST = {
     "signature": {"*": TEXT},
     "files": {"*": {"sha256": SHA256, "bytes?": COUNT}},
 }
+
+CLASSES = {"trained_on": [{"stage": TEXT, "data": TEXT, "source?": TEXT, "classes": [TEXT]}]}
 
 RESUME = {
     "optimizer": OBJECT,

@@ -28,7 +28,8 @@ from metalearn_cli.engine.episodes import Learner
 from metalearn_cli.engine.evaluation import score_episodes
 from metalearn_cli.engine.runtime import Runtime
 from metalearn_cli.records import runs
-from metalearn_cli.records.checkpoint import Checkpoint, load_into
+from metalearn_cli.records.checkpoint import Checkpoint, load_into, read_classes
+from metalearn_cli.records.classes import told
 from metalearn_cli.records.log import working_on
 from metalearn_cli.stages.frozen import ONCE, scored_on_features
 from metalearn_cli.stages.learner import check_learner, fresh_learner, fresh_network, try_learner
@@ -40,6 +41,7 @@ from metalearn_cli.stages.preparing import (
     key_of,
     metric_of,
     named_checkpoint,
+    seen_before,
 )
 from metalearn_cli.stages.scores import Scores, mean_of
 from metalearn_cli.stages.select import combinations, with_values
@@ -69,6 +71,7 @@ class Evaluation:
     data: dict[str, Any]
     algorithm: dict[str, Any]  # the learner's settings as they are used
     random_head: bool  # whether the learner has a head that no checkpoint brought
+    seen: dict[str, Any] | None  # the classes that training has seen, see `records.classes.seen`
     notes: tuple[str, ...]
     on_features: Callable[[], tuple[Learner, Sampler]] | None  # see `scored_on_features`
     base: Callable[[], Params] | None  # measures the learner's own tensors, see `Algorithm.base`
@@ -163,6 +166,9 @@ def prepare_evaluation(config: EvaluateConfig, session: Session, given: Mapping[
             )
         if recorded.get("fingerprint") != data.fingerprint:
             notes.append(f"the checkpoint was trained on {recorded.get('name')}, not on this data")
+    seen = seen_before(read_classes(parent), data, data_spec, config.split) if parent else None
+    if seen:
+        notes.append(f"warning: {told(seen)}; the score is too high for classes that training has not seen")
     learner = learner.of(runtime.place(tensors))
     faster = scored_on_features(learner, sampler, config.episodes, backbone, runtime)
     notes += [ONCE] * bool(faster)
@@ -177,6 +183,7 @@ def prepare_evaluation(config: EvaluateConfig, session: Session, given: Mapping[
         data=describe_data(data, data_spec),
         algorithm=spec,
         random_head=random_head,
+        seen=seen,
         notes=tuple(notes),
         on_features=faster,
         base=base if learner.own and hasattr(algorithm, "base") else None,
@@ -405,6 +412,7 @@ def _result(evaluation: Evaluation, protocol: str, scores: Scores) -> dict[str, 
         "normalisation": protocol,
         "learner": type(evaluation.learner.algorithm).__name__,
         "random_head": evaluation.random_head,
+        **({"trained_on": evaluation.seen} if evaluation.seen else {}),
         "way": config.way,
         "shot": config.shot,
         "query": config.query,

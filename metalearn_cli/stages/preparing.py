@@ -6,7 +6,7 @@ A stage gives a `Job`, its training; everything is built and checked here, and n
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,8 +28,8 @@ from metalearn_cli.engine.evaluation import score_episodes
 from metalearn_cli.engine.loop import Job
 from metalearn_cli.engine.optimizer import make_optimizer, try_optimizer
 from metalearn_cli.engine.runtime import Runtime, out_of_memory
-from metalearn_cli.records import runs
-from metalearn_cli.records.checkpoint import Checkpoint, load_into
+from metalearn_cli.records import classes, runs
+from metalearn_cli.records.checkpoint import Checkpoint, load_into, read_classes
 from metalearn_cli.records.intervals import over_episodes
 from metalearn_cli.stages.learner import fresh_learner, try_learner
 from metalearn_cli.stages.session import Session
@@ -63,6 +63,17 @@ def write_splits(data: Dataset, folder: Path) -> None:
     if data.splits and not data.protocol.startswith(SAME_CLASSES):
         names = {name: list(split.names) for name, split in data.splits.items()}
         runs.write_json(folder / "splits.json", {"data": data.name, "protocol": data.protocol, **names})
+
+
+def seen_before(earlier: Sequence[Mapping[str, Any]], data: Dataset, spec: Spec, split: str) -> dict[str, Any] | None:
+    """Return which classes of a split earlier stages were trained on, see `classes.seen`.
+
+    None if there are none, if tasks are generated, or if the data is an ordinary classification.
+    """
+    if split not in data.splits or data.protocol.startswith(SAME_CLASSES):
+        return None
+    every = (name for own in data.splits.values() for name in own.names)
+    return classes.seen(earlier, classes.trained_on(split, data.name, spec, data.splits[split].names), every)
 
 
 CommonT = TypeVar("CommonT", bound=Common)
@@ -205,6 +216,7 @@ class Prepared:
     runtime: Runtime
     job: Job
     parent: dict[str, Any] | None  # see `Checkpoint.parent_entry`
+    classes: Sequence[Mapping[str, Any]]  # what it and the stages before it train on, see `read_classes`
     notes: tuple[str, ...]
 
     @property
@@ -266,10 +278,22 @@ def prepare(
         params, line = load_into(job.params, parent, _handed_over(job, parent), config.reinit)
         job = replace(job, params=params)
         notes.append(line)
+    teacher = session.checkpoint(Path(job.teacher["checkpoint"])) if job.teacher else None
+    earlier = [record for checkpoint in (parent, teacher) if checkpoint for record in read_classes(checkpoint)]
+    for split in ("val", "test"):
+        if found := seen_before(earlier, data, config.data, split):
+            notes.append(f"warning: {classes.told(found)}; name the classes of each split with data.split=FILE")
     job = replace(job, params=runtime.place(job.params))
     if job.begin:
         job.begin(job.params)
-    return Prepared(stage, config, runtime, job, parent.parent_entry if parent else recorded, tuple(notes))
+    specs = [config.data, *getattr(config, "also", {}).values()]
+    own = classes.joined([*earlier, *(_trained_on(stage, session.data(s, runtime), s) for s in specs)])
+    return Prepared(stage, config, runtime, job, parent.parent_entry if parent else recorded, own, tuple(notes))
+
+
+def _trained_on(stage: str, data: Dataset, spec: Spec) -> dict[str, Any]:
+    """Return the record of a stage's training classes; it has none if tasks are generated."""
+    return classes.trained_on(stage, data.name, spec, data.splits["train"].names if "train" in data.splits else ())
 
 
 def _check_rates(stage: str, job: Job) -> None:

@@ -85,7 +85,7 @@ class _Progress:
             **({"teacher": self.job.teacher} if self.job.teacher else {}),
             "config_hash": run.info["key"],
         }
-        self.checkpoints = Checkpoints(run.folder, self.config.keep, self.job.metric, facts)
+        self.checkpoints = Checkpoints(run.folder, self.config.keep, self.job.metric, facts, prepared.classes)
         skips = self.config.nonfinite_limit if self.config.on_nonfinite == "skip" else 0
         self.stepper = Stepper(prepared.runtime, self.job.params, *prepared.optimizer(), skips, self.job.buffers)
         self.start = self._resumed()

@@ -11,7 +11,14 @@ import torch
 from metalearn_cli.core.errors import ConfigError, UserError
 from metalearn_cli.core.metric import Metric
 from metalearn_cli.records import checkpoint as module
-from metalearn_cli.records.checkpoint import Checkpoints, load_into, open_checkpoint, read_resume, read_tensors
+from metalearn_cli.records.checkpoint import (
+    Checkpoints,
+    load_into,
+    open_checkpoint,
+    read_classes,
+    read_resume,
+    read_tensors,
+)
 
 FACTS = {"run": "r", "stage": "pretrain", "model": {}, "data": {}, "parent": None, "config_hash": "k"}
 PARAMS = {
@@ -140,7 +147,12 @@ def test_order_is_that_of_numbers(tmp_path):
 
 @pytest.mark.parametrize(
     ("file", "read"),
-    [("model.safetensors", read_tensors), ("resume.pt", read_resume), ("manifest.json", None)],
+    [
+        ("model.safetensors", read_tensors),
+        ("resume.pt", read_resume),
+        ("classes.json", read_classes),
+        ("manifest.json", None),
+    ],
 )
 @pytest.mark.parametrize("damage", [lambda b: b[:-1], lambda b: b"", lambda b: b[:-1] + bytes([b[-1] ^ 1]), None])
 def test_damaged_file_is_named(saved, file, read, damage):
