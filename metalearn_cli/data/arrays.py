@@ -124,7 +124,7 @@ def _of_arrays(names: Iterable[str], load: Load, column: Mapping[str, str | None
             wrong.append(Finding(True, f"{path}, {name}", told))
     if wrong:
         raise DataError(wrong)
-    values = {role: plain(found[name].reshape(len(x))) for role, name in used.items() if role != "x"}
+    values = {role: plain(found[name].reshape(len(x)), f"{path}, {name}") for role, name in used.items() if role != "x"}
     entries, findings = entries_of(values, path)
     return x, Manifest(entries, {"items": len(x), "arrays": used}, tuple(findings))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
@@ -15,7 +16,7 @@ from numpy.typing import DTypeLike, NDArray
 from metalearn_cli.core.errors import NOTE, DataError, Finding
 from metalearn_cli.core.machine import cores
 from metalearn_cli.data.common.cache import large
-from metalearn_cli.data.common.manifest import Placed
+from metalearn_cli.data.common.manifest import Placed, too_small
 from metalearn_cli.data.common.splits import Split
 
 log = logging.getLogger("metalearn_cli")
@@ -46,7 +47,7 @@ def decoded(
         order: the place of each source where reading is fast in order (a packed archive); None for no such place.
 
     Raises:
-        DataError: with each item that cannot be read.
+        DataError: with each item that cannot be read, or a split without a class that is left.
     """
     findings: list[Finding] = []
     arrays: dict[str, NDArray[Any]] = {}
@@ -81,11 +82,20 @@ def decoded(
             pool.shutdown(cancel_futures=True)  # after Ctrl-C, what waits is not begun
     if findings and unreadable == "stop":
         raise DataError(findings, "to go on without them: data.unreadable=skip")
+    owners = {s: np.repeat(np.arange(len(own)), [len(e) for e in own.values()]) for s, own in found.classes.items()}
+    counts = {s: np.bincount(owners[s][good[s]], minlength=len(own)) for s, own in found.classes.items()}
+    left: Counter[str] = Counter()  # over all splits, for those of the same classes
+    for split, classes in found.classes.items():
+        left.update(dict(zip(classes, counts[split].tolist(), strict=True)))
+    if small := {name for name, count in left.items() if count < found.min_items}:
+        findings.append(too_small(sorted(small), len(left), found.min_items, "classes", "items that can be read"))
     splits = {}
     for split, classes in found.classes.items():
-        kept = arrays[split] if good[split].all() else arrays[split][good[split]]
-        labels = np.repeat(np.arange(len(classes)), [len(entries) for entries in classes.values()])[good[split]]
-        counts = np.bincount(labels, minlength=len(classes))
-        names = tuple(name for name, count in zip(classes, counts, strict=True) if count)
-        splits[split] = Split(torch.from_numpy(kept), torch.from_numpy(counts[counts > 0]), names)
+        stays = np.array([name not in small for name in classes]) & (counts[split] > 0)
+        if not stays.any():
+            raise DataError([*findings, Finding(True, split, "has no class with enough items that can be read")])
+        kept = good[split] & stays[owners[split]]
+        items = arrays[split] if kept.all() else arrays[split][kept]
+        names = tuple(name for name, stay in zip(classes, stays, strict=True) if stay)
+        splits[split] = Split(torch.from_numpy(items), torch.from_numpy(counts[split][stays]), names)
     return splits, findings

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from metalearn_cli.core.errors import ConfigError, DataError, Finding, Problem
 from metalearn_cli.data.common.files import SPLIT_WORDS, Files, files_in, files_named, suffix
 from metalearn_cli.data.common.manifest import Entry, Manifest, split_named
-from metalearn_cli.data.common.rows import columns_of, is_table, named
+from metalearn_cli.data.common.rows import columns_of, is_table, named, word_of
 
 COLUMN = {"path": None, "label": None, "split": None, "group": None}
 """The columns of a table of files; None for the usual names."""
@@ -35,7 +35,7 @@ def of_folders(files: Files, endings: Sequence[str]) -> Manifest:
     parts = {name: folders[wrapping:] for name, folders in parts.items()}
     tops = {folders[0].lower() for folders in parts.values() if folders}
     split_folders = tops <= SPLIT_WORDS.keys() and "train" in {SPLIT_WORDS[top] for top in tops}
-    entries, findings = [], list(files.findings)
+    entries, findings = [], [*files.findings, *beside_splits({top: SPLIT_WORDS.get(top, "") for top in tops})]
     for name, folders in parts.items():
         split = split_named(folders[0], name) if split_folders and folders else ""
         own = folders[bool(split) :]
@@ -50,6 +50,18 @@ def of_folders(files: Files, endings: Sequence[str]) -> Manifest:
     return Manifest(entries, about, tuple(findings))
 
 
+def beside_splits(splits: Mapping[str, str]) -> list[Finding]:
+    """Return which folders or files are in no split, beside those of train and of another split.
+
+    Args:
+        splits: the split that each folder or file names, or "".
+    """
+    if not {"train"} < set(splits.values()) - {""}:
+        return []
+    told = "is neither train, val nor test, but lies beside these: move it away, or into one of them"
+    return [Finding(True, name or "data.root", told) for name, split in sorted(splits.items()) if not split]
+
+
 def of_names(files: Files, endings: Sequence[str], pattern: str) -> Manifest:
     """Return the files whose names say what they are.
 
@@ -57,7 +69,7 @@ def of_names(files: Files, endings: Sequence[str], pattern: str) -> Manifest:
         files: all files.
         endings: of the files that are items.
         pattern: such as "{label}_{group}_{n}.wav", matched to the end of each path; a field has no "/". The fields
-            "label", "split" and "group" are used.
+            "label", "split" and "group" are used. A label is as long as possible: "great_tit_1" is "great_tit" and 1.
 
     Raises:
         ConfigError: if the pattern has no label, or no file fits it.
@@ -66,21 +78,33 @@ def of_names(files: Files, endings: Sequence[str], pattern: str) -> Manifest:
     if "label" not in fields or len(set(fields)) < len(fields):
         raise ConfigError([Problem("data.pattern", f"needs {{label}}, and each field once, got {pattern!r}")])
     literals = re.split(r"{\w+}", pattern)
-    parts = [re.escape(literals[0])]
-    for field, literal in zip(fields, literals[1:], strict=True):
-        parts += [f"(?P<{field}>[^/]+?)", re.escape(literal)]
-    expression = re.compile(rf"(?:.*/)?{''.join(parts)}")
+    longest, shortest = (_expression(fields, literals, label) for label in ("[^/]+", "[^/]+?"))
     names = sorted(name for name in files.names if suffix(name) in endings)
-    matches = {name: match.groupdict() for name in names if (match := expression.fullmatch(name))}
+    matches = {name: match.groupdict() for name in names if (match := longest.fullmatch(name))}
     if not matches:
         some = ", ".join(names[:3]) or "none"
         raise ConfigError([Problem("data.pattern", f"{pattern!r} fits none of {len(names)} files, such as {some}")])
+    findings = list(files.findings)
+    others = {name: match["label"] for name in matches if (match := shortest.fullmatch(name))}
+    if unsure := [name for name, label in others.items() if label != matches[name]["label"]]:
+        name = unsure[0]
+        told = f"fits {len(unsure)} files in two ways: {name} has the label {matches[name]['label']!r}, the longest"
+        cure = "if that is the right one, give each part a field, as in {label}_{year}_{month}_{n}.wav"
+        findings.append(Finding(False, "data.pattern", f"{told}, not {others[name]!r}; {cure}"))
     entries = [
         Entry(name, found["label"], split_named(found.get("split"), name), found.get("group") or "")
         for name, found in matches.items()
     ]
     other = {"of other names": len(names) - len(matches), "of other kinds": len(files.names) - len(names)}
-    return Manifest(entries, {"files": len(files.names), "skipped": {**files.skipped, **other}}, files.findings)
+    return Manifest(entries, {"files": len(files.names), "skipped": {**files.skipped, **other}}, tuple(findings))
+
+
+def _expression(fields: Sequence[str], literals: Sequence[str], label: str) -> re.Pattern[str]:
+    """Return a pattern of files' names as an expression; all fields but the label are as short as possible."""
+    parts = [re.escape(literals[0])]
+    for field, literal in zip(fields, literals[1:], strict=True):
+        parts += [f"(?P<{field}>{label if field == 'label' else '[^/]+?'})", re.escape(literal)]
+    return re.compile(rf"(?:.*/)?{''.join(parts)}")
 
 
 def _common(folders: set[tuple[str, ...]]) -> int:
@@ -122,7 +146,7 @@ def of_table(path: Path, column: Mapping[str, str | None]) -> tuple[Manifest, Fi
     columns = columns_of(path)
     roles = {role: named(columns, role, column, path, role in ("path", "label")) for role in column}
     used = {role: found[0] for role, found in roles.items() if found}
-    values = {role: [str(value or "").strip() for value in found[1]] for role, found in roles.items() if found}
+    values = {role: [word_of(value) for value in found[1]] for role, found in roles.items() if found}
     values["path"] = [name.replace("\\", "/") for name in values["path"]]
     files = files_named(path.parent, [name for name in values["path"] if name])
     findings = list(files.findings)

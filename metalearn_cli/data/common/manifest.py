@@ -6,8 +6,10 @@ Legend: K classes or groups.
 from __future__ import annotations
 
 import json
+import re
+import unicodedata
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -21,6 +23,7 @@ from metalearn_cli.core.metric import SAME_CLASSES
 from metalearn_cli.core.places import expanded
 from metalearn_cli.core.random import derive_seed
 from metalearn_cli.data.common.files import SPLIT_WORDS
+from metalearn_cli.data.common.rows import word_of
 from metalearn_cli.data.common.splits import SPLITS, Split
 
 WAYS = ("auto", "groups", "classes", "items")
@@ -30,6 +33,9 @@ SHARE = 5  # val and test get a fifth of the classes each
 USUAL_WAY = 5  # but as many as an episode usually has, where there are four times as many
 FEWEST = 6  # two classes in each split
 FEWEST_GROUPS = 3  # one in each split
+
+
+_NUMBER = re.compile(r"[+-]?\d+(\.\d*)?")
 
 
 class Entry(NamedTuple):
@@ -51,8 +57,9 @@ class Entry(NamedTuple):
     @property
     def class_name(self) -> str:
         """The name of its class, see `splits.group_of`."""
-        # without a group, a slash of the label must not make one: "km/h" is no class of "km"
-        return f"{self.group}/{self.label}" if self.group else self.label.replace("/", "\N{DIVISION SLASH}")
+        # the first slash ends the group: a slash of a group, or of a label without one ("km/h"), must not be it
+        group, label = (text.replace("/", "\N{DIVISION SLASH}") for text in (self.group, self.label))
+        return f"{group}/{self.label}" if group else label
 
 
 Noun = Literal["class", "task"]
@@ -82,17 +89,19 @@ class Placed(NamedTuple):
         classes: the entries of each class of each split.
         protocol: how they were split.
         findings: what was left out.
+        min_items: classes of which fewer items can be read are left out.
     """
 
     classes: Mapping[str, Mapping[str, Sequence[Entry]]]
     protocol: str
     findings: tuple[Finding, ...]
+    min_items: int = 1
 
     @property
     def plain(self) -> list[Any]:
         """Return all this as plain values, a part of the key of a cached data set."""
         sources = {s: {n: [e.source for e in own] for n, own in classes.items()} for s, classes in self.classes.items()}
-        return [sources, self.protocol]
+        return [sources, self.protocol, self.findings, self.min_items]
 
     def entries(self, split: str) -> list[Entry]:
         """Return the entries of a split, class by class."""
@@ -137,24 +146,26 @@ def placed(manifest: Manifest, split: str, seed: int, min_items: int = 2) -> Pla
     classes, small = _by_class(manifest.entries, min_items, plural)
     if not classes:
         raise DataError([finding._replace(blocks=True) for finding in small])
-    findings = (*manifest.findings, *small)
+    findings = (*manifest.findings, *small, *_alike(classes))
     given = any(entry.split for entry in manifest.entries)
     if split == "items":
         how = "as given" if given else f"seed {seed}"
-        return Placed(_items(classes, given, seed), f"{SAME_CLASSES} {plural}, {how}", findings)
+        return Placed(_items(classes, given, seed), f"{SAME_CLASSES} {plural}, {how}", findings, min_items)
     if split not in WAYS:
         lists = _listed(classes, Path(expanded(split)))
         left = [name for name in classes if not any(name in own for own in lists.values())]
         if left:
             told = f"{len(left)} of {len(classes)} {plural} are in none of the lists and are left out: {_some(left)}"
             findings = (*findings, Finding(False, split, told))
-        return Placed(lists, f"lists of {Path(split).name}", findings)
+        return Placed(lists, f"lists of {Path(split).name}", findings, min_items)
     if split == "auto" and given:
-        return Placed(_given(classes, seed, manifest.noun), "as given", findings)
+        return Placed(_given(classes, seed, manifest.noun), "as given", findings, min_items)
     groups = {entry.group for entry in manifest.entries}
     if split == "groups" or (split == "auto" and "" not in groups and len(groups) >= FEWEST_GROUPS):
-        return Placed(_seeded(classes, _groups(groups, seed)), f"groups, seed {seed}", findings)
-    return Placed(_seeded(classes, _classes(list(classes), seed, manifest.noun)), f"{plural}, seed {seed}", findings)
+        return Placed(_seeded(classes, _groups(groups, seed)), f"groups, seed {seed}", findings, min_items)
+    return Placed(
+        _seeded(classes, _classes(list(classes), seed, manifest.noun)), f"{plural}, seed {seed}", findings, min_items
+    )
 
 
 def key_of_split(split: str) -> str:
@@ -169,7 +180,8 @@ def split_named(word: object, where: str) -> str:
     Raises:
         DataError: if it is none.
     """
-    found = SPLIT_WORDS.get(str(word or "").strip().lower(), "" if not str(word or "").strip() else None)
+    text = word_of(word).lower()
+    found = SPLIT_WORDS.get(text) if text else ""
     if found is None:
         raise DataError([Finding(True, where, f"has the split {word!r}; a split is one of {', '.join(SPLITS)}")])
     return found
@@ -186,9 +198,27 @@ def _by_class(entries: Sequence[Entry], min_items: int, plural: str) -> tuple[Cl
     small = [name for name, own in classes.items() if len(own) < min_items]
     findings: tuple[Finding, ...] = ()
     if small:
-        told = f"{len(small)} of {len(classes)} {plural} have fewer than {min_items} items and are left out"
-        findings = (Finding(False, "data.min_items", f"{told}: {_some(sorted(small))}"),)
+        findings = (too_small(small, len(classes), min_items, plural, "items"),)
     return {name: classes[name] for name in sorted(classes) if len(classes[name]) >= min_items}, findings
+
+
+def too_small(small: Sequence[str], classes: int, min_items: int, plural: str, items: str) -> Finding:
+    """Return that classes are left out because they have too few items; `plural` and `items` say what they are."""
+    told = f"{len(small)} of {classes} {plural} have fewer than {min_items} {items} and are left out"
+    return Finding(False, "data.min_items", f"{told}: {_some(sorted(small))}")
+
+
+def _alike(names: Iterable[str]) -> list[Finding]:
+    """Return classes whose names differ only in case, in blanks, in how an accent or a number is written."""
+    sets: dict[str, list[str]] = {}
+    for name in names:
+        plain = unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold()).strip()
+        sets.setdefault(str(float(plain)) if _NUMBER.fullmatch(plain) else plain, []).append(name)
+    alike = [" and ".join(map(ascii, own)) for own in sets.values() if len(own) > 1]
+    if not alike:
+        return []
+    told = f"that may be the same class: {_some(alike)}; they stay different, correct the labels if they are not"
+    return [Finding(False, "data.root", f"has class names {told}")]
 
 
 def _some(names: Sequence[str]) -> str:

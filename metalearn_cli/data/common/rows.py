@@ -100,6 +100,13 @@ def is_table(name: str) -> bool:
     return name.lower().endswith(TABLES)
 
 
+def word_of(value: Any) -> str:
+    """Return a label, group or split as text, "" for a missing one; 3.0 is 3."""
+    if value is None or value != value:
+        return ""
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value).strip()
+
+
 def columns_of(path: Path) -> Table:
     """Read a table; a CSV has its columns' names in its first line.
 

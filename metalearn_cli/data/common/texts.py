@@ -24,6 +24,7 @@ from metalearn_cli.core.errors import ConfigError, DataError, Finding, Problem, 
 from metalearn_cli.core.places import expanded
 from metalearn_cli.data.common.cache import cached
 from metalearn_cli.data.common.dataset import Dataset
+from metalearn_cli.data.common.files import state_of
 from metalearn_cli.data.common.manifest import Entry, Placed
 from metalearn_cli.data.common.splits import SPLITS
 
@@ -266,7 +267,7 @@ def _stamp(tokenizer: str) -> list[int]:
     if not file.is_file():
         told = f"is words, bytes or a folder with a tokenizer.json; there is no {file}"
         raise ConfigError([Problem("data.tokenizer", told)])
-    return [file.stat().st_size, file.stat().st_mtime_ns]
+    return list(state_of(file.stat()))
 
 
 def _learnt(texts: Sequence[str], coding: Coding) -> tuple[dict[str, Any], int]:

@@ -2,6 +2,9 @@
 
 import csv
 import io
+import itertools
+import json
+import os
 import struct
 import tarfile
 import zlib
@@ -13,7 +16,7 @@ from sources.images import fill, picture
 
 from metalearn_cli.core.errors import ConfigError, DataError
 from metalearn_cli.data.common.images import Shape, opened, pixels_of
-from metalearn_cli.data.images import images
+from metalearn_cli.data.images import COLUMN, images
 
 
 @pytest.fixture(autouse=True)
@@ -206,3 +209,41 @@ def test_nothing_is_written_to_the_users_folder(tmp_path):
     before = sorted(str(path) for path in folder.rglob("*"))
     images(str(folder), size=8)
     assert sorted(str(path) for path in folder.rglob("*")) == before
+
+
+def test_a_folder_beside_splits_is_no_group(tmp_path):
+    for split, names in {"train": "abcdef", "val": "gh", "test": "ij", "extra": "kl"}.items():
+        for name, i in itertools.product(names, range(2)):
+            (tmp_path / split / name).mkdir(parents=True, exist_ok=True)
+            picture(10 * ord(name) + i).save(tmp_path / split / name / f"{i}.png")
+    with pytest.raises(DataError) as error:
+        images(str(tmp_path))
+    (finding,) = (f for f in error.value.findings if f.blocks)
+    assert finding.where == "extra" and "neither train, val nor test" in finding.what
+
+
+def test_numbers_of_a_table_are_labels_and_groups_also_0(tmp_path):
+    rows = []
+    for group, label, item in itertools.product(range(5), range(2), range(3)):
+        name = f"{group}-{label}-{item}.png"
+        picture(100 * group + 10 * label + item).save(tmp_path / name)
+        rows.append({"path": name, "label": label, "group": group})
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    data = images(str(tmp_path / "t.jsonl"), column={**COLUMN, "group": "group"})
+    assert sorted(name for split in data.splits.values() for name in split.names) == sorted(
+        {f"{row['group']}/{row['label']}" for row in rows}
+    )
+    assert data.protocol == "groups, seed 0"
+
+
+def test_other_pictures_of_the_same_size_and_time_are_read_anew(tmp_path):
+    found = []
+    for root in ("one", "two"):
+        for k in range(6):
+            for i in range(2):
+                file = tmp_path / root / f"c{k}" / f"{i}.bmp"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                plain((k, i, len(found))).save(file)
+                os.utime(file, ns=(1, 1))
+        found.append(images(str(tmp_path / root)).fingerprint)
+    assert found[0] != found[1]

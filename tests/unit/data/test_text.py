@@ -263,3 +263,18 @@ def test_settings_that_cannot_be_used(folder):
             made(folder, **settings)
     with pytest.raises(ConfigError, match=r"data\.root: is missing: data\.root=PATH, a table of texts"):
         text()
+
+
+@pytest.mark.parametrize("ending", ["csv", "txt"])
+def test_what_lies_beside_splits_is_no_class(folder, ending):
+    for number, split in enumerate(("train", "val", "test", "extra")):
+        own = [row for row in ROWS if GIVEN[row["label"]][:3] == split[:3]] or ROWS[:2]
+        if ending == "csv":
+            (folder / f"{split}.csv").write_text(as_csv(own))
+        else:
+            (folder / split).mkdir()
+            (folder / split / f"class{number}.txt").write_text("one\ntwo")
+    with pytest.raises(DataError) as error:
+        made(folder)
+    (finding,) = error.value.findings
+    assert finding.where.startswith("extra") and "neither train, val nor test" in finding.what

@@ -7,6 +7,7 @@ import pytest
 from metalearn_cli.core.errors import ConfigError, DataError, Finding
 from metalearn_cli.core.metric import SAME_CLASSES
 from metalearn_cli.data.common.manifest import Entry, Manifest, placed, split_named
+from metalearn_cli.data.common.splits import group_of
 
 
 def manifest(classes=12, items=5, **more):
@@ -139,3 +140,27 @@ def test_words_for_splits():
     ]
     with pytest.raises(DataError, match="row 3 has the split 'fold1'; a split is one of train, val, test"):
         split_named("fold1", "row 3")
+
+
+def test_a_slash_of_a_group_is_no_end_of_it():
+    one, two, three = Entry("", "b/c", group="a"), Entry("", "c", group="a/b"), Entry("", "km/h")
+    assert len({one.class_name, two.class_name}) == 2
+    assert [group_of(entry.class_name) for entry in (one, two, three)] == ["a", "a\N{DIVISION SLASH}b", ""]
+
+
+@pytest.mark.parametrize("split", ["auto", "items"])
+def test_names_that_may_be_the_same_class_are_listed(split):
+    labels = ["caf\u00e9", "cafe\u0301", "Crow", "crow", "crow ", "1", "1.0", "01", "a", "b", "c", "d"]
+    found = placed(Manifest([Entry(f"{label}{i}", label) for label in labels for i in range(5)]), split, 0)
+    (finding,) = found.findings
+    assert not finding.blocks
+    for told in (r"'cafe\u0301' and 'caf\xe9'", "'Crow' and 'crow' and 'crow '", "'01' and '1' and '1.0'"):
+        assert told in finding.what
+    assert sum(len(own) for own in found.classes["train"].values()) > 0
+    assert placed(manifest(), split, 0).findings == ()
+
+
+def test_number_0_is_a_split_that_there_is_not():
+    assert split_named(None, "row 1") == split_named(" ", "row 1") == ""
+    with pytest.raises(DataError, match="has the split 0"):
+        split_named(0, "row 1")
