@@ -5,12 +5,14 @@ Legend: K classes or groups.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -74,12 +76,15 @@ class Manifest(NamedTuple):
         about: what was understood, as plain values, for `mlx data make`.
         findings: what cannot be used, or was left out.
         noun: what a label is: "class", or "task" of a regression.
+        by_place: whether seeded splits deal classes by their place among all, as the recorded results of a benchmark
+            were; else by their name, so that an added class moves few others.
     """
 
     entries: Sequence[Entry]
     about: Mapping[str, Any] = {}
     findings: tuple[Finding, ...] = ()
     noun: Noun = "class"
+    by_place: bool = False
 
 
 class Placed(NamedTuple):
@@ -148,6 +153,7 @@ def placed(manifest: Manifest, split: str, seed: int, min_items: int = 2) -> Pla
         raise DataError([finding._replace(blocks=True) for finding in small])
     findings = (*manifest.findings, *small, *_alike(classes))
     given = any(entry.split for entry in manifest.entries)
+    order: Order = partial(_by_place if manifest.by_place else _by_name, seed)
     if split == "items":
         how = "as given" if given else f"seed {seed}"
         return Placed(_items(classes, given, seed), f"{SAME_CLASSES} {plural}, {how}", findings, min_items)
@@ -159,12 +165,12 @@ def placed(manifest: Manifest, split: str, seed: int, min_items: int = 2) -> Pla
             findings = (*findings, Finding(False, split, told))
         return Placed(lists, f"lists of {Path(split).name}", findings, min_items)
     if split == "auto" and given:
-        return Placed(_given(classes, seed, manifest.noun), "as given", findings, min_items)
+        return Placed(_given(classes, order, manifest.noun), "as given", findings, min_items)
     groups = {entry.group for entry in manifest.entries}
     if split == "groups" or (split == "auto" and "" not in groups and len(groups) >= FEWEST_GROUPS):
-        return Placed(_seeded(classes, _groups(groups, seed)), f"groups, seed {seed}", findings, min_items)
+        return Placed(_seeded(classes, _groups(groups, order)), f"groups, seed {seed}", findings, min_items)
     return Placed(
-        _seeded(classes, _classes(list(classes), seed, manifest.noun)), f"{plural}, seed {seed}", findings, min_items
+        _seeded(classes, _classes(list(classes), order, manifest.noun)), f"{plural}, seed {seed}", findings, min_items
     )
 
 
@@ -188,6 +194,9 @@ def split_named(word: object, where: str) -> str:
 
 
 Classes = dict[str, list[Entry]]
+
+Order = Callable[[Sequence[str]], list[str]]
+"""Returns names in a seeded order."""
 
 
 def _by_class(entries: Sequence[Entry], min_items: int, plural: str) -> tuple[Classes, tuple[Finding, ...]]:
@@ -225,7 +234,7 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-def _given(classes: Classes, seed: int, noun: Noun) -> dict[str, Classes]:
+def _given(classes: Classes, order: Order, noun: Noun) -> dict[str, Classes]:
     """Split as the source says; what it does not have is taken from its training classes."""
     own: dict[str, set[str]] = {name: {entry.split for entry in entries} for name, entries in classes.items()}
     shared = [name for name, splits in own.items() if len(splits - {""}) > 1]
@@ -248,10 +257,10 @@ def _given(classes: Classes, seed: int, noun: Noun) -> dict[str, Classes]:
         names = list(found["train"])
         if len(names) < FEWEST:
             raise ConfigError([Problem("data.split", _too_few(len(names), "train", noun))])
-        order = _shuffled(names, seed)
+        dealt = order(names)
         held = _held(len(names))
         for index, split in enumerate(missing):
-            for name in order[index * held : (index + 1) * held]:
+            for name in dealt[index * held : (index + 1) * held]:
                 found[split][name] = found["train"].pop(name)
     return {split: dict(sorted(own.items())) for split, own in found.items()}
 
@@ -312,7 +321,7 @@ def _seeded(classes: Classes, owner: Callable[[str, Entry], str]) -> dict[str, C
     return found
 
 
-def _groups(groups: set[str], seed: int) -> Callable[[str, Entry], str]:
+def _groups(groups: set[str], order: Order) -> Callable[[str, Entry], str]:
     if "" in groups:
         raise ConfigError([Problem("data.split", "split=groups needs a group for each item; name its column or field")])
     if len(groups) < FEWEST_GROUPS:
@@ -320,15 +329,14 @@ def _groups(groups: set[str], seed: int) -> Callable[[str, Entry], str]:
         raise ConfigError(
             [Problem("data.split", f"{told}, one for each split; data.split=classes splits single classes")]
         )
-    held, order = max(1, len(groups) // SHARE), _shuffled(sorted(groups), seed)
-    owner = _dealt(order, held)
+    owner = _dealt(order(sorted(groups)), max(1, len(groups) // SHARE))
     return lambda name, entry: owner[entry.group]
 
 
-def _classes(names: list[str], seed: int, noun: Noun) -> Callable[[str, Entry], str]:
+def _classes(names: list[str], order: Order, noun: Noun) -> Callable[[str, Entry], str]:
     if len(names) < FEWEST:
         raise ConfigError([Problem("data.split", _too_few(len(names), "the data", noun))])
-    owner = _dealt(_shuffled(names, seed), _held(len(names)))
+    owner = _dealt(order(names), _held(len(names)))
     return lambda name, entry: owner[name]
 
 
@@ -355,5 +363,10 @@ def _order(count: int, seed: int, name: str) -> list[int]:
     return list(np.random.default_rng(derive_seed(seed, "split", name)).permutation(count))
 
 
-def _shuffled(names: Sequence[str], seed: int) -> list[str]:
+def _by_name(seed: int, names: Sequence[str]) -> list[str]:
+    """Return names in an order in which two of them stay the same way round, whatever others there are."""
+    return sorted(names, key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).digest())
+
+
+def _by_place(seed: int, names: Sequence[str]) -> list[str]:
     return [names[int(i)] for i in _order(len(names), seed, "")]

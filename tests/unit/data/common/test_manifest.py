@@ -164,3 +164,25 @@ def test_number_0_is_a_split_that_there_is_not():
     assert split_named(None, "row 1") == split_named(" ", "row 1") == ""
     with pytest.raises(DataError, match="has the split 0"):
         split_named(0, "row 1")
+
+
+@pytest.mark.parametrize("split", ["classes", "groups"])
+def test_a_class_that_is_added_moves_few_others(split):
+    def owners(classes):
+        found = placed(manifest(classes, 2, group=lambda k: f"g{k:02d}"), split, 0)
+        return {name: part for part, own in names(found).items() for name in own}
+
+    for classes in range(20, 50):
+        before, after = owners(classes), owners(classes + 1)
+        assert sum(after[name] != part for name, part in before.items()) <= 4
+
+
+def test_splits_of_recorded_results_stay():
+    recorded = placed(manifest(12)._replace(by_place=True), "classes", 0)
+    assert names(recorded)["test"] == ["c00", "c01", "c03"]
+    digits = Manifest([Entry(i, str(k)) for k in range(10) for i in range(2)])
+    assert names(placed(digits, "auto", 905)) == {
+        "train": ["4", "5", "6", "7", "8", "9"],
+        "val": ["2", "3"],
+        "test": ["0", "1"],
+    }
