@@ -52,8 +52,8 @@ def test_a_number_stands_for_a_name_that_no_font_has(mlx, photos, monkeypatch):
     (Path(photos) / "class03").rename(Path(photos) / "猫")
     out = mlx("data", "show", photos, "data.size=12").out
     assert out.startswith("data-images.png\nno font of this computer has the letters of some names; in the picture, ")
-    assert [line.split() for line in out.splitlines()[2:] if line] == [["#1", "train:", "猫"]]
-    assert json.loads(mlx("--json", "data", "show", photos, "data.size=12").out)["numbers"] == {"#1": "train: 猫"}
+    assert [line.split() for line in out.splitlines()[2:] if line] == [["#1", "test:", "猫"]]
+    assert json.loads(mlx("--json", "data", "show", photos, "data.size=12").out)["numbers"] == {"#1": "test: 猫"}
 
 
 def test_rows_where_there_is_no_picture(mlx, tmp_path):
