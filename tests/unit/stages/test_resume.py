@@ -363,7 +363,7 @@ def test_a_parent_that_was_deleted(go, interrupted, said, tensors, tmp_path):
 
 def test_a_parent_that_was_deleted_and_is_needed(go, config, interrupted, said, probes):
     parent = go("pretrain", steps=1)
-    needs = interrupted("transfer", init_from="latest", method={"_target_": "pieces.methods.l2_sp.L2Sp"})
+    needs = interrupted("transfer", init_from="latest", method={"_target_": "metalearn_cli.methods.l2_sp.L2Sp"})
     shutil.rmtree(parent["folder"])
     assert "the transfer method needs it to the end" in str(refused(needs, said, {}))
 

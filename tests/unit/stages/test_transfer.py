@@ -14,6 +14,7 @@ from metalearn_cli.backbones.conv4 import Conv4
 from metalearn_cli.backbones.mlp import Mlp
 from metalearn_cli.core.items import Facts
 from metalearn_cli.core.network import network
+from metalearn_cli.methods.l2_sp import L2Sp
 from metalearn_cli.methods.linear_probe import LinearProbe
 from metalearn_cli.records.checkpoint import open_checkpoint, read_resume
 from metalearn_cli.stages.learner import fresh_network
@@ -321,12 +322,10 @@ def test_more_data_comes_with_each_batch_and_is_recorded(go, ready, probes):
     assert not torch.equal(same["unlabelled"], same["x"])  # of the same data, drawn for themselves
 
 
-L2_SP = {"_target_": "pieces.methods.l2_sp.L2Sp"}
+L2_SP = {"_target_": "metalearn_cli.methods.l2_sp.L2Sp"}
 
 
-def test_a_methods_start_is_the_checkpoint_that_transfer_began_from(go, probes, ready, tensors, monkeypatch, said):
-    from pieces.methods.l2_sp import L2Sp
-
+def test_a_methods_start_is_the_checkpoint_that_transfer_began_from(go, ready, tensors, monkeypatch, said):
     first, seen, loss = go("transfer"), [], L2Sp.loss
     monkeypatch.setattr(
         L2Sp,
