@@ -259,7 +259,9 @@ def test_process_is_set_up_alike(go, interrupted, said, monkeypatch):
 
 
 RUNNING = {"_target_": "probes.backbones.running.Running"}
-LOW_RANK = {"_target_": "probes.methods.low_rank.LowRank"}
+FINETUNE = "metalearn_cli.methods.finetune.Finetune"
+OTHER_DATA = {"_target_": "metalearn_cli.data.gaussian.gaussian", "items": 160, "features": 6, "classes": 16}
+LOW_RANK = {"_target_": "metalearn_cli.methods.lora.Lora"}
 KINDS = {
     "own tensors": ("meta-train", {"algorithm": {"_target_": "probes.algorithms.scaled.Scaled"}}),
     "annealing": ("meta-train", {"algorithm": {"_target_": "probes.algorithms.annealed.Annealed"}}),
@@ -272,6 +274,11 @@ KINDS = {
         {"model": {"_target_": "probes.models.teacher.Teacher"}, "backbone": RUNNING},
     ),
     "factors that merge": ("transfer", {"method": LOW_RANK}),
+    "blocks that begin to learn": ("transfer", {"method": {"_target_": FINETUNE, "unfreeze": 0.7}}),
+    "classifiers of other data": (
+        "transfer",
+        {"method": {"_target_": "metalearn_cli.methods.multitask.Multitask"}, "also": {"other": OTHER_DATA}},
+    ),
 }
 
 
@@ -340,12 +347,9 @@ def test_other_data_than_the_run_began_with(go, said):
 
 def test_more_data_than_the_run_began_with(go, said, probes):
     more = {"unlabelled": {**OTHER_DATA, "seed": 3}}
-    done = go("transfer", method={"_target_": "pieces.methods.coral.Coral"}, also=more)
+    done = go("transfer", method={"_target_": "metalearn_cli.methods.coral.Coral"}, also=more)
     error = refused(done["folder"], said, {"also.unlabelled.seed": 4, "steps": 9})
     assert "with also.unlabelled.seed=4, data gaussian is not what" in str(error)
-
-
-OTHER_DATA = {"_target_": "metalearn_cli.data.gaussian.gaussian", "items": 160, "features": 6, "classes": 16}
 
 
 def test_a_parent_that_was_deleted(go, interrupted, said, tensors, tmp_path):
