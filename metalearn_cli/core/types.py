@@ -128,7 +128,7 @@ class Method(Protocol):
     `at(progress) -> Method`: the method at a fraction of training in [0, 1].
 
     `init(net, sizes) -> Params`: own tensors, which learn besides those of `rates`; `sizes` has the number of classes
-    of each data set in `also`, by name, and E as "taught_features".
+    of each data set in the entry "also", by name, and E as "taught_features".
 
     `merged(net, own) -> Params`: the network's tensors combined with the own ones (LoRA): these are trained, evaluated
     and saved.

@@ -62,7 +62,7 @@ def transfer(config: TransferConfig, session: Session) -> Job:
     _check(config, method, data, more)
     asks = getattr(method, "asks", ())
     taught = teacher and _network_of(teacher, net if TAUGHT in asks else None, data, runtime)
-    sizes = {name: other.facts.classes for name, other in more.items()}
+    sizes = {name: other.facts.classes for name, other in more.items() if name not in asks}
     if taught:
         sizes[TAUGHT_FEATURES] = taught.out_dim
     with seeded(config.seed, "method"):
