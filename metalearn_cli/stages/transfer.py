@@ -2,7 +2,7 @@
 
 The last fifth of each class's items is held out; the accuracy on it (label_accuracy) is reported, and the few-shot
 accuracy on validation classes (accuracy). The latter selects the best checkpoint, because the next stage needs
-features, not this classifier.
+features, not this classifier. What transfer starts from competes as step 0: where it is better, it is handed on.
 """
 
 from __future__ import annotations
@@ -130,6 +130,7 @@ def transfer(config: TransferConfig, session: Session) -> Job:
         merged=partial(merged, method, net),
         begin=begin if hasattr(method, "loss") else None,
         learns_from=("items", config.batch_size),
+        baseline=True,
     )
     if hasattr(method, "loss") or taught or more:  # these need the items
         return job
@@ -207,6 +208,9 @@ def _network_of(teacher: Checkpoint, like: Network | None, data: Dataset, runtim
         raise ConfigError([Problem("teacher", message)])
     if like and f"{HEAD}weight" not in teacher.manifest["signature"]:
         message = f"{teacher.folder} has no classifier; name a run of transfer"
+        raise ConfigError([Problem("teacher", message)])
+    if like and teacher.manifest["step"] == 0:
+        message = f"{teacher.folder} has an untrained classifier, as transfer brought no improvement; name a later one"
         raise ConfigError([Problem("teacher", message)])
     if like and recorded.get("name") != data.name:
         message = f"{teacher.folder} is a classifier of {recorded.get('name')}, not of {data.name}; name another run"

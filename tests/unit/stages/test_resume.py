@@ -65,6 +65,22 @@ def test_run_without_a_checkpoint_starts_over(config, go, said, monkeypatch, tmp
     assert done["metric"] == whole["metric"]
 
 
+def test_killed_in_the_first_step(config, go, said, monkeypatch, tmp_path, tensors):
+    """What was scored before training is not scored again."""
+    whole = go("transfer")
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(said, "advance", lambda step: 1 / 0)
+        stages.run("transfer", config("transfer"), said)
+    folder = runs.list_runs(str(tmp_path / "runs"))[0]["folder"]
+    assert [path.name for path in (Path(folder) / "checkpoints").iterdir()] == ["step-000000"]
+    said.measured.clear()
+    done = stages.resume(folder, said, {})
+    assert min(step for step, _ in said.measured) == 2
+    assert metrics(Path(folder)) == metrics(Path(whole["folder"]))
+    assert all(torch.equal(t, tensors(done)[name]) for name, t in tensors(whole).items())
+    assert all(done[key] == whole[key] for key in ("baseline", "trained", "metric"))
+
+
 def test_changes_win_and_are_told(interrupted, said):
     folder = interrupted("meta-train")
     done = stages.resume(folder, said, {"steps": 4, "every.log": 1, "optimizer.lr": 0.5})

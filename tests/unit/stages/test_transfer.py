@@ -181,16 +181,59 @@ def test_running_statistics_are_those_that_are_handed_on_and_scored(go, probes, 
 
 def test_factors_are_merged_into_the_backbone_that_is_handed_on(go, probes, tensors, ready):
     before = ready("transfer", method=LOW_RANK).job.params
-    done = go("transfer", method=LOW_RANK, optimizer__lr=0.1)
-    after = tensors(done)
+    done = go("transfer", method=LOW_RANK, optimizer__lr=0.1, steps=3)
+    last = Path(done["folder"]) / "checkpoints" / done["last"]
+    after = tensors(last)
     for name in WEIGHTS:
         factors = after[f"method.{name}.b"] @ after[f"method.{name}.a"]
         assert factors.abs().max() > 1e-3
         torch.testing.assert_close(after[name], before[name].detach() + factors)
     for block in range(3):
         assert torch.equal(after[f"backbone.blocks.{block}.bias"], before[f"backbone.blocks.{block}.bias"])
-    again = go("evaluate", split="val", episodes=4)["results"][0]  # which knows nothing of factors
-    assert again["value"] == done["metric"]["value"]
+    again = go("evaluate", ckpt=str(last), split="val", episodes=4)["results"][0]  # which knows nothing of factors
+    assert again["value"] == done["trained"]["value"]
+
+
+HARMFUL = {"optimizer__lr": 1.0}
+
+
+def test_what_is_better_before_transfer_is_handed_on(go, tensors, said):
+    parent = go("transfer", steps=20)
+    done = go("transfer", init_from=parent["id"], **HARMFUL)
+    before, after = done["baseline"], done["trained"]
+    assert before["value"] > after["value"] and after["step"] > 0
+    assert done["metric"] == before and before["step"] == 0 and done["best"] == "step-000000"
+    told = f"val/accuracy was {before['value']:.4f} before training and at best {after['value']:.4f} after it"
+    assert said.notes[-1] == f"transfer brought no improvement, so step 0, its start, is handed on: {told}"
+    scored = go("evaluate", ckpt=parent["id"], split="val", episodes=4)["results"][0]
+    assert (scored["value"], scored["interval"]) == (before["value"], before["interval"])
+    assert all(torch.equal(tensors(done)[name], tensors(parent)[name]) for name in WEIGHTS)
+    assert go("meta-train", init_from="latest:transfer")["parent"]["checkpoint"] == done["checkpoint"]
+
+
+def test_what_is_better_after_transfer_is_handed_on(go, said):
+    done = go("transfer", steps=30)
+    assert done["metric"] == done["trained"] != done["baseline"]
+    assert done["trained"]["value"] > done["baseline"]["value"]
+    assert not any("no improvement" in note for note in said.notes)
+    assert not (Path(done["folder"]) / "checkpoints" / "step-000000").exists()
+    assert "baseline" not in go("meta-train", steps=1)
+
+
+def test_of_two_equally_good_ones_the_trained_one_is_handed_on(go, tensors):
+    """The features of a probe never change, but its classifier is what a teacher needs."""
+    done = go("transfer", method=PROBE)
+    assert done["trained"]["value"] == done["baseline"]["value"]
+    assert done["metric"]["step"] == 3 and tensors(done)["head.weight"].any()
+
+
+def test_an_untrained_classifier_is_no_teacher(go, refused):
+    parent = go("transfer", steps=20)
+    done = go("transfer", init_from=parent["id"], **HARMFUL)
+    found = refused("transfer", method=DISTILL, teacher=done["id"])["teacher"]
+    assert found.endswith("has an untrained classifier, as transfer brought no improvement; name a later one")
+    last = Path(done["folder"]) / "checkpoints" / done["last"]
+    assert go("transfer", method=DISTILL, teacher=str(last))["teacher"]["step"] == 5
 
 
 def test_resume_goes_on_from_the_factors_not_from_what_they_merged_into(go, probes, tensors):
