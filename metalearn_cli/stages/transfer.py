@@ -181,7 +181,9 @@ def _check(config: TransferConfig, method: Method, data: Dataset, more: Mapping[
     for spare in sorted(more.keys() - named if ALSO not in asks else ()):
         problems.append(Problem(f"also.{spare}", f"has no effect: {name} does not ask for it"))
     for given, other in more.items():
-        if other.facts.regression or other.facts.shape != data.facts.shape:
+        if other.facts.regression:
+            problems.append(Problem(f"also.{given}", f"{other.name} is a regression; choose data with classes"))
+        elif other.facts.shape != data.facts.shape:
             message = f"{other.name} must have items of the same shape as {data.name}, {data.facts.plain_shape}"
             problems.append(Problem(f"also.{given}", message))
         elif data.facts.vocabulary and other.preprocessing != data.preprocessing:

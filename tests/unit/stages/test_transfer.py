@@ -417,8 +417,9 @@ def test_a_task_more_needs_labelled_data(refused):
     assert refused("transfer", method=MULTITASK) == {
         "also": "Multitask needs one or more labelled data sets; choose each with data@also.ANY_WORD=NAME"
     }
-    harmonic = {"_target_": "metalearn_cli.data.sinusoid.Sinusoid"}
-    assert refused("transfer", method=MULTITASK, also={"one": harmonic}).keys() == {"also.one"}
+    curves = {"_target_": "metalearn_cli.data.sinusoid.Sinusoid"}
+    found = refused("transfer", method=MULTITASK, also={"one": curves})
+    assert found == {"also.one": "sinusoid is a regression; choose data with classes"}
 
 
 L2_SP = {"_target_": "metalearn_cli.methods.l2_sp.L2Sp"}
