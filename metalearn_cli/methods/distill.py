@@ -2,7 +2,7 @@
 
 A teacher's answers say more of an item than its label does, so a student, which may be smaller or of another kind,
 learns to give the same softened answers. It can also learn features from which a linear map gives the teacher's, as
-in FitNets (Romero et al. 2015, https://arxiv.org/abs/1412.6550, equation 3).
+in FitNets (Romero et al. 2015, https://arxiv.org/abs/1412.6550).
 
 Legend: B items, K classes, D features of the student, E features of the teacher.
 """

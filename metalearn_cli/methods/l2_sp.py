@@ -1,4 +1,4 @@
-"""L2-SP: Li, Grandvalet & Davoine 2018, https://arxiv.org/abs/1802.01483, section 3.
+"""L2-SP: Li, Grandvalet & Davoine 2018, https://arxiv.org/abs/1802.01483.
 
 Fine-tuning on little data forgets what the pretrained network knows. So the squared distance of the backbone's weights
 from the checkpoint that transfer starts from is added to the loss, in place of weight decay towards zero.

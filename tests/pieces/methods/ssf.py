@@ -1,4 +1,4 @@
-"""SSF: Lian, Zhou, Feng & Wang 2022, https://arxiv.org/abs/2210.08823, equation 5."""
+"""SSF: Lian, Zhou, Feng & Wang 2022, https://arxiv.org/abs/2210.08823."""
 
 import torch
 

@@ -6,7 +6,7 @@ from metalearn_cli.methods.coral import Coral
 
 
 def test_loss_is_that_of_the_paper(net, batch, same):
-    """With the covariances of equations 2 and 3, by products of matrices as they are printed."""
+    """With covariances as products of matrices, the way the paper writes them."""
     loss, _ = Coral(weight=0.6).loss(net, {}, {}, batch)
     covariances = []
     for name in ("x", "unlabelled"):

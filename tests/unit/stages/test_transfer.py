@@ -417,7 +417,7 @@ def test_a_task_more_needs_labelled_data(refused):
     assert refused("transfer", method=MULTITASK) == {
         "also": "Multitask needs one or more labelled data sets; choose each with data@also.ANY_WORD=NAME"
     }
-    curves = {"_target_": "metalearn_cli.data.sinusoid.Sinusoid"}
+    curves = {"_target_": "metalearn_cli.data.sinusoid.sinusoid"}
     found = refused("transfer", method=MULTITASK, also={"one": curves})
     assert found == {"also.one": "sinusoid is a regression; choose data with classes"}
 
