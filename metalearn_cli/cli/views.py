@@ -51,6 +51,9 @@ def result(run: Run, words: Sequence[str] = (), config_dir: str = "") -> None:
         rows = [
             [metric["name"].replace("/", " "), f"{spread(metric['name'], metric['value'], metric['interval'])} (95 %)"]
         ]
+        for label, key in (("before training", "baseline"), ("after training", "trained")):
+            if (found := run.get(key)) and found != metric:
+                rows += [[label, f"{spread(found['name'], found['value'], found['interval'])} (95 %)"]]
         rows += [["best step", f"{metric['step']} of {run['steps']}"]]
         rows += [["ended early", f"after step {run['step']}"]] if run.get("stopped_early") else []
         rows += [["time", duration(run["seconds"])]]

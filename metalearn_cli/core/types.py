@@ -121,12 +121,14 @@ class Method(Protocol):
 
     Optional members, only for methods that need them:
 
-    `asks: tuple[str, ...]`: more entries of the batch: "taught", the logits of the checkpoint `teacher`, and the names
-    of data sets in `also`.
+    `asks: tuple[str, ...]`: more entries of the batch: "taught" and "taught_features", the logits [B, K] and features
+    [B, E] of the checkpoint `teacher`; names of data sets in `also`, whose items it gets without labels; "also", all
+    other data sets in `also` by name, each as a pair of items and labels.
 
     `at(progress) -> Method`: the method at a fraction of training in [0, 1].
 
-    `init(net) -> Params`: own tensors, which learn besides those of `rates`.
+    `init(net, sizes) -> Params`: own tensors, which learn besides those of `rates`; `sizes` has the number of classes
+    of each data set in the entry "also", by name, and E as "taught_features".
 
     `merged(net, own) -> Params`: the network's tensors combined with the own ones (LoRA): these are trained, evaluated
     and saved.

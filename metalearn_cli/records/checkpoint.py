@@ -346,6 +346,8 @@ class Checkpoints:
         if not self.best:
             return True
         best = self.best["metrics"][self._metric]
+        if self.best["step"] == 0 and value == best:
+            return True  # of two equally good ones the one with a trained head
         return math.isnan(best) or self._sign * value > self._sign * best
 
     def _manifest(

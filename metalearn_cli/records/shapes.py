@@ -97,6 +97,8 @@ RUN = {
     "teacher?": PARENT,
     "starts?": {"*": {"*": TEXT}},
     "metric?": SCORE,
+    "baseline?": SCORE,
+    "trained?": SCORE,
     "results?": [SCORE],
     "table?": [{**SCORE, "after": TEXT, "gain?": NUMBER, **dict.fromkeys(_OF_GAIN, NUMBER)}],
 }

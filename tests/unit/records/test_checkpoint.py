@@ -128,6 +128,13 @@ def test_keeps_the_best_and_the_newest(tmp_path):
     assert names(tmp_path) == ["step-000002", "step-000007"]
 
 
+def test_training_that_is_as_good_as_its_start_is_preferred(tmp_path):
+    kept = checkpoints(tmp_path, keep=9)
+    for step, value in enumerate([0.5, 0.4, 0.5, 0.5]):
+        kept.save(step, PARAMS, STATE, {"val/x": value})
+        assert kept.best["step"] == (0, 0, 2, 2)[step]
+
+
 @pytest.mark.parametrize(("higher", "best"), [(True, 3), (False, 2)])
 def test_best_goes_by_the_metrics_direction_and_is_never_nan(tmp_path, higher, best):
     kept = checkpoints(tmp_path, higher=higher)

@@ -118,7 +118,7 @@ def test_regression_needs_one_way(refused):
 
 
 def test_other_stages_refuse_regression(refused):
-    assert "transfer learns to classify" in refused("transfer", data=SINUSOID, way=1)["data"]
+    assert "which transfer learns" in refused("transfer", data=SINUSOID, way=1)["data"]
 
 
 def test_regression(go, manifest):
