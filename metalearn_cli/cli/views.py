@@ -269,6 +269,9 @@ def items(shown: Mapping[str, Any]) -> None:
         telling.table("", ["!split", f"!{shown['noun']}", "item"], shown["rows"])
     else:
         telling.say(shown["picture"] or "there is nothing to show: each episode is generated")
+    if shown["shown"] < shown["classes"]:
+        nouns = {"class": "classes", "task": "tasks"}[shown["noun"]]
+        telling.say(f"{shown['shown']} of {shown['classes']} {nouns}")
     if shown["numbers"]:
         told = "no font of this computer has the letters of some names; in the picture, a number stands for each"
         telling.say(told)

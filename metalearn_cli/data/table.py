@@ -20,6 +20,7 @@ from metalearn_cli.data.common.dataset import Dataset
 from metalearn_cli.data.common.files import files_named, source_of
 from metalearn_cli.data.common.manifest import Manifest, Placed, key_of_split, placed
 from metalearn_cli.data.common.rows import TABLES, Columns, Table, check_roles, columns_of, is_table, named
+from metalearn_cli.data.common.splits import spread
 from metalearn_cli.data.common.tables import (
     check_names,
     entries_of,
@@ -177,9 +178,9 @@ def _data(path: Path, settings: Settings, targets: Sequence[str]) -> Dataset:
 
 
 def _examples(found: Placed, columns: Columns) -> list[list[str]]:
-    """Return one row of each of the first classes of a split, as `mlx data show` prints it."""
+    """Return one row of each of some classes of a split, as `mlx data show` prints it."""
     return [
         [split, name, ", ".join(f"{column} {text_of(values[own[0].source])}" for column, values in columns.items())]
         for split, classes in found.classes.items()
-        for name, own in list(classes.items())[:EXAMPLES]
+        for name, own in spread(list(classes.items()), EXAMPLES)
     ]

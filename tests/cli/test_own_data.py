@@ -41,9 +41,30 @@ def test_what_is_understood_of_a_folder(mlx, photos, tmp_path):
 
 def test_its_picture(mlx, photos, tmp_path):
     answer = mlx("data", "show", photos, "data.size=12")
-    assert (answer.code, answer.out) == (0, "data-images.png\n")
-    with Image.open("data-images.png") as picture:
+    assert (answer.code, answer.out) == (0, f"data-{photos}.png\n")
+    with Image.open(f"data-{photos}.png") as picture:
         assert picture.height > 12 * 60
+
+
+def test_its_picture_does_not_become_one_of_the_data(mlx, photos, monkeypatch, tmp_path):
+    for place in (tmp_path / photos, tmp_path / photos / "class00"):
+        monkeypatch.chdir(place)
+        answer = mlx("data", "show", "data=images", f"data.root='{tmp_path / photos}'", "data.size=12")
+        assert (answer.code, answer.out) == (2, "")
+        assert "go to another folder first: cd " in answer.err
+    monkeypatch.chdir(tmp_path / photos)
+    assert mlx("data", "make", ".", "data.size=12").code == 0
+
+
+def test_how_many_classes_are_not_shown(mlx, tmp_path):
+    rows = [f"{group}{k} wants {n},{group}{k},{group}" for group in "abc" for k in range(9) for n in range(4)]
+    Path("q.csv").write_text("text,label,group\n" + "\n".join(rows))
+    answer = mlx("data", "show", "q.csv", "data.split=classes")
+    assert answer.out.endswith("18 of 27 classes\n")
+    train = [line.split()[1] for line in answer.out.splitlines() if line.startswith("train")]
+    assert {name[0] for name in train} == {"a", "b", "c"}
+    shown = json.loads(mlx("--json", "data", "show", "q.csv", "data.split=classes").out)
+    assert (shown["shown"], shown["classes"]) == (18, 27)
 
 
 def test_a_number_stands_for_a_name_that_no_font_has(mlx, photos, monkeypatch):
@@ -51,7 +72,9 @@ def test_a_number_stands_for_a_name_that_no_font_has(mlx, photos, monkeypatch):
     monkeypatch.setattr(fonts, "font_of", lambda text: None if "猫" in text else font_of(text))
     (Path(photos) / "class03").rename(Path(photos) / "猫")
     out = mlx("data", "show", photos, "data.size=12").out
-    assert out.startswith("data-images.png\nno font of this computer has the letters of some names; in the picture, ")
+    assert out.startswith(
+        f"data-{photos}.png\nno font of this computer has the letters of some names; in the picture, "
+    )
     assert [line.split() for line in out.splitlines()[2:] if line] == [["#1", "test:", "猫"]]
     assert json.loads(mlx("--json", "data", "show", photos, "data.size=12").out)["numbers"] == {"#1": "test: 猫"}
 

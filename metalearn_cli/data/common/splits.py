@@ -6,7 +6,7 @@ Legend: N items, K classes, O outputs of a regression, ... the shape of one item
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -78,6 +78,12 @@ def by_part(function: Callable[[Tensor], T], items: Items) -> T | dict[str, T]:
     if isinstance(items, Tensor):
         return function(items)
     return {name: function(part) for name, part in parts_of(items).items()}
+
+
+def spread(values: Sequence[T], most: int) -> list[T]:
+    """Return at most so many values, from the whole of a sequence: neighbours in an order may be of one group."""
+    count = min(most, len(values))
+    return [values[i * len(values) // count] for i in range(count)]
 
 
 def group_of(class_name: str) -> str:

@@ -26,7 +26,7 @@ from metalearn_cli.data.common.cache import cached
 from metalearn_cli.data.common.dataset import Dataset
 from metalearn_cli.data.common.files import state_of
 from metalearn_cli.data.common.manifest import Entry, Placed
-from metalearn_cli.data.common.splits import SPLITS
+from metalearn_cli.data.common.splits import SPLITS, spread
 
 PADDING, UNKNOWN, FIRST = 0, 1, 2
 """The ids of padding, of a letter that the vocabulary lacks, and of the vocabulary's first piece."""
@@ -320,11 +320,11 @@ def _strange(ids: Mapping[str, Encoded]) -> list[Finding]:
 
 
 def _examples(found: Placed) -> list[list[str]]:
-    """Return rows of a split, a class and the beginning of its first text."""
+    """Return rows of a split, one of its classes and the beginning of its first text."""
     return [
         [split, name, " ".join(entries[0].source.text.split())[:WIDTH]]
         for split, classes in found.classes.items()
-        for name, entries in list(classes.items())[:SHOWN]
+        for name, entries in spread(list(classes.items()), SHOWN)
     ]
 
 
