@@ -23,6 +23,7 @@ from metalearn_cli.cli.phrases import (
     verdict,
     with_intervals,
 )
+from metalearn_cli.core.errors import Finding
 from metalearn_cli.core.metric import SAME_CLASSES, metric_named
 from metalearn_cli.records import classes
 
@@ -247,7 +248,7 @@ def data(found: Mapping[str, Any], words: Sequence[str] | None = None, run: Sequ
         kind = (finding["blocks"], finding["what"])
         shown[kind] += 1
         if shown[kind] <= _SAME:
-            told.append(["error" if finding["blocks"] else "warning", finding["where"], finding["what"]])
+            told.append(["error" if finding["blocks"] else "warning", finding["where"], Finding(**finding).told])
         elif shown[kind] == same[kind]:
             told.append(["", f"and {same[kind] - _SAME} more", "the same; --json lists them all"])
     if told:

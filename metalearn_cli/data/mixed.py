@@ -18,7 +18,7 @@ from metalearn_cli.data.common.files import Files, files_named, source_of
 from metalearn_cli.data.common.images import LARGEST, Fit, Resampling, Shape, image_data, opened
 from metalearn_cli.data.common.manifest import Manifest, Placed, placed
 from metalearn_cli.data.common.rows import TABLES, Columns, Place, check_roles, columns_of, is_table, named
-from metalearn_cli.data.common.splits import Split
+from metalearn_cli.data.common.splits import Split, packed
 from metalearn_cli.data.common.tables import check_names, entries_of, learn, problems_of_columns, text_of, vectors
 from metalearn_cli.data.common.texts import Coding, Length, Passage, Vocabulary, text_data
 
@@ -105,8 +105,11 @@ def mixed(
         parts: dict[str, Dataset] = {}
         if paths:
             pictures = _sources(found, paths.__getitem__)
-            parts["image"] = image_data("images", pictures, lambda name: opened(files.read(name, LARGEST)), shape)
-        return _joined(found, parts | encoded, features, categorical, about)
+            try:
+                parts["image"] = image_data("images", pictures, lambda name: opened(files.read(name, LARGEST)), shape)
+            except DataError as error:  # its rest is no data set of several parts
+                raise DataError(error.findings) from error
+        return _joined(found, parts | encoded, features, categorical, about, whole.place)
 
     key = {
         "table": files_named(path.parent, [path.name]).stamp,
@@ -151,6 +154,7 @@ def _joined(
     features: Columns,
     categorical: Sequence[str],
     about: Mapping[str, Any],
+    place: Place,
 ) -> Dataset:
     """Return the parts of each item as one data set."""
     rows = {split: [entry.source for entry in found.entries(split)] for split in found.classes}
@@ -166,7 +170,7 @@ def _joined(
         if table is not None:
             items["table"] = table[rows[split]]
         counts = torch.tensor([len(entries) for entries in classes.values()])
-        splits[split] = Split(items, counts, tuple(classes))
+        splits[split] = Split(items, counts, tuple(classes), sources=packed(map(place, rows[split])))
     vocabulary = {name: n for name, part in parts.items() if isinstance(n := part.facts.vocabulary, int) and n}
     preprocessing = {name: dict(part.preprocessing) for name, part in parts.items()}
     return Dataset.of(

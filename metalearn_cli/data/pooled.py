@@ -8,12 +8,12 @@ from typing import Any
 import torch
 
 from metalearn_cli.core.build import Spec, build
-from metalearn_cli.core.errors import ConfigError, Problem
+from metalearn_cli.core.errors import ConfigError, DataError, Problem
 from metalearn_cli.core.items import joined
 from metalearn_cli.data.common.cache import cached
 from metalearn_cli.data.common.dataset import Dataset
 from metalearn_cli.data.common.findings import findings_of
-from metalearn_cli.data.common.splits import SPLITS, Split
+from metalearn_cli.data.common.splits import SPLITS, Split, names_of_items, packed
 
 
 def pooled(
@@ -50,7 +50,14 @@ def pooled(
         problems.append(Problem("data.parts", told))
     if problems:
         raise ConfigError(problems)
-    data = {name: _part(name, parts[name]) for name in sorted(parts)}
+    data, findings = {}, []
+    for name in sorted(parts):
+        try:
+            data[name] = _part(name, parts[name])
+        except DataError as error:
+            findings += [finding._replace(where=f"{name}, {finding.where}") for finding in error.findings]
+    if findings:
+        raise DataError(findings)
     owners = {split: sorted(set(data if names is None else names)) for split, names in used.items()}
     _check(data, owners)
     key = {"parts": {name: [own.fingerprint, own.protocol, dict(own.preprocessing)] for name, own in data.items()}}
@@ -147,4 +154,5 @@ def _joined(splits: Mapping[str, Split]) -> Split:
         torch.cat([split.counts for split in splits.values()]),
         tuple(f"{part}/{name}" for part, split in splits.items() for name in split.names),
         torch.cat(targets) if targets else None,
+        packed(f"{part}: {name}" for part, split in splits.items() for name in names_of_items(split)),
     )

@@ -32,10 +32,10 @@ def check_data(config: DataConfig) -> dict[str, Any]:
     """Read a data set and check it for everything that could harm a training.
 
     Returns:
-        `findings`, each with `blocks`, `where` and `what`; `may_start`, whether none of them blocks; `cure`, what to do
-        about files that cannot be used, or ""; and, if it could be read, `data` with its name, protocol, fingerprint,
-        the classes of each split and their items, `about` its source, the shape of an item, and the numbers of an
-        episode.
+        `findings`, each with `blocks`, `where`, `what` and `items`; `may_start`, whether none of them blocks; `cure`,
+        what to do about files that cannot be used, or ""; and, if it could be read, `data` with its name, protocol,
+        fingerprint, the classes of each split and their items, `about` its source, the shape of an item, and the
+        numbers of an episode.
 
     Raises:
         UserError: if the data is missing, or its settings are wrong.
@@ -45,9 +45,10 @@ def check_data(config: DataConfig) -> dict[str, Any]:
     try:
         data = build(config.data, "data")
     except DataError as error:
-        findings += error.findings
+        data = error.rest
+        findings += error.findings if data is None else ()
         told["cure"] = error.cure
-    else:
+    if data is not None:
         episode = fitted(config, data).episode
         sizes = {
             name: {"classes": len(s.names), "items": int(s.counts.sum()), "names": list(s.names)}

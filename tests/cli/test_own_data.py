@@ -105,6 +105,38 @@ def test_what_cannot_be_made(mlx, tmp_path, words, told):
     assert not list(tmp_path.iterdir())
 
 
+def test_all_problems_of_a_folder_are_told_at_once_and_by_file(mlx, photos):
+    folder = Path(photos)
+    (folder / "class00" / "broken.jpg").write_bytes(b"no picture")
+    (folder / "lonely").mkdir()
+    for place in ("stray.png", "lonely/one.png", *(f"class{k:02d}/same.png" for k in range(12))):
+        fill_with = Image.open(folder / "class00" / "1.png")
+        fill_with.save(folder / place)
+    answer = mlx("data", "check", "data=images", f"data.root='{photos}'", "data.size=12", "--json")
+    assert answer.code == 2
+    found = json.loads(answer.out)
+    told = [(f["where"], f["what"]) for f in found["findings"]]
+    assert ("stray.png", "is in no class folder") in [(where, what.partition(";")[0]) for where, what in told]
+    assert "is no image" in dict(told)["class00/broken.jpg"]
+    assert any(f["where"] == "data.min_items" and f["items"] == ["lonely"] for f in found["findings"])
+    assert ["class00/same.png = class00/1.png"] in [f["items"] for f in found["findings"]]
+    shared = [f["items"] for f in found["findings"] if "single item" in f["what"]]
+    assert max(map(len, shared)) > 5
+    assert found["data"]["splits"] and found["cure"].endswith("data.unreadable=skip")
+    assert mlx("data", "show", "data=images", f"data.root='{photos}'", "data.size=12").code == 2
+
+
+def test_a_row_without_a_label_hides_nothing(mlx, tmp_path):
+    rows = [f"{c}{n % 3} is it,{c}" for c in "abcdefgh" for n in range(4)] + ["nobody's,", ",a", "alone,z"]
+    Path("q.csv").write_text("text,label\n" + "\n".join(rows))
+    answer = mlx("data", "check", "data=text", "data.root=q.csv")
+    out = " ".join(answer.out.split())
+    assert answer.code == 2
+    for told in ("without a label", "line 34", "without a text: left out: q.csv, line 35", "left out: z"):
+        assert told in out
+    assert "has 1 item that repeats others of it: q.csv, line 5 = q.csv, line 2" in out
+
+
 def test_near_copies_across_splits(mlx, photos):
     pictures = sorted(path for path in Path(photos).rglob("*.png") if Image.open(path).mode == "L")
     twin = next(path for path in pictures if path.parent.name == "class00")

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from metalearn_cli.core.items import each
 from metalearn_cli.data.common.dataset import Dataset
-from metalearn_cli.data.common.decoding import Unreadable, decoded
+from metalearn_cli.data.common.decoding import SKIP, Unreadable, decoded
 from metalearn_cli.data.common.files import UNREADABLE
 from metalearn_cli.data.common.manifest import Placed
 from metalearn_cli.data.common.splits import ONE
@@ -200,6 +200,7 @@ def image_data(
         _preprocessing(shape, 1 if gray else shape.channels or 3),
         about=told,
         findings=(*found.findings, *findings),
+        cure=SKIP if any(finding.blocks for finding in findings) else "",
     )
 
 

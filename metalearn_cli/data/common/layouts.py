@@ -41,6 +41,7 @@ def of_folders(files: Files, endings: Sequence[str]) -> Manifest:
         own = folders[bool(split) :]
         if not own:
             findings.append(Finding(True, name, NO_CLASS))
+            continue
         group = own[0] if len(own) > 1 else ""
         entries.append(Entry(name, "/".join(own[bool(group) :]), split, group))
     if not names:
@@ -141,7 +142,8 @@ def of_table(path: Path, column: Mapping[str, str | None]) -> tuple[Manifest, Fi
         column: its columns: "path" and "label", and perhaps "split" and "group"; see `rows.named`.
 
     Raises:
-        DataError: with each row that cannot be used, and each file that is not there.
+        ConfigError: if it lacks a column.
+        DataError: if it cannot be read.
     """
     columns = columns_of(path)
     roles = {role: named(columns, role, column, path, role in ("path", "label")) for role in column}
@@ -149,17 +151,18 @@ def of_table(path: Path, column: Mapping[str, str | None]) -> tuple[Manifest, Fi
     values = {role: [word_of(value) for value in found[1]] for role, found in roles.items() if found}
     values["path"] = [name.replace("\\", "/") for name in values["path"]]
     files = files_named(path.parent, [name for name in values["path"] if name])
-    findings = list(files.findings)
-    places = [f"{path}, {columns.place(row)}" for row in range(len(values["path"]))]
-    findings += [
-        Finding(True, where, "has no label") for where, label in zip(places, values["label"], strict=True) if not label
-    ]
-    findings += [
-        Finding(True, where, "names no file") for where, name in zip(places, values["path"], strict=True) if not name
-    ]
-    if findings:
-        raise DataError(findings)
-    rows = len(places)
-    splits = list(map(split_named, values.get("split", [""] * rows), places))
-    entries = map(Entry, values["path"], values["label"], splits, values.get("group", [""] * rows))
-    return Manifest(list(entries), {"rows": rows, "columns": used}), files
+    findings, entries = list(files.findings), []
+    known, empty = set(files.names), [""] * len(values["path"])
+    each = (values[role] if role in values else empty for role in ("path", "label", "split", "group"))
+    for row, (name, label, split, group) in enumerate(zip(*each, strict=True)):
+        where = f"{path}, {columns.place(row)}"
+        lacks = ["has no label"] * (not label) + ["names no file"] * (not name)
+        wrong = [Finding(True, where, what) for what in lacks]
+        try:
+            part = split_named(split, where)
+        except DataError as error:
+            wrong += error.findings
+        findings += wrong
+        if not wrong and name in known:
+            entries.append(Entry(name, label, part, group))
+    return Manifest(entries, {"rows": len(empty), "columns": used}, tuple(findings)), files

@@ -17,7 +17,7 @@ from metalearn_cli.core.check import Above, Range
 from metalearn_cli.core.errors import Finding, UserError
 from metalearn_cli.data.common.cache import cached
 from metalearn_cli.data.common.dataset import Dataset
-from metalearn_cli.data.common.decoding import Unreadable, decoded
+from metalearn_cli.data.common.decoding import SKIP, Unreadable, decoded
 from metalearn_cli.data.common.files import Files
 from metalearn_cli.data.common.manifest import Manifest, Placed, placed
 from metalearn_cli.data.common.splits import ONE
@@ -247,4 +247,5 @@ def sound_data(
         preprocessing,
         about=told,
         findings=(*found.findings, *findings, *quiet),
+        cure=SKIP if any(finding.blocks for finding in findings) else "",
     )
