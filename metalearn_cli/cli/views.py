@@ -268,7 +268,7 @@ def items(shown: Mapping[str, Any]) -> None:
     """Show the result of `stages.data.show_data`: where its picture is, or rows of items."""
     if shown["rows"]:
         telling.table("", ["!split", f"!{shown['noun']}", "item"], shown["rows"])
-    else:
+    if shown["picture"] or not shown["rows"]:
         telling.say(shown["picture"] or "there is nothing to show: each episode is generated")
     if shown["shown"] < shown["classes"]:
         nouns = {"class": "classes", "task": "tasks"}[shown["noun"]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -65,7 +66,7 @@ def check_data(config: DataConfig) -> dict[str, Any]:
         told["data"] = {**facts, "splits": sizes, "about": dict(data.about), **shape}
         findings += [
             *data.findings,
-            *(near_copies(data.splits) if data.facts.kind == "image" else []),
+            *near_copies({name: part for name, own in data.splits.items() if (part := _pictures(own))}),
             *episode_findings(data, *episode),
         ]
     findings.sort(key=lambda finding: not finding.blocks)
@@ -93,9 +94,13 @@ def show_data(config: DataConfig, folder: Path) -> dict[str, Any]:
     noun = "task" if data.facts.regression else "class"
     classes = len({name for split in data.splits.values() for name in split.names})
     told: dict[str, Any] = {"picture": None, "rows": [], "numbers": {}, "noun": noun, "classes": classes}
+    splits = data.splits
     if rows := data.about.get("examples"):
-        return {**told, "rows": rows, "shown": len({name for _, name, _ in rows})}
-    items = {(split, name): x for split in data.splits for name, x in _some(data.splits[split])}
+        told |= {"rows": rows, "shown": len({name for _, name, _ in rows})}
+        if "image" not in data.facts.shape:
+            return told
+        splits = {name: part for name, own in splits.items() if (part := _pictures(own))}
+    items = {(split, name): x for split, own in splits.items() for name, x in _some(own)}
     told["shown"] = len({name for _, name in items})
     dimensions = {x.ndim if isinstance(x, Tensor) else 0 for x in items.values()}
     audio = data.facts.kind == "audio"
@@ -117,6 +122,12 @@ def show_data(config: DataConfig, folder: Path) -> dict[str, Any]:
     else:
         image_grid({name: _padded(as_seen(x, data)) for name, x in plain.items()}, ITEMS, title, path)
     return {**told, "picture": str(path), "numbers": {number: label for label, number in numbers.items()}}
+
+
+def _pictures(split: Split) -> Split | None:
+    """Return a split of its pictures alone; None if it has none. A look at other items finds nothing."""
+    pictures = parts_of(split.items).get("image") if isinstance(split.items, dict) else split.items
+    return None if pictures is None else replace(split, items=pictures)
 
 
 def _check_outside(spec: Spec, folder: Path) -> None:

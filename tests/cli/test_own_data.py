@@ -126,6 +126,23 @@ def test_all_problems_of_a_folder_are_told_at_once_and_by_file(mlx, photos):
     assert mlx("data", "show", "data=images", f"data.root='{photos}'", "data.size=12").code == 2
 
 
+def test_items_of_parts_are_shown_with_picture_and_caption(mlx, tmp_path):
+    sources.written("mixed", tmp_path)
+    answer = mlx("data", "show", "data=mixed", "data.root=things.csv", "data.column.text=caption", "data.size=16")
+    assert answer.out.count("caption a ") == len(answer.out.split("pictures/")) - 1 > 10
+    assert "\ndata-things.csv.png\n" in answer.out and Path("data-things.csv.png").exists()
+
+
+def test_look_alikes_among_the_pictures_of_parts_are_told(mlx, tmp_path):
+    sources.written("mixed", tmp_path)
+    for k in range(20):
+        with Image.open(f"pictures/{k}-0.png") as image:
+            twin = Image.open("pictures/0-0.png").resize((40 + k, 40 + k)) if k else image
+            twin.save(f"pictures/{k}-1.png")
+    out = mlx("data", "check", "data=mixed", "data.root=things.csv", "data.column.text=caption").out
+    assert "of images that look the same" in out
+
+
 def test_a_row_without_a_label_hides_nothing(mlx, tmp_path):
     rows = [f"{c}{n % 3} is it,{c}" for c in "abcdefgh" for n in range(4)] + ["nobody's,", ",a", "alone,z"]
     Path("q.csv").write_text("text,label\n" + "\n".join(rows))
@@ -218,7 +235,7 @@ def test_long_reading_is_told(mlx, photos, monkeypatch):
     answer = mlx("data", "make", photos, "data.size=13")
     told = [line for line in answer.err.splitlines() if line.startswith("reading ")]
     assert len(told) == 3
-    assert told[0].startswith("reading 90 items of train takes about ")
+    assert told[0].startswith("reading 90 items of train takes about ") and " seconds; " in told[0]
 
 
 def test_own_texts(mlx, tmp_path):

@@ -22,7 +22,8 @@ from metalearn_cli.data.common.splits import SPLITS, Split, group_of, names_of_i
 COPIED = 0.5  # a class with at least this share of another's items is a copy of it
 COMMON = 50  # if more classes share an item, they are not compared pair by pair
 NO_NUMBERS = "with values that are not finite (NaN or infinite)"
-BITS, ALIKE = 64, 2  # of the hash of an image, and how many may differ in a near-copy
+ALIKE = 0.8  # correlation of the details of two images that look the same
+PLAIN = 0.4  # of 255, the mean size of the details of an image without any
 SMALLEST = 16  # pixels a side: in fewer, many images look alike
 CHUNK = 4096  # images that are compared at once
 HUGE = 1e6  # standardised values are far smaller
@@ -36,10 +37,10 @@ def findings_of(splits: Mapping[str, Split]) -> list[Finding]:
     findings = [Finding(True, name, "is a split that is missing") for name in SPLITS if name not in splits]
     for name, split in splits.items():
         findings += _numbers(name, split)
-    return findings + _groups(splits) + _copies(splits)
+    return findings + shared_groups(splits) + _copies(splits)
 
 
-def _groups(splits: Mapping[str, Split]) -> list[Finding]:
+def shared_groups(splits: Mapping[str, Split]) -> list[Finding]:
     """Find groups (alphabets, speakers) with classes in two splits."""
     own = {name: {group_of(label) for label in split.names} - {""} for name, split in splits.items()}
     findings = []
@@ -52,10 +53,9 @@ def _groups(splits: Mapping[str, Split]) -> list[Finding]:
 def near_copies(splits: Mapping[str, Split]) -> list[Finding]:
     """Find images of two splits that look the same: scaled, recompressed or slightly changed copies.
 
-    Two images count as the same if 64 differences of neighbouring pixels, of the image scaled to 9x8, have the same
-    sign in all but two places ("dHash"). Plain images, with few differences, are not compared.
+    Two images count as the same if their details are correlated, see `_details`. Plain images are not compared.
     """
-    hashes = {name: _looks(split.items) for name, split in splits.items() if isinstance(split.items, Tensor)}
+    hashes = {name: _details(split.items) for name, split in splits.items() if isinstance(split.items, Tensor)}
     findings = []
     for one, two in combinations(hashes, 2):
         first, second = hashes[one], hashes[two]
@@ -64,7 +64,7 @@ def near_copies(splits: Mapping[str, Split]) -> list[Finding]:
         pairs = [
             (start + int(i), int(j))
             for start in range(0, len(first), CHUNK)
-            for i, j in (BITS - first[start : start + CHUNK] @ second.T <= 2 * ALIKE).nonzero()
+            for i, j in (first[start : start + CHUNK] @ second.T > ALIKE).nonzero()
         ]
         if pairs:
             names = {name: names_of_items(splits[name]) for name in (one, two)}
@@ -74,14 +74,21 @@ def near_copies(splits: Mapping[str, Split]) -> list[Finding]:
     return findings
 
 
-def _looks(items: Tensor) -> Tensor | None:
-    """Return the signs [N, 64], -1 or 1, of an image's differences; zeros for a plain image; None for other items."""
+def _details(items: Tensor) -> Tensor | None:
+    """Return the details of images as vectors [N, 196] of length 1; zeros for a plain image; None for other items.
+
+    They are what each pixel of the image, scaled to 16x16, differs from its neighbours' mean: light, contrast and a
+    gradient over the whole image, as transparency may leave, do not count.
+    """
     if items.ndim != 4 or items.dtype != torch.uint8 or min(items.shape[2:]) < SMALLEST:
         return None
-    small = [interpolate(part.float().mean(1, keepdim=True), (8, 9), mode="area") for part in items.split(CHUNK)]
-    steps = torch.cat(small)[:, 0].diff(dim=2).flatten(1)
-    busy = (steps.abs() > 2).float().mean(1, keepdim=True) > 0.5
-    return torch.where(steps > 0, 1.0, -1.0) * busy
+    side = (SMALLEST, SMALLEST)
+    small = [interpolate(part.float().mean(1, keepdim=True), side, mode="area") for part in items.split(CHUNK)]
+    x = torch.cat(small)[:, 0]
+    around = x[:, :-2, 1:-1] + x[:, 2:, 1:-1] + x[:, 1:-1, :-2] + x[:, 1:-1, 2:]
+    details = (x[:, 1:-1, 1:-1] - around / 4).flatten(1)
+    lengths = details.norm(dim=1, keepdim=True)
+    return torch.where(lengths > PLAIN * details.shape[1] ** 0.5, details / lengths, 0.0)
 
 
 def episode_findings(data: Any, way: int, shot: int, query: int) -> list[Finding]:

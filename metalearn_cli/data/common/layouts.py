@@ -10,20 +10,21 @@ from pathlib import Path, PurePosixPath
 from metalearn_cli.core.errors import ConfigError, DataError, Finding, Problem
 from metalearn_cli.data.common.files import SPLIT_WORDS, Files, files_in, files_named, suffix
 from metalearn_cli.data.common.manifest import Entry, Manifest, split_named
-from metalearn_cli.data.common.rows import columns_of, is_table, named, word_of
+from metalearn_cli.data.common.rows import columns_of, is_table, named, not_used, word_of
 
 COLUMN = {"path": None, "label": None, "split": None, "group": None}
 """The columns of a table of files; None for the usual names."""
 
-NO_CLASS = "is in no class folder; each class needs a folder of its own, or data.pattern if recordings' names say it"
+NO_CLASS = "is in no class folder; each class needs a folder of its own"
 
 
-def of_folders(files: Files, endings: Sequence[str]) -> Manifest:
+def of_folders(files: Files, endings: Sequence[str], named: bool = False) -> Manifest:
     """Return the files of a folder of classes, each a folder; folders above them are groups, those at the top splits.
 
     Args:
         files: all files.
         endings: of the files that are items.
+        named: whether the names of the files may say their classes instead, by `data.pattern`.
     """
     names = sorted(name for name in files.names if suffix(name) in endings)  # the same in a folder and in an archive
     about = {
@@ -31,6 +32,9 @@ def of_folders(files: Files, endings: Sequence[str]) -> Manifest:
         "skipped": {**files.skipped, "of other kinds": len(files.names) - len(names)},
     }
     parts = {name: PurePosixPath(name).parts[:-1] for name in names}
+    if len(set(parts.values())) == 1:
+        told = _of_one_folder(names, named)
+        return Manifest([], about, (*files.findings, Finding(True, "data.root", told)))
     wrapping = _common(set(parts.values()))
     parts = {name: folders[wrapping:] for name, folders in parts.items()}
     tops = {folders[0].lower() for folders in parts.values() if folders}
@@ -61,6 +65,19 @@ def beside_splits(splits: Mapping[str, str]) -> list[Finding]:
         return []
     told = "is neither train, val nor test, but lies beside these: move it away, or into one of them"
     return [Finding(True, name or "data.root", told) for name, split in sorted(splits.items()) if not split]
+
+
+def _of_one_folder(names: Sequence[str], named: bool) -> str:
+    """Return what to do about files that all lie in one folder."""
+    many = f"has {len(names)} files in one folder, such as {PurePosixPath(names[0]).name}"
+    told = f"{many}: a class is a folder; give the folder that has a folder for each class"
+    if not named:
+        return told
+    first = PurePosixPath(names[0])
+    marks = re.findall(r"[_-]", first.stem) or ["_"]
+    fields = ["{label}", *["{group}"] * (len(marks) > 1), *(f"{{n{i or ''}}}" for i in range(max(1, len(marks) - 1)))]
+    pattern = "".join(field + mark for field, mark in zip(fields, [*marks, first.suffix], strict=True))
+    return f"{told}, or say how names tell the class, such as \"data.pattern='{pattern}'\""
 
 
 def of_names(files: Files, endings: Sequence[str], pattern: str) -> Manifest:
@@ -97,6 +114,9 @@ def of_names(files: Files, endings: Sequence[str], pattern: str) -> Manifest:
         for name, found in matches.items()
     ]
     other = {"of other names": len(names) - len(matches), "of other kinds": len(files.names) - len(names)}
+    left = tuple(name for name in names if name not in matches)
+    told = f"does not fit {len(left)} of {len(names)} names, which are left out"
+    findings += [Finding(False, "data.pattern", told, left)] * bool(left)
     return Manifest(entries, {"files": len(files.names), "skipped": {**files.skipped, **other}}, tuple(findings))
 
 
@@ -165,4 +185,5 @@ def of_table(path: Path, column: Mapping[str, str | None]) -> tuple[Manifest, Fi
         findings += wrong
         if not wrong and name in known:
             entries.append(Entry(name, label, part, group))
-    return Manifest(entries, {"rows": len(empty), "columns": used}, tuple(findings)), files
+    about = {"rows": len(empty), "columns": used, **not_used(columns, used.values())}
+    return Manifest(entries, about, tuple(findings)), files

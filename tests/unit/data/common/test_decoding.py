@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from metalearn_cli.core.errors import DataError
 from metalearn_cli.data.common import decoding
 from metalearn_cli.data.common.decoding import decoded
 from metalearn_cli.data.common.manifest import Entry, Manifest, placed

@@ -232,6 +232,11 @@ def test_images_that_look_the_same_in_two_splits() -> None:
     (finding,) = near_copies(found)
     assert (finding.blocks, finding.where) == (False, "train and test")
     assert finding.told == "share 1 pair of images that look the same: train2 #1 and test0 #2"
+    fade = torch.linspace(0, 200, 32)[None, None, None]  # as transparency leaves it
+    faded = {
+        n: replace(s, items=(55 + s.items * 0.1 + fade).clamp(0, 255).byte()) for n, s in found.items() if n != "test"
+    }
+    assert near_copies(faded) == []
     plain = {name: replace(s, items=torch.zeros_like(s.items)) for name, s in found.items()}
     assert near_copies(plain) == []
     assert near_copies(splits()) == []
