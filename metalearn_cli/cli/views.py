@@ -23,6 +23,7 @@ from metalearn_cli.cli.phrases import (
     verdict,
     with_intervals,
 )
+from metalearn_cli.core.errors import Finding
 from metalearn_cli.core.metric import SAME_CLASSES, metric_named
 from metalearn_cli.records import classes
 
@@ -247,7 +248,7 @@ def data(found: Mapping[str, Any], words: Sequence[str] | None = None, run: Sequ
         kind = (finding["blocks"], finding["what"])
         shown[kind] += 1
         if shown[kind] <= _SAME:
-            told.append(["error" if finding["blocks"] else "warning", finding["where"], finding["what"]])
+            told.append(["error" if finding["blocks"] else "warning", finding["where"], Finding(**finding).told])
         elif shown[kind] == same[kind]:
             told.append(["", f"and {same[kind] - _SAME} more", "the same; --json lists them all"])
     if told:
@@ -267,8 +268,11 @@ def items(shown: Mapping[str, Any]) -> None:
     """Show the result of `stages.data.show_data`: where its picture is, or rows of items."""
     if shown["rows"]:
         telling.table("", ["!split", f"!{shown['noun']}", "item"], shown["rows"])
-    else:
+    if shown["picture"] or not shown["rows"]:
         telling.say(shown["picture"] or "there is nothing to show: each episode is generated")
+    if shown["shown"] < shown["classes"]:
+        nouns = {"class": "classes", "task": "tasks"}[shown["noun"]]
+        telling.say(f"{shown['shown']} of {shown['classes']} {nouns}")
     if shown["numbers"]:
         told = "no font of this computer has the letters of some names; in the picture, a number stands for each"
         telling.say(told)

@@ -29,6 +29,7 @@ from metalearn_cli.data.common.rows import (
     decoded,
     is_table,
     named,
+    not_used,
     with_class_names,
     word_of,
 )
@@ -179,7 +180,9 @@ def _of_tables(tables: Mapping[str, Table], splits: Mapping[str, str], column: M
             group = word_of(values["group"][row]) if "group" in values else ""
             entries.append(Entry(Passage(_joined(content), where), word_of(label), split, group))
     kept, findings = filled(entries)
-    return Manifest(kept, {"rows": len(entries), "columns": used, "empty": len(entries) - len(kept)}, findings)
+    left = not_used({name: own for columns in tables.values() for name, own in columns.items()}, used.values())
+    about = {"rows": len(entries), "columns": used, **left, "empty": len(entries) - len(kept)}
+    return Manifest(kept, about, findings)
 
 
 def _joined(content: Any) -> str:

@@ -103,7 +103,11 @@ def fitted_note(asked: Common, config: Common, data: Dataset) -> list[str]:
 
 
 def as_seen(images: Tensor, data: Dataset) -> Tensor:
-    """Return images [..., C, H, W] for a picture: gray photographs keep their tones, drawings are dark on white."""
+    """Return images [..., C, H, W] for a picture: gray photographs keep their tones, drawings are dark on white.
+
+    Spectrograms are turned over, so that low frequencies are at the bottom.
+    """
+    images = images.flip(-2) if data.facts.kind == "audio" else images
     gray = images.shape[-3] == 1 and "polarity" not in data.preprocessing
     return images.expand(*images.shape[:-3], 3, *images.shape[-2:]) if gray else images
 

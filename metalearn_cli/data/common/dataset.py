@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from metalearn_cli.core.config import EpisodeShape
-from metalearn_cli.core.errors import ConfigError, Finding, Problem, UserError
+from metalearn_cli.core.errors import ConfigError, DataError, Finding, Problem, UserError
 from metalearn_cli.core.items import Facts, Items, Kind, Values, each
 from metalearn_cli.core.metric import SAME_CLASSES
 from metalearn_cli.core.random import derive_seed
@@ -96,11 +96,19 @@ class Dataset:
         vocabulary: int | Mapping[str, int] = 0,
         about: Mapping[str, Any] | None = None,
         findings: tuple[Finding, ...] = (),
+        cure: str = "",
     ) -> Dataset:
-        """Build a data set; facts, fingerprint and more findings are computed from its splits."""
+        """Build a data set; facts, fingerprint and more findings are computed from its splits.
+
+        Raises:
+            DataError: with the findings that block, such as files that could not be read, their cure, and the rest.
+        """
         facts = facts_of(kind, splits, vocabulary)
         found = (*findings, *findings_of(splits))
-        return cls(name, protocol, splits, facts, preprocessing or {}, fingerprint_of(splits), found, about or {})
+        data = cls(name, protocol, splits, facts, preprocessing or {}, fingerprint_of(splits), found, about or {})
+        if blocking := [finding for finding in findings if finding.blocks]:
+            raise DataError(blocking, cure, data)
+        return data
 
     @property
     def limits(self) -> Limits:

@@ -17,7 +17,7 @@ from metalearn_cli.core.errors import NOTE, DataError, Finding
 from metalearn_cli.core.machine import cores
 from metalearn_cli.data.common.cache import large
 from metalearn_cli.data.common.manifest import Placed, too_small
-from metalearn_cli.data.common.splits import Split
+from metalearn_cli.data.common.splits import Split, packed
 
 log = logging.getLogger("metalearn_cli")
 
@@ -25,6 +25,8 @@ PATIENCE = 5.0  # seconds after which the user is told how long reading takes
 
 Unreadable = Literal["stop", "skip"]
 """Whether items that cannot be read are an error or left out."""
+
+SKIP = "to go on without the files that cannot be read: data.unreadable=skip"
 
 
 def decoded(
@@ -35,7 +37,7 @@ def decoded(
     unreadable: Unreadable,
     order: Mapping[Any, int] | None = None,
 ) -> tuple[dict[str, Split], list[Finding]]:
-    """Return the items by split and class, and what was left out.
+    """Return the items that can be read by split and class, and findings about the others.
 
     Args:
         found: what is in each split.
@@ -47,17 +49,17 @@ def decoded(
         order: the place of each source where reading is fast in order (a packed archive); None for no such place.
 
     Raises:
-        DataError: with each item that cannot be read, or a split without a class that is left.
+        DataError: if a split has no class left whose items can be read.
     """
     findings: list[Finding] = []
     arrays: dict[str, NDArray[Any]] = {}
     good: dict[str, NDArray[np.bool_]] = {}
     for split in found.classes:
         entries = found.entries(split)
-        arrays[split] = items = large(len(entries), *shape, dtype=dtype)
+        arrays[split] = own = large(len(entries), *shape, dtype=dtype)
         good[split] = np.ones(len(entries), bool)
 
-        def place(i: int, source: Any, items: NDArray[Any] = items) -> None:
+        def place(i: int, source: Any, items: NDArray[Any] = own) -> None:
             items[i] = decode(source)
 
         began, told = time.monotonic(), False
@@ -75,13 +77,12 @@ def decoded(
                 if i == 0:  # it also has what is imported
                     began = time.monotonic()
                 elif not told and (took := time.monotonic() - began) > PATIENCE:
-                    told, minutes = True, took / i * len(entries) / 60
-                    what = "reading %d items of %s takes about %.1f minutes; it is done once, then cached"
-                    log.log(NOTE, what, len(entries), split, minutes)
+                    told, whole = True, took / i * len(entries)
+                    time_taken = f"{whole:.0f} seconds" if whole < 60 else f"{whole / 60:.1f} minutes"
+                    what = "reading %d items of %s takes about %s; it is done once, then cached"
+                    log.log(NOTE, what, len(entries), split, time_taken)
         finally:
             pool.shutdown(cancel_futures=True)  # after Ctrl-C, what waits is not begun
-    if findings and unreadable == "stop":
-        raise DataError(findings, "to go on without them: data.unreadable=skip")
     owners = {s: np.repeat(np.arange(len(own)), [len(e) for e in own.values()]) for s, own in found.classes.items()}
     counts = {s: np.bincount(owners[s][good[s]], minlength=len(own)) for s, own in found.classes.items()}
     left: Counter[str] = Counter()  # over all splits, for those of the same classes
@@ -97,5 +98,6 @@ def decoded(
         kept = good[split] & stays[owners[split]]
         items = arrays[split] if kept.all() else arrays[split][kept]
         names = tuple(name for name, stay in zip(classes, stays, strict=True) if stay)
-        splits[split] = Split(torch.from_numpy(items), torch.from_numpy(counts[split][stays]), names)
+        sources = packed(str(e.source) for e, stay in zip(found.entries(split), kept, strict=True) if stay)
+        splits[split] = Split(torch.from_numpy(items), torch.from_numpy(counts[split][stays]), names, sources=sources)
     return splits, findings

@@ -10,20 +10,21 @@ from pathlib import Path, PurePosixPath
 from metalearn_cli.core.errors import ConfigError, DataError, Finding, Problem
 from metalearn_cli.data.common.files import SPLIT_WORDS, Files, files_in, files_named, suffix
 from metalearn_cli.data.common.manifest import Entry, Manifest, split_named
-from metalearn_cli.data.common.rows import columns_of, is_table, named, word_of
+from metalearn_cli.data.common.rows import columns_of, is_table, named, not_used, word_of
 
 COLUMN = {"path": None, "label": None, "split": None, "group": None}
 """The columns of a table of files; None for the usual names."""
 
-NO_CLASS = "is in no class folder; each class needs a folder of its own, or data.pattern if recordings' names say it"
+NO_CLASS = "is in no class folder; each class needs a folder of its own"
 
 
-def of_folders(files: Files, endings: Sequence[str]) -> Manifest:
+def of_folders(files: Files, endings: Sequence[str], named: bool = False) -> Manifest:
     """Return the files of a folder of classes, each a folder; folders above them are groups, those at the top splits.
 
     Args:
         files: all files.
         endings: of the files that are items.
+        named: whether the names of the files may say their classes instead, by `data.pattern`.
     """
     names = sorted(name for name in files.names if suffix(name) in endings)  # the same in a folder and in an archive
     about = {
@@ -31,6 +32,9 @@ def of_folders(files: Files, endings: Sequence[str]) -> Manifest:
         "skipped": {**files.skipped, "of other kinds": len(files.names) - len(names)},
     }
     parts = {name: PurePosixPath(name).parts[:-1] for name in names}
+    if len(set(parts.values())) == 1:
+        told = _of_one_folder(names, named)
+        return Manifest([], about, (*files.findings, Finding(True, "data.root", told)))
     wrapping = _common(set(parts.values()))
     parts = {name: folders[wrapping:] for name, folders in parts.items()}
     tops = {folders[0].lower() for folders in parts.values() if folders}
@@ -41,6 +45,7 @@ def of_folders(files: Files, endings: Sequence[str]) -> Manifest:
         own = folders[bool(split) :]
         if not own:
             findings.append(Finding(True, name, NO_CLASS))
+            continue
         group = own[0] if len(own) > 1 else ""
         entries.append(Entry(name, "/".join(own[bool(group) :]), split, group))
     if not names:
@@ -60,6 +65,19 @@ def beside_splits(splits: Mapping[str, str]) -> list[Finding]:
         return []
     told = "is neither train, val nor test, but lies beside these: move it away, or into one of them"
     return [Finding(True, name or "data.root", told) for name, split in sorted(splits.items()) if not split]
+
+
+def _of_one_folder(names: Sequence[str], named: bool) -> str:
+    """Return what to do about files that all lie in one folder."""
+    many = f"has {len(names)} files in one folder, such as {PurePosixPath(names[0]).name}"
+    told = f"{many}: a class is a folder; give the folder that has a folder for each class"
+    if not named:
+        return told
+    first = PurePosixPath(names[0])
+    marks = re.findall(r"[_-]", first.stem) or ["_"]
+    fields = ["{label}", *["{group}"] * (len(marks) > 1), *(f"{{n{i or ''}}}" for i in range(max(1, len(marks) - 1)))]
+    pattern = "".join(field + mark for field, mark in zip(fields, [*marks, first.suffix], strict=True))
+    return f"{told}, or say how names tell the class, such as \"data.pattern='{pattern}'\""
 
 
 def of_names(files: Files, endings: Sequence[str], pattern: str) -> Manifest:
@@ -96,6 +114,9 @@ def of_names(files: Files, endings: Sequence[str], pattern: str) -> Manifest:
         for name, found in matches.items()
     ]
     other = {"of other names": len(names) - len(matches), "of other kinds": len(files.names) - len(names)}
+    left = tuple(name for name in names if name not in matches)
+    told = f"does not fit {len(left)} of {len(names)} names, which are left out"
+    findings += [Finding(False, "data.pattern", told, left)] * bool(left)
     return Manifest(entries, {"files": len(files.names), "skipped": {**files.skipped, **other}}, tuple(findings))
 
 
@@ -141,7 +162,8 @@ def of_table(path: Path, column: Mapping[str, str | None]) -> tuple[Manifest, Fi
         column: its columns: "path" and "label", and perhaps "split" and "group"; see `rows.named`.
 
     Raises:
-        DataError: with each row that cannot be used, and each file that is not there.
+        ConfigError: if it lacks a column.
+        DataError: if it cannot be read.
     """
     columns = columns_of(path)
     roles = {role: named(columns, role, column, path, role in ("path", "label")) for role in column}
@@ -149,17 +171,19 @@ def of_table(path: Path, column: Mapping[str, str | None]) -> tuple[Manifest, Fi
     values = {role: [word_of(value) for value in found[1]] for role, found in roles.items() if found}
     values["path"] = [name.replace("\\", "/") for name in values["path"]]
     files = files_named(path.parent, [name for name in values["path"] if name])
-    findings = list(files.findings)
-    places = [f"{path}, {columns.place(row)}" for row in range(len(values["path"]))]
-    findings += [
-        Finding(True, where, "has no label") for where, label in zip(places, values["label"], strict=True) if not label
-    ]
-    findings += [
-        Finding(True, where, "names no file") for where, name in zip(places, values["path"], strict=True) if not name
-    ]
-    if findings:
-        raise DataError(findings)
-    rows = len(places)
-    splits = list(map(split_named, values.get("split", [""] * rows), places))
-    entries = map(Entry, values["path"], values["label"], splits, values.get("group", [""] * rows))
-    return Manifest(list(entries), {"rows": rows, "columns": used}), files
+    findings, entries = list(files.findings), []
+    known, empty = set(files.names), [""] * len(values["path"])
+    each = (values[role] if role in values else empty for role in ("path", "label", "split", "group"))
+    for row, (name, label, split, group) in enumerate(zip(*each, strict=True)):
+        where = f"{path}, {columns.place(row)}"
+        lacks = ["has no label"] * (not label) + ["names no file"] * (not name)
+        wrong = [Finding(True, where, what) for what in lacks]
+        try:
+            part = split_named(split, where)
+        except DataError as error:
+            wrong += error.findings
+        findings += wrong
+        if not wrong and name in known:
+            entries.append(Entry(name, label, part, group))
+    about = {"rows": len(empty), "columns": used, **not_used(columns, used.values())}
+    return Manifest(entries, about, tuple(findings)), files

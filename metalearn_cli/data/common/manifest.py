@@ -26,7 +26,7 @@ from metalearn_cli.core.places import expanded
 from metalearn_cli.core.random import derive_seed
 from metalearn_cli.data.common.files import SPLIT_WORDS
 from metalearn_cli.data.common.rows import word_of
-from metalearn_cli.data.common.splits import SPLITS, Split
+from metalearn_cli.data.common.splits import SPLITS, Split, packed
 
 WAYS = ("auto", "groups", "classes", "items")
 """How classes may be split, besides by a file of lists."""
@@ -112,17 +112,19 @@ class Placed(NamedTuple):
         """Return the entries of a split, class by class."""
         return [entry for entries in self.classes[split].values() for entry in entries]
 
-    def splits(self, decoded: Callable[[str, list[Entry]], Items]) -> dict[str, Split]:
+    def splits(self, decoded: Callable[[str, list[Entry]], Items], place: Callable[[Any], str]) -> dict[str, Split]:
         """Return the splits of a data set.
 
         Args:
             decoded: returns the items of a split's entries, in their order.
+            place: returns where an entry's source was found.
         """
         return {
             split: Split(
                 items=decoded(split, self.entries(split)),
                 counts=torch.tensor([len(entries) for entries in classes.values()]),
                 names=tuple(classes),
+                sources=packed(place(entry.source) for entry in self.entries(split)),
             )
             for split, classes in self.classes.items()
         }
@@ -141,12 +143,24 @@ def placed(manifest: Manifest, split: str, seed: int, min_items: int = 2) -> Pla
 
     Raises:
         ConfigError: if there are too few classes.
-        DataError: if there are no items.
+        DataError: if there are no items; with findings that block, also if there are too few classes.
     """
-    if any(finding.blocks for finding in manifest.findings):
-        raise DataError(manifest.findings)
+    blocking = [finding for finding in manifest.findings if finding.blocks]
     if not manifest.entries:
-        raise DataError([Finding(True, "data.root", "has no items that can be read")])
+        raise DataError(blocking or [Finding(True, "data.root", "has no items that can be read")])
+    try:
+        return _placed(manifest, split, seed, min_items)
+    except ConfigError as error:
+        if not blocking:
+            raise
+        told = [Finding(True, p.key, p.message) for p in error.problems]
+    except DataError as error:
+        told = [*error.findings]
+    raise DataError([*blocking, *told])
+
+
+def _placed(manifest: Manifest, split: str, seed: int, min_items: int) -> Placed:
+    """Split the items of a manifest that has some; see `placed`."""
     plural = PLURAL[manifest.noun]
     classes, small = _by_class(manifest.entries, min_items, plural)
     if not classes:
@@ -161,8 +175,8 @@ def placed(manifest: Manifest, split: str, seed: int, min_items: int = 2) -> Pla
         lists = _listed(classes, Path(expanded(split)))
         left = [name for name in classes if not any(name in own for own in lists.values())]
         if left:
-            told = f"{len(left)} of {len(classes)} {plural} are in none of the lists and are left out: {_some(left)}"
-            findings = (*findings, Finding(False, split, told))
+            told = f"{len(left)} of {len(classes)} {plural} are in none of the lists and are left out"
+            findings = (*findings, Finding(False, split, told, tuple(left)))
         return Placed(lists, f"lists of {Path(split).name}", findings, min_items)
     if split == "auto" and given:
         return Placed(_given(classes, order, manifest.noun), "as given", findings, min_items)
@@ -214,7 +228,7 @@ def _by_class(entries: Sequence[Entry], min_items: int, plural: str) -> tuple[Cl
 def too_small(small: Sequence[str], classes: int, min_items: int, plural: str, items: str) -> Finding:
     """Return that classes are left out because they have too few items; `plural` and `items` say what they are."""
     told = f"{len(small)} of {classes} {plural} have fewer than {min_items} {items} and are left out"
-    return Finding(False, "data.min_items", f"{told}: {_some(sorted(small))}")
+    return Finding(False, "data.min_items", told, tuple(sorted(small)))
 
 
 def _alike(names: Iterable[str]) -> list[Finding]:

@@ -216,6 +216,12 @@ def named(
     raise ConfigError([Problem(f"data.column.{role}", message)])
 
 
+def not_used(columns: Columns, used: Iterable[str]) -> dict[str, str]:
+    """Return what `mlx data make` says of the columns without a role; {} if there are none."""
+    left = [name for name in columns if name not in used]
+    return {"not used": f"{', '.join(left)} (data=mixed uses them, too)"} if left else {}
+
+
 def nested(values: Iterable[Any]) -> str:
     """Return that a column holds lists, objects or bytes, as Parquet and JSON may have, in words; or ""."""
     held = next((value for value in values if type(value) in (list, dict, bytes)), None)

@@ -126,6 +126,32 @@ def test_folders_archives_and_tables_give_the_same_items(tmp_path):
     assert (raw.facts.shape, raw.facts.values) == ((200,), "real")
 
 
+def test_rates_and_lengths_are_told(tmp_path):
+    folder = fill(tmp_path / "sounds", 6, 3)
+    data = audio(str(folder), **{**SMALL, "rate": 2 * RATE, "seconds": 0.05})
+    assert data.about["sampling rates"] == {f"{RATE} Hz": 18}
+    assert data.about["lengths"] == "0.06 to 0.06 s"
+    assert data.about["cut to length"] == 18
+    (told,) = [f.what for f in data.findings if f.where == "data.rate"]
+    assert (
+        told
+        == f"is {2 * RATE}, but the recordings have at most {RATE} samples a second: data.rate={RATE} loses nothing"
+    )
+    assert not [f for f in audio(str(folder), **{**SMALL, "rate": RATE}).findings if f.where == "data.rate"]
+
+
+def test_recordings_in_one_folder_get_a_pattern_to_type(tmp_path):
+    for n in range(12):
+        save(tmp_path / "r" / f"{'abcdef'[n // 2]}_ann_{n}.wav", n)
+    with pytest.raises(DataError, match=r"""such as "data\.pattern='{label}_{group}_{n}\.wav'""") as error:
+        audio(str(tmp_path / "r"), **SMALL)
+    assert len(error.value.findings) == 1
+    save(tmp_path / "r" / "odd.wav", 0)
+    data = audio(str(tmp_path / "r"), pattern="{label}_{who}_{n}.wav", **SMALL)
+    (told,) = [f for f in data.findings if f.where == "data.pattern"]
+    assert (told.blocks, told.items) == (False, ("odd.wav",))
+
+
 @pytest.mark.parametrize(
     ("pattern", "told"),
     [

@@ -5,6 +5,7 @@ import io
 import itertools
 import json
 import os
+import shutil
 import struct
 import tarfile
 import zlib
@@ -179,6 +180,37 @@ def test_items_split_within_classes(tmp_path):
     assert data.facts.classes == 3
 
 
+def test_a_dark_image_of_16_bits_stays_dark_and_12_bits_are_told(tmp_path):
+    deep = Image.fromarray(np.full((16, 16), 250, np.uint16))
+    assert item(deep).max() == 0
+    ramp = Image.fromarray(np.arange(4096, dtype=np.uint16).reshape(64, 64))
+    assert item(ramp, "TIFF", bits=12).max() > 200
+    folder = fill(tmp_path / "photos", 6, 2)
+    ramp.save(folder / "class00" / "dark.tif")
+    Image.new("RGB", (9, 9), "gold").save(folder / "class01" / "gold.png")
+    found = {f.where: f.what for f in images(str(folder)).findings}
+    assert found["class00/dark.tif"].endswith("if its pixels have 10 or 12 bits, say so: data.bits=12")
+    assert found["class01/gold.png"] == "is nearly of one colour"
+    assert "class00/dark.tif" not in [f.where for f in images(str(folder), bits=12).findings]
+
+
+def test_a_class_folder_alone_and_other_columns_are_told(tmp_path):
+    folder = fill(tmp_path / "photos", 6, 3)
+    for place in (folder / "class00", folder / ".."):
+        if place != folder / "class00":
+            for k in range(1, 6):
+                shutil.rmtree(folder / f"class{k:02d}")
+        with pytest.raises(DataError) as error:
+            images(str(place))
+        (finding,) = error.value.findings
+        assert finding.what.endswith("a class is a folder; give the folder that has a folder for each class")
+    names = [f"{k}-{i}.png" for k in range(6) for i in range(2)]
+    for n, name in enumerate(names):
+        picture(n).save(tmp_path / name)
+    (tmp_path / "t.csv").write_text("path,label,mass,note\n" + "".join(f"{name},{name[0]},1,x\n" for name in names))
+    assert images(str(tmp_path / "t.csv")).about["not used"] == "mass, note (data=mixed uses them, too)"
+
+
 def test_images_that_lie_in_no_class_folder(tmp_path):
     folder = fill(tmp_path / "photos", 6, 2)
     picture(0).save(folder / "stray.png")
@@ -201,6 +233,7 @@ def test_a_table_with_files_that_are_not_there(tmp_path):
         ("b.png", f"is not in {tmp_path}"),
         (f"{table}, line 4", "has no label"),
         (f"{table}, line 5", "names no file"),
+        ("data.min_items", "1 of 1 classes have fewer than 2 items and are left out"),
     ]
 
 

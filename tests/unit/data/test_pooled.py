@@ -46,6 +46,22 @@ def test_each_class_stays_in_its_split_under_the_name_of_its_data(parts: Any) ->
     assert pooled(parts).fingerprint == data.fingerprint
 
 
+def test_what_its_numbers_mean_and_which_groups_meet(tmp_path: Path, parts: Any) -> None:
+    assert not any("same groups" in finding.what for finding in pooled(parts).findings)
+    roots = []
+    for names in ("size,mass", "size,age"):
+        rows = [f"{'abcdef'[i % 6]}{i % 2},{i * i % 7},{i * i % 5},{i % 2}" for i in range(36)]
+        roots.append(tmp_path / f"{names}.csv")
+        roots[-1].write_text("\n".join([f"label,{names},group", *rows]))
+    table = "metalearn_cli.data.table.table"
+    both = {name: {"_target_": table, "root": str(root)} for name, root in zip("ab", roots, strict=True)}
+    told = [finding for finding in pooled(both).findings if finding.where == "data.parts.b"]
+    assert [f.what for f in told] == ["has other columns than a: their numbers mean different things"]
+    for own in both.values():
+        own |= {"split": "classes", "column": {"group": "group"}}
+    assert {f.where for f in pooled(both).findings if "same groups" in f.what} >= {"a, train and val"}
+
+
 def test_another_domain_for_the_test(parts: Any) -> None:
     data = pooled(parts, train=["a"], test=["b"])
     groups = {split: {name[0] for name in own.names} for split, own in data.splits.items()}

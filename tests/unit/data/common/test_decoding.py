@@ -7,6 +7,7 @@ from metalearn_cli.core.errors import DataError
 from metalearn_cli.data.common import decoding
 from metalearn_cli.data.common.decoding import decoded
 from metalearn_cli.data.common.manifest import Entry, Manifest, placed
+from metalearn_cli.data.common.splits import names_of_items
 
 
 @pytest.fixture
@@ -50,10 +51,11 @@ def test_what_cannot_be_read_is_listed_or_left_out(found):
             raise ValueError("is damaged")
         return np.zeros((2,), np.uint8)
 
-    with pytest.raises(DataError) as error:
-        decoded(found, decode, (2,), np.uint8, "stop")
-    assert {f.what for f in error.value.findings} == {"is damaged"}
+    _, findings = decoded(found, decode, (2,), np.uint8, "stop")
+    assert {(f.blocks, f.what) for f in findings} == {(True, "is damaged")}
     splits, findings = decoded(found, decode, (2,), np.uint8, "skip")
+    assert names_of_items(splits["train"])[6:8] == ["6", "8"]
+    assert not any(f.blocks for f in findings)
     assert all(set(own.counts.tolist()) == {19} for own in splits.values())
     assert len(findings) == 6
 

@@ -113,7 +113,8 @@ def test_small_classes_are_left_out_and_named():
     assert sum(map(len, found.classes.values())) == 12
     (finding,) = found.findings
     assert not finding.blocks
-    assert "10000 of 10012 classes have fewer than 2 items and are left out: single0000" in finding.what
+    assert "10000 of 10012 classes have fewer than 2 items and are left out: single0000" in finding.told
+    assert len(finding.items) == 10_000
 
 
 def test_a_slash_in_a_label_makes_no_group():
@@ -124,8 +125,11 @@ def test_a_slash_in_a_label_makes_no_group():
 
 
 def test_what_cannot_be_read_and_what_is_empty():
-    with pytest.raises(DataError, match=r"a.png is damaged"):
-        placed(manifest()._replace(findings=(Finding(True, "a.png", "is damaged"),)), "auto", 0)
+    damaged = Finding(True, "a.png", "is damaged")
+    assert placed(manifest()._replace(findings=(damaged,)), "auto", 0).findings == (damaged,)
+    few = Manifest([Entry("a", "x"), Entry("b", "x")], findings=(damaged,))
+    with pytest.raises(DataError, match=r"a.png is damaged; data.split the data has 1 class"):
+        placed(few, "auto", 0)
     with pytest.raises(DataError, match="has no items"):
         placed(Manifest([]), "auto", 0)
 
