@@ -152,6 +152,7 @@ def smallest(stage: str, folder: Path, /, **changes: Any) -> dict[str, Any]:
             "evaluate": {**OWN["evaluate"], "seed": 0},
             "stages": names,
             "seeds": 1,
+            "folds": None,
             "wait": 0,
             "init_from": None,
         }

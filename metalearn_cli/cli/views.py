@@ -106,9 +106,9 @@ def chain(run: Run) -> None:
     telling.say("A gain is the difference to the row above, episode by episode. A stage helps or")
     telling.say("hurts if all intervals of its gain exclude 0.")
     first = run["table"][0]
+    ordinary = str(run.get("data", {}).get("protocol", "")).startswith(SAME_CLASSES)
     if first.get("interval_classes") is None and {"classes", "groups"} & sizes(first).keys():
         telling.say('A "-" has no interval over classes, because there are too few of them: so that no')
-        ordinary = str(run.get("data", {}).get("protocol", "")).startswith(SAME_CLASSES)
         cure = "" if ordinary else " More test classes, or a smaller way, would change that."
         telling.say(f'gain is more than "not clear".{cure}')
     if any(verdict(row) == NO_CHANGE for row in run["table"] if row["gain"] is not None):
@@ -117,8 +117,12 @@ def chain(run: Run) -> None:
         telling.say(f"The chain starts from {start}.")
     for learner in dict.fromkeys(row["learner"] for row in run["table"] if row.get("random_head")):
         telling.say(f"{learner} begins with a head of random weights, which meta-training learns.")
+    if folds := first.get("folds"):
+        noun = "item" if ordinary else "class"
+        telling.say(f"Cross-validation: each {noun} was test in one of {folds} folds, each with a training of its own.")
     if sizes(run["table"][0])["trainings"] == 1:
-        telling.say("All numbers are from one training; seeds=5 shows how much trainings differ.")
+        one = "training of each fold" if folds else "training"
+        telling.say(f"All numbers are from one {one}; seeds=5 shows how much trainings differ.")
     telling.say("")
 
 

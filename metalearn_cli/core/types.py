@@ -215,6 +215,7 @@ class Dataset(Protocol):
     preprocessing: Mapping[str, Any]  # plain values: how a file becomes an item; stored with every checkpoint
     findings: tuple[Finding, ...]  # its problems, whatever it is used for
     about: Mapping[str, Any]  # plain values: what was understood of its source
+    whole: str  # fingerprint of the data that this is a fold of, or ""
 
     @property
     def limits(self) -> Limits:
@@ -222,6 +223,9 @@ class Dataset(Protocol):
 
     def to(self, device: torch.device | str) -> Dataset:
         """Return this data set with its items on a device."""
+
+    def fold(self, k: int, of: int) -> Dataset:
+        """Return it split anew for cross-validation: fold `k` of `of` is test, the next one validation."""
 
     def batch(self, split: str, part: Part, size: int, seed: int, step: int) -> tuple[Items, Tensor]:
         """Draw `size` items x and their classes y [B] within the split; a function of its arguments."""

@@ -75,6 +75,9 @@ def _part(name: str, spec: Spec) -> Dataset:
     Raises:
         ConfigError: with the part's name in its keys.
     """
+    if spec.get("fold"):
+        told = "a part has no folds of its own; deal all parts into folds with data.fold"
+        raise ConfigError([Problem(f"data.parts.{name}.fold", told)])
     try:
         data: Dataset = build(spec, "data")
     except ConfigError as error:

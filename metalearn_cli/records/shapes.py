@@ -55,6 +55,7 @@ DATA = {
     "name?": TEXT,
     "protocol?": TEXT,
     "fingerprint?": TEXT,
+    "whole?": TEXT,
     "spec?": OBJECT,
     "also?": {"*": OBJECT},
     "preprocessing?": OBJECT,
@@ -75,6 +76,7 @@ SCORE = {
     "shot?": COUNT,
     "query?": COUNT,
     "step?": COUNT,
+    "folds?": COUNT,
 }
 
 _OF_GAIN = ("gain_interval?", "gain_interval_classes?", "gain_interval_trainings?")

@@ -24,6 +24,7 @@ from metalearn_cli.data.common.splits import ONE, Split, parts_of, spread
 from metalearn_cli.records.fonts import numbered
 from metalearn_cli.records.plots import image_grid, series_picture, spectrograms
 from metalearn_cli.stages.preparing import as_seen, fitted
+from metalearn_cli.stages.session import in_fold
 
 CLASSES, ITEMS, SHOWN = 8, 8, 8
 """Most classes of a split, items of a class, and values of a vector that are shown."""
@@ -44,7 +45,7 @@ def check_data(config: DataConfig) -> dict[str, Any]:
     findings: list[Finding] = []
     told: dict[str, Any] = {"data": None, "cure": ""}
     try:
-        data = build(config.data, "data")
+        data = in_fold(build(config.data, "data"), config.data)
     except DataError as error:
         data = error.rest
         findings += error.findings if data is None else ()
@@ -90,7 +91,7 @@ def show_data(config: DataConfig, folder: Path) -> dict[str, Any]:
         UserError: if the data cannot be used, or the picture would lie in their folder.
     """
     _check_outside(config.data, folder)
-    data = build(config.data, "data")
+    data = in_fold(build(config.data, "data"), config.data)
     noun = "task" if data.facts.regression else "class"
     classes = len({name for split in data.splits.values() for name in split.names})
     told: dict[str, Any] = {"picture": None, "rows": [], "numbers": {}, "noun": noun, "classes": classes}

@@ -34,6 +34,7 @@ from metalearn_cli.records.log import working_on
 from metalearn_cli.stages.frozen import ONCE, scored_on_features
 from metalearn_cli.stages.learner import check_learner, fresh_learner, fresh_network, try_learner
 from metalearn_cli.stages.preparing import (
+    check_folds,
     describe_data,
     enough_memory,
     fitted,
@@ -121,6 +122,8 @@ def prepare_evaluation(config: EvaluateConfig, session: Session, given: Mapping[
         raise ConfigError([Problem(key, f"ckpt=null needs one; choose it with {key}=NAME") for key in absent])
     with enough_memory("evaluate", config):
         data = session.data(data_spec, runtime)
+    if parent:
+        check_folds("ckpt", parent, describe_data(data, data_spec))
     spec, changed = _spec(config.algorithm, model.get("algorithm"), given, FLOORS[data.facts.regression])
     candidates = _candidates(config, spec, parent, session)
     if config.algorithm is not None or given:

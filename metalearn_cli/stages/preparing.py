@@ -52,6 +52,7 @@ def describe_data(data: Dataset, spec: Spec) -> dict[str, Any]:
         "fingerprint": data.fingerprint,
         "preprocessing": dict(data.preprocessing),
         "spec": dict(spec),
+        **({"whole": data.whole} if data.whole else {}),
     }
 
 
@@ -170,6 +171,27 @@ def named_checkpoint(
         raise ConfigError([Problem(setting, str(error).removeprefix(f"{setting}={name}: "))]) from error
 
 
+def check_folds(setting: str, checkpoint: Checkpoint, data: Mapping[str, Any]) -> None:
+    """Check that a checkpoint was not trained on other folds of the same data: on classes that are now test.
+
+    Args:
+        setting: what names the checkpoint.
+        checkpoint: the checkpoint.
+        data: see `describe_data`.
+
+    Raises:
+        ConfigError: if it was.
+    """
+    trained = checkpoint.manifest["data"]
+    for seen in (trained, *trained.get("also", {}).values()):
+        same = seen.get("whole", seen.get("fingerprint")) == data.get("whole", data["fingerprint"])
+        if same and seen.get("fingerprint") != data["fingerprint"]:
+            told = f"{checkpoint.folder} was trained on {seen.get('name')} ({seen.get('protocol')})"
+            here = f"so that it may have seen test classes of {data['protocol']}"
+            fold = (seen.get("spec") or {}).get("fold") or "null"
+            raise ConfigError([Problem(setting, f"{told}, {here}; type data.fold={fold}")])
+
+
 def identity(data: Mapping[str, Any]) -> dict[str, Any]:
     """Return what makes recorded data what it is, see `describe_data`: all but where it was read from."""
     also = {name: identity(other) for name, other in data.get("also", {}).items()}
@@ -277,6 +299,7 @@ def prepare(
     if gone:
         notes.append(f"init_from {config.init_from} is gone; it is not needed, as the run has checkpoints of its own")
     if parent:
+        check_folds("init_from", parent, job.data)
         source = "" if config.init_from == str(parent.folder) else f"{config.init_from} -> "
         notes.append(f"init_from {source}{parent.folder}{_measured(parent)}")
         params, line = load_into(job.params, parent, _handed_over(job, parent), config.reinit)

@@ -95,12 +95,14 @@ def check_scores(info: Mapping[str, Any], episodes: int) -> None:
         raise UserError(f"{folder / FILE} does not have the scores of run.json")
 
 
-def mean_of(scores: Tensor, classes: Sequence[tuple[str, ...]]) -> dict[str, Any]:
+def mean_of(scores: Tensor, classes: Sequence[tuple[str, ...]], folds: int = 1) -> dict[str, Any]:
     """Return the mean of scores, or of differences of scores, with its intervals.
 
     Args:
         scores: [S, E], of several trainings on the same episodes.
         classes: see `Scores`.
+        folds: of cross-validation over classes, whose episodes, equally many, follow each other; intervals then do not
+            contain the differences between folds, because every fold is there.
 
     Returns:
         `value`; the half-widths of its 95 % intervals: `interval` over episodes, `interval_classes` over classes or
@@ -109,13 +111,15 @@ def mean_of(scores: Tensor, classes: Sequence[tuple[str, ...]]) -> dict[str, Any
     """
     trainings, episodes = scores.shape
     mean = scores.double().mean(0)
+    parts = scores.double().chunk(folds, dim=1)
+    within = torch.cat([part - part.mean() for part in parts], dim=1) if folds > 1 else scores
     unit, units = _units(classes)
     members = {name for episode in units for name in episode}
     return {
         "value": mean.mean().item(),
-        "interval": over_episodes(mean),
-        "interval_classes": over_classes(mean, units) if members else None,
-        "interval_trainings": over_trainings(scores) if trainings >= TRAININGS else None,
+        "interval": over_episodes(within.double().mean(0)),
+        "interval_classes": over_classes(mean, units, folds) if members else None,
+        "interval_trainings": over_trainings(within) if trainings >= TRAININGS else None,
         "over": {"episodes": episodes, **({unit: len(members)} if members else {}), "trainings": trainings},
     }
 

@@ -29,7 +29,7 @@ from metalearn_cli.engine.runtime import Runtime
 from metalearn_cli.records.checkpoint import Checkpoint, load_into
 from metalearn_cli.stages.frozen import on_features
 from metalearn_cli.stages.learner import fresh_backbone
-from metalearn_cli.stages.preparing import INSTEAD, describe_data, few_shot_probe, named_checkpoint
+from metalearn_cli.stages.preparing import INSTEAD, check_folds, describe_data, few_shot_probe, named_checkpoint
 from metalearn_cli.stages.session import Session
 
 TAUGHT, TAUGHT_FEATURES = "taught", "taught_features"
@@ -111,6 +111,8 @@ def transfer(config: TransferConfig, session: Session) -> Job:
         return {"batches": batches, "gradients": gradients, "evaluate": evaluate}
 
     described = describe_data(data, config.data)
+    if teacher:
+        check_folds("teacher", teacher, described)
     if more:
         described["also"] = {name: describe_data(other, config.also[name]) for name, other in more.items()}
     job = Job(

@@ -56,7 +56,7 @@ def test_keys_and_values_are_the_constructors_parameters_and_defaults(path: Path
     passed_in = PASSED_IN.get(path.parent.name, frozenset())
     parameters = {n: p for n, p in inspect.signature(constructor).parameters.items() if n not in passed_in}
     shared = {name: values.pop(name, None) for name in SHARED.get(path.parent.name, {})}
-    assert shared == ({"train": "all"} if path.parent.name == "backbone" else {})
+    assert shared == {"backbone": {"train": "all"}, "data": {"fold": None}}.get(path.parent.name, {})
     assert values.keys() == parameters.keys()
     if OmegaConf.load(path).get("defaults") is None:  # a file that inherits is there to differ
         assert values == {name: parameter.default for name, parameter in parameters.items()}

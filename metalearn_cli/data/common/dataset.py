@@ -22,6 +22,7 @@ from metalearn_cli.core.metric import SAME_CLASSES
 from metalearn_cli.core.random import derive_seed
 from metalearn_cli.core.types import Episode, Limits, Part
 from metalearn_cli.data.common.findings import findings_of
+from metalearn_cli.data.common.folds import Fold, by_class, by_item
 from metalearn_cli.data.common.splits import ONE, SPLITS, VALUES, Split, by_part, fingerprint_of, group_of, parts_of
 
 
@@ -44,6 +45,7 @@ class Dataset:
         within: whether the classes of an episode are all of one group; see `within_groups`.
         fixed: splits with a fixed list of episodes, and the numbers of these: the first `way` classes are the first
             episode, and the first `shot` items of a class its labelled ones.
+        whole: fingerprint of the data that this is a fold of, or "".
 
     Raises:
         ValueError: if a split has an unknown name, shares a class with another without saying so in its protocol, or
@@ -61,6 +63,7 @@ class Dataset:
     about: Mapping[str, Any] = field(default_factory=dict)
     within: bool = False
     fixed: Mapping[str, EpisodeShape] = field(default_factory=dict)
+    whole: str = ""
 
     def __post_init__(self) -> None:
         owner: dict[str, str] = {}
@@ -131,6 +134,31 @@ class Dataset:
             groups: what groups are, such as "alphabets".
         """
         return replace(self, within=True, protocol=f"{self.protocol}, within {groups}")
+
+    def fold(self, k: int, of: int) -> Dataset:
+        """Return this data set split anew for cross-validation, with fold `k` of `of` for test; see `folds`.
+
+        Where each class is in every split, the items of each class are dealt, else the classes.
+
+        Raises:
+            ConfigError: if there are too few groups, classes or items, or episodes are fixed.
+        """
+        if self.fixed:
+            told = f"{self.name} has fixed episodes, which folds would take apart; choose another data.split"
+            raise ConfigError([Problem("data.fold", told)])
+        fold = Fold(k, of)
+        if self.protocol.startswith(SAME_CLASSES):
+            noun, splits = "items", by_item(self.name, self.splits, fold)
+        else:
+            noun, splits = by_class(self.name, self.splits, fold)
+        return replace(
+            self,
+            protocol=f"{self.protocol}: fold {k} of {of} by {noun}",
+            splits=splits,
+            facts=facts_of(self.facts.kind, splits, self.facts.vocabulary),
+            fingerprint=hashlib.sha256(f"{self.fingerprint} fold {k} of {of}".encode()).hexdigest(),
+            whole=self.fingerprint,
+        )
 
     def batch(self, split: str, part: Part, size: int, seed: int, step: int) -> tuple[Items, Tensor]:
         """Draw `size` items independently and uniformly, with replacement.

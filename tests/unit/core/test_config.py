@@ -53,6 +53,7 @@ CHAIN = {
     "init_from": None,
     "stages": ["meta-train"],
     "seeds": 1,
+    "folds": None,
     "meta_train": {**TRAINED, **META},
     "evaluate": EVALUATE,
 }

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 import torch
@@ -67,6 +68,14 @@ def test_another_domain_for_the_test(parts: Any) -> None:
     groups = {split: {name[0] for name in own.names} for split, own in data.splits.items()}
     assert groups == {"train": {"a"}, "val": {"a"}, "test": {"b"}}
     assert data.protocol == "a: classes, seed 0; b: classes, seed 0; train of a, val of a, test of b"
+
+
+def test_folds_are_those_of_all_parts_together(parts: Any) -> None:
+    parts["a"]["fold"] = "1/3"
+    assert refusal(parts) == {"data.parts.a.fold": ANY}
+    parts["a"]["fold"] = None
+    with pytest.raises(ConfigError, match="pooled has 2 groups, so that 2 folds are the most; got 3"):
+        pooled(parts).fold(1, 3)
 
 
 def test_episodes_within_one_data_set(parts: Any) -> None:

@@ -84,3 +84,14 @@ def test_scores_are_those_of_the_results(tmp_path: Path, mean: float | None, fit
 def test_scores_that_are_not_finite_are_those_of_a_result_without_a_value(tmp_path: Path) -> None:
     Scores({"none": torch.tensor([1.0, math.nan])}, [()] * 2).write(tmp_path)
     check_scores({"folder": str(tmp_path), "results": [{"normalisation": "none", "value": None}]}, 2)
+
+
+def test_intervals_of_folds_do_not_contain_the_differences_between_folds():
+    scores = torch.rand(3, 40, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    classes = [(f"c{e % 8}", f"c{(e + 1) % 8}") for e in range(40)]
+    other = [tuple(f"other {name}" for name in episode) for episode in classes]
+    same = mean_of(torch.cat([scores, scores], 1), [*classes, *other], folds=2)
+    apart = mean_of(torch.cat([scores, scores + 9], 1), [*classes, *other], folds=2)
+    assert apart.pop("value") == pytest.approx(same.pop("value") + 4.5)
+    assert apart.pop("over") == same.pop("over") == {"episodes": 80, "classes": 16, "trainings": 3}
+    assert apart == pytest.approx(same)
