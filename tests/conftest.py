@@ -78,6 +78,7 @@ OWN = {
     "evaluate": {
         "split": "test",
         "episodes": 6,
+        "varying": False,
         "normalisation": ["transductive", "inductive"],
         "weights_seed": None,
         "select": {},

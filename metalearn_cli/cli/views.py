@@ -130,7 +130,8 @@ def _title(first: Run, run: Run) -> str:
     split = first["name"].partition("/")[0]
     data = run.get("data", {})
     noun = "classes" if metric_named(first["name"]).unit == "share" else "tasks"
-    shape = f"{first['way']}-way {first['shot']}-shot on {sizes(first)['episodes']} episodes of {split} {noun}"
+    size = "varying way and shot" if "varying" in first else f"{first['way']}-way {first['shot']}-shot"
+    shape = f"{size} on {sizes(first)['episodes']} episodes of {split} {noun}"
     protocol = str(data.get("protocol", ""))
     if protocol.startswith(SAME_CLASSES):
         shape = shape.removesuffix(f" {noun}") + " items"
@@ -186,7 +187,8 @@ def runs(found: Sequence[Run], runs_dir: str, words: Sequence[str] = ()) -> None
 def _what(run: Run) -> str:
     """Return a short description of a run: learner, data, task size, seed and sweep."""
     parts = [told(run, key) for key in ("learner", "data")]
-    parts.append(f"{told(run, 'way')}w{told(run, 'shot')}s" if told(run, "way") else "")
+    size = f"{told(run, 'way')}w{told(run, 'shot')}s" if told(run, "way") else ""
+    parts.append("varying way and shot" if "varying" in (run.get("metric") or {}) else size)
     parts += [f"{key} {told(run, key)}" if told(run, key) else "" for key in ("seed", "sweep")]
     return ", ".join(filter(None, parts))
 

@@ -184,6 +184,8 @@ class EvaluateConfig(Common):
     split: Literal["test", "val"]
     episodes: Annotated[int, Range(2)]
     """Fixed episodes; the same for every checkpoint and algorithm."""
+    varying: bool
+    """Whether each episode draws its way and shots, see `data.common.varying`; way, shot and query have no effect."""
     normalisation: list[Normalisation]
     """Protocols to report where the network has batch statistics."""
     select: dict[str, Any]

@@ -169,7 +169,9 @@ class Model(Protocol):
 class Sampler(Protocol):
     """A stream of episodes, a function of (seed, step).
 
-    Optional member: `count`, the number of episodes where there is a fixed list of them.
+    Optional members: `count`, the number of episodes where there is a fixed list of them; `varying`, the bounds of way
+    and shots where each episode has its own, whose numbers of labelled items `shots(episodes)` returns; `way` is then
+    the largest, and `tasks` 1.
     """
 
     way: int

@@ -75,6 +75,7 @@ SCORE = {
     "way?": COUNT,
     "shot?": COUNT,
     "query?": COUNT,
+    "varying?": OBJECT,
     "step?": COUNT,
     "folds?": COUNT,
 }

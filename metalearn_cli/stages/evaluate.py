@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -24,8 +24,9 @@ from metalearn_cli.core.metric import metric_named
 from metalearn_cli.core.network import BACKBONE, Params
 from metalearn_cli.core.stages import TABLE
 from metalearn_cli.core.types import Algorithm, Dataset, Episode, Reporter, Sampler
+from metalearn_cli.data.common.varying import VaryingSampler
 from metalearn_cli.engine.episodes import Learner
-from metalearn_cli.engine.evaluation import score_episodes
+from metalearn_cli.engine.evaluation import of_its_way, score_episodes
 from metalearn_cli.engine.runtime import Runtime
 from metalearn_cli.records import runs
 from metalearn_cli.records.checkpoint import Checkpoint, load_into, read_classes
@@ -137,7 +138,11 @@ def prepare_evaluation(config: EvaluateConfig, session: Session, given: Mapping[
         raise ConfigError([Problem("data", message)])
     asked, config = config, fitted(config, data, model.get("way") if _same(spec, model.get("algorithm")) else None)
     way = config.episode.way
-    sampler = data.episodes(config.split, **config.episode._asdict(), seed=config.seed)
+    if config.varying:
+        sampler: Sampler = _varying(data, config)
+        check_varying(algorithm, config)
+    else:
+        sampler = data.episodes(config.split, **config.episode._asdict(), seed=config.seed)
     if config.episodes != (count := getattr(sampler, "count", None) or config.episodes):
         message = f"must be {count}, as {data.name}/{config.split} has {count} fixed episodes, got {config.episodes}"
         raise ConfigError([Problem("episodes", message)])
@@ -148,13 +153,14 @@ def prepare_evaluation(config: EvaluateConfig, session: Session, given: Mapping[
     if algorithm.traits.uses_queries:
         protocols = ("transductive",)
     learner = fresh_learner(algorithm, net, answers, None, drawn).at(1.0)
-    try_learner(learner, sampler.batch(0, 1), runtime)
+    first = sampler.batch(0, 1)
+    try_learner(of_its_way(learner, first) if config.varying else learner, first, runtime)
     random_head = (
         algorithm.traits.head and algorithm.traits.learns and not (parent and _same(spec, model.get("algorithm")))
     )
     drawn_from = f"{'tasks' if data.facts.regression else 'classes'} of {config.split}"
     notes = [f"evaluate: {runtime.description}; data {data.name} ({data.protocol}), {drawn_from}"]
-    notes += fitted_note(asked, config, data)
+    notes += [_told(sampler)] if config.varying else fitted_note(asked, config, data)
     tensors = learner.tensors
     if parent and algorithm.traits.head and not algorithm.traits.learns:
         notes.append(f"{type(algorithm).__name__} starts from random weights; {parent.folder} gives the architecture")
@@ -216,6 +222,41 @@ def _candidates(
             prepared(values, "val")
     raise_all(errors)
     return tuple(Candidate(values, partial(prepared, values)) for values in found)
+
+
+def check_varying(algorithm: Algorithm, config: EvaluateConfig) -> None:
+    """Check that a learner can be scored on episodes of varying way and shot.
+
+    Raises:
+        ConfigError: if it cannot.
+    """
+    problems = []
+    if algorithm.traits.head:
+        told = f"{type(algorithm).__name__} has a head with one output per way, so that the way cannot vary"
+        problems.append(Problem("varying", f"{told}; set it to false, or type algorithm=nearest_centroid"))
+    if config.runtime.task_batching in ("vmap", "groups"):
+        told = f"{config.runtime.task_batching} needs episodes of the same size, and these vary; use loop or threads"
+        problems.append(Problem("runtime.task_batching", told))
+    if problems:
+        raise ConfigError(problems)
+
+
+def _varying(data: Dataset, config: EvaluateConfig) -> Sampler:
+    """Return the episodes of varying way and shot.
+
+    Raises:
+        ConfigError: if the data has no classes, or too few.
+    """
+    if data.facts.regression:
+        raise ConfigError([Problem("varying", f"{data.name} has no classes, whose number could vary; set it to false")])
+    return VaryingSampler(cast(Any, data), config.split, config.seed)
+
+
+def _told(sampler: Any) -> str:
+    bounds = sampler.varying
+    least, most = bounds["way"]
+    items = f"at most {bounds['support']} labelled items, {bounds['query']} queries of each class"
+    return f"varying way and shot: {least} to {most} classes, {items}; way, shot and query have no effect"
 
 
 def _check(config: EvaluateConfig, parent: Checkpoint | None) -> None:
@@ -372,7 +413,8 @@ def _scored(
             )
     seconds = time.monotonic() - began
     log.info("data took %.2f s, summed over threads, of the evaluation's %.2f s", timed.seconds, seconds)
-    return Scores(scores, sampler.classes(config.episodes))
+    shots = getattr(sampler, "shots", lambda episodes: ())(config.episodes)
+    return Scores(scores, sampler.classes(config.episodes), shots)
 
 
 def _base(learner: Learner, data: Dataset, seed: int, runtime: Runtime) -> Params:
@@ -393,6 +435,8 @@ class _Timed:
     def __init__(self, sampler: Sampler) -> None:
         self.way, self.regression = sampler.way, sampler.regression
         self.hash, self.classes = sampler.hash, sampler.classes
+        if hasattr(sampler, "varying"):
+            self.varying = sampler.varying
         self._sampler, self.seconds = sampler, 0.0
 
     def batch(self, step: int, tasks: int) -> Episode:
@@ -416,7 +460,5 @@ def _result(evaluation: Evaluation, protocol: str, scores: Scores) -> dict[str, 
         "learner": type(evaluation.learner.algorithm).__name__,
         "random_head": evaluation.random_head,
         **({"trained_on": evaluation.seen} if evaluation.seen else {}),
-        "way": config.way,
-        "shot": config.shot,
-        "query": config.query,
+        **({"varying": evaluation.sampler.varying} if config.varying else config.episode._asdict()),  # type: ignore[attr-defined]
     }

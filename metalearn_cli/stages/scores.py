@@ -22,6 +22,7 @@ from metalearn_cli.records import runs
 from metalearn_cli.records.intervals import over_classes, over_episodes, over_trainings
 
 FILE = "episodes.csv"
+_SHAPE = ("way", "shots")
 TRAININGS = 3
 """Smallest number of trainings for an interval over them: two may agree by chance."""
 INTERVALS = ("interval", "interval_classes", "interval_trainings")
@@ -35,17 +36,21 @@ class Scores(NamedTuple):
     Attributes:
         protocols: scores [E], float64, by protocol.
         classes: the names of each episode's classes, or of its one task; () if tasks are generated.
+        shots: the labelled items of each of these classes, where they vary; else empty.
     """
 
     protocols: Mapping[str, Tensor]
     classes: Sequence[tuple[str, ...]]
+    shots: Sequence[tuple[int, ...]] = ()
 
     def write(self, folder: Path) -> None:
-        """Write episodes.csv: a line per episode, its classes separated by semicolons."""
+        """Write episodes.csv: a line per episode, its classes, and their shots, separated by semicolons."""
         text = io.StringIO(newline="")
         writer = csv.writer(text)
-        writer.writerow(["episode", *self.protocols, "classes"])
-        columns = [values.tolist() for values in self.protocols.values()]
+        writer.writerow(["episode", *self.protocols, *(_SHAPE if self.shots else ()), "classes"])
+        columns: list[Sequence[Any]] = [values.tolist() for values in self.protocols.values()]
+        if self.shots:
+            columns += [[len(own) for own in self.shots], [";".join(map(str, own)) for own in self.shots]]
         names = [";".join(name.replace(";", ",") for name in episode) for episode in self.classes]
         writer.writerows([episode, *row] for episode, row in enumerate(zip(*columns, names, strict=True)))
         runs.write_text(folder / FILE, text.getvalue())
@@ -66,9 +71,11 @@ class Scores(NamedTuple):
                 header, *rows = csv.reader(file)
             if len(rows) != episodes:
                 raise ValueError(f"it has {len(rows)} episodes, not {episodes}")
-            values = {name: [float(row[column]) for row in rows] for column, name in enumerate(header[1:-1], start=1)}
+            columns = {name: [row[column] for row in rows] for column, name in enumerate(header[1:-1], start=1)}
+            shots = [tuple(map(int, own.split(";"))) for own in columns.get("shots", ())]
+            values = {name: list(map(float, column)) for name, column in columns.items() if name not in _SHAPE}
             scores = {name: torch.tensor(column, dtype=torch.float64) for name, column in values.items()}
-            return cls(scores, [tuple(row[-1].split(";")) if row[-1] else () for row in rows])
+            return cls(scores, [tuple(row[-1].split(";")) if row[-1] else () for row in rows], shots)
         except (OSError, ValueError, IndexError, csv.Error) as error:
             raise UserError(f"{folder / FILE} is missing or damaged ({error})") from error
 

@@ -172,7 +172,7 @@ class Dataset:
         drawn = torch.randint(int(end[-1]), (size,), generator=generator(seed, "batch", split, part, step))
         y = torch.searchsorted(end, drawn, right=True)
         items = self.splits[split].items
-        return _gather(items, first[y] + drawn - (end - counts)[y]), y.to(_device(items))
+        return gather(items, first[y] + drawn - (end - counts)[y]), y.to(device_of(items))
 
     def all(self, split: str, part: Part, most: int) -> Iterator[tuple[Items, Tensor]]:
         """Yield every item of a part once, class by class, in equal batches of `most` items or fewer.
@@ -186,7 +186,7 @@ class Dataset:
         items = self.splits[split].items
         parts = -(-len(y) // most)
         for i, labels in zip(index.tensor_split(parts), y.tensor_split(parts), strict=True):
-            yield _gather(items, i), labels.to(_device(items))
+            yield gather(items, i), labels.to(device_of(items))
 
     def episodes(self, split: str, way: int, shot: int, query: int, seed: int) -> EpisodeSampler:
         """Return the stream of `way`-way `shot`-shot episodes with `query` query items per class.
@@ -227,7 +227,7 @@ class Dataset:
 
     def _most(self, split: Split) -> int:
         """Return the most classes of an episode."""
-        return int(_groups(split).bincount().max()) if self.within else len(split.names)
+        return int(groups_of(split).bincount().max()) if self.within else len(split.names)
 
     def _split(self, split: str) -> Split:
         if split not in self.splits:
@@ -278,11 +278,11 @@ class EpisodeSampler:
         support, query = index[..., : self.shot].flatten(1), index[..., self.shot :].flatten(1).gather(1, order)
         if split.targets is None:
             labels = torch.arange(self.way)
-            support_y = labels.repeat_interleave(self.shot).expand(tasks, -1).to(_device(split.items))
-            query_y = labels.repeat_interleave(self.query)[order].to(_device(split.items))
+            support_y = labels.repeat_interleave(self.shot).expand(tasks, -1).to(device_of(split.items))
+            query_y = labels.repeat_interleave(self.query)[order].to(device_of(split.items))
         else:
             support_y, query_y = _gathered(split.targets, support), _gathered(split.targets, query)
-        return Episode(_gather(split.items, support), support_y, _gather(split.items, query), query_y)
+        return Episode(gather(split.items, support), support_y, gather(split.items, query), query_y)
 
     def classes(self, episodes: int) -> list[tuple[str, ...]]:
         """Return the names of the classes of the first `episodes` one-task batches, by label, or of their tasks."""
@@ -329,7 +329,7 @@ class EpisodeSampler:
 
     @cached_property
     def _groups(self) -> Tensor:
-        return _groups(self.dataset.splits[self.split])
+        return groups_of(self.dataset.splits[self.split])
 
     def _order(self, step: int, tasks: int) -> Tensor:
         """Draw the order of the queries [T, way * query]: an order by class would reveal the labels."""
@@ -366,7 +366,7 @@ def facts_of(kind: Kind, splits: Mapping[str, Split], vocabulary: int | Mapping[
     )
 
 
-def _groups(split: Split) -> Tensor:
+def groups_of(split: Split) -> Tensor:
     """Return the number of the group [K] of each class."""
     names = [group_of(name) for name in split.names]
     number = {name: g for g, name in enumerate(sorted(set(names)))}
@@ -385,11 +385,12 @@ def _outputs(split: Split) -> int:
     return 0 if split.targets is None else split.targets.shape[1]
 
 
-def _device(items: Items) -> torch.device:
+def device_of(items: Items) -> torch.device:
+    """Return the device that items are on."""
     return next(iter(parts_of(items).values())).device
 
 
-def _gather(items: Items, index: Tensor) -> Items:
+def gather(items: Items, index: Tensor) -> Items:
     """Return `items[index]` part by part, images as float32 scaled to [0, 1]; the index may have any shape."""
     return each(lambda part: _gathered(part, index), items)
 

@@ -333,11 +333,10 @@ def test_folds_are_trained_apart_and_told_in_one_table(go, listed, said):
     done = go("run", **FOLDS)
     names = []
     for k, info in enumerate(listed("meta-train"), 1):
-        assert info["data"]["spec"]["fold"] == f"{k}/3" and info["data"]["protocol"].endswith(
-            f"fold {k} of 3 by classes"
-        )
-        names.append(json.loads((Path(info["folder"]) / "splits.json").read_text())["test"])
-    assert len(sum(names, [])) == len(set(sum(names, []))) == 16
+        assert info["data"]["spec"]["fold"] == f"{k}/3"
+        assert info["data"]["protocol"].endswith(f": fold {k} of 3 by classes")
+        names += json.loads((Path(info["folder"]) / "splits.json").read_text())["test"]
+    assert len(names) == len(set(names)) == 16
     by_fold = [[i for i in listed("evaluate") if i["data"]["spec"]["fold"] == f"{k}/3"] for k in (1, 2, 3)]
     assert len(done["table"]) == len(by_fold[0]) == 4
     for row, *own in zip(done["table"], *(sorted(f, key=_place) for f in by_fold), strict=True):

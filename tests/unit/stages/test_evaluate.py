@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,7 @@ SCRATCH = {"_target_": "metalearn_cli.algorithms.from_scratch.FromScratch", "ste
 MLP = {"_target_": "metalearn_cli.backbones.mlp.Mlp", "hidden": 8}
 CONV4 = {"_target_": "metalearn_cli.backbones.conv4.Conv4", "hidden": 2}
 GAUSSIAN = {"_target_": "metalearn_cli.data.gaussian.gaussian", "items": 160, "features": 6, "classes": 16}
+MANY = {**GAUSSIAN, "items": 280, "classes": 28}
 SINUSOID = {"_target_": "metalearn_cli.data.sinusoid.sinusoid"}
 
 
@@ -244,3 +246,36 @@ def test_fixed_episodes_are_all_scored(images, monkeypatch, go, refused):
     }
     assert "way=2 shot=1 query=9 episodes=3" in refused("evaluate", episodes=3)["query"]
     assert go("evaluate", query=9, episodes=3)["results"][0]["over"] == {"episodes": 3, "classes": 6, "trainings": 1}
+
+
+def test_varying_way_and_shot(go):
+    first = go("evaluate", ckpt=None, backbone=MLP, data=MANY, varying=True, episodes=12)
+    again = go("evaluate", ckpt=None, backbone=MLP, data=MANY, varying=True, episodes=12, algorithm=PROTONET, shot=3)
+    assert first["episodes_hash"] == again["episodes_hash"]
+    assert first["metric"]["varying"]["way"] == [5, 7] and not {"way", "shot", "query"} & first["metric"].keys()
+    with (Path(first["folder"]) / "episodes.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["episode", "none", "way", "shots", "classes"]
+    assert {int(row["way"]) for row in rows} == {5, 6, 7}
+    for row in rows:
+        assert len(row["shots"].split(";")) == len(row["classes"].split(";")) == int(row["way"])
+    assert first["metric"]["value"] == pytest.approx(sum(float(row["none"]) for row in rows) / 12)
+    frozen = {**MLP, "train": "none"}  # its features are computed once
+    same = go("evaluate", ckpt=None, backbone=frozen, data=MANY, varying=True, episodes=12)
+    assert same["metric"]["value"] == pytest.approx(first["metric"]["value"])
+    assert same["episodes_hash"] == first["episodes_hash"]
+
+
+@pytest.mark.parametrize(("changes", "key", "told"), [
+    ({"algorithm": MAML}, "varying", "Maml has a head with one output per way, so that the way cannot vary"),
+    ({"runtime__task_batching": "vmap"}, "runtime.task_batching", "vmap needs episodes of the same size"),
+    ({"data": SINUSOID, "algorithm": None, "way": 1}, "varying", "sinusoid has no classes, whose number could vary"),
+])  # fmt: skip
+def test_what_cannot_be_scored_on_varying_episodes(refused, changes, key, told):
+    found = refused("evaluate", **{"ckpt": None, "backbone": MLP, "data": MANY, "varying": True, **changes})
+    assert told in found[key]
+
+
+def test_a_chain_finds_a_head_that_does_not_fit_before_it_begins(refused):
+    found = refused("run", stages=["meta-train"], algorithm=MAML, evaluate__varying=True)
+    assert "Maml has a head" in found["evaluate.varying"]
