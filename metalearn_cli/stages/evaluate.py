@@ -32,6 +32,7 @@ from metalearn_cli.records import runs
 from metalearn_cli.records.checkpoint import Checkpoint, load_into, read_classes
 from metalearn_cli.records.classes import told
 from metalearn_cli.records.log import working_on
+from metalearn_cli.stages.crossing import check_items, crossed, trained_on
 from metalearn_cli.stages.frozen import ONCE, scored_on_features
 from metalearn_cli.stages.learner import check_learner, fresh_learner, fresh_network, try_learner
 from metalearn_cli.stages.preparing import (
@@ -132,10 +133,8 @@ def prepare_evaluation(config: EvaluateConfig, session: Session, given: Mapping[
     algorithm: Algorithm = build(spec, "algorithm")
     if problems := check_learner(algorithm, data.facts.regression, config.runtime.precision):
         raise ConfigError(problems)
-    if parent and data.facts.plain_shape != model.get("shape"):
-        takes = model.get("shape")
-        message = f"{data.name} has items of shape {data.facts.plain_shape}, the checkpoint's network takes {takes}"
-        raise ConfigError([Problem("data", message)])
+    if parent:
+        check_items(parent, data, data_spec)
     asked, config = config, fitted(config, data, model.get("way") if _same(spec, model.get("algorithm")) else None)
     way = config.episode.way
     if config.varying:
@@ -173,8 +172,8 @@ def prepare_evaluation(config: EvaluateConfig, session: Session, given: Mapping[
             notes.append(
                 f"warning: {why}; train one with: mlx meta-train init_from={parent.manifest['run']} algorithm={module}"
             )
-        if recorded.get("fingerprint") != data.fingerprint:
-            notes.append(f"the checkpoint was trained on {recorded.get('name')}, not on this data")
+        line = crossed(trained_on(parent), data, _shape(sampler, config))
+        notes += [line] * bool(line)
     seen = seen_before(read_classes(parent), data, data_spec, config.split) if parent else None
     if seen:
         notes.append(f"warning: {told(seen)}; the score is too high for classes that training has not seen")
@@ -339,6 +338,8 @@ def evaluate(evaluation: Evaluation, reporter: Reporter, run: runs.Run | None = 
     parent = evaluation.parent.parent_entry if evaluation.parent else None
     if run is None:
         facts |= {"key": evaluation.key, "parent": parent, "data": evaluation.data, "algorithm": evaluation.algorithm}
+        if evaluation.parent:
+            facts["training"] = trained_on(evaluation.parent)
         run = runs.create(config.runs_dir, "evaluate", plain(config), **facts)
     began = time.monotonic()
     with working_on(run):
@@ -460,5 +461,10 @@ def _result(evaluation: Evaluation, protocol: str, scores: Scores) -> dict[str, 
         "learner": type(evaluation.learner.algorithm).__name__,
         "random_head": evaluation.random_head,
         **({"trained_on": evaluation.seen} if evaluation.seen else {}),
-        **({"varying": evaluation.sampler.varying} if config.varying else config.episode._asdict()),  # type: ignore[attr-defined]
+        **_shape(evaluation.sampler, config),
     }
+
+
+def _shape(sampler: Any, config: EvaluateConfig) -> dict[str, Any]:
+    """Return the numbers of an episode, or their bounds if they vary."""
+    return {"varying": sampler.varying} if config.varying else config.episode._asdict()

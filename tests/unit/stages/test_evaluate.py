@@ -133,13 +133,27 @@ def test_no_protocol_at_all(refused):
 def test_data_of_another_shape(go, refused):
     go("transfer", steps=1)
     found = refused("evaluate", data={**GAUSSIAN, "features": 7})
-    assert found == {"data": "gaussian has items of shape [7], the checkpoint's network takes [6]"}
+    told = "gaussian has items of shape [7], the checkpoint's network takes [6]; type data.features=6"
+    assert found == {"data": told}
 
 
-def test_other_data_is_told(go, said):
-    go("transfer", steps=1)
+def test_other_data_and_other_episodes_are_told(go, said):
+
+    def told():
+        return [note for note in said.notes if "trained on" in note][-1:]
+
+    trained = go("meta-train", steps=1)
+    go("evaluate")
+    assert not told()
     go("evaluate", data={**GAUSSIAN, "seed": 1})
-    assert "the checkpoint was trained on gaussian, not on this data" in said.notes
+    assert told() == ["trained on gaussian (directions), tested on other data of this name"]
+    done = go("evaluate", way=4, shot=2)
+    assert told() == ["trained on 2-way 1-shot episodes, tested on 4-way 2-shot ones"]
+    data = {key: trained["data"][key] for key in ("name", "protocol", "fingerprint")}
+    assert done["training"] == {"data": data, "way": 2, "shot": 1}
+    go("evaluate", varying=True, data=MANY)
+    before = "trained on 2-way 1-shot episodes of gaussian (directions)"
+    assert told() == [f"{before}, tested on varying ones of other data of this name"]
 
 
 def test_both_protocols_on_the_same_episodes(go, images, said):

@@ -49,6 +49,7 @@ def test_run_and_what_it_leaves_behind(go, manifest, said):
         "shape": [6],
         "algorithm": MAML,
         "way": 2,
+        "episode": {"way": 2, "shot": 1},
         "normalisation": "transductive",
     }
     assert manifest(done)["data"]["spec"]["items"] == 160
