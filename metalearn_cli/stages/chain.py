@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from metalearn_cli.core.build import Spec, build
+from metalearn_cli.core.build import Spec
 from metalearn_cli.core.config import ChainConfig, EvaluateConfig, MetaTrainConfig, TransferConfig, digest, plain
 from metalearn_cli.core.errors import ConfigError, Problem, UserError, gathered, raise_all
 from metalearn_cli.core.metric import SAME_CLASSES, metric_named
@@ -25,7 +25,7 @@ from metalearn_cli.core.types import Reporter
 from metalearn_cli.records import runs
 from metalearn_cli.records.log import working_on
 from metalearn_cli.stages.again import all_of, evaluated, trained
-from metalearn_cli.stages.evaluate import FLOORS, check_varying, prepare_evaluation
+from metalearn_cli.stages.evaluate import FLOORS, prepare_evaluation
 from metalearn_cli.stages.preparing import (
     CommonT,
     MakeJob,
@@ -349,7 +349,7 @@ def _check(config: ChainConfig, make_jobs: dict[str, MakeJob], session: Session)
         notes += prepared.notes
         if isinstance(settings, MetaTrainConfig) and config.evaluate.varying:
             with gathered(errors):
-                check_varying(build(settings.algorithm, "algorithm"), config.evaluate)
+                prepare_evaluation(_scoring(config, None, settings.algorithm, settings.seed), session)
             errors[before:] = [_in_section(error, "evaluate", config) for error in errors[before:]]
         elif (way := prepared.job.model.get("way")) not in (None, config.evaluate.way):
             message = f"must be {way}, the outputs of the head that {stage} trains, got {config.evaluate.way}"

@@ -139,7 +139,6 @@ def prepare_evaluation(config: EvaluateConfig, session: Session, given: Mapping[
     way = config.episode.way
     if config.varying:
         sampler: Sampler = _varying(data, config)
-        check_varying(algorithm, config)
     else:
         sampler = data.episodes(config.split, **config.episode._asdict(), seed=config.seed)
     if config.episodes != (count := getattr(sampler, "count", None) or config.episodes):
@@ -152,6 +151,9 @@ def prepare_evaluation(config: EvaluateConfig, session: Session, given: Mapping[
     if algorithm.traits.uses_queries:
         protocols = ("transductive",)
     learner = fresh_learner(algorithm, net, answers, None, drawn).at(1.0)
+    if config.varying and (algorithm.traits.head or _sizes(learner) != _sizes(_wider(learner, spec, drawn))):
+        told_of = f"{type(algorithm).__name__} has tensors for one number of classes, so that the way cannot vary"
+        raise ConfigError([Problem("varying", f"{told_of}; set it to false, or type algorithm=nearest_centroid")])
     first = sampler.batch(0, 1)
     try_learner(of_its_way(learner, first) if config.varying else learner, first, runtime)
     random_head = (
@@ -223,32 +225,27 @@ def _candidates(
     return tuple(Candidate(values, partial(prepared, values)) for values in found)
 
 
-def check_varying(algorithm: Algorithm, config: EvaluateConfig) -> None:
-    """Check that a learner can be scored on episodes of varying way and shot.
-
-    Raises:
-        ConfigError: if it cannot.
-    """
-    problems = []
-    if algorithm.traits.head:
-        told = f"{type(algorithm).__name__} has a head with one output per way, so that the way cannot vary"
-        problems.append(Problem("varying", f"{told}; set it to false, or type algorithm=nearest_centroid"))
-    if config.runtime.task_batching in ("vmap", "groups"):
-        told = f"{config.runtime.task_batching} needs episodes of the same size, and these vary; use loop or threads"
-        problems.append(Problem("runtime.task_batching", told))
-    if problems:
-        raise ConfigError(problems)
-
-
 def _varying(data: Dataset, config: EvaluateConfig) -> Sampler:
     """Return the episodes of varying way and shot.
 
     Raises:
-        ConfigError: if the data has no classes, or too few.
+        ConfigError: if the data has no classes, or too few, or several episodes would be one batch.
     """
+    if (batching := config.runtime.task_batching) in ("vmap", "groups"):
+        message = f"{batching} needs episodes of the same size, and these vary; use loop or threads"
+        raise ConfigError([Problem("runtime.task_batching", message)])
     if data.facts.regression:
         raise ConfigError([Problem("varying", f"{data.name} has no classes, whose number could vary; set it to false")])
     return VaryingSampler(cast(Any, data), config.split, config.seed)
+
+
+def _wider(learner: Learner, spec: Spec, seed: int) -> Learner:
+    """Return a new learner of the same kind for one class more."""
+    return fresh_learner(build(spec, "algorithm"), learner.net, learner.way + 1, None, seed)
+
+
+def _sizes(learner: Learner) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in learner.own.items()}
 
 
 def _told(sampler: Any) -> str:

@@ -184,12 +184,17 @@ def check_folds(setting: str, checkpoint: Checkpoint, data: Mapping[str, Any]) -
     """
     trained = checkpoint.manifest["data"]
     for seen in (trained, *trained.get("also", {}).values()):
-        same = seen.get("whole", seen.get("fingerprint")) == data.get("whole", data["fingerprint"])
-        if same and seen.get("fingerprint") != data["fingerprint"]:
+        if of_another_fold(seen, data):
             told = f"{checkpoint.folder} was trained on {seen.get('name')} ({seen.get('protocol')})"
             here = f"so that it may have seen test classes of {data['protocol']}"
             fold = (seen.get("spec") or {}).get("fold") or "null"
             raise ConfigError([Problem(setting, f"{told}, {here}; type data.fold={fold}")])
+
+
+def of_another_fold(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two records of data are of the same data, split in other ways by folds; see `describe_data`."""
+    whole = [data.get("whole", data.get("fingerprint")) for data in (one, other)]
+    return whole[0] == whole[1] and one.get("fingerprint") != other.get("fingerprint")
 
 
 def identity(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -29,7 +29,14 @@ from metalearn_cli.engine.runtime import Runtime
 from metalearn_cli.records.checkpoint import Checkpoint, load_into
 from metalearn_cli.stages.frozen import on_features
 from metalearn_cli.stages.learner import fresh_backbone
-from metalearn_cli.stages.preparing import INSTEAD, check_folds, describe_data, few_shot_probe, named_checkpoint
+from metalearn_cli.stages.preparing import (
+    INSTEAD,
+    check_folds,
+    describe_data,
+    few_shot_probe,
+    named_checkpoint,
+    of_another_fold,
+)
 from metalearn_cli.stages.session import Session
 
 TAUGHT, TAUGHT_FEATURES = "taught", "taught_features"
@@ -115,6 +122,13 @@ def transfer(config: TransferConfig, session: Session) -> Job:
         check_folds("teacher", teacher, described)
     if more:
         described["also"] = {name: describe_data(other, config.also[name]) for name, other in more.items()}
+    for name, other in described.get("also", {}).items():
+        if of_another_fold(other, described):
+            message = (
+                f"is {other['name']} ({other['protocol']}), which trains on test classes of {described['protocol']}"
+            )
+            fold = config.data.get("fold") or "null"
+            raise ConfigError([Problem(f"also.{name}", f"{message}; type also.{name}.fold={fold}")])
     job = Job(
         params=net.params | net.constants | own,
         rates=rates | dict.fromkeys(own, 1.0),

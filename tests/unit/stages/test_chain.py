@@ -382,6 +382,10 @@ def test_what_was_trained_on_a_fold_meets_no_other(go, config, refused, listed):
             go("meta-train", init_from="latest:transfer", data=data)
         with pytest.raises(ConfigError, match=f"ckpt: .*{told}"):
             go("evaluate", ckpt="latest:transfer", data=data, backbone=None)
+    also = {"both": {**GAUSSIAN, "fold": "3/4"}}
+    multitask = {"_target_": "metalearn_cli.methods.multitask.Multitask"}
+    found = refused("transfer", data={**GAUSSIAN, "fold": "2/4"}, also=also, method=multitask)
+    assert "trains on test classes of" in found["also.both"] and "type also.both.fold=2/4" in found["also.both"]
     done = go("evaluate", ckpt="latest:transfer", data=None, backbone=None)
     assert done["data"]["spec"]["fold"] == "2/4"
     go("meta-train", init_from="latest:transfer", data={**GAUSSIAN, "fold": "2/4"})

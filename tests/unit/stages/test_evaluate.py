@@ -26,6 +26,7 @@ SCRATCH = {"_target_": "metalearn_cli.algorithms.from_scratch.FromScratch", "ste
 MLP = {"_target_": "metalearn_cli.backbones.mlp.Mlp", "hidden": 8}
 CONV4 = {"_target_": "metalearn_cli.backbones.conv4.Conv4", "hidden": 2}
 GAUSSIAN = {"_target_": "metalearn_cli.data.gaussian.gaussian", "items": 160, "features": 6, "classes": 16}
+CAVIA = {"_target_": "metalearn_cli.algorithms.cavia.Cavia"}
 MANY = {**GAUSSIAN, "items": 280, "classes": 28}
 SINUSOID = {"_target_": "metalearn_cli.data.sinusoid.sinusoid"}
 
@@ -281,7 +282,8 @@ def test_varying_way_and_shot(go):
 
 
 @pytest.mark.parametrize(("changes", "key", "told"), [
-    ({"algorithm": MAML}, "varying", "Maml has a head with one output per way, so that the way cannot vary"),
+    ({"algorithm": MAML}, "varying", "Maml has tensors for one number of classes, so that the way cannot vary"),
+    ({"algorithm": CAVIA}, "varying", "Cavia has tensors for one number of classes"),
     ({"runtime__task_batching": "vmap"}, "runtime.task_batching", "vmap needs episodes of the same size"),
     ({"data": SINUSOID, "algorithm": None, "way": 1}, "varying", "sinusoid has no classes, whose number could vary"),
 ])  # fmt: skip
@@ -292,4 +294,4 @@ def test_what_cannot_be_scored_on_varying_episodes(refused, changes, key, told):
 
 def test_a_chain_finds_a_head_that_does_not_fit_before_it_begins(refused):
     found = refused("run", stages=["meta-train"], algorithm=MAML, evaluate__varying=True)
-    assert "Maml has a head" in found["evaluate.varying"]
+    assert "Maml has tensors for one number" in found["evaluate.varying"]
