@@ -155,6 +155,9 @@ def smallest(stage: str, folder: Path, /, **changes: Any) -> dict[str, Any]:
             "seeds": 1,
             "folds": None,
             "wait": 0,
+            "tier": "short",
+            "tiers": {},
+            "after": None,
             "init_from": None,
         }
         values["algorithm"] = sections["meta_train"].pop("algorithm")

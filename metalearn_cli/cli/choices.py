@@ -19,6 +19,10 @@ _EXAMPLES = {
         "mlx data check data=omniglot data.root=FOLDER way=20 shot=5",
     ),
     "ls": ("mlx ls algorithm", "mlx ls algorithm maml", "mlx ls experiment smoke"),
+    "verify": (
+        "mlx verify experiment=smoke tier=smoke",
+        "mlx verify experiment=omniglot_5w1s_protonet data.root=FOLDER",
+    ),
     "runs": ("mlx runs", "mlx runs stage=meta-train status=completed sort=metric"),
     "show": ("mlx show latest", "mlx show latest:meta-train"),
     "validate": ("mlx validate meta-train way=20 shot=5",),
@@ -115,6 +119,7 @@ def _with_bases(name: str, choice: str, extra: str) -> list[Path]:
 def help_text(command: str, extra: str = "") -> str:
     """Return the text of `mlx COMMAND --help`."""
     words = {
+        "verify": "experiment=NAME [tier=smoke|short|full] [key=value ...]",
         "resume": "RUN [key=value ...]",
         "ls": "[GROUP [NAME]]",
         "show": "RUN",

@@ -65,6 +65,11 @@ def _of_command(command: str) -> list[str]:
         return list(STAGES)
     if command == "completion":
         return list(SHELLS)
+    if command == "verify":
+        from metalearn_cli.cli.choices import catalogue
+        from metalearn_cli.core.claims import TIERS
+
+        return [*(f"experiment={name}" for name in catalogue()["experiment"]), *(f"tier={name}" for name in TIERS)]
     if command == "data":
         return list(DATA)
     if command == "ls":

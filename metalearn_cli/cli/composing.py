@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hydra import version
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -33,8 +33,10 @@ from yaml import YAMLError
 
 from metalearn_cli.cli.choices import folders
 from metalearn_cli.cli.vet import DEEPEST, MOST, VettedConfigSource, too_complex
+from metalearn_cli.cli.words import closest
 from metalearn_cli.core.check import shown
-from metalearn_cli.core.config import QUERY, STAGES, WAY, DataConfig, parse, parse_chain
+from metalearn_cli.core.claims import Tier, check_tier, parse_tiers
+from metalearn_cli.core.config import QUERY, STAGES, WAY, ChainConfig, DataConfig, parse, parse_chain
 from metalearn_cli.core.errors import ConfigError, Problem, UserError
 from metalearn_cli.core.stages import TRAINING
 from metalearn_cli.records.runs import read_config
@@ -45,6 +47,10 @@ HYDRA_ERRORS = (HydraException, OmegaConfBaseException, YAMLError, ValueError)
 
 _USUAL = ("hydra/launcher=basic", "hydra/sweeper=basic")
 """Settings of Hydra's own that may be typed, because they change nothing."""
+
+
+OF_PLACES = re.compile(r"(tier|runs_dir|wait|runtime|runtime\..*|data\.root)=")
+"""Words that say where things are and which tier runs: they hold for an experiment that runs before, too."""
 
 
 PARTS = "data.parts."
@@ -139,7 +145,11 @@ class Composer:
         """
         words = self.completed(words)
         with _stumbling():
-            return Composition(self, words, self.loader.load_configuration(self.config, words, RunMode.RUN))
+            composition = Composition(self, words, self.loader.load_configuration(self.config, words, RunMode.RUN))
+            if own := composition.of_tier:
+                words = [*own, *words]  # what is typed replaces what the tier sets
+                composition = Composition(self, words, self.loader.load_configuration(self.config, words, RunMode.RUN))
+        return composition
 
     def completed(self, words: Sequence[str]) -> list[str]:
         """Return words with the choice of the backbone that suits the chosen data, if no word chooses one.
@@ -209,7 +219,7 @@ class Composition:
             values = {**values, "algorithm": None}  # these settings are for the checkpoint's algorithm
         try:
             if stage == "run":
-                found: Any = parse_chain(values)
+                found: Any = self._chain(values)
             else:
                 found = parse(STAGES.get(stage, DataConfig), values)
         except ConfigError as error:
@@ -218,6 +228,79 @@ class Composition:
         if problems:
             raise ConfigError(problems)
         return found
+
+    @property
+    def of_tier(self) -> list[str]:
+        """The words that the chosen tier of an experiment adds, as Hydra gets them.
+
+        Raises:
+            HydraException: if one cannot be read.
+        """
+        own = self.unresolved
+        for name in ("tiers", own.get("tier"), "settings"):
+            own = own.get(name) if isinstance(own, dict) else None
+        words = [word for word in own if isinstance(word, str)] if isinstance(own, list) else []
+        return [self.composer.forced(self.composer.read(word)) for word in words]
+
+    @property
+    def tier(self) -> Tier | None:
+        """The tier of the experiment that is run; None without one.
+
+        Raises:
+            ConfigError: with every problem of the tiers.
+        """
+        tiers = parse_tiers(self.values.get("tiers"))
+        check_tier(self.values.get("tier"), tiers)
+        return tiers.get(self.values["tier"])
+
+    def _chain(self, values: Mapping[str, Any]) -> ChainConfig:
+        """Return the settings of `mlx run`, and of the experiment that runs before."""
+        problems: list[Problem] = []
+        first, found = None, None
+        try:
+            _ = self.tier
+        except ConfigError as error:
+            problems += error.problems
+        try:
+            first = self._first(values.get("after"))
+        except ConfigError as error:
+            problems += error.problems
+        try:
+            found = parse_chain(values, first)
+        except ConfigError as error:
+            problems += error.problems
+        if problems or found is None:
+            raise ConfigError(problems)
+        return found
+
+    def _first(self, name: Any) -> ChainConfig | None:
+        """Return the settings of the experiment with this name, where things are as for this one; None for null.
+
+        Raises:
+            ConfigError: if there is none, if it runs after itself, or if its settings are wrong.
+        """
+        if name is None:
+            return None
+        repository, known = self.composer.loader.repository, self.composer.loader.get_group_options("experiment")
+        line = [name]
+        while line[-1] in known:
+            file = repository.load_config(f"experiment/{line[-1]}")
+            contents = OmegaConf.to_container(file.config, resolve=False) if file else None
+            following = contents.get("after") if isinstance(contents, dict) else None
+            if following is None:
+                break
+            line.append(following)
+            if following in line[:-1]:
+                raise ConfigError([Problem("after", f"leads back to itself: {', after '.join(map(str, line))}")])
+        if line[-1] not in known:
+            near = closest(str(line[-1]), known)
+            there = f"there is no experiment {shown(line[-1])}; there are {', '.join(known)}"
+            raise ConfigError([Problem("after", there, near)])
+        words = [word for word in self.words if OF_PLACES.match(word.lstrip("+"))]
+        try:
+            return cast(ChainConfig, self.composer.compose([f"experiment={name}", *words]).settings)
+        except (*HYDRA_ERRORS, ConfigError) as error:
+            raise ConfigError([Problem("after", f"experiment {name}: {error}")]) from error
 
     @cached_property
     def given(self) -> dict[str, Any] | None:

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 from metalearn_cli.core.errors import ConfigError, DataError, InUseError, NonFiniteError, Stopped, UserError
 
-DONE, CRASH, REFUSED, DIVERGED, IN_USE, SIGNALLED = 0, 1, 2, 3, 4, 128
-"""Exit codes: done, a crash, the user's input, a training that diverged, a run that another process works on, a signal.
+DONE, CRASH, REFUSED, DIVERGED, IN_USE, UNMET, SIGNALLED = 0, 1, 2, 3, 4, 5, 128
+"""Exit codes: done, a crash, the user's input, a training that diverged, a run that another process works on, a claim
+that the results of an experiment do not meet, a signal.
 
 The number of the signal is added to the last one, as in shells: 130 for Ctrl-C, 143 for SIGTERM.
 """

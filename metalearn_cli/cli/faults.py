@@ -476,10 +476,11 @@ def _unreadable(composer: Composer, word: str, error: Exception) -> Fault:
 
 
 def _origin(composition: Composition, overrides: Sequence[Override], key: str) -> str:
-    for override in overrides:
+    of_tier = composition.of_tier
+    for override in reversed(overrides):
         section, choice = _section(override), composition.composer.is_choice(override)
         if section == key or (not choice and (_within(key, section) or _within(section, key))):
-            return TYPED
+            return f"tier={composition.values.get('tier')}" if override.input_line in of_tier else TYPED
     while key:
         for name, section, contents in reversed(composition.files):
             if _gives(section, contents, key):

@@ -17,12 +17,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from metalearn_cli.cli import errors, telling
 from metalearn_cli.cli.choices import config_dir
-from metalearn_cli.cli.composing import HYDRA_ERRORS, Composer, Composition
+from metalearn_cli.cli.composing import HYDRA_ERRORS, OF_PLACES, Composer, Composition
 from metalearn_cli.cli.faults import check, originating
 from metalearn_cli.core import plugins
 from metalearn_cli.core.check import as_typed
 from metalearn_cli.core.config import digest
-from metalearn_cli.core.errors import Stopped, UserError
+from metalearn_cli.core.errors import ConfigError, Problem, Stopped, UserError
 from metalearn_cli.core.importing import importing
 from metalearn_cli.core.stages import TRAINING
 from metalearn_cli.data.common.sources import recognised
@@ -89,6 +89,37 @@ def _sweep(stage: str, jobs: Sequence[Composition]) -> list[Outcome]:
         told = [str(Stopped(number)), *[""] * (len(left) - 1)]
         outcomes += [Outcome(job.words, None, errors.Failure(code, text)) for job, text in zip(left, told, strict=True)]
     return outcomes
+
+
+def verify(words: Sequence[str], extra: str) -> dict[str, Any]:
+    """Run an experiment and compare its results with its claims, see `studies.verify`.
+
+    Args:
+        words: the experiment, its tier, and where things are.
+        extra: the user's own folder of configs, or "".
+
+    Raises:
+        UserError: if the command line is wrong, or the experiment claims nothing in this tier.
+        Stopped: after a signal; its message says how to resume.
+    """
+    others = [word for word in words if not (word.startswith("experiment=") or OF_PLACES.match(word))]
+    if others:
+        message = "is not for mlx verify, which runs an experiment as its file has it; try other settings with mlx run"
+        raise ConfigError([Problem(word.partition("=")[0], message) for word in others])
+    names = [word.partition("=")[2] for word in words if word.startswith("experiment=")]
+    if len(names) != 1 or names[0].startswith("["):
+        raise UserError("mlx verify needs one experiment: mlx verify experiment=NAME; see: mlx ls experiment")
+    with telling.reporting():
+        (job,) = check(Composer("run", extra), words, multirun=False)
+    if job.tier is None:
+        raise UserError(f"experiment {names[0]} claims nothing: its file has no tiers")
+    with importing():
+        from metalearn_cli.studies.verify import verify as verify_it
+    with originating(job), telling.reporting() as reporter:
+        try:
+            return verify_it(job.settings, names[0], job.values["tier"], job.tier, reporter)
+        except Stopped as stop:
+            raise Stopped(stop.number, _advice("verify", reporter.folder)) from stop
 
 
 def inspect(stage: str, options: Mapping[str, str], words: Sequence[str]) -> str:

@@ -105,6 +105,15 @@ def _stage(words: Words) -> int:
     return next((code for code in order if code in codes), errors.DONE)
 
 
+def _verify(words: Words) -> int:
+    with importing():
+        from metalearn_cli.cli import launch, views
+
+    found = launch.verify(words.rest, words.options.get("--config-dir", ""))
+    _show(words, found, lambda: views.verified(found))
+    return errors.DONE if found["passed"] else errors.UNMET
+
+
 def _resume(words: Words) -> int:
     from metalearn_cli.cli import telling, views
     from metalearn_cli.cli.composing import changes, typed_settings
@@ -236,6 +245,7 @@ def _completion(words: Words) -> int:
 
 
 _COMMANDS: dict[str, Callable[[Words], int]] = {
+    "verify": _verify,
     "resume": _resume,
     "ls": _ls,
     "runs": _runs,

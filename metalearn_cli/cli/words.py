@@ -15,6 +15,7 @@ from metalearn_cli.core.stages import TABLE
 STAGES = {name: stage.about for name, stage in TABLE.items()} | {"run": "the whole chain; skips what is already done"}
 COMMANDS = {
     **STAGES,
+    "verify": "run an experiment and compare its results with what it claims",
     "resume": "complete an interrupted run",
     "ls": "list the choices: data, networks, learners, recipes",
     "runs": "list the runs",
@@ -41,7 +42,7 @@ FILTERS = {
     "sort": "age (newest first, the default) or metric (best first)",
 }
 """Filters of `mlx runs`, and its order."""
-TAKING_SETTINGS = (*STAGES, "validate", "data")
+TAKING_SETTINGS = (*STAGES, "verify", "validate", "data")
 SHELLS = ("bash", "zsh", "fish")
 
 
@@ -75,7 +76,9 @@ OPTIONS = (
     _RUNS_DIR,
     Option("--bench", "", "", "time a meta-training step with each task batching and precision", ("doctor",)),
     Option("--multirun", "-m", "", "run every combination of comma-separated values", (*STAGES, "validate")),
-    Option("--config-dir", "-cd", "DIR", "a folder with your own configs", (*STAGES, "validate", "ls", "data")),
+    Option(
+        "--config-dir", "-cd", "DIR", "a folder with your own configs", (*STAGES, "verify", "validate", "ls", "data")
+    ),
     Option("--cfg", "-c", "WHAT", "print the settings: job, hydra or all", tuple(STAGES), ("job", "hydra", "all")),
     Option("--resolve", "", "", "with --cfg: with references filled in", tuple(STAGES)),
     Option("--package", "-p", "KEY", "with --cfg: only this part", tuple(STAGES)),

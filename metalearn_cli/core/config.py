@@ -223,7 +223,12 @@ class ChainConfig:
     evaluate: EvaluateConfig
     own: dict[str, tuple[str, ...]]
     """Settings in the section of each stage; all others are at the top level, for every stage."""
+    first: ChainConfig | None = None
+    """A chain that runs before; this one starts from its last checkpoint."""
 
+
+OF_EXPERIMENTS = ("tier", "tiers", "after")
+"""Settings of `mlx run` that say which version of an experiment runs, and after which other one."""
 
 Config = TypeVar("Config")
 
@@ -241,18 +246,22 @@ def parse(cls: type[Config], values: Mapping[str, Any]) -> Config:
     return _construct(cls, values)
 
 
-def parse_chain(values: Mapping[str, Any]) -> ChainConfig:
+def parse_chain(values: Mapping[str, Any], first: ChainConfig | None = None) -> ChainConfig:
     """Turn the plain values of `mlx run` into the settings of each of its stages.
 
     Settings at the top level (data, backbone, way, ...) hold for every stage; settings in the section of a stage
     replace them for that stage. The sections of stages that are left out are checked, too.
+
+    Args:
+        values: the settings.
+        first: the chain that runs before this one, named by the setting `after`.
 
     Raises:
         ConfigError: with the problems of all stages, each under its key in `mlx run`.
     """
     values, problems = _at_home(values, "")
     sections = {name: stage.section for name, stage in TABLE.items()}
-    apart = {"stages", "seeds", "folds", "wait", *sections.values()}
+    apart = {"stages", "seeds", "folds", "wait", *OF_EXPERIMENTS, *sections.values()}
     shared = {key: value for key, value in values.items() if key not in apart}
     stages = [stage for stage in TRAINING if stage in _listed(values.get("stages"))]
     if not stages or values.get("stages") != stages:
@@ -278,6 +287,8 @@ def parse_chain(values: Mapping[str, Any]) -> ChainConfig:
                 problems.append(Problem(name, f"has no effect, because every stage has its own; set {theirs}"))
     if wrong := mismatch(values.get("wait"), Annotated[float, Range(0)]):
         problems.append(Problem("wait", wrong))
+    if first and stages:
+        problems += _not_after(first, stages[0], values)
     merged: dict[str, dict[str, Any]] = {}
     for stage in STAGES:
         section = values.get(sections[stage])
@@ -309,7 +320,24 @@ def parse_chain(values: Mapping[str, Any]) -> ChainConfig:
         training=training,
         evaluate=_construct(EvaluateConfig, merged["evaluate"]),
         own={stage: tuple(sorted(values[sections[stage]])) for stage in (*stages, "evaluate")},
+        first=first,
     )
+
+
+def _not_after(first: ChainConfig, stage: str, values: Mapping[str, Any]) -> list[Problem]:
+    """Return why a chain that begins with a stage cannot start from the last checkpoint of another chain."""
+    problems = []
+    if values.get("folds") is not None:
+        told = "must be null, because what `after` names has trained on classes that the folds test; or write after=null"
+        problems.append(Problem("folds", told))
+    if values.get("init_from") is not None:
+        problems.append(
+            Problem("init_from", "must be null, because the chain starts from what `after` names; or write after=null")
+        )
+    if (last := first.stages[-1]) not in TABLE[stage].accepts:
+        allowed = " or ".join(TABLE[stage].accepts)
+        problems.append(Problem("after", f"ends with {last}, but {stage} starts from a checkpoint of {allowed}"))
+    return problems
 
 
 def plain(config: Any) -> dict[str, Any]:

@@ -6,7 +6,6 @@ besides the runs of its stages.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -55,8 +54,9 @@ def run_chain(
     Returns:
         The chain's run.json; `table` has one row per checkpoint, learner and protocol, see `_table`.
     """
-    began = time.monotonic()
     check_chain(config, make_jobs, session)
+    if config.first:
+        config = _after(run_chain(config.first, make_jobs, session, reporter, **facts), config)
     config = _fitted(config, session, reporter)
     key = _key(config, session)
     same = all_of("run", key, config.runs_dir, config.wait)
@@ -83,13 +83,21 @@ def run_chain(
         run.update(
             status="completed",
             finished_at=runs.now(),
-            seconds=run.info.get("seconds", 0.0) + time.monotonic() - began,
+            # that of its parts, so that what an earlier command did counts, too
+            seconds=sum(row.trained + row.evaluation["seconds"] for rows in trainings for row in rows),
             data=_all_folds(trainings[0][-1].evaluation["data"], config.folds),
             metric={name: value for name, value in result.items() if name != "after" and "gain" not in name},
             table=table,
         )
         reporter.finish(run.info)
         return {**run.info, "folder": str(run.folder), "checkpoint": run.info["parent"]["checkpoint"]}
+
+
+def _after(done: dict[str, Any], config: ChainConfig) -> ChainConfig:
+    """Return settings of a chain that starts from the last checkpoint of another one, which is done."""
+    begin = config.stages[0]
+    started = replace(config.training[begin], init_from=done["checkpoint"])
+    return replace(config, training={**config.training, begin: started}, first=None)
 
 
 class _Training(NamedTuple):
@@ -127,11 +135,13 @@ class _Row(NamedTuple):
         after: the stage that wrote the checkpoint; "start" for the chain's initial checkpoint, "nothing" for none.
         common: whether its learner is the common one, which scores every checkpoint, not the meta-trained one.
         evaluation: run.json of its evaluation.
+        trained: seconds of the training that only this row counts.
     """
 
     after: str
     common: bool
     evaluation: dict[str, Any]
+    trained: float = 0.0
 
 
 def _training(
@@ -161,18 +171,22 @@ def _training(
         yield _Row("start", True, scored(start, floor, None))
     else:
         yield _Row("nothing", True, scored(None, floor, first.seed))
+    took = 0.0
     for stage in config.stages:
         settings = config.training[stage]
         if isinstance(settings, MetaTrainConfig):
             yield _Row(before, False, scored(start, settings.algorithm, settings.seed))
         pinned: dict[str, Any] = {**starts.get(stage, {}), **({"init_from": start} if start else {})}
         prepared = prepare(stage, replace(settings, **pinned), make_jobs[stage], session)
-        start = trained(prepared, session, reporter, config.wait)["checkpoint"]
+        done = trained(prepared, session, reporter, config.wait)
+        start, took = done["checkpoint"], took + done["seconds"]
         before = stage
         if reads_checkpoint:
-            yield _Row(stage, True, scored(start, floor, None))
+            yield _Row(stage, True, scored(start, floor, None), took)
+            took = 0.0
         if isinstance(settings, MetaTrainConfig):
-            yield _Row(stage, False, scored(start, None, None))
+            yield _Row(stage, False, scored(start, None, None), took)
+            took = 0.0
 
 
 def _with_seed(config: ChainConfig, index: int) -> ChainConfig:
@@ -318,7 +332,7 @@ def check_chain(config: ChainConfig, make_jobs: dict[str, MakeJob], session: Ses
     if config.folds and (named := [spec["fold"] for spec in specs if spec.get("fold")]):
         told = f"must be null, as folds={config.folds} takes every fold; got {named[0]}"
         raise ConfigError([Problem("data.fold", told)])
-    notes: list[str] = []
+    notes: list[str] = check_chain(config.first, make_jobs, session) if config.first else []
     for one in _trainings(replace(config, seeds=1)):
         with _blamed_on_folds(one):
             notes += _check(one.config, make_jobs, one.session or session)
@@ -414,7 +428,7 @@ def _table(trainings: list[list[_Row]], folds: int) -> list[dict[str, Any]]:
             Scores.read(Path(cell.evaluation["folder"]), cell.evaluation["metric"]["over"]["episodes"])
             for cell in cells
         ]
-        after, common, evaluation = cells[0]
+        after, common, evaluation, _ = cells[0]
         classes = [episode for each in found[:folds] for episode in each.classes]
         folded = {"folds": folds} if folds > 1 else {}
         # folds of items have the same classes, which are then left out in all folds at once

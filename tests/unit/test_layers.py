@@ -1,4 +1,4 @@
-"""Imports point down only: cli -> stages -> the packages in the middle, which do not know each other -> core."""
+"""Imports point down only: cli -> studies -> stages -> the packages in the middle, unknown to each other -> core."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "metalearn_cli"
 MIDDLE = {"backbones", "models", "methods", "algorithms", "data", "engine", "records"}
 BELOW = {"core": {"core"}, **{m: {m, "core"} for m in MIDDLE}, "stages": {"stages", "core", *MIDDLE}}
+BELOW["studies"] = {"studies", *BELOW["stages"]}
 ONLY_IN = {
     "hydra": ("cli/*.py",),
     "omegaconf": ("cli/*.py",),
@@ -55,6 +56,7 @@ def test_core_needs_torch_at_most(path: Path) -> None:
 def test_the_middle_is_complete() -> None:
     assert {path.relative_to(PACKAGE).parts[0] for path in MODULES if path.parent != PACKAGE} == {
         "cli",
+        "studies",
         "stages",
         "core",
         *MIDDLE,

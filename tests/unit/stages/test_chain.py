@@ -53,6 +53,13 @@ def test_every_checkpoint_is_scored_by_one_learner_then_the_trained_one_by_itsel
     assert parents == [None, "pretrain", "transfer", "transfer", "meta-train", "meta-train"]
 
 
+def test_the_time_of_a_chain_is_that_of_its_parts_also_if_an_earlier_command_did_them(go, listed):
+    first = go("run", **SHORT)
+    parts = sum(info["seconds"] for stage in ("transfer", "meta-train", "evaluate") for info in listed(stage))
+    assert first["seconds"] == pytest.approx(parts)
+    assert go("run", **SHORT)["seconds"] == first["seconds"]
+
+
 def test_gains_are_paired_and_within_one_learner(go, listed):
     table = go("run", algorithm=MAML, evaluate__episodes=20)["table"]
     by_row = {((i["parent"] or {}).get("stage", "nothing"), i["metric"]["learner"]): i for i in listed("evaluate")}

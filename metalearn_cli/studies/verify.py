@@ -1,0 +1,109 @@
+"""`mlx verify`: run an experiment, and compare its results with what it claims."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from metalearn_cli import __version__, stages
+from metalearn_cli.core.claims import Expectation, Tier
+from metalearn_cli.core.config import ChainConfig, MetaTrainConfig
+from metalearn_cli.core.errors import ConfigError, Problem, UserError
+from metalearn_cli.core.machine import cores
+from metalearn_cli.core.metric import metric_named
+from metalearn_cli.core.types import Reporter
+from metalearn_cli.records import runs
+from metalearn_cli.stages.evaluate import FLOORS
+from metalearn_cli.stages.scores import INTERVALS
+
+FILE = "verify.json"
+
+
+def verify(config: ChainConfig, name: str, tier_name: str, tier: Tier, reporter: Reporter) -> dict[str, Any]:
+    """Run the chain of an experiment and compare its results with the expected ones.
+
+    An expectation is met if the result is at most its tolerance worse than its value, or if the 95 % interval over
+    episodes reaches that far; a better result always meets it.
+
+    Args:
+        config: the experiment's settings in this tier.
+        name: the experiment's.
+        tier_name: the tier's.
+        tier: what it claims.
+        reporter: gets reports of progress.
+
+    Returns:
+        The record, which is also written as verify.json into the folder of the chain's run: `passed`, the `results`
+        beside the expected ones, and the `minutes` of the run and of the claim.
+
+    Raises:
+        UserError: if the chain cannot run, or has no result that an expectation is about.
+        Stopped: after a signal.
+    """
+    check_learners(config, tier_name, tier)
+    run = stages.run("run", config, reporter)
+    results = [_compared(run["table"], expected) for expected in tier.expect]
+    record = {
+        "experiment": name,
+        "tier": tier_name,
+        "passed": all(result["passed"] for result in results),
+        "results": results,
+        "minutes": {"run": run["seconds"] / 60, "claim": tier.minutes},
+        "run": run["id"],
+        "data": {key: run["data"].get(key) for key in ("name", "fingerprint", "protocol")},
+        "machine": f"{cores()} cores, {platform.machine()}, {platform.system()}",
+        "version": __version__,
+        "finished_at": run["finished_at"],
+    }
+    runs.write_json(Path(run["folder"]) / FILE, record)
+    return {**record, "folder": run["folder"]}
+
+
+def check_learners(config: ChainConfig, tier_name: str, tier: Tier) -> None:
+    """Check that each expectation is about a learner of the chain.
+
+    Raises:
+        ConfigError: with every other one.
+    """
+    trained = [_named(s.algorithm) for s in config.training.values() if isinstance(s, MetaTrainConfig)]
+    problems = []
+    for index, expected in enumerate(tier.expect):
+        known = [*trained, _named(FLOORS[expected.metric == "mse"])]
+        if expected.learner not in known:
+            message = f"the chain has no such learner; it has {' and '.join(known)}"
+            problems.append(Problem(f"tiers.{tier_name}.expect.{index}.learner", message))
+    if problems:
+        raise ConfigError(problems)
+
+
+def _named(algorithm: Mapping[str, Any]) -> str:
+    """Return the name of a learner in results: that of its class."""
+    return str(algorithm["_target_"]).rpartition(".")[2]
+
+
+def _compared(table: Sequence[Mapping[str, Any]], expected: Expectation) -> dict[str, Any]:
+    """Return the result of the last checkpoint beside the expected one, both in the unit of the latter."""
+    about = (expected.metric, expected.learner, expected.normalisation)
+    known = {(_metric(row), row["learner"], row["normalisation"] or "none"): row for row in table}  # the last of each
+    if about not in known:
+        there = "; ".join(" ".join(found) for found in known)
+        raise UserError(f"the experiment expects {' '.join(about)}, but its results are {there}")
+    row = known[about]
+    factor = 100 if metric_named(expected.metric).unit == "share" else 1
+    ours = {key: None if row[key] is None else factor * row[key] for key in ("value", *INTERVALS)}
+    return {"expected": asdict(expected), **ours, "over": row["over"], "passed": _meets(ours, expected)}
+
+
+def _meets(ours: Mapping[str, Any], expected: Expectation) -> bool:
+    """Whether a result is no more than its interval and the tolerance worse than expected; one not finite never is."""
+    if ours["value"] is None:
+        return False
+    sign = 1 if metric_named(expected.metric).higher_is_better else -1
+    return bool(sign * (ours["value"] - expected.value) + (ours["interval"] or 0) >= -expected.tolerance)
+
+
+def _metric(row: Mapping[str, Any]) -> str:
+    return str(row["name"]).rpartition("/")[2]

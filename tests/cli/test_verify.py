@@ -1,0 +1,157 @@
+"""`mlx verify`, and the tiers and the chaining of experiments."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from metalearn_cli import stages
+
+FIRST = """# @package _global_
+# First.
+defaults:
+  - override /data: gaussian
+  - override /backbone: mlp
+data: {items: 320, classes: 32}
+backbone: {hidden: 8}
+stages: [transfer]
+tiers:
+  smoke: {settings: [transfer.steps=2, transfer.val_episodes=2, evaluate.episodes=4], minutes: 1}
+  short: {minutes: 1}
+"""
+CLAIM = "{learner: ProtoNet, normalisation: none, metric: accuracy, value: %s, tolerance: 0, source: a paper}"
+SECOND = f"""# @package _global_
+# Second.
+defaults:
+  - override /data: gaussian
+  - override /backbone: mlp
+data: {{items: 320, classes: 32}}
+backbone: {{hidden: 8}}
+after: first
+stages: [meta-train]
+meta_train: {{steps: 3, val_episodes: 2}}
+evaluate: {{episodes: 5}}
+tiers:
+  smoke: {{settings: [meta_train.steps=2, evaluate.episodes=4], minutes: 1}}
+  short: {{minutes: 1, expect: [{CLAIM % 0}, {CLAIM % 101}]}}
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """Return a function that writes experiments of one's own."""
+    monkeypatch.chdir(tmp_path)
+    folder = Path("mine/experiment")
+    folder.mkdir(parents=True)
+
+    def write(**files):
+        for name, text in files.items():
+            (folder / f"{name}.yaml").write_text(text)
+
+    write(first=FIRST, second=SECOND)
+    return write
+
+
+def run(mlx, *words):
+    return mlx("run", "-cd", "mine", *words)
+
+
+def test_an_experiment_runs_after_another_and_starts_from_its_checkpoint(mlx, own):
+    answer = mlx("verify", "-cd", "mine", "experiment=second", "tier=smoke", "--json")
+    assert answer.code == 0, answer.err
+    record = json.loads(answer.out)
+    assert (record["experiment"], record["tier"], record["passed"], record["results"]) == ("second", "smoke", True, [])
+    runs = {stage: sorted(Path("runs", stage).iterdir()) for stage in ("transfer", "meta-train", "run")}
+    (transfer,), (meta,) = runs["transfer"], runs["meta-train"]
+    assert json.loads((meta / "run.json").read_text())["parent"]["run"] == transfer.name
+    assert [json.loads((f / "run.json").read_text())["steps"] for f in (transfer, meta)] == [2, 2]
+    again = mlx("verify", "-cd", "mine", "experiment=second", "tier=smoke", "--json")
+    assert json.loads(again.out) | {"finished_at": 0} == record | {"finished_at": 0}
+    assert {stage: sorted(Path("runs", stage).iterdir()) for stage in runs} == runs
+
+
+def test_a_claim_that_is_not_met_has_an_exit_code_of_its_own(mlx, own, monkeypatch, tmp_path):
+    row = {"name": "test/accuracy", "learner": "ProtoNet", "normalisation": "none", "over": {"episodes": 5}}
+    row |= {"value": 0.5, "interval": 0.1, "interval_classes": None, "interval_trainings": None}
+    run = {"id": "id-1", "table": [row], "seconds": 90.0, "data": {}, "finished_at": "now", "folder": str(tmp_path)}
+    monkeypatch.setattr(stages, "run", lambda *_: run)
+    answer = mlx("verify", "-cd", "mine", "experiment=second")
+    assert answer.code == 5, answer.err
+    assert f"FAIL: second, tier short, {tmp_path}/verify.json" in answer.out
+    assert [line.split()[-1] for line in answer.out.splitlines() if line.startswith("ProtoNet")] == ["PASS", "FAIL"]
+    assert "time: 1 min 30 s; its file says 1 min 0 s on 2 cores" in answer.out
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ([], "mlx verify needs one experiment: mlx verify experiment=NAME"),
+        (["experiment=[first,second]"], "mlx verify needs one experiment"),
+        (["experiment=second", "seed=1"], "seed is not for mlx verify"),
+        (["experiment=second", "tier=tiny"], "must be one of smoke, short, full"),
+        (["experiment=second", "tier=full"], "there is no tier full; the experiment has only smoke, short"),
+        (["experiment=secnd"], "there is no experiment 'secnd'"),
+        (["experiment=bare"], "experiment bare claims nothing: its file has no tiers"),
+    ],
+)
+def test_what_cannot_be_verified_gets_a_sentence(mlx, own, words, told):
+    own(bare="# @package _global_\n# Bare.\nseed: 1\n")
+    answer = mlx("verify", "-cd", "mine", *words)
+    assert answer.code == 2
+    assert told in " ".join(answer.err.split())
+    assert not Path("runs").exists()
+
+
+def test_a_tier_lays_its_settings_under_those_that_are_typed(mlx, own, stage):
+    assert run(mlx, "experiment=first", "tier=smoke", "evaluate.episodes=7").code == 0
+    ((_, config),) = stage
+    assert (config.training["transfer"].steps, config.evaluate.episodes) == (2, 7)
+
+
+def test_a_fault_in_a_tier_is_reported_as_its_own(mlx, own):
+    own(first=FIRST.replace("transfer.steps=2", "transfer.stpes=2"))
+    answer = run(mlx, "experiment=first", "tier=smoke", "transfer.batch_size=0")
+    assert answer.code == 2
+    assert "no such setting (from tier=smoke) did you mean: transfer.steps=2" in " ".join(answer.err.split())
+    assert "from the command line" in answer.err
+
+
+def test_where_things_are_holds_for_the_experiment_before(mlx, own, stage):
+    words = ["runs_dir=there", "runtime.threads=1", "tier=smoke", "meta_train.steps=4"]
+    assert run(mlx, "experiment=second", *words).code == 0
+    ((_, config),) = stage
+    first = config.first
+    assert (first.runs_dir, first.training["transfer"].runtime.threads) == ("there", 1)
+    assert first.training["transfer"].steps == 2
+
+
+@pytest.mark.parametrize(
+    ("files", "words", "told"),
+    [
+        ({}, ["after=frist"], "there is no experiment 'frist'"),
+        ({}, ["after=3"], "there is no experiment 3"),
+        ({"first": FIRST + "after: second\n"}, [], "leads back to itself: first, after second, after first"),
+        ({}, ["folds=3"], "must be null, because what `after` names has trained on classes that the folds test"),
+        ({}, ["init_from=latest"], "must be null, because the chain starts from what `after` names"),
+        ({}, ["after=second", "stages=[transfer]"], "ends with meta-train, but transfer starts from a checkpoint of"),
+        ({"first": FIRST.replace("items: 320", "itens: 320")}, [], "experiment first: data.itens"),
+    ],
+)
+def test_a_chain_that_cannot_come_after_another_gets_a_sentence(mlx, own, files, words, told):
+    own(**files)
+    answer = run(mlx, "experiment=second", *words)
+    assert answer.code == 2
+    assert told in " ".join(answer.err.split())
+
+
+def test_a_signal_says_how_to_go_on(mlx, own, monkeypatch):
+    from metalearn_cli.core.errors import Stopped
+
+    def stopped(name, config, reporter, **facts):
+        reporter.start("transfer", "runs/transfer/id", 0, 2)
+        raise Stopped(15)
+
+    monkeypatch.setattr(stages, "run", stopped)
+    answer = mlx("verify", "-cd", "mine", "experiment=second")
+    assert answer.code == 143
+    assert "resume with: the same command" in answer.err
