@@ -1,4 +1,7 @@
-"""Training on only the support set, from random weights: the baseline that learning across tasks must beat.
+"""Training from scratch: the floor for learning across tasks (no paper).
+
+A network with random weights is trained on nothing but the support set of a task, by gradient descent. What learns over
+many tasks must do better than this.
 
 Legend: S support items, Q query items, W ways, O outputs of a regression.
 """

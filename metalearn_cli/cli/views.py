@@ -134,16 +134,15 @@ def verified(record: Mapping[str, Any]) -> None:
         share = share or metric_named(expected["metric"]).unit == "share"
         what = " ".join(expected[key] for key in ("learner", "normalisation", "metric") if expected[key] != "none")
         ours = "nan" if result["value"] is None else f"{result['value']:.4g} +- {result['interval']:.2g}"
-        wanted = f"{expected['value']:.4g} - {expected['tolerance']:.4g}"
-        if not metric_named(expected["metric"]).higher_is_better:
-            wanted = f"{expected['value']:.4g} + {expected['tolerance']:.4g}"
+        sign = "-" if metric_named(expected["metric"]).higher_is_better else "+"
+        wanted = f"{expected['value']:.4g} ({sign}{expected['tolerance']:.4g})"
         rows.append([what, ours, wanted, expected["source"], "PASS" if result["passed"] else "FAIL"])
     title = f"{record['experiment']}, tier {record['tier']}"
     if rows:
         telling.table(title, ["!result", "!ours", "!expected", "source", "!"], rows)
         telling.say(over(record["results"][0]).partition(";")[0].rstrip(".") + ".")
-        telling.say("A result passes if it is better than expected, or worse by no more than the tolerance and")
-        telling.say(f"the half-width together{'; accuracies are in percent' if share else ''}.")
+        telling.say("A result passes if it is better than expected, or worse by no more than the tolerance, in")
+        telling.say(f"brackets, and the half-width together{'; accuracies are in percent' if share else ''}.")
     took, claimed = (duration(60 * record["minutes"][key]) for key in ("run", "claim"))
     telling.say(f"time: {took}; its file says {claimed} on 2 cores")
     telling.say(f"{'PASS' if record['passed'] else 'FAIL'}: {title}, {record['folder']}/verify.json")

@@ -1,6 +1,8 @@
-"""Autoencoder: Hinton & Salakhutdinov 2006; with noise, jitter or token dropout a denoising one, Vincent et al. 2008.
+"""Autoencoder: Hinton & Salakhutdinov 2006, https://doi.org/10.1126/science.1127647.
 
-Sources: https://doi.org/10.1126/science.1127647, https://doi.org/10.1145/1390156.1390294.
+A decoder rebuilds an item from its features, so that these must keep what the item looks like. With noise, jitter or
+token dropout, it is to rebuild the clean item from a spoilt one (denoising autoencoder: Vincent et al. 2008,
+https://doi.org/10.1145/1390156.1390294).
 
 Legend: B items, L tokens, V vocabulary, N images, C channels, H height, W width, ... the shape of one item.
 """

@@ -1,4 +1,7 @@
-"""Supervised pretraining: the strong baseline of Chen et al. 2019, https://arxiv.org/abs/1904.04232 ("Baseline").
+"""Supervised pretraining: Chen et al. 2019, https://arxiv.org/abs/1904.04232 ("Baseline").
+
+The backbone and a linear layer learn to classify all training classes at once. It is the strong baseline of few-shot
+learning: classes that were never seen are told by the same features.
 
 Legend: B items, K classes, ... the shape of one item.
 """

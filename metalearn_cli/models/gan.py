@@ -1,7 +1,10 @@
-"""Generative adversarial network; the backbone is part of the discriminator.
+"""Generative adversarial network: Huang et al. 2024, https://arxiv.org/abs/2501.05441 ("R3GAN").
 
-Sources: Huang et al. 2024, https://arxiv.org/abs/2501.05441 (relativistic loss with both gradient penalties, "R3GAN");
-Lin et al. 2025, https://arxiv.org/abs/2501.08316, section 3.3 (the penalty by a finite difference).
+A generator makes items from noise, and a discriminator, whose trunk is the backbone, learns to tell them from real
+ones. Its loss compares a real and a made item (relativistic), and penalties on its gradient at both make training
+converge.
+
+The penalties are finite differences (Lin et al. 2025, https://arxiv.org/abs/2501.08316, section 3.3).
 
 Legend: B items, N images, C channels, H height, W width, ... the shape of one item.
 """

@@ -128,3 +128,50 @@ def test_a_part_that_is_not_there_is_refused(script, name: str, capsys: pytest.C
         script(name).main(["W9"])
     assert stop.value.code == 2
     assert "no such" in capsys.readouterr().err
+
+
+def test_the_generated_pages_are_up_to_date(script) -> None:
+    for name, text in script("learners").pages().items():
+        assert (SCRIPTS.parent / "docs" / name).read_text() == text, "write the pages: python scripts/learners.py"
+
+
+def test_a_record_replaces_the_earlier_one_of_its_tier_and_shows_on_both_pages(script, tmp_path, monkeypatch) -> None:
+    learners = script("learners")
+    monkeypatch.setattr(learners, "RECORDS", tmp_path / "records.json")
+    monkeypatch.setattr(learners, "ROOT", tmp_path)
+    (tmp_path / "records.json").write_text("[]")
+    (tmp_path / "configs" / "experiment").mkdir(parents=True)
+    (tmp_path / "docs").mkdir()
+    expected = {"learner": "ProtoNet", "normalisation": "none", "metric": "accuracy", "value": 98.8, "tolerance": 1}
+    expected |= {"source": "a paper", "reruns": "98.2"}
+    claim = {"tiers": {"short": {"minutes": 9, "expect": [expected]}}}
+    (tmp_path / "configs" / "experiment" / "own.yaml").write_text(json.dumps(claim))
+    (tmp_path / "published.md").write_text("Published.")
+    monkeypatch.setattr(learners, "PUBLISHED", tmp_path / "published.md")
+    monkeypatch.setattr(learners, "GROUPS", {})
+    learners.main([])
+    assert "| not run | 98.8 (-1) | a paper | 98.2 |  | - / 9 |  |" in (tmp_path / "docs" / "results.md").read_text()
+    result = {"value": 98.04, "interval": 0.2, "interval_classes": 0.6, "interval_trainings": None, "passed": True}
+    result |= {"expected": expected}
+    record = {"experiment": "own", "tier": "short", "results": [result], "minutes": {"run": 14.2, "claim": 9}}
+    record |= {"machine": "2 cores"}
+    for value in (90, 98.04):
+        (tmp_path / "verify.json").write_text(json.dumps(record | {"results": [result | {"value": value}]}))
+        learners.main([tmp_path])
+    page = (tmp_path / "docs" / "results.md").read_text()
+    assert "| 98.0 +- 0.2 (0.6) | 98.8 (-1) | a paper | 98.2 | PASS | 14 / 9 | 2 cores |" in page
+    assert "90.0" not in page
+    assert next(learners.measured([record]))[:3] == ["own, short", "ProtoNet accuracy", "98.0 +- 0.2 (0.6)"]
+    claim["tiers"]["short"]["expect"] = [expected | {"value": 99}]
+    (tmp_path / "configs" / "experiment" / "own.yaml").write_text(json.dumps(claim))
+    assert "the claim has changed: run it again" in learners.pages()["results.md"]
+
+
+@pytest.mark.parametrize("group", ["algorithm", "model", "method"])
+def test_every_component_has_a_source_and_an_idea(script, group: str) -> None:
+    learners = script("learners")
+    for component in learners.components(group):
+        source, idea, *_ = learners.described(component.path)
+        assert ("https://" in source or source.endswith("(no paper).")) and ": " in source, component.path
+        assert not idea.startswith(("Legend:", "Source")), component.path
+        assert idea.endswith("."), component.path

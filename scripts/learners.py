@@ -1,0 +1,222 @@
+"""Write docs/learners.md and docs/results.md, from the code, the experiments and the records of `mlx verify`.
+
+    python scripts/learners.py                     # write both pages
+    python scripts/learners.py RUN_FOLDER ...      # first add the records of these runs, each a verify.json
+
+A record replaces an earlier one of the same experiment and tier; all are kept in docs/benchmarks/verify.json.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from omegaconf import OmegaConf
+
+from metalearn_cli.core.build import locate
+from metalearn_cli.core.claims import Expectation, parse_tiers
+from metalearn_cli.core.metric import metric_named
+from metalearn_cli.core.types import Traits
+from metalearn_cli.studies.verify import FILE
+
+ROOT = Path(__file__).resolve().parents[1]
+RECORDS = ROOT / "docs" / "benchmarks" / "verify.json"
+PUBLISHED = ROOT / "docs" / "benchmarks" / "published.md"
+GROUPS = {
+    "algorithm": ("Learners", "`mlx meta-train algorithm=NAME`, `mlx evaluate algorithm=NAME`"),
+    "model": ("Models of pretraining", "`mlx pretrain model=NAME`"),
+    "method": ("Methods of transfer", "`mlx transfer method=NAME`"),
+}
+WRITTEN = "<!-- written by scripts/learners.py; do not edit -->"
+
+
+RULE = """\
+Each row is a claim of an experiment. Accuracies are in percent. After +- is the half-width of the 95 % interval over
+episodes and, in brackets, over classes or groups of them, then over trainings where there are several. A result passes
+if it is better than expected, or worse by no more than the tolerance, which is in brackets after the expected value,
+and the half-width over episodes together."""
+
+
+class Component(NamedTuple):
+    """A module of components.
+
+    Attributes:
+        path: its file.
+        choices: the names of its configs, each with its settings.
+    """
+
+    path: Path
+    choices: dict[str, dict[str, Any]]
+
+
+def main(folders: Iterable[str]) -> None:
+    """Add the records of runs, and write the pages."""
+    records = known = json.loads(RECORDS.read_text())
+    for folder in folders:
+        new = json.loads((Path(folder) / FILE).read_text())
+        known = [r for r in known if (r["experiment"], r["tier"]) != (new["experiment"], new["tier"])] + [new]
+    if known != records:
+        ordered = sorted(known, key=lambda r: (r["experiment"], r["tier"]))
+        RECORDS.write_text(json.dumps(ordered, indent=1) + "\n")
+    for name, text in pages().items():
+        (ROOT / "docs" / name).write_text(text)
+
+
+def pages() -> dict[str, str]:
+    """Return the text of each page by its name."""
+    records = json.loads(RECORDS.read_text())
+    return {"learners.md": learners(records), "results.md": results(records)}
+
+
+def learners(records: list[dict[str, Any]]) -> str:
+    """Return the page on learners, models and methods."""
+    lines = ["# Learners, models and methods", WRITTEN, ""]
+    lines += ["Each is one module; its idea and source are those of the module, the lines are all of its lines."]
+    lines += ["[protocols.md](protocols.md) says what an accuracy means, [results.md](results.md) has all results."]
+    for group, (title, how) in GROUPS.items():
+        lines += [f"\n## {title}", f"\n{how}"]
+        for component in components(group):
+            source, idea, *_ = described(component.path)
+            lines += [f"\n### {', '.join(component.choices)}", f"\n{source}", f"\n{idea}", ""]
+            facts = [f"{len(component.path.read_text().splitlines())} lines"]
+            needs: dict[str, list[str]] = {}
+            for name, settings in component.choices.items():
+                needs.setdefault(needed(group, settings), []).append(f"`{name}`")
+            facts += [f"{', '.join(names)}: {of}" if len(needs) > 1 else of for of, names in needs.items()]
+            lines += [f"- {fact}" for fact in facts if fact]
+            name = next(iter(component.choices.values()))["_target_"].rpartition(".")[2]
+            if rows := [row for row in measured(records) if row[1].startswith(f"{name} ")]:
+                lines += ["", *table(["experiment", "result", "ours", "expected", "source"], rows)]
+    return "\n".join(lines) + "\n"
+
+
+def components(group: str) -> list[Component]:
+    """Return the modules of a group, in the order of their names."""
+    found: dict[str, Component] = {}
+    for path in sorted((ROOT / "configs" / group).glob("*.yaml")):
+        settings = with_bases(path)
+        module = str(settings["_target_"]).rpartition(".")[0]
+        file = ROOT.joinpath(*module.split(".")).with_suffix(".py")
+        found.setdefault(module, Component(file, {})).choices[path.stem] = settings
+    return sorted(found.values(), key=lambda component: component.path.stem)
+
+
+def with_bases(path: Path) -> dict[str, Any]:
+    """Return the settings of a config, over those of the configs that it extends."""
+    config: Any = OmegaConf.to_container(OmegaConf.load(path))
+    bases = [base for base in config.pop("defaults", []) if base != "_self_"]
+    return {k: v for base in bases for k, v in with_bases(path.with_name(f"{base}.yaml")).items()} | config
+
+
+def described(path: Path) -> list[str]:
+    """Return the paragraphs of a module's docstring, each on one line: its source, its idea, and more."""
+    text = ast.get_docstring(ast.parse(path.read_text())) or ""
+    return [" ".join(paragraph.split()) for paragraph in text.split("\n\n")]
+
+
+def needed(group: str, settings: Mapping[str, Any]) -> str:
+    """Return what a component needs, in words; "" if it is nothing special."""
+    target = settings["_target_"]
+    if group == "algorithm":
+        traits = locate(target, group)(**{k: v for k, v in settings.items() if k != "_target_"}).traits
+        return ", ".join(of_traits(traits))
+    asks = getattr(locate(target, group), "asks", ())
+    return f"needs {' and '.join(asks)}" if isinstance(asks, tuple) and asks else ""
+
+
+def of_traits(traits: Traits) -> Iterator[str]:
+    """Yield the traits of a learner in words."""
+    yield f"for {' and '.join(sorted(traits.targets))}"
+    yield f"sees {traits.sees}"
+    if traits.head:
+        yield "needs a head"
+    if traits.inner_gradients:
+        yield "takes gradients in an episode"
+    if not traits.learns:
+        yield "learns nothing across tasks"
+    if traits.uses_queries:
+        yield "transductive by itself: an answer depends on the other queries"
+    if not traits.batchable:
+        yield "one task at a time"
+
+
+def results(records: list[dict[str, Any]]) -> str:
+    """Return the page that sets our results beside the expected ones."""
+    columns = ["command", "result", "ours", "expected", "source", "re-runs", "", "minutes / claimed", "machine"]
+    rows = []
+    by_name = {(record["experiment"], record["tier"]): record for record in records}
+    for path in sorted((ROOT / "configs" / "experiment").glob("*.yaml")):
+        for tier, claim in parse_tiers(OmegaConf.to_container(OmegaConf.load(path))["tiers"]).items():
+            command = f"`mlx verify experiment={path.stem}{f' tier={tier}' * (tier != 'short')}`"
+            record = by_name.get((path.stem, tier))
+            for expected in claim.expect:
+                result = found(record, expected)
+                rows.append([command, about(expected), *compared(result, expected), *spent(record, claim.minutes)])
+                command = ""
+    published = PUBLISHED.read_text().rstrip()
+    lines = ["# Results", WRITTEN, "", RULE, "", *table(columns, rows), "", "## Published figures", "", published]
+    return "\n".join(lines) + "\n"
+
+
+def found(record: Mapping[str, Any] | None, expected: Expectation) -> Mapping[str, Any] | None:
+    """Return the result of a record for an expectation, if there is one."""
+    key = ("learner", "normalisation", "metric")
+    wanted = [getattr(expected, name) for name in key]
+    own = record["results"] if record else []
+    return next((result for result in own if [result["expected"][name] for name in key] == wanted), None)
+
+
+def compared(result: Mapping[str, Any] | None, expected: Expectation) -> list[str]:
+    """Return the cells of a result beside the expected one; its verdict is of the claim as it is now."""
+    sign = "-" if metric_named(expected.metric).higher_is_better else "+"
+    wanted = [f"{expected.value:g} ({sign}{expected.tolerance:g})", expected.source, str(expected.reruns or "")]
+    if result is None:
+        return ["not run", *wanted, ""]
+    if result["expected"] | {"source": "", "reruns": None} != expected.__dict__ | {"source": "", "reruns": None}:
+        return [ours(result), *wanted, "the claim has changed: run it again"]
+    return [ours(result), *wanted, "PASS" if result["passed"] else "FAIL"]
+
+
+def spent(record: Mapping[str, Any] | None, minutes: float) -> list[str]:
+    """Return the cells on time and machine."""
+    if record is None:
+        return [f"- / {minutes:g}", ""]
+    return [f"{record['minutes']['run']:.0f} / {minutes:g}", record["machine"]]
+
+
+def measured(records: list[dict[str, Any]]) -> Iterator[list[str]]:
+    """Yield a row for each result: experiment, what it is, ours, expected, source."""
+    for record in records:
+        for result in record["results"]:
+            expected = Expectation(**result["expected"])
+            name = f"{record['experiment']}, {record['tier']}"
+            yield [name, about(expected), ours(result), f"{expected.value:g}", expected.source]
+
+
+def about(expected: Expectation) -> str:
+    """Return what an expectation is about."""
+    parts = (expected.learner, expected.normalisation.replace("none", ""), expected.metric)
+    return " ".join(filter(None, parts))
+
+
+def ours(result: Mapping[str, Any]) -> str:
+    """Return a measured value with its intervals."""
+    if result["value"] is None:
+        return "nan"
+    digits = 1 if result["expected"]["metric"] == "accuracy" else 3
+    widths = [result[name] for name in ("interval_classes", "interval_trainings") if result[name] is not None]
+    others = f" ({', '.join(f'{width:.{digits}f}' for width in widths)})" if widths else ""
+    return f"{result['value']:.{digits}f} +- {result['interval']:.{digits}f}{others}"
+
+
+def table(columns: list[str], rows: Iterable[list[str]]) -> list[str]:
+    """Return the lines of a table."""
+    return [f"| {' | '.join(cells)} |" for cells in (columns, ["---"] * len(columns), *rows)]
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
