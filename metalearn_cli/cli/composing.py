@@ -49,7 +49,7 @@ _USUAL = ("hydra/launcher=basic", "hydra/sweeper=basic")
 """Settings of Hydra's own that may be typed, because they change nothing."""
 
 
-OF_PLACES = re.compile(r"(tier|runs_dir|wait|runtime|runtime\..*|data\.root)=")
+OF_PLACES = re.compile(r"(tier|runs_dir|wait|runtime|runtime\..*|data\.root|backbone\.path)=")
 """Words that say where things are and which tier runs: they hold for an experiment that runs before, too."""
 
 

@@ -127,7 +127,11 @@ def test_an_experiment_says_its_command_and_claims_a_result(path: Path) -> None:
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=name_of)
 def test_an_experiment_is_valid_in_every_tier(path: Path) -> None:
-    for name, tier in parse_tiers(OmegaConf.to_container(OmegaConf.load(path).tiers)).items():
+    tiers = parse_tiers(OmegaConf.to_container(OmegaConf.load(path).tiers))
+    for name, tier in tiers.items():
+        if name == "short" and len(tiers) > 1:
+            check_learners(composition.settings, name, tier)  # the others are laid over it
+            continue
         composition = RUN.compose([f"experiment={path.stem}", f"tier={name}"])
         assert composition.settings.training
         assert composition.tier == tier
