@@ -56,18 +56,15 @@ def run(mlx, *words):
     return mlx("run", "-cd", "mine", *words)
 
 
-def test_an_experiment_runs_after_another_and_starts_from_its_checkpoint(mlx, own):
+def test_a_tier_without_claims_passes_if_everything_runs(mlx, own, monkeypatch, tmp_path):
+    run = {"id": "id-1", "table": [], "seconds": 90.0, "data": {}, "finished_at": "now", "folder": str(tmp_path)}
+    configs = []
+    monkeypatch.setattr(stages, "run", lambda stage, config, reporter: configs.append(config) or run)
     answer = mlx("verify", "-cd", "mine", "experiment=second", "tier=smoke", "--json")
     assert answer.code == 0, answer.err
     record = json.loads(answer.out)
     assert (record["experiment"], record["tier"], record["passed"], record["results"]) == ("second", "smoke", True, [])
-    runs = {stage: sorted(Path("runs", stage).iterdir()) for stage in ("transfer", "meta-train", "run")}
-    (transfer,), (meta,) = runs["transfer"], runs["meta-train"]
-    assert json.loads((meta / "run.json").read_text())["parent"]["run"] == transfer.name
-    assert [json.loads((f / "run.json").read_text())["steps"] for f in (transfer, meta)] == [2, 2]
-    again = mlx("verify", "-cd", "mine", "experiment=second", "tier=smoke", "--json")
-    assert json.loads(again.out) | {"finished_at": 0} == record | {"finished_at": 0}
-    assert {stage: sorted(Path("runs", stage).iterdir()) for stage in runs} == runs
+    assert [c.training[c.stages[0]].steps for c in (configs[0].first, configs[0])] == [2, 2]
 
 
 def test_a_claim_that_is_not_met_has_an_exit_code_of_its_own(mlx, own, monkeypatch, tmp_path):

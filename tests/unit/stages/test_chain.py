@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,17 @@ def test_every_checkpoint_is_scored_by_one_learner_then_the_trained_one_by_itsel
     assert all(info["sha256"] for info in chain[1:])
     parents = [info["parent"] and info["parent"]["stage"] for info in evaluations]
     assert parents == [None, "pretrain", "transfer", "transfer", "meta-train", "meta-train"]
+
+
+def test_a_chain_starts_from_the_last_checkpoint_of_the_one_before(config, listed, said):
+    second = replace(config("run", stages=["meta-train"]), first=config("run", stages=["transfer"]))
+    done = stages.run("run", second, said)
+    (transfer,), (meta,), (first, last) = listed("transfer"), listed("meta-train"), listed("run")
+    assert meta["parent"]["run"] == transfer["id"]
+    assert done["id"] == last["id"]
+    assert last["starts"]["meta-train"]["init_from"] == first["parent"]["checkpoint"]
+    assert stages.run("run", second, said)["table"] == done["table"]
+    assert [len(listed(stage)) for stage in ("transfer", "meta-train", "run")] == [1, 1, 2]
 
 
 def test_the_time_of_a_chain_is_that_of_its_parts_also_if_an_earlier_command_did_them(go, listed):
