@@ -120,7 +120,8 @@ def test_an_experiment_says_its_command_and_claims_a_result(path: Path) -> None:
     header = "\n".join(line for line in path.read_text().splitlines() if line.startswith("#"))
     assert re.search(r"command: +mlx \S+ experiment=" + path.stem, header)
     tiers = parse_tiers(OmegaConf.to_container(OmegaConf.load(path).tiers))
-    assert tiers["smoke"].minutes <= 1
+    reading = "/backbone: hf" in path.read_text()  # an encoder reads all items first
+    assert tiers["smoke"].minutes <= (5 if reading else 1)
     assert tiers["short"].minutes <= 40
     assert all(tier.expect or name == "smoke" or path.stem == "smoke" for name, tier in tiers.items())
 
