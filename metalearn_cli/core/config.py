@@ -328,7 +328,7 @@ def _not_after(first: ChainConfig, stage: str, values: Mapping[str, Any]) -> lis
     """Return why a chain that begins with a stage cannot start from the last checkpoint of another chain."""
     problems = []
     if values.get("folds") is not None:
-        told = "must be null, because what `after` names has trained on classes that the folds test; or write after=null"
+        told = "must be null, because what `after` names has trained on classes of the folds; or write after=null"
         problems.append(Problem("folds", told))
     if values.get("init_from") is not None:
         problems.append(

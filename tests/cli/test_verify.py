@@ -128,7 +128,7 @@ def test_where_things_are_holds_for_the_experiment_before(mlx, own, stage):
         ({}, ["after=frist"], "there is no experiment 'frist'"),
         ({}, ["after=3"], "there is no experiment 3"),
         ({"first": FIRST + "after: second\n"}, [], "leads back to itself: first, after second, after first"),
-        ({}, ["folds=3"], "must be null, because what `after` names has trained on classes that the folds test"),
+        ({}, ["folds=3"], "must be null, because what `after` names has trained on classes of the folds"),
         ({}, ["init_from=latest"], "must be null, because the chain starts from what `after` names"),
         ({}, ["after=second", "stages=[transfer]"], "ends with meta-train, but transfer starts from a checkpoint of"),
         ({"first": FIRST.replace("items: 320", "itens: 320")}, [], "experiment first: data.itens"),
