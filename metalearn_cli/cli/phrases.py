@@ -78,6 +78,16 @@ def over(found: Mapping[str, Any]) -> str:
     return f"+- is the half-width of a 95 % interval over {sizes(found)['episodes']} episodes{brackets}."
 
 
+def hardest(results: Sequence[Mapping[str, Any]]) -> str:
+    """Return the worst tenth of the episodes of each result, and the hardest classes of the first one."""
+    first, several = results[0], len(results) > 1
+    worst = [number(r["name"], r["worst_decile"]) + f" {r['normalisation']}" * several for r in results]
+    told = f"worst tenth of episodes {', '.join(worst)}"
+    noun = "classes" if _is_share(first["name"]) else "tasks"
+    named = [f"{own['name']} {spread(first['name'], own['value'], own['interval'])}" for own in first["hardest"]]
+    return f"{told};\nhardest {noun} (+- over their episodes): {', '.join(named)}" if named else told
+
+
 def _is_share(name: str) -> bool:
     return metric_named(name).unit == "share"
 

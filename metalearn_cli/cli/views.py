@@ -14,6 +14,7 @@ from metalearn_cli.cli.phrases import (
     NO_CHANGE,
     age,
     duration,
+    hardest,
     measured,
     next_command,
     over,
@@ -70,7 +71,10 @@ def evaluation(run: Run) -> None:
         telling.table(f"select: {_title(found[0], run)}", [*keys, f"!{_name(found[0])}", "!"], rows)
     rows = [[r["learner"], r["normalisation"], with_intervals(r)] for r in run["results"]]
     telling.table(_title(first, run), ["learner", "normalisation", f"!{_name(first)}"], rows)
-    telling.say(f"{over(first)}\n")
+    telling.say(over(first))
+    if "worst_decile" in first:
+        telling.say(f"{hardest(run['results'])}.")
+    telling.say("")
 
 
 def chain(run: Run) -> None:

@@ -65,6 +65,8 @@ SCORE = {
     "interval?": NUMBER,
     "interval_classes?": NUMBER,
     "interval_trainings?": NUMBER,
+    "worst_decile?": MEASURED,
+    "hardest?": [{"name": TEXT, "value": MEASURED, "interval?": NUMBER, "episodes": COUNT, "queries": COUNT}],
     "over?": {"episodes": COUNT, "trainings": COUNT, "*": COUNT},
     "normalisation?": TEXT,
     "learner?": TEXT,

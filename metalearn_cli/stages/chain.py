@@ -26,7 +26,7 @@ from metalearn_cli.records.log import working_on
 from metalearn_cli.stages.again import all_of, evaluated, trained
 from metalearn_cli.stages.evaluate import FLOORS, prepare_evaluation
 from metalearn_cli.stages.preparing import MakeJob, describe_data, essence, fitted, fitted_note, identity, prepare
-from metalearn_cli.stages.scores import INTERVALS, Scores, mean_of
+from metalearn_cli.stages.scores import INTERVALS, Scores, mean_of, worst_decile
 from metalearn_cli.stages.session import Session
 
 
@@ -305,6 +305,8 @@ def _table(trainings: list[list[_Row]]) -> list[dict[str, Any]]:
                 "gain": gained and gained["value"],
                 **{f"gain_{name}": gained and gained[name] for name in INTERVALS},
             }
-            rows.append({"after": after, **result, **mean_of(scores, found[0].classes), **gain})
+            worst = {"worst_decile": worst_decile(scores, sign > 0)}
+            result = {name: value for name, value in result.items() if name != "hardest"}  # of one training
+            rows.append({"after": after, **result, **mean_of(scores, found[0].classes), **worst, **gain})
             before[common, protocol] = scores
     return rows

@@ -15,7 +15,6 @@ from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
-from torch import Tensor
 
 from metalearn_cli.core.build import Spec, build, problems_of
 from metalearn_cli.core.config import EvaluateConfig, Normalisation, plain
@@ -25,7 +24,7 @@ from metalearn_cli.core.network import BACKBONE, Params
 from metalearn_cli.core.stages import TABLE
 from metalearn_cli.core.types import Algorithm, Dataset, Episode, Reporter, Sampler
 from metalearn_cli.engine.episodes import Learner
-from metalearn_cli.engine.evaluation import score_episodes
+from metalearn_cli.engine.evaluation import Outcomes, score_episodes
 from metalearn_cli.engine.runtime import Runtime
 from metalearn_cli.records import runs
 from metalearn_cli.records.checkpoint import Checkpoint, load_into
@@ -41,7 +40,7 @@ from metalearn_cli.stages.preparing import (
     metric_of,
     named_checkpoint,
 )
-from metalearn_cli.stages.scores import Scores, mean_of
+from metalearn_cli.stages.scores import HARDEST, Scores, mean_of, scores_of_classes, worst_decile
 from metalearn_cli.stages.select import combinations, with_values
 from metalearn_cli.stages.session import Session
 
@@ -301,6 +300,7 @@ def evaluate(evaluation: Evaluation, reporter: Reporter, run: runs.Run | None = 
             run.update(algorithm=evaluation.algorithm, selected=selected)
         kept = _scored(evaluation, evaluation.protocols, partial(_after, reporter.advance, trials * config.episodes))
         kept.write(run.folder)
+        kept.write_classes(run.folder, metric_of(evaluation.sampler).name)
         results = [_result(evaluation, protocol, kept) for protocol in kept.protocols]
         run.update(
             status="completed",
@@ -345,7 +345,7 @@ def _scored(
     """Return the scores of an evaluation's learner under protocols; `advance` is called with the episodes scored."""
     config, learner, sampler = evaluation.config, evaluation.learner, evaluation.sampler
     began = time.monotonic()
-    scores: dict[str, Tensor] = {}
+    outcomes: dict[str, Outcomes] = {}
     with enough_memory("evaluate", config):
         own = evaluation.base() if evaluation.base else learner.own
         if evaluation.on_features:
@@ -353,7 +353,7 @@ def _scored(
         learner = learner._replace(own=own)
         timed = _Timed(sampler)
         for index, protocol in enumerate(protocols):
-            scores[protocol or "none"] = score_episodes(
+            outcomes[protocol or "none"] = score_episodes(
                 learner._replace(normalisation=protocol or "transductive"),
                 timed,
                 config.episodes,
@@ -362,7 +362,10 @@ def _scored(
             )
     seconds = time.monotonic() - began
     log.info("data took %.2f s, summed over threads, of the evaluation's %.2f s", timed.seconds, seconds)
-    return Scores(scores, sampler.classes(config.episodes))
+    classes = sampler.classes(config.episodes)
+    query, higher = config.episode.query, metric_of(sampler).higher_is_better
+    by_class = {name: scores_of_classes(found, classes, query, higher) for name, found in outcomes.items()}
+    return Scores({name: found.scores for name, found in outcomes.items()}, classes, by_class)
 
 
 def _base(learner: Learner, data: Dataset, seed: int, runtime: Runtime) -> Params:
@@ -398,10 +401,12 @@ def _after(advance: Callable[[int], None], before: int, done: int) -> None:
 
 
 def _result(evaluation: Evaluation, protocol: str, scores: Scores) -> dict[str, Any]:
-    config = evaluation.config
+    config, metric, found = evaluation.config, metric_of(evaluation.sampler), scores.protocols[protocol][None]
     return {
-        "name": f"{config.split}/{metric_of(evaluation.sampler).name}",
-        **mean_of(scores.protocols[protocol][None], scores.classes),
+        "name": f"{config.split}/{metric.name}",
+        **mean_of(found, scores.classes),
+        "worst_decile": worst_decile(found, metric.higher_is_better),
+        "hardest": [found._asdict() for found in scores.by_class[protocol][:HARDEST]],
         "normalisation": protocol,
         "learner": type(evaluation.learner.algorithm).__name__,
         "random_head": evaluation.random_head,

@@ -1,6 +1,6 @@
-"""Scores of single episodes: their file, and the mean with its intervals.
+"""Scores of single episodes and of single classes: their files, and means with their intervals.
 
-Legend: S trainings, E episodes.
+Legend: S trainings, E episodes, Q queries of an episode.
 """
 
 from __future__ import annotations
@@ -18,15 +18,37 @@ from torch import Tensor
 
 from metalearn_cli.core.errors import UserError
 from metalearn_cli.data.common.splits import group_of
+from metalearn_cli.engine.evaluation import Outcomes
 from metalearn_cli.records import runs
 from metalearn_cli.records.intervals import over_classes, over_episodes, over_trainings
 
 FILE = "episodes.csv"
+CLASSES = "classes.csv"
 TRAININGS = 3
 """Smallest number of trainings for an interval over them: two may agree by chance."""
 INTERVALS = ("interval", "interval_classes", "interval_trainings")
 GROUPS = 10
 """With fewer groups of classes, an interval is over classes instead of groups: it would be too wide to be useful."""
+HARDEST = 3
+"""How many of the hardest classes a result names."""
+
+
+class ClassScore(NamedTuple):
+    """The score of a class over all its queries, or of a task of a regression.
+
+    Attributes:
+        name: the class.
+        value: the share of its queries that were answered rightly; of a task, the mean squared error.
+        interval: the half-width of the 95 % interval over the episodes with this class; None for a single one.
+        episodes: in how many it is.
+        queries: how many it has in them.
+    """
+
+    name: str
+    value: float
+    interval: float | None
+    episodes: int
+    queries: int
 
 
 class Scores(NamedTuple):
@@ -35,10 +57,12 @@ class Scores(NamedTuple):
     Attributes:
         protocols: scores [E], float64, by protocol.
         classes: the names of each episode's classes, or of its one task; () if tasks are generated.
+        by_class: the scores of each class, hardest first, by protocol; {} where they were read from a file.
     """
 
     protocols: Mapping[str, Tensor]
     classes: Sequence[tuple[str, ...]]
+    by_class: Mapping[str, Sequence[ClassScore]] = {}
 
     def write(self, folder: Path) -> None:
         """Write episodes.csv: a line per episode, its classes separated by semicolons."""
@@ -49,6 +73,18 @@ class Scores(NamedTuple):
         names = [";".join(name.replace(";", ",") for name in episode) for episode in self.classes]
         writer.writerows([episode, *row] for episode, row in enumerate(zip(*columns, names, strict=True)))
         runs.write_text(folder / FILE, text.getvalue())
+
+    def write_classes(self, folder: Path, metric: str) -> None:
+        """Write classes.csv: a line per protocol and class, the hardest first; nothing if tasks are generated."""
+        rows = [(protocol, score) for protocol, found in self.by_class.items() for score in found]
+        if not rows:
+            return
+        text = io.StringIO(newline="")
+        writer = csv.writer(text)
+        writer.writerow(["normalisation", "class", "group", "episodes", "queries", metric, "half_width"])
+        for protocol, (name, value, half, episodes, queries) in rows:
+            writer.writerow([protocol, name, group_of(name), episodes, queries, value, "" if half is None else half])
+        runs.write_text(folder / CLASSES, text.getvalue())
 
     @classmethod
     def read(cls, folder: Path, episodes: int) -> Scores:
@@ -71,6 +107,34 @@ class Scores(NamedTuple):
             return cls(scores, [tuple(row[-1].split(";")) if row[-1] else () for row in rows])
         except (OSError, ValueError, IndexError, csv.Error) as error:
             raise UserError(f"{folder / FILE} is missing or damaged ({error})") from error
+
+
+def scores_of_classes(
+    outcomes: Outcomes, classes: Sequence[tuple[str, ...]], query: int, higher_is_better: bool
+) -> list[ClassScore]:
+    """Return the score of each class in some episodes, the hardest first.
+
+    Args:
+        outcomes: of a learner in these episodes.
+        classes: see `Scores`.
+        query: queries of a class in an episode.
+        higher_is_better: whether the score is an accuracy, not an error.
+    """
+    found: dict[str, list[float]] = {}
+    for names, values in zip(classes, outcomes.by_class, strict=True):
+        for name, value in zip(names, values.tolist(), strict=bool(names)):
+            found.setdefault(name, []).append(value)
+    scores = []
+    for name, own in found.items():
+        half = over_episodes(torch.tensor(own)) if len(own) > 1 else None
+        scores.append(ClassScore(name, sum(own) / len(own), half, len(own), len(own) * query))
+    return sorted(scores, key=lambda score: score.value, reverse=not higher_is_better)
+
+
+def worst_decile(scores: Tensor, higher_is_better: bool) -> float:
+    """Return the mean score of the worst tenth of the episodes, of scores [S, E]; for each training its own tenth."""
+    worst = scores.double().topk(math.ceil(scores.shape[1] / 10), largest=not higher_is_better)
+    return worst.values.mean().item()
 
 
 def check_scores(info: Mapping[str, Any], episodes: int) -> None:

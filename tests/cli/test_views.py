@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from metalearn_cli.cli import telling, views
+from metalearn_cli.cli import phrases, telling, views
 from metalearn_cli.cli.phrases import age, duration, next_command, number, over, spread, verdict, with_intervals
 
 ID = "20261123-170400-9f3a"
@@ -246,3 +246,17 @@ def test_a_run_of_a_chain_is_shown_with_its_table_and_its_settings(capsys):
     out = capsys.readouterr().out
     assert "5-way 1-shot" in out and "the stage" in out
     assert "settings that differ from the defaults: seed=3 'reinit=[a, b]'\nfolder: runs/run/x\n" in out
+
+
+def test_the_worst_episodes_and_the_hardest_classes_are_told() -> None:
+    hardest = [
+        {"name": "Greek/char07", "value": 0.631, "interval": 0.03},
+        {"name": "a", "value": 0.7, "interval": None},
+    ]
+    one = {"name": "test/accuracy", "worst_decile": 0.712, "hardest": hardest, "normalisation": "inductive"}
+    assert phrases.hardest([one]) == (
+        "worst tenth of episodes 71.2 %;\nhardest classes (+- over their episodes): Greek/07 63.1 +- 3.0 %, a 70.0 %"
+    )
+    error = {"name": "test/mse", "worst_decile": 2.5, "hardest": [], "normalisation": "none"}
+    assert phrases.hardest([error]) == "worst tenth of episodes 2.5"
+    assert "71.2 % inductive, 71.2 % inductive;" in phrases.hardest([one, one])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from metalearn_cli.records import runs
 from metalearn_cli.stages import evaluate as module_function
 from metalearn_cli.stages import session
 from metalearn_cli.stages.evaluate import prepare_evaluation
-from metalearn_cli.stages.scores import Scores
+from metalearn_cli.stages.scores import CLASSES, Scores
 from metalearn_cli.stages.session import Session
 
 MAML = {"_target_": "metalearn_cli.algorithms.maml.Maml", "inner_lr": 0.1}
@@ -33,7 +34,8 @@ def test_result_is_what_was_measured(go, manifest, said):
     said.steps.clear()
     done = go("evaluate", split="val", episodes=5, seed=3)
     (result,) = done["results"]
-    assert {k: v for k, v in result.items() if k not in ("value", "interval", "interval_classes")} == {
+    measured = ("value", "interval", "interval_classes", "worst_decile", "hardest")
+    assert {k: v for k, v in result.items() if k not in measured} == {
         "name": "val/accuracy",
         "interval_trainings": None,
         "random_head": False,
@@ -48,6 +50,14 @@ def test_result_is_what_was_measured(go, manifest, said):
     scores = written.protocols["none"]
     assert [len(set(names)) for names in written.classes] == [2] * 5
     assert result["value"] == pytest.approx(scores.mean().item())
+    assert result["worst_decile"] == scores.min().item()
+    with (Path(done["folder"]) / CLASSES).open(newline="") as file:
+        by_class = list(csv.DictReader(file))
+    assert {row["class"] for row in by_class} == {name for names in written.classes for name in names}
+    assert sum(int(row["queries"]) for row in by_class) == 5 * 2 * 3
+    weighted = sum(float(row["accuracy"]) * int(row["queries"]) for row in by_class) / (5 * 2 * 3)
+    assert result["value"] == pytest.approx(weighted)
+    assert [own["name"] for own in result["hardest"]] == [row["class"] for row in by_class[:3]]
     assert result["interval"] == pytest.approx(2.7764 * scores.std().item() / 5**0.5, rel=1e-4)
     assert done["metric"] == result
     assert done["parent"]["run"] == trained["id"]
