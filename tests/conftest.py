@@ -81,6 +81,7 @@ OWN = {
         "normalisation": ["transductive", "inductive"],
         "weights_seed": None,
         "select": {},
+        "calibration": 0,
     },
 }
 OF_EVALUATE = {"ckpt": "latest", "backbone": None, "data": None, "algorithm": None}

@@ -88,6 +88,21 @@ def hardest(results: Sequence[Mapping[str, Any]]) -> str:
     return f"{told};\nhardest {noun} (+- over their episodes): {', '.join(named)}" if named else told
 
 
+def calibration(result: Mapping[str, Any], several: bool) -> str:
+    """Return what the calibration of a result is; of `several`, its protocol is named."""
+    found = result["calibration"]
+    before, after = (
+        f"ECE {number('accuracy', part['ece'])}, negative log-likelihood {number('nll', part['nll'])}"
+        for part in (found["before"], found["after"])
+    )
+    whose = f"calibration{f', {named}' if (named := result['normalisation']) and several else ''}: {before}"
+    if found["temperature"] is None:
+        why = "all are right, or they are no better than chance"
+        return f"{whose}; no temperature fits the answers of {found['episodes']} validation episodes: {why}"
+    fitted = f"temperature {found['temperature']:.3g}, fitted on {found['episodes']} validation episodes"
+    return f"{whose};\nwith {fitted}: {after}"
+
+
 def _is_share(name: str) -> bool:
     return metric_named(name).unit == "share"
 

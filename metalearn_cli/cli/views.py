@@ -13,6 +13,7 @@ from metalearn_cli.cli.listing import told
 from metalearn_cli.cli.phrases import (
     NO_CHANGE,
     age,
+    calibration,
     duration,
     hardest,
     measured,
@@ -74,6 +75,10 @@ def evaluation(run: Run) -> None:
     telling.say(over(first))
     if "worst_decile" in first:
         telling.say(f"{hardest(run['results'])}.")
+    for r in run["results"] if "calibration" in first else ():
+        telling.say(f"{calibration(r, len(run['results']) > 1)}.")
+    if "calibration" in first and "folder" in run:
+        telling.say(f"its picture: {run['folder']}/plots/reliability.png")
     telling.say("")
 
 

@@ -59,6 +59,8 @@ DATA = {
     "also?": {"*": OBJECT},
     "preprocessing?": OBJECT,
 }
+_CALIBRATION = {"ece": MEASURED, "nll": MEASURED}
+
 SCORE = {
     "name": TEXT,
     "value": MEASURED,
@@ -67,6 +69,7 @@ SCORE = {
     "interval_trainings?": NUMBER,
     "worst_decile?": MEASURED,
     "hardest?": [{"name": TEXT, "value": MEASURED, "interval?": NUMBER, "episodes": COUNT, "queries": COUNT}],
+    "calibration?": {"temperature?": NUMBER, "episodes": COUNT, "before": _CALIBRATION, "after": _CALIBRATION},
     "over?": {"episodes": COUNT, "trainings": COUNT, "*": COUNT},
     "normalisation?": TEXT,
     "learner?": TEXT,

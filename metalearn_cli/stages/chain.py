@@ -26,7 +26,7 @@ from metalearn_cli.records.log import working_on
 from metalearn_cli.stages.again import all_of, evaluated, trained
 from metalearn_cli.stages.evaluate import FLOORS, prepare_evaluation
 from metalearn_cli.stages.preparing import MakeJob, describe_data, essence, fitted, fitted_note, identity, prepare
-from metalearn_cli.stages.scores import INTERVALS, Scores, mean_of, worst_decile
+from metalearn_cli.stages.scores import INTERVALS, OF_ONE, Scores, mean_of, worst_decile
 from metalearn_cli.stages.session import Session
 
 
@@ -306,7 +306,7 @@ def _table(trainings: list[list[_Row]]) -> list[dict[str, Any]]:
                 **{f"gain_{name}": gained and gained[name] for name in INTERVALS},
             }
             worst = {"worst_decile": worst_decile(scores, sign > 0)}
-            result = {name: value for name, value in result.items() if name != "hardest"}  # of one training
+            result = {name: value for name, value in result.items() if name not in OF_ONE}
             rows.append({"after": after, **result, **mean_of(scores, found[0].classes), **worst, **gain})
             before[common, protocol] = scores
     return rows

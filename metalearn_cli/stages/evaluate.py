@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -29,6 +30,7 @@ from metalearn_cli.engine.runtime import Runtime
 from metalearn_cli.records import runs
 from metalearn_cli.records.checkpoint import Checkpoint, load_into
 from metalearn_cli.records.log import working_on
+from metalearn_cli.records.plots import reliability_picture
 from metalearn_cli.stages.frozen import ONCE, scored_on_features
 from metalearn_cli.stages.learner import check_learner, fresh_learner, fresh_network, try_learner
 from metalearn_cli.stages.preparing import (
@@ -40,11 +42,21 @@ from metalearn_cli.stages.preparing import (
     metric_of,
     named_checkpoint,
 )
-from metalearn_cli.stages.scores import HARDEST, Scores, mean_of, scores_of_classes, worst_decile
+from metalearn_cli.stages.scores import (
+    HARDEST,
+    Calibrated,
+    Scores,
+    calibrated,
+    mean_of,
+    scores_of_classes,
+    worst_decile,
+)
 from metalearn_cli.stages.select import combinations, with_values
 from metalearn_cli.stages.session import Session
 
 log = logging.getLogger("metalearn_cli")
+
+RELIABILITY = "plots/reliability.png"
 
 _BATCHES, _BATCH = 20, 100  # training items whose features a learner's statistics are of
 
@@ -55,6 +67,14 @@ FLOORS = {
 """The learner for checkpoints without one, by whether the data is a regression."""
 
 
+class Draw(NamedTuple):
+    """The first `episodes` of a stream, and how they are scored on features, see `scored_on_features`."""
+
+    sampler: Sampler
+    episodes: int
+    on_features: Callable[[], tuple[Learner, Sampler]] | None
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """An evaluation that is ready to run: everything was built and checked, nothing was written."""
@@ -62,16 +82,21 @@ class Evaluation:
     config: EvaluateConfig
     runtime: Runtime
     learner: Learner
-    sampler: Sampler
+    tested: Draw
+    fitting: Draw | None  # what a temperature is fitted on; None without `config.calibration`
     protocols: tuple[Normalisation | None, ...]  # (None,) if the network has no batch statistics
     parent: Checkpoint | None
     data: dict[str, Any]
     algorithm: dict[str, Any]  # the learner's settings as they are used
     random_head: bool  # whether the learner has a head that no checkpoint brought
     notes: tuple[str, ...]
-    on_features: Callable[[], tuple[Learner, Sampler]] | None  # see `scored_on_features`
     base: Callable[[], Params] | None  # measures the learner's own tensors, see `Algorithm.base`
     candidates: tuple[Candidate, ...]  # what `config.select` allows; () if nothing is to be chosen
+
+    @property
+    def sampler(self) -> Sampler:
+        """The episodes of the result."""
+        return self.tested.sampler
 
     @property
     def key(self) -> str:
@@ -163,24 +188,48 @@ def prepare_evaluation(config: EvaluateConfig, session: Session, given: Mapping[
         if recorded.get("fingerprint") != data.fingerprint:
             notes.append(f"the checkpoint was trained on {recorded.get('name')}, not on this data")
     learner = learner.of(runtime.place(tensors))
-    faster = scored_on_features(learner, sampler, config.episodes, backbone, runtime)
-    notes += [ONCE] * bool(faster)
+
+    def draw(sampler: Sampler, episodes: int) -> Draw:
+        return Draw(sampler, episodes, scored_on_features(learner, sampler, episodes, backbone, runtime))
+
+    tested = draw(sampler, config.episodes)
+    fitting = draw(_fitting(config, data), config.calibration) if config.calibration else None
+    notes += [ONCE] * bool(tested.on_features)
     base = partial(_base, learner, data, config.seed, runtime)
     return Evaluation(
         config=config,
         runtime=runtime,
         learner=learner,
-        sampler=sampler,
+        tested=tested,
+        fitting=fitting,
         protocols=protocols,
         parent=parent,
         data=describe_data(data, data_spec),
         algorithm=spec,
         random_head=random_head,
         notes=tuple(notes),
-        on_features=faster,
         base=base if learner.own and hasattr(algorithm, "base") else None,
         candidates=candidates,
     )
+
+
+def _fitting(config: EvaluateConfig, data: Dataset) -> Sampler:
+    """Return the validation episodes that a temperature is fitted on.
+
+    Raises:
+        ConfigError: if there are none, or no temperature for them.
+    """
+    message = ""
+    if data.facts.regression:
+        message = f"is of classifiers, and {data.name} is a regression; take it away"
+    elif config.split != "test":
+        message = f"fits a temperature on validation classes, so that split must be test, got {config.split!r}"
+    if message:
+        raise ConfigError([Problem("calibration", message)])
+    sampler = data.episodes("val", **config.episode._asdict(), seed=config.seed)
+    if config.calibration > (count := getattr(sampler, "count", None) or config.calibration):
+        raise ConfigError([Problem("calibration", f"must be at most {count}, the episodes of {data.name}/val")])
+    return sampler
 
 
 def _candidates(
@@ -196,7 +245,9 @@ def _candidates(
     pinned = replace(config, ckpt=str(parent.folder) if parent else None, select={})
 
     def prepared(values: dict[str, Any], split: Literal["val", "test"]) -> Evaluation:
-        return prepare_evaluation(replace(pinned, algorithm=with_values(spec, values), split=split), session)
+        calibration = config.calibration if split == "test" else 0
+        changed = replace(pinned, algorithm=with_values(spec, values), split=split, calibration=calibration)
+        return prepare_evaluation(changed, session)
 
     errors: list[UserError] = []
     found = combinations(config.select, spec, config.split)
@@ -291,7 +342,8 @@ def evaluate(evaluation: Evaluation, reporter: Reporter, run: runs.Run | None = 
     began = time.monotonic()
     with working_on(run):
         trials = len(evaluation.candidates)
-        steps = (trials + len(evaluation.protocols)) * config.episodes
+        tested = len(evaluation.protocols)
+        steps = (trials + tested) * config.episodes + tested * config.calibration
         reporter.start("evaluate", str(run.folder), 0, steps)
         for note in evaluation.notes:
             reporter.note(note)
@@ -302,6 +354,8 @@ def evaluate(evaluation: Evaluation, reporter: Reporter, run: runs.Run | None = 
         kept.write(run.folder)
         kept.write_classes(run.folder, metric_of(evaluation.sampler).name)
         results = [_result(evaluation, protocol, kept) for protocol in kept.protocols]
+        if kept.calibration:
+            _draw_reliability(kept.calibration, f"evaluate {run.info['id']}", run.folder)
         run.update(
             status="completed",
             finished_at=runs.now(),
@@ -343,29 +397,50 @@ def _scored(
     evaluation: Evaluation, protocols: Sequence[Normalisation | None], advance: Callable[[int], None]
 ) -> Scores:
     """Return the scores of an evaluation's learner under protocols; `advance` is called with the episodes scored."""
-    config, learner, sampler = evaluation.config, evaluation.learner, evaluation.sampler
-    began = time.monotonic()
-    outcomes: dict[str, Outcomes] = {}
+    config, sampler, fitting = evaluation.config, evaluation.sampler, evaluation.fitting
+    calibration = {}
     with enough_memory("evaluate", config):
-        own = evaluation.base() if evaluation.base else learner.own
-        if evaluation.on_features:
-            learner, sampler = evaluation.on_features()
-        learner = learner._replace(own=own)
-        timed = _Timed(sampler)
-        for index, protocol in enumerate(protocols):
-            outcomes[protocol or "none"] = score_episodes(
-                learner._replace(normalisation=protocol or "transductive"),
-                timed,
-                config.episodes,
-                evaluation.runtime,
-                partial(_after, advance, index * config.episodes),
-            )
-    seconds = time.monotonic() - began
-    log.info("data took %.2f s, summed over threads, of the evaluation's %.2f s", timed.seconds, seconds)
+        outcomes = _outcomes(evaluation, evaluation.tested, protocols, advance)
+        if fitting:
+            before = len(protocols) * config.episodes
+            fitted = _outcomes(evaluation, fitting, protocols, partial(_after, advance, before))
+            calibration = {name: calibrated(fitted[name], found) for name, found in outcomes.items()}
     classes = sampler.classes(config.episodes)
     query, higher = config.episode.query, metric_of(sampler).higher_is_better
     by_class = {name: scores_of_classes(found, classes, query, higher) for name, found in outcomes.items()}
-    return Scores({name: found.scores for name, found in outcomes.items()}, classes, by_class)
+    return Scores({name: found.scores for name, found in outcomes.items()}, classes, by_class, calibration)
+
+
+def _outcomes(
+    evaluation: Evaluation, draw: Draw, protocols: Sequence[Normalisation | None], advance: Callable[[int], None]
+) -> dict[str, Outcomes]:
+    """Return what an evaluation's learner did in some episodes, by protocol."""
+    learner, sampler = draw.on_features() if draw.on_features else (evaluation.learner, draw.sampler)
+    own = evaluation.base() if evaluation.base else evaluation.learner.own
+    began, timed = time.monotonic(), _Timed(sampler)
+    outcomes: dict[str, Outcomes] = {}
+    for index, protocol in enumerate(protocols):
+        outcomes[protocol or "none"] = score_episodes(
+            learner._replace(own=own, normalisation=protocol or "transductive"),
+            timed,
+            draw.episodes,
+            evaluation.runtime,
+            partial(_after, advance, index * draw.episodes),
+            evaluation.fitting is not None,
+        )
+    seconds = time.monotonic() - began
+    log.info("data took %.2f s, summed over threads, of the evaluation's %.2f s", timed.seconds, seconds)
+    return outcomes
+
+
+def _draw_reliability(calibration: Mapping[str, Calibrated], title: str, folder: Path) -> None:
+    """Draw plots/reliability.png, a row for each protocol."""
+    panels = {}
+    for protocol, found in calibration.items():
+        label = "" if protocol == "none" else f"{protocol}, "
+        panels[f"{label}before"] = found.before
+        panels[f"{label}after, temperature {found.temperature or 1:.3g}"] = found.after
+    reliability_picture(panels, title, folder / RELIABILITY)
 
 
 def _base(learner: Learner, data: Dataset, seed: int, runtime: Runtime) -> Params:
@@ -402,11 +477,13 @@ def _after(advance: Callable[[int], None], before: int, done: int) -> None:
 
 def _result(evaluation: Evaluation, protocol: str, scores: Scores) -> dict[str, Any]:
     config, metric, found = evaluation.config, metric_of(evaluation.sampler), scores.protocols[protocol][None]
+    calibration = scores.calibration.get(protocol)
     return {
         "name": f"{config.split}/{metric.name}",
         **mean_of(found, scores.classes),
         "worst_decile": worst_decile(found, metric.higher_is_better),
         "hardest": [found._asdict() for found in scores.by_class[protocol][:HARDEST]],
+        **({"calibration": calibration.told(config.calibration)} if calibration else {}),
         "normalisation": protocol,
         "learner": type(evaluation.learner.algorithm).__name__,
         "random_head": evaluation.random_head,

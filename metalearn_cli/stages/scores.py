@@ -20,12 +20,15 @@ from metalearn_cli.core.errors import UserError
 from metalearn_cli.data.common.splits import group_of
 from metalearn_cli.engine.evaluation import Outcomes
 from metalearn_cli.records import runs
+from metalearn_cli.records.calibration import Calibration, calibration_of, temperature_of
 from metalearn_cli.records.intervals import over_classes, over_episodes, over_trainings
 
 FILE = "episodes.csv"
 CLASSES = "classes.csv"
 TRAININGS = 3
 """Smallest number of trainings for an interval over them: two may agree by chance."""
+OF_ONE = ("hardest", "calibration")
+"""Entries of a result that hold for a single training."""
 INTERVALS = ("interval", "interval_classes", "interval_trainings")
 GROUPS = 10
 """With fewer groups of classes, an interval is over classes instead of groups: it would be too wide to be useful."""
@@ -51,6 +54,20 @@ class ClassScore(NamedTuple):
     queries: int
 
 
+class Calibrated(NamedTuple):
+    """The calibration of a learner before and after a temperature, which is None if none fits; then both are equal."""
+
+    temperature: float | None
+    before: Calibration
+    after: Calibration
+
+    def told(self, episodes: int) -> dict[str, Any]:
+        """Return the entry of run.json; `episodes` are those that the temperature was fitted on."""
+        parts = {"before": self.before, "after": self.after}
+        measured = {name: {"ece": part.ece, "nll": part.nll} for name, part in parts.items()}
+        return {"temperature": self.temperature, "episodes": episodes, **measured}
+
+
 class Scores(NamedTuple):
     """The scores of an evaluation on each episode.
 
@@ -58,11 +75,13 @@ class Scores(NamedTuple):
         protocols: scores [E], float64, by protocol.
         classes: the names of each episode's classes, or of its one task; () if tasks are generated.
         by_class: the scores of each class, hardest first, by protocol; {} where they were read from a file.
+        calibration: by protocol; {} where it was not asked for.
     """
 
     protocols: Mapping[str, Tensor]
     classes: Sequence[tuple[str, ...]]
     by_class: Mapping[str, Sequence[ClassScore]] = {}
+    calibration: Mapping[str, Calibrated] = {}
 
     def write(self, folder: Path) -> None:
         """Write episodes.csv: a line per episode, its classes separated by semicolons."""
@@ -129,6 +148,13 @@ def scores_of_classes(
         half = over_episodes(torch.tensor(own)) if len(own) > 1 else None
         scores.append(ClassScore(name, sum(own) / len(own), half, len(own), len(own) * query))
     return sorted(scores, key=lambda score: score.value, reverse=not higher_is_better)
+
+
+def calibrated(fitted: Outcomes, tested: Outcomes) -> Calibrated:
+    """Fit a temperature on some episodes, and measure the calibration of others."""
+    temperature = temperature_of(fitted.logits, fitted.targets)
+    before = calibration_of(tested.logits, tested.targets)
+    return Calibrated(temperature, before, calibration_of(tested.logits, tested.targets, temperature or 1.0))
 
 
 def worst_decile(scores: Tensor, higher_is_better: bool) -> float:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from metalearn_cli import stages
 from metalearn_cli.core.config import EpisodeShape
 from metalearn_cli.core.errors import ConfigError, UserError
 from metalearn_cli.records import runs
+from metalearn_cli.records.calibration import calibration_of, temperature_of
 from metalearn_cli.stages import evaluate as module_function
 from metalearn_cli.stages import session
 from metalearn_cli.stages.evaluate import prepare_evaluation
@@ -254,3 +256,40 @@ def test_fixed_episodes_are_all_scored(images, monkeypatch, go, refused):
     }
     assert "way=2 shot=1 query=9 episodes=3" in refused("evaluate", episodes=3)["query"]
     assert go("evaluate", query=9, episodes=3)["results"][0]["over"] == {"episodes": 3, "classes": 6, "trainings": 1}
+
+
+UNTRAINED = {"ckpt": None, "backbone": MLP, "data": GAUSSIAN}
+
+
+def test_a_temperature_is_fitted_on_validation_classes(go, said, monkeypatch):
+    read = []
+    module = sys.modules["metalearn_cli.stages.evaluate"]  # the package has the function under this name
+    original = module.score_episodes
+    monkeypatch.setattr(module, "score_episodes", lambda *args: read.append(original(*args)) or read[-1])
+    done = go("evaluate", **UNTRAINED, algorithm=SCRATCH, calibration=3)
+    test, val = read
+    assert (len(test.logits), len(val.logits)) == (6, 3)
+    found = done["results"][0]["calibration"]
+    assert found["temperature"] == temperature_of(val.logits, val.targets)
+    before, after = (calibration_of(test.logits, test.targets, t) for t in (1.0, found["temperature"]))
+    assert found["before"] == {"ece": before.ece, "nll": before.nll}
+    assert found["after"] == {"ece": after.ece, "nll": after.nll}
+    assert (Path(done["folder"]) / "plots" / "reliability.png").stat().st_size > 1000
+    assert said.steps == list(range(1, 10))
+    read.clear()
+    scored = go("evaluate", **UNTRAINED, algorithm=SCRATCH, split="val", episodes=3)
+    assert torch.equal(read[0].scores, val.scores)
+    assert read[0].logits == ()
+    assert "calibration" not in scored["results"][0]
+
+
+def test_calibration_that_cannot_be_measured(refused):
+    found = refused("evaluate", **UNTRAINED, calibration=3, split="val")["calibration"]
+    assert found == "fits a temperature on validation classes, so that split must be test, got 'val'"
+    found = refused("evaluate", ckpt=None, backbone=MLP, data=SINUSOID, way=1, calibration=3)["calibration"]
+    assert found == "is of classifiers, and sinusoid is a regression; take it away"
+
+
+def test_a_selected_learner_is_calibrated(go):
+    done = go("evaluate", **UNTRAINED, algorithm=SCRATCH, calibration=3, select={"algorithm.steps": [1, 2]})
+    assert ["calibration" in row for row in (*done["selected"], *done["results"])] == [False, False, True]
