@@ -49,9 +49,10 @@ def result(run: Run, words: Sequence[str] = (), config_dir: str = "") -> None:
         evaluation(run)
     else:
         metric, parent = run["metric"], run.get("parent")
-        rows = [
-            [metric["name"].replace("/", " "), f"{spread(metric['name'], metric['value'], metric['interval'])} (95 %)"]
-        ]
+        measure = spread(metric["name"], metric["value"], metric["interval"])
+        if metric["interval"] is not None:
+            measure += f" (95 % over {sizes(metric)['episodes'] or 'the'} validation episodes)"
+        rows = [[metric["name"].replace("/", " "), measure]]
         rows += [["best step", f"{metric['step']} of {run['steps']}"]]
         rows += [["ended early", f"after step {run['step']}"]] if run.get("stopped_early") else []
         rows += [["time", duration(run["seconds"])]]
@@ -70,6 +71,7 @@ def evaluation(run: Run) -> None:
             [*map(str, row["values"].values()), with_intervals(row), "chosen" if row["chosen"] else ""] for row in found
         ]
         telling.table(f"select: {_title(found[0], run)}", [*keys, f"!{_name(found[0])}", "!"], rows)
+        telling.say(f"{over(found[0])}\n")
     rows = [[r["learner"], r["normalisation"], with_intervals(r)] for r in run["results"]]
     telling.table(_title(first, run), ["learner", "normalisation", f"!{_name(first)}"], rows)
     telling.say(over(first))
@@ -149,6 +151,7 @@ def sweep(outcomes: Sequence[Any], words: Sequence[str] = ()) -> None:
         rows.append([*(given.get(key, "") for key in keys), name, outcome.status, told])
     title = f"{len(outcomes)} run{'s' * (len(outcomes) != 1)}"
     telling.table(title, [*(f"!{key}" for key in keys), "!run", "!status", "result"], rows)
+    _say_over([outcome.run for outcome in outcomes if outcome.run])
     telling.say(f"next: {shlex.join(['mlx', 'runs', *runs_option(words)])}")
 
 
@@ -168,10 +171,17 @@ def runs(found: Sequence[Run], runs_dir: str, words: Sequence[str] = ()) -> None
         rows.append([*row, (run.get("parent") or {}).get("run", "-")] if wide else row)
     columns = ["!run", "what", "!result", "!age", "!parent"][: len(rows[0])]
     telling.table(f"runs in {runs_dir}", columns, rows, right=["age"])
+    _say_over(found)
     ids = [run["id"] for run in found]
     for copied in dict.fromkeys(name for name in ids if ids.count(name) > 1):
         folders = [str(run["folder"]) for run in found if run["id"] == copied]
         telling.say(f"{len(folders)} runs have the id {copied}; name one by its folder: {' or '.join(folders)}")
+
+
+def _say_over(found: Sequence[Run]) -> None:
+    """Say over what the intervals of runs are, if one has any."""
+    if any((run.get("metric") or {}).get("interval") is not None for run in found):
+        telling.say("+- is the half-width of a 95 % interval over the episodes of that run.\n")
 
 
 def _what(run: Run) -> str:
@@ -195,6 +205,7 @@ def lineage(found: Sequence[Run], settings: Sequence[str] = ()) -> None:
         checkpoint = Path(str(run.get("checkpoint") or run.get("best") or "-")).name
         rows.append([run["stage"], run["id"], measured(run), checkpoint, str(run.get("sha256") or "-")[:sums]])
     telling.table(f"{found[0]['id']} and its ancestors", ["!stage", "!run", "result", "!checkpoint", "!sha256"], rows)
+    _say_over(found)
     if found[0].get("table"):
         chain(found[0])
     for run in found:

@@ -69,7 +69,7 @@ def learning_curves(lines: Sequence[dict[str, float]], title: str, path: Path) -
                 axis.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
                 if len(steps) == 1:
                     axis.errorbar(steps, values, halves, color=colour, capsize=3)
-                label = f"{part}, with its 95 % interval"
+                label = f"{part}, with its 95 % interval over episodes"
             axis.plot(steps, values, color=colour, linestyle=line_style, label=label, marker=marker, markersize=3)
         axis.set_xlabel("step")
         axis.xaxis.get_major_locator().set_params(integer=True)

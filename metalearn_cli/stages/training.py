@@ -200,11 +200,12 @@ class _Progress:
         except Exception as error:  # an error in a component's plots must not fail a trained run
             log.warning("the pictures could not be drawn (%s: %s)", type(error).__name__, error, exc_info=True)
         value, half = best["metrics"][name], best["metrics"].get(f"{name}_interval")
+        over = {} if half is None else {"over": {"episodes": self.config.val_episodes, "trainings": 1}}
         run.update(
             status="completed",
             finished_at=runs.now(),
             seconds=time.monotonic() - self.began,
-            metric={"name": name, "value": value, "interval": half, "step": best["step"]},
+            metric={"name": name, "value": value, "interval": half, "step": best["step"], **over},
         )
         self.reporter.finish(run.info)
         return {**run.info, "folder": str(run.folder), "checkpoint": str(folder)}

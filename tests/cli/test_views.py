@@ -272,3 +272,28 @@ def test_calibration_is_told_before_and_after() -> None:
     found["calibration"]["temperature"] = None
     told = phrases.calibration(found, several=True)
     assert told.startswith("calibration, inductive: ECE 5.5 %") and "; no temperature fits the answers of 50" in told
+
+
+TRAINED = {**RUN, "stage": "meta-train", "steps": 400, "parent": None}
+TRAINED = {name: value for name, value in TRAINED.items() if name != "table"}
+
+
+@pytest.mark.parametrize(("more", "told"), [({"over": {"episodes": 200, "trainings": 1}}, "200"), ({}, "the")])
+def test_an_interval_of_a_training_is_over_validation_episodes(more, told, capsys) -> None:
+    views.result({**TRAINED, "metric": {"name": "val/accuracy", "value": 0.9, "interval": 0.01, "step": 2, **more}})
+    assert f"90.0 +- 1.0 % (95 % over {told} validation episodes)" in capsys.readouterr().out
+
+
+def test_a_metric_without_an_interval_has_no_words_on_it(capsys) -> None:
+    views.result({**TRAINED, "metric": {"name": "val/accuracy", "value": 0.9, "interval": None, "step": 2}})
+    out = capsys.readouterr().out
+    assert "90.0 %" in out and "95 %" not in out
+
+
+def test_tables_of_runs_say_over_what_intervals_are(capsys) -> None:
+    said = "+- is the half-width of a 95 % interval over the episodes of that run."
+    for show in (lambda: views.runs([RUN], "runs"), lambda: views.lineage(LINEAGE[1:]), lambda: views.sweep(JOBS)):
+        show()
+        assert said in capsys.readouterr().out
+    views.runs([{**RUN, "metric": {"name": "val/perplexity", "value": 2.0}}], "runs")
+    assert said not in capsys.readouterr().out
