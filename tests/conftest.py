@@ -81,6 +81,7 @@ OWN = {
         "normalisation": ["transductive", "inductive"],
         "weights_seed": None,
         "select": {},
+        "also_within": False,
         "calibration": 0,
     },
 }

@@ -16,6 +16,7 @@ from metalearn_cli.cli.phrases import (
     calibration,
     duration,
     hardest,
+    label_of,
     measured,
     next_command,
     over,
@@ -72,22 +73,28 @@ def evaluation(run: Run) -> None:
         ]
         telling.table(f"select: {_title(found[0], run)}", [*keys, f"!{_name(found[0])}", "!"], rows)
         telling.say(f"{over(found[0])}\n")
-    rows = [[r["learner"], r["normalisation"], with_intervals(r)] for r in run["results"]]
-    telling.table(_title(first, run), ["learner", "normalisation", f"!{_name(first)}"], rows)
-    telling.say(over(first))
+    drawn = ["classes of an episode"] * ("drawn" in first)
+    rows = [[r["learner"], r["normalisation"], *[r["drawn"] for _ in drawn], with_intervals(r)] for r in run["results"]]
+    telling.table(_title(first, run), ["learner", "normalisation", *drawn, f"!{_name(first)}"], rows)
+    telling.say(_over(run["results"]))
     if "worst_decile" in first:
         telling.say(f"{hardest(run['results'])}.")
     for r in run["results"] if "calibration" in first else ():
-        telling.say(f"{calibration(r, len(run['results']) > 1)}.")
+        telling.say(f"{calibration(r, label_of(r, run['results']))}.")
     if "calibration" in first and "folder" in run:
-        telling.say(f"its picture: {run['folder']}/plots/reliability.png")
+        pictures = [f"{run['folder']}/plots/reliability.png"]
+        pictures += [f"{run['folder']}/within/plots/reliability.png"] if drawn else []
+        telling.say(f"pictures of it: {' '.join(pictures)}")
     telling.say("")
 
 
 def chain(run: Run) -> None:
     """Show the score and gain of each stage of a chain, one table per protocol."""
-    for protocol in dict.fromkeys(row["normalisation"] for row in run["table"]):
-        found = [row for row in run["table"] if row["normalisation"] == protocol]
+    tables: dict[str, list[Run]] = {}
+    for row in run["table"]:
+        label = [row["normalisation"].replace("none", ""), row.get("drawn", "")]
+        tables.setdefault(", ".join(filter(None, label)), []).append(row)
+    for label, found in tables.items():
         rows, learner = [], ""
         for row in found:
             if row["learner"] != learner:
@@ -97,9 +104,9 @@ def chain(run: Run) -> None:
             # the first row of a learner has no gain
             told = ["", ""] if row["gain"] is None else [with_intervals(row, "gain_"), verdict(row)]
             rows.append([f"  {after}", with_intervals(row), *told])
-        title = _title(found[0], run) + (f", {protocol}" if protocol != "none" else "")
+        title = _title(found[0], run) + (f", {label}" if label else "")
         telling.table(title, ["!after", f"!{_name(found[0])}", "!gain", "the stage"], rows)
-    telling.say(over(run["table"][0]))
+    telling.say(_over(run["table"]))
     telling.say("A gain is the difference to the row above, episode by episode. A stage helps or")
     telling.say("hurts if all intervals of its gain exclude 0.")
     first = run["table"][0]
@@ -117,6 +124,14 @@ def chain(run: Run) -> None:
     if sizes(run["table"][0])["trainings"] == 1:
         telling.say("All numbers are from one training; seeds=5 shows how much trainings differ.")
     telling.say("")
+
+
+def _over(results: Sequence[Run]) -> str:
+    """Return lines that explain the intervals of results, pooled ones and those within one group."""
+    lines = {result.get("drawn", ""): over(result) for result in reversed(results)}
+    if len(set(lines.values())) == 1:
+        return over(results[0])
+    return "\n".join(f"{drawn}: {line}" for drawn, line in reversed(lines.items()))
 
 
 def _title(first: Run, run: Run) -> str:

@@ -265,12 +265,11 @@ def curve_picture(episode: Episode, fit: Fit, path: Path) -> None:
     _save(figure, path)
 
 
-def reliability_picture(panels: Mapping[str, Calibration], title: str, path: Path) -> None:
+def reliability_picture(panels: Mapping[str, Calibration], path: Path) -> None:
     """Draw the accuracy in each bin of confidence, two panels in a row, and below each the share of queries in the bin.
 
     Args:
         panels: by name.
-        title: the title.
         path: the PNG file.
     """
     rows = -(-len(panels) // 2)
@@ -296,7 +295,6 @@ def reliability_picture(panels: Mapping[str, Calibration], title: str, path: Pat
         axes[2 * row, 0].set_ylabel("accuracy (%)")
         axes[2 * row + 1, 0].set_ylabel("queries (%)")
     axes[0, 0].legend(fontsize=8, frameon=False, loc="upper left")
-    figure.suptitle(title, fontsize=11)
     _save(figure, path)
 
 

@@ -72,6 +72,7 @@ SCORE = {
     "calibration?": {"temperature?": NUMBER, "episodes": COUNT, "before": _CALIBRATION, "after": _CALIBRATION},
     "over?": {"episodes": COUNT, "trainings": COUNT, "*": COUNT},
     "normalisation?": TEXT,
+    "drawn?": Leaf("pooled or within one group", lambda value: value in ("pooled", "within one group")),
     "learner?": TEXT,
     "random_head?": TRUTH,
     "way?": COUNT,

@@ -26,7 +26,7 @@ from metalearn_cli.records.log import working_on
 from metalearn_cli.stages.again import all_of, evaluated, trained
 from metalearn_cli.stages.evaluate import FLOORS, prepare_evaluation
 from metalearn_cli.stages.preparing import MakeJob, describe_data, essence, fitted, fitted_note, identity, prepare
-from metalearn_cli.stages.scores import INTERVALS, OF_ONE, Scores, mean_of, worst_decile
+from metalearn_cli.stages.scores import INTERVALS, OF_ONE, PLACES, POOLED, Scores, mean_of, worst_decile
 from metalearn_cli.stages.session import Session
 
 
@@ -288,17 +288,14 @@ def _table(trainings: list[list[_Row]]) -> list[dict[str, Any]]:
         trainings: the rows of each training.
     """
     rows = []
-    before: dict[tuple[bool, str], Tensor] = {}
+    before: dict[tuple[bool, str, str], Tensor] = {}
     for cells in zip(*trainings, strict=True):
-        found = [
-            Scores.read(Path(cell.evaluation["folder"]), cell.evaluation["metric"]["over"]["episodes"])
-            for cell in cells
-        ]
         after, common, evaluation = cells[0]
         for result in evaluation["results"]:
-            protocol = result["normalisation"]
+            protocol, drawn = result["normalisation"], result.get("drawn", POOLED)
+            found = [_read(cell.evaluation, drawn) for cell in cells]
             scores = torch.stack([each.protocols[protocol] for each in found])
-            earlier = before.get((common, protocol))
+            earlier = before.get((common, protocol, drawn))
             sign = 1 if metric_named(result["name"]).higher_is_better else -1
             gained = None if earlier is None else mean_of(sign * (scores - earlier), found[0].classes)
             gain = {
@@ -308,5 +305,10 @@ def _table(trainings: list[list[_Row]]) -> list[dict[str, Any]]:
             worst = {"worst_decile": worst_decile(scores, sign > 0)}
             result = {name: value for name, value in result.items() if name not in OF_ONE}
             rows.append({"after": after, **result, **mean_of(scores, found[0].classes), **worst, **gain})
-            before[common, protocol] = scores
+            before[common, protocol, drawn] = scores
     return rows
+
+
+def _read(evaluation: Mapping[str, Any], drawn: str) -> Scores:
+    """Return the scores of an evaluation, from all classes or within one group."""
+    return Scores.read(Path(evaluation["folder"]) / PLACES[drawn], evaluation["metric"]["over"]["episodes"])

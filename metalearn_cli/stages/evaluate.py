@@ -24,6 +24,7 @@ from metalearn_cli.core.metric import metric_named
 from metalearn_cli.core.network import BACKBONE, Params
 from metalearn_cli.core.stages import TABLE
 from metalearn_cli.core.types import Algorithm, Dataset, Episode, Reporter, Sampler
+from metalearn_cli.data.common.splits import group_of
 from metalearn_cli.engine.episodes import Learner
 from metalearn_cli.engine.evaluation import Outcomes, score_episodes
 from metalearn_cli.engine.runtime import Runtime
@@ -44,6 +45,9 @@ from metalearn_cli.stages.preparing import (
 )
 from metalearn_cli.stages.scores import (
     HARDEST,
+    PLACES,
+    POOLED,
+    WITHIN,
     Calibrated,
     Scores,
     calibrated,
@@ -92,6 +96,7 @@ class Evaluation:
     notes: tuple[str, ...]
     base: Callable[[], Params] | None  # measures the learner's own tensors, see `Algorithm.base`
     candidates: tuple[Candidate, ...]  # what `config.select` allows; () if nothing is to be chosen
+    within: Evaluation | None = None  # the same on episodes within one group, for `config.also_within`
 
     @property
     def sampler(self) -> Sampler:
@@ -192,11 +197,15 @@ def prepare_evaluation(config: EvaluateConfig, session: Session, given: Mapping[
     def draw(sampler: Sampler, episodes: int) -> Draw:
         return Draw(sampler, episodes, scored_on_features(learner, sampler, episodes, backbone, runtime))
 
-    tested = draw(sampler, config.episodes)
-    fitting = draw(_fitting(config, data), config.calibration) if config.calibration else None
+    def draws(data: Dataset) -> tuple[Draw, Draw | None]:
+        tested = data.episodes(config.split, **config.episode._asdict(), seed=config.seed)
+        fitting = draw(_fitting(config, data), config.calibration) if config.calibration else None
+        return draw(tested, config.episodes), fitting
+
+    tested, fitting = draws(data)
     notes += [ONCE] * bool(tested.on_features)
     base = partial(_base, learner, data, config.seed, runtime)
-    return Evaluation(
+    found = Evaluation(
         config=config,
         runtime=runtime,
         learner=learner,
@@ -211,6 +220,31 @@ def prepare_evaluation(config: EvaluateConfig, session: Session, given: Mapping[
         base=base if learner.own and hasattr(algorithm, "base") else None,
         candidates=candidates,
     )
+    if not config.also_within:
+        return found
+    tested, fitting = draws(_within(data))
+    return replace(found, within=replace(found, tested=tested, fitting=fitting))
+
+
+def _within(data: Dataset) -> Dataset:
+    """Return a data set whose episodes are within one group.
+
+    Raises:
+        ConfigError: if it has no groups, or its episodes are within one already.
+    """
+    names = [name for split in data.splits.values() for name in split.names]
+    message = ""
+    if data.facts.regression:
+        message = f"needs groups of classes, and {data.name} is a regression; type also_within=false"
+    elif ungrouped := [name for name in names if not group_of(name)]:
+        message = f"needs a group for every class of {data.name}, and {ungrouped[0]} has none; type also_within=false"
+    elif getattr(data, "within", False) or getattr(data, "fixed", {}):
+        message = f"cannot be added to {data.name} ({data.protocol}), whose episodes are not from all classes"
+    if message:
+        raise ConfigError([Problem("also_within", message)])
+    grouped: Any = data
+    within: Dataset = grouped.within_groups("groups")
+    return within
 
 
 def _fitting(config: EvaluateConfig, data: Dataset) -> Sampler:
@@ -245,8 +279,9 @@ def _candidates(
     pinned = replace(config, ckpt=str(parent.folder) if parent else None, select={})
 
     def prepared(values: dict[str, Any], split: Literal["val", "test"]) -> Evaluation:
-        calibration = config.calibration if split == "test" else 0
-        changed = replace(pinned, algorithm=with_values(spec, values), split=split, calibration=calibration)
+        changed = replace(pinned, algorithm=with_values(spec, values), split=split)
+        if split == "val":  # the choice needs the scores alone
+            changed = replace(changed, calibration=0, also_within=False)
         return prepare_evaluation(changed, session)
 
     errors: list[UserError] = []
@@ -342,20 +377,19 @@ def evaluate(evaluation: Evaluation, reporter: Reporter, run: runs.Run | None = 
     began = time.monotonic()
     with working_on(run):
         trials = len(evaluation.candidates)
-        tested = len(evaluation.protocols)
-        steps = (trials + tested) * config.episodes + tested * config.calibration
+        each = len(evaluation.protocols) * (config.episodes + config.calibration)
+        steps = trials * config.episodes + each * (2 if config.also_within else 1)
         reporter.start("evaluate", str(run.folder), 0, steps)
         for note in evaluation.notes:
             reporter.note(note)
         if evaluation.candidates:
             evaluation, selected = _selected(evaluation.candidates, reporter)
             run.update(algorithm=evaluation.algorithm, selected=selected)
-        kept = _scored(evaluation, evaluation.protocols, partial(_after, reporter.advance, trials * config.episodes))
-        kept.write(run.folder)
-        kept.write_classes(run.folder, metric_of(evaluation.sampler).name)
-        results = [_result(evaluation, protocol, kept) for protocol in kept.protocols]
-        if kept.calibration:
-            _draw_reliability(kept.calibration, f"evaluate {run.info['id']}", run.folder)
+        results = _results(evaluation, partial(_after, reporter.advance, trials * config.episodes), run.folder)
+        if evaluation.within:
+            advance = partial(_after, reporter.advance, trials * config.episodes + each)
+            more = _results(evaluation.within, advance, run.folder / PLACES[WITHIN])
+            results = [{**r, "drawn": POOLED} for r in results] + [{**r, "drawn": WITHIN} for r in more]
         run.update(
             status="completed",
             finished_at=runs.now(),
@@ -366,6 +400,17 @@ def evaluate(evaluation: Evaluation, reporter: Reporter, run: runs.Run | None = 
         )
         reporter.finish(run.info)
         return {**run.info, "folder": str(run.folder)}
+
+
+def _results(evaluation: Evaluation, advance: Callable[[int], None], folder: Path) -> list[dict[str, Any]]:
+    """Score an evaluation's learner, write the files with its scores to a folder, and return the results."""
+    folder.mkdir(exist_ok=True)
+    kept = _scored(evaluation, evaluation.protocols, advance)
+    kept.write(folder)
+    kept.write_classes(folder, metric_of(evaluation.sampler).name)
+    if kept.calibration:
+        _draw_reliability(kept.calibration, folder)
+    return [_result(evaluation, protocol, kept) for protocol in kept.protocols]
 
 
 def _selected(candidates: Sequence[Candidate], reporter: Reporter) -> tuple[Evaluation, list[dict[str, Any]]]:
@@ -433,14 +478,14 @@ def _outcomes(
     return outcomes
 
 
-def _draw_reliability(calibration: Mapping[str, Calibrated], title: str, folder: Path) -> None:
+def _draw_reliability(calibration: Mapping[str, Calibrated], folder: Path) -> None:
     """Draw plots/reliability.png, a row for each protocol."""
     panels = {}
     for protocol, found in calibration.items():
         label = "" if protocol == "none" else f"{protocol}, "
         panels[f"{label}before"] = found.before
         panels[f"{label}after, temperature {found.temperature or 1:.3g}"] = found.after
-    reliability_picture(panels, title, folder / RELIABILITY)
+    reliability_picture(panels, folder / RELIABILITY)
 
 
 def _base(learner: Learner, data: Dataset, seed: int, runtime: Runtime) -> Params:

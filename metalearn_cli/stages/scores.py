@@ -25,6 +25,10 @@ from metalearn_cli.records.intervals import over_classes, over_episodes, over_tr
 
 FILE = "episodes.csv"
 CLASSES = "classes.csv"
+POOLED, WITHIN = "pooled", "within one group"
+"""From which classes those of an episode are drawn: all, or those of one group; named where both are scored."""
+PLACES = {POOLED: "", WITHIN: "within"}
+"""The folder of each's files in that of the run."""
 TRAININGS = 3
 """Smallest number of trainings for an interval over them: two may agree by chance."""
 OF_ONE = ("hardest", "calibration")
@@ -173,10 +177,19 @@ def check_scores(info: Mapping[str, Any], episodes: int) -> None:
     Raises:
         UserError: if episodes.csv is missing, damaged, or has other scores.
     """
-    folder = Path(info["folder"])
-    scores = Scores.read(folder, episodes).protocols
-    means = {name: values.mean().item() for name, values in scores.items()}
-    recorded = {r.get("normalisation"): r["value"] for r in info.get("results") or ()}
+    results = info.get("results") or ()
+    for drawn in dict.fromkeys(r.get("drawn", POOLED) for r in results) or (POOLED,):
+        own = {r.get("normalisation"): r["value"] for r in results if r.get("drawn", POOLED) == drawn}
+        _check_means(Path(info["folder"]) / PLACES[drawn], episodes, own)
+
+
+def _check_means(folder: Path, episodes: int, recorded: dict[Any, Any]) -> None:
+    """Check that the scores in a folder have the recorded means, by protocol.
+
+    Raises:
+        UserError: if they have not.
+    """
+    means = {name: values.mean().item() for name, values in Scores.read(folder, episodes).protocols.items()}
     # run.json has null for a mean that is not finite
     recorded = {name: math.nan if value is None else value for name, value in recorded.items()}
     if means.keys() != recorded.keys() or not np.allclose(

@@ -259,18 +259,19 @@ def test_the_worst_episodes_and_the_hardest_classes_are_told() -> None:
     )
     error = {"name": "test/mse", "worst_decile": 2.5, "hardest": [], "normalisation": "none"}
     assert phrases.hardest([error]) == "worst tenth of episodes 2.5"
-    assert "71.2 % inductive, 71.2 % inductive;" in phrases.hardest([one, one])
+    other = {**one, "normalisation": "transductive", "worst_decile": 0.5}
+    assert "71.2 % inductive, 50.0 % transductive;" in phrases.hardest([one, other])
 
 
 def test_calibration_is_told_before_and_after() -> None:
     measured = {"before": {"ece": 0.055, "nll": 1.573}, "after": {"ece": 0.028, "nll": 1.4}}
     found = {"normalisation": "inductive", "calibration": {"temperature": 0.347, "episodes": 50, **measured}}
-    assert phrases.calibration(found, several=False) == (
+    assert phrases.calibration(found, "") == (
         "calibration: ECE 5.5 %, negative log-likelihood 1.573;\n"
         "with temperature 0.347, fitted on 50 validation episodes: ECE 2.8 %, negative log-likelihood 1.4"
     )
     found["calibration"]["temperature"] = None
-    told = phrases.calibration(found, several=True)
+    told = phrases.calibration(found, "inductive")
     assert told.startswith("calibration, inductive: ECE 5.5 %") and "; no temperature fits the answers of 50" in told
 
 

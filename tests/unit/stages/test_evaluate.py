@@ -5,6 +5,7 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,12 +13,14 @@ import torch
 from metalearn_cli import stages
 from metalearn_cli.core.config import EpisodeShape
 from metalearn_cli.core.errors import ConfigError, UserError
+from metalearn_cli.data.common.dataset import Dataset
+from metalearn_cli.data.common.splits import Split
 from metalearn_cli.records import runs
 from metalearn_cli.records.calibration import calibration_of, temperature_of
 from metalearn_cli.stages import evaluate as module_function
 from metalearn_cli.stages import session
 from metalearn_cli.stages.evaluate import prepare_evaluation
-from metalearn_cli.stages.scores import CLASSES, Scores
+from metalearn_cli.stages.scores import CLASSES, FILE, Scores, check_scores
 from metalearn_cli.stages.session import Session
 
 MAML = {"_target_": "metalearn_cli.algorithms.maml.Maml", "inner_lr": 0.1}
@@ -293,3 +296,55 @@ def test_calibration_that_cannot_be_measured(refused):
 def test_a_selected_learner_is_calibrated(go):
     done = go("evaluate", **UNTRAINED, algorithm=SCRATCH, calibration=3, select={"algorithm.steps": [1, 2]})
     assert ["calibration" in row for row in (*done["selected"], *done["results"])] == [False, False, True]
+
+
+@pytest.fixture
+def grouped(monkeypatch):
+    """Return a function that has sessions load classes with names, split into train, val and test."""
+
+    def load(names: list[str], **changes: Any) -> None:
+        items = torch.randn(len(names) * 8, 6, generator=torch.Generator().manual_seed(0))
+        splits = {
+            part: Split(items, torch.full((len(names),), 8), tuple(f"{own[0]}{part}{own[1:]}" for own in names))
+            for part in ("train", "val", "test")
+        }
+        data = replace(Dataset.of("grouped", "any", splits, "vector"), **changes)
+        monkeypatch.setattr(session, "_loaded", lambda spec: data)
+
+    return load
+
+
+def test_episodes_within_one_group_are_scored_beside_those_from_all_classes(grouped, go, said):
+    grouped(["a/1", "a/2", "a/3", "b/1", "b/2", "b/3"])
+    done = go("evaluate", **UNTRAINED, also_within=True, calibration=2)
+    assert [result["drawn"] for result in done["results"]] == ["pooled", "within one group"]
+    pooled, within = (Path(done["folder"]) / place for place in ("", "within"))
+    assert any(len({name[0] for name in names}) == 2 for names in Scores.read(pooled, 6).classes)
+    assert all(len({name[0] for name in names}) == 1 for names in Scores.read(within, 6).classes)
+    assert said.steps == list(range(1, 17))
+    assert (within / CLASSES).exists() and (within / "plots" / "reliability.png").exists()
+    alone = go("evaluate", **UNTRAINED)["results"]
+    assert {k: v for k, v in done["results"][0].items() if k not in ("drawn", "calibration")} == alone[0]
+    check_scores(done, 6)
+    (within / FILE).unlink()
+    with pytest.raises(UserError, match=r"within/episodes\.csv is missing"):
+        check_scores(done, 6)
+
+
+@pytest.mark.parametrize(
+    ("names", "changes", "message"),
+    [
+        (["a/1", "b/1", "c/1"], {}, "the largest one of grouped/test has 1 classes"),
+        (["a/1", "a/2", "c"], {}, "needs a group for every class of grouped, and ctrain has none"),
+        (["a/1", "a/2"], {"within": True}, "whose episodes are not from all classes"),
+    ],
+)
+def test_no_episodes_within_one_group(grouped, refused, names, changes, message):
+    grouped(names, **changes)
+    (found,) = refused("evaluate", **UNTRAINED, also_within=True).values()
+    assert message in found
+
+
+def test_a_regression_has_no_groups_of_classes(refused):
+    found = refused("evaluate", ckpt=None, backbone=MLP, data=SINUSOID, way=1, also_within=True)["also_within"]
+    assert "sinusoid is a regression" in found
