@@ -17,6 +17,10 @@ import tarfile
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
+
+from metalearn_cli.core.random import derive_seed
+
 SHORTEST = 20  # characters of a paragraph
 
 
@@ -35,11 +39,20 @@ def paragraphs(archive: Path) -> list[tuple[str, str, str]]:
     return [row for row in rows if languages[row[0]] == 1]  # a paragraph of two languages has no right answer
 
 
+def splits(groups: set[str]) -> dict[str, str]:
+    """Return the split of each group of languages with which the results of experiment=udhr_5w1s were measured."""
+    order = np.random.default_rng(derive_seed(0, "split", "")).permutation(sorted(groups))
+    held = len(groups) // 5
+    return {group: "val" if i < held else "test" if i < 2 * held else "train" for i, group in enumerate(order)}
+
+
 def main() -> None:
     """Read the archive that is named first and write the table that is named second."""
     archive, table = map(Path, sys.argv[1:])
     with table.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([("text", "label", "group"), *paragraphs(archive)])
+        rows = paragraphs(archive)
+        split = splits({group for _, _, group in rows})
+        csv.writer(file).writerows([("text", "label", "group", "split"), *((*row, split[row[2]]) for row in rows)])
 
 
 if __name__ == "__main__":

@@ -78,6 +78,7 @@ OWN = {
     "evaluate": {
         "split": "test",
         "episodes": 6,
+        "varying": False,
         "normalisation": ["transductive", "inductive"],
         "weights_seed": None,
         "select": {},
@@ -154,6 +155,7 @@ def smallest(stage: str, folder: Path, /, **changes: Any) -> dict[str, Any]:
             "evaluate": {**OWN["evaluate"], "seed": 0},
             "stages": names,
             "seeds": 1,
+            "folds": None,
             "wait": 0,
             "init_from": None,
         }

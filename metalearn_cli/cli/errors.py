@@ -112,4 +112,4 @@ def explain(error: BaseException) -> Failure:
     telling.error(text)
     code = next((code for kind, code in _OWN_CODES.items() if isinstance(error, kind)), REFUSED)
     findings = error.findings if isinstance(error, DataError) else ()
-    return Failure(code, text, tuple(Fault(f.where, f.what) for f in findings) or (Fault("", text),))
+    return Failure(code, text, tuple(Fault(f.where, f.told) for f in findings) or (Fault("", text),))

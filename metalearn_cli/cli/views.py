@@ -26,7 +26,9 @@ from metalearn_cli.cli.phrases import (
     verdict,
     with_intervals,
 )
+from metalearn_cli.core.errors import Finding
 from metalearn_cli.core.metric import SAME_CLASSES, metric_named
+from metalearn_cli.records import classes
 
 Run = Mapping[str, Any]
 
@@ -50,10 +52,10 @@ def result(run: Run, words: Sequence[str] = (), config_dir: str = "") -> None:
         evaluation(run)
     else:
         metric, parent = run["metric"], run.get("parent")
-        measure = spread(metric["name"], metric["value"], metric["interval"])
-        if metric["interval"] is not None:
-            measure += f" (95 % over {sizes(metric)['episodes'] or 'the'} validation episodes)"
-        rows = [[metric["name"].replace("/", " "), measure]]
+        rows = [[metric["name"].replace("/", " "), _with_episodes(metric)]]
+        for label, key in (("before training", "baseline"), ("after training", "trained")):
+            if (found := run.get(key)) and found != metric:
+                rows += [[label, _with_episodes(found)]]
         rows += [["best step", f"{metric['step']} of {run['steps']}"]]
         rows += [["ended early", f"after step {run['step']}"]] if run.get("stopped_early") else []
         rows += [["time", duration(run["seconds"])]]
@@ -85,15 +87,30 @@ def evaluation(run: Run) -> None:
         pictures = [f"{run['folder']}/plots/reliability.png"]
         pictures += [f"{run['folder']}/within/plots/reliability.png"] if drawn else []
         telling.say(f"pictures of it: {' '.join(pictures)}")
+    _say_seen(run["results"][:1])
     telling.say("")
+
+
+def _with_episodes(found: Run) -> str:
+    """Return the score of a training with its interval, and over what that is."""
+    measure = spread(found["name"], found["value"], found["interval"])
+    if found["interval"] is None:
+        return measure
+    return f"{measure} (95 % over {sizes(found)['episodes'] or 'the'} validation episodes)"
+
+
+def _say_seen(results: Sequence[Run]) -> None:
+    """Say which test classes training has seen, if any."""
+    for line in dict.fromkeys(classes.told(result["trained_on"]) for result in results if result.get("trained_on")):
+        telling.say(f"warning: {line}")
 
 
 def chain(run: Run) -> None:
     """Show the score and gain of each stage of a chain, one table per protocol."""
     tables: dict[str, list[Run]] = {}
     for row in run["table"]:
-        label = [row["normalisation"].replace("none", ""), row.get("drawn", "")]
-        tables.setdefault(", ".join(filter(None, label)), []).append(row)
+        parts = [row["normalisation"].replace("none", ""), row.get("drawn", "")]
+        tables.setdefault(", ".join(filter(None, parts)), []).append(row)
     for label, found in tables.items():
         rows, learner = [], ""
         for row in found:
@@ -107,12 +124,13 @@ def chain(run: Run) -> None:
         title = _title(found[0], run) + (f", {label}" if label else "")
         telling.table(title, ["!after", f"!{_name(found[0])}", "!gain", "the stage"], rows)
     telling.say(_over(run["table"]))
+    _say_seen(run["table"])
     telling.say("A gain is the difference to the row above, episode by episode. A stage helps or")
     telling.say("hurts if all intervals of its gain exclude 0.")
     first = run["table"][0]
+    ordinary = str(run.get("data", {}).get("protocol", "")).startswith(SAME_CLASSES)
     if first.get("interval_classes") is None and {"classes", "groups"} & sizes(first).keys():
         telling.say('A "-" has no interval over classes, because there are too few of them: so that no')
-        ordinary = str(run.get("data", {}).get("protocol", "")).startswith(SAME_CLASSES)
         cure = "" if ordinary else " More test classes, or a smaller way, would change that."
         telling.say(f'gain is more than "not clear".{cure}')
     if any(verdict(row) == NO_CHANGE for row in run["table"] if row["gain"] is not None):
@@ -121,8 +139,12 @@ def chain(run: Run) -> None:
         telling.say(f"The chain starts from {start}.")
     for learner in dict.fromkeys(row["learner"] for row in run["table"] if row.get("random_head")):
         telling.say(f"{learner} begins with a head of random weights, which meta-training learns.")
+    if folds := first.get("folds"):
+        noun = "item" if ordinary else "class"
+        telling.say(f"Cross-validation: each {noun} was test in one of {folds} folds, each with a training of its own.")
     if sizes(run["table"][0])["trainings"] == 1:
-        telling.say("All numbers are from one training; seeds=5 shows how much trainings differ.")
+        one = "training of each fold" if folds else "training"
+        telling.say(f"All numbers are from one {one}; seeds=5 shows how much trainings differ.")
     telling.say("")
 
 
@@ -138,7 +160,8 @@ def _title(first: Run, run: Run) -> str:
     split = first["name"].partition("/")[0]
     data = run.get("data", {})
     noun = "classes" if metric_named(first["name"]).unit == "share" else "tasks"
-    shape = f"{first['way']}-way {first['shot']}-shot on {sizes(first)['episodes']} episodes of {split} {noun}"
+    size = "varying way and shot" if "varying" in first else f"{first['way']}-way {first['shot']}-shot"
+    shape = f"{size} on {sizes(first)['episodes']} episodes of {split} {noun}"
     protocol = str(data.get("protocol", ""))
     if protocol.startswith(SAME_CLASSES):
         shape = shape.removesuffix(f" {noun}") + " items"
@@ -202,7 +225,8 @@ def _say_over(found: Sequence[Run]) -> None:
 def _what(run: Run) -> str:
     """Return a short description of a run: learner, data, task size, seed and sweep."""
     parts = [told(run, key) for key in ("learner", "data")]
-    parts.append(f"{told(run, 'way')}w{told(run, 'shot')}s" if told(run, "way") else "")
+    size = f"{told(run, 'way')}w{told(run, 'shot')}s" if told(run, "way") else ""
+    parts.append("varying way and shot" if "varying" in (run.get("metric") or {}) else size)
     parts += [f"{key} {told(run, key)}" if told(run, key) else "" for key in ("seed", "sweep")]
     return ", ".join(filter(None, parts))
 
@@ -223,6 +247,7 @@ def lineage(found: Sequence[Run], settings: Sequence[str] = ()) -> None:
     _say_over(found)
     if found[0].get("table"):
         chain(found[0])
+    _say_seen((found[0].get("results") or [])[:1])
     for run in found:
         if teacher := run.get("teacher"):
             checkpoint = Path(teacher["checkpoint"]).name
@@ -268,7 +293,7 @@ def data(found: Mapping[str, Any], words: Sequence[str] | None = None, run: Sequ
         kind = (finding["blocks"], finding["what"])
         shown[kind] += 1
         if shown[kind] <= _SAME:
-            told.append(["error" if finding["blocks"] else "warning", finding["where"], finding["what"]])
+            told.append(["error" if finding["blocks"] else "warning", finding["where"], Finding(**finding).told])
         elif shown[kind] == same[kind]:
             told.append(["", f"and {same[kind] - _SAME} more", "the same; --json lists them all"])
     if told:
@@ -288,8 +313,11 @@ def items(shown: Mapping[str, Any]) -> None:
     """Show the result of `stages.data.show_data`: where its picture is, or rows of items."""
     if shown["rows"]:
         telling.table("", ["!split", f"!{shown['noun']}", "item"], shown["rows"])
-    else:
+    if shown["picture"] or not shown["rows"]:
         telling.say(shown["picture"] or "there is nothing to show: each episode is generated")
+    if shown["shown"] < shown["classes"]:
+        nouns = {"class": "classes", "task": "tasks"}[shown["noun"]]
+        telling.say(f"{shown['shown']} of {shown['classes']} {nouns}")
     if shown["numbers"]:
         told = "no font of this computer has the letters of some names; in the picture, a number stands for each"
         telling.say(told)

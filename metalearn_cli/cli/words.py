@@ -26,7 +26,7 @@ COMMANDS = {
 }
 DATA = {
     "make": "show what is understood of a file or folder (SOURCE), and the command that trains on it",
-    "show": "draw a sheet of items (data-NAME.png), or print some",
+    "show": "draw a sheet of items (data-SOURCE.png), or print some",
     "check": "list all problems; exit code 0 if training may start, else 2",
 }
 FILTERS = {

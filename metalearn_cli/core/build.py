@@ -40,7 +40,10 @@ PASSED_IN = {
 }
 """Arguments that stages pass to a component (facts about the data, other objects): no config sets them."""
 
-SHARED = {"backbone": {"train": Parameter(required=False, annotation=str)}}
+SHARED = {
+    "backbone": {"train": Parameter(required=False, annotation=str)},
+    "data": {"fold": Parameter(required=False, annotation=str | None)},
+}
 """Settings that each component of a group has: stages act on them, and no constructor gets them."""
 
 Spec = Mapping[str, Any]

@@ -27,6 +27,7 @@ WAY, QUERY, TRAIN_QUERY = 5, 15, 5
 """What null stands for in `way`, `query` and `train_query` where the data allows it."""
 
 Count = Annotated[int, Range(1)]
+Folds = Annotated[int, Range(3)]
 Normalisation = Literal["transductive", "inductive"]
 TaskBatching = Literal["auto", "loop", "threads", "groups", "vmap"]
 Signal = Literal["SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU"]
@@ -183,6 +184,8 @@ class EvaluateConfig(Common):
     split: Literal["test", "val"]
     episodes: Annotated[int, Range(2)]
     """Fixed episodes; the same for every checkpoint and algorithm."""
+    varying: bool
+    """Whether each episode draws its way and shots, see `data.common.varying`; way, shot and query have no effect."""
     normalisation: list[Normalisation]
     """Protocols to report where the network has batch statistics."""
     select: dict[str, Any]
@@ -215,6 +218,8 @@ class ChainConfig:
     stages: tuple[str, ...]
     seeds: int
     """Trainings of each stage, >= 1: with its seed, its seed plus 1, and so on."""
+    folds: Folds | None
+    """Cross-validation: each of so many folds of the data's classes is test once; null = the data's own split."""
     runs_dir: str
     wait: Annotated[float, Range(0)]
     """Seconds to wait for a run of the chain that another process works on."""
@@ -251,7 +256,7 @@ def parse_chain(values: Mapping[str, Any]) -> ChainConfig:
     """
     values, problems = _at_home(values, "")
     sections = {name: stage.section for name, stage in TABLE.items()}
-    apart = {"stages", "seeds", "wait", *sections.values()}
+    apart = {"stages", "seeds", "folds", "wait", *sections.values()}
     shared = {key: value for key, value in values.items() if key not in apart}
     stages = [stage for stage in TRAINING if stage in _listed(values.get("stages"))]
     if not stages or values.get("stages") != stages:
@@ -262,12 +267,14 @@ def parse_chain(values: Mapping[str, Any]) -> ChainConfig:
         problems.append(Problem("stages", f"{allowed}, got {shown(given)}", meant_stages))
     if wrong := mismatch(values.get("seeds"), Count):
         problems.append(Problem("seeds", wrong))
+    if wrong := mismatch(values.get("folds"), Folds | None):
+        problems.append(Problem("folds", wrong))
     names = {stage: {f.name for f in fields(STAGES[stage])} - {"ckpt"} for stage in STAGES}  # the chain sets the ckpt
     known = set().union(*names.values())
     for key, value in shared.items():
         takers = [sections[stage] for stage in (*(stages or TRAINING), "evaluate") if key in names[stage]]
         if key not in known:
-            close = _closest(key, known | {"stages", "seeds", "wait", *sections.values()})
+            close = _closest(key, known | apart)
             problems.append(Problem(key, "no such setting of run", close))
         elif takers and all(_replaced(value, key, values.get(section)) for section in takers):
             for name in (f"{key}.{part}" for part in value) if isinstance(value, Mapping) else (key,):
@@ -300,6 +307,7 @@ def parse_chain(values: Mapping[str, Any]) -> ChainConfig:
     return ChainConfig(
         stages=tuple(stages),
         seeds=values["seeds"],
+        folds=values["folds"],
         runs_dir=values["runs_dir"],
         wait=values["wait"],
         training=training,

@@ -9,7 +9,9 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+LISTED = 5  # items of a finding that are named in its sentence
 
 NOTE = 25
 """The level of log messages that the user should see, although they are no warnings."""
@@ -92,11 +94,19 @@ class Finding(NamedTuple):
         blocks: whether it must be fixed before training can start.
         where: the file, split or class.
         what: what is wrong there; `where` and `what` make a sentence.
+        items: the names of all that it is about, if they are not in the sentence.
     """
 
     blocks: bool
     where: str
     what: str
+    items: tuple[str, ...] = ()
+
+    @property
+    def told(self) -> str:
+        """What is wrong there, with the first of the items."""
+        more = f" and {len(self.items) - LISTED} more" if len(self.items) > LISTED else ""
+        return f"{self.what}: {'; '.join(self.items[:LISTED])}{more}" if self.items else self.what
 
 
 class DataError(UserError):
@@ -105,12 +115,14 @@ class DataError(UserError):
     Args:
         findings: what was found.
         cure: what to do about it, or "".
+        rest: the data set of what can be used, so that a check finds its problems, too; None if nothing can be.
     """
 
-    def __init__(self, findings: Iterable[Finding], cure: str = "") -> None:
+    def __init__(self, findings: Iterable[Finding], cure: str = "", rest: Any = None) -> None:
         self.findings = tuple(findings)
         self.cure = cure
-        told = [f"{f.where} {f.what}" for f in self.findings[:3]]
+        self.rest = rest
+        told = [f"{f.where} {f.told}" for f in self.findings[:3]]
         more = len(self.findings) - len(told)
         told += [f"and {more} more, which `mlx data check` lists"] * bool(more)
         super().__init__("; ".join([*told, *filter(None, [cure])]))

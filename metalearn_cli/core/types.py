@@ -121,12 +121,14 @@ class Method(Protocol):
 
     Optional members, only for methods that need them:
 
-    `asks: tuple[str, ...]`: more entries of the batch: "taught", the logits of the checkpoint `teacher`, and the names
-    of data sets in `also`.
+    `asks: tuple[str, ...]`: more entries of the batch: "taught" and "taught_features", the logits [B, K] and features
+    [B, E] of the checkpoint `teacher`; names of data sets in `also`, whose items it gets without labels; "also", all
+    other data sets in `also` by name, each as a pair of items and labels.
 
     `at(progress) -> Method`: the method at a fraction of training in [0, 1].
 
-    `init(net) -> Params`: own tensors, which learn besides those of `rates`.
+    `init(net, sizes) -> Params`: own tensors, which learn besides those of `rates`; `sizes` has the number of classes
+    of each data set in the entry "also", by name, and E as "taught_features".
 
     `merged(net, own) -> Params`: the network's tensors combined with the own ones (LoRA): these are trained, evaluated
     and saved.
@@ -167,7 +169,9 @@ class Model(Protocol):
 class Sampler(Protocol):
     """A stream of episodes, a function of (seed, step).
 
-    Optional member: `count`, the number of episodes where there is a fixed list of them.
+    Optional members: `count`, the number of episodes where there is a fixed list of them; `varying`, the bounds of way
+    and shots where each episode has its own, whose numbers of labelled items `shots(episodes)` returns; `way` is then
+    the largest, and `tasks` 1.
     """
 
     way: int
@@ -213,6 +217,7 @@ class Dataset(Protocol):
     preprocessing: Mapping[str, Any]  # plain values: how a file becomes an item; stored with every checkpoint
     findings: tuple[Finding, ...]  # its problems, whatever it is used for
     about: Mapping[str, Any]  # plain values: what was understood of its source
+    whole: str  # fingerprint of the data that this is a fold of, or ""
 
     @property
     def limits(self) -> Limits:
@@ -220,6 +225,9 @@ class Dataset(Protocol):
 
     def to(self, device: torch.device | str) -> Dataset:
         """Return this data set with its items on a device."""
+
+    def fold(self, k: int, of: int) -> Dataset:
+        """Return it split anew for cross-validation: fold `k` of `of` is test, the next one validation."""
 
     def batch(self, split: str, part: Part, size: int, seed: int, step: int) -> tuple[Items, Tensor]:
         """Draw `size` items x and their classes y [B] within the split; a function of its arguments."""

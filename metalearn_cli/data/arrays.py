@@ -33,7 +33,7 @@ from metalearn_cli.data.common.files import Files, files_in, files_named, source
 from metalearn_cli.data.common.layouts import of_folders
 from metalearn_cli.data.common.manifest import Manifest, key_of_split, placed
 from metalearn_cli.data.common.rows import USUAL, Columns, check_roles, named
-from metalearn_cli.data.common.tables import entries_of
+from metalearn_cli.data.common.tables import entries_of, usable
 
 COLUMN = {"x": None, "label": None, "split": None, "group": None}
 WHAT = (
@@ -124,15 +124,15 @@ def _of_arrays(names: Iterable[str], load: Load, column: Mapping[str, str | None
             wrong.append(Finding(True, f"{path}, {name}", told))
     if wrong:
         raise DataError(wrong)
-    values = {role: plain(found[name].reshape(len(x))) for role, name in used.items() if role != "x"}
+    values = {role: plain(found[name].reshape(len(x)), f"{path}, {name}") for role, name in used.items() if role != "x"}
     entries, findings = entries_of(values, path)
-    return x, Manifest(entries, {"items": len(x), "arrays": used}, tuple(findings))
+    return x, Manifest(usable(entries, findings, path), {"items": len(x), "arrays": used}, tuple(findings))
 
 
 def _of_classes(files: Files) -> Any:
     """Return the arrays of a folder of classes as one, and what each is."""
     manifest = of_folders(files, (".npy",))
-    if manifest.findings:
+    if any(finding.blocks for finding in manifest.findings):
         raise DataError(manifest.findings)
     x = stacked([entry.source for entry in manifest.entries], files)
     return x, manifest._replace(entries=[e._replace(source=i) for i, e in enumerate(manifest.entries)])
@@ -146,7 +146,7 @@ def _data(read: Read, kind: Layout, split: str, seed: int, min_items: int) -> Da
     return Dataset.of(
         "arrays",
         found.protocol,
-        found.splits(lambda name, _: torch.from_numpy(treated(x, rows[name], how))),
+        found.splits(lambda name, _: torch.from_numpy(treated(x, rows[name], how)), lambda row: f"item {row + 1}"),
         how["kind"],
         how,
         about={**manifest.about, "dtype": str(x.dtype), "shape": list(x.shape[1:])},

@@ -63,7 +63,7 @@ def audio(
         raise ConfigError([Problem("data.pattern", "is for files without a table; remove it")])
 
     def of_files(files: Files) -> Manifest:
-        return of_names(files, FORMATS, pattern) if pattern else of_folders(files, FORMATS)
+        return of_names(files, FORMATS, pattern) if pattern else of_folders(files, FORMATS, named=True)
 
     manifest, files = of_source(source, column, of_files)
     shape = Shape(rate, seconds, features, mels, hop)

@@ -83,7 +83,7 @@ def clinc150(
             passage = Passage(text, f"{path.name}, {part}, row {row + 1}")
             entries.append(Entry(passage, intent, given, _DOMAIN_OF[intent]))
     kept, findings = filled(entries)
-    found = placed(Manifest(kept, findings=findings), split, seed)
+    found = placed(Manifest(kept, findings=findings, by_place=True), split, seed)
     data = text_data("clinc150", found, Coding(tokenizer, vocabulary, length))
     return data.within_groups("domains") if within else data
 

@@ -44,6 +44,6 @@ def fsdd(
         UserError: if the data cannot be used; a DataError names each file.
     """
     files = files_in(benchmark_root(root, "fsdd", WHAT))
-    manifest = of_names(files, FORMATS, "{label}_{group}_{n}.wav")
+    manifest = of_names(files, FORMATS, "{label}_{group}_{n}.wav")._replace(by_place=True)
     data = recordings("fsdd", files, manifest, Shape(rate, seconds, features, mels, hop), split, seed)
     return data.within_groups("speakers") if within else data

@@ -39,6 +39,7 @@ def images(
     channels: Literal[1, 3] | None = None,
     fit: Fit = "crop",
     resampling: Resampling = "bicubic",
+    bits: Annotated[int, Range(8, 16)] = 16,
     column: Mapping[str, str | None] = COLUMN,
     min_items: Annotated[int, Range(1)] = 2,
     unreadable: Unreadable = "stop",
@@ -58,6 +59,7 @@ def images(
         channels: 1 (gray) or 3 (colours); None means 1 if all files are gray, else 3.
         fit: how an image becomes square: "crop" cuts its middle out, "pad" adds black bars, "squash" distorts it.
         resampling: the filter that scales it.
+        bits: that files of 16 bits make use of, 8 to 16: some cameras have 10 or 12.
         column: the columns of a table: "path", "label", and perhaps "split" and "group"; None for the usual names.
         min_items: classes with fewer images are left out, >= 1.
         unreadable: "stop" refuses data with files that cannot be read, "skip" leaves them out.
@@ -70,7 +72,7 @@ def images(
     check_roles(column, tuple(COLUMN))
     manifest, files = of_source(source_of(root, WHAT), column, lambda files: of_folders(files, tuple(FORMATS)))
     found = placed(manifest, split, seed, min_items)
-    shape = Shape(size, channels, fit, resampling)
+    shape = Shape(size, channels, fit, resampling, bits)
     key = {
         "files": files.stamp,
         "placed": found.plain,

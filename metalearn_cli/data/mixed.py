@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,15 +16,17 @@ from metalearn_cli.core.errors import ConfigError, DataError, Finding, Problem
 from metalearn_cli.data.common.cache import cached
 from metalearn_cli.data.common.dataset import Dataset
 from metalearn_cli.data.common.files import Files, files_named, source_of
+from metalearn_cli.data.common.findings import shared_groups
 from metalearn_cli.data.common.images import LARGEST, Fit, Resampling, Shape, image_data, opened
 from metalearn_cli.data.common.manifest import Manifest, Placed, placed
 from metalearn_cli.data.common.rows import TABLES, Columns, Place, check_roles, columns_of, is_table, named
-from metalearn_cli.data.common.splits import Split
+from metalearn_cli.data.common.splits import Split, packed, spread
 from metalearn_cli.data.common.tables import check_names, entries_of, learn, problems_of_columns, text_of, vectors
 from metalearn_cli.data.common.texts import Coding, Length, Passage, Vocabulary, text_data
 
 COLUMN = {"path": None, "text": None, "label": None, "split": None, "group": None}
 NONE: Sequence[str] = []
+EXAMPLES = 8  # classes of a split that `mlx data show` prints
 WHAT = "a table in which a row names a picture, has a text, or both, and a label"
 
 
@@ -34,6 +37,7 @@ def mixed(
     channels: Literal[1, 3] | None = None,
     fit: Fit = "crop",
     resampling: Resampling = "bicubic",
+    bits: Annotated[int, Range(8, 16)] = 16,
     tokenizer: str = "words",
     vocabulary: Vocabulary = 4096,
     length: Length = 32,
@@ -56,6 +60,7 @@ def mixed(
         channels: of a picture: 1 (gray) or 3 (colours); None means 1 if all files are gray, else 3.
         fit: how a picture becomes square: "crop", "pad" or "squash", as for images.
         resampling: the filter that scales it.
+        bits: that files of 16 bits make use of, 8 to 16: some cameras have 10 or 12.
         tokenizer: of texts: "words", "bytes", or the folder of an encoder, as for text.
         vocabulary: most ids of tokenizer "words", 16 to 1048576.
         length: ids of a text, 1 to 65536.
@@ -95,8 +100,9 @@ def mixed(
     if findings:
         raise DataError(findings)
     found = placed(Manifest(entries), split, seed, min_items)
-    shape, coding = Shape(size, channels, fit, resampling), Coding(tokenizer, vocabulary, length)
+    shape, coding = Shape(size, channels, fit, resampling, bits), Coding(tokenizer, vocabulary, length)
     about = {"rows": len(entries), "columns": used}
+    shown = {name: columns[name] for name in (*(used[role] for role in ("path", "text") if role in used), *features)}
 
     # outside of `build`: it has a place of its own in the cache
     encoded = {"text": text_data("text", _sources(found, texts.__getitem__), coding)} if texts else {}
@@ -105,8 +111,11 @@ def mixed(
         parts: dict[str, Dataset] = {}
         if paths:
             pictures = _sources(found, paths.__getitem__)
-            parts["image"] = image_data("images", pictures, lambda name: opened(files.read(name, LARGEST)), shape)
-        return _joined(found, parts | encoded, features, categorical, about)
+            try:
+                parts["image"] = image_data("images", pictures, lambda name: opened(files.read(name, LARGEST)), shape)
+            except DataError as error:  # its rest is no data set of several parts
+                raise DataError(error.findings) from error
+        return _joined(found, parts | encoded, features, categorical, about, whole.place, shown)
 
     key = {
         "table": files_named(path.parent, [path.name]).stamp,
@@ -151,6 +160,8 @@ def _joined(
     features: Columns,
     categorical: Sequence[str],
     about: Mapping[str, Any],
+    place: Place,
+    shown: Columns,
 ) -> Dataset:
     """Return the parts of each item as one data set."""
     rows = {split: [entry.source for entry in found.entries(split)] for split in found.classes}
@@ -166,16 +177,33 @@ def _joined(
         if table is not None:
             items["table"] = table[rows[split]]
         counts = torch.tensor([len(entries) for entries in classes.values()])
-        splits[split] = Split(items, counts, tuple(classes))
+        splits[split] = Split(items, counts, tuple(classes), sources=packed(map(place, rows[split])))
+    findings = [
+        # a caption that many pictures have is no leak
+        finding._replace(blocks=finding.blocks and name == "image", where=f"{name} of {finding.where}")
+        for name, part in parts.items()
+        for finding in part.findings
+        if finding not in shared_groups(part.splits)
+    ]
     vocabulary = {name: n for name, part in parts.items() if isinstance(n := part.facts.vocabulary, int) and n}
     preprocessing = {name: dict(part.preprocessing) for name, part in parts.items()}
-    return Dataset.of(
+    data = Dataset.of(
         "mixed",
         found.protocol,
         splits,
         "mixed",
         {**preprocessing, **({"table": {"columns": learnt}} if learnt else {})},
         vocabulary,
-        {**about, "parts": ", ".join(splits["train"].items)},
+        {**about, "parts": ", ".join(splits["train"].items), "examples": _examples(found, shown)},
         found.findings,
     )
+    return replace(data, findings=(*data.findings, *findings))
+
+
+def _examples(found: Placed, columns: Columns) -> list[list[str]]:
+    """Return one row of each of some classes of a split, as `mlx data show` prints it."""
+    return [
+        [split, name, ", ".join(f"{column} {text_of(values[own[0].source])}" for column, values in columns.items())]
+        for split, classes in found.classes.items()
+        for name, own in spread(list(classes.items()), EXAMPLES)
+    ]

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from metalearn_cli.core.build import Spec, build
-from metalearn_cli.core.errors import ConfigError, Problem
+from metalearn_cli.core.errors import ConfigError, DataError, Finding, Problem
 from metalearn_cli.core.items import joined
 from metalearn_cli.data.common.cache import cached
 from metalearn_cli.data.common.dataset import Dataset
-from metalearn_cli.data.common.findings import findings_of
-from metalearn_cli.data.common.splits import SPLITS, Split
+from metalearn_cli.data.common.findings import findings_of, shared_groups
+from metalearn_cli.data.common.splits import SPLITS, Split, names_of_items, packed
+
+MEANING = ("columns", "rate", "features", "mels", "hop", "polarity")
+"""What of a data set's preprocessing says what the numbers of its items mean."""
 
 
 def pooled(
@@ -50,7 +54,14 @@ def pooled(
         problems.append(Problem("data.parts", told))
     if problems:
         raise ConfigError(problems)
-    data = {name: _part(name, parts[name]) for name in sorted(parts)}
+    data, findings = {}, []
+    for name in sorted(parts):
+        try:
+            data[name] = _part(name, parts[name])
+        except DataError as error:
+            findings += [finding._replace(where=f"{name}, {finding.where}") for finding in error.findings]
+    if findings:
+        raise DataError(findings)
     owners = {split: sorted(set(data if names is None else names)) for split, names in used.items()}
     _check(data, owners)
     key = {"parts": {name: [own.fingerprint, own.protocol, dict(own.preprocessing)] for name, own in data.items()}}
@@ -64,6 +75,9 @@ def _part(name: str, spec: Spec) -> Dataset:
     Raises:
         ConfigError: with the part's name in its keys.
     """
+    if spec.get("fold"):
+        told = "a part has no folds of its own; deal all parts into folds with data.fold"
+        raise ConfigError([Problem(f"data.parts.{name}.fold", told)])
     try:
         data: Dataset = build(spec, "data")
     except ConfigError as error:
@@ -118,16 +132,21 @@ def _data(data: Mapping[str, Dataset], owners: Mapping[str, Sequence[str]]) -> D
     preprocessing = {name: dict(own.preprocessing) for name, own in data.items()}
     first = next(iter(data.values()))
     same = all(own == first.preprocessing for own in preprocessing.values())
-    again = [finding for own in data.values() for finding in findings_of(own.splits)]  # found once more among all
+    apart = [finding for own in data.values() for finding in shared_groups(own.splits)]
+    again = [f for own in data.values() for f in findings_of(own.splits) if f not in apart]  # found once more among all
     findings = [
         finding._replace(where=f"{name}, {finding.where}")
         for name, own in data.items()
         for finding in own.findings
         if finding not in again
     ]
+    for name, own in list(data.items())[1:]:
+        if differ := _differing(first.preprocessing, own.preprocessing):
+            told = f"has other {', '.join(differ)} than {next(iter(data))}: their numbers mean different things"
+            findings.append(Finding(False, f"data.parts.{name}", told))
     told = ", ".join(f"{split} of {' and '.join(names)}" for split, names in owners.items())
     whole = all(list(names) == list(data) for names in owners.values())
-    return Dataset.of(
+    found = Dataset.of(
         "pooled",
         "; ".join(f"{name}: {own.protocol}" for name, own in data.items()) + ("" if whole else f"; {told}"),
         splits,
@@ -137,6 +156,14 @@ def _data(data: Mapping[str, Dataset], owners: Mapping[str, Sequence[str]]) -> D
         {name: f"{own.name}, {sum(len(s.names) for s in own.splits.values())} classes" for name, own in data.items()},
         tuple(findings),
     )
+    pools = shared_groups(splits)  # a part is a group of its classes, in every split on purpose
+    return replace(found, findings=tuple(finding for finding in found.findings if finding not in pools))
+
+
+def _differing(one: Mapping[str, Any], two: Mapping[str, Any]) -> list[str]:
+    """Return what is not the same of two ways in which a file becomes an item, if it changes what numbers mean."""
+    plain = [{**own, "columns": [column["name"] for column in own.get("columns", ())]} for own in (one, two)]
+    return [name for name in MEANING if plain[0].get(name) != plain[1].get(name)]
 
 
 def _joined(splits: Mapping[str, Split]) -> Split:
@@ -147,4 +174,5 @@ def _joined(splits: Mapping[str, Split]) -> Split:
         torch.cat([split.counts for split in splits.values()]),
         tuple(f"{part}/{name}" for part, split in splits.items() for name in split.names),
         torch.cat(targets) if targets else None,
+        packed(f"{part}: {name}" for part, split in splits.items() for name in names_of_items(split)),
     )

@@ -20,6 +20,7 @@ from metalearn_cli.data.common.dataset import Dataset
 from metalearn_cli.data.common.files import files_named, source_of
 from metalearn_cli.data.common.manifest import Manifest, Placed, key_of_split, placed
 from metalearn_cli.data.common.rows import TABLES, Columns, Table, check_roles, columns_of, is_table, named
+from metalearn_cli.data.common.splits import spread
 from metalearn_cli.data.common.tables import (
     check_names,
     entries_of,
@@ -27,6 +28,7 @@ from metalearn_cli.data.common.tables import (
     problems_of_columns,
     problems_of_targets,
     text_of,
+    usable,
     vectors,
 )
 
@@ -138,20 +140,26 @@ def _data(path: Path, settings: Settings, targets: Sequence[str]) -> Dataset:
     classes = {} if targets else {"label": [entry.label for entry in entries]}
     if classes and any(entry.group for entry in entries):
         classes["class"] = [entry.class_name for entry in entries]
-    findings += problems_of_columns(features, classes, settings.categorical, str(path), whole.place)
-    if findings:
+    if targets and findings:
         raise DataError(findings)
+    for name in list(features):
+        own = problems_of_columns({name: features[name]}, classes, settings.categorical, str(path), whole.place)
+        findings += own
+        if own:
+            del features[name]
     about = {"rows": len(entries), "columns": {**used, **({"target": ", ".join(targets)} if targets else {})}}
-    manifest = Manifest(entries, about, noun="task" if targets else "class")
+    kept_rows = usable(entries, findings, path, whole.place)
+    manifest = Manifest(kept_rows, about, tuple(findings), "task" if targets else "class")
     found = placed(manifest, settings.split, settings.seed, settings.min_items)
     train = [entry.source for entry in found.entries("train")]
     learnt, scaling = learn(features, train, settings.categorical), learn(numbers, train)
     if not learnt:
-        raise DataError([Finding(True, str(path), "has no column of features that varies in the training data")])
+        plain = Finding(True, str(path), "has no column of features that varies in the training data")
+        raise DataError([*findings, plain])
     if len(scaling) < len(targets):
         raise DataError([Finding(True, str(path), f"has a constant target: {', '.join(targets)}")])
     items = torch.from_numpy(vectors(features, learnt))
-    splits = found.splits(lambda _, own: items[[entry.source for entry in own]])
+    splits = found.splits(lambda _, own: items[[entry.source for entry in own]], whole.place)
     if targets:
         y = torch.from_numpy(vectors(numbers, scaling))
         rows = {split: [entry.source for entry in found.entries(split)] for split in splits}
@@ -177,9 +185,9 @@ def _data(path: Path, settings: Settings, targets: Sequence[str]) -> Dataset:
 
 
 def _examples(found: Placed, columns: Columns) -> list[list[str]]:
-    """Return one row of each of the first classes of a split, as `mlx data show` prints it."""
+    """Return one row of each of some classes of a split, as `mlx data show` prints it."""
     return [
         [split, name, ", ".join(f"{column} {text_of(values[own[0].source])}" for column, values in columns.items())]
         for split, classes in found.classes.items()
-        for name, own in list(classes.items())[:EXAMPLES]
+        for name, own in spread(list(classes.items()), EXAMPLES)
     ]

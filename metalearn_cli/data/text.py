@@ -16,6 +16,7 @@ from metalearn_cli.core.check import Range
 from metalearn_cli.core.errors import DataError, Finding
 from metalearn_cli.data.common.dataset import Dataset
 from metalearn_cli.data.common.files import SPLIT_WORDS, Files, files_in, source_of, suffix
+from metalearn_cli.data.common.layouts import beside_splits
 from metalearn_cli.data.common.manifest import Entry, Manifest, placed, split_named
 from metalearn_cli.data.common.rows import (
     ARROW,
@@ -28,7 +29,9 @@ from metalearn_cli.data.common.rows import (
     decoded,
     is_table,
     named,
+    not_used,
     with_class_names,
+    word_of,
 )
 from metalearn_cli.data.common.texts import Coding, Length, Passage, Vocabulary, filled, text_data
 
@@ -158,6 +161,8 @@ def _splits(names: list[str]) -> dict[str, str]:
         words = [re.split(r"[^a-z]", part.lower())[0] for part in reversed(PurePosixPath(name).parts)]
         found[name] = next((SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS), "")
     told = set(found.values())
+    if findings := beside_splits(found):
+        raise DataError(findings)
     return found if "train" in told and len(told) > 1 and "" not in told else dict.fromkeys(names, "")
 
 
@@ -172,10 +177,12 @@ def _of_tables(tables: Mapping[str, Table], splits: Mapping[str, str], column: M
         for row, (content, label) in enumerate(zip(values["text"], values["label"], strict=True)):
             where = f"{name}, {columns.place(row)}"
             split = split_named(values["split"][row], where) if "split" in values else splits[name]
-            group = _word(values["group"][row]) if "group" in values else ""
-            entries.append(Entry(Passage(_joined(content), where), _word(label), split, group))
+            group = word_of(values["group"][row]) if "group" in values else ""
+            entries.append(Entry(Passage(_joined(content), where), word_of(label), split, group))
     kept, findings = filled(entries)
-    return Manifest(kept, {"rows": len(entries), "columns": used, "empty": len(entries) - len(kept)}, findings)
+    left = not_used({name: own for columns in tables.values() for name, own in columns.items()}, used.values())
+    about = {"rows": len(entries), "columns": used, **left, "empty": len(entries) - len(kept)}
+    return Manifest(kept, about, findings)
 
 
 def _joined(content: Any) -> str:
@@ -183,13 +190,6 @@ def _joined(content: Any) -> str:
     if isinstance(content, list | tuple):
         return " ".join(map(str, content))
     return "" if content is None else str(content)
-
-
-def _word(value: Any) -> str:
-    """Return a label or group as text, "" for a missing one; 3.0 is 3."""
-    if value is None or value != value:
-        return ""
-    return str(int(value) if isinstance(value, float) and value.is_integer() else value).strip()
 
 
 def _of_folders(files: Files) -> Manifest:
@@ -202,6 +202,8 @@ def _of_folders(files: Files) -> Manifest:
         raise DataError([Finding(True, "data.root", told + has)])
     parts = _inside(names)
     tops = {folders[0].lower() if folders else "" for folders in parts.values()}
+    if beside := beside_splits({top: SPLIT_WORDS.get(top, "") for top in tops}):
+        raise DataError(beside)
     given = tops <= SPLIT_WORDS.keys() and "train" in {SPLIT_WORDS[top] for top in tops}
     by_folder = any(folders[given:] for folders in parts.values())
     entries: list[Entry] = []

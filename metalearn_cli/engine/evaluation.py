@@ -24,15 +24,22 @@ class Outcomes(NamedTuple):
 
     Attributes:
         scores: [E], accuracies in [0, 1], or squared errors for a regression.
+        queries: [E], of all classes of an episode, which have equally many.
         by_class: the score of each class [W], by episode; of a regression, that of its task [1].
         logits: [Q, W] by episode; () unless they were asked for.
         targets: the classes [Q] of the queries, by episode; () likewise.
     """
 
     scores: Tensor
+    queries: Tensor
     by_class: tuple[Tensor, ...]
     logits: tuple[Tensor, ...]
     targets: tuple[Tensor, ...]
+
+
+def of_its_way(learner: Learner, episode: Episode) -> Learner:
+    """Return a learner for as many classes as an episode has."""
+    return learner._replace(way=int(episode.support_y.max()) + 1)
 
 
 def score_episodes(
@@ -45,6 +52,8 @@ def score_episodes(
 ) -> Outcomes:
     """Score each of the sampler's first `episodes` one-task batches.
 
+    Episodes of varying size cannot be one batch.
+
     Args:
         learner: the learner with its tensors.
         sampler: the episodes.
@@ -53,17 +62,20 @@ def score_episodes(
         advance: called with the number of finished ones.
         logits: whether to keep the learner's answers, which take the more memory the more classes there are.
     """
+    varying = hasattr(sampler, "varying")
 
     def task(tensors: Params, episode: Episode) -> dict[str, Tensor]:
-        output, target = answered(learner.of(tensors), *episode[:3]), episode.query_y
+        own, target = learner.of(tensors), episode.query_y
+        output = answered(of_its_way(own, episode) if varying else own, *episode[:3])
         found = {"scores": score(output, target), "by_class": class_scores(output, target)}
+        found["queries"] = torch.tensor(len(target))
         return found | ({"logits": output, "targets": target} if logits else {})
 
     outcomes: list[dict[str, Tensor]] = []
-    tasks = Tasks(runtime, episodes, learner.algorithm.traits.batchable)
+    tasks = Tasks(runtime, episodes, learner.algorithm.traits.batchable and not varying)
     for outcome in tasks.each(task, learner.tensors, lambda index: runtime.cast(sampler.batch(index, 1)), episodes):
         outcomes.append(outcome)
         advance(len(outcomes))
-    scores = torch.stack([outcome.pop("scores") for outcome in outcomes]).cpu()
+    scores, queries = (torch.stack([outcome.pop(name) for outcome in outcomes]).cpu() for name in ("scores", "queries"))
     kept = {name: tuple(outcome[name].cpu() for outcome in outcomes) for name in outcomes[0]}
-    return Outcomes(scores=scores, **{name: kept.get(name, ()) for name in ("by_class", "logits", "targets")})
+    return Outcomes(scores, queries, **{name: kept.get(name, ()) for name in ("by_class", "logits", "targets")})

@@ -48,6 +48,7 @@ class Job:
         on_features: (params) -> the same job on features of the data, which are computed once from the tensors that
             training starts or resumes with; None if the backbone learns, or its features depend on more than an item.
         learns_from: what a step learns from, "items" or "tasks", and how many of them.
+        baseline: whether the initial tensors are scored and saved, too, and handed on if training gives nothing better.
     """
 
     params: Params
@@ -67,6 +68,7 @@ class Job:
     notes: tuple[str, ...] = ()
     on_features: Callable[[Params], Job] | None = None
     learns_from: tuple[str, int] = ("items", 0)
+    baseline: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,7 @@ class Plan:
         every: how often to log, evaluate and save.
         seed: seed of everything random inside a step.
         stop_on: signals that stop the loop, besides SIGINT and SIGTERM.
+        baseline: whether to evaluate and save before the first step.
     """
 
     start: int
@@ -86,6 +89,7 @@ class Plan:
     every: Every
     seed: int
     stop_on: Sequence[str] = ()
+    baseline: bool = False
 
 
 class RunLog(Protocol):
@@ -140,6 +144,10 @@ def fit(job: Job, stepper: Stepper, plan: Plan, log: RunLog) -> None:
     """
     asked: list[int] = []
     with first_signal(plan.stop_on, asked.append):
+        if plan.baseline:
+            scores = job.evaluate(job.params)
+            log.measured(plan.start, scores)
+            log.save(plan.start, scores)
         for step in range(plan.start, plan.steps):
             if log.exhausted(step):
                 break
@@ -157,7 +165,7 @@ def fit(job: Job, stepper: Stepper, plan: Plan, log: RunLog) -> None:
             if last or done % plan.every.log == 0:
                 log.measured(done, stepper.metrics())
             stop = bool(asked)  # read once, so that a loop that stops also saves
-            scores: dict[str, float] = {}
+            scores = {}
             if last or done % plan.every.evaluate == 0:
                 scores = job.evaluate(job.params)
                 log.measured(done, scores)

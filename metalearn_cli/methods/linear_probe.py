@@ -1,6 +1,7 @@
-"""Linear probing: the quality of a representation without further training.
+"""Linear probing: Alain & Bengio 2017, https://arxiv.org/abs/1610.01644.
 
-Source: Alain & Bengio 2017, https://arxiv.org/abs/1610.01644.
+How well a linear classifier does on the features of a frozen backbone shows how good they are. So nothing but the
+classifier is trained, and the features are handed on as they came.
 """
 
 from __future__ import annotations

@@ -79,7 +79,7 @@ class Autoencoder(nn.Module):
         """Return images x [N, C, H, W] and their reconstructions, in [0, 1]."""
         if not (self.images and self.values == "unit"):
             return {}
-        return {"reconstructions": {"image": x, "rebuilt": self.decoder(self.backbone(x)).sigmoid()}}
+        return {"reconstructions": {"original": x, "rebuilt": self.decoder(self.backbone(x)).sigmoid()}}
 
     def _corrupted(self, x: Tensor) -> Tensor:
         if self.values == "ids":

@@ -36,10 +36,10 @@ from metalearn_cli.core.errors import ConfigError, Problem, UserError
 from metalearn_cli.core.metric import Metric
 from metalearn_cli.core.network import Params
 from metalearn_cli.records.runs import finite, flush, now, read_json, sha256_of, write_bytes
-from metalearn_cli.records.shapes import MANIFEST, RESUME, misshapen
+from metalearn_cli.records.shapes import CLASSES, MANIFEST, RESUME, misshapen
 
 FORMAT = 2
-_TENSORS, _RESUME, _MANIFEST = "model.safetensors", "resume.pt", "manifest.json"
+_TENSORS, _RESUME, _CLASSES, _MANIFEST = "model.safetensors", "resume.pt", "classes.json", "manifest.json"
 _SEAL = "sha256"
 
 log = logging.getLogger("metalearn_cli")
@@ -124,6 +124,21 @@ def read_resume(checkpoint: Checkpoint) -> dict[str, Any]:
     if wrong := misshapen(state, RESUME):
         raise UserError(f"{path} is damaged: {wrong}")
     return state
+
+
+def read_classes(checkpoint: Checkpoint) -> list[dict[str, Any]]:
+    """Return the records of the classes that a checkpoint was trained on, see `classes.trained_on`; [] if it has none.
+
+    Raises:
+        UserError: if the file is damaged.
+    """
+    if _CLASSES not in checkpoint.manifest["files"]:  # of an earlier version
+        return []
+    found = read_json(checkpoint.folder / _CLASSES)
+    if wrong := misshapen(found, CLASSES):
+        raise UserError(f"{checkpoint.folder / _CLASSES} is damaged: {wrong}")
+    records: list[dict[str, Any]] = found["trained_on"]
+    return records
 
 
 def _verified(checkpoint: Checkpoint, name: str) -> None:
@@ -224,9 +239,17 @@ class Checkpoints:
         keep: how many of the newest are kept, >= 1.
         metric: the validation metric that selects the best.
         facts: entries of every manifest of the run: run, stage, model, parent, data, config_hash.
+        classes: the records of `read_classes`, the same for every checkpoint.
     """
 
-    def __init__(self, folder: Path, keep: int, metric: Metric, facts: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        keep: int,
+        metric: Metric,
+        facts: Mapping[str, Any],
+        classes: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
         self.folder = folder / "checkpoints"
         self.folder.mkdir(exist_ok=True)  # only here: a run whose checkpoints disappear must stop
         flush(folder)
@@ -235,6 +258,7 @@ class Checkpoints:
         self._metric = f"val/{metric.name}"
         self._sign = 1 if metric.higher_is_better else -1
         self._facts = facts
+        self._classes = json.dumps({"trained_on": list(classes)}, indent=1).encode()  # once: it may be long
 
     def save(self, step: int, params: Params, state: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
         """Write a checkpoint.
@@ -252,7 +276,7 @@ class Checkpoints:
         resume = io.BytesIO()
         torch.save({**state, "best": self.best}, resume)
         # built here and written by `write_bytes`, because the libraries' own errors do not say that a disk is full
-        files = {_TENSORS: to_safetensors(tensors), _RESUME: resume.getvalue()}
+        files = {_TENSORS: to_safetensors(tensors), _RESUME: resume.getvalue(), _CLASSES: self._classes}
         temporary = self.folder / f".{name}"
         try:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -296,6 +320,8 @@ class Checkpoints:
                 damaged[folder] = error
                 continue
             self.best = state["best"]
+            if _CLASSES in checkpoint.manifest["files"]:  # those of a parent that may be gone since
+                self._classes = (folder / _CLASSES).read_bytes()
             if self.best and self.best["name"] != folder.name:
                 open_checkpoint(self.folder / self.best["name"])
             for bad, reason in damaged.items():
@@ -320,6 +346,8 @@ class Checkpoints:
         if not self.best:
             return True
         best = self.best["metrics"][self._metric]
+        if self.best["step"] == 0 and value == best:
+            return True  # of two equally good ones the one with a trained head
         return math.isnan(best) or self._sign * value > self._sign * best
 
     def _manifest(

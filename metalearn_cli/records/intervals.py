@@ -43,23 +43,37 @@ def over_episodes(scores: Tensor) -> float:
     return student_t(len(scores) - 1) * scores.double().std().item() / math.sqrt(len(scores))
 
 
-def over_classes(scores: Tensor, classes: Sequence[Sequence[str]]) -> float | None:
+def over_classes(scores: Tensor, classes: Sequence[Sequence[str]], folds: int = 1) -> float | None:
     """Return the half-width, over classes and episodes, of the mean of scores.
 
-    It is a jackknife: for each class, how much the mean changes without the episodes that have this class. The part of
-    this change that is due to fewer episodes, not to the class, is subtracted, and the variance over episodes is added
-    once. Student's t has one degree of freedom less than there are classes.
+    Within a fold, it is a jackknife: for each class, how much the mean changes without the episodes that have this
+    class. The part of this change that is due to fewer episodes, not to the class, is subtracted, and the variance over
+    episodes is added once. Folds share no classes, so that their variances add. Student's t has one degree of freedom
+    less than there are classes, for each fold.
 
     Args:
-        scores: [E], E >= 2.
+        scores: [E], E >= 2 for each fold.
         classes: names of the classes of each episode; or of their groups (alphabets, speakers), for an interval over
             groups.
+        folds: of cross-validation over classes, whose episodes, equally many, follow each other.
 
     Returns:
-        None if the episodes are not enough: if all episodes, or all but one, have the same class.
+        None if the episodes are not enough: if all episodes of a fold, or all but one, have the same class.
 
     Source: Efron & Stein 1981, "The jackknife estimate of variance".
     """
+    size = len(scores) // folds
+    parts = [slice(i * size, (i + 1) * size) for i in range(folds)]
+    found = [_class_variance(scores[part], classes[part]) for part in parts]
+    variances = [own for own in found if own is not None]
+    if len(variances) < folds:
+        return None
+    freedom = sum(names - 1 for _, names in variances)
+    return student_t(freedom) * math.sqrt(sum(variance for variance, _ in variances)) / folds
+
+
+def _class_variance(scores: Tensor, classes: Sequence[Sequence[str]]) -> tuple[float, int] | None:
+    """Return the jackknife variance of the mean of scores [E], and the number of classes; see `over_classes`."""
     names = sorted({name for episode in classes for name in episode})
     index = {name: k for k, name in enumerate(names)}
     absent = np.ones((len(scores), len(names)), dtype=bool)
@@ -74,7 +88,7 @@ def over_classes(scores: Tensor, classes: Sequence[Sequence[str]]) -> float | No
     chance = ((score_E - score_E.mean())[:, None] * weight_EK) ** 2
     by_class = (len(names) - 1) / len(names) * (((without_K - without_K.mean()) ** 2).sum() - chance.sum())
     by_episode = score_E.var(ddof=1) / len(score_E)
-    return student_t(len(names) - 1) * math.sqrt(max(by_class, 0.0) + by_episode)
+    return max(by_class, 0.0) + by_episode, len(names)
 
 
 def over_trainings(scores: Tensor) -> float:

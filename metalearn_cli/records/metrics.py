@@ -31,16 +31,18 @@ class Recorder:
     Args:
         folder: the run's folder.
         reporter: gets all values, too.
-        start: steps done before; values recorded after them are deleted, because they are measured again.
+        start: steps done before; values recorded after them are deleted, because they are measured again. None for a
+            run without a checkpoint, of which all values are deleted.
     """
 
-    def __init__(self, folder: Path, reporter: Reporter, start: int = 0) -> None:
+    def __init__(self, folder: Path, reporter: Reporter, start: int | None = None) -> None:
         from tensorboardX.proto.event_pb2 import SessionLog
         from tensorboardX.record_writer import RecordWriter
 
         self._path = folder / "metrics.jsonl"
         self._reporter = reporter
-        kept = [line for line in read_metrics(folder) if line["step"] <= start] if start else []
+        first = 0 if start is None else start + 1  # the first step after which values are measured anew
+        kept = [line for line in read_metrics(folder) if line["step"] < first] if first else []
         write_text(self._path, "".join(as_json(line) + "\n" for line in kept))
         self._folder = folder / "tensorboard"
         self._folder.mkdir(exist_ok=True)
@@ -52,7 +54,7 @@ class Recorder:
         try:
             self._event(file_version="brain.Event:2")
             # delete what earlier starts recorded for later steps
-            self._event(step=start + 1, session_log=SessionLog(status=SessionLog.START))
+            self._event(step=first, session_log=SessionLog(status=SessionLog.START))
             self.sync()
         except OSError:
             with suppress(OSError):

@@ -32,6 +32,7 @@ _POINTS = 1000  # most points of a series that are drawn
 _ROWS, _SHOTS, _QUERIES = 10, 5, 8  # maximum numbers of classes, and of items per class, of a drawn episode
 # two colours that differ in print and for the colour-blind (Okabe & Ito 2008); the line styles differ without colour
 _STYLES = {"train": ("#0072B2", "-"), "val": ("#D55E00", "--")}
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")  # of a series' channels, in turn
 
 
 def learning_curves(lines: Sequence[dict[str, float]], title: str, path: Path) -> None:
@@ -123,26 +124,41 @@ def _font(text: str) -> Any:
 
 
 def series_picture(series: Mapping[str, Tensor], title: str, path: Path) -> None:
-    """Draw series, a panel for each name with one series above the other.
+    """Draw series, a panel for each name with one series above the other and a line for each channel.
 
     Args:
-        series: [N, L] by name.
+        series: [N, C, L] by name; every panel has the same C.
         title: the title.
         path: the PNG file.
     """
-    figure = _figure(8.0, 0.9 * len(series) + 0.6)
+    channels = next(iter(series.values())).shape[1]
+    figure = _figure(8.0, max(0.9, 0.3 * channels) * len(series) + 0.6)
     panels = figure.subplots(len(series), 1, squeeze=False)[:, 0]
-    for axis, (name, lines) in zip(panels, series.items(), strict=True):
-        apart = float(lines.abs().max()) * 2 or 1.0
-        step = -(-lines.shape[1] // _POINTS)
-        for i, line in enumerate(lines):
-            axis.plot(range(0, len(line), step), line[::step] - i * apart, color=_STYLES["train"][0], linewidth=0.6)
+    for axis, (name, items) in zip(panels, series.items(), strict=True):
+        apart = float(items.abs().max()) * 2 or 1.0
+        for i, item in enumerate(items):
+            for c, line in enumerate(item):
+                below = apart * (i * (channels + (channels > 1)) + c)  # a gap between items of several channels
+                places, values = _envelope(line)
+                axis.plot(places, values - below, color=_COLOURS[c % len(_COLOURS)], linewidth=0.6)
         axis.set_yticks([])
         if axis is not panels[-1]:
             axis.set_xticks([])
         _label(axis, name)
     figure.suptitle(title, fontsize=11)
     _save(figure, path)
+
+
+def _envelope(line: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the places and the values of a series [L]; of a long one, the lowest and highest of each stretch.
+
+    Every so many samples would not do: a fast wave would look like a slow one.
+    """
+    step = -(-len(line) // _POINTS)
+    whole = len(line) // step * step
+    stretches = line[:whole].unflatten(0, (-1, step))
+    values = torch.stack([stretches.amin(1), stretches.amax(1)], 1) if step > 1 else stretches
+    return torch.arange(0, whole, step).repeat_interleave(values.shape[1]), values.flatten()
 
 
 def spectrograms(images: Mapping[str, Tensor], seconds: float, bands: Sequence[float], title: str, path: Path) -> None:

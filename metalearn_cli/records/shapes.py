@@ -55,10 +55,12 @@ DATA = {
     "name?": TEXT,
     "protocol?": TEXT,
     "fingerprint?": TEXT,
+    "whole?": TEXT,
     "spec?": OBJECT,
     "also?": {"*": OBJECT},
     "preprocessing?": OBJECT,
 }
+SEEN = {"split": TEXT, "classes": COUNT, "of": COUNT, "stages": [TEXT], "names": [TEXT]}
 _CALIBRATION = {"ece": MEASURED, "nll": MEASURED}
 
 SCORE = {
@@ -75,10 +77,13 @@ SCORE = {
     "drawn?": Leaf("pooled or within one group", lambda value: value in ("pooled", "within one group")),
     "learner?": TEXT,
     "random_head?": TRUTH,
+    "trained_on?": SEEN,
     "way?": COUNT,
     "shot?": COUNT,
     "query?": COUNT,
+    "varying?": OBJECT,
     "step?": COUNT,
+    "folds?": COUNT,
 }
 
 _OF_GAIN = ("gain_interval?", "gain_interval_classes?", "gain_interval_trainings?")
@@ -99,8 +104,11 @@ RUN = {
     "data?": DATA,
     "parent?": PARENT,
     "teacher?": PARENT,
+    "training?": OBJECT,
     "starts?": {"*": {"*": TEXT}},
     "metric?": SCORE,
+    "baseline?": SCORE,
+    "trained?": SCORE,
     "results?": [SCORE],
     "table?": [{**SCORE, "after": TEXT, "gain?": NUMBER, **dict.fromkeys(_OF_GAIN, NUMBER)}],
 }
@@ -110,13 +118,15 @@ MANIFEST = {
     "stage": NAME,
     "step": COUNT,
     "metrics": {"*": MEASURED},
-    "model": {"backbone?": OBJECT, "shape?": SIZE, "algorithm?": OBJECT, "way?": COUNT},
+    "model": {"backbone?": OBJECT, "shape?": SIZE, "algorithm?": OBJECT, "way?": COUNT, "episode?": {"*": COUNT}},
     "data": DATA,
     "parent?": PARENT,
     "teacher?": PARENT,
     "signature": {"*": TEXT},
     "files": {"*": {"sha256": SHA256, "bytes?": COUNT}},
 }
+
+CLASSES = {"trained_on": [{"stage": TEXT, "data": TEXT, "source?": TEXT, "classes": [TEXT]}]}
 
 RESUME = {
     "optimizer": OBJECT,

@@ -7,7 +7,8 @@ besides the runs of its stages.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,16 +17,25 @@ import torch
 from torch import Tensor
 
 from metalearn_cli.core.build import Spec
-from metalearn_cli.core.config import ChainConfig, EvaluateConfig, MetaTrainConfig, digest, plain
+from metalearn_cli.core.config import ChainConfig, EvaluateConfig, MetaTrainConfig, TransferConfig, digest, plain
 from metalearn_cli.core.errors import ConfigError, Problem, UserError, gathered, raise_all
-from metalearn_cli.core.metric import metric_named
+from metalearn_cli.core.metric import SAME_CLASSES, metric_named
 from metalearn_cli.core.stages import TABLE
 from metalearn_cli.core.types import Reporter
 from metalearn_cli.records import runs
 from metalearn_cli.records.log import working_on
 from metalearn_cli.stages.again import all_of, evaluated, trained
 from metalearn_cli.stages.evaluate import FLOORS, prepare_evaluation
-from metalearn_cli.stages.preparing import MakeJob, describe_data, essence, fitted, fitted_note, identity, prepare
+from metalearn_cli.stages.preparing import (
+    CommonT,
+    MakeJob,
+    describe_data,
+    essence,
+    fitted,
+    fitted_note,
+    identity,
+    prepare,
+)
 from metalearn_cli.stages.scores import INTERVALS, OF_ONE, PLACES, POOLED, Scores, mean_of, worst_decile
 from metalearn_cli.stages.session import Session
 
@@ -58,27 +68,56 @@ def run_chain(
         run = runs.create(config.runs_dir, "run", plain(config), key=key, parent=None, starts=starts, **facts)
     with working_on(run):
         trainings: list[list[_Row]] = []
-        for index in range(config.seeds):
-            if config.seeds > 1:
-                reporter.note(f"training {index + 1} of {config.seeds}")
+        for one in _trainings(config):
+            if one.name:
+                reporter.note(one.name)
             trainings.append([])
-            for row in _training(_with_seed(config, index), starts, make_jobs, session, reporter):
-                trainings[-1].append(row)
-                if index == 0 and row.after in config.stages:
-                    run.update(parent=row.evaluation["parent"])
-        table = _table([sorted(rows, key=lambda row: not row.common) for rows in trainings])
+            with _blamed_on_folds(one):
+                for row in _training(one.config, starts, make_jobs, one.session or session, reporter):
+                    trainings[-1].append(row)
+                    if len(trainings) == 1 and row.after in config.stages:
+                        run.update(parent=row.evaluation["parent"])
+        table = _table([sorted(rows, key=lambda row: not row.common) for rows in trainings], config.folds or 1)
         last = table[-1]["after"], table[-1]["learner"]
         result = next(row for row in table if (row["after"], row["learner"]) == last)
         run.update(
             status="completed",
             finished_at=runs.now(),
             seconds=run.info.get("seconds", 0.0) + time.monotonic() - began,
-            data=trainings[0][-1].evaluation["data"],
+            data=_all_folds(trainings[0][-1].evaluation["data"], config.folds),
             metric={name: value for name, value in result.items() if name != "after" and "gain" not in name},
             table=table,
         )
         reporter.finish(run.info)
         return {**run.info, "folder": str(run.folder), "checkpoint": run.info["parent"]["checkpoint"]}
+
+
+class _Training(NamedTuple):
+    """One training of the stages.
+
+    Attributes:
+        config: the settings.
+        name: a line that says which one it is, or "" for the only one.
+        session: a fold has its own, so that one fold at a time is in memory; None for the chain's.
+    """
+
+    config: ChainConfig
+    name: str
+    session: Session | None
+
+
+def _trainings(config: ChainConfig) -> Iterator[_Training]:
+    """Yield each training: every fold for the first seed, then for the next."""
+    folds = config.folds or 1
+    of = config.seeds * folds
+    for index in range(of):
+        seed, k = divmod(index, folds)
+        own = _with_seed(config, seed)
+        name = f"training {index + 1} of {of}" if of > 1 else ""
+        if config.folds:
+            yield _Training(_with_fold(own, k + 1), f"{name}: fold {k + 1} of {folds} is test", Session())
+        else:
+            yield _Training(own, name, None)
 
 
 class _Row(NamedTuple):
@@ -142,17 +181,80 @@ def _with_seed(config: ChainConfig, index: int) -> ChainConfig:
     return replace(config, training=training)
 
 
-def _fitted(config: ChainConfig, session: Session, reporter: Reporter) -> ChainConfig:
-    """Return the settings with `way` and `query` as numbers, see `preparing.fitted`; say which are unusual."""
-    first = config.training[config.stages[0]]
-    training = {}
+def _with_fold(config: ChainConfig, k: int) -> ChainConfig:
+    """Return the settings with fold `k` as test, in every stage that uses the data of the evaluation."""
+    tested = config.evaluate.data or config.training[config.stages[0]].data
+
+    def folded(spec: Spec) -> Spec:
+        same = all(spec.get(key) == tested.get(key) for key in ("_target_", "root", "parts"))
+        return {**spec, "fold": f"{k}/{config.folds}"} if same else spec
+
+    training: dict[str, Any] = {}
     for stage, settings in config.training.items():
-        training[stage] = fitted(settings, session.data(settings.data, session.runtime(settings.runtime)))
-    data = session.data(config.evaluate.data or first.data, session.runtime(config.evaluate.runtime))
-    evaluate = fitted(config.evaluate, data)
+        training[stage] = replace(settings, data=folded(settings.data))
+        if isinstance(settings, TransferConfig):
+            also = {name: folded(spec) for name, spec in settings.also.items()}
+            training[stage] = replace(training[stage], also=also)
+    return replace(config, training=training, evaluate=replace(config.evaluate, data=folded(tested)))
+
+
+@contextmanager
+def _blamed_on_folds(training: _Training) -> Iterator[None]:
+    """Within a block, name the setting `folds` in errors of a fold, instead of the data's.
+
+    Raises:
+        ConfigError: in place of one with the key data.fold, or another one for a fold.
+    """
+    try:
+        yield
+    except ConfigError as error:
+        if training.config.folds is None:
+            raise
+        problems = []
+        for key, message, *rest in error.problems:
+            small = key.rpartition(".")[2] in ("way", "shot", "query")
+            message += f"; or type fewer folds than {training.config.folds}" * small
+            problems.append(Problem("folds" if key.endswith("data.fold") else key, message, *rest))
+        raise ConfigError(dict.fromkeys(problems)) from error
+
+
+def _all_folds(data: dict[str, Any], folds: int | None) -> dict[str, Any]:
+    """Return the record of the data of all folds from that of the first one."""
+    if folds is None:
+        return data
+    protocol = data["protocol"].replace(f"fold 1 of {folds}", f"{folds} folds")
+    spec = {**data["spec"], "fold": None}
+    return {**data, "protocol": protocol, "fingerprint": data["whole"], "spec": spec}
+
+
+def _fitted(config: ChainConfig, session: Session, reporter: Reporter) -> ChainConfig:
+    """Return the settings with `way` and `query` as numbers that all folds allow; say which are unusual."""
+    every = [_fitted_to(one.config, one.session or session) for one in _trainings(replace(config, seeds=1))]
+    training: dict[str, Any] = {}
+    for stage, settings in config.training.items():
+        training[stage] = _least(settings, [each.training[stage] for each in every])
+    evaluate = _least(config.evaluate, [each.evaluate for each in every])
+    tested = config.evaluate.data or config.training[config.stages[0]].data
+    data = session.data(tested, session.runtime(config.evaluate.runtime))
     for note in fitted_note(config.evaluate, evaluate, data):
         reporter.note(note)
     return replace(config, training=training, evaluate=evaluate)
+
+
+def _fitted_to(config: ChainConfig, session: Session) -> ChainConfig:
+    """Return the settings with `way` and `query` as numbers that their data allows, see `preparing.fitted`."""
+    training = {}
+    for stage, settings in config.training.items():
+        training[stage] = fitted(settings, session.data(settings.data, session.runtime(settings.runtime)))
+    tested = config.evaluate.data or config.training[config.stages[0]].data
+    evaluate = fitted(config.evaluate, session.data(tested, session.runtime(config.evaluate.runtime)))
+    return replace(config, training=training, evaluate=evaluate)
+
+
+def _least(settings: CommonT, fitted_ones: Sequence[CommonT]) -> CommonT:
+    """Return settings with the smallest `way` and `query` of some that are fitted to data."""
+    episodes = [each.episode for each in fitted_ones]
+    return replace(settings, way=min(e.way for e in episodes), query=min(e.query for e in episodes))
 
 
 def _key(config: ChainConfig, session: Session) -> str:
@@ -171,7 +273,7 @@ def _key(config: ChainConfig, session: Session) -> str:
             stage, setting = key.rsplit(".", 1)
             folder = runs.find_checkpoint(name, config.runs_dir, TABLE[stage].accepts, setting)
             named[key] = session.checkpoint(folder).sha256
-    return digest([config.seeds, parts, named])
+    return digest([config.seeds, config.folds, parts, named])
 
 
 def _moved(starts: dict[str, dict[str, str]] | None, runs_dir: str) -> dict[str, dict[str, str]]:
@@ -212,6 +314,19 @@ def check_chain(config: ChainConfig, make_jobs: dict[str, MakeJob], session: Ses
     Raises:
         ConfigError: as `prepare` and `prepare_evaluation` do.
     """
+    specs = [settings.data for settings in config.training.values()] + [config.evaluate.data or {}]
+    if config.folds and (named := [spec["fold"] for spec in specs if spec.get("fold")]):
+        told = f"must be null, as folds={config.folds} takes every fold; got {named[0]}"
+        raise ConfigError([Problem("data.fold", told)])
+    notes: list[str] = []
+    for one in _trainings(replace(config, seeds=1)):
+        with _blamed_on_folds(one):
+            notes += _check(one.config, make_jobs, one.session or session)
+    return list(dict.fromkeys(notes))
+
+
+def _check(config: ChainConfig, make_jobs: dict[str, MakeJob], session: Session) -> list[str]:
+    """Check one training of each stage, see `check_chain`."""
     errors: list[UserError] = []
     notes: list[str] = []
     with gathered(errors):
@@ -232,7 +347,11 @@ def check_chain(config: ChainConfig, make_jobs: dict[str, MakeJob], session: Ses
             errors[-1] = _in_section(errors[-1], stage, config)
             continue
         notes += prepared.notes
-        if (way := prepared.job.model.get("way")) not in (None, config.evaluate.way):
+        if isinstance(settings, MetaTrainConfig) and config.evaluate.varying:
+            with gathered(errors):
+                prepare_evaluation(_scoring(config, None, settings.algorithm, settings.seed), session)
+            errors[before:] = [_in_section(error, "evaluate", config) for error in errors[before:]]
+        elif (way := prepared.job.model.get("way")) not in (None, config.evaluate.way):
             message = f"must be {way}, the outputs of the head that {stage} trains, got {config.evaluate.way}"
             errors.append(ConfigError([Problem("evaluate.way", message)]))
     raise_all(errors)
@@ -277,7 +396,7 @@ def _scoring(config: ChainConfig, ckpt: str | None, algorithm: Spec | None, seed
     return replace(config.evaluate, ckpt=ckpt, backbone=backbone, data=data, algorithm=algorithm, weights_seed=seed)
 
 
-def _table(trainings: list[list[_Row]]) -> list[dict[str, Any]]:
+def _table(trainings: list[list[_Row]], folds: int) -> list[dict[str, Any]]:
     """Return a row per checkpoint, learner and protocol: its score, and its gain over the row before.
 
     A gain is the mean difference, episode by episode, with the same learner and protocol; it is positive for an
@@ -285,26 +404,31 @@ def _table(trainings: list[list[_Row]]) -> list[dict[str, Any]]:
     intervals of `mean_of`; those of gains are named "gain_interval" and so on.
 
     Args:
-        trainings: the rows of each training.
+        trainings: the rows of each training; all folds for one seed follow each other.
+        folds: of cross-validation, whose episodes are taken together; 1 for none.
     """
     rows = []
     before: dict[tuple[bool, str, str], Tensor] = {}
     for cells in zip(*trainings, strict=True):
         after, common, evaluation = cells[0]
+        folded = {"folds": folds} if folds > 1 else {}
+        # folds of items have the same classes, which are then left out in all folds at once
+        apart = 1 if evaluation["data"]["protocol"].startswith(SAME_CLASSES) else folds
         for result in evaluation["results"]:
             protocol, drawn = result["normalisation"], result.get("drawn", POOLED)
             found = [_read(cell.evaluation, drawn) for cell in cells]
-            scores = torch.stack([each.protocols[protocol] for each in found])
+            classes = [episode for each in found[:folds] for episode in each.classes]
+            scores = torch.stack([each.protocols[protocol] for each in found]).unflatten(0, (-1, folds)).flatten(1)
             earlier = before.get((common, protocol, drawn))
             sign = 1 if metric_named(result["name"]).higher_is_better else -1
-            gained = None if earlier is None else mean_of(sign * (scores - earlier), found[0].classes)
+            gained = None if earlier is None else mean_of(sign * (scores - earlier), classes, apart)
             gain = {
                 "gain": gained and gained["value"],
                 **{f"gain_{name}": gained and gained[name] for name in INTERVALS},
             }
             worst = {"worst_decile": worst_decile(scores, sign > 0)}
             result = {name: value for name, value in result.items() if name not in OF_ONE}
-            rows.append({"after": after, **result, **mean_of(scores, found[0].classes), **worst, **gain})
+            rows.append({"after": after, **result, **mean_of(scores, classes, apart), **worst, **gain, **folded})
             before[common, protocol, drawn] = scores
     return rows
 

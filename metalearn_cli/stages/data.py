@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -11,16 +13,18 @@ import torch
 from torch import Tensor
 
 from metalearn_cli.backbones.common.items import fitting
-from metalearn_cli.core.build import build
+from metalearn_cli.core.build import Spec, build
 from metalearn_cli.core.config import DataConfig
-from metalearn_cli.core.errors import DataError, Finding
+from metalearn_cli.core.errors import DataError, Finding, UserError
 from metalearn_cli.core.items import Items, each
+from metalearn_cli.core.places import expanded
 from metalearn_cli.data.common.findings import episode_findings, near_copies
 from metalearn_cli.data.common.sounds import mel_edges
-from metalearn_cli.data.common.splits import ONE, Split, parts_of
+from metalearn_cli.data.common.splits import ONE, Split, parts_of, spread
 from metalearn_cli.records.fonts import numbered
 from metalearn_cli.records.plots import image_grid, series_picture, spectrograms
 from metalearn_cli.stages.preparing import as_seen, fitted
+from metalearn_cli.stages.session import in_fold
 
 CLASSES, ITEMS, SHOWN = 8, 8, 8
 """Most classes of a split, items of a class, and values of a vector that are shown."""
@@ -30,10 +34,10 @@ def check_data(config: DataConfig) -> dict[str, Any]:
     """Read a data set and check it for everything that could harm a training.
 
     Returns:
-        `findings`, each with `blocks`, `where` and `what`; `may_start`, whether none of them blocks; `cure`, what to do
-        about files that cannot be used, or ""; and, if it could be read, `data` with its name, protocol, fingerprint,
-        the classes of each split and their items, `about` its source, the shape of an item, and the numbers of an
-        episode.
+        `findings`, each with `blocks`, `where`, `what` and `items`; `may_start`, whether none of them blocks; `cure`,
+        what to do about files that cannot be used, or ""; and, if it could be read, `data` with its name, protocol,
+        fingerprint, the classes of each split and their items, `about` its source, the shape of an item, and the
+        numbers of an episode.
 
     Raises:
         UserError: if the data is missing, or its settings are wrong.
@@ -41,11 +45,12 @@ def check_data(config: DataConfig) -> dict[str, Any]:
     findings: list[Finding] = []
     told: dict[str, Any] = {"data": None, "cure": ""}
     try:
-        data = build(config.data, "data")
+        data = in_fold(build(config.data, "data"), config.data)
     except DataError as error:
-        findings += error.findings
+        data = error.rest
+        findings += error.findings if data is None else ()
         told["cure"] = error.cure
-    else:
+    if data is not None:
         episode = fitted(config, data).episode
         sizes = {
             name: {"classes": len(s.names), "items": int(s.counts.sum()), "names": list(s.names)}
@@ -62,7 +67,7 @@ def check_data(config: DataConfig) -> dict[str, Any]:
         told["data"] = {**facts, "splits": sizes, "about": dict(data.about), **shape}
         findings += [
             *data.findings,
-            *(near_copies(data.splits) if data.facts.kind == "image" else []),
+            *near_copies({name: part for name, own in data.splits.items() if (part := _pictures(own))}),
             *episode_findings(data, *episode),
         ]
     findings.sort(key=lambda finding: not finding.blocks)
@@ -75,22 +80,29 @@ def show_data(config: DataConfig, folder: Path) -> dict[str, Any]:
 
     Args:
         config: which data.
-        folder: where the picture goes.
+        folder: where the picture goes; it is not among the data.
 
     Returns:
         `picture`, the path of a PNG file with a row per class, or None; `rows`, each a split, a class and a text; and
-        `numbers`, the split and class of each number that stands for a name whose letters no font has; and `noun`,
-        "class", or "task" of a regression.
+        `numbers`, the split and class of each number that stands for a name whose letters no font has; `noun`,
+        "class", or "task" of a regression; `classes`, how many there are, and `shown`, how many of them are shown.
 
     Raises:
-        UserError: if the data cannot be used.
+        UserError: if the data cannot be used, or the picture would lie in their folder.
     """
-    data = build(config.data, "data")
+    _check_outside(config.data, folder)
+    data = in_fold(build(config.data, "data"), config.data)
     noun = "task" if data.facts.regression else "class"
-    told: dict[str, Any] = {"picture": None, "rows": [], "numbers": {}, "noun": noun}
+    classes = len({name for split in data.splits.values() for name in split.names})
+    told: dict[str, Any] = {"picture": None, "rows": [], "numbers": {}, "noun": noun, "classes": classes}
+    splits = data.splits
     if rows := data.about.get("examples"):
-        return {**told, "rows": rows}
-    items = {(split, name): x for split in data.splits for name, x in _some(data.splits[split])}
+        told |= {"rows": rows, "shown": len({name for _, name, _ in rows})}
+        if "image" not in data.facts.shape:
+            return told
+        splits = {name: part for name, own in splits.items() if (part := _pictures(own))}
+    items = {(split, name): x for split, own in splits.items() for name, x in _some(own)}
+    told["shown"] = len({name for _, name in items})
     dimensions = {x.ndim if isinstance(x, Tensor) else 0 for x in items.values()}
     audio = data.facts.kind == "audio"
     if not (dimensions in ({3}, {4}) or (dimensions == {2} and audio)):
@@ -98,9 +110,12 @@ def show_data(config: DataConfig, folder: Path) -> dict[str, Any]:
     numbers = numbered(": ".join(place) for place in items)
     labels = {(split, name): f"{split}: {numbers.get(f'{split}: {name}', name)}" for split, name in items}
     plain = {labels[place]: cast(Tensor, x) for place, x in items.items()}
-    path, title = folder / f"data-{data.name}.png", f"{data.name}: a class in a row"
+    source = Path(expanded(root)).resolve().name if (root := config.data.get("root")) else data.name
+    some = f", {told['shown']} of {classes} classes" if told["shown"] < classes else ""
+    path, title = folder / f"data-{source}.png", f"{source}: a class in a row{some}"
     if dimensions != {4}:
-        series_picture({name: x.flatten(1) for name, x in plain.items()}, title, path)
+        lines = {name: x.reshape(len(x), -1, x.shape[-1]) for name, x in plain.items()}
+        series_picture({name: x[: max(1, ITEMS // x.shape[1])] for name, x in lines.items()}, title, path)
     elif audio and "mels" in data.preprocessing:
         about = data.preprocessing
         bands = mel_edges(about["mels"], about["rate"])[1:-1]
@@ -110,11 +125,32 @@ def show_data(config: DataConfig, folder: Path) -> dict[str, Any]:
     return {**told, "picture": str(path), "numbers": {number: label for label, number in numbers.items()}}
 
 
+def _pictures(split: Split) -> Split | None:
+    """Return a split of its pictures alone; None if it has none. A look at other items finds nothing."""
+    pictures = parts_of(split.items).get("image") if isinstance(split.items, dict) else split.items
+    return None if pictures is None else replace(split, items=pictures)
+
+
+def _check_outside(spec: Spec, folder: Path) -> None:
+    """Check that a folder is not one of those that the data, or its parts, are read from, nor inside of one.
+
+    Raises:
+        UserError: if it is.
+    """
+    for name, value in spec.items():
+        if isinstance(value, Mapping):
+            _check_outside(value, folder)
+        elif name == "root" and value and (root := Path(expanded(value)).resolve()).is_dir():
+            if root == (here := folder.resolve()) or root in here.parents:
+                told = f"the picture would lie among the data in {root}, and would be read with them"
+                raise UserError(f"{told}; go to another folder first: cd {shlex.quote(str(root.parent))}")
+
+
 def _some(split: Split) -> Iterator[tuple[str, Items]]:
     """Yield the name and the first items of some classes of a split."""
     first = split.counts.cumsum(0) - split.counts
     every = list(zip(split.names, first.tolist(), split.counts.tolist(), strict=True))
-    for name, begin, count in every[:: -(-len(every) // CLASSES)]:  # of all groups, not only the first ones
+    for name, begin, count in spread(every, CLASSES):
         yield name, each(partial(_values, begin, min(count, ITEMS)), split.items)
 
 

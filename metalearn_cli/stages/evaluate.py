@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 
@@ -25,16 +25,20 @@ from metalearn_cli.core.network import BACKBONE, Params
 from metalearn_cli.core.stages import TABLE
 from metalearn_cli.core.types import Algorithm, Dataset, Episode, Reporter, Sampler
 from metalearn_cli.data.common.splits import group_of
+from metalearn_cli.data.common.varying import VaryingSampler
 from metalearn_cli.engine.episodes import Learner
-from metalearn_cli.engine.evaluation import Outcomes, score_episodes
+from metalearn_cli.engine.evaluation import Outcomes, of_its_way, score_episodes
 from metalearn_cli.engine.runtime import Runtime
 from metalearn_cli.records import runs
-from metalearn_cli.records.checkpoint import Checkpoint, load_into
+from metalearn_cli.records.checkpoint import Checkpoint, load_into, read_classes
+from metalearn_cli.records.classes import told
 from metalearn_cli.records.log import working_on
 from metalearn_cli.records.plots import reliability_picture
+from metalearn_cli.stages.crossing import check_items, crossed, trained_on
 from metalearn_cli.stages.frozen import ONCE, scored_on_features
 from metalearn_cli.stages.learner import check_learner, fresh_learner, fresh_network, try_learner
 from metalearn_cli.stages.preparing import (
+    check_folds,
     describe_data,
     enough_memory,
     fitted,
@@ -42,6 +46,7 @@ from metalearn_cli.stages.preparing import (
     key_of,
     metric_of,
     named_checkpoint,
+    seen_before,
 )
 from metalearn_cli.stages.scores import (
     HARDEST,
@@ -93,6 +98,7 @@ class Evaluation:
     data: dict[str, Any]
     algorithm: dict[str, Any]  # the learner's settings as they are used
     random_head: bool  # whether the learner has a head that no checkpoint brought
+    seen: dict[str, Any] | None  # the classes that training has seen, see `records.classes.seen`
     notes: tuple[str, ...]
     base: Callable[[], Params] | None  # measures the learner's own tensors, see `Algorithm.base`
     candidates: tuple[Candidate, ...]  # what `config.select` allows; () if nothing is to be chosen
@@ -147,6 +153,8 @@ def prepare_evaluation(config: EvaluateConfig, session: Session, given: Mapping[
         raise ConfigError([Problem(key, f"ckpt=null needs one; choose it with {key}=NAME") for key in absent])
     with enough_memory("evaluate", config):
         data = session.data(data_spec, runtime)
+    if parent:
+        check_folds("ckpt", parent, describe_data(data, data_spec))
     spec, changed = _spec(config.algorithm, model.get("algorithm"), given, FLOORS[data.facts.regression])
     candidates = _candidates(config, spec, parent, session)
     if config.algorithm is not None or given:
@@ -154,13 +162,11 @@ def prepare_evaluation(config: EvaluateConfig, session: Session, given: Mapping[
     algorithm: Algorithm = build(spec, "algorithm")
     if problems := check_learner(algorithm, data.facts.regression, config.runtime.precision):
         raise ConfigError(problems)
-    if parent and data.facts.plain_shape != model.get("shape"):
-        takes = model.get("shape")
-        message = f"{data.name} has items of shape {data.facts.plain_shape}, the checkpoint's network takes {takes}"
-        raise ConfigError([Problem("data", message)])
+    if parent:
+        check_items(parent, data, data_spec)
     asked, config = config, fitted(config, data, model.get("way") if _same(spec, model.get("algorithm")) else None)
     way = config.episode.way
-    sampler = data.episodes(config.split, **config.episode._asdict(), seed=config.seed)
+    sampler = _sampler(data, config, config.split)
     if config.episodes != (count := getattr(sampler, "count", None) or config.episodes):
         message = f"must be {count}, as {data.name}/{config.split} has {count} fixed episodes, got {config.episodes}"
         raise ConfigError([Problem("episodes", message)])
@@ -171,13 +177,17 @@ def prepare_evaluation(config: EvaluateConfig, session: Session, given: Mapping[
     if algorithm.traits.uses_queries:
         protocols = ("transductive",)
     learner = fresh_learner(algorithm, net, answers, None, drawn).at(1.0)
-    try_learner(learner, sampler.batch(0, 1), runtime)
+    if config.varying and (algorithm.traits.head or _sizes(learner) != _sizes(_wider(learner, spec, drawn))):
+        told_of = f"{type(algorithm).__name__} has tensors for one number of classes, so that the way cannot vary"
+        raise ConfigError([Problem("varying", f"{told_of}; set it to false, or type algorithm=nearest_centroid")])
+    first = sampler.batch(0, 1)
+    try_learner(of_its_way(learner, first) if config.varying else learner, first, runtime)
     random_head = (
         algorithm.traits.head and algorithm.traits.learns and not (parent and _same(spec, model.get("algorithm")))
     )
     drawn_from = f"{'tasks' if data.facts.regression else 'classes'} of {config.split}"
     notes = [f"evaluate: {runtime.description}; data {data.name} ({data.protocol}), {drawn_from}"]
-    notes += fitted_note(asked, config, data)
+    notes += [_told(sampler)] if config.varying else fitted_note(asked, config, data)
     tensors = learner.tensors
     if parent and algorithm.traits.head and not algorithm.traits.learns:
         notes.append(f"{type(algorithm).__name__} starts from random weights; {parent.folder} gives the architecture")
@@ -190,15 +200,18 @@ def prepare_evaluation(config: EvaluateConfig, session: Session, given: Mapping[
             notes.append(
                 f"warning: {why}; train one with: mlx meta-train init_from={parent.manifest['run']} algorithm={module}"
             )
-        if recorded.get("fingerprint") != data.fingerprint:
-            notes.append(f"the checkpoint was trained on {recorded.get('name')}, not on this data")
+        line = crossed(trained_on(parent), data, _shape(sampler, config))
+        notes += [line] * bool(line)
+    seen = seen_before(read_classes(parent), data, data_spec, config.split) if parent else None
+    if seen:
+        notes.append(f"warning: {told(seen)}; the score is too high for classes that training has not seen")
     learner = learner.of(runtime.place(tensors))
 
     def draw(sampler: Sampler, episodes: int) -> Draw:
         return Draw(sampler, episodes, scored_on_features(learner, sampler, episodes, backbone, runtime))
 
     def draws(data: Dataset) -> tuple[Draw, Draw | None]:
-        tested = data.episodes(config.split, **config.episode._asdict(), seed=config.seed)
+        tested = _sampler(data, config, config.split)
         fitting = draw(_fitting(config, data), config.calibration) if config.calibration else None
         return draw(tested, config.episodes), fitting
 
@@ -216,6 +229,7 @@ def prepare_evaluation(config: EvaluateConfig, session: Session, given: Mapping[
         data=describe_data(data, data_spec),
         algorithm=spec,
         random_head=random_head,
+        seen=seen,
         notes=tuple(notes),
         base=base if learner.own and hasattr(algorithm, "base") else None,
         candidates=candidates,
@@ -260,7 +274,7 @@ def _fitting(config: EvaluateConfig, data: Dataset) -> Sampler:
         message = f"fits a temperature on validation classes, so that split must be test, got {config.split!r}"
     if message:
         raise ConfigError([Problem("calibration", message)])
-    sampler = data.episodes("val", **config.episode._asdict(), seed=config.seed)
+    sampler = _sampler(data, config, "val")
     if config.calibration > (count := getattr(sampler, "count", None) or config.calibration):
         raise ConfigError([Problem("calibration", f"must be at most {count}, the episodes of {data.name}/val")])
     return sampler
@@ -291,6 +305,38 @@ def _candidates(
             prepared(values, "val")
     raise_all(errors)
     return tuple(Candidate(values, partial(prepared, values)) for values in found)
+
+
+def _sampler(data: Dataset, config: EvaluateConfig, split: str) -> Sampler:
+    """Return the episodes of a split, of varying way and shot if the settings say so.
+
+    Raises:
+        ConfigError: if the data cannot give such episodes, or several varying ones would be one batch.
+    """
+    if not config.varying:
+        return data.episodes(split, **config.episode._asdict(), seed=config.seed)
+    if (batching := config.runtime.task_batching) in ("vmap", "groups"):
+        message = f"{batching} needs episodes of the same size, and these vary; use loop or threads"
+        raise ConfigError([Problem("runtime.task_batching", message)])
+    if data.facts.regression:
+        raise ConfigError([Problem("varying", f"{data.name} has no classes, whose number could vary; set it to false")])
+    return VaryingSampler(cast(Any, data), split, config.seed)
+
+
+def _wider(learner: Learner, spec: Spec, seed: int) -> Learner:
+    """Return a new learner of the same kind for one class more."""
+    return fresh_learner(build(spec, "algorithm"), learner.net, learner.way + 1, None, seed)
+
+
+def _sizes(learner: Learner) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in learner.own.items()}
+
+
+def _told(sampler: Any) -> str:
+    bounds = sampler.varying
+    least, most = bounds["way"]
+    items = f"at most {bounds['support']} labelled items, {bounds['query']} queries of each class"
+    return f"varying way and shot: {least} to {most} classes, {items}; way, shot and query have no effect"
 
 
 def _check(config: EvaluateConfig, parent: Checkpoint | None) -> None:
@@ -373,6 +419,8 @@ def evaluate(evaluation: Evaluation, reporter: Reporter, run: runs.Run | None = 
     parent = evaluation.parent.parent_entry if evaluation.parent else None
     if run is None:
         facts |= {"key": evaluation.key, "parent": parent, "data": evaluation.data, "algorithm": evaluation.algorithm}
+        if evaluation.parent:
+            facts["training"] = trained_on(evaluation.parent)
         run = runs.create(config.runs_dir, "evaluate", plain(config), **facts)
     began = time.monotonic()
     with working_on(run):
@@ -450,10 +498,14 @@ def _scored(
             before = len(protocols) * config.episodes
             fitted = _outcomes(evaluation, fitting, protocols, partial(_after, advance, before))
             calibration = {name: calibrated(fitted[name], found) for name, found in outcomes.items()}
-    classes = sampler.classes(config.episodes)
-    query, higher = config.episode.query, metric_of(sampler).higher_is_better
-    by_class = {name: scores_of_classes(found, classes, query, higher) for name, found in outcomes.items()}
-    return Scores({name: found.scores for name, found in outcomes.items()}, classes, by_class, calibration)
+    classes, higher = sampler.classes(config.episodes), metric_of(sampler).higher_is_better
+    return Scores(
+        protocols={name: found.scores for name, found in outcomes.items()},
+        classes=classes,
+        shots=getattr(sampler, "shots", lambda episodes: ())(config.episodes),
+        by_class={name: scores_of_classes(found, classes, higher) for name, found in outcomes.items()},
+        calibration=calibration,
+    )
 
 
 def _outcomes(
@@ -506,6 +558,8 @@ class _Timed:
     def __init__(self, sampler: Sampler) -> None:
         self.way, self.regression = sampler.way, sampler.regression
         self.hash, self.classes = sampler.hash, sampler.classes
+        if hasattr(sampler, "varying"):
+            self.varying = sampler.varying
         self._sampler, self.seconds = sampler, 0.0
 
     def batch(self, step: int, tasks: int) -> Episode:
@@ -532,7 +586,11 @@ def _result(evaluation: Evaluation, protocol: str, scores: Scores) -> dict[str, 
         "normalisation": protocol,
         "learner": type(evaluation.learner.algorithm).__name__,
         "random_head": evaluation.random_head,
-        "way": config.way,
-        "shot": config.shot,
-        "query": config.query,
+        **({"trained_on": evaluation.seen} if evaluation.seen else {}),
+        **_shape(evaluation.sampler, config),
     }
+
+
+def _shape(sampler: Any, config: EvaluateConfig) -> dict[str, Any]:
+    """Return the numbers of an episode, or their bounds if they vary."""
+    return {"varying": sampler.varying} if config.varying else config.episode._asdict()

@@ -26,6 +26,7 @@ from metalearn_cli.core.network import BACKBONE, Backbone, Network, Params
 from metalearn_cli.data.common.cache import cached, large
 from metalearn_cli.data.common.dataset import Dataset, EpisodeSampler, facts_of
 from metalearn_cli.data.common.splits import fingerprint_of, parts_of
+from metalearn_cli.data.common.varying import VaryingSampler
 from metalearn_cli.engine.episodes import Learner
 from metalearn_cli.engine.loop import Job
 from metalearn_cli.engine.runtime import Runtime
@@ -133,10 +134,16 @@ def scored_on_features(
         runtime: device and number format.
     """
     net, sees = learner.net, learner.algorithm.traits.sees
-    if not isinstance(sampler, EpisodeSampler) or not has_features(sampler.dataset, net, runtime) or sees == "maps":
+    if (
+        not isinstance(sampler, EpisodeSampler | VaryingSampler)
+        or not has_features(sampler.dataset, net, runtime)
+        or sees == "maps"
+    ):
         return None
-    drawn = episodes * sampler.way * (sampler.shot + sampler.query)
-    few = drawn < int(sampler.dataset.splits[sampler.split].counts.sum())
+    few = False  # episodes of varying size are large
+    if isinstance(sampler, EpisodeSampler):
+        drawn = episodes * sampler.way * (sampler.shot + sampler.query)
+        few = drawn < int(sampler.dataset.splits[sampler.split].counts.sum())
     if not is_frozen(net) and (sees == "items" or few):
         return None
 

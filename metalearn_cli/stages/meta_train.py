@@ -104,6 +104,7 @@ def meta_train(config: MetaTrainConfig, session: Session) -> Job:
             "shape": data.facts.plain_shape,
             "algorithm": dict(config.algorithm),
             "way": config.episode.way if algorithm.traits.head else None,
+            "episode": {"way": samplers["train"].way, "shot": config.train_shot or config.shot},
             "normalisation": config.normalisation,
         },
         data=describe_data(data, config.data),

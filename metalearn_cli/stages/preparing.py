@@ -6,7 +6,7 @@ A stage gives a `Job`, its training; everything is built and checked here, and n
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,8 +28,8 @@ from metalearn_cli.engine.evaluation import score_episodes
 from metalearn_cli.engine.loop import Job
 from metalearn_cli.engine.optimizer import make_optimizer, try_optimizer
 from metalearn_cli.engine.runtime import Runtime, out_of_memory
-from metalearn_cli.records import runs
-from metalearn_cli.records.checkpoint import Checkpoint, load_into
+from metalearn_cli.records import classes, runs
+from metalearn_cli.records.checkpoint import Checkpoint, load_into, read_classes
 from metalearn_cli.records.intervals import over_episodes
 from metalearn_cli.stages.learner import fresh_learner, try_learner
 from metalearn_cli.stages.session import Session
@@ -52,6 +52,7 @@ def describe_data(data: Dataset, spec: Spec) -> dict[str, Any]:
         "fingerprint": data.fingerprint,
         "preprocessing": dict(data.preprocessing),
         "spec": dict(spec),
+        **({"whole": data.whole} if data.whole else {}),
     }
 
 
@@ -63,6 +64,17 @@ def write_splits(data: Dataset, folder: Path) -> None:
     if data.splits and not data.protocol.startswith(SAME_CLASSES):
         names = {name: list(split.names) for name, split in data.splits.items()}
         runs.write_json(folder / "splits.json", {"data": data.name, "protocol": data.protocol, **names})
+
+
+def seen_before(earlier: Sequence[Mapping[str, Any]], data: Dataset, spec: Spec, split: str) -> dict[str, Any] | None:
+    """Return which classes of a split earlier stages were trained on, see `classes.seen`.
+
+    None if there are none, if tasks are generated, or if the data is an ordinary classification.
+    """
+    if split not in data.splits or data.protocol.startswith(SAME_CLASSES):
+        return None
+    every = (name for own in data.splits.values() for name in own.names)
+    return classes.seen(earlier, classes.trained_on(split, data.name, spec, data.splits[split].names), every)
 
 
 CommonT = TypeVar("CommonT", bound=Common)
@@ -92,7 +104,11 @@ def fitted_note(asked: Common, config: Common, data: Dataset) -> list[str]:
 
 
 def as_seen(images: Tensor, data: Dataset) -> Tensor:
-    """Return images [..., C, H, W] for a picture: gray photographs keep their tones, drawings are dark on white."""
+    """Return images [..., C, H, W] for a picture: gray photographs keep their tones, drawings are dark on white.
+
+    Spectrograms are turned over, so that low frequencies are at the bottom.
+    """
+    images = images.flip(-2) if data.facts.kind == "audio" else images
     gray = images.shape[-3] == 1 and "polarity" not in data.preprocessing
     return images.expand(*images.shape[:-3], 3, *images.shape[-2:]) if gray else images
 
@@ -155,6 +171,32 @@ def named_checkpoint(
         raise ConfigError([Problem(setting, str(error).removeprefix(f"{setting}={name}: "))]) from error
 
 
+def check_folds(setting: str, checkpoint: Checkpoint, data: Mapping[str, Any]) -> None:
+    """Check that a checkpoint was not trained on other folds of the same data: on classes that are now test.
+
+    Args:
+        setting: what names the checkpoint.
+        checkpoint: the checkpoint.
+        data: see `describe_data`.
+
+    Raises:
+        ConfigError: if it was.
+    """
+    trained = checkpoint.manifest["data"]
+    for seen in (trained, *trained.get("also", {}).values()):
+        if of_another_fold(seen, data):
+            told = f"{checkpoint.folder} was trained on {seen.get('name')} ({seen.get('protocol')})"
+            here = f"so that it may have seen test classes of {data['protocol']}"
+            fold = (seen.get("spec") or {}).get("fold") or "null"
+            raise ConfigError([Problem(setting, f"{told}, {here}; type data.fold={fold}")])
+
+
+def of_another_fold(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two records of data are of the same data, split in other ways by folds; see `describe_data`."""
+    whole = [data.get("whole", data.get("fingerprint")) for data in (one, other)]
+    return whole[0] == whole[1] and one.get("fingerprint") != other.get("fingerprint")
+
+
 def identity(data: Mapping[str, Any]) -> dict[str, Any]:
     """Return what makes recorded data what it is, see `describe_data`: all but where it was read from."""
     also = {name: identity(other) for name, other in data.get("also", {}).items()}
@@ -205,6 +247,7 @@ class Prepared:
     runtime: Runtime
     job: Job
     parent: dict[str, Any] | None  # see `Checkpoint.parent_entry`
+    classes: Sequence[Mapping[str, Any]]  # what it and the stages before it train on, see `read_classes`
     notes: tuple[str, ...]
 
     @property
@@ -261,15 +304,28 @@ def prepare(
     if gone:
         notes.append(f"init_from {config.init_from} is gone; it is not needed, as the run has checkpoints of its own")
     if parent:
+        check_folds("init_from", parent, job.data)
         source = "" if config.init_from == str(parent.folder) else f"{config.init_from} -> "
         notes.append(f"init_from {source}{parent.folder}{_measured(parent)}")
         params, line = load_into(job.params, parent, _handed_over(job, parent), config.reinit)
         job = replace(job, params=params)
         notes.append(line)
+    teacher = session.checkpoint(Path(job.teacher["checkpoint"])) if job.teacher else None
+    earlier = [record for checkpoint in (parent, teacher) if checkpoint for record in read_classes(checkpoint)]
+    for split in ("val", "test"):
+        if found := seen_before(earlier, data, config.data, split):
+            notes.append(f"warning: {classes.told(found)}; name the classes of each split with data.split=FILE")
     job = replace(job, params=runtime.place(job.params))
     if job.begin:
         job.begin(job.params)
-    return Prepared(stage, config, runtime, job, parent.parent_entry if parent else recorded, tuple(notes))
+    specs = [config.data, *getattr(config, "also", {}).values()]
+    own = classes.joined([*earlier, *(_trained_on(stage, session.data(s, runtime), s) for s in specs)])
+    return Prepared(stage, config, runtime, job, parent.parent_entry if parent else recorded, own, tuple(notes))
+
+
+def _trained_on(stage: str, data: Dataset, spec: Spec) -> dict[str, Any]:
+    """Return the record of a stage's training classes; it has none if tasks are generated."""
+    return classes.trained_on(stage, data.name, spec, data.splits["train"].names if "train" in data.splits else ())
 
 
 def _check_rates(stage: str, job: Job) -> None:

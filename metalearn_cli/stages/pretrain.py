@@ -94,7 +94,8 @@ def pretrain(config: PretrainConfig, session: Session) -> Job:
             drawn = model.pictures(runtime.cast(x))
         for name, images in drawn.items():
             images = each(lambda part: as_seen(part.cpu(), data), images)
-            image_grid(images, 8, f"{name}", folder / f"{name}.png")
+            sound = ": time to the right, frequency upwards" if data.facts.kind == "audio" else ""
+            image_grid(images, 8, f"{name}{sound}", folder / f"{name}.png")
 
     return Job(
         params=params,

@@ -29,6 +29,7 @@ POOLED, WITHIN = "pooled", "within one group"
 """From which classes those of an episode are drawn: all, or those of one group; named where both are scored."""
 PLACES = {POOLED: "", WITHIN: "within"}
 """The folder of each's files in that of the run."""
+_SHAPE = ("way", "shots")
 TRAININGS = 3
 """Smallest number of trainings for an interval over them: two may agree by chance."""
 OF_ONE = ("hardest", "calibration")
@@ -78,21 +79,25 @@ class Scores(NamedTuple):
     Attributes:
         protocols: scores [E], float64, by protocol.
         classes: the names of each episode's classes, or of its one task; () if tasks are generated.
+        shots: the labelled items of each of these classes, where they vary; else empty.
         by_class: the scores of each class, hardest first, by protocol; {} where they were read from a file.
         calibration: by protocol; {} where it was not asked for.
     """
 
     protocols: Mapping[str, Tensor]
     classes: Sequence[tuple[str, ...]]
+    shots: Sequence[tuple[int, ...]] = ()
     by_class: Mapping[str, Sequence[ClassScore]] = {}
     calibration: Mapping[str, Calibrated] = {}
 
     def write(self, folder: Path) -> None:
-        """Write episodes.csv: a line per episode, its classes separated by semicolons."""
+        """Write episodes.csv: a line per episode, its classes, and their shots, separated by semicolons."""
         text = io.StringIO(newline="")
         writer = csv.writer(text)
-        writer.writerow(["episode", *self.protocols, "classes"])
-        columns = [values.tolist() for values in self.protocols.values()]
+        writer.writerow(["episode", *self.protocols, *(_SHAPE if self.shots else ()), "classes"])
+        columns: list[Sequence[Any]] = [values.tolist() for values in self.protocols.values()]
+        if self.shots:
+            columns += [[len(own) for own in self.shots], [";".join(map(str, own)) for own in self.shots]]
         names = [";".join(name.replace(";", ",") for name in episode) for episode in self.classes]
         writer.writerows([episode, *row] for episode, row in enumerate(zip(*columns, names, strict=True)))
         runs.write_text(folder / FILE, text.getvalue())
@@ -125,32 +130,35 @@ class Scores(NamedTuple):
                 header, *rows = csv.reader(file)
             if len(rows) != episodes:
                 raise ValueError(f"it has {len(rows)} episodes, not {episodes}")
-            values = {name: [float(row[column]) for row in rows] for column, name in enumerate(header[1:-1], start=1)}
+            columns = {name: [row[column] for row in rows] for column, name in enumerate(header[1:-1], start=1)}
+            shots = [tuple(map(int, own.split(";"))) for own in columns.get("shots", ())]
+            values = {name: list(map(float, column)) for name, column in columns.items() if name not in _SHAPE}
             scores = {name: torch.tensor(column, dtype=torch.float64) for name, column in values.items()}
-            return cls(scores, [tuple(row[-1].split(";")) if row[-1] else () for row in rows])
+            return cls(scores, [tuple(row[-1].split(";")) if row[-1] else () for row in rows], shots)
         except (OSError, ValueError, IndexError, csv.Error) as error:
             raise UserError(f"{folder / FILE} is missing or damaged ({error})") from error
 
 
 def scores_of_classes(
-    outcomes: Outcomes, classes: Sequence[tuple[str, ...]], query: int, higher_is_better: bool
+    outcomes: Outcomes, classes: Sequence[tuple[str, ...]], higher_is_better: bool
 ) -> list[ClassScore]:
     """Return the score of each class in some episodes, the hardest first.
 
     Args:
         outcomes: of a learner in these episodes.
         classes: see `Scores`.
-        query: queries of a class in an episode.
         higher_is_better: whether the score is an accuracy, not an error.
     """
-    found: dict[str, list[float]] = {}
-    for names, values in zip(classes, outcomes.by_class, strict=True):
+    found: dict[str, list[tuple[float, int]]] = {}
+    for names, values, queries in zip(classes, outcomes.by_class, outcomes.queries.tolist(), strict=True):
         for name, value in zip(names, values.tolist(), strict=bool(names)):
-            found.setdefault(name, []).append(value)
+            found.setdefault(name, []).append((value, queries // len(names)))
     scores = []
-    for name, own in found.items():
+    for name, pairs in found.items():
+        own, asked = zip(*pairs, strict=True)
         half = over_episodes(torch.tensor(own)) if len(own) > 1 else None
-        scores.append(ClassScore(name, sum(own) / len(own), half, len(own), len(own) * query))
+        value = sum(score * count for score, count in pairs) / sum(asked)
+        scores.append(ClassScore(name, value, half, len(own), sum(asked)))
     return sorted(scores, key=lambda score: score.value, reverse=not higher_is_better)
 
 
@@ -198,12 +206,14 @@ def _check_means(folder: Path, episodes: int, recorded: dict[Any, Any]) -> None:
         raise UserError(f"{folder / FILE} does not have the scores of run.json")
 
 
-def mean_of(scores: Tensor, classes: Sequence[tuple[str, ...]]) -> dict[str, Any]:
+def mean_of(scores: Tensor, classes: Sequence[tuple[str, ...]], folds: int = 1) -> dict[str, Any]:
     """Return the mean of scores, or of differences of scores, with its intervals.
 
     Args:
         scores: [S, E], of several trainings on the same episodes.
         classes: see `Scores`.
+        folds: of cross-validation over classes, whose episodes, equally many, follow each other; intervals then do not
+            contain the differences between folds, because every fold is there.
 
     Returns:
         `value`; the half-widths of its 95 % intervals: `interval` over episodes, `interval_classes` over classes or
@@ -212,13 +222,15 @@ def mean_of(scores: Tensor, classes: Sequence[tuple[str, ...]]) -> dict[str, Any
     """
     trainings, episodes = scores.shape
     mean = scores.double().mean(0)
+    parts = scores.double().chunk(folds, dim=1)
+    within = torch.cat([part - part.mean() for part in parts], dim=1) if folds > 1 else scores
     unit, units = _units(classes)
     members = {name for episode in units for name in episode}
     return {
         "value": mean.mean().item(),
-        "interval": over_episodes(mean),
-        "interval_classes": over_classes(mean, units) if members else None,
-        "interval_trainings": over_trainings(scores) if trainings >= TRAININGS else None,
+        "interval": over_episodes(within.double().mean(0)),
+        "interval_classes": over_classes(mean, units, folds) if members else None,
+        "interval_trainings": over_trainings(within) if trainings >= TRAININGS else None,
         "over": {"episodes": episodes, **({unit: len(members)} if members else {}), "trainings": trainings},
     }
 

@@ -11,6 +11,7 @@ from metalearn_cli.core.config import Runtime as RuntimeConfig
 from metalearn_cli.core.config import digest, plain
 from metalearn_cli.core.errors import DataError
 from metalearn_cli.core.types import Dataset
+from metalearn_cli.data.common.folds import fold_named
 from metalearn_cli.engine.runtime import Runtime
 from metalearn_cli.records.checkpoint import Checkpoint, open_checkpoint
 
@@ -34,12 +35,15 @@ class Session:
         return runtime
 
     def data(self, spec: Spec, runtime: Runtime) -> Dataset:
-        """Return a data set, on the device.
+        """Return a data set, or the fold of it that its settings name, on the device.
 
         Raises:
+            ConfigError: if it cannot be dealt into such folds.
             DataError: if it has a problem that blocks training.
         """
-        return self._once(["data", dict(spec), str(runtime.device)], lambda: _loaded(spec).to(runtime.device))
+        return self._once(
+            ["data", dict(spec), str(runtime.device)], lambda: in_fold(_loaded(spec), spec).to(runtime.device)
+        )
 
     def checkpoint(self, folder: Path) -> Checkpoint:
         """Return a checkpoint; its files are hashed when it is first opened.
@@ -54,6 +58,15 @@ class Session:
         if name not in self._kept:
             self._kept[name] = make()
         return cast(Built, self._kept[name])
+
+
+def in_fold(data: Dataset, spec: Spec) -> Dataset:
+    """Return the fold of a data set that its settings name, or itself.
+
+    Raises:
+        ConfigError: if there is no such fold.
+    """
+    return data.fold(*fold_named(spec["fold"])) if spec.get("fold") else data
 
 
 def _loaded(spec: Spec) -> Dataset:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
 from collections.abc import Mapping
@@ -85,26 +86,27 @@ class _Progress:
             **({"teacher": self.job.teacher} if self.job.teacher else {}),
             "config_hash": run.info["key"],
         }
-        self.checkpoints = Checkpoints(run.folder, self.config.keep, self.job.metric, facts)
+        self.checkpoints = Checkpoints(run.folder, self.config.keep, self.job.metric, facts, prepared.classes)
         skips = self.config.nonfinite_limit if self.config.on_nonfinite == "skip" else 0
         self.stepper = Stepper(prepared.runtime, self.job.params, *prepared.optimizer(), skips, self.job.buffers)
-        self.start = self._resumed()
+        resumed = self._resumed()
+        self.start, self.baseline = resumed or 0, self.job.baseline and resumed is None
         if self.job.on_features:
             self.job = self.job.on_features(self.job.params)
         self.checkpoints.tidy()
         run.update(status="running", pid=os.getpid())
         reporter.start(self.stage, str(run.folder), self.start, self.config.steps)
-        resumed = f"resumes after step {self.start} of {self.config.steps}"
-        for note in (*prepared.notes, resumed) if self.start else prepared.notes:
+        goes_on = f"resumes after step {self.start} of {self.config.steps}"
+        for note in (*prepared.notes, goes_on) if self.start else prepared.notes:
             reporter.note(note)
-        self.record = Recorder(run.folder, reporter, self.start)
+        self.record = Recorder(run.folder, reporter, resumed)
         self.since = time.monotonic()  # when the current step began
 
-    def _resumed(self) -> int:
-        """Restore the state of the newest checkpoint, and return the number of steps done."""
+    def _resumed(self) -> int | None:
+        """Restore the state of the newest checkpoint, and return the steps done; None without a checkpoint."""
         found = self.checkpoints.newest()
         if found is None:
-            return 0
+            return None
         newest, state = found
         step: int = newest.manifest["step"]
         stored, _ = load_into(self.job.params, newest, ("",))
@@ -129,7 +131,7 @@ class _Progress:
             waited += time.monotonic() - asked
             return batch
 
-        plan = Plan(self.start, config.steps, config.every, config.seed, config.runtime.stop_on)
+        plan = Plan(self.start, config.steps, config.every, config.seed, config.runtime.stop_on, self.baseline)
         began = time.monotonic()
         try:
             fit(replace(self.job, batches=batches), self.stepper, plan, self)
@@ -192,23 +194,45 @@ class _Progress:
         folder = self.checkpoints.folder / best["name"]
         _copy(read_tensors(session.checkpoint(folder)), job.params)
         title = f"{self.stage} {run.info['id']}"
-        learning_curves(read_metrics(run.folder), title, run.folder / "plots" / "learning_curves.png")
+        lines = read_metrics(run.folder)
+        learning_curves(lines, title, run.folder / "plots" / "learning_curves.png")
         try:
             job.pictures(job.params, run.folder / "plots")
         except OSError:  # reported like every other write error
             raise
         except Exception as error:  # an error in a component's plots must not fail a trained run
             log.warning("the pictures could not be drawn (%s: %s)", type(error).__name__, error, exc_info=True)
-        value, half = best["metrics"][name], best["metrics"].get(f"{name}_interval")
-        over = {} if half is None else {"over": {"episodes": self.config.val_episodes, "trainings": 1}}
+        metric = self._score(name, {**best["metrics"], "step": best["step"]})
+        compared = self._compared(lines) if job.baseline else {}
+        if best["step"] == 0 and compared:
+            before, after = (score["value"] for score in compared.values())
+            told = f"{name} was {before:.4f} before training and at best {after:.4f} after it"
+            self.reporter.note(f"{self.stage} brought no improvement, so step 0, its start, is handed on: {told}")
         run.update(
             status="completed",
             finished_at=runs.now(),
             seconds=time.monotonic() - self.began,
-            metric={"name": name, "value": value, "interval": half, "step": best["step"], **over},
+            metric=metric,
+            **compared,
         )
         self.reporter.finish(run.info)
         return {**run.info, "folder": str(run.folder), "checkpoint": str(folder)}
+
+    def _compared(self, lines: list[dict[str, float]]) -> dict[str, Any]:
+        """Return the scores of what training started from and of the best that it gave, {} if not recorded."""
+        name, sign = f"val/{self.job.metric.name}", 1 if self.job.metric.higher_is_better else -1
+        before = [line for line in lines if name in line and not line["step"]]
+        after = [line for line in lines if name in line and line["step"]]
+        if not before or not after:
+            return {}
+        best = max(after, key=lambda line: -math.inf if math.isnan(line[name]) else sign * line[name])
+        return {"baseline": self._score(name, before[0]), "trained": self._score(name, best)}
+
+    def _score(self, name: str, values: Mapping[str, float]) -> dict[str, Any]:
+        """Return the entry of run.json on a metric, measured after a step with others."""
+        half = values.get(f"{name}_interval")
+        over = {} if half is None else {"over": {"episodes": self.config.val_episodes, "trainings": 1}}
+        return {"name": name, "value": values[name], "interval": half, "step": values["step"], **over}
 
 
 def _copy(source: Params, target: Params) -> None:

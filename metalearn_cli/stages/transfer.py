@@ -2,7 +2,7 @@
 
 The last fifth of each class's items is held out; the accuracy on it (label_accuracy) is reported, and the few-shot
 accuracy on validation classes (accuracy). The latter selects the best checkpoint, because the next stage needs
-features, not this classifier.
+features, not this classifier. What transfer starts from competes as step 0: where it is better, it is handed on.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from metalearn_cli.backbones.common.weights import without_weights
 from metalearn_cli.core.build import Spec, build, problems_of
 from metalearn_cli.core.config import TransferConfig
 from metalearn_cli.core.errors import ConfigError, Problem
-from metalearn_cli.core.items import Items
 from metalearn_cli.core.learning import score, task_loss
 from metalearn_cli.core.metric import ACCURACY, LABEL_ACCURACY
 from metalearn_cli.core.network import BACKBONE, HEAD, Network, Params, network
@@ -30,11 +29,21 @@ from metalearn_cli.engine.runtime import Runtime
 from metalearn_cli.records.checkpoint import Checkpoint, load_into
 from metalearn_cli.stages.frozen import on_features
 from metalearn_cli.stages.learner import fresh_backbone
-from metalearn_cli.stages.preparing import INSTEAD, describe_data, few_shot_probe, named_checkpoint
+from metalearn_cli.stages.preparing import (
+    INSTEAD,
+    check_folds,
+    describe_data,
+    few_shot_probe,
+    named_checkpoint,
+    of_another_fold,
+)
 from metalearn_cli.stages.session import Session
 
-TAUGHT = "taught"
-"""The entry of a batch that holds the teacher's logits [B, K]."""
+TAUGHT, TAUGHT_FEATURES = "taught", "taught_features"
+"""The entries of a batch that hold the teacher's logits [B, K] and features [B, E]."""
+
+ALSO = "also"
+"""The entry of a batch that holds items and labels of each data set that the method does not name, by their names."""
 
 OWN = "method."
 """Prefix of the names of a method's own tensors."""
@@ -55,13 +64,17 @@ def transfer(config: TransferConfig, session: Session) -> Job:
         rates = _at(method, 1.0).rates(net)
     except ValueError as error:
         raise ConfigError([Problem(f"method.{str(error).split(' ', 1)[0]}", str(error))]) from error
-    with seeded(config.seed, "method"):
-        own = method.init(net) if hasattr(method, "init") else {}
-    own = {OWN + name: tensor.detach().requires_grad_() for name, tensor in own.items()}
     more = {name: session.data(spec, runtime) for name, spec in config.also.items()}
     teacher = _teacher(config, session)
     _check(config, method, data, more)
-    taught = teacher and _network_of(teacher, net, data, runtime)
+    asks = getattr(method, "asks", ())
+    taught = teacher and _network_of(teacher, net if TAUGHT in asks else None, data, runtime)
+    sizes = {name: other.facts.classes for name, other in more.items() if name not in asks}
+    if taught:
+        sizes[TAUGHT_FEATURES] = taught.out_dim
+    with seeded(config.seed, "method"):
+        own = method.init(net, sizes) if hasattr(method, "init") else {}
+    own = {OWN + name: tensor.detach().requires_grad_() for name, tensor in own.items()}
     start: Params = {}
 
     def begin(params: Params) -> None:
@@ -72,17 +85,23 @@ def transfer(config: TransferConfig, session: Session) -> Job:
         """Return the entries of the job that compute."""
         probe = few_shot_probe(net, data, config, runtime)
 
-        def batches(step: int) -> dict[str, Items]:
+        def batches(step: int) -> dict[str, Any]:
             x, y = data.batch("train", "fit", config.batch_size, config.seed, step)
-            batch = {"x": x, "y": y}
-            for name, other in more.items():  # with its own seed, so that the same data set gives other items
-                batch[name], _ = other.batch("train", "all", config.batch_size, derive_seed(config.seed, name), step)
-            return runtime.cast(batch)
+            drawn = {  # each with its own seed, so that the same data set gives other items
+                name: other.batch("train", "all", config.batch_size, derive_seed(config.seed, name), step)
+                for name, other in more.items()
+            }
+            named = {name: items for name, (items, _) in drawn.items() if name in asks}
+            others = {name: pair for name, pair in drawn.items() if name not in asks}
+            return runtime.cast({"x": x, "y": y, **named, **({ALSO: others} if others else {})})
 
-        def gradients(params: Params, batch: dict[str, Tensor], step: int) -> Mapping[str, Tensor]:
+        def gradients(params: Params, batch: dict[str, Any], step: int) -> Mapping[str, Tensor]:
             if taught:
                 with torch.no_grad():
-                    batch = {**batch, TAUGHT: taught.output(taught.params, batch["x"])}
+                    z = taught.features(taught.params, batch["x"])
+                    batch = {**batch, TAUGHT_FEATURES: z}
+                    if TAUGHT in asks:
+                        batch[TAUGHT] = taught.head(taught.params, z)
             loss, logits = method_loss(_at(method, step / config.steps), net, params, start, batch)
             runtime.backward(loss)
             return {"loss": loss.detach(), LABEL_ACCURACY.name: score(logits, batch["y"])}
@@ -99,8 +118,17 @@ def transfer(config: TransferConfig, session: Session) -> Job:
         return {"batches": batches, "gradients": gradients, "evaluate": evaluate}
 
     described = describe_data(data, config.data)
+    if teacher:
+        check_folds("teacher", teacher, described)
     if more:
         described["also"] = {name: describe_data(other, config.also[name]) for name, other in more.items()}
+    for name, other in described.get("also", {}).items():
+        if of_another_fold(other, described):
+            message = (
+                f"is {other['name']} ({other['protocol']}), which trains on test classes of {described['protocol']}"
+            )
+            fold = config.data.get("fold") or "null"
+            raise ConfigError([Problem(f"also.{name}", f"{message}; type also.{name}.fold={fold}")])
     job = Job(
         params=net.params | net.constants | own,
         rates=rates | dict.fromkeys(own, 1.0),
@@ -118,6 +146,7 @@ def transfer(config: TransferConfig, session: Session) -> Job:
         merged=partial(merged, method, net),
         begin=begin if hasattr(method, "loss") else None,
         learns_from=("items", config.batch_size),
+        baseline=True,
     )
     if hasattr(method, "loss") or taught or more:  # these need the items
         return job
@@ -158,38 +187,58 @@ def _check(config: TransferConfig, method: Method, data: Dataset, more: Mapping[
             [Problem("method", f'{name}.asks must be a tuple of names other than "x" and "y", got {asked!r}')]
         )
     asks = set(asked)
+    named, teaching = asks - {TAUGHT, TAUGHT_FEATURES, ALSO}, asks & {TAUGHT, TAUGHT_FEATURES}
     problems = []
-    for wanted in sorted(asks - {TAUGHT} - more.keys()):
+    for wanted in sorted(named - more.keys()):
         problems.append(Problem(f"also.{wanted}", f"{name} needs more data; choose it with data@also.{wanted}=NAME"))
-    for spare in sorted(more.keys() - asks):
+    if ALSO in asks and not more.keys() - named:
+        message = f"{name} needs one or more labelled data sets; choose each with data@also.ANY_WORD=NAME"
+        problems.append(Problem("also", message))
+    for spare in sorted(more.keys() - named if ALSO not in asks else ()):
         problems.append(Problem(f"also.{spare}", f"has no effect: {name} does not ask for it"))
     for given, other in more.items():
-        if other.facts.regression or other.facts.shape != data.facts.shape:
+        if other.facts.regression:
+            problems.append(Problem(f"also.{given}", f"{other.name} is a regression; choose data with classes"))
+        elif other.facts.shape != data.facts.shape:
             message = f"{other.name} must have items of the same shape as {data.name}, {data.facts.plain_shape}"
             problems.append(Problem(f"also.{given}", message))
-    if TAUGHT in asks and config.teacher is None:
+        elif data.facts.vocabulary and other.preprocessing != data.preprocessing:
+            message = f"{other.name} must have the ids of {data.name}; choose tokenizer=bytes and one length for both"
+            problems.append(Problem(f"also.{given}", message))
+    if teaching and config.teacher is None:
         problems.append(Problem("teacher", f"{name} learns from a second checkpoint; name it with teacher=RUN"))
-    if TAUGHT not in asks and config.teacher is not None:
+    if not teaching and config.teacher is not None:
         problems.append(Problem("teacher", f"has no effect: {name} does not ask for one"))
     if problems:
         raise ConfigError(problems)
 
 
-def _network_of(teacher: Checkpoint, like: Network, data: Dataset, runtime: Runtime) -> Network:
-    """Return the network of a teacher, with its classifier.
+def _network_of(teacher: Checkpoint, like: Network | None, data: Dataset, runtime: Runtime) -> Network:
+    """Return the network of a teacher: its own backbone, and its classifier unless `like` is None.
 
     Raises:
-        ConfigError: if it has no classifier of as many classes as the network `like` has.
+        ConfigError: if it is for other items, or has no classifier of the data's classes, those of the network `like`.
     """
-    model = teacher.manifest["model"]
-    spec, outputs = model.get("backbone"), len(like.params[f"{HEAD}bias"])
-    wrong = problems_of(spec, "backbone")
-    if wrong or model.get("shape") != data.facts.plain_shape or f"{HEAD}weight" not in teacher.manifest["signature"]:
-        message = f"{teacher.folder} has no classifier for items of the shape of {data.name}; name a run of transfer"
+    model, recorded = teacher.manifest["model"], teacher.manifest["data"]
+    spec = model.get("backbone")
+    if problems_of(spec, "backbone") or model.get("shape") != data.facts.plain_shape:
+        message = f"{teacher.folder} has no backbone for items of the shape of {data.name}; name another run"
         raise ConfigError([Problem("teacher", message)])
+    if like and f"{HEAD}weight" not in teacher.manifest["signature"]:
+        message = f"{teacher.folder} has no classifier; name a run of transfer"
+        raise ConfigError([Problem("teacher", message)])
+    if like and teacher.manifest["step"] == 0:
+        message = f"{teacher.folder} has an untrained classifier, as transfer brought no improvement; name a later one"
+        raise ConfigError([Problem("teacher", message)])
+    if like and recorded.get("name") != data.name:
+        message = f"{teacher.folder} is a classifier of {recorded.get('name')}, not of {data.name}; name another run"
+        raise ConfigError([Problem("teacher", message)])
+    outputs = len(like.params[f"{HEAD}bias"]) if like else None
     net = network(fresh_backbone(cast(Spec, spec), data.facts, 0), outputs, runtime.under_precision)
     try:
-        tensors, _ = load_into(net.params | net.constants, teacher, (BACKBONE, HEAD), setting="teacher")
+        tensors, _ = load_into(
+            net.params | net.constants, teacher, (BACKBONE, HEAD) if like else (BACKBONE,), setting="teacher"
+        )
     except ConfigError as error:
         message = f"{teacher.folder} is a classifier of other classes: {error.problems[0].message}"
         raise ConfigError([Problem("teacher", message)]) from error

@@ -54,7 +54,7 @@ def run(installed: Path, mlx: Callable[..., Any]) -> Callable[..., dict[str, Any
 def test_they_are_listed_and_their_settings_checked(run, mlx):
     listed = run("ls")
     assert "Learnt steps" in listed["algorithm"]["learnt_steps"]
-    assert {"tiny_net", "dino", "lora", "bars"} <= {name for group in listed.values() for name in group}
+    assert {"tiny_net", "dino", "ssf", "bars"} <= {name for group in listed.values() for name in group}
     code, _, err = mlx("meta-train", "algorithm=learnt_steps", "algorithm.inner_stepz=3")
     assert code == 2 and "did you mean: algorithm.inner_steps=3" in err
     code, _, err = mlx("meta-train", "algorithm=learnt_steps", "algorithm.inner_lr=0")
@@ -64,7 +64,7 @@ def test_they_are_listed_and_their_settings_checked(run, mlx):
 def test_the_chain_of_them_runs(run):
     pretrained = run("pretrain", "model=dino", "batch_size=16", *SMALL)
     assert {"train/loss", "train/agreement"} <= run_metrics(pretrained)
-    transferred = run("transfer", "init_from=latest:pretrain", "method=lora", "batch_size=16", *SMALL)
+    transferred = run("transfer", "init_from=latest:pretrain", "method=ssf", "batch_size=16", *SMALL)
     assert transferred["parent"]["run"] == pretrained["id"]
     trained = run("meta-train", "init_from=latest:transfer", "algorithm=learnt_steps", *SMALL)
     assert run("evaluate", f"ckpt={trained['id']}", "episodes=5")["results"][0]["learner"] == "LearntSteps"

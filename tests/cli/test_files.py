@@ -94,6 +94,12 @@ def is_splits(run: Path) -> None:
     assert len(set(names)) == len(names) >= 6
 
 
+def is_classes(run: Path) -> None:
+    for file in (run / "checkpoints").glob("step-*/classes.json"):
+        (record,) = of_json(file)["trained_on"]  # the stages of a chain have the same classes
+        assert record["classes"] == of_json(run / "splits.json")["train"]
+
+
 ALL = ("pretrain", "transfer", "meta-train", "evaluate", "run")
 TRAINED = ALL[:3]
 FILES = {
@@ -102,6 +108,7 @@ FILES = {
     "mlx.log": (is_log, ALL),
     "metrics.jsonl": (is_metrics, TRAINED),
     "splits.json": (is_splits, TRAINED),
+    "classes.json": (is_classes, TRAINED),
     "manifest.json": (is_manifest, TRAINED),
     "resume.pt": (is_resume, TRAINED),
     "episodes.csv": (is_episodes, ("evaluate",)),

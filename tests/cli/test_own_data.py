@@ -1,6 +1,7 @@
 """Own data from the command line: what is understood of it, its pictures, and settings that follow from it."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -41,9 +42,30 @@ def test_what_is_understood_of_a_folder(mlx, photos, tmp_path):
 
 def test_its_picture(mlx, photos, tmp_path):
     answer = mlx("data", "show", photos, "data.size=12")
-    assert (answer.code, answer.out) == (0, "data-images.png\n")
-    with Image.open("data-images.png") as picture:
+    assert (answer.code, answer.out) == (0, f"data-{photos}.png\n")
+    with Image.open(f"data-{photos}.png") as picture:
         assert picture.height > 12 * 60
+
+
+def test_its_picture_does_not_become_one_of_the_data(mlx, photos, monkeypatch, tmp_path):
+    for place in (tmp_path / photos, tmp_path / photos / "class00"):
+        monkeypatch.chdir(place)
+        answer = mlx("data", "show", "data=images", f"data.root='{tmp_path / photos}'", "data.size=12")
+        assert (answer.code, answer.out) == (2, "")
+        assert "go to another folder first: cd " in answer.err
+    monkeypatch.chdir(tmp_path / photos)
+    assert mlx("data", "make", ".", "data.size=12").code == 0
+
+
+def test_how_many_classes_are_not_shown(mlx, tmp_path):
+    rows = [f"{group}{k} wants {n},{group}{k},{group}" for group in "abc" for k in range(9) for n in range(4)]
+    Path("q.csv").write_text("text,label,group\n" + "\n".join(rows))
+    answer = mlx("data", "show", "q.csv", "data.split=classes")
+    assert answer.out.endswith("18 of 27 classes\n")
+    train = [line.split()[1] for line in answer.out.splitlines() if line.startswith("train")]
+    assert {name[0] for name in train} == {"a", "b", "c"}
+    shown = json.loads(mlx("--json", "data", "show", "q.csv", "data.split=classes").out)
+    assert (shown["shown"], shown["classes"]) == (18, 27)
 
 
 def test_a_number_stands_for_a_name_that_no_font_has(mlx, photos, monkeypatch):
@@ -51,9 +73,11 @@ def test_a_number_stands_for_a_name_that_no_font_has(mlx, photos, monkeypatch):
     monkeypatch.setattr(fonts, "font_of", lambda text: None if "猫" in text else font_of(text))
     (Path(photos) / "class03").rename(Path(photos) / "猫")
     out = mlx("data", "show", photos, "data.size=12").out
-    assert out.startswith("data-images.png\nno font of this computer has the letters of some names; in the picture, ")
-    assert [line.split() for line in out.splitlines()[2:] if line] == [["#1", "train:", "猫"]]
-    assert json.loads(mlx("--json", "data", "show", photos, "data.size=12").out)["numbers"] == {"#1": "train: 猫"}
+    assert out.startswith(
+        f"data-{photos}.png\nno font of this computer has the letters of some names; in the picture, "
+    )
+    assert [line.split() for line in out.splitlines()[2:] if line] == [["#1", "test:", "猫"]]
+    assert json.loads(mlx("--json", "data", "show", photos, "data.size=12").out)["numbers"] == {"#1": "test: 猫"}
 
 
 def test_rows_where_there_is_no_picture(mlx, tmp_path):
@@ -82,10 +106,55 @@ def test_what_cannot_be_made(mlx, tmp_path, words, told):
     assert not list(tmp_path.iterdir())
 
 
+def test_all_problems_of_a_folder_are_told_at_once_and_by_file(mlx, photos):
+    folder = Path(photos)
+    (folder / "class00" / "broken.jpg").write_bytes(b"no picture")
+    (folder / "lonely").mkdir()
+    for place in ("stray.png", "lonely/one.png", *(f"class{k:02d}/same.png" for k in range(12))):
+        shutil.copy(folder / "class00" / "1.png", folder / place)
+    answer = mlx("data", "check", "data=images", f"data.root='{photos}'", "data.size=12", "--json")
+    assert answer.code == 2
+    found = json.loads(answer.out)
+    told = [(f["where"], f["what"]) for f in found["findings"]]
+    assert ("stray.png", "is in no class folder") in [(where, what.partition(";")[0]) for where, what in told]
+    assert "is no image" in dict(told)["class00/broken.jpg"]
+    assert any(f["where"] == "data.min_items" and f["items"] == ["lonely"] for f in found["findings"])
+    assert ["class00/same.png = class00/1.png"] in [f["items"] for f in found["findings"]]
+    shared = [f["items"] for f in found["findings"] if "single item" in f["what"]]
+    assert max(map(len, shared)) > 5
+    assert found["data"]["splits"] and found["cure"].endswith("data.unreadable=skip")
+    assert mlx("data", "show", "data=images", f"data.root='{photos}'", "data.size=12").code == 2
+
+
+def test_items_of_parts_are_shown_with_picture_and_caption(mlx, tmp_path):
+    sources.written("mixed", tmp_path)
+    answer = mlx("data", "show", "data=mixed", "data.root=things.csv", "data.column.text=caption", "data.size=16")
+    assert answer.out.count("caption a ") == len(answer.out.split("pictures/")) - 1 > 10
+    assert "\ndata-things.csv.png\n" in answer.out and Path("data-things.csv.png").exists()
+
+
+def test_look_alikes_among_the_pictures_of_parts_are_told(mlx, tmp_path):
+    sources.written("mixed", tmp_path)
+    with Image.open("pictures/0-0.png") as image:
+        for k in range(20):
+            image.resize((40 + k, 40 + k)).save(f"pictures/{k}-1.png")
+    out = mlx("data", "check", "data=mixed", "data.root=things.csv", "data.column.text=caption").out
+    assert "of images that look the same" in out
+
+
+def test_a_row_without_a_label_hides_nothing(mlx, tmp_path):
+    rows = [f"{c}{n % 3} is it,{c}" for c in "abcdefgh" for n in range(4)] + ["nobody's,", ",a", "alone,z"]
+    Path("q.csv").write_text("text,label\n" + "\n".join(rows))
+    answer = mlx("data", "check", "data=text", "data.root=q.csv")
+    out = " ".join(answer.out.split())
+    assert answer.code == 2
+    for told in ("without a label", "line 34", "without a text: left out: q.csv, line 35", "left out: z"):
+        assert told in out
+    assert "has 1 item that repeats others of it: q.csv, line 5 = q.csv, line 2" in out
+
+
 def test_near_copies_across_splits(mlx, photos):
-    pictures = sorted(path for path in Path(photos).rglob("*.png") if Image.open(path).mode == "L")
-    twin = next(path for path in pictures if path.parent.name == "class00")
-    with Image.open(twin) as image:
+    with Image.open(Path(photos) / "class00" / "1.png") as image:
         for k in range(12):  # scaled and recompressed, in every class
             image.convert("RGB").resize((50, 50)).save(Path(photos) / f"class{k:02d}" / "twin.jpg", quality=95)
     answer = mlx("data", "check", "data=images", f"data.root='{photos}'")
@@ -163,7 +232,7 @@ def test_long_reading_is_told(mlx, photos, monkeypatch):
     answer = mlx("data", "make", photos, "data.size=13")
     told = [line for line in answer.err.splitlines() if line.startswith("reading ")]
     assert len(told) == 3
-    assert told[0].startswith("reading 90 items of train takes about ")
+    assert told[0].startswith("reading 90 items of train takes about ") and " seconds; " in told[0]
 
 
 def test_own_texts(mlx, tmp_path):

@@ -169,6 +169,20 @@ def test_table_of_a_chain(capsys):
     assert out.rstrip().endswith(f"next: mlx show {ID}")
 
 
+def test_transfer_is_shown_beside_its_start(capsys):
+    scores = {key: {"name": "val/accuracy", "value": v, "interval": 0.01, "step": step}
+              for key, v, step in (("baseline", 0.61, 0), ("trained", 0.58, 150))}  # fmt: skip
+    views.result({"stage": "transfer", "id": ID, "steps": 300, "seconds": 3, "metric": scores["baseline"], **scores})
+    out = capsys.readouterr().out
+    rows = [re.split(r"\s{2,}", line.strip()) for line in out.splitlines()]
+    assert ["val accuracy", "61.0 +- 1.0 % (95 % over the validation episodes)"] in rows
+    assert [
+        "after training",
+        "58.0 +- 1.0 % (95 % over the validation episodes)",
+    ] in rows and "before training" not in out
+    assert ["best step", "0 of 300"] in rows
+
+
 def test_table_of_a_chain_says_where_it_starts(capsys):
     views.chain({**RUN, "starts": {"transfer": {"teacher": "t"}, "meta-train": {"init_from": "runs/x/step-000300"}}})
     assert "The chain starts from runs/x/step-000300.\n" in capsys.readouterr().out

@@ -21,6 +21,7 @@ from metalearn_cli.stages.transfer import OWN, merged, method_loss
 
 CLASSES, ITEMS, SHAPE = 4, 12, (1, 8, 8)
 METHODS = built("method")
+SIZES = {"also": {"one": 3, "two": 2}, "taught_features": {"taught_features": 5}}
 BACKBONES = ("without buffers", "with running statistics")
 
 
@@ -56,19 +57,22 @@ def case_of(method: Any, kind: str = BACKBONES[0]) -> Case:
 
 def drawn(method: Any, net: Network) -> Params:
     """Return a method's own tensors, drawn as the stage does it."""
+    sizes = {name: size for asked in getattr(method, "asks", ()) for name, size in SIZES.get(asked, {}).items()}
     with seeded(0, "method"):
-        own = method.init(net) if hasattr(method, "init") else {}
+        own = method.init(net, sizes) if hasattr(method, "init") else {}
     return {name: tensor.detach().double().requires_grad_() for name, tensor in own.items()}
 
 
-def batch(step: int) -> dict[str, Tensor]:
+def batch(step: int) -> dict[str, Any]:
     """Return a batch with everything that a method may ask for."""
     with seeded(0, "batch", step):
         y = torch.arange(ITEMS) % CLASSES
         centres = torch.linspace(0.2, 1, CLASSES)[:, None, None, None]
         x = (centres[y] * torch.rand(ITEMS, *SHAPE)).double()
         taught = 4 * torch.nn.functional.one_hot(y, CLASSES).double() + torch.rand(ITEMS, CLASSES)
-        return {"x": x, "y": y, "taught": taught, "unlabelled": torch.rand(ITEMS, *SHAPE).double()}
+        teacher = {"taught": taught, "taught_features": taught @ torch.rand(CLASSES, 5).double()}
+        also = {name: (x.flip(0), torch.arange(ITEMS) % classes) for name, classes in SIZES["also"].items()}
+        return {"x": x, "y": y, **teacher, "unlabelled": torch.rand(ITEMS, *SHAPE).double(), "also": also}
 
 
 @pytest.fixture(params=[(name, kind) for name in METHODS for kind in BACKBONES], ids="-".join)

@@ -119,12 +119,25 @@ def npz_columns(path: Path) -> Columns:
         wrong.append(Finding(True, str(path), "has no rows"))
     if wrong:
         raise DataError(wrong)
-    return {name: plain(array) for name, array in arrays.items()}
+    return {name: plain(array, f"{path}, {name}") for name, array in arrays.items()}
 
 
-def plain(array: NDArray[Any]) -> list[Any]:
-    """Return the values of an array [N]; bytes become text."""
-    return [value.decode("utf-8", errors="replace") if isinstance(value, bytes) else value for value in array.tolist()]
+def plain(array: NDArray[Any], where: str) -> list[Any]:
+    """Return the values of an array [N]; bytes become text.
+
+    Args:
+        array: the array.
+        where: its file and name, for messages.
+
+    Raises:
+        DataError: if bytes are not UTF-8: two labels could become one.
+    """
+    try:
+        return [value.decode() if isinstance(value, bytes) else value for value in array.tolist()]
+    except UnicodeDecodeError as error:
+        told = f"has bytes that are not UTF-8 text, such as {error.object!r}"
+        cure = "save the array as text: numpy.char.decode(array, 'latin-1')"
+        raise DataError([Finding(True, where, told)], cure) from error
 
 
 def stacked(names: Sequence[str], files: Files) -> NDArray[Any]:

@@ -178,7 +178,7 @@ def _load(path: Path) -> Dataset:
         facts=facts_of(about["kind"], splits, about["vocabulary"]),
         preprocessing=about["preprocessing"],
         fingerprint=about["fingerprint"],
-        findings=tuple(Finding(*finding) for finding in about["findings"]),
+        findings=tuple(Finding(blocks, where, what, tuple(items)) for blocks, where, what, items in about["findings"]),
         about=about["about"],
     )
 
@@ -186,7 +186,8 @@ def _load(path: Path) -> Dataset:
 def _split(tensors: Mapping[str, Tensor], split: str, names: list[str]) -> Split:
     start = f"{split}/items/"
     items = {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
-    return Split(items.get("", items), tensors[f"{split}/counts"], tuple(names), tensors.get(f"{split}/targets"))
+    more = (tensors.get(f"{split}/{part}") for part in ("targets", "sources"))
+    return Split(items.get("", items), tensors[f"{split}/counts"], tuple(names), *more)
 
 
 def _drawn_at_random(tensor: Tensor) -> None:
@@ -217,8 +218,9 @@ def _save(path: Path, data: Dataset) -> None:
         arrays[f"{name}/counts"] = split.counts.numpy()
         for part, items in parts_of(split.items).items():
             arrays[f"{name}/items/{part}"] = items.contiguous().numpy()
-        if split.targets is not None:
-            arrays[f"{name}/targets"] = split.targets.contiguous().numpy()
+        for part, tensor in (("targets", split.targets), ("sources", split.sources)):
+            if tensor is not None:
+                arrays[f"{name}/{part}"] = tensor.contiguous().numpy()
     # written under another name, then renamed, so that other processes see the whole file or none
     temporary = path.with_name(f"{path.stem}{secrets.token_hex(4)}.tmp")
     try:

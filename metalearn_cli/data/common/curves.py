@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from metalearn_cli.core.errors import ConfigError, Finding, UserError
+from metalearn_cli.core.errors import ConfigError, Finding, Problem, UserError
 from metalearn_cli.core.items import Facts
 from metalearn_cli.core.types import Episode, Limits
 from metalearn_cli.data.common.dataset import at_least_one, generator, one_way
@@ -67,6 +67,7 @@ class Curves:
     preprocessing: ClassVar[Mapping[str, Any]] = {}
     about: ClassVar[Mapping[str, Any]] = {}
     findings: ClassVar[tuple[Finding, ...]] = ()
+    whole: ClassVar[str] = ""
 
     @property
     def fingerprint(self) -> str:
@@ -76,6 +77,15 @@ class Curves:
     def to(self, device: torch.device | str) -> Curves:
         """Return the same tasks on `device`."""
         return replace(self, device=torch.device(device))
+
+    def fold(self, k: int, of: int) -> Curves:
+        """Refuse.
+
+        Raises:
+            ConfigError: as there are no classes or items to deal.
+        """
+        told = f"{self.name} draws new tasks for every episode, so that there is nothing to deal into folds"
+        raise ConfigError([Problem("data.fold", told)])
 
     def episodes(self, split: str, way: int, shot: int, query: int, seed: int) -> CurveSampler:
         """Return the stream of tasks with `shot` labelled points and `query` points to predict; see `CurveSampler`."""

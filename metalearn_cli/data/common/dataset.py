@@ -16,12 +16,13 @@ import torch
 from torch import Tensor
 
 from metalearn_cli.core.config import EpisodeShape
-from metalearn_cli.core.errors import ConfigError, Finding, Problem, UserError
+from metalearn_cli.core.errors import ConfigError, DataError, Finding, Problem, UserError
 from metalearn_cli.core.items import Facts, Items, Kind, Values, each
 from metalearn_cli.core.metric import SAME_CLASSES
 from metalearn_cli.core.random import derive_seed
 from metalearn_cli.core.types import Episode, Limits, Part
 from metalearn_cli.data.common.findings import findings_of
+from metalearn_cli.data.common.folds import Fold, by_class, by_item
 from metalearn_cli.data.common.splits import ONE, SPLITS, VALUES, Split, by_part, fingerprint_of, group_of, parts_of
 
 
@@ -44,6 +45,7 @@ class Dataset:
         within: whether the classes of an episode are all of one group; see `within_groups`.
         fixed: splits with a fixed list of episodes, and the numbers of these: the first `way` classes are the first
             episode, and the first `shot` items of a class its labelled ones.
+        whole: fingerprint of the data that this is a fold of, or "".
 
     Raises:
         ValueError: if a split has an unknown name, shares a class with another without saying so in its protocol, or
@@ -61,6 +63,7 @@ class Dataset:
     about: Mapping[str, Any] = field(default_factory=dict)
     within: bool = False
     fixed: Mapping[str, EpisodeShape] = field(default_factory=dict)
+    whole: str = ""
 
     def __post_init__(self) -> None:
         owner: dict[str, str] = {}
@@ -96,11 +99,19 @@ class Dataset:
         vocabulary: int | Mapping[str, int] = 0,
         about: Mapping[str, Any] | None = None,
         findings: tuple[Finding, ...] = (),
+        cure: str = "",
     ) -> Dataset:
-        """Build a data set; facts, fingerprint and more findings are computed from its splits."""
+        """Build a data set; facts, fingerprint and more findings are computed from its splits.
+
+        Raises:
+            DataError: with the findings that block, such as files that could not be read, their cure, and the rest.
+        """
         facts = facts_of(kind, splits, vocabulary)
         found = (*findings, *findings_of(splits))
-        return cls(name, protocol, splits, facts, preprocessing or {}, fingerprint_of(splits), found, about or {})
+        data = cls(name, protocol, splits, facts, preprocessing or {}, fingerprint_of(splits), found, about or {})
+        if blocking := [finding for finding in findings if finding.blocks]:
+            raise DataError(blocking, cure, data)
+        return data
 
     @property
     def limits(self) -> Limits:
@@ -124,6 +135,31 @@ class Dataset:
         """
         return replace(self, within=True, protocol=f"{self.protocol}, within {groups}")
 
+    def fold(self, k: int, of: int) -> Dataset:
+        """Return this data set split anew for cross-validation, with fold `k` of `of` for test; see `folds`.
+
+        Where each class is in every split, the items of each class are dealt, else the classes.
+
+        Raises:
+            ConfigError: if there are too few groups, classes or items, or episodes are fixed.
+        """
+        if self.fixed:
+            told = f"{self.name} has fixed episodes, which folds would take apart; choose another data.split"
+            raise ConfigError([Problem("data.fold", told)])
+        fold = Fold(k, of)
+        if self.protocol.startswith(SAME_CLASSES):
+            noun, splits = "items", by_item(self.name, self.splits, fold)
+        else:
+            noun, splits = by_class(self.name, self.splits, fold)
+        return replace(
+            self,
+            protocol=f"{self.protocol}: fold {k} of {of} by {noun}",
+            splits=splits,
+            facts=facts_of(self.facts.kind, splits, self.facts.vocabulary),
+            fingerprint=hashlib.sha256(f"{self.fingerprint} fold {k} of {of}".encode()).hexdigest(),
+            whole=self.fingerprint,
+        )
+
     def batch(self, split: str, part: Part, size: int, seed: int, step: int) -> tuple[Items, Tensor]:
         """Draw `size` items independently and uniformly, with replacement.
 
@@ -136,7 +172,7 @@ class Dataset:
         drawn = torch.randint(int(end[-1]), (size,), generator=generator(seed, "batch", split, part, step))
         y = torch.searchsorted(end, drawn, right=True)
         items = self.splits[split].items
-        return _gather(items, first[y] + drawn - (end - counts)[y]), y.to(_device(items))
+        return gather(items, first[y] + drawn - (end - counts)[y]), y.to(device_of(items))
 
     def all(self, split: str, part: Part, most: int) -> Iterator[tuple[Items, Tensor]]:
         """Yield every item of a part once, class by class, in equal batches of `most` items or fewer.
@@ -150,7 +186,7 @@ class Dataset:
         items = self.splits[split].items
         parts = -(-len(y) // most)
         for i, labels in zip(index.tensor_split(parts), y.tensor_split(parts), strict=True):
-            yield _gather(items, i), labels.to(_device(items))
+            yield gather(items, i), labels.to(device_of(items))
 
     def episodes(self, split: str, way: int, shot: int, query: int, seed: int) -> EpisodeSampler:
         """Return the stream of `way`-way `shot`-shot episodes with `query` query items per class.
@@ -191,7 +227,7 @@ class Dataset:
 
     def _most(self, split: Split) -> int:
         """Return the most classes of an episode."""
-        return int(_groups(split).bincount().max()) if self.within else len(split.names)
+        return int(groups_of(split).bincount().max()) if self.within else len(split.names)
 
     def _split(self, split: str) -> Split:
         if split not in self.splits:
@@ -242,11 +278,11 @@ class EpisodeSampler:
         support, query = index[..., : self.shot].flatten(1), index[..., self.shot :].flatten(1).gather(1, order)
         if split.targets is None:
             labels = torch.arange(self.way)
-            support_y = labels.repeat_interleave(self.shot).expand(tasks, -1).to(_device(split.items))
-            query_y = labels.repeat_interleave(self.query)[order].to(_device(split.items))
+            support_y = labels.repeat_interleave(self.shot).expand(tasks, -1).to(device_of(split.items))
+            query_y = labels.repeat_interleave(self.query)[order].to(device_of(split.items))
         else:
             support_y, query_y = _gathered(split.targets, support), _gathered(split.targets, query)
-        return Episode(_gather(split.items, support), support_y, _gather(split.items, query), query_y)
+        return Episode(gather(split.items, support), support_y, gather(split.items, query), query_y)
 
     def classes(self, episodes: int) -> list[tuple[str, ...]]:
         """Return the names of the classes of the first `episodes` one-task batches, by label, or of their tasks."""
@@ -293,7 +329,7 @@ class EpisodeSampler:
 
     @cached_property
     def _groups(self) -> Tensor:
-        return _groups(self.dataset.splits[self.split])
+        return groups_of(self.dataset.splits[self.split])
 
     def _order(self, step: int, tasks: int) -> Tensor:
         """Draw the order of the queries [T, way * query]: an order by class would reveal the labels."""
@@ -330,7 +366,7 @@ def facts_of(kind: Kind, splits: Mapping[str, Split], vocabulary: int | Mapping[
     )
 
 
-def _groups(split: Split) -> Tensor:
+def groups_of(split: Split) -> Tensor:
     """Return the number of the group [K] of each class."""
     names = [group_of(name) for name in split.names]
     number = {name: g for g, name in enumerate(sorted(set(names)))}
@@ -349,11 +385,12 @@ def _outputs(split: Split) -> int:
     return 0 if split.targets is None else split.targets.shape[1]
 
 
-def _device(items: Items) -> torch.device:
+def device_of(items: Items) -> torch.device:
+    """Return the device that items are on."""
     return next(iter(parts_of(items).values())).device
 
 
-def _gather(items: Items, index: Tensor) -> Items:
+def gather(items: Items, index: Tensor) -> Items:
     """Return `items[index]` part by part, images as float32 scaled to [0, 1]; the index may have any shape."""
     return each(lambda part: _gathered(part, index), items)
 

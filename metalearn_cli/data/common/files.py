@@ -56,6 +56,11 @@ HEADER = 30  # bytes before the name of a file in a zip
 _SHARD = re.compile(r"(.*?)[-_.]*\d+")
 
 
+def state_of(about: os.stat_result) -> tuple[int, ...]:
+    """Return what tells that a file is the same and unchanged; another file may have its size and its time."""
+    return (about.st_size, about.st_mtime_ns, about.st_ctime_ns, about.st_dev, about.st_ino)
+
+
 class Files(NamedTuple):
     """Files, wherever they lie.
 
@@ -63,7 +68,7 @@ class Files(NamedTuple):
         names: their paths, with "/", in the order in which reading is fast.
         read: `read(name, most)` returns the contents; it raises a ValueError, whose text goes after the name ("is
             damaged"), if they cannot be read or have more than `most` bytes. Several threads may call it.
-        stamp: a hash of names, sizes and times of change, but not of the place: the key of what is made of the files.
+        stamp: a hash of names and of which files they are, see `state_of`: the key of what is made of the files.
         skipped: how many files of each kind of junk were left out.
         findings: what cannot be used.
     """
@@ -167,7 +172,7 @@ def files_named(folder: Path, names: Sequence[str]) -> Files:
         except (OSError, ValueError):
             about = None
         if about and stat.S_ISREG(about.st_mode):
-            found.append(_File(name, (about.st_size, about.st_mtime_ns), partial(_read_file, path)))
+            found.append(_File(name, state_of(about), partial(_read_file, path)))
         else:
             findings.append(Finding(True, name, f"is not in {folder}"))
     return _gathered(found, findings, junk=False)
@@ -214,20 +219,20 @@ def _junk(name: str) -> str:
 
 
 def _of_folder(root: Path, findings: list[Finding]) -> Iterator[_File]:
-    seen = set()
+    real: dict[Path, str] = {}
     for folder, inner, names in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:  # a link to a folder above
+        place = Path(folder)
+        real[place] = os.path.realpath(folder)
+        if any(real.get(above) == real[place] for above in place.parents):  # a link to a folder above
             inner.clear()
             continue
-        seen.add(real)
         inner.sort()
-        inside = PurePosixPath(Path(folder).relative_to(root).as_posix())
+        inside = PurePosixPath(place.relative_to(root).as_posix())
         for name in sorted(names):
             path = Path(folder, name)
             if is_archive(name) and not _junk(name):
-                place = inside / _folder_of(name)
-                yield from (file._replace(name=str(place / file.name)) for file in _of_archive(path, findings))
+                own = inside / _folder_of(name)
+                yield from (file._replace(name=str(own / file.name)) for file in _of_archive(path, findings))
                 continue
             try:
                 about = path.stat()
@@ -236,7 +241,7 @@ def _of_folder(root: Path, findings: list[Finding]) -> Iterator[_File]:
                 findings.append(Finding(False, str(inside / name), told))
                 continue
             if stat.S_ISREG(about.st_mode):  # reading a pipe or a device would never end
-                yield _File(str(inside / name), (about.st_size, about.st_mtime_ns), partial(_read_file, path))
+                yield _File(str(inside / name), state_of(about), partial(_read_file, path))
 
 
 def _folder_of(archive: str) -> str:
@@ -305,7 +310,7 @@ def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, most: int) -
 
 
 def _of_tar(path: Path) -> Iterator[_File]:
-    changed = path.stat().st_mtime_ns  # a tar has no checksums of its contents
+    changed = state_of(path.stat())  # a tar has no checksums of its contents
     if path.name.lower().endswith(".tar"):
         with tarfile.open(path, "r:") as archive:
             members = [member for member in archive if member.isreg() and not member.issparse()]
@@ -313,14 +318,14 @@ def _of_tar(path: Path) -> Iterator[_File]:
         if path.stat().st_size < end + tarfile.BLOCKSIZE:  # an archive ends in empty blocks
             raise ValueError("it is cut short")
         for member in members:
-            yield _File(member.name, (member.size, changed), partial(_read_at, path, member))
+            yield _File(member.name, (member.size, *changed), partial(_read_at, path, member))
         return
     with path.open("rb") as file:  # mapped, so that it needs no closing
         packed = tarfile.open(fileobj=mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), mode="r:*")
     lock = threading.Lock()
     for member in packed:
         if member.isreg() and not member.issparse():
-            yield _File(member.name, (member.size, changed), partial(_read_packed, packed, member, lock))
+            yield _File(member.name, (member.size, *changed), partial(_read_packed, packed, member, lock))
 
 
 def _read_at(path: Path, member: tarfile.TarInfo, most: int) -> bytes:

@@ -17,15 +17,19 @@ from torch.nn.functional import interpolate
 
 from metalearn_cli.core.errors import ConfigError, Finding, UserError
 from metalearn_cli.core.types import Episode
-from metalearn_cli.data.common.splits import SPLITS, Split, group_of, parts_of
+from metalearn_cli.data.common.splits import SPLITS, Split, group_of, names_of_items, parts_of
 
 COPIED = 0.5  # a class with at least this share of another's items is a copy of it
 COMMON = 50  # if more classes share an item, they are not compared pair by pair
 NO_NUMBERS = "with values that are not finite (NaN or infinite)"
-BITS, ALIKE = 64, 2  # of the hash of an image, and how many may differ in a near-copy
+ALIKE = 0.8  # correlation of the details of two images that look the same
+PLAIN = 0.4  # of 255, the mean size of the details of an image without any
 SMALLEST = 16  # pixels a side: in fewer, many images look alike
 CHUNK = 4096  # images that are compared at once
 HUGE = 1e6  # standardised values are far smaller
+
+Owner = tuple[str, int]
+"""A class, by its split and number."""
 
 
 def findings_of(splits: Mapping[str, Split]) -> list[Finding]:
@@ -33,27 +37,25 @@ def findings_of(splits: Mapping[str, Split]) -> list[Finding]:
     findings = [Finding(True, name, "is a split that is missing") for name in SPLITS if name not in splits]
     for name, split in splits.items():
         findings += _numbers(name, split)
-    return findings + _groups(splits) + _copies(splits)
+    return findings + shared_groups(splits) + _copies(splits)
 
 
-def _groups(splits: Mapping[str, Split]) -> list[Finding]:
+def shared_groups(splits: Mapping[str, Split]) -> list[Finding]:
     """Find groups (alphabets, speakers) with classes in two splits."""
     own = {name: {group_of(label) for label in split.names} - {""} for name, split in splits.items()}
     findings = []
     for one, two in combinations(own, 2):
         if both := sorted(own[one] & own[two]):
-            told = ", ".join(both[:3]) + (f" and {len(both) - 3} more" if len(both) > 3 else "")
-            findings.append(Finding(False, f"{one} and {two}", f"have classes of the same groups: {told}"))
+            findings.append(Finding(False, f"{one} and {two}", "have classes of the same groups", tuple(both)))
     return findings
 
 
 def near_copies(splits: Mapping[str, Split]) -> list[Finding]:
     """Find images of two splits that look the same: scaled, recompressed or slightly changed copies.
 
-    Two images count as the same if 64 differences of neighbouring pixels, of the image scaled to 9x8, have the same
-    sign in all but two places ("dHash"). Plain images, with few differences, are not compared.
+    Two images count as the same if their details are correlated, see `_details`. Plain images are not compared.
     """
-    hashes = {name: _looks(split.items) for name, split in splits.items() if isinstance(split.items, Tensor)}
+    hashes = {name: _details(split.items) for name, split in splits.items() if isinstance(split.items, Tensor)}
     findings = []
     for one, two in combinations(hashes, 2):
         first, second = hashes[one], hashes[two]
@@ -62,29 +64,31 @@ def near_copies(splits: Mapping[str, Split]) -> list[Finding]:
         pairs = [
             (start + int(i), int(j))
             for start in range(0, len(first), CHUNK)
-            for i, j in (BITS - first[start : start + CHUNK] @ second.T <= 2 * ALIKE).nonzero()
+            for i, j in (first[start : start + CHUNK] @ second.T > ALIKE).nonzero()
         ]
         if pairs:
-            told = "; ".join(f"{_named(splits[one], i)} and {_named(splits[two], j)}" for i, j in pairs[:3])
-            more = f"; and {len(pairs) - 3} more" if len(pairs) > 3 else ""
-            what = f"share {len(pairs)} pair{'s' * (len(pairs) > 1)} of images that look the same: {told}{more}"
-            findings.append(Finding(False, f"{one} and {two}", what))
+            names = {name: names_of_items(splits[name]) for name in (one, two)}
+            told = tuple(f"{names[one][i]} and {names[two][j]}" for i, j in pairs)
+            what = f"share {len(pairs)} pair{'s' * (len(pairs) > 1)} of images that look the same"
+            findings.append(Finding(False, f"{one} and {two}", what, told))
     return findings
 
 
-def _looks(items: Tensor) -> Tensor | None:
-    """Return the signs [N, 64], -1 or 1, of an image's differences; zeros for a plain image; None for other items."""
+def _details(items: Tensor) -> Tensor | None:
+    """Return the details of images as vectors [N, 196] of length 1; zeros for a plain image; None for other items.
+
+    They are what each pixel of the image, scaled to 16x16, differs from its neighbours' mean: light, contrast and a
+    gradient over the whole image, as transparency may leave, do not count.
+    """
     if items.ndim != 4 or items.dtype != torch.uint8 or min(items.shape[2:]) < SMALLEST:
         return None
-    small = [interpolate(part.float().mean(1, keepdim=True), (8, 9), mode="area") for part in items.split(CHUNK)]
-    steps = torch.cat(small)[:, 0].diff(dim=2).flatten(1)
-    busy = (steps.abs() > 2).float().mean(1, keepdim=True) > 0.5
-    return torch.where(steps > 0, 1.0, -1.0) * busy
-
-
-def _named(split: Split, index: int) -> str:
-    k = int(_class_of(split)[index])
-    return f"{split.names[k]} #{index - int(split.counts[:k].sum()) + 1}"
+    side = (SMALLEST, SMALLEST)
+    small = [interpolate(part.float().mean(1, keepdim=True), side, mode="area") for part in items.split(CHUNK)]
+    x = torch.cat(small)[:, 0]
+    around = x[:, :-2, 1:-1] + x[:, 2:, 1:-1] + x[:, 1:-1, :-2] + x[:, 1:-1, 2:]
+    details = (x[:, 1:-1, 1:-1] - around / 4).flatten(1)
+    lengths = details.norm(dim=1, keepdim=True)
+    return torch.where(lengths > PLAIN * details.shape[1] ** 0.5, details / lengths, 0.0)
 
 
 def episode_findings(data: Any, way: int, shot: int, query: int) -> list[Finding]:
@@ -111,8 +115,8 @@ def episode_findings(data: Any, way: int, shot: int, query: int) -> list[Finding
         if getattr(data, "within", False) and split is not None:
             sizes = Counter(group_of(label) for label in split.names)
             if small := sorted(group for group, size in sizes.items() if size < way):
-                what = f"has groups of fewer than way = {way} classes, which no episode uses: {', '.join(small[:5])}"
-                findings.append(Finding(False, name, what))
+                what = f"has groups of fewer than way = {way} classes, which no episode uses"
+                findings.append(Finding(False, name, what, tuple(small)))
         if any(finding.blocks and finding.where.startswith(name) for finding in findings) or not (
             split or data.facts.regression
         ):
@@ -156,9 +160,13 @@ def _numbers(name: str, split: Split) -> list[Finding]:
         bad = torch.zeros(len(_class_of(split)), dtype=torch.bool)
         for part in parts:
             bad |= wrong(part.reshape(len(part), -1)).any(1)
-        for k, count in Counter(_class_of(split)[bad].tolist()).items():
-            told = f"has {count} {noun}{'s' * (count > 1)} {what}"
-            findings.append(Finding(blocks, f"{name}: {split.names[k]}", told))
+        names = names_of_items(split) if bad.any() else []
+        wrong_of: dict[int, list[str]] = {}
+        for i in bad.nonzero().flatten().tolist():
+            wrong_of.setdefault(int(_class_of(split)[i]), []).append(names[i])
+        for k, own in wrong_of.items():
+            told = f"has {len(own)} {noun}{'s' * (len(own) > 1)} {what}"
+            findings.append(Finding(blocks, f"{name}: {split.names[k]}", told, tuple(own)))
     return findings
 
 
@@ -181,37 +189,45 @@ def _copies(splits: Mapping[str, Split]) -> list[Finding]:
     A class that has most of its items in common with a class of another split leaks between the splits. Single copies
     are reported and do not block: simple drawings can be equal.
     """
-    owners: dict[bytes, list[tuple[str, int]]] = {}
+    owners: dict[bytes, list[tuple[str, int, int]]] = {}
     for name, split in splits.items():
-        for digest, k in zip(_digests(split), _class_of(split).tolist(), strict=True):
-            owners.setdefault(digest, []).append((name, k))
-    within: Counter[tuple[str, int]] = Counter()
-    between: Counter[tuple[tuple[str, int], tuple[str, int]]] = Counter()
+        for i, (digest, k) in enumerate(zip(_digests(split), _class_of(split).tolist(), strict=True)):
+            owners.setdefault(digest, []).append((name, k, i))
+    copied = [found for found in owners.values() if len(found) > 1]
+    if not copied:
+        return []
+    names = {name: names_of_items(split) for name, split in splits.items()}
+    within: dict[Owner, list[str]] = {}
+    between: dict[tuple[Owner, Owner], list[str]] = {}
     findings = []
-    for found in owners.values():
-        if len(found) > 1:
-            counts = Counter(found)
-            within.update({owner: count - 1 for owner, count in counts.items() if count > 1})
-            if len(counts) <= COMMON:
-                between.update(combinations(sorted(counts), 2))
-            else:
-                (name, k), *others = sorted(counts)
-                what = f"has an item, perhaps an empty one, that {len(others)} other classes have too"
-                findings.append(Finding(True, f"{name}: {splits[name].names[k]}", what))
-    for (name, k), count in within.items():
-        what = f"has {count} item{'s' * (count > 1)} that repeat{'s' * (count == 1)} others of it"
-        findings.append(Finding(False, f"{name}: {splits[name].names[k]}", what))
-    singles: Counter[tuple[str, str]] = Counter()
-    for ((one, i), (two, j)), count in between.items():
-        smaller = min(int(splits[one].counts[i]), int(splits[two].counts[j]))
-        where = f"{one}: {splits[one].names[i]}"
-        if count >= COPIED * smaller:
-            leak = "leaks into another split" if one != two else "is in the data twice"
-            what = f"{leak}: {count} of its items are those of {two}: {splits[two].names[j]}"
-            findings.append(Finding(one != two, where, what))
+    for found in copied:
+        items: dict[Owner, list[str]] = {}
+        for name, k, i in found:
+            items.setdefault((name, k), []).append(names[name][i])
+        for owner, own in items.items():
+            within.setdefault(owner, []).extend(f"{other} = {own[0]}" for other in own[1:])
+        if len(items) <= COMMON:
+            for one, two in combinations(sorted(items), 2):
+                between.setdefault((one, two), []).append(f"{items[one][0]} = {items[two][0]}")
         else:
-            singles[one, two] += count
-    for (one, two), count in singles.items():
-        other = "other classes of it" if one == two else two
-        findings.append(Finding(False, one, f"shares {count} single item{'s' * (count > 1)} with {other}"))
+            (name, k), *others = sorted(items)
+            what = f"has an item, perhaps an empty one, that {len(others)} other classes have too"
+            findings.append(Finding(True, f"{name}: {splits[name].names[k]}", what, tuple(items[name, k][:1])))
+    for (name, k), told in within.items():
+        if told:
+            what = f"has {len(told)} item{'s' * (len(told) > 1)} that repeat{'s' * (len(told) == 1)} others of it"
+            findings.append(Finding(False, f"{name}: {splits[name].names[k]}", what, tuple(told)))
+    singles: dict[tuple[str, str], list[str]] = {}
+    for ((first, k), (second, j)), told in between.items():
+        smaller = min(int(splits[first].counts[k]), int(splits[second].counts[j]))
+        if len(told) >= COPIED * smaller:
+            leak = "leaks into another split" if first != second else "is in the data twice"
+            what = f"{leak}: {len(told)} of its items are those of {second}: {splits[second].names[j]}"
+            findings.append(Finding(first != second, f"{first}: {splits[first].names[k]}", what, tuple(told)))
+        else:
+            singles.setdefault((first, second), []).extend(told)
+    for (first, second), told in singles.items():
+        other = "other classes of it" if first == second else second
+        what = f"shares {len(told)} single item{'s' * (len(told) > 1)} with {other}"
+        findings.append(Finding(False, first, what, tuple(told)))
     return findings

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from metalearn_cli.core.errors import Finding
 from metalearn_cli.core.items import each
 from metalearn_cli.data.common.dataset import Dataset
-from metalearn_cli.data.common.decoding import Unreadable, decoded
+from metalearn_cli.data.common.decoding import SKIP, Unreadable, decoded
 from metalearn_cli.data.common.files import UNREADABLE
 from metalearn_cli.data.common.manifest import Placed
 from metalearn_cli.data.common.splits import ONE
@@ -44,6 +45,7 @@ FORMATS = {
 
 LARGEST = 1 << 28  # bytes of a file
 MOST_PIXELS = 100_000_000
+BLACK, FLAT = 15, 3  # of 255: no brighter image, and no smaller range of values, shows anything; 12 bits of 16 have 15
 _GRAY = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N")
 
 
@@ -55,12 +57,14 @@ class Shape(NamedTuple):
         channels: C, 1 or 3; None: 1 if all images are gray.
         fit: how it becomes square: "crop" cuts the middle out, "pad" adds black bars, "squash" distorts it.
         resampling: the filter that scales it.
+        bits: that a file of 16 bits makes use of, 8 to 16; a camera may have 10 or 12.
     """
 
     size: int
     channels: Literal[1, 3] | None = None
     fit: Fit = "crop"
     resampling: Resampling = "bicubic"
+    bits: int = 16
 
 
 def drawing(pixels: int) -> dict[str, Any]:
@@ -117,7 +121,7 @@ def pixels_of(image: Image.Image, shape: Shape) -> NDArray[np.uint8]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             image.draft(None, (2 * shape.size, 2 * shape.size))  # a JPEG is decoded at a fraction of its size
-            flat = _flat(ImageOps.exif_transpose(image)).convert("L" if shape.channels == 1 else "RGB")
+            flat = _flat(ImageOps.exif_transpose(image), shape.bits).convert("L" if shape.channels == 1 else "RGB")
             fitted = _square(flat, shape)
     except UNREADABLE as error:
         raise ValueError(f"cannot be read as an image: {error}") from error
@@ -125,11 +129,11 @@ def pixels_of(image: Image.Image, shape: Shape) -> NDArray[np.uint8]:
     return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
 
 
-def _flat(image: Image.Image) -> Image.Image:
+def _flat(image: Image.Image, bits: int) -> Image.Image:
     """Return an image with 8 bits a channel and without transparency."""
-    if image.mode.startswith("I"):
-        deep = np.asarray(image).astype(np.int64)
-        return Image.fromarray((deep // 257 if deep.max(initial=0) > ONE else deep).clip(0, ONE).astype(np.uint8))
+    if image.mode.startswith("I"):  # whatever its values: a dark image stays dark
+        deep = np.asarray(image).astype(np.int64) >> (bits - 8)
+        return Image.fromarray(deep.clip(0, ONE).astype(np.uint8))
     if image.mode == "F":
         raise ValueError("its pixels are floating-point numbers; save it with 8 or 16 bits")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
@@ -171,11 +175,14 @@ def image_data(
     """
     modes: Counter[str] = Counter()
     sizes: list[tuple[int, ...]] = []
+    dark: list[Finding] = []
 
     def decode(source: Any) -> NDArray[np.uint8]:
         image = read(source)
         mode, extent = image.mode, image.size
         pixels = pixels_of(image, shape)
+        if told := _empty(pixels, mode):
+            dark.append(Finding(False, str(source), told))
         modes.update([mode])
         sizes.append(extent)
         return pixels
@@ -199,8 +206,17 @@ def image_data(
         "image",
         _preprocessing(shape, 1 if gray else shape.channels or 3),
         about=told,
-        findings=(*found.findings, *findings),
+        findings=(*found.findings, *findings, *sorted(dark)),
+        cure=SKIP if any(finding.blocks for finding in findings) else "",
     )
+
+
+def _empty(pixels: NDArray[np.uint8], mode: str) -> str:
+    """Return why an image shows nothing, or ""."""
+    if pixels.max() <= BLACK:
+        deep = "; if its pixels have 10 or 12 bits, say so: data.bits=12" if mode.startswith("I") else ""
+        return f"is nearly black: no pixel is brighter than {BLACK} of {ONE}{deep}"
+    return "is nearly of one colour" if np.ptp(pixels, (1, 2)).max() <= FLAT else ""
 
 
 def _one_channel(items: Tensor) -> Tensor:
@@ -214,5 +230,6 @@ def _preprocessing(shape: Shape, channels: int) -> dict[str, Any]:
         "fit": shape.fit,
         "resampling": shape.resampling,
         "transparent": "white",
+        "bits": shape.bits,
         "divide_by": ONE,
     }

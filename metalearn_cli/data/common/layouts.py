@@ -10,20 +10,21 @@ from pathlib import Path, PurePosixPath
 from metalearn_cli.core.errors import ConfigError, DataError, Finding, Problem
 from metalearn_cli.data.common.files import SPLIT_WORDS, Files, files_in, files_named, suffix
 from metalearn_cli.data.common.manifest import Entry, Manifest, split_named
-from metalearn_cli.data.common.rows import columns_of, is_table, named
+from metalearn_cli.data.common.rows import columns_of, is_table, named, not_used, word_of
 
 COLUMN = {"path": None, "label": None, "split": None, "group": None}
 """The columns of a table of files; None for the usual names."""
 
-NO_CLASS = "is in no class folder; each class needs a folder of its own, or data.pattern if recordings' names say it"
+NO_CLASS = "is in no class folder; each class needs a folder of its own"
 
 
-def of_folders(files: Files, endings: Sequence[str]) -> Manifest:
+def of_folders(files: Files, endings: Sequence[str], named: bool = False) -> Manifest:
     """Return the files of a folder of classes, each a folder; folders above them are groups, those at the top splits.
 
     Args:
         files: all files.
         endings: of the files that are items.
+        named: whether the names of the files may say their classes instead, by `data.pattern`.
     """
     names = sorted(name for name in files.names if suffix(name) in endings)  # the same in a folder and in an archive
     about = {
@@ -31,16 +32,20 @@ def of_folders(files: Files, endings: Sequence[str]) -> Manifest:
         "skipped": {**files.skipped, "of other kinds": len(files.names) - len(names)},
     }
     parts = {name: PurePosixPath(name).parts[:-1] for name in names}
+    if len(set(parts.values())) == 1:
+        told = _of_one_folder(names, named)
+        return Manifest([], about, (*files.findings, Finding(True, "data.root", told)))
     wrapping = _common(set(parts.values()))
     parts = {name: folders[wrapping:] for name, folders in parts.items()}
     tops = {folders[0].lower() for folders in parts.values() if folders}
     split_folders = tops <= SPLIT_WORDS.keys() and "train" in {SPLIT_WORDS[top] for top in tops}
-    entries, findings = [], list(files.findings)
+    entries, findings = [], [*files.findings, *beside_splits({top: SPLIT_WORDS.get(top, "") for top in tops})]
     for name, folders in parts.items():
         split = split_named(folders[0], name) if split_folders and folders else ""
         own = folders[bool(split) :]
         if not own:
             findings.append(Finding(True, name, NO_CLASS))
+            continue
         group = own[0] if len(own) > 1 else ""
         entries.append(Entry(name, "/".join(own[bool(group) :]), split, group))
     if not names:
@@ -50,6 +55,31 @@ def of_folders(files: Files, endings: Sequence[str]) -> Manifest:
     return Manifest(entries, about, tuple(findings))
 
 
+def beside_splits(splits: Mapping[str, str]) -> list[Finding]:
+    """Return which folders or files are in no split, beside those of train and of another split.
+
+    Args:
+        splits: the split that each folder or file names, or "".
+    """
+    if not {"train"} < set(splits.values()) - {""}:
+        return []
+    told = "is neither train, val nor test, but lies beside these: move it away, or into one of them"
+    return [Finding(True, name or "data.root", told) for name, split in sorted(splits.items()) if not split]
+
+
+def _of_one_folder(names: Sequence[str], named: bool) -> str:
+    """Return what to do about files that all lie in one folder."""
+    many = f"has {len(names)} files in one folder, such as {PurePosixPath(names[0]).name}"
+    told = f"{many}: a class is a folder; give the folder that has a folder for each class"
+    if not named:
+        return told
+    first = PurePosixPath(names[0])
+    marks = re.findall(r"[_-]", first.stem) or ["_"]
+    fields = ["{label}", *["{group}"] * (len(marks) > 1), *(f"{{n{i or ''}}}" for i in range(max(1, len(marks) - 1)))]
+    pattern = "".join(field + mark for field, mark in zip(fields, [*marks, first.suffix], strict=True))
+    return f"{told}, or say how names tell the class, such as \"data.pattern='{pattern}'\""
+
+
 def of_names(files: Files, endings: Sequence[str], pattern: str) -> Manifest:
     """Return the files whose names say what they are.
 
@@ -57,7 +87,7 @@ def of_names(files: Files, endings: Sequence[str], pattern: str) -> Manifest:
         files: all files.
         endings: of the files that are items.
         pattern: such as "{label}_{group}_{n}.wav", matched to the end of each path; a field has no "/". The fields
-            "label", "split" and "group" are used.
+            "label", "split" and "group" are used. A label is as long as possible: "great_tit_1" is "great_tit" and 1.
 
     Raises:
         ConfigError: if the pattern has no label, or no file fits it.
@@ -66,21 +96,36 @@ def of_names(files: Files, endings: Sequence[str], pattern: str) -> Manifest:
     if "label" not in fields or len(set(fields)) < len(fields):
         raise ConfigError([Problem("data.pattern", f"needs {{label}}, and each field once, got {pattern!r}")])
     literals = re.split(r"{\w+}", pattern)
-    parts = [re.escape(literals[0])]
-    for field, literal in zip(fields, literals[1:], strict=True):
-        parts += [f"(?P<{field}>[^/]+?)", re.escape(literal)]
-    expression = re.compile(rf"(?:.*/)?{''.join(parts)}")
+    longest, shortest = (_expression(fields, literals, label) for label in ("[^/]+", "[^/]+?"))
     names = sorted(name for name in files.names if suffix(name) in endings)
-    matches = {name: match.groupdict() for name in names if (match := expression.fullmatch(name))}
+    matches = {name: match.groupdict() for name in names if (match := longest.fullmatch(name))}
     if not matches:
         some = ", ".join(names[:3]) or "none"
         raise ConfigError([Problem("data.pattern", f"{pattern!r} fits none of {len(names)} files, such as {some}")])
+    findings = list(files.findings)
+    others = {name: match["label"] for name in matches if (match := shortest.fullmatch(name))}
+    if unsure := [name for name, label in others.items() if label != matches[name]["label"]]:
+        name = unsure[0]
+        told = f"fits {len(unsure)} files in two ways: {name} has the label {matches[name]['label']!r}, the longest"
+        cure = "if that is the right one, give each part a field, as in {label}_{year}_{month}_{n}.wav"
+        findings.append(Finding(False, "data.pattern", f"{told}, not {others[name]!r}; {cure}"))
     entries = [
         Entry(name, found["label"], split_named(found.get("split"), name), found.get("group") or "")
         for name, found in matches.items()
     ]
     other = {"of other names": len(names) - len(matches), "of other kinds": len(files.names) - len(names)}
-    return Manifest(entries, {"files": len(files.names), "skipped": {**files.skipped, **other}}, files.findings)
+    left = tuple(name for name in names if name not in matches)
+    told = f"does not fit {len(left)} of {len(names)} names, which are left out"
+    findings += [Finding(False, "data.pattern", told, left)] * bool(left)
+    return Manifest(entries, {"files": len(files.names), "skipped": {**files.skipped, **other}}, tuple(findings))
+
+
+def _expression(fields: Sequence[str], literals: Sequence[str], label: str) -> re.Pattern[str]:
+    """Return a pattern of files' names as an expression; all fields but the label are as short as possible."""
+    parts = [re.escape(literals[0])]
+    for field, literal in zip(fields, literals[1:], strict=True):
+        parts += [f"(?P<{field}>{label if field == 'label' else '[^/]+?'})", re.escape(literal)]
+    return re.compile(rf"(?:.*/)?{''.join(parts)}")
 
 
 def _common(folders: set[tuple[str, ...]]) -> int:
@@ -117,25 +162,28 @@ def of_table(path: Path, column: Mapping[str, str | None]) -> tuple[Manifest, Fi
         column: its columns: "path" and "label", and perhaps "split" and "group"; see `rows.named`.
 
     Raises:
-        DataError: with each row that cannot be used, and each file that is not there.
+        ConfigError: if it lacks a column.
+        DataError: if it cannot be read.
     """
     columns = columns_of(path)
     roles = {role: named(columns, role, column, path, role in ("path", "label")) for role in column}
     used = {role: found[0] for role, found in roles.items() if found}
-    values = {role: [str(value or "").strip() for value in found[1]] for role, found in roles.items() if found}
+    values = {role: [word_of(value) for value in found[1]] for role, found in roles.items() if found}
     values["path"] = [name.replace("\\", "/") for name in values["path"]]
     files = files_named(path.parent, [name for name in values["path"] if name])
-    findings = list(files.findings)
-    places = [f"{path}, {columns.place(row)}" for row in range(len(values["path"]))]
-    findings += [
-        Finding(True, where, "has no label") for where, label in zip(places, values["label"], strict=True) if not label
-    ]
-    findings += [
-        Finding(True, where, "names no file") for where, name in zip(places, values["path"], strict=True) if not name
-    ]
-    if findings:
-        raise DataError(findings)
-    rows = len(places)
-    splits = list(map(split_named, values.get("split", [""] * rows), places))
-    entries = map(Entry, values["path"], values["label"], splits, values.get("group", [""] * rows))
-    return Manifest(list(entries), {"rows": rows, "columns": used}), files
+    findings, entries = list(files.findings), []
+    known, empty = set(files.names), [""] * len(values["path"])
+    each = (values[role] if role in values else empty for role in ("path", "label", "split", "group"))
+    for row, (name, label, split, group) in enumerate(zip(*each, strict=True)):
+        where = f"{path}, {columns.place(row)}"
+        lacks = ["has no label"] * (not label) + ["names no file"] * (not name)
+        wrong = [Finding(True, where, what) for what in lacks]
+        try:
+            part = split_named(split, where)
+        except DataError as error:
+            wrong += error.findings
+        findings += wrong
+        if not wrong and name in known:
+            entries.append(Entry(name, label, part, group))
+    about = {"rows": len(empty), "columns": used, **not_used(columns, used.values())}
+    return Manifest(entries, about, tuple(findings)), files

@@ -5,10 +5,14 @@ Legend: K classes or groups.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
+import unicodedata
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -21,7 +25,8 @@ from metalearn_cli.core.metric import SAME_CLASSES
 from metalearn_cli.core.places import expanded
 from metalearn_cli.core.random import derive_seed
 from metalearn_cli.data.common.files import SPLIT_WORDS
-from metalearn_cli.data.common.splits import SPLITS, Split
+from metalearn_cli.data.common.rows import word_of
+from metalearn_cli.data.common.splits import SPLITS, Split, packed
 
 WAYS = ("auto", "groups", "classes", "items")
 """How classes may be split, besides by a file of lists."""
@@ -30,6 +35,9 @@ SHARE = 5  # val and test get a fifth of the classes each
 USUAL_WAY = 5  # but as many as an episode usually has, where there are four times as many
 FEWEST = 6  # two classes in each split
 FEWEST_GROUPS = 3  # one in each split
+
+
+_NUMBER = re.compile(r"[+-]?\d+(\.\d*)?")
 
 
 class Entry(NamedTuple):
@@ -51,8 +59,9 @@ class Entry(NamedTuple):
     @property
     def class_name(self) -> str:
         """The name of its class, see `splits.group_of`."""
-        # without a group, a slash of the label must not make one: "km/h" is no class of "km"
-        return f"{self.group}/{self.label}" if self.group else self.label.replace("/", "\N{DIVISION SLASH}")
+        # the first slash ends the group: a slash of a group, or of a label without one ("km/h"), must not be it
+        group, label = (text.replace("/", "\N{DIVISION SLASH}") for text in (self.group, self.label))
+        return f"{group}/{self.label}" if group else label
 
 
 Noun = Literal["class", "task"]
@@ -67,12 +76,15 @@ class Manifest(NamedTuple):
         about: what was understood, as plain values, for `mlx data make`.
         findings: what cannot be used, or was left out.
         noun: what a label is: "class", or "task" of a regression.
+        by_place: whether seeded splits deal classes by their place among all, as the recorded results of a benchmark
+            were; else by their name, so that an added class moves few others.
     """
 
     entries: Sequence[Entry]
     about: Mapping[str, Any] = {}
     findings: tuple[Finding, ...] = ()
     noun: Noun = "class"
+    by_place: bool = False
 
 
 class Placed(NamedTuple):
@@ -82,33 +94,37 @@ class Placed(NamedTuple):
         classes: the entries of each class of each split.
         protocol: how they were split.
         findings: what was left out.
+        min_items: classes of which fewer items can be read are left out.
     """
 
     classes: Mapping[str, Mapping[str, Sequence[Entry]]]
     protocol: str
     findings: tuple[Finding, ...]
+    min_items: int = 1
 
     @property
     def plain(self) -> list[Any]:
         """Return all this as plain values, a part of the key of a cached data set."""
         sources = {s: {n: [e.source for e in own] for n, own in classes.items()} for s, classes in self.classes.items()}
-        return [sources, self.protocol]
+        return [sources, self.protocol, self.findings, self.min_items]
 
     def entries(self, split: str) -> list[Entry]:
         """Return the entries of a split, class by class."""
         return [entry for entries in self.classes[split].values() for entry in entries]
 
-    def splits(self, decoded: Callable[[str, list[Entry]], Items]) -> dict[str, Split]:
+    def splits(self, decoded: Callable[[str, list[Entry]], Items], place: Callable[[Any], str]) -> dict[str, Split]:
         """Return the splits of a data set.
 
         Args:
             decoded: returns the items of a split's entries, in their order.
+            place: returns where an entry's source was found.
         """
         return {
             split: Split(
                 items=decoded(split, self.entries(split)),
                 counts=torch.tensor([len(entries) for entries in classes.values()]),
                 names=tuple(classes),
+                sources=packed(place(entry.source) for entry in self.entries(split)),
             )
             for split, classes in self.classes.items()
         }
@@ -127,34 +143,49 @@ def placed(manifest: Manifest, split: str, seed: int, min_items: int = 2) -> Pla
 
     Raises:
         ConfigError: if there are too few classes.
-        DataError: if there are no items.
+        DataError: if there are no items; with findings that block, also if there are too few classes.
     """
-    if any(finding.blocks for finding in manifest.findings):
-        raise DataError(manifest.findings)
+    blocking = [finding for finding in manifest.findings if finding.blocks]
     if not manifest.entries:
-        raise DataError([Finding(True, "data.root", "has no items that can be read")])
+        raise DataError(blocking or [Finding(True, "data.root", "has no items that can be read")])
+    try:
+        return _placed(manifest, split, seed, min_items)
+    except ConfigError as error:
+        if not blocking:
+            raise
+        told = [Finding(True, p.key, p.message) for p in error.problems]
+    except DataError as error:
+        told = [*error.findings]
+    raise DataError([*blocking, *told])
+
+
+def _placed(manifest: Manifest, split: str, seed: int, min_items: int) -> Placed:
+    """Split the items of a manifest that has some; see `placed`."""
     plural = PLURAL[manifest.noun]
     classes, small = _by_class(manifest.entries, min_items, plural)
     if not classes:
         raise DataError([finding._replace(blocks=True) for finding in small])
-    findings = (*manifest.findings, *small)
+    findings = (*manifest.findings, *small, *_alike(classes))
     given = any(entry.split for entry in manifest.entries)
+    order: Order = partial(_by_place if manifest.by_place else _by_name, seed)
     if split == "items":
         how = "as given" if given else f"seed {seed}"
-        return Placed(_items(classes, given, seed), f"{SAME_CLASSES} {plural}, {how}", findings)
+        return Placed(_items(classes, given, seed), f"{SAME_CLASSES} {plural}, {how}", findings, min_items)
     if split not in WAYS:
         lists = _listed(classes, Path(expanded(split)))
         left = [name for name in classes if not any(name in own for own in lists.values())]
         if left:
-            told = f"{len(left)} of {len(classes)} {plural} are in none of the lists and are left out: {_some(left)}"
-            findings = (*findings, Finding(False, split, told))
-        return Placed(lists, f"lists of {Path(split).name}", findings)
+            told = f"{len(left)} of {len(classes)} {plural} are in none of the lists and are left out"
+            findings = (*findings, Finding(False, split, told, tuple(left)))
+        return Placed(lists, f"lists of {Path(split).name}", findings, min_items)
     if split == "auto" and given:
-        return Placed(_given(classes, seed, manifest.noun), "as given", findings)
+        return Placed(_given(classes, order, manifest.noun), "as given", findings, min_items)
     groups = {entry.group for entry in manifest.entries}
     if split == "groups" or (split == "auto" and "" not in groups and len(groups) >= FEWEST_GROUPS):
-        return Placed(_seeded(classes, _groups(groups, seed)), f"groups, seed {seed}", findings)
-    return Placed(_seeded(classes, _classes(list(classes), seed, manifest.noun)), f"{plural}, seed {seed}", findings)
+        return Placed(_seeded(classes, _groups(groups, order)), f"groups, seed {seed}", findings, min_items)
+    return Placed(
+        _seeded(classes, _classes(list(classes), order, manifest.noun)), f"{plural}, seed {seed}", findings, min_items
+    )
 
 
 def key_of_split(split: str) -> str:
@@ -169,13 +200,17 @@ def split_named(word: object, where: str) -> str:
     Raises:
         DataError: if it is none.
     """
-    found = SPLIT_WORDS.get(str(word or "").strip().lower(), "" if not str(word or "").strip() else None)
+    text = word_of(word).lower()
+    found = SPLIT_WORDS.get(text) if text else ""
     if found is None:
         raise DataError([Finding(True, where, f"has the split {word!r}; a split is one of {', '.join(SPLITS)}")])
     return found
 
 
 Classes = dict[str, list[Entry]]
+
+Order = Callable[[Sequence[str]], list[str]]
+"""Returns names in a seeded order."""
 
 
 def _by_class(entries: Sequence[Entry], min_items: int, plural: str) -> tuple[Classes, tuple[Finding, ...]]:
@@ -186,16 +221,34 @@ def _by_class(entries: Sequence[Entry], min_items: int, plural: str) -> tuple[Cl
     small = [name for name, own in classes.items() if len(own) < min_items]
     findings: tuple[Finding, ...] = ()
     if small:
-        told = f"{len(small)} of {len(classes)} {plural} have fewer than {min_items} items and are left out"
-        findings = (Finding(False, "data.min_items", f"{told}: {_some(sorted(small))}"),)
+        findings = (too_small(small, len(classes), min_items, plural, "items"),)
     return {name: classes[name] for name in sorted(classes) if len(classes[name]) >= min_items}, findings
+
+
+def too_small(small: Sequence[str], classes: int, min_items: int, plural: str, items: str) -> Finding:
+    """Return that classes are left out because they have too few items; `plural` and `items` say what they are."""
+    told = f"{len(small)} of {classes} {plural} have fewer than {min_items} {items} and are left out"
+    return Finding(False, "data.min_items", told, tuple(sorted(small)))
+
+
+def _alike(names: Iterable[str]) -> list[Finding]:
+    """Return classes whose names differ only in case, in blanks, in how an accent or a number is written."""
+    sets: dict[str, list[str]] = {}
+    for name in names:
+        plain = unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold()).strip()
+        sets.setdefault(str(float(plain)) if _NUMBER.fullmatch(plain) else plain, []).append(name)
+    alike = [" and ".join(map(ascii, own)) for own in sets.values() if len(own) > 1]
+    if not alike:
+        return []
+    told = f"that may be the same class: {_some(alike)}; they stay different, correct the labels if they are not"
+    return [Finding(False, "data.root", f"has class names {told}")]
 
 
 def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-def _given(classes: Classes, seed: int, noun: Noun) -> dict[str, Classes]:
+def _given(classes: Classes, order: Order, noun: Noun) -> dict[str, Classes]:
     """Split as the source says; what it does not have is taken from its training classes."""
     own: dict[str, set[str]] = {name: {entry.split for entry in entries} for name, entries in classes.items()}
     shared = [name for name, splits in own.items() if len(splits - {""}) > 1]
@@ -218,10 +271,10 @@ def _given(classes: Classes, seed: int, noun: Noun) -> dict[str, Classes]:
         names = list(found["train"])
         if len(names) < FEWEST:
             raise ConfigError([Problem("data.split", _too_few(len(names), "train", noun))])
-        order = _shuffled(names, seed)
+        dealt = order(names)
         held = _held(len(names))
         for index, split in enumerate(missing):
-            for name in order[index * held : (index + 1) * held]:
+            for name in dealt[index * held : (index + 1) * held]:
                 found[split][name] = found["train"].pop(name)
     return {split: dict(sorted(own.items())) for split, own in found.items()}
 
@@ -282,7 +335,7 @@ def _seeded(classes: Classes, owner: Callable[[str, Entry], str]) -> dict[str, C
     return found
 
 
-def _groups(groups: set[str], seed: int) -> Callable[[str, Entry], str]:
+def _groups(groups: set[str], order: Order) -> Callable[[str, Entry], str]:
     if "" in groups:
         raise ConfigError([Problem("data.split", "split=groups needs a group for each item; name its column or field")])
     if len(groups) < FEWEST_GROUPS:
@@ -290,15 +343,14 @@ def _groups(groups: set[str], seed: int) -> Callable[[str, Entry], str]:
         raise ConfigError(
             [Problem("data.split", f"{told}, one for each split; data.split=classes splits single classes")]
         )
-    held, order = max(1, len(groups) // SHARE), _shuffled(sorted(groups), seed)
-    owner = _dealt(order, held)
+    owner = _dealt(order(sorted(groups)), max(1, len(groups) // SHARE))
     return lambda name, entry: owner[entry.group]
 
 
-def _classes(names: list[str], seed: int, noun: Noun) -> Callable[[str, Entry], str]:
+def _classes(names: list[str], order: Order, noun: Noun) -> Callable[[str, Entry], str]:
     if len(names) < FEWEST:
         raise ConfigError([Problem("data.split", _too_few(len(names), "the data", noun))])
-    owner = _dealt(_shuffled(names, seed), _held(len(names)))
+    owner = _dealt(order(names), _held(len(names)))
     return lambda name, entry: owner[name]
 
 
@@ -325,5 +377,10 @@ def _order(count: int, seed: int, name: str) -> list[int]:
     return list(np.random.default_rng(derive_seed(seed, "split", name)).permutation(count))
 
 
-def _shuffled(names: Sequence[str], seed: int) -> list[str]:
+def _by_name(seed: int, names: Sequence[str]) -> list[str]:
+    """Return names in an order in which two of them stay the same way round, whatever others there are."""
+    return sorted(names, key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).digest())
+
+
+def _by_place(seed: int, names: Sequence[str]) -> list[str]:
     return [names[int(i)] for i in _order(len(names), seed, "")]

@@ -100,6 +100,13 @@ def is_table(name: str) -> bool:
     return name.lower().endswith(TABLES)
 
 
+def word_of(value: Any) -> str:
+    """Return a label, group or split as text, "" for a missing one; 3.0 is 3."""
+    if value is None or value != value:
+        return ""
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value).strip()
+
+
 def columns_of(path: Path) -> Table:
     """Read a table; a CSV has its columns' names in its first line.
 
@@ -207,6 +214,12 @@ def named(
         return None
     message = f"{path} has the columns {_listed(columns)}; say which one is the {role}: data.column.{role}=NAME"
     raise ConfigError([Problem(f"data.column.{role}", message)])
+
+
+def not_used(columns: Columns, used: Iterable[str]) -> dict[str, str]:
+    """Return what `mlx data make` says of the columns without a role; {} if there are none."""
+    left = [name for name in columns if name not in used]
+    return {"not used": f"{', '.join(left)} (data=mixed uses them, too)"} if left else {}
 
 
 def nested(values: Iterable[Any]) -> str:

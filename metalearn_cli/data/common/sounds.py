@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -17,7 +18,7 @@ from metalearn_cli.core.check import Above, Range
 from metalearn_cli.core.errors import Finding, UserError
 from metalearn_cli.data.common.cache import cached
 from metalearn_cli.data.common.dataset import Dataset
-from metalearn_cli.data.common.decoding import Unreadable, decoded
+from metalearn_cli.data.common.decoding import SKIP, Unreadable, decoded
 from metalearn_cli.data.common.files import Files
 from metalearn_cli.data.common.manifest import Manifest, Placed, placed
 from metalearn_cli.data.common.splits import ONE
@@ -110,6 +111,14 @@ def samples_of(content: bytes, shape: Shape) -> NDArray[np.float32]:
         mixed = resample_poly(mixed, shape.rate // common, rate // common).astype(np.float32)
     mixed = mixed[: shape.length]
     return np.pad(mixed, (0, shape.length - len(mixed)))
+
+
+def _recorded(content: bytes) -> tuple[int, float]:
+    """Return the samples per second of a recording, and its seconds."""
+    import soundfile
+
+    about = soundfile.info(io.BytesIO(content))
+    return about.samplerate, about.frames / about.samplerate
 
 
 def item_of(samples: NDArray[np.float32], shape: Shape) -> NDArray[Any]:
@@ -225,9 +234,15 @@ def sound_data(
         DataError: with each recording that cannot be read.
     """
     silent: list[str] = []
+    rates: Counter[int] = Counter()
+    lengths: list[float] = []
 
     def decode(source: Any) -> NDArray[Any]:
-        samples = samples_of(read(source), shape)
+        content = read(source)
+        samples = samples_of(content, shape)
+        rate, seconds = _recorded(content)
+        rates.update([rate])
+        lengths.append(seconds)
         if np.abs(samples).max() <= QUIET:
             silent.append(str(source))
         return item_of(samples, shape)
@@ -235,7 +250,16 @@ def sound_data(
     dtype = np.float32 if shape.features == "raw" else np.uint8
     splits, findings = decoded(found, decode, shape.item, dtype, unreadable, order)
     quiet = [Finding(False, source, "is silent") for source in sorted(silent)]
-    told = {**(about or {}), "recordings": sum(int(split.counts.sum()) for split in splits.values())}
+    about = {
+        **(about or {}),
+        "recordings": len(lengths),
+        "sampling rates": {f"{rate} Hz": count for rate, count in rates.most_common()},
+        "lengths": f"{min(lengths):.3g} to {max(lengths):.3g} s",
+        "cut to length": sum(seconds > shape.seconds for seconds in lengths),
+    }
+    if max(rates) < shape.rate:
+        told = f"is {shape.rate}, but the recordings have at most {max(rates)} samples a second: data.rate={max(rates)}"
+        quiet.append(Finding(False, "data.rate", f"{told} loses nothing"))
     preprocessing = {**shape._asdict(), "window": WINDOW, "decibels": DECIBELS, "divide_by": ONE}
     if shape.features == "raw":
         preprocessing = {key: value for key, value in preprocessing.items() if key in ("rate", "seconds", "features")}
@@ -245,6 +269,7 @@ def sound_data(
         splits,
         "audio",
         preprocessing,
-        about=told,
+        about=about,
         findings=(*found.findings, *findings, *quiet),
+        cure=SKIP if any(finding.blocks for finding in findings) else "",
     )

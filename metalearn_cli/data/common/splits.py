@@ -6,10 +6,11 @@ Legend: N items, K classes, O outputs of a regression, ... the shape of one item
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -35,6 +36,7 @@ class Split:
         counts: [K] int64 on the CPU; class k owns counts[k] >= 1 consecutive items.
         names: K different class names, such as "Angelic/character01/rot090"; see `group_of`.
         targets: [N, O] float32, the numbers of a regression that belong to the items; None for a classification.
+        sources: where each item was found, see `packed`; None if that is not known.
 
     Raises:
         ValueError: if they do not fit together.
@@ -44,6 +46,7 @@ class Split:
     counts: Tensor
     names: tuple[str, ...]
     targets: Tensor | None = None
+    sources: Tensor | None = None
 
     def __post_init__(self) -> None:
         parts = parts_of(self.items).values()
@@ -68,6 +71,22 @@ class Split:
         return replace(self, items=items, targets=None if self.targets is None else self.targets.to(device))
 
 
+def packed(names: Iterable[str]) -> Tensor:
+    """Return names as bytes, each with a zero at its end: a tensor that a cache can map without reading it."""
+    return torch.from_numpy(
+        np.frombuffer("".join(f"{name}\0" for name in names).encode(errors="replace"), np.uint8).copy()
+    )
+
+
+def names_of_items(split: Split) -> list[str]:
+    """Return where each item was found; "crow #2", its number in its class, if that is not known."""
+    if split.sources is not None:
+        return bytes(split.sources.numpy()).decode().split("\0")[:-1]
+    return [
+        f"{name} #{i + 1}" for name, count in zip(split.names, split.counts.tolist(), strict=True) for i in range(count)
+    ]
+
+
 def parts_of(items: Items) -> dict[str, Tensor]:
     """Return the parts of items, sorted by name; a tensor is one part without a name."""
     return {"": items} if isinstance(items, Tensor) else dict(sorted(items.items()))
@@ -78,6 +97,12 @@ def by_part(function: Callable[[Tensor], T], items: Items) -> T | dict[str, T]:
     if isinstance(items, Tensor):
         return function(items)
     return {name: function(part) for name, part in parts_of(items).items()}
+
+
+def spread(values: Sequence[T], most: int) -> list[T]:
+    """Return at most so many values, from the whole of a sequence: neighbours in an order may be of one group."""
+    count = min(most, len(values))
+    return [values[i * len(values) // count] for i in range(count)]
 
 
 def group_of(class_name: str) -> str:

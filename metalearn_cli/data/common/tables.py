@@ -107,6 +107,12 @@ def entries_of(
     return entries, findings
 
 
+def usable(entries: Sequence[Entry], findings: Sequence[Finding], path: Path, place: Place = row_place) -> list[Entry]:
+    """Return the rows of a table that no finding is about."""
+    wrong = {finding.where for finding in findings}
+    return [entry for entry in entries if f"{path}, {place(entry.source)}" not in wrong]
+
+
 def problems_of_targets(features: Columns, targets: Columns, path: Path, place: Place = row_place) -> list[Finding]:
     """Return what is wrong with the columns of a regression's targets; see `entries_of`."""
     findings = []

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import combinations, islice, pairwise
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -20,12 +21,13 @@ import torch
 from torch import Tensor
 
 from metalearn_cli.core.check import Range
-from metalearn_cli.core.errors import ConfigError, DataError, Finding, Problem, UserError
+from metalearn_cli.core.errors import ConfigError, Finding, Problem, UserError
 from metalearn_cli.core.places import expanded
 from metalearn_cli.data.common.cache import cached
 from metalearn_cli.data.common.dataset import Dataset
+from metalearn_cli.data.common.files import state_of
 from metalearn_cli.data.common.manifest import Entry, Placed
-from metalearn_cli.data.common.splits import SPLITS
+from metalearn_cli.data.common.splits import SPLITS, spread
 
 PADDING, UNKNOWN, FIRST = 0, 1, 2
 """The ids of padding, of a letter that the vocabulary lacks, and of the vocabulary's first piece."""
@@ -36,7 +38,6 @@ INSIDE = "##"  # begins a piece that is not the beginning of a word
 MOST_WORDS = 50_000  # different words that a vocabulary is learnt from, the commonest
 LONGEST_WORD = 64  # letters of a word that is learnt whole; a sequence of DNA is one word
 MOST_PARTS = 512  # of longer words
-LISTED = 5  # places named in a finding
 SHOWN, WIDTH = 8, 100  # classes of a split that are shown by an example, and its letters
 
 Vocabulary = Annotated[int, Range(16, 1 << 20)]
@@ -129,18 +130,20 @@ def text_data(name: str, found: Placed, coding: Coding, about: Mapping[str, Any]
 
 
 def filled(entries: Iterable[Entry]) -> tuple[list[Entry], tuple[Finding, ...]]:
-    """Return the passages with a text, and findings that name the others.
-
-    Raises:
-        DataError: if passages have no label.
-    """
+    """Return the passages with a text and a label, and findings that name the others."""
     rows = list(entries)
     written = [entry for entry in rows if entry.source.text.strip()]
     empty = [entry for entry in rows if not entry.source.text.strip()]
-    if bare := [entry for entry in written if not entry.label]:
-        raise DataError([Finding(True, _places(bare), "without a label; name the class of each text, or remove it")])
-    findings = (Finding(False, _places(empty), "without a text: left out"),) if empty else ()
-    return written, findings
+    bare = [entry for entry in written if not entry.label]
+    findings = [
+        Finding(blocks, _rows(own), what, tuple(entry.source.where for entry in own))
+        for blocks, own, what in (
+            (True, bare, "without a label; name the class of each text, or remove it"),
+            (False, empty, "without a text: left out"),
+        )
+        if own
+    ]
+    return [entry for entry in written if entry.label], tuple(findings)
 
 
 def plain(text: str) -> str:
@@ -266,7 +269,7 @@ def _stamp(tokenizer: str) -> list[int]:
     if not file.is_file():
         told = f"is words, bytes or a folder with a tokenizer.json; there is no {file}"
         raise ConfigError([Problem("data.tokenizer", told)])
-    return [file.stat().st_size, file.stat().st_mtime_ns]
+    return list(state_of(file.stat()))
 
 
 def _learnt(texts: Sequence[str], coding: Coding) -> tuple[dict[str, Any], int]:
@@ -298,7 +301,7 @@ def _built(name: str, found: Placed, coding: Coding, about: Mapping[str, Any]) -
     return Dataset.of(
         name,
         found.protocol,
-        found.splits(lambda split, _: ids[split].ids),
+        found.splits(lambda split, _: ids[split].ids, attrgetter("where")),
         "text",
         preprocessing,
         vocabulary,
@@ -319,11 +322,11 @@ def _strange(ids: Mapping[str, Encoded]) -> list[Finding]:
 
 
 def _examples(found: Placed) -> list[list[str]]:
-    """Return rows of a split, a class and the beginning of its first text."""
+    """Return rows of a split, one of its classes and the beginning of its first text."""
     return [
         [split, name, " ".join(entries[0].source.text.split())[:WIDTH]]
         for split, classes in found.classes.items()
-        for name, entries in list(classes.items())[:SHOWN]
+        for name, entries in spread(list(classes.items()), SHOWN)
     ]
 
 
@@ -337,15 +340,11 @@ def _repeated(found: Placed) -> list[Finding]:
     for pair in combinations(SPLITS, 2):
         shared = [[own[split] for split in pair] for own in places.values() if own.keys() >= set(pair)]
         if shared:
-            named = "; ".join(" and ".join(entry.source.where for entry in entries) for entries in shared[:LISTED])
-            more = f"; and {len(shared) - LISTED} more" if len(shared) > LISTED else ""
-            told = f"share {len(shared)} texts, but for case and punctuation: {named}{more}"
-            findings.append(Finding(False, " and ".join(pair), told))
+            named = tuple(" and ".join(entry.source.where for entry in entries) for entries in shared)
+            told = f"share {len(shared)} texts, but for case and punctuation"
+            findings.append(Finding(False, " and ".join(pair), told, named))
     return findings
 
 
-def _places(entries: Sequence[Entry]) -> str:
-    """Return where passages are, as the beginning of a sentence."""
-    more = f" and {len(entries) - LISTED} more" if len(entries) > LISTED else ""
-    named = "; ".join(entry.source.where for entry in entries[:LISTED])
-    return f"{named}{more}: {len(entries)} row{'s' * (len(entries) > 1)}"
+def _rows(entries: Sequence[Entry]) -> str:
+    return f"{len(entries)} row{'s' * (len(entries) > 1)}"

@@ -350,9 +350,8 @@ def test_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 class TestNames:
     """Of the tensors of an encoder with a decoder, or a classifier."""
 
-    model = nn.ModuleDict(
-        {"encoder": nn.ModuleDict({"block": nn.ModuleList([nn.Linear(2, 2)])}), "decoder": nn.Linear(2, 2)}
-    )
+    encoder = nn.ModuleDict({"block": nn.ModuleList([nn.Linear(2, 2)])})
+    model = nn.ModuleDict({"encoder": encoder, "decoder": nn.Linear(2, 2)})
 
     def test_missing_ones_are_those_of_the_encoder(self) -> None:
         gone = {"encoder.block.0.weight", "decoder.weight"}

@@ -46,6 +46,7 @@ META = {"tasks": 2, "train_way": None, "train_shot": None, "train_query": 5, "no
 SHARED = {**COMMON, "backbone": BACKBONE, "algorithm": PROTONET}
 META_TRAIN = {**SHARED, **TRAINED, **META, "data": DATA, "init_from": None}
 EVALUATE = {"split": "test", "episodes": 10, "normalisation": ["inductive"], "weights_seed": None, "select": {}}
+EVALUATE |= {"varying": False}
 CHAIN = {
     "wait": 0,
     **SHARED,
@@ -53,6 +54,7 @@ CHAIN = {
     "init_from": None,
     "stages": ["meta-train"],
     "seeds": 1,
+    "folds": None,
     "meta_train": {**TRAINED, **META},
     "evaluate": EVALUATE,
 }

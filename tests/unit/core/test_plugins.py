@@ -26,6 +26,7 @@ from metalearn_cli.core.check import Range
 
 class NearestOne(NearestCentroid):
     def __init__(self, power: Annotated[int, Range(1)] = 2) -> None:
+        super().__init__()
         self.power = power
 
 class Helper:

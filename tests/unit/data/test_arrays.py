@@ -15,6 +15,7 @@ from sources.arrays import fill
 from metalearn_cli.core.errors import ConfigError, DataError
 from metalearn_cli.data.arrays import arrays
 from metalearn_cli.data.common.arrays import mapped, npz, npz_names, treated
+from metalearn_cli.data.table import table
 
 LABELS = np.arange(20).repeat(2)
 
@@ -237,3 +238,13 @@ def test_items_of_different_shapes_are_told_by_file(tmp_path: Path) -> None:
         np.save(tmp_path / "c" / name / "1.npy", np.zeros(3))
     np.save(tmp_path / "c" / "b" / "1.npy", np.zeros(4))
     assert refusal(tmp_path / "c") == ["b/1.npy has float64 of shape [4]; a/1.npy has float64 of shape [3]"]
+
+
+@pytest.mark.parametrize("loader", [arrays, table])
+def test_bytes_that_are_no_utf_8_are_refused(tmp_path, loader):
+    y = np.array([name.encode("latin-1") for name in ("caf\xe9", "caf\xe8", "a", "b", "c", "d")]).repeat(5)
+    x = np.random.default_rng(0).normal(size=(30, 2))
+    parts = {"x": x} if loader is arrays else {"u": x[:, 0], "v": x[:, 1]}
+    np.savez(tmp_path / "a.npz", **parts, label=y)
+    with pytest.raises(DataError, match="bytes that are not UTF-8 text"):
+        loader(str(tmp_path / "a.npz"))

@@ -1,6 +1,7 @@
 """Own recordings: every format and layout, what they become, and every file that cannot be used."""
 
 import io
+import itertools
 import zipfile
 from pathlib import Path
 
@@ -125,6 +126,32 @@ def test_folders_archives_and_tables_give_the_same_items(tmp_path):
     assert (raw.facts.shape, raw.facts.values) == ((200,), "real")
 
 
+def test_rates_and_lengths_are_told(tmp_path):
+    folder = fill(tmp_path / "sounds", 6, 3)
+    data = audio(str(folder), **{**SMALL, "rate": 2 * RATE, "seconds": 0.05})
+    assert data.about["sampling rates"] == {f"{RATE} Hz": 18}
+    assert data.about["lengths"] == "0.06 to 0.06 s"
+    assert data.about["cut to length"] == 18
+    (told,) = [f.what for f in data.findings if f.where == "data.rate"]
+    assert (
+        told
+        == f"is {2 * RATE}, but the recordings have at most {RATE} samples a second: data.rate={RATE} loses nothing"
+    )
+    assert not [f for f in audio(str(folder), **{**SMALL, "rate": RATE}).findings if f.where == "data.rate"]
+
+
+def test_recordings_in_one_folder_get_a_pattern_to_type(tmp_path):
+    for n in range(12):
+        save(tmp_path / "r" / f"{'abcdef'[n // 2]}_ann_{n}.wav", n)
+    with pytest.raises(DataError, match=r"""such as "data\.pattern='{label}_{group}_{n}\.wav'""") as error:
+        audio(str(tmp_path / "r"), **SMALL)
+    assert len(error.value.findings) == 1
+    save(tmp_path / "r" / "odd.wav", 0)
+    data = audio(str(tmp_path / "r"), pattern="{label}_{who}_{n}.wav", **SMALL)
+    (told,) = [f for f in data.findings if f.where == "data.pattern"]
+    assert (told.blocks, told.items) == (False, ("odd.wav",))
+
+
 @pytest.mark.parametrize(
     ("pattern", "told"),
     [
@@ -217,3 +244,24 @@ def test_real_recordings():
     assert [len(s.names) for s in data.splits.values()] == [40, 10, 10]
     assert sum(int(s.counts.sum()) for s in data.splits.values()) == 3000
     assert not [f for f in data.findings if f.blocks]
+
+
+BIRDS = ("great_tit", "great_egret", "crow", "blue_jay", "blue_tit", "wren")
+
+
+@pytest.mark.parametrize("pattern", ["{label}_{n}.wav", "{where}_{label}_{n}.wav", "{label}_{where}_{n}.wav"])
+def test_a_label_of_two_words_is_whole_and_told(tmp_path, pattern):
+    for k, n in itertools.product(range(len(BIRDS)), range(2)):
+        save(tmp_path / "r" / pattern.format(label=BIRDS[k], n=n, where="home"), 10 * k + n)
+    data = audio(str(tmp_path / "r"), pattern=pattern, **SMALL)
+    assert {name for split in data.splits.values() for name in split.names} == set(BIRDS)
+    told = [finding.what for finding in data.findings if finding.where == "data.pattern"]
+    assert len(told) == 1 and "fits 8 files in two ways" in told[0] and "the label 'blue_jay'" in told[0]
+
+
+def test_a_pattern_that_names_each_part_has_one_reading(tmp_path):
+    for k, n in itertools.product(range(6), range(2)):
+        save(tmp_path / "r" / f"crow{k}_2020_{n}.wav", 10 * k + n)
+    data = audio(str(tmp_path / "r"), pattern="{label}_{year}_{n}.wav", **SMALL)
+    assert {name for split in data.splits.values() for name in split.names} == {f"crow{k}" for k in range(6)}
+    assert not any(finding.where == "data.pattern" for finding in data.findings)

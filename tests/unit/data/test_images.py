@@ -2,6 +2,10 @@
 
 import csv
 import io
+import itertools
+import json
+import os
+import shutil
 import struct
 import tarfile
 import zlib
@@ -13,7 +17,7 @@ from sources.images import fill, picture
 
 from metalearn_cli.core.errors import ConfigError, DataError
 from metalearn_cli.data.common.images import Shape, opened, pixels_of
-from metalearn_cli.data.images import images
+from metalearn_cli.data.images import COLUMN, images
 
 
 @pytest.fixture(autouse=True)
@@ -176,6 +180,37 @@ def test_items_split_within_classes(tmp_path):
     assert data.facts.classes == 3
 
 
+def test_a_dark_image_of_16_bits_stays_dark_and_12_bits_are_told(tmp_path):
+    deep = Image.fromarray(np.full((16, 16), 250, np.uint16))
+    assert item(deep).max() == 0
+    ramp = Image.fromarray(np.arange(4096, dtype=np.uint16).reshape(64, 64))
+    assert item(ramp, "TIFF", bits=12).max() > 200
+    folder = fill(tmp_path / "photos", 6, 2)
+    ramp.save(folder / "class00" / "dark.tif")
+    Image.new("RGB", (9, 9), "gold").save(folder / "class01" / "gold.png")
+    found = {f.where: f.what for f in images(str(folder)).findings}
+    assert found["class00/dark.tif"].endswith("if its pixels have 10 or 12 bits, say so: data.bits=12")
+    assert found["class01/gold.png"] == "is nearly of one colour"
+    assert "class00/dark.tif" not in [f.where for f in images(str(folder), bits=12).findings]
+
+
+def test_a_class_folder_alone_and_other_columns_are_told(tmp_path):
+    folder = fill(tmp_path / "photos", 6, 3)
+    for place in (folder / "class00", folder / ".."):
+        if place != folder / "class00":
+            for k in range(1, 6):
+                shutil.rmtree(folder / f"class{k:02d}")
+        with pytest.raises(DataError) as error:
+            images(str(place))
+        (finding,) = error.value.findings
+        assert finding.what.endswith("a class is a folder; give the folder that has a folder for each class")
+    names = [f"{k}-{i}.png" for k in range(6) for i in range(2)]
+    for n, name in enumerate(names):
+        picture(n).save(tmp_path / name)
+    (tmp_path / "t.csv").write_text("path,label,mass,note\n" + "".join(f"{name},{name[0]},1,x\n" for name in names))
+    assert images(str(tmp_path / "t.csv")).about["not used"] == "mass, note (data=mixed uses them, too)"
+
+
 def test_images_that_lie_in_no_class_folder(tmp_path):
     folder = fill(tmp_path / "photos", 6, 2)
     picture(0).save(folder / "stray.png")
@@ -198,6 +233,7 @@ def test_a_table_with_files_that_are_not_there(tmp_path):
         ("b.png", f"is not in {tmp_path}"),
         (f"{table}, line 4", "has no label"),
         (f"{table}, line 5", "names no file"),
+        ("data.min_items", "1 of 1 classes have fewer than 2 items and are left out"),
     ]
 
 
@@ -206,3 +242,41 @@ def test_nothing_is_written_to_the_users_folder(tmp_path):
     before = sorted(str(path) for path in folder.rglob("*"))
     images(str(folder), size=8)
     assert sorted(str(path) for path in folder.rglob("*")) == before
+
+
+def test_a_folder_beside_splits_is_no_group(tmp_path):
+    for split, names in {"train": "abcdef", "val": "gh", "test": "ij", "extra": "kl"}.items():
+        for name, i in itertools.product(names, range(2)):
+            (tmp_path / split / name).mkdir(parents=True, exist_ok=True)
+            picture(10 * ord(name) + i).save(tmp_path / split / name / f"{i}.png")
+    with pytest.raises(DataError) as error:
+        images(str(tmp_path))
+    (finding,) = (f for f in error.value.findings if f.blocks)
+    assert finding.where == "extra" and "neither train, val nor test" in finding.what
+
+
+def test_numbers_of_a_table_are_labels_and_groups_also_0(tmp_path):
+    rows = []
+    for group, label, item in itertools.product(range(5), range(2), range(3)):
+        name = f"{group}-{label}-{item}.png"
+        picture(100 * group + 10 * label + item).save(tmp_path / name)
+        rows.append({"path": name, "label": label, "group": group})
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    data = images(str(tmp_path / "t.jsonl"), column={**COLUMN, "group": "group"})
+    assert sorted(name for split in data.splits.values() for name in split.names) == sorted(
+        {f"{row['group']}/{row['label']}" for row in rows}
+    )
+    assert data.protocol == "groups, seed 0"
+
+
+def test_other_pictures_of_the_same_size_and_time_are_read_anew(tmp_path):
+    found = []
+    for root in ("one", "two"):
+        for k in range(6):
+            for i in range(2):
+                file = tmp_path / root / f"c{k}" / f"{i}.bmp"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                plain((k, i, len(found))).save(file)
+                os.utime(file, ns=(1, 1))
+        found.append(images(str(tmp_path / root)).fingerprint)
+    assert found[0] != found[1]

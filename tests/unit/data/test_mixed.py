@@ -55,6 +55,20 @@ def test_its_episodes_are_checked(file: Path) -> None:
     assert {word.split()[1] for word in told} == {"support", "query"}
 
 
+def test_each_part_is_checked_as_alone(file: Path) -> None:
+    data = mixed(str(file), size=16, column=COLUMN)
+    species = columns_of(file)["species"]
+    rows = {split: species.index(own.names[0]) for split, own in data.splits.items()}
+    lines = file.read_text().splitlines()
+    first, second = (lines[rows[split] + 1].split(",") for split in ("train", "test"))
+    second[:2] = first[0], first[1].upper()
+    lines[rows["test"] + 1] = ",".join(second)
+    file.write_text("\n".join(lines))
+    found = mixed(str(file), size=16, column=COLUMN).findings
+    assert any(f.where == "image of test" and f.what == "shares 1 single item with train" for f in found)
+    assert any(f.where == "text of train and test" and "share 1 texts" in f.what for f in found)
+
+
 def test_a_part_may_be_left_out(file: Path) -> None:
     data = mixed(str(file), size=8, ignore=["caption", "colour"])
     assert data.facts.shape == {"image": (3, 8, 8), "table": (2,)}

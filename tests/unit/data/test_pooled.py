@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 import torch
@@ -46,11 +47,35 @@ def test_each_class_stays_in_its_split_under_the_name_of_its_data(parts: Any) ->
     assert pooled(parts).fingerprint == data.fingerprint
 
 
+def test_what_its_numbers_mean_and_which_groups_meet(tmp_path: Path, parts: Any) -> None:
+    assert not any("same groups" in finding.what for finding in pooled(parts).findings)
+    roots = []
+    for names in ("size,mass", "size,age"):
+        rows = [f"{'abcdef'[i % 6]}{i % 2},{i * i % 7},{i * i % 5},{i % 2}" for i in range(36)]
+        roots.append(tmp_path / f"{names}.csv")
+        roots[-1].write_text("\n".join([f"label,{names},group", *rows]))
+    table = "metalearn_cli.data.table.table"
+    both = {name: {"_target_": table, "root": str(root)} for name, root in zip("ab", roots, strict=True)}
+    told = [finding for finding in pooled(both).findings if finding.where == "data.parts.b"]
+    assert [f.what for f in told] == ["has other columns than a: their numbers mean different things"]
+    for own in both.values():
+        own |= {"split": "classes", "column": {"group": "group"}}
+    assert {f.where for f in pooled(both).findings if "same groups" in f.what} >= {"a, train and val"}
+
+
 def test_another_domain_for_the_test(parts: Any) -> None:
     data = pooled(parts, train=["a"], test=["b"])
     groups = {split: {name[0] for name in own.names} for split, own in data.splits.items()}
     assert groups == {"train": {"a"}, "val": {"a"}, "test": {"b"}}
     assert data.protocol == "a: classes, seed 0; b: classes, seed 0; train of a, val of a, test of b"
+
+
+def test_folds_are_those_of_all_parts_together(parts: Any) -> None:
+    parts["a"]["fold"] = "1/3"
+    assert refusal(parts) == {"data.parts.a.fold": ANY}
+    parts["a"]["fold"] = None
+    with pytest.raises(ConfigError, match="pooled has 2 groups, so that 2 folds are the most; got 3"):
+        pooled(parts).fold(1, 3)
 
 
 def test_episodes_within_one_data_set(parts: Any) -> None:

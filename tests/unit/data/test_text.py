@@ -202,14 +202,14 @@ def test_empty_texts_are_named_and_left_out(folder):
     (folder / "a.csv").write_text(as_csv([*ROWS, {"text": " ", "label": "x"}]))
     data = made(folder)
     assert data.about["empty"] == 1
-    assert [f.where for f in data.findings if "without a text" in f.what] == [f"a.csv, line {len(ROWS) + 2}: 1 row"]
+    assert [f.items for f in data.findings if "without a text" in f.what] == [(f"a.csv, line {len(ROWS) + 2}",)]
 
 
 @pytest.mark.parametrize(
     ("name", "content", "error"),
     [
-        ("a.csv", as_csv([*ROWS, {"text": "x", "label": ""}]), r"a\.csv, line 26: 1 row without a label"),
-        ("a.jsonl", as_lines([*ROWS, {"text": "x"}]), r"a\.jsonl, line 25: 1 row without a label"),
+        ("a.csv", as_csv([*ROWS, {"text": "x", "label": ""}]), r"1 row without a label.*: a\.csv, line 26"),
+        ("a.jsonl", as_lines([*ROWS, {"text": "x"}]), r"1 row without a label.*: a\.jsonl, line 25"),
         ("a.csv", as_csv(ROWS).encode() + "\u00e9,x\n".encode("latin1"), r"a\.csv, line 26 is not UTF-8.*iconv"),
         ("a.csv", as_csv([{"text": r["text"], "label": "one"} for r in ROWS]), "the data has 1 class; .* 6 or more"),
         (
@@ -263,3 +263,18 @@ def test_settings_that_cannot_be_used(folder):
             made(folder, **settings)
     with pytest.raises(ConfigError, match=r"data\.root: is missing: data\.root=PATH, a table of texts"):
         text()
+
+
+@pytest.mark.parametrize("ending", ["csv", "txt"])
+def test_what_lies_beside_splits_is_no_class(folder, ending):
+    for number, split in enumerate(("train", "val", "test", "extra")):
+        own = [row for row in ROWS if GIVEN[row["label"]][:3] == split[:3]] or ROWS[:2]
+        if ending == "csv":
+            (folder / f"{split}.csv").write_text(as_csv(own))
+        else:
+            (folder / split).mkdir()
+            (folder / split / f"class{number}.txt").write_text("one\ntwo")
+    with pytest.raises(DataError) as error:
+        made(folder)
+    (finding,) = error.value.findings
+    assert finding.where.startswith("extra") and "neither train, val nor test" in finding.what

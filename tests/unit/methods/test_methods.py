@@ -34,6 +34,24 @@ def test_finetune_slows_down_towards_the_input():
     assert Finetune(decay=0.5).rates(NET) == {**HEAD, **block(2, 0.5), **block(1, 0.25), **block(0, 0.125)}
 
 
+def test_finetune_at_rates_that_are_listed():
+    assert Finetune(block_rates=[0.0, 0.5, 2.0]).rates(NET) == {**HEAD, **block(2, 2.0), **block(1, 0.5)}
+    with pytest.raises(ValueError, match="block_rates must have 3 numbers, one for each block of the backbone, got 2"):
+        Finetune(block_rates=[1.0, 1.0]).rates(NET)
+
+
+def test_blocks_begin_to_learn_one_after_the_other():
+    """The last first (section 3.3); each learns for a third of the share, and then on."""
+    method = Finetune(decay=0.5, unfreeze=0.6)
+    stages = [HEAD, {**HEAD, **block(2, 0.5)}, {**HEAD, **block(2, 0.5), **block(1, 0.25)}, method.rates(NET)]
+    for progress, stage in [(0.0, 0), (0.19, 0), (0.21, 1), (0.39, 1), (0.41, 2), (0.59, 2), (0.6, 3), (1.0, 3)]:
+        assert method.at(progress).rates(NET) == stages[stage], progress
+    assert method.rates(NET).keys() == ALL.keys()
+    assert Finetune().at(0.0).rates(NET) == ALL
+    assert Finetune(blocks=1, unfreeze=0.5).at(0.49).rates(NET) == HEAD
+    assert Finetune(blocks=1, unfreeze=0.5).at(0.5).rates(NET) == {**HEAD, **block(2)}
+
+
 def test_linear_probe_trains_the_head():
     assert LinearProbe().rates(NET) == HEAD
 
@@ -62,6 +80,9 @@ def test_buffers_do_not_learn():
     [
         ({"blocks": 0}, r"method\.blocks: must be a whole number >= 1 or null, got 0"),
         ({"decay": 0.0}, r"method\.decay: must be a number > 0 and <= 1, got 0.0"),
+        ({"unfreeze": 1.5}, r"method\.unfreeze: must be a number from 0 to 1, got 1.5"),
+        ({"block_rates": [-1.0]}, r"method\.block_rates: must be a list of a number >= 0 or null, got \[-1.0\]"),
+        ({"block_rates": [1.0], "decay": 0.5}, r"method\.block_rates: block_rates replaces blocks and decay"),
         ({"decay": 1.5}, r"method\.decay: must be a number > 0 and <= 1, got 1.5"),
         ({"decay": float("nan")}, r"method\.decay: must be a number > 0 and <= 1, got nan"),
     ],

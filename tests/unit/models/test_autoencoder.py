@@ -93,8 +93,8 @@ def test_pictures_show_images_and_what_is_rebuilt() -> None:
     with torch.no_grad():
         images = model.pictures(x)["reconstructions"]
         rebuilt = model.decoder(model.backbone(x)).sigmoid()
-    assert list(images) == ["image", "rebuilt"]
-    assert torch.equal(images["image"], x) and torch.equal(images["rebuilt"], rebuilt)
+    assert list(images) == ["original", "rebuilt"]
+    assert torch.equal(images["original"], x) and torch.equal(images["rebuilt"], rebuilt)
 
 
 @pytest.mark.parametrize(

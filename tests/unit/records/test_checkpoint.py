@@ -11,7 +11,14 @@ import torch
 from metalearn_cli.core.errors import ConfigError, UserError
 from metalearn_cli.core.metric import Metric
 from metalearn_cli.records import checkpoint as module
-from metalearn_cli.records.checkpoint import Checkpoints, load_into, open_checkpoint, read_resume, read_tensors
+from metalearn_cli.records.checkpoint import (
+    Checkpoints,
+    load_into,
+    open_checkpoint,
+    read_classes,
+    read_resume,
+    read_tensors,
+)
 
 FACTS = {"run": "r", "stage": "pretrain", "model": {}, "data": {}, "parent": None, "config_hash": "k"}
 PARAMS = {
@@ -121,6 +128,13 @@ def test_keeps_the_best_and_the_newest(tmp_path):
     assert names(tmp_path) == ["step-000002", "step-000007"]
 
 
+def test_training_that_is_as_good_as_its_start_is_preferred(tmp_path):
+    kept = checkpoints(tmp_path, keep=9)
+    for step, value in enumerate([0.5, 0.4, 0.5, 0.5]):
+        kept.save(step, PARAMS, STATE, {"val/x": value})
+        assert kept.best["step"] == (0, 0, 2, 2)[step]
+
+
 @pytest.mark.parametrize(("higher", "best"), [(True, 3), (False, 2)])
 def test_best_goes_by_the_metrics_direction_and_is_never_nan(tmp_path, higher, best):
     kept = checkpoints(tmp_path, higher=higher)
@@ -140,7 +154,12 @@ def test_order_is_that_of_numbers(tmp_path):
 
 @pytest.mark.parametrize(
     ("file", "read"),
-    [("model.safetensors", read_tensors), ("resume.pt", read_resume), ("manifest.json", None)],
+    [
+        ("model.safetensors", read_tensors),
+        ("resume.pt", read_resume),
+        ("classes.json", read_classes),
+        ("manifest.json", None),
+    ],
 )
 @pytest.mark.parametrize("damage", [lambda b: b[:-1], lambda b: b"", lambda b: b[:-1] + bytes([b[-1] ^ 1]), None])
 def test_damaged_file_is_named(saved, file, read, damage):

@@ -95,3 +95,13 @@ def test_coverage(times: int, least: float, most: float) -> None:
     print({name: f"{100 * share:.1f} %" for name, share in found.items()})
     assert found.pop("episodes, for other classes") < 0.7
     assert all(least < share < most for share in found.values()), found
+
+
+def test_folds_have_classes_of_their_own_and_variances_that_add():
+    scores = torch.rand(60, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    classes = [(f"c{e % 6}", f"c{(e + 1 + e // 6) % 6}") for e in range(60)]
+    other = [tuple(f"other {name}" for name in episode) for episode in classes]
+    one = over_classes(scores, classes)
+    both = over_classes(torch.cat([scores, scores + 9]), [*classes, *other], folds=2)  # folds that differ in their mean
+    assert both == pytest.approx(one / student_t(5) * student_t(10) / math.sqrt(2))
+    assert over_classes(torch.cat([scores, scores]), [*classes, *[("a", "b")] * 60], folds=2) is None

@@ -39,6 +39,17 @@ def test_what_came_after_the_checkpoint_is_forgotten(tmp_path, said):
     assert (tmp_path / "metrics.jsonl").read_text() == text
 
 
+def test_what_was_measured_before_the_first_step_is_kept_with_its_checkpoint(tmp_path, said):
+    for start in (None, None, 0):  # killed before a checkpoint, then after that of step 0
+        record = Recorder(tmp_path, said, start)
+        if start is None:
+            record(0, {"x": 0.5})
+        record(1, {"x": 1.0})
+        record.close()
+    assert [line["step"] for line in read_metrics(tmp_path)] == [0, 1]
+    assert scalars(tmp_path / "tensorboard") == [(0, "x", 0.5), (1, "x", 1.0)]
+
+
 def test_new_start_forgets_everything(tmp_path, said):
     (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 1}) + "\n")
     Recorder(tmp_path, said).close()

@@ -11,7 +11,14 @@ from PIL import Image
 
 from metalearn_cli.core.types import Episode, Fit
 from metalearn_cli.records import plots
-from metalearn_cli.records.plots import curve_picture, episode_picture, image_grid, learning_curves, spectrograms
+from metalearn_cli.records.plots import (
+    curve_picture,
+    episode_picture,
+    image_grid,
+    learning_curves,
+    series_picture,
+    spectrograms,
+)
 
 
 def opened(path) -> Image.Image:
@@ -102,6 +109,23 @@ def test_rows_of_a_grid_take_turns_and_bear_their_names(tmp_path):
     left = image.width - 4 * 60
     assert [image.getpixel((left + 30, 20 + 60 * row + 30)) for row in range(4)] == [(255,) * 3, (128,) * 3] * 2
     assert left > 0 and all(ink(image, (0, 20 + 60 * row, left, 80 + 60 * row)) for row in range(4))
+
+
+def test_a_fast_wave_is_drawn_in_its_whole_height(tmp_path):
+    wave = torch.sin(torch.arange(16_000) * 2 * math.pi / 16)  # every 16th sample is the same
+    series_picture({"train: owl": wave.expand(1, 1, -1)}, "x", tmp_path / "x.png")
+    blue = torch.tensor([0x00, 0x72, 0xB2])
+    pixels = torch.from_numpy(np.array(opened(tmp_path / "x.png")))
+    assert ((pixels == blue).all(2).sum(0) > 30).sum() > 400
+
+
+def test_each_channel_of_a_series_has_a_line_and_a_colour(tmp_path):
+    x = torch.randn(2, 3, 100, generator=torch.Generator().manual_seed(0))
+    series_picture({"train: owl": x, "val: jay": x}, "x", tmp_path / "x.png")
+    pixels = torch.from_numpy(np.array(opened(tmp_path / "x.png"))).int()
+    for colour in ([0x00, 0x72, 0xB2], [0xD5, 0x5E, 0x00], [0x00, 0x9E, 0x73]):
+        there = ((pixels - torch.tensor(colour)).abs() < 40).all(2).any(0).nonzero()
+        assert there.max() - there.min() > 500  # over the whole width
 
 
 def test_spectrograms_have_time_and_frequency_on_their_edges(tmp_path, texts):

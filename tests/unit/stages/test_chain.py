@@ -324,3 +324,87 @@ def test_there_are_seeds_for_all_trainings(config):
     with pytest.raises(ConfigError, match="seeds: must be <= 2 with this seed, got 3"):
         config("run", seed=2**32 - 2, seeds=3)
     assert config("run", seed=2**32 - 2, seeds=2).seeds == 2
+
+
+FOLDS = {"stages": ["meta-train"], "evaluate__episodes": 20, "folds": 3}
+
+
+def test_folds_are_trained_apart_and_told_in_one_table(go, listed, said):
+    done = go("run", **FOLDS)
+    names = []
+    for k, info in enumerate(listed("meta-train"), 1):
+        assert info["data"]["spec"]["fold"] == f"{k}/3"
+        assert info["data"]["protocol"].endswith(f": fold {k} of 3 by classes")
+        names += json.loads((Path(info["folder"]) / "splits.json").read_text())["test"]
+    assert len(names) == len(set(names)) == 16
+    by_fold = [[i for i in listed("evaluate") if i["data"]["spec"]["fold"] == f"{k}/3"] for k in (1, 2, 3)]
+    assert len(done["table"]) == len(by_fold[0]) == 4
+    for row, *own in zip(done["table"], *(sorted(f, key=_place) for f in by_fold), strict=True):
+        assert row["value"] == pytest.approx(sum(info["metric"]["value"] for info in own) / 3)
+        assert row["over"] == {"episodes": 60, "classes": 16, "trainings": 1} and row["folds"] == 3
+        assert row["interval_classes"] > 0
+    assert done["data"]["protocol"].endswith(": 3 folds by classes") and done["data"]["spec"]["fold"] is None
+    assert "training 2 of 3: fold 2 of 3 is test" in said.notes
+    said.steps.clear()
+    assert go("run", **FOLDS)["table"] == done["table"] and said.steps == []
+    assert len(listed("run")) == 1
+
+
+def _place(info):
+    """Return where a row is in a table: the common learner's rows first."""
+    common = info["metric"]["learner"] == "NearestCentroid"
+    return not common, ["nothing", "meta-train"].index((info["parent"] or {}).get("stage", "nothing"))
+
+
+def test_interrupted_folds_go_on(go, said, monkeypatch, listed):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        done = []
+
+        def advance(step):
+            done.append(step)
+            if len(done) == 40:
+                os.kill(os.getpid(), signal.SIGINT)
+
+        patch.setattr(said, "advance", advance)
+        go("run", **FOLDS)
+    begun = {info["id"] for stage in ("run", "meta-train", "evaluate") for info in listed(stage)}
+    done = go("run", **FOLDS)
+    assert begun <= {info["id"] for stage in ("run", "meta-train", "evaluate") for info in listed(stage)}
+    assert [len(listed(stage)) for stage in ("run", "meta-train", "evaluate")] == [1, 3, 12]
+    assert done["status"] == "completed" and len(done["table"]) == 4
+
+
+def test_what_was_trained_on_a_fold_meets_no_other(go, config, refused, listed):
+    go("transfer", data={**GAUSSIAN, "fold": "2/4"})
+    told = "it may have seen test classes of .*; type data.fold=2/4"
+    for data in (GAUSSIAN, {**GAUSSIAN, "fold": "3/4"}, {**GAUSSIAN, "fold": "2/5"}):
+        with pytest.raises(ConfigError, match=f"init_from: .*{told}"):
+            go("meta-train", init_from="latest:transfer", data=data)
+        with pytest.raises(ConfigError, match=f"ckpt: .*{told}"):
+            go("evaluate", ckpt="latest:transfer", data=data, backbone=None)
+    also = {"both": {**GAUSSIAN, "fold": "3/4"}}
+    multitask = {"_target_": "metalearn_cli.methods.multitask.Multitask"}
+    found = refused("transfer", data={**GAUSSIAN, "fold": "2/4"}, also=also, method=multitask)
+    assert "trains on test classes of" in found["also.both"] and "type also.both.fold=2/4" in found["also.both"]
+    done = go("evaluate", ckpt="latest:transfer", data=None, backbone=None)
+    assert done["data"]["spec"]["fold"] == "2/4"
+    go("meta-train", init_from="latest:transfer", data={**GAUSSIAN, "fold": "2/4"})
+    go("transfer", data=GAUSSIAN)
+    with pytest.raises(ConfigError, match=r"init_from: .*type data.fold=null"):
+        go("run", **FOLDS, init_from="latest:transfer")
+
+
+@pytest.mark.parametrize(("changes", "key", "told"), [
+    ({"folds": 17}, "folds", "gaussian has 16 classes, so that 16 folds are the most; got 17"),
+    ({"folds": 9}, "folds", "a fold of gaussian would have 1 class"),
+    ({"folds": 4, "evaluate__way": 5}, "evaluate.way", "way must be from 2 to 4; or type fewer folds than 4"),
+    ({"folds": 3, "data": SINUSOID, "way": 1, "stages": ["meta-train"], "algorithm": MAML}, "folds", "draws new tasks"),
+    ({"folds": 4, "data": {**GAUSSIAN, "fold": "1/4"}}, "data.fold", "must be null, as folds=4 takes every fold"),
+])  # fmt: skip
+def test_folds_that_cannot_be_are_found_before_the_first_begins(refused, changes, key, told):
+    assert told in refused("run", **changes)[key]
+
+
+def test_two_folds_leave_nothing_to_train_on(config):
+    with pytest.raises(ConfigError, match="folds: must be a whole number >= 3"):
+        config("run", folds=2)

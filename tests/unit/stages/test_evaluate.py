@@ -31,6 +31,8 @@ SCRATCH = {"_target_": "metalearn_cli.algorithms.from_scratch.FromScratch", "ste
 MLP = {"_target_": "metalearn_cli.backbones.mlp.Mlp", "hidden": 8}
 CONV4 = {"_target_": "metalearn_cli.backbones.conv4.Conv4", "hidden": 2}
 GAUSSIAN = {"_target_": "metalearn_cli.data.gaussian.gaussian", "items": 160, "features": 6, "classes": 16}
+CAVIA = {"_target_": "metalearn_cli.algorithms.cavia.Cavia"}
+MANY = {**GAUSSIAN, "items": 280, "classes": 28}
 SINUSOID = {"_target_": "metalearn_cli.data.sinusoid.sinusoid"}
 
 
@@ -146,13 +148,27 @@ def test_no_protocol_at_all(refused):
 def test_data_of_another_shape(go, refused):
     go("transfer", steps=1)
     found = refused("evaluate", data={**GAUSSIAN, "features": 7})
-    assert found == {"data": "gaussian has items of shape [7], the checkpoint's network takes [6]"}
+    told = "gaussian has items of shape [7], the checkpoint's network takes [6]; type data.features=6"
+    assert found == {"data": told}
 
 
-def test_other_data_is_told(go, said):
-    go("transfer", steps=1)
+def test_other_data_and_other_episodes_are_told(go, said):
+
+    def told():
+        return [note for note in said.notes if "trained on" in note][-1:]
+
+    trained = go("meta-train", steps=1)
+    go("evaluate")
+    assert not told()
     go("evaluate", data={**GAUSSIAN, "seed": 1})
-    assert "the checkpoint was trained on gaussian, not on this data" in said.notes
+    assert told() == ["trained on gaussian (directions), tested on other data of this name"]
+    done = go("evaluate", way=4, shot=2)
+    assert told() == ["trained on 2-way 1-shot episodes, tested on 4-way 2-shot ones"]
+    data = {key: trained["data"][key] for key in ("name", "protocol", "fingerprint")}
+    assert done["training"] == {"data": data, "way": 2, "shot": 1}
+    go("evaluate", varying=True, data=MANY)
+    before = "trained on 2-way 1-shot episodes of gaussian (directions)"
+    assert told() == [f"{before}, tested on varying ones of other data of this name"]
 
 
 def test_both_protocols_on_the_same_episodes(go, images, said):
@@ -348,3 +364,37 @@ def test_no_episodes_within_one_group(grouped, refused, names, changes, message)
 def test_a_regression_has_no_groups_of_classes(refused):
     found = refused("evaluate", ckpt=None, backbone=MLP, data=SINUSOID, way=1, also_within=True)["also_within"]
     assert "sinusoid is a regression" in found
+
+
+def test_varying_way_and_shot(go):
+    first = go("evaluate", ckpt=None, backbone=MLP, data=MANY, varying=True, episodes=12)
+    again = go("evaluate", ckpt=None, backbone=MLP, data=MANY, varying=True, episodes=12, algorithm=PROTONET, shot=3)
+    assert first["episodes_hash"] == again["episodes_hash"]
+    assert first["metric"]["varying"]["way"] == [5, 7] and not {"way", "shot", "query"} & first["metric"].keys()
+    with (Path(first["folder"]) / "episodes.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["episode", "none", "way", "shots", "classes"]
+    assert {int(row["way"]) for row in rows} == {5, 6, 7}
+    for row in rows:
+        assert len(row["shots"].split(";")) == len(row["classes"].split(";")) == int(row["way"])
+    assert first["metric"]["value"] == pytest.approx(sum(float(row["none"]) for row in rows) / 12)
+    frozen = {**MLP, "train": "none"}  # its features are computed once
+    same = go("evaluate", ckpt=None, backbone=frozen, data=MANY, varying=True, episodes=12)
+    assert same["metric"]["value"] == pytest.approx(first["metric"]["value"])
+    assert same["episodes_hash"] == first["episodes_hash"]
+
+
+@pytest.mark.parametrize(("changes", "key", "told"), [
+    ({"algorithm": MAML}, "varying", "Maml has tensors for one number of classes, so that the way cannot vary"),
+    ({"algorithm": CAVIA}, "varying", "Cavia has tensors for one number of classes"),
+    ({"runtime__task_batching": "vmap"}, "runtime.task_batching", "vmap needs episodes of the same size"),
+    ({"data": SINUSOID, "algorithm": None, "way": 1}, "varying", "sinusoid has no classes, whose number could vary"),
+])  # fmt: skip
+def test_what_cannot_be_scored_on_varying_episodes(refused, changes, key, told):
+    found = refused("evaluate", **{"ckpt": None, "backbone": MLP, "data": MANY, "varying": True, **changes})
+    assert told in found[key]
+
+
+def test_a_chain_finds_a_head_that_does_not_fit_before_it_begins(refused):
+    found = refused("run", stages=["meta-train"], algorithm=MAML, evaluate__varying=True)
+    assert "Maml has tensors for one number" in found["evaluate.varying"]

@@ -49,6 +49,7 @@ def test_run_and_what_it_leaves_behind(go, manifest, said):
         "shape": [6],
         "algorithm": MAML,
         "way": 2,
+        "episode": {"way": 2, "shot": 1},
         "normalisation": "transductive",
     }
     assert manifest(done)["data"]["spec"]["items"] == 160
@@ -118,7 +119,7 @@ def test_regression_needs_one_way(refused):
 
 
 def test_other_stages_refuse_regression(refused):
-    assert "transfer learns to classify" in refused("transfer", data=SINUSOID, way=1)["data"]
+    assert "which transfer learns" in refused("transfer", data=SINUSOID, way=1)["data"]
 
 
 def test_regression(go, manifest):

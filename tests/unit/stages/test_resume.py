@@ -65,6 +65,22 @@ def test_run_without_a_checkpoint_starts_over(config, go, said, monkeypatch, tmp
     assert done["metric"] == whole["metric"]
 
 
+def test_killed_in_the_first_step(config, go, said, monkeypatch, tmp_path, tensors):
+    """What was scored before training is not scored again."""
+    whole = go("transfer")
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(said, "advance", lambda step: 1 / 0)
+        stages.run("transfer", config("transfer"), said)
+    folder = runs.list_runs(str(tmp_path / "runs"))[0]["folder"]
+    assert [path.name for path in (Path(folder) / "checkpoints").iterdir()] == ["step-000000"]
+    said.measured.clear()
+    done = stages.resume(folder, said, {})
+    assert min(step for step, _ in said.measured) == 2
+    assert metrics(Path(folder)) == metrics(Path(whole["folder"]))
+    assert all(torch.equal(t, tensors(done)[name]) for name, t in tensors(whole).items())
+    assert all(done[key] == whole[key] for key in ("baseline", "trained", "metric"))
+
+
 def test_changes_win_and_are_told(interrupted, said):
     folder = interrupted("meta-train")
     done = stages.resume(folder, said, {"steps": 4, "every.log": 1, "optimizer.lr": 0.5})
@@ -259,7 +275,9 @@ def test_process_is_set_up_alike(go, interrupted, said, monkeypatch):
 
 
 RUNNING = {"_target_": "probes.backbones.running.Running"}
-LOW_RANK = {"_target_": "probes.methods.low_rank.LowRank"}
+FINETUNE = "metalearn_cli.methods.finetune.Finetune"
+OTHER_DATA = {"_target_": "metalearn_cli.data.gaussian.gaussian", "items": 160, "features": 6, "classes": 16}
+LOW_RANK = {"_target_": "metalearn_cli.methods.lora.Lora"}
 KINDS = {
     "own tensors": ("meta-train", {"algorithm": {"_target_": "probes.algorithms.scaled.Scaled"}}),
     "annealing": ("meta-train", {"algorithm": {"_target_": "probes.algorithms.annealed.Annealed"}}),
@@ -272,6 +290,11 @@ KINDS = {
         {"model": {"_target_": "probes.models.teacher.Teacher"}, "backbone": RUNNING},
     ),
     "factors that merge": ("transfer", {"method": LOW_RANK}),
+    "blocks that begin to learn": ("transfer", {"method": {"_target_": FINETUNE, "unfreeze": 0.7}}),
+    "classifiers of other data": (
+        "transfer",
+        {"method": {"_target_": "metalearn_cli.methods.multitask.Multitask"}, "also": {"other": OTHER_DATA}},
+    ),
 }
 
 
@@ -340,12 +363,9 @@ def test_other_data_than_the_run_began_with(go, said):
 
 def test_more_data_than_the_run_began_with(go, said, probes):
     more = {"unlabelled": {**OTHER_DATA, "seed": 3}}
-    done = go("transfer", method={"_target_": "pieces.methods.coral.Coral"}, also=more)
+    done = go("transfer", method={"_target_": "metalearn_cli.methods.coral.Coral"}, also=more)
     error = refused(done["folder"], said, {"also.unlabelled.seed": 4, "steps": 9})
     assert "with also.unlabelled.seed=4, data gaussian is not what" in str(error)
-
-
-OTHER_DATA = {"_target_": "metalearn_cli.data.gaussian.gaussian", "items": 160, "features": 6, "classes": 16}
 
 
 def test_a_parent_that_was_deleted(go, interrupted, said, tensors, tmp_path):
@@ -363,7 +383,7 @@ def test_a_parent_that_was_deleted(go, interrupted, said, tensors, tmp_path):
 
 def test_a_parent_that_was_deleted_and_is_needed(go, config, interrupted, said, probes):
     parent = go("pretrain", steps=1)
-    needs = interrupted("transfer", init_from="latest", method={"_target_": "pieces.methods.l2_sp.L2Sp"})
+    needs = interrupted("transfer", init_from="latest", method={"_target_": "metalearn_cli.methods.l2_sp.L2Sp"})
     shutil.rmtree(parent["folder"])
     assert "the transfer method needs it to the end" in str(refused(needs, said, {}))
 

@@ -89,12 +89,13 @@ def test_scores_that_are_not_finite_are_those_of_a_result_without_a_value(tmp_pa
 
 def outcomes(by_class: list[list[float]]) -> Outcomes:
     values = tuple(map(torch.tensor, by_class))
-    return Outcomes(torch.stack([own.mean() for own in values]), values, (), ())
+    queries = torch.tensor([4 * len(own) for own in values])
+    return Outcomes(torch.stack([own.mean() for own in values]), queries, values, (), ())
 
 
 def test_the_score_of_a_class_is_over_all_its_queries(tmp_path: Path) -> None:
     classes = [("g/a", "g/b"), ("g/b", "g/c"), ("g/c", "g/b")]
-    found = scores_of_classes(outcomes([[1.0, 0.5], [0.25, 0.75], [0.25, 0.0]]), classes, 4, higher_is_better=True)
+    found = scores_of_classes(outcomes([[1.0, 0.5], [0.25, 0.75], [0.25, 0.0]]), classes, higher_is_better=True)
     assert [(own.name, own.value, own.episodes, own.queries) for own in found] == [
         ("g/b", 0.25, 3, 12),
         ("g/c", 0.5, 2, 8),
@@ -102,7 +103,7 @@ def test_the_score_of_a_class_is_over_all_its_queries(tmp_path: Path) -> None:
     ]
     assert found[0].interval == over_episodes(torch.tensor([0.5, 0.25, 0.0]))
     assert found[2].interval is None
-    Scores({"none": SCORES[0]}, classes, {"none": found}).write_classes(tmp_path, "accuracy")
+    Scores({"none": SCORES[0]}, classes, by_class={"none": found}).write_classes(tmp_path, "accuracy")
     header, first, *_, last = (tmp_path / CLASSES).read_text().splitlines()
     assert header == "normalisation,class,group,episodes,queries,accuracy,half_width"
     assert first.startswith("none,g/b,g,3,12,0.25,0.62")
@@ -110,11 +111,11 @@ def test_the_score_of_a_class_is_over_all_its_queries(tmp_path: Path) -> None:
 
 
 def test_the_hardest_task_has_the_largest_error(tmp_path: Path) -> None:
-    found = scores_of_classes(outcomes([[1.0], [4.0], [2.0]]), [("a",), ("b",), ("a",)], 5, higher_is_better=False)
+    found = scores_of_classes(outcomes([[1.0], [4.0], [2.0]]), [("a",), ("b",), ("a",)], higher_is_better=False)
     assert [(own.name, own.value) for own in found] == [("b", 4.0), ("a", 1.5)]
-    generated = scores_of_classes(outcomes([[1.0]]), [()], 5, higher_is_better=False)
+    generated = scores_of_classes(outcomes([[1.0]]), [()], higher_is_better=False)
     assert generated == []
-    Scores({"none": SCORES[0]}, [()] * 60, {"none": generated}).write_classes(tmp_path, "mse")
+    Scores({"none": SCORES[0]}, [()] * 60, by_class={"none": generated}).write_classes(tmp_path, "mse")
     assert not (tmp_path / CLASSES).exists()
 
 
@@ -124,3 +125,14 @@ def test_the_worst_decile_is_that_of_low_accuracies_or_of_high_errors() -> None:
     assert worst_decile(scores, higher_is_better=False) == 23.0
     two = torch.cat([scores, scores + 1])
     assert worst_decile(two, higher_is_better=True) == 1.5
+
+
+def test_intervals_of_folds_do_not_contain_the_differences_between_folds():
+    scores = torch.rand(3, 40, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    classes = [(f"c{e % 8}", f"c{(e + 1) % 8}") for e in range(40)]
+    other = [tuple(f"other {name}" for name in episode) for episode in classes]
+    same = mean_of(torch.cat([scores, scores], 1), [*classes, *other], folds=2)
+    apart = mean_of(torch.cat([scores, scores + 9], 1), [*classes, *other], folds=2)
+    assert apart.pop("value") == pytest.approx(same.pop("value") + 4.5)
+    assert apart.pop("over") == same.pop("over") == {"episodes": 80, "classes": 16, "trainings": 3}
+    assert apart == pytest.approx(same)

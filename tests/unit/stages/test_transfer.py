@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from metalearn_cli.backbones.conv4 import Conv4
 from metalearn_cli.backbones.mlp import Mlp
 from metalearn_cli.core.items import Facts
 from metalearn_cli.core.network import network
+from metalearn_cli.methods.l2_sp import L2Sp
 from metalearn_cli.methods.linear_probe import LinearProbe
 from metalearn_cli.records.checkpoint import open_checkpoint, read_resume
 from metalearn_cli.stages.learner import fresh_network
@@ -151,7 +153,7 @@ def test_problems_of_start_and_data_come_together(refused):
 
 
 RUNNING = {"_target_": "probes.backbones.running.Running"}
-LOW_RANK = {"_target_": "probes.methods.low_rank.LowRank"}
+LOW_RANK = {"_target_": "metalearn_cli.methods.lora.Lora"}
 STATISTICS = [[f"backbone.layers.{layer}.1.running_{what}" for what in ("mean", "var")] for layer in range(2)]
 
 
@@ -179,16 +181,59 @@ def test_running_statistics_are_those_that_are_handed_on_and_scored(go, probes, 
 
 def test_factors_are_merged_into_the_backbone_that_is_handed_on(go, probes, tensors, ready):
     before = ready("transfer", method=LOW_RANK).job.params
-    done = go("transfer", method=LOW_RANK, optimizer__lr=0.1)
-    after = tensors(done)
+    done = go("transfer", method=LOW_RANK, optimizer__lr=0.1, steps=3)
+    last = Path(done["folder"]) / "checkpoints" / done["last"]
+    after = tensors(last)
     for name in WEIGHTS:
-        factors = after[f"method.{name}.up"] @ after[f"method.{name}.down"]
+        factors = after[f"method.{name}.b"] @ after[f"method.{name}.a"]
         assert factors.abs().max() > 1e-3
         torch.testing.assert_close(after[name], before[name].detach() + factors)
     for block in range(3):
         assert torch.equal(after[f"backbone.blocks.{block}.bias"], before[f"backbone.blocks.{block}.bias"])
-    again = go("evaluate", split="val", episodes=4)["results"][0]  # which knows nothing of factors
-    assert again["value"] == done["metric"]["value"]
+    again = go("evaluate", ckpt=str(last), split="val", episodes=4)["results"][0]  # which knows nothing of factors
+    assert again["value"] == done["trained"]["value"]
+
+
+HARMFUL = {"optimizer__lr": 1.0}
+
+
+def test_what_is_better_before_transfer_is_handed_on(go, tensors, said):
+    parent = go("transfer", steps=20)
+    done = go("transfer", init_from=parent["id"], **HARMFUL)
+    before, after = done["baseline"], done["trained"]
+    assert before["value"] > after["value"] and after["step"] > 0
+    assert done["metric"] == before and before["step"] == 0 and done["best"] == "step-000000"
+    told = f"val/accuracy was {before['value']:.4f} before training and at best {after['value']:.4f} after it"
+    assert said.notes[-1] == f"transfer brought no improvement, so step 0, its start, is handed on: {told}"
+    scored = go("evaluate", ckpt=parent["id"], split="val", episodes=4)["results"][0]
+    assert (scored["value"], scored["interval"]) == (before["value"], before["interval"])
+    assert all(torch.equal(tensors(done)[name], tensors(parent)[name]) for name in WEIGHTS)
+    assert go("meta-train", init_from="latest:transfer")["parent"]["checkpoint"] == done["checkpoint"]
+
+
+def test_what_is_better_after_transfer_is_handed_on(go, said):
+    done = go("transfer", steps=30)
+    assert done["metric"] == done["trained"] != done["baseline"]
+    assert done["trained"]["value"] > done["baseline"]["value"]
+    assert not any("no improvement" in note for note in said.notes)
+    assert not (Path(done["folder"]) / "checkpoints" / "step-000000").exists()
+    assert "baseline" not in go("meta-train", steps=1)
+
+
+def test_of_two_equally_good_ones_the_trained_one_is_handed_on(go, tensors):
+    """The features of a probe never change, but its classifier is what a teacher needs."""
+    done = go("transfer", method=PROBE)
+    assert done["trained"]["value"] == done["baseline"]["value"]
+    assert done["metric"]["step"] == 3 and tensors(done)["head.weight"].any()
+
+
+def test_an_untrained_classifier_is_no_teacher(go, refused):
+    parent = go("transfer", steps=20)
+    done = go("transfer", init_from=parent["id"], **HARMFUL)
+    found = refused("transfer", method=DISTILL, teacher=done["id"])["teacher"]
+    assert found.endswith("has an untrained classifier, as transfer brought no improvement; name a later one")
+    last = Path(done["folder"]) / "checkpoints" / done["last"]
+    assert go("transfer", method=DISTILL, teacher=str(last))["teacher"]["step"] == 5
 
 
 def test_resume_goes_on_from_the_factors_not_from_what_they_merged_into(go, probes, tensors):
@@ -198,7 +243,7 @@ def test_resume_goes_on_from_the_factors_not_from_what_they_merged_into(go, prob
     state, stored = read_resume(open_checkpoint(folder)), tensors(folder)
     assert state["unmerged"].keys() == {*WEIGHTS}
     for name in WEIGHTS:
-        factors = stored[f"method.{name}.up"] @ stored[f"method.{name}.down"]
+        factors = stored[f"method.{name}.b"] @ stored[f"method.{name}.a"]
         torch.testing.assert_close(state["unmerged"][name] + factors, stored[name])
     plain = go("transfer")
     assert "unmerged" not in read_resume(open_checkpoint(Path(plain["folder"]) / "checkpoints" / plain["last"]))
@@ -209,7 +254,7 @@ def test_factors_do_not_move_on(go, probes, tensors):
     second = go("transfer", method=LOW_RANK, init_from="latest", optimizer__lr=0.0, steps=1)
     for name in WEIGHTS:
         assert torch.equal(tensors(first)[name], tensors(second)[name])
-        assert tensors(second)[f"method.{name}.up"].abs().max() == 0
+        assert tensors(second)[f"method.{name}.b"].abs().max() == 0
 
 
 class Distilled:
@@ -253,20 +298,20 @@ def test_what_is_trained_is_the_cross_entropy_where_a_method_says_nothing_else()
     assert head.abs().max() > 0 and none == [None] * 3
 
 
-DISTILLATION = {"_target_": "pieces.methods.distillation.Distillation", "temperature": 2.0, "weight": 1.0}
-CORAL = {"_target_": "pieces.methods.coral.Coral", "weight": 1.0}
+DISTILL = {"_target_": "metalearn_cli.methods.distill.Distill", "temperature": 2.0, "weight": 1.0}
+CORAL = {"_target_": "metalearn_cli.methods.coral.Coral", "weight": 1.0}
 OTHER = {"_target_": "metalearn_cli.data.gaussian.gaussian", "items": 160, "features": 6, "classes": 16, "seed": 1}
 
 
 def test_a_teacher_is_learnt_from_and_recorded(go, probes, manifest, tensors, ready):
     teacher = go("transfer", steps=20)
-    taught = go("transfer", method=DISTILLATION, teacher="latest:transfer", seed=3, steps=20)
+    taught = go("transfer", method=DISTILL, teacher="latest:transfer", seed=3, steps=20)
     assert taught["teacher"] == manifest(taught)["teacher"]
     assert taught["teacher"]["run"] == teacher["id"]
     assert taught["teacher"]["checkpoint"] == teacher["checkpoint"]
-    prepared = ready("transfer", method=DISTILLATION, teacher=taught["id"], seed=3, steps=20)
+    prepared = ready("transfer", method=DISTILL, teacher=taught["id"], seed=3, steps=20)
     assert prepared.key != taught["key"]  # another teacher is other work
-    job = ready("transfer", method=DISTILLATION, teacher=teacher["id"], seed=3).job
+    job = ready("transfer", method=DISTILL, teacher=teacher["id"], seed=3).job
     x, y = job.batches(0)["x"], job.batches(0)["y"]
     net = network(Mlp((6,), 8, 3), 8).of(tensors(teacher))
     meant = (net.output(net.params, x) / 2).log_softmax(-1)
@@ -277,8 +322,8 @@ def test_a_teacher_is_learnt_from_and_recorded(go, probes, manifest, tensors, re
 
 def test_a_run_that_is_taught_resumes_from_the_same_teacher(go, probes, tensors, said):
     teacher = go("transfer")
-    half = go("transfer", method=DISTILLATION, teacher="latest", seed=3, steps=3, scheduler__T_max=6)
-    whole = go("transfer", method=DISTILLATION, teacher=teacher["id"], seed=3, steps=6, scheduler__T_max=6)
+    half = go("transfer", method=DISTILL, teacher="latest", seed=3, steps=3, scheduler__T_max=6)
+    whole = go("transfer", method=DISTILL, teacher=teacher["id"], seed=3, steps=6, scheduler__T_max=6)
     again = stages.resume(half["folder"], said, {"steps": 6})  # when another is the latest
     assert again["teacher"]["run"] == teacher["id"]
     for name, tensor in tensors(whole).items():
@@ -287,17 +332,47 @@ def test_a_run_that_is_taught_resumes_from_the_same_teacher(go, probes, tensors,
 
 def test_a_teacher_without_a_classifier_of_these_classes_is_refused(go, refused, probes):
     pretrained = go("pretrain", model={"_target_": "probes.models.teacher.Teacher"})
-    found = refused("transfer", method=DISTILLATION, teacher=pretrained["id"])
-    assert "has no classifier for items of the shape of gaussian; name a run of transfer" in found["teacher"]
+    found = refused("transfer", method=DISTILL, teacher=pretrained["id"])
+    assert found["teacher"].endswith("has no classifier; name a run of transfer")
     other = go("transfer", data={**OTHER, "classes": 20})
-    found = refused("transfer", method=DISTILLATION, teacher=other["id"])
+    found = refused("transfer", method=DISTILL, teacher=other["id"])
     assert "is a classifier of other classes: " in found["teacher"]
-    assert "there is no run 'nope'" in refused("transfer", method=DISTILLATION, teacher="nope")["teacher"]
+    assert "there is no run 'nope'" in refused("transfer", method=DISTILL, teacher="nope")["teacher"]
+
+
+def test_a_teacher_of_another_data_set_is_refused(go, refused, images, monkeypatch):
+    conv = go("transfer", backbone=CONV4)
+    monkeypatch.undo()
+    found = refused("transfer", method=DISTILL, teacher=conv["id"])
+    assert found["teacher"].endswith("has no backbone for items of the shape of gaussian; name another run")
+
+
+def test_a_teacher_has_a_backbone_of_its_own(go, ready, tensors):
+    """A wide teacher's features and logits, for a student of another kind."""
+    wide = {**BACKBONE, "hidden": 11, "layers": 1}
+    teacher = go("transfer", backbone=wide)
+    fitnets = {**DISTILL, "features": 0.5}
+    job = ready("transfer", method=fitnets, teacher=teacher["id"]).job
+    assert job.params["method.map.weight"].shape == (11, 8)
+    batch, theirs, ours = job.batches(0), tensors(teacher), job.params
+    net = network(Mlp((6,), 11, 1), 8).of(theirs)
+    z = net.features(net.params, batch["x"])
+    mapped = network(Mlp((6,), 8, 3)).of(ours).features(ours, batch["x"]) @ ours["method.map.weight"].T
+    soft = ready("transfer", method=DISTILL, teacher=teacher["id"]).job.gradients(ours, batch, 0)["loss"]
+    found = job.gradients(ours, batch, 0)["loss"]
+    torch.testing.assert_close(found, (soft + 0.5 * mse_loss(mapped, z)).detach())
+
+
+def test_features_can_be_learnt_from_a_teacher_without_a_classifier(go, tensors, probes):
+    pretrained = go("pretrain", backbone={**BACKBONE, "hidden": 5})
+    done = go("transfer", method={**DISTILL, "weight": 0.0, "features": 1.0}, teacher=pretrained["id"])
+    assert tensors(done)["method.map.weight"].shape == (5, 8)
+    assert done["teacher"]["run"] == pretrained["id"]
 
 
 def test_what_a_method_asks_for_and_what_it_gets(refused, probes):
-    assert refused("transfer", method=DISTILLATION) == {
-        "teacher": "Distillation learns from a second checkpoint; name it with teacher=RUN"
+    assert refused("transfer", method=DISTILL) == {
+        "teacher": "Distill learns from a second checkpoint; name it with teacher=RUN"
     }
     assert refused("transfer", method=CORAL) == {
         "also.unlabelled": "Coral needs more data; choose it with data@also.unlabelled=NAME"
@@ -321,12 +396,36 @@ def test_more_data_comes_with_each_batch_and_is_recorded(go, ready, probes):
     assert not torch.equal(same["unlabelled"], same["x"])  # of the same data, drawn for themselves
 
 
-L2_SP = {"_target_": "pieces.methods.l2_sp.L2Sp"}
+MULTITASK = {"_target_": "metalearn_cli.methods.multitask.Multitask"}
 
 
-def test_a_methods_start_is_the_checkpoint_that_transfer_began_from(go, probes, ready, tensors, monkeypatch, said):
-    from pieces.methods.l2_sp import L2Sp
+def test_every_other_data_set_comes_with_its_labels(ready, tensors, go):
+    also = {"one": {**OTHER, "classes": 20}, "two": OTHER}
+    job = ready("transfer", method=MULTITASK, also=also).job
+    batch = job.batches(0)
+    assert {name: (x.shape, y.shape) for name, (x, y) in batch["also"].items()} == dict.fromkeys(also, ((8, 6), (8,)))
+    assert {name: job.params[f"method.{name}.weight"].shape for name in also} == {"one": (10, 8), "two": (8, 8)}
+    assert batch["also"]["one"][1].max() < 10 and batch.keys() == {"x", "y", "also"}
+    loss = job.gradients(job.params, batch, 0)["loss"]
+    assert loss.item() == pytest.approx(2 * math.log(8) + math.log(10), rel=1e-5)  # three heads of zeros
+    done = go("transfer", method=MULTITASK, also=also)
+    assert tensors(done)["method.one.bias"].any()
+    assert done["data"]["also"].keys() == {"one", "two"}
 
+
+def test_a_task_more_needs_labelled_data(refused):
+    assert refused("transfer", method=MULTITASK) == {
+        "also": "Multitask needs one or more labelled data sets; choose each with data@also.ANY_WORD=NAME"
+    }
+    curves = {"_target_": "metalearn_cli.data.sinusoid.sinusoid"}
+    found = refused("transfer", method=MULTITASK, also={"one": curves})
+    assert found == {"also.one": "sinusoid is a regression; choose data with classes"}
+
+
+L2_SP = {"_target_": "metalearn_cli.methods.l2_sp.L2Sp"}
+
+
+def test_a_methods_start_is_the_checkpoint_that_transfer_began_from(go, ready, tensors, monkeypatch, said):
     first, seen, loss = go("transfer"), [], L2Sp.loss
     monkeypatch.setattr(
         L2Sp,

@@ -2,11 +2,9 @@
 
 import io
 import os
-import shutil
 import stat
 import tarfile
 import zipfile
-from pathlib import Path
 
 import pytest
 
@@ -135,18 +133,43 @@ def test_a_file_that_is_too_large_or_cut_short(tmp_path, kind):
         assert "is damaged or cannot be read" in files.findings[0].what
 
 
-def test_the_stamp_is_of_contents_and_not_of_the_place(tmp_path):
-    one = tarred(tmp_path / "a" / "x.tar", CONTENTS)
-    (tmp_path / "b").mkdir()
-    assert files_in(one).stamp == files_in(Path(shutil.copy2(one, tmp_path / "b"))).stamp
+def test_the_stamp_of_a_zip_is_of_contents_and_not_of_the_place(tmp_path):
     assert files_in(zipped(tmp_path / "x.zip", CONTENTS)).stamp == files_in(zipped(tmp_path / "y.zip", CONTENTS)).stamp
+
+
+def test_the_stamp_changes_with_the_contents(tmp_path):
     for make, path in ((tarred, tmp_path / "c.tar"), (zipped, tmp_path / "x.zip")):
         before = files_in(make(path, CONTENTS)).stamp
+        assert files_in(path).stamp == before
         assert files_in(make(path, CONTENTS | {"dog/1.png": b"other"})).stamp != before
     own = folder(tmp_path / "d", CONTENTS)
     before = files_in(own).stamp
     os.utime(own / "cat/1.png", ns=(1, 1))
     assert files_in(own).stamp != before
+
+
+@pytest.mark.parametrize("kind", ["tar", "folder"])
+def test_the_stamp_is_another_where_size_and_time_are_the_same(tmp_path, kind):
+    make = {"folder": folder, "tar": tarred}[kind]
+    one, two = (make(tmp_path / f"{n}.{kind}", {"cat/1.png": str(n).encode()}) for n in (1, 2))
+    files = [path if kind == "tar" else path / "cat/1.png" for path in (one, two)]
+    for file in files:
+        os.utime(file, ns=(1, 1))
+    before = files_in(one).stamp
+    assert files_in(two).stamp != before
+    os.rename(files[1], files[0])  # swapped in place
+    assert files_in(one).stamp != before
+    before = files_in(one).stamp
+    files[0].write_bytes(files[0].read_bytes()[::-1])
+    os.utime(files[0], ns=(1, 1))  # touch -d
+    assert files_in(one).stamp != before
+
+
+def test_a_link_to_a_folder_beside_it_is_read_again(tmp_path):
+    folder(tmp_path, {"crow/1.png": b"1", "magpie/2.png": b"2"})
+    (tmp_path / "crow" / "more").symlink_to("../magpie")
+    (tmp_path / "magpie" / "up").symlink_to("..")
+    assert contents(files_in(tmp_path)) == {"crow/1.png": b"1", "crow/more/2.png": b"2", "magpie/2.png": b"2"}
 
 
 def test_what_is_no_source(tmp_path):

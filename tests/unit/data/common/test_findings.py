@@ -15,7 +15,7 @@ from metalearn_cli.core.errors import Finding
 from metalearn_cli.core.items import Items
 from metalearn_cli.data.common.dataset import Dataset
 from metalearn_cli.data.common.findings import episode_findings, findings_of, near_copies
-from metalearn_cli.data.common.splits import SPLITS, Split
+from metalearn_cli.data.common.splits import SPLITS, Split, packed
 from metalearn_cli.data.sinusoid import sinusoid
 
 COUNT, FEATURES = 6, 5
@@ -53,7 +53,7 @@ def test_values_that_are_no_numbers(value: float) -> None:
     x = items(7)
     x[COUNT, 2] = x[COUNT + 1, 0] = value
     expected = Finding(True, "val: val1", "has 2 items with values that are not finite (NaN or infinite)")
-    assert findings_of(splits(val=x)) == [expected]
+    assert findings_of(splits(val=x)) == [expected._replace(items=("val1 #1", "val1 #2"))]
     told = episode_findings(dataset(val=torch.full_like(x, value)), way=2, shot=1, query=1)
     assert {(f.blocks, f.where) for f in told} == {(True, "val")}
 
@@ -65,8 +65,8 @@ def test_targets_that_are_no_numbers() -> None:
     good = {name: replace(split, targets=split.items[:, :2].clone()) for name, split in splits().items()}
     assert findings_of(good) == []
     assert findings_of({**good, "val": replace(good["val"], targets=y)}) == [
-        Finding(True, "val: val1", "has 1 target with values that are not finite (NaN or infinite)"),
-        Finding(False, "val: val0", "has 1 target with values beyond 1e+06; standardise them"),
+        Finding(True, "val: val1", "has 1 target with values that are not finite (NaN or infinite)", ("val1 #1",)),
+        Finding(False, "val: val0", "has 1 target with values beyond 1e+06; standardise them", ("val0 #1",)),
     ]
 
 
@@ -100,20 +100,27 @@ def test_most_of_a_class_is_a_class() -> None:
         x[:copied] = train[:copied]
         (finding,) = findings_of(splits(test=x))
         assert finding.blocks is blocks
-    assert finding == Finding(False, "test", "shares 2 single items with train")
+    assert finding == Finding(False, "test", "shares 2 single items with train", finding.items)
+    assert finding.items == ("test0 #1 = train0 #1", "test0 #2 = train0 #2")
 
 
 def test_a_class_that_is_twice_in_a_split_is_told() -> None:
     x = items(7)
     x[COUNT : 2 * COUNT] = x[:COUNT]
     (finding,) = findings_of(splits(train=x))
-    assert finding == Finding(False, "train: train0", "is in the data twice: 6 of its items are those of train: train1")
+    told = (False, "train: train0", "is in the data twice: 6 of its items are those of train: train1")
+    assert (finding[:3], len(finding.items)) == (told, 6)
 
 
 def test_items_that_repeat_within_a_class_are_told() -> None:
     x = items(7)
     x[1] = x[2] = x[0]
-    assert findings_of(splits(train=x)) == [Finding(False, "train: train0", "has 2 items that repeat others of it")]
+    own = splits(train=x)
+    own["train"] = replace(own["train"], sources=packed(f"a/{i}.png" for i in range(18)))
+    told = Finding(
+        False, "train: train0", "has 2 items that repeat others of it", ("a/1.png = a/0.png", "a/2.png = a/0.png")
+    )
+    assert findings_of(own) == [told]
 
 
 def test_images_are_compared_by_content_too() -> None:
@@ -194,15 +201,16 @@ def test_an_item_that_is_everywhere_is_told_once() -> None:
     x[::COUNT] = 0
     split = Split(x, torch.full((60,), COUNT), tuple(map(str, range(60))))
     (finding,) = findings_of({**splits(), "train": split})
-    assert finding == Finding(True, "train: 0", "has an item, perhaps an empty one, that 59 other classes have too")
+    told = (True, "train: 0", "has an item, perhaps an empty one, that 59 other classes have too", ("0 #1",))
+    assert finding == told
 
 
 def test_groups_with_classes_in_two_splits() -> None:
     named = {name: replace(s, names=("Latin/a", f"Greek/{name}", f"{name}0")) for name, s in splits().items()}
     named["test"] = replace(named["test"], names=("Thai/a", "Greek/x", "test0"))
-    told = [(f.blocks, f.where, f.what) for f in findings_of(named)]
+    told = [(f.blocks, f.where, f.told) for f in findings_of(named)]
     assert told == [
-        (False, "train and val", "have classes of the same groups: Greek, Latin"),
+        (False, "train and val", "have classes of the same groups: Greek; Latin"),
         (False, "train and test", "have classes of the same groups: Greek"),
         (False, "val and test", "have classes of the same groups: Greek"),
     ]
@@ -223,7 +231,12 @@ def test_images_that_look_the_same_in_two_splits() -> None:
     }
     (finding,) = near_copies(found)
     assert (finding.blocks, finding.where) == (False, "train and test")
-    assert finding.what == "share 1 pair of images that look the same: train2 #1 and test0 #2"
+    assert finding.told == "share 1 pair of images that look the same: train2 #1 and test0 #2"
+    fade = torch.linspace(0, 200, 32)[None, None, None]  # as transparency leaves it
+    faded = {
+        n: replace(s, items=(55 + s.items * 0.1 + fade).clamp(0, 255).byte()) for n, s in found.items() if n != "test"
+    }
+    assert near_copies(faded) == []
     plain = {name: replace(s, items=torch.zeros_like(s.items)) for name, s in found.items()}
     assert near_copies(plain) == []
     assert near_copies(splits()) == []

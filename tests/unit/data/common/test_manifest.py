@@ -7,6 +7,7 @@ import pytest
 from metalearn_cli.core.errors import ConfigError, DataError, Finding
 from metalearn_cli.core.metric import SAME_CLASSES
 from metalearn_cli.data.common.manifest import Entry, Manifest, placed, split_named
+from metalearn_cli.data.common.splits import group_of
 
 
 def manifest(classes=12, items=5, **more):
@@ -112,7 +113,8 @@ def test_small_classes_are_left_out_and_named():
     assert sum(map(len, found.classes.values())) == 12
     (finding,) = found.findings
     assert not finding.blocks
-    assert "10000 of 10012 classes have fewer than 2 items and are left out: single0000" in finding.what
+    assert "10000 of 10012 classes have fewer than 2 items and are left out: single0000" in finding.told
+    assert len(finding.items) == 10_000
 
 
 def test_a_slash_in_a_label_makes_no_group():
@@ -123,8 +125,11 @@ def test_a_slash_in_a_label_makes_no_group():
 
 
 def test_what_cannot_be_read_and_what_is_empty():
-    with pytest.raises(DataError, match=r"a.png is damaged"):
-        placed(manifest()._replace(findings=(Finding(True, "a.png", "is damaged"),)), "auto", 0)
+    damaged = Finding(True, "a.png", "is damaged")
+    assert placed(manifest()._replace(findings=(damaged,)), "auto", 0).findings == (damaged,)
+    few = Manifest([Entry("a", "x"), Entry("b", "x")], findings=(damaged,))
+    with pytest.raises(DataError, match=r"a.png is damaged; data.split the data has 1 class"):
+        placed(few, "auto", 0)
     with pytest.raises(DataError, match="has no items"):
         placed(Manifest([]), "auto", 0)
 
@@ -139,3 +144,49 @@ def test_words_for_splits():
     ]
     with pytest.raises(DataError, match="row 3 has the split 'fold1'; a split is one of train, val, test"):
         split_named("fold1", "row 3")
+
+
+def test_a_slash_of_a_group_is_no_end_of_it():
+    one, two, three = Entry("", "b/c", group="a"), Entry("", "c", group="a/b"), Entry("", "km/h")
+    assert len({one.class_name, two.class_name}) == 2
+    assert [group_of(entry.class_name) for entry in (one, two, three)] == ["a", "a\N{DIVISION SLASH}b", ""]
+
+
+@pytest.mark.parametrize("split", ["auto", "items"])
+def test_names_that_may_be_the_same_class_are_listed(split):
+    labels = ["caf\u00e9", "cafe\u0301", "Crow", "crow", "crow ", "1", "1.0", "01", "a", "b", "c", "d"]
+    found = placed(Manifest([Entry(f"{label}{i}", label) for label in labels for i in range(5)]), split, 0)
+    (finding,) = found.findings
+    assert not finding.blocks
+    for told in (r"'cafe\u0301' and 'caf\xe9'", "'Crow' and 'crow' and 'crow '", "'01' and '1' and '1.0'"):
+        assert told in finding.what
+    assert sum(len(own) for own in found.classes["train"].values()) > 0
+    assert placed(manifest(), split, 0).findings == ()
+
+
+def test_number_0_is_a_split_that_there_is_not():
+    assert split_named(None, "row 1") == split_named(" ", "row 1") == ""
+    with pytest.raises(DataError, match="has the split 0"):
+        split_named(0, "row 1")
+
+
+@pytest.mark.parametrize("split", ["classes", "groups"])
+def test_a_class_that_is_added_moves_few_others(split):
+    def owners(classes):
+        found = placed(manifest(classes, 2, group=lambda k: f"g{k:02d}"), split, 0)
+        return {name: part for part, own in names(found).items() for name in own}
+
+    for classes in range(20, 50):
+        before, after = owners(classes), owners(classes + 1)
+        assert sum(after[name] != part for name, part in before.items()) <= 4
+
+
+def test_splits_of_recorded_results_stay():
+    recorded = placed(manifest(12)._replace(by_place=True), "classes", 0)
+    assert names(recorded)["test"] == ["c00", "c01", "c03"]
+    digits = Manifest([Entry(i, str(k)) for k in range(10) for i in range(2)])
+    assert names(placed(digits, "auto", 905)) == {
+        "train": ["4", "5", "6", "7", "8", "9"],
+        "val": ["2", "3"],
+        "test": ["0", "1"],
+    }

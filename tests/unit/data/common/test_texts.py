@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from metalearn_cli.core.errors import ConfigError, DataError, UserError
+from metalearn_cli.core.errors import ConfigError, UserError
 from metalearn_cli.data.common import texts
 from metalearn_cli.data.common.manifest import Entry, Placed
 from metalearn_cli.data.common.texts import Coding, Passage, encoded, filled, pieces_of, text_data, words_of
@@ -104,7 +104,7 @@ def test_what_is_cut_is_counted():
 
 def test_texts_in_several_splits_are_named():
     data = text_data("text", placed(["Good day!", "one"], ["good, day", "two"], ["one", "GOOD DAY"]), WORDS)
-    found = {finding.where: finding.what for finding in data.findings if "punctuation" in finding.what}
+    found = {finding.where: finding.told for finding in data.findings if "punctuation" in finding.what}
     told = "texts, but for case and punctuation:"
     assert found == {
         "train and val": f"share 1 {told} row 1 and row 1",
@@ -121,14 +121,16 @@ def test_marks_alone_are_a_text_of_their_own():
 def test_empty_texts_are_left_out_and_named():
     kept, findings = filled(entries("a", "", " \n", "b", *[""] * 5))
     assert [entry.source.text for entry in kept] == ["a", "b"]
-    assert [(finding.blocks, f"{finding.where} {finding.what}") for finding in findings] == [
-        (False, "row 2; row 3; row 5; row 6; row 7 and 2 more: 7 rows without a text: left out")
+    assert [(finding.blocks, f"{finding.where} {finding.told}") for finding in findings] == [
+        (False, "7 rows without a text: left out: row 2; row 3; row 5; row 6; row 7 and 2 more")
     ]
 
 
 def test_texts_without_a_label_are_refused():
-    with pytest.raises(DataError, match="row 1: 1 row without a label; name the class of each text, or remove it"):
-        filled([*entries("a", label=""), *entries("b")])
+    kept, findings = filled([*entries("a", label=""), *entries("b", "")])
+    assert [entry.source.text for entry in kept] == ["b"]
+    told = (True, "1 row", "without a label; name the class of each text, or remove it", ("row 1",))
+    assert findings == (told, (False, "1 row", "without a text: left out", ("row 2",)))
 
 
 def test_an_encoders_own_tokenizer(tmp_path):

@@ -1,1 +1,0 @@
-"""How transfer carries a backbone over to a labelled task, one method per module."""
