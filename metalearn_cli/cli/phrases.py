@@ -88,6 +88,15 @@ def hardest(results: Sequence[Mapping[str, Any]]) -> str:
     return f"{told};\nhardest {noun} (+- over their episodes): {', '.join(named)}" if named else told
 
 
+def error_rates(results: Sequence[Mapping[str, Any]]) -> str:
+    """Return the scores of results on a list of fixed episodes as error rates, as papers report Lake's twenty runs."""
+    rates = []
+    for result in results:
+        rate = spread(result["name"], None if result["value"] is None else 1 - result["value"], result["interval"])
+        rates.append(" ".join([rate, label_of(result, results)]).strip())
+    return f"error rate over the {sizes(results[0])['episodes']} fixed episodes (runs): {', '.join(rates)}"
+
+
 def label_of(result: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> str:
     """Return what tells a result from the others of its evaluation: its protocol, and where its classes are from."""
     keys = [key for key in ("normalisation", "drawn") if len({other.get(key) for other in results}) > 1]

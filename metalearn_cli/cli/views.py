@@ -15,6 +15,7 @@ from metalearn_cli.cli.phrases import (
     age,
     calibration,
     duration,
+    error_rates,
     hardest,
     label_of,
     measured,
@@ -79,6 +80,8 @@ def evaluation(run: Run) -> None:
     rows = [[r["learner"], r["normalisation"], *[r["drawn"] for _ in drawn], with_intervals(r)] for r in run["results"]]
     telling.table(_title(first, run), ["learner", "normalisation", *drawn, f"!{_name(first)}"], rows)
     telling.say(_over(run["results"]))
+    if first.get("fixed") and metric_named(first["name"]).unit == "share":
+        telling.say(f"{error_rates(run['results'])}.")
     if "worst_decile" in first:
         telling.say(f"{hardest(run['results'])}.")
     for r in run["results"] if "calibration" in first else ():

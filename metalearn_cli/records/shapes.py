@@ -77,6 +77,7 @@ SCORE = {
     "drawn?": Leaf("pooled or within one group", lambda value: value in ("pooled", "within one group")),
     "learner?": TEXT,
     "random_head?": TRUTH,
+    "fixed?": TRUTH,
     "trained_on?": SEEN,
     "way?": COUNT,
     "shot?": COUNT,

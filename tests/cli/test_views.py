@@ -312,3 +312,12 @@ def test_tables_of_runs_say_over_what_intervals_are(capsys) -> None:
         assert said in capsys.readouterr().out
     views.runs([{**RUN, "metric": {"name": "val/perplexity", "value": 2.0}}], "runs")
     assert said not in capsys.readouterr().out
+
+
+def test_fixed_episodes_have_an_error_rate(capsys) -> None:
+    found = row(None, name="test/accuracy", value=0.907, interval=0.035, over={"episodes": 20, "trainings": 1})
+    assert phrases.error_rates([found]) == "error rate over the 20 fixed episodes (runs): 9.3 +- 3.5 %"
+    views.evaluation({"results": [{**found, "fixed": True}]})
+    assert "error rate over the 20 fixed episodes" in capsys.readouterr().out
+    views.evaluation({"results": [found]})
+    assert "error rate" not in capsys.readouterr().out

@@ -274,7 +274,11 @@ def test_fixed_episodes_are_all_scored(images, monkeypatch, go, refused):
         "episodes": "must be 3, as images/test has 3 fixed episodes, got 12"
     }
     assert "way=2 shot=1 query=9 episodes=3" in refused("evaluate", episodes=3)["query"]
-    assert go("evaluate", query=9, episodes=3)["results"][0]["over"] == {"episodes": 3, "classes": 6, "trainings": 1}
+    result = go("evaluate", query=9, episodes=3)["results"][0]
+    assert result["over"] == {"episodes": 3, "classes": 6, "trainings": 1}
+    assert result["fixed"]
+    with_fixed = refused("evaluate", query=9, episodes=3, also_within=True)["also_within"]
+    assert "needs a group for every class" in with_fixed
 
 
 UNTRAINED = {"ckpt": None, "backbone": MLP, "data": GAUSSIAN}
