@@ -82,6 +82,8 @@ OWN = {
         "normalisation": ["transductive", "inductive"],
         "weights_seed": None,
         "select": {},
+        "also_within": False,
+        "calibration": 0,
     },
 }
 OF_EVALUATE = {"ckpt": "latest", "backbone": None, "data": None, "algorithm": None}

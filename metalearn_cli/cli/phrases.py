@@ -78,6 +78,46 @@ def over(found: Mapping[str, Any]) -> str:
     return f"+- is the half-width of a 95 % interval over {sizes(found)['episodes']} episodes{brackets}."
 
 
+def hardest(results: Sequence[Mapping[str, Any]]) -> str:
+    """Return the worst tenth of the episodes of each result, and the hardest classes of the first one."""
+    first = results[0]
+    worst = [" ".join([number(r["name"], r["worst_decile"]), label_of(r, results)]).strip() for r in results]
+    told = f"worst tenth of episodes {', '.join(worst)}"
+    noun = "classes" if _is_share(first["name"]) else "tasks"
+    named = [f"{own['name']} {spread(first['name'], own['value'], own['interval'])}" for own in first["hardest"]]
+    return f"{told};\nhardest {noun} (+- over their episodes): {', '.join(named)}" if named else told
+
+
+def error_rates(results: Sequence[Mapping[str, Any]]) -> str:
+    """Return the scores of results on a list of fixed episodes as error rates, as papers report Lake's twenty runs."""
+    rates = []
+    for result in results:
+        rate = spread(result["name"], None if result["value"] is None else 1 - result["value"], result["interval"])
+        rates.append(" ".join([rate, label_of(result, results)]).strip())
+    return f"error rate over the {sizes(results[0])['episodes']} fixed episodes (runs): {', '.join(rates)}"
+
+
+def label_of(result: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> str:
+    """Return what tells a result from the others of its evaluation: its protocol, and where its classes are from."""
+    keys = [key for key in ("normalisation", "drawn") if len({other.get(key) for other in results}) > 1]
+    return " ".join(str(result[key]) for key in keys)
+
+
+def calibration(result: Mapping[str, Any], label: str) -> str:
+    """Return what the calibration of a result is, which a label tells from others."""
+    found = result["calibration"]
+    before, after = (
+        f"ECE {number('accuracy', part['ece'])}, negative log-likelihood {number('nll', part['nll'])}"
+        for part in (found["before"], found["after"])
+    )
+    whose = f"calibration{f', {label}' if label else ''}: {before}"
+    if found["temperature"] is None:
+        why = "all are right, or they are no better than chance"
+        return f"{whose}; no temperature fits the answers of {found['episodes']} validation episodes: {why}"
+    fitted = f"temperature {found['temperature']:.3g}, fitted on {found['episodes']} validation episodes"
+    return f"{whose};\nwith {fitted}: {after}"
+
+
 def _is_share(name: str) -> bool:
     return metric_named(name).unit == "share"
 

@@ -166,7 +166,8 @@ class Progress:
         """Show that the stage is done; `summary` is its run.json."""
         self.close()
         by = f"{learner}, " if (learner := summary["metric"].get("learner")) else ""
-        self.note(f"{summary['stage']} done: {by}{measured(summary)} in {duration(summary.get('seconds', 0))}")
+        over = " (95 % over episodes)" * (summary["metric"].get("interval") is not None)
+        self.note(f"{summary['stage']} done: {by}{measured(summary)}{over} in {duration(summary.get('seconds', 0))}")
 
     def close(self) -> None:
         """Remove the progress bar."""

@@ -13,7 +13,11 @@ from metalearn_cli.cli.listing import told
 from metalearn_cli.cli.phrases import (
     NO_CHANGE,
     age,
+    calibration,
     duration,
+    error_rates,
+    hardest,
+    label_of,
     measured,
     next_command,
     over,
@@ -49,12 +53,10 @@ def result(run: Run, words: Sequence[str] = (), config_dir: str = "") -> None:
         evaluation(run)
     else:
         metric, parent = run["metric"], run.get("parent")
-        rows = [
-            [metric["name"].replace("/", " "), f"{spread(metric['name'], metric['value'], metric['interval'])} (95 %)"]
-        ]
+        rows = [[metric["name"].replace("/", " "), _with_episodes(metric)]]
         for label, key in (("before training", "baseline"), ("after training", "trained")):
             if (found := run.get(key)) and found != metric:
-                rows += [[label, f"{spread(found['name'], found['value'], found['interval'])} (95 %)"]]
+                rows += [[label, _with_episodes(found)]]
         rows += [["best step", f"{metric['step']} of {run['steps']}"]]
         rows += [["ended early", f"after step {run['step']}"]] if run.get("stopped_early") else []
         rows += [["time", duration(run["seconds"])]]
@@ -73,11 +75,31 @@ def evaluation(run: Run) -> None:
             [*map(str, row["values"].values()), with_intervals(row), "chosen" if row["chosen"] else ""] for row in found
         ]
         telling.table(f"select: {_title(found[0], run)}", [*keys, f"!{_name(found[0])}", "!"], rows)
-    rows = [[r["learner"], r["normalisation"], with_intervals(r)] for r in run["results"]]
-    telling.table(_title(first, run), ["learner", "normalisation", f"!{_name(first)}"], rows)
-    telling.say(over(first))
+        telling.say(f"{over(found[0])}\n")
+    drawn = ["classes of an episode"] * ("drawn" in first)
+    rows = [[r["learner"], r["normalisation"], *[r["drawn"] for _ in drawn], with_intervals(r)] for r in run["results"]]
+    telling.table(_title(first, run), ["learner", "normalisation", *drawn, f"!{_name(first)}"], rows)
+    telling.say(_over(run["results"]))
+    if first.get("fixed") and metric_named(first["name"]).unit == "share":
+        telling.say(f"{error_rates(run['results'])}.")
+    if "worst_decile" in first:
+        telling.say(f"{hardest(run['results'])}.")
+    for r in run["results"] if "calibration" in first else ():
+        telling.say(f"{calibration(r, label_of(r, run['results']))}.")
+    if "calibration" in first and "folder" in run:
+        pictures = [f"{run['folder']}/plots/reliability.png"]
+        pictures += [f"{run['folder']}/within/plots/reliability.png"] if drawn else []
+        telling.say(f"pictures of it: {' '.join(pictures)}")
     _say_seen(run["results"][:1])
     telling.say("")
+
+
+def _with_episodes(found: Run) -> str:
+    """Return the score of a training with its interval, and over what that is."""
+    measure = spread(found["name"], found["value"], found["interval"])
+    if found["interval"] is None:
+        return measure
+    return f"{measure} (95 % over {sizes(found)['episodes'] or 'the'} validation episodes)"
 
 
 def _say_seen(results: Sequence[Run]) -> None:
@@ -88,8 +110,11 @@ def _say_seen(results: Sequence[Run]) -> None:
 
 def chain(run: Run) -> None:
     """Show the score and gain of each stage of a chain, one table per protocol."""
-    for protocol in dict.fromkeys(row["normalisation"] for row in run["table"]):
-        found = [row for row in run["table"] if row["normalisation"] == protocol]
+    tables: dict[str, list[Run]] = {}
+    for row in run["table"]:
+        parts = [row["normalisation"].replace("none", ""), row.get("drawn", "")]
+        tables.setdefault(", ".join(filter(None, parts)), []).append(row)
+    for label, found in tables.items():
         rows, learner = [], ""
         for row in found:
             if row["learner"] != learner:
@@ -99,9 +124,9 @@ def chain(run: Run) -> None:
             # the first row of a learner has no gain
             told = ["", ""] if row["gain"] is None else [with_intervals(row, "gain_"), verdict(row)]
             rows.append([f"  {after}", with_intervals(row), *told])
-        title = _title(found[0], run) + (f", {protocol}" if protocol != "none" else "")
+        title = _title(found[0], run) + (f", {label}" if label else "")
         telling.table(title, ["!after", f"!{_name(found[0])}", "!gain", "the stage"], rows)
-    telling.say(over(run["table"][0]))
+    telling.say(_over(run["table"]))
     _say_seen(run["table"])
     telling.say("A gain is the difference to the row above, episode by episode. A stage helps or")
     telling.say("hurts if all intervals of its gain exclude 0.")
@@ -148,6 +173,14 @@ def verified(record: Mapping[str, Any]) -> None:
     telling.say(f"{'PASS' if record['passed'] else 'FAIL'}: {title}, {record['folder']}/verify.json")
 
 
+def _over(results: Sequence[Run]) -> str:
+    """Return lines that explain the intervals of results, pooled ones and those within one group."""
+    lines = {result.get("drawn", ""): over(result) for result in reversed(results)}
+    if len(set(lines.values())) == 1:
+        return over(results[0])
+    return "\n".join(f"{drawn}: {line}" for drawn, line in reversed(lines.items()))
+
+
 def _title(first: Run, run: Run) -> str:
     split = first["name"].partition("/")[0]
     data = run.get("data", {})
@@ -181,6 +214,7 @@ def sweep(outcomes: Sequence[Any], words: Sequence[str] = ()) -> None:
         rows.append([*(given.get(key, "") for key in keys), name, outcome.status, told])
     title = f"{len(outcomes)} run{'s' * (len(outcomes) != 1)}"
     telling.table(title, [*(f"!{key}" for key in keys), "!run", "!status", "result"], rows)
+    _say_over([outcome.run for outcome in outcomes if outcome.run])
     telling.say(f"next: {shlex.join(['mlx', 'runs', *runs_option(words)])}")
 
 
@@ -200,10 +234,17 @@ def runs(found: Sequence[Run], runs_dir: str, words: Sequence[str] = ()) -> None
         rows.append([*row, (run.get("parent") or {}).get("run", "-")] if wide else row)
     columns = ["!run", "what", "!result", "!age", "!parent"][: len(rows[0])]
     telling.table(f"runs in {runs_dir}", columns, rows, right=["age"])
+    _say_over(found)
     ids = [run["id"] for run in found]
     for copied in dict.fromkeys(name for name in ids if ids.count(name) > 1):
         folders = [str(run["folder"]) for run in found if run["id"] == copied]
         telling.say(f"{len(folders)} runs have the id {copied}; name one by its folder: {' or '.join(folders)}")
+
+
+def _say_over(found: Sequence[Run]) -> None:
+    """Say over what the intervals of runs are, if one has any."""
+    if any((run.get("metric") or {}).get("interval") is not None for run in found):
+        telling.say("+- is the half-width of a 95 % interval over the episodes of that run.\n")
 
 
 def _what(run: Run) -> str:
@@ -228,6 +269,7 @@ def lineage(found: Sequence[Run], settings: Sequence[str] = ()) -> None:
         checkpoint = Path(str(run.get("checkpoint") or run.get("best") or "-")).name
         rows.append([run["stage"], run["id"], measured(run), checkpoint, str(run.get("sha256") or "-")[:sums]])
     telling.table(f"{found[0]['id']} and its ancestors", ["!stage", "!run", "result", "!checkpoint", "!sha256"], rows)
+    _say_over(found)
     if found[0].get("table"):
         chain(found[0])
     _say_seen((found[0].get("results") or [])[:1])

@@ -190,6 +190,10 @@ class EvaluateConfig(Common):
     """Protocols to report where the network has batch statistics."""
     select: dict[str, Any]
     """Values of the learner's settings to choose from, see `stages.select`; {} for none."""
+    also_within: bool
+    """Whether episodes within one group are scored besides those from all classes."""
+    calibration: Annotated[int, Range(0)]
+    """Validation episodes that fit a temperature, see `records.calibration`; 0 measures no calibration."""
 
 
 @dataclass(frozen=True)

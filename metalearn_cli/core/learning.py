@@ -25,6 +25,15 @@ def score(output: Tensor, target: Tensor) -> Tensor:
     return (output.detach().argmax(-1) == target).float().mean()
 
 
+def class_scores(output: Tensor, target: Tensor) -> Tensor:
+    """Return the accuracy of each class [W], all with equally many queries; for a regression, the score [1]."""
+    if target.is_floating_point():
+        return score(output, target)[None]
+    right_Q = (output.detach().argmax(-1) == target).float()
+    way = output.shape[-1]
+    return torch.zeros(way, device=target.device).index_add(0, target, right_Q, alpha=way / len(target))
+
+
 def one_hot(y: Tensor, way: int, like: Tensor) -> Tensor:
     """Return classes y [S] one-hot as [S, W] in the number format of `like`; numbers [S, O] unchanged."""
     return y if y.is_floating_point() else (y[:, None] == torch.arange(way, device=y.device)).to(like.dtype)

@@ -1,21 +1,40 @@
 """Scoring a learner on fixed episodes.
 
-Legend: E episodes.
+Legend: E episodes, Q queries of an episode, W ways.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from metalearn_cli.core.learning import score
+from metalearn_cli.core.learning import class_scores, score
 from metalearn_cli.core.network import Params
 from metalearn_cli.core.types import Episode, Sampler
 from metalearn_cli.engine.episodes import Learner, answered
 from metalearn_cli.engine.runtime import Runtime
 from metalearn_cli.engine.tasks import Tasks
+
+
+class Outcomes(NamedTuple):
+    """What a learner did in episodes, on the CPU.
+
+    Attributes:
+        scores: [E], accuracies in [0, 1], or squared errors for a regression.
+        queries: [E], of all classes of an episode, which have equally many.
+        by_class: the score of each class [W], by episode; of a regression, that of its task [1].
+        logits: [Q, W] by episode; () unless they were asked for.
+        targets: the classes [Q] of the queries, by episode; () likewise.
+    """
+
+    scores: Tensor
+    queries: Tensor
+    by_class: tuple[Tensor, ...]
+    logits: tuple[Tensor, ...]
+    targets: tuple[Tensor, ...]
 
 
 def of_its_way(learner: Learner, episode: Episode) -> Learner:
@@ -29,23 +48,34 @@ def score_episodes(
     episodes: int,
     runtime: Runtime,
     advance: Callable[[int], None] = lambda done: None,
-) -> Tensor:
-    """Return the score [E] of each of the sampler's first `episodes` one-task batches, on the CPU.
+    logits: bool = False,
+) -> Outcomes:
+    """Score each of the sampler's first `episodes` one-task batches.
 
-    Scores are accuracies in [0, 1], or squared errors for regression. `advance` is called with the number of finished
-    ones. Episodes of varying size cannot be one batch.
+    Episodes of varying size cannot be one batch.
+
+    Args:
+        learner: the learner with its tensors.
+        sampler: the episodes.
+        episodes: how many.
+        runtime: the device and its settings.
+        advance: called with the number of finished ones.
+        logits: whether to keep the learner's answers, which take the more memory the more classes there are.
     """
     varying = hasattr(sampler, "varying")
 
-    def task(tensors: Params, episode: Episode) -> Tensor:
-        own = learner.of(tensors)
-        own = of_its_way(own, episode) if varying else own
-        output = answered(own, episode.support_x, episode.support_y, episode.query_x)
-        return score(output, episode.query_y)
+    def task(tensors: Params, episode: Episode) -> dict[str, Tensor]:
+        own, target = learner.of(tensors), episode.query_y
+        output = answered(of_its_way(own, episode) if varying else own, *episode[:3])
+        found = {"scores": score(output, target), "by_class": class_scores(output, target)}
+        found["queries"] = torch.tensor(len(target))
+        return found | ({"logits": output, "targets": target} if logits else {})
 
-    scores = []
+    outcomes: list[dict[str, Tensor]] = []
     tasks = Tasks(runtime, episodes, learner.algorithm.traits.batchable and not varying)
-    for scored in tasks.each(task, learner.tensors, lambda index: runtime.cast(sampler.batch(index, 1)), episodes):
-        scores.append(scored)
-        advance(len(scores))
-    return torch.stack(scores).cpu()
+    for outcome in tasks.each(task, learner.tensors, lambda index: runtime.cast(sampler.batch(index, 1)), episodes):
+        outcomes.append(outcome)
+        advance(len(outcomes))
+    scores, queries = (torch.stack([outcome.pop(name) for outcome in outcomes]).cpu() for name in ("scores", "queries"))
+    kept = {name: tuple(outcome[name].cpu() for outcome in outcomes) for name in outcomes[0]}
+    return Outcomes(scores, queries, **{name: kept.get(name, ()) for name in ("by_class", "logits", "targets")})

@@ -25,7 +25,7 @@ from metalearn_cli.core.types import Episode
 from metalearn_cli.engine.runtime import Runtime, one_core, out_of_memory
 
 Task = Callable[[Params, Episode], Any]
-"""A pure function of one episode; to be trained, it returns a dict of tensors [] whose "loss" is minimised."""
+"""A pure function of one episode that returns tensors by name; to be trained, tensors [] whose "loss" is minimised."""
 
 
 class Tasks:
@@ -118,21 +118,23 @@ class Tasks:
         values = [value for _, done in shares for value in done]
         return {name: torch.cat([value[name] for value in values]).mean() for name in values[0]}
 
-    def each(self, task: Task, params: Params, episodes: Callable[[int], Episode], count: int) -> Iterator[Tensor]:
-        """Yield the tensor [] that `task` returns for each of `count` episodes, in order, without gradients.
+    def each(
+        self, task: Task, params: Params, episodes: Callable[[int], Episode], count: int
+    ) -> Iterator[dict[str, Tensor]]:
+        """Yield what `task` returns for each of `count` episodes, in order, without gradients.
 
         Args:
-            task: returns a tensor [].
+            task: returns tensors by name.
             params: its tensors.
             episodes: returns the episode with an index, as a meta-batch of one.
             count: number of episodes.
         """
 
-        def part(start: int) -> Tensor:
+        def part(start: int) -> list[dict[str, Tensor]]:
             with torch.no_grad():  # gradients inside a task still work: core.functional.gradient turns them on
                 drawn = [episodes(index) for index in range(start, min(start + self._chunk, count))]
-                value: Tensor = self._apply(task, params, Episode(*map(joined, zip(*drawn, strict=True))))  # type: ignore[arg-type]
-                return value
+                values = self._apply(task, params, Episode(*map(joined, zip(*drawn, strict=True))))  # type: ignore[arg-type]
+                return [{name: v[index] for name, v in values.items()} for index in range(len(drawn))]
 
         for values in self._over_threads(part, range(0, count, self._chunk)):
             yield from values
@@ -152,7 +154,7 @@ class Tasks:
         if self._batched:
             return torch.func.vmap(task, in_dims=(None, 0))(params, part)
         value = task(params, part.map(itemgetter(0)))
-        return value[None] if isinstance(value, Tensor) else {name: v[None] for name, v in value.items()}
+        return {name: v[None] for name, v in value.items()}
 
     def _over_threads(self, function: Callable[[int], Any], arguments: Sequence[int]) -> Iterator[Any]:
         return self._pool.map(function, arguments) if self._pool else map(function, arguments)

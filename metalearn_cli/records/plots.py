@@ -18,6 +18,7 @@ from torch import Tensor
 from metalearn_cli.core.importing import importing
 from metalearn_cli.core.metric import metric_named
 from metalearn_cli.core.types import Episode, Fit
+from metalearn_cli.records.calibration import BINS, Calibration
 from metalearn_cli.records.fonts import SIZE, font_of
 from metalearn_cli.records.runs import write_bytes
 
@@ -69,7 +70,7 @@ def learning_curves(lines: Sequence[dict[str, float]], title: str, path: Path) -
                 axis.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
                 if len(steps) == 1:
                     axis.errorbar(steps, values, halves, color=colour, capsize=3)
-                label = f"{part}, with its 95 % interval"
+                label = f"{part}, with its 95 % interval over episodes"
             axis.plot(steps, values, color=colour, linestyle=line_style, label=label, marker=marker, markersize=3)
         axis.set_xlabel("step")
         axis.xaxis.get_major_locator().set_params(integer=True)
@@ -277,6 +278,39 @@ def curve_picture(episode: Episode, fit: Fit, path: Path) -> None:
     figure.legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     error = (fit.after - episode.query_y).square().mean().item()
     figure.suptitle(f"one validation episode: mse {error:.4g} on all {len(after)} queries", fontsize=10)
+    _save(figure, path)
+
+
+def reliability_picture(panels: Mapping[str, Calibration], path: Path) -> None:
+    """Draw the accuracy in each bin of confidence, two panels in a row, and below each the share of queries in the bin.
+
+    Args:
+        panels: by name.
+        path: the PNG file.
+    """
+    rows = -(-len(panels) // 2)
+    figure = _figure(8.0, 4.2 * rows + 0.3)
+    axes = figure.subplots(2 * rows, 2, sharex=True, squeeze=False, height_ratios=[3, 1] * rows)
+    middles = (np.arange(BINS) + 0.5) / BINS
+    for index, (name, found) in enumerate(panels.items()):
+        upper, lower = axes[index // 2 * 2 : index // 2 * 2 + 2, index % 2]
+        upper.plot([0, 100], [0, 100], color="gray", linestyle=":", label="calibrated: accuracy = confidence")
+        colour, style = _STYLES["train"]
+        upper.bar(100 * middles, 100 * np.array(found.accuracy), 100 / BINS, color=colour, alpha=0.35, edgecolor=colour)
+        confidence, accuracy = 100 * np.array(found.confidence), 100 * np.array(found.accuracy)
+        there = np.isfinite(accuracy)
+        upper.plot(confidence[there], accuracy[there], color=colour, linestyle=style, marker="o", markersize=3)
+        upper.set_title(f"{name}:\nECE {100 * found.ece:.1f} %, NLL {found.nll:.3g}", fontsize=10)
+        lower.bar(100 * middles, 100 * np.array(found.share), 100 / BINS, color="gray")
+        lower.set_xlabel("confidence (%)")
+        for axis in (upper, lower):
+            axis.set_xlim(0, 100)
+            axis.grid(alpha=0.3)
+        upper.set_ylim(0, 100)
+    for row in range(rows):
+        axes[2 * row, 0].set_ylabel("accuracy (%)")
+        axes[2 * row + 1, 0].set_ylabel("queries (%)")
+    axes[0, 0].legend(fontsize=8, frameon=False, loc="upper left")
     _save(figure, path)
 
 

@@ -61,16 +61,23 @@ DATA = {
     "preprocessing?": OBJECT,
 }
 SEEN = {"split": TEXT, "classes": COUNT, "of": COUNT, "stages": [TEXT], "names": [TEXT]}
+_CALIBRATION = {"ece": MEASURED, "nll": MEASURED}
+
 SCORE = {
     "name": TEXT,
     "value": MEASURED,
     "interval?": NUMBER,
     "interval_classes?": NUMBER,
     "interval_trainings?": NUMBER,
+    "worst_decile?": MEASURED,
+    "hardest?": [{"name": TEXT, "value": MEASURED, "interval?": NUMBER, "episodes": COUNT, "queries": COUNT}],
+    "calibration?": {"temperature?": NUMBER, "episodes": COUNT, "before": _CALIBRATION, "after": _CALIBRATION},
     "over?": {"episodes": COUNT, "trainings": COUNT, "*": COUNT},
     "normalisation?": TEXT,
+    "drawn?": Leaf("pooled or within one group", lambda value: value in ("pooled", "within one group")),
     "learner?": TEXT,
     "random_head?": TRUTH,
+    "fixed?": TRUTH,
     "trained_on?": SEEN,
     "way?": COUNT,
     "shot?": COUNT,

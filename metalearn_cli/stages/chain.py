@@ -35,7 +35,7 @@ from metalearn_cli.stages.preparing import (
     identity,
     prepare,
 )
-from metalearn_cli.stages.scores import INTERVALS, Scores, mean_of
+from metalearn_cli.stages.scores import INTERVALS, OF_ONE, PLACES, POOLED, Scores, mean_of, worst_decile
 from metalearn_cli.stages.session import Session
 
 
@@ -422,27 +422,31 @@ def _table(trainings: list[list[_Row]], folds: int) -> list[dict[str, Any]]:
         folds: of cross-validation, whose episodes are taken together; 1 for none.
     """
     rows = []
-    before: dict[tuple[bool, str], Tensor] = {}
+    before: dict[tuple[bool, str, str], Tensor] = {}
     for cells in zip(*trainings, strict=True):
-        found = [
-            Scores.read(Path(cell.evaluation["folder"]), cell.evaluation["metric"]["over"]["episodes"])
-            for cell in cells
-        ]
         after, common, evaluation, _ = cells[0]
-        classes = [episode for each in found[:folds] for episode in each.classes]
         folded = {"folds": folds} if folds > 1 else {}
         # folds of items have the same classes, which are then left out in all folds at once
         apart = 1 if evaluation["data"]["protocol"].startswith(SAME_CLASSES) else folds
         for result in evaluation["results"]:
-            protocol = result["normalisation"]
+            protocol, drawn = result["normalisation"], result.get("drawn", POOLED)
+            found = [_read(cell.evaluation, drawn) for cell in cells]
+            classes = [episode for each in found[:folds] for episode in each.classes]
             scores = torch.stack([each.protocols[protocol] for each in found]).unflatten(0, (-1, folds)).flatten(1)
-            earlier = before.get((common, protocol))
+            earlier = before.get((common, protocol, drawn))
             sign = 1 if metric_named(result["name"]).higher_is_better else -1
             gained = None if earlier is None else mean_of(sign * (scores - earlier), classes, apart)
             gain = {
                 "gain": gained and gained["value"],
                 **{f"gain_{name}": gained and gained[name] for name in INTERVALS},
             }
-            rows.append({"after": after, **result, **mean_of(scores, classes, apart), **gain, **folded})
-            before[common, protocol] = scores
+            worst = {"worst_decile": worst_decile(scores, sign > 0)}
+            result = {name: value for name, value in result.items() if name not in OF_ONE}
+            rows.append({"after": after, **result, **mean_of(scores, classes, apart), **worst, **gain, **folded})
+            before[common, protocol, drawn] = scores
     return rows
+
+
+def _read(evaluation: Mapping[str, Any], drawn: str) -> Scores:
+    """Return the scores of an evaluation, from all classes or within one group."""
+    return Scores.read(Path(evaluation["folder"]) / PLACES[drawn], evaluation["metric"]["over"]["episodes"])

@@ -12,10 +12,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
 import torch
-from torch import Tensor
 
 from metalearn_cli.core.build import Spec, build, problems_of
 from metalearn_cli.core.config import EvaluateConfig, Normalisation, plain
@@ -24,14 +24,16 @@ from metalearn_cli.core.metric import metric_named
 from metalearn_cli.core.network import BACKBONE, Params
 from metalearn_cli.core.stages import TABLE
 from metalearn_cli.core.types import Algorithm, Dataset, Episode, Reporter, Sampler
+from metalearn_cli.data.common.splits import group_of
 from metalearn_cli.data.common.varying import VaryingSampler
 from metalearn_cli.engine.episodes import Learner
-from metalearn_cli.engine.evaluation import of_its_way, score_episodes
+from metalearn_cli.engine.evaluation import Outcomes, of_its_way, score_episodes
 from metalearn_cli.engine.runtime import Runtime
 from metalearn_cli.records import runs
 from metalearn_cli.records.checkpoint import Checkpoint, load_into, read_classes
 from metalearn_cli.records.classes import told
 from metalearn_cli.records.log import working_on
+from metalearn_cli.records.plots import reliability_picture
 from metalearn_cli.stages.crossing import check_items, crossed, trained_on
 from metalearn_cli.stages.frozen import ONCE, scored_on_features
 from metalearn_cli.stages.learner import check_learner, fresh_learner, fresh_network, try_learner
@@ -46,11 +48,24 @@ from metalearn_cli.stages.preparing import (
     named_checkpoint,
     seen_before,
 )
-from metalearn_cli.stages.scores import Scores, mean_of
+from metalearn_cli.stages.scores import (
+    HARDEST,
+    PLACES,
+    POOLED,
+    WITHIN,
+    Calibrated,
+    Scores,
+    calibrated,
+    mean_of,
+    scores_of_classes,
+    worst_decile,
+)
 from metalearn_cli.stages.select import combinations, with_values
 from metalearn_cli.stages.session import Session
 
 log = logging.getLogger("metalearn_cli")
+
+RELIABILITY = "plots/reliability.png"
 
 _BATCHES, _BATCH = 20, 100  # training items whose features a learner's statistics are of
 
@@ -61,6 +76,14 @@ FLOORS = {
 """The learner for checkpoints without one, by whether the data is a regression."""
 
 
+class Draw(NamedTuple):
+    """The first `episodes` of a stream, and how they are scored on features, see `scored_on_features`."""
+
+    sampler: Sampler
+    episodes: int
+    on_features: Callable[[], tuple[Learner, Sampler]] | None
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """An evaluation that is ready to run: everything was built and checked, nothing was written."""
@@ -68,7 +91,8 @@ class Evaluation:
     config: EvaluateConfig
     runtime: Runtime
     learner: Learner
-    sampler: Sampler
+    tested: Draw
+    fitting: Draw | None  # what a temperature is fitted on; None without `config.calibration`
     protocols: tuple[Normalisation | None, ...]  # (None,) if the network has no batch statistics
     parent: Checkpoint | None
     data: dict[str, Any]
@@ -76,9 +100,14 @@ class Evaluation:
     random_head: bool  # whether the learner has a head that no checkpoint brought
     seen: dict[str, Any] | None  # the classes that training has seen, see `records.classes.seen`
     notes: tuple[str, ...]
-    on_features: Callable[[], tuple[Learner, Sampler]] | None  # see `scored_on_features`
     base: Callable[[], Params] | None  # measures the learner's own tensors, see `Algorithm.base`
     candidates: tuple[Candidate, ...]  # what `config.select` allows; () if nothing is to be chosen
+    within: Evaluation | None = None  # the same on episodes within one group, for `config.also_within`
+
+    @property
+    def sampler(self) -> Sampler:
+        """The episodes of the result."""
+        return self.tested.sampler
 
     @property
     def key(self) -> str:
@@ -137,10 +166,7 @@ def prepare_evaluation(config: EvaluateConfig, session: Session, given: Mapping[
         check_items(parent, data, data_spec)
     asked, config = config, fitted(config, data, model.get("way") if _same(spec, model.get("algorithm")) else None)
     way = config.episode.way
-    if config.varying:
-        sampler: Sampler = _varying(data, config)
-    else:
-        sampler = data.episodes(config.split, **config.episode._asdict(), seed=config.seed)
+    sampler = _sampler(data, config, config.split)
     if config.episodes != (count := getattr(sampler, "count", None) or config.episodes):
         message = f"must be {count}, as {data.name}/{config.split} has {count} fixed episodes, got {config.episodes}"
         raise ConfigError([Problem("episodes", message)])
@@ -180,14 +206,24 @@ def prepare_evaluation(config: EvaluateConfig, session: Session, given: Mapping[
     if seen:
         notes.append(f"warning: {told(seen)}; the score is too high for classes that training has not seen")
     learner = learner.of(runtime.place(tensors))
-    faster = scored_on_features(learner, sampler, config.episodes, backbone, runtime)
-    notes += [ONCE] * bool(faster)
+
+    def draw(sampler: Sampler, episodes: int) -> Draw:
+        return Draw(sampler, episodes, scored_on_features(learner, sampler, episodes, backbone, runtime))
+
+    def draws(data: Dataset) -> tuple[Draw, Draw | None]:
+        tested = _sampler(data, config, config.split)
+        fitting = draw(_fitting(config, data), config.calibration) if config.calibration else None
+        return draw(tested, config.episodes), fitting
+
+    tested, fitting = draws(data)
+    notes += [ONCE] * bool(tested.on_features)
     base = partial(_base, learner, data, config.seed, runtime)
-    return Evaluation(
+    found = Evaluation(
         config=config,
         runtime=runtime,
         learner=learner,
-        sampler=sampler,
+        tested=tested,
+        fitting=fitting,
         protocols=protocols,
         parent=parent,
         data=describe_data(data, data_spec),
@@ -195,10 +231,53 @@ def prepare_evaluation(config: EvaluateConfig, session: Session, given: Mapping[
         random_head=random_head,
         seen=seen,
         notes=tuple(notes),
-        on_features=faster,
         base=base if learner.own and hasattr(algorithm, "base") else None,
         candidates=candidates,
     )
+    if not config.also_within:
+        return found
+    tested, fitting = draws(_within(data))
+    return replace(found, within=replace(found, tested=tested, fitting=fitting))
+
+
+def _within(data: Dataset) -> Dataset:
+    """Return a data set whose episodes are within one group.
+
+    Raises:
+        ConfigError: if it has no groups, or its episodes are within one already.
+    """
+    names = [name for split in data.splits.values() for name in split.names]
+    message = ""
+    if data.facts.regression:
+        message = f"needs groups of classes, and {data.name} is a regression; type also_within=false"
+    elif ungrouped := [name for name in names if not group_of(name)]:
+        message = f"needs a group for every class of {data.name}, and {ungrouped[0]} has none; type also_within=false"
+    elif getattr(data, "within", False) or getattr(data, "fixed", {}):
+        message = f"cannot be added to {data.name} ({data.protocol}), whose episodes are not from all classes"
+    if message:
+        raise ConfigError([Problem("also_within", message)])
+    grouped: Any = data
+    within: Dataset = grouped.within_groups("groups")
+    return within
+
+
+def _fitting(config: EvaluateConfig, data: Dataset) -> Sampler:
+    """Return the validation episodes that a temperature is fitted on.
+
+    Raises:
+        ConfigError: if there are none, or no temperature for them.
+    """
+    message = ""
+    if data.facts.regression:
+        message = f"is of classifiers, and {data.name} is a regression; take it away"
+    elif config.split != "test":
+        message = f"fits a temperature on validation classes, so that split must be test, got {config.split!r}"
+    if message:
+        raise ConfigError([Problem("calibration", message)])
+    sampler = _sampler(data, config, "val")
+    if config.calibration > (count := getattr(sampler, "count", None) or config.calibration):
+        raise ConfigError([Problem("calibration", f"must be at most {count}, the episodes of {data.name}/val")])
+    return sampler
 
 
 def _candidates(
@@ -214,7 +293,10 @@ def _candidates(
     pinned = replace(config, ckpt=str(parent.folder) if parent else None, select={})
 
     def prepared(values: dict[str, Any], split: Literal["val", "test"]) -> Evaluation:
-        return prepare_evaluation(replace(pinned, algorithm=with_values(spec, values), split=split), session)
+        changed = replace(pinned, algorithm=with_values(spec, values), split=split)
+        if split == "val":  # the choice needs the scores alone
+            changed = replace(changed, calibration=0, also_within=False)
+        return prepare_evaluation(changed, session)
 
     errors: list[UserError] = []
     found = combinations(config.select, spec, config.split)
@@ -225,18 +307,20 @@ def _candidates(
     return tuple(Candidate(values, partial(prepared, values)) for values in found)
 
 
-def _varying(data: Dataset, config: EvaluateConfig) -> Sampler:
-    """Return the episodes of varying way and shot.
+def _sampler(data: Dataset, config: EvaluateConfig, split: str) -> Sampler:
+    """Return the episodes of a split, of varying way and shot if the settings say so.
 
     Raises:
-        ConfigError: if the data has no classes, or too few, or several episodes would be one batch.
+        ConfigError: if the data cannot give such episodes, or several varying ones would be one batch.
     """
+    if not config.varying:
+        return data.episodes(split, **config.episode._asdict(), seed=config.seed)
     if (batching := config.runtime.task_batching) in ("vmap", "groups"):
         message = f"{batching} needs episodes of the same size, and these vary; use loop or threads"
         raise ConfigError([Problem("runtime.task_batching", message)])
     if data.facts.regression:
         raise ConfigError([Problem("varying", f"{data.name} has no classes, whose number could vary; set it to false")])
-    return VaryingSampler(cast(Any, data), config.split, config.seed)
+    return VaryingSampler(cast(Any, data), split, config.seed)
 
 
 def _wider(learner: Learner, spec: Spec, seed: int) -> Learner:
@@ -341,16 +425,19 @@ def evaluate(evaluation: Evaluation, reporter: Reporter, run: runs.Run | None = 
     began = time.monotonic()
     with working_on(run):
         trials = len(evaluation.candidates)
-        steps = (trials + len(evaluation.protocols)) * config.episodes
+        each = len(evaluation.protocols) * (config.episodes + config.calibration)
+        steps = trials * config.episodes + each * (2 if config.also_within else 1)
         reporter.start("evaluate", str(run.folder), 0, steps)
         for note in evaluation.notes:
             reporter.note(note)
         if evaluation.candidates:
             evaluation, selected = _selected(evaluation.candidates, reporter)
             run.update(algorithm=evaluation.algorithm, selected=selected)
-        kept = _scored(evaluation, evaluation.protocols, partial(_after, reporter.advance, trials * config.episodes))
-        kept.write(run.folder)
-        results = [_result(evaluation, protocol, kept) for protocol in kept.protocols]
+        results = _results(evaluation, partial(_after, reporter.advance, trials * config.episodes), run.folder)
+        if evaluation.within:
+            advance = partial(_after, reporter.advance, trials * config.episodes + each)
+            more = _results(evaluation.within, advance, run.folder / PLACES[WITHIN])
+            results = [{**r, "drawn": POOLED} for r in results] + [{**r, "drawn": WITHIN} for r in more]
         run.update(
             status="completed",
             finished_at=runs.now(),
@@ -361,6 +448,17 @@ def evaluate(evaluation: Evaluation, reporter: Reporter, run: runs.Run | None = 
         )
         reporter.finish(run.info)
         return {**run.info, "folder": str(run.folder)}
+
+
+def _results(evaluation: Evaluation, advance: Callable[[int], None], folder: Path) -> list[dict[str, Any]]:
+    """Score an evaluation's learner, write the files with its scores to a folder, and return the results."""
+    folder.mkdir(exist_ok=True)
+    kept = _scored(evaluation, evaluation.protocols, advance)
+    kept.write(folder)
+    kept.write_classes(folder, metric_of(evaluation.sampler).name)
+    if kept.calibration:
+        _draw_reliability(kept.calibration, folder)
+    return [_result(evaluation, protocol, kept) for protocol in kept.protocols]
 
 
 def _selected(candidates: Sequence[Candidate], reporter: Reporter) -> tuple[Evaluation, list[dict[str, Any]]]:
@@ -392,27 +490,54 @@ def _scored(
     evaluation: Evaluation, protocols: Sequence[Normalisation | None], advance: Callable[[int], None]
 ) -> Scores:
     """Return the scores of an evaluation's learner under protocols; `advance` is called with the episodes scored."""
-    config, learner, sampler = evaluation.config, evaluation.learner, evaluation.sampler
-    began = time.monotonic()
-    scores: dict[str, Tensor] = {}
+    config, sampler, fitting = evaluation.config, evaluation.sampler, evaluation.fitting
+    calibration = {}
     with enough_memory("evaluate", config):
-        own = evaluation.base() if evaluation.base else learner.own
-        if evaluation.on_features:
-            learner, sampler = evaluation.on_features()
-        learner = learner._replace(own=own)
-        timed = _Timed(sampler)
-        for index, protocol in enumerate(protocols):
-            scores[protocol or "none"] = score_episodes(
-                learner._replace(normalisation=protocol or "transductive"),
-                timed,
-                config.episodes,
-                evaluation.runtime,
-                partial(_after, advance, index * config.episodes),
-            )
+        outcomes = _outcomes(evaluation, evaluation.tested, protocols, advance)
+        if fitting:
+            before = len(protocols) * config.episodes
+            fitted = _outcomes(evaluation, fitting, protocols, partial(_after, advance, before))
+            calibration = {name: calibrated(fitted[name], found) for name, found in outcomes.items()}
+    classes, higher = sampler.classes(config.episodes), metric_of(sampler).higher_is_better
+    return Scores(
+        protocols={name: found.scores for name, found in outcomes.items()},
+        classes=classes,
+        shots=getattr(sampler, "shots", lambda episodes: ())(config.episodes),
+        by_class={name: scores_of_classes(found, classes, higher) for name, found in outcomes.items()},
+        calibration=calibration,
+    )
+
+
+def _outcomes(
+    evaluation: Evaluation, draw: Draw, protocols: Sequence[Normalisation | None], advance: Callable[[int], None]
+) -> dict[str, Outcomes]:
+    """Return what an evaluation's learner did in some episodes, by protocol."""
+    learner, sampler = draw.on_features() if draw.on_features else (evaluation.learner, draw.sampler)
+    own = evaluation.base() if evaluation.base else evaluation.learner.own
+    began, timed = time.monotonic(), _Timed(sampler)
+    outcomes: dict[str, Outcomes] = {}
+    for index, protocol in enumerate(protocols):
+        outcomes[protocol or "none"] = score_episodes(
+            learner._replace(own=own, normalisation=protocol or "transductive"),
+            timed,
+            draw.episodes,
+            evaluation.runtime,
+            partial(_after, advance, index * draw.episodes),
+            evaluation.fitting is not None,
+        )
     seconds = time.monotonic() - began
     log.info("data took %.2f s, summed over threads, of the evaluation's %.2f s", timed.seconds, seconds)
-    shots = getattr(sampler, "shots", lambda episodes: ())(config.episodes)
-    return Scores(scores, sampler.classes(config.episodes), shots)
+    return outcomes
+
+
+def _draw_reliability(calibration: Mapping[str, Calibrated], folder: Path) -> None:
+    """Draw plots/reliability.png, a row for each protocol."""
+    panels = {}
+    for protocol, found in calibration.items():
+        label = "" if protocol == "none" else f"{protocol}, "
+        panels[f"{label}before"] = found.before
+        panels[f"{label}after, temperature {found.temperature or 1:.3g}"] = found.after
+    reliability_picture(panels, folder / RELIABILITY)
 
 
 def _base(learner: Learner, data: Dataset, seed: int, runtime: Runtime) -> Params:
@@ -450,11 +575,17 @@ def _after(advance: Callable[[int], None], before: int, done: int) -> None:
 
 
 def _result(evaluation: Evaluation, protocol: str, scores: Scores) -> dict[str, Any]:
-    config = evaluation.config
+    config, metric, found = evaluation.config, metric_of(evaluation.sampler), scores.protocols[protocol][None]
+    calibration = scores.calibration.get(protocol)
     return {
-        "name": f"{config.split}/{metric_of(evaluation.sampler).name}",
-        **mean_of(scores.protocols[protocol][None], scores.classes),
+        "name": f"{config.split}/{metric.name}",
+        **mean_of(found, scores.classes),
+        "worst_decile": worst_decile(found, metric.higher_is_better),
+        # a class of a single episode is hard by chance
+        "hardest": [own._asdict() for own in scores.by_class[protocol] if own.episodes > 1][:HARDEST],
+        **({"calibration": calibration.told(config.calibration)} if calibration else {}),
         "normalisation": protocol,
+        **({"fixed": True} if getattr(evaluation.sampler, "count", None) else {}),
         "learner": type(evaluation.learner.algorithm).__name__,
         "random_head": evaluation.random_head,
         **({"trained_on": evaluation.seen} if evaluation.seen else {}),

@@ -135,7 +135,7 @@ def validation(
     name = f"val/{metric_of(sampler).name}"
 
     def validate(params: Params) -> dict[str, float]:
-        scores = score_episodes(learner.of(params), sampler, episodes, runtime)
+        scores = score_episodes(learner.of(params), sampler, episodes, runtime).scores
         return {name: scores.double().mean().item(), f"{name}_interval": over_episodes(scores)}
 
     return validate

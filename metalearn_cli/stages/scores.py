@@ -1,6 +1,6 @@
-"""Scores of single episodes: their file, and the mean with its intervals.
+"""Scores of single episodes and of single classes: their files, and means with their intervals.
 
-Legend: S trainings, E episodes.
+Legend: S trainings, E episodes, Q queries of an episode.
 """
 
 from __future__ import annotations
@@ -18,16 +18,59 @@ from torch import Tensor
 
 from metalearn_cli.core.errors import UserError
 from metalearn_cli.data.common.splits import group_of
+from metalearn_cli.engine.evaluation import Outcomes
 from metalearn_cli.records import runs
+from metalearn_cli.records.calibration import Calibration, calibration_of, temperature_of
 from metalearn_cli.records.intervals import over_classes, over_episodes, over_trainings
 
 FILE = "episodes.csv"
+CLASSES = "classes.csv"
+POOLED, WITHIN = "pooled", "within one group"
+"""From which classes those of an episode are drawn: all, or those of one group; named where both are scored."""
+PLACES = {POOLED: "", WITHIN: "within"}
+"""The folder of each's files in that of the run."""
 _SHAPE = ("way", "shots")
 TRAININGS = 3
 """Smallest number of trainings for an interval over them: two may agree by chance."""
+OF_ONE = ("hardest", "calibration")
+"""Entries of a result that hold for a single training."""
 INTERVALS = ("interval", "interval_classes", "interval_trainings")
 GROUPS = 10
 """With fewer groups of classes, an interval is over classes instead of groups: it would be too wide to be useful."""
+HARDEST = 3
+"""How many of the hardest classes a result names."""
+
+
+class ClassScore(NamedTuple):
+    """The score of a class over all its queries, or of a task of a regression.
+
+    Attributes:
+        name: the class.
+        value: the share of its queries that were answered rightly; of a task, the mean squared error.
+        interval: the half-width of the 95 % interval over the episodes with this class; None for a single one.
+        episodes: in how many it is.
+        queries: how many it has in them.
+    """
+
+    name: str
+    value: float
+    interval: float | None
+    episodes: int
+    queries: int
+
+
+class Calibrated(NamedTuple):
+    """The calibration of a learner before and after a temperature, which is None if none fits; then both are equal."""
+
+    temperature: float | None
+    before: Calibration
+    after: Calibration
+
+    def told(self, episodes: int) -> dict[str, Any]:
+        """Return the entry of run.json; `episodes` are those that the temperature was fitted on."""
+        parts = {"before": self.before, "after": self.after}
+        measured = {name: {"ece": part.ece, "nll": part.nll} for name, part in parts.items()}
+        return {"temperature": self.temperature, "episodes": episodes, **measured}
 
 
 class Scores(NamedTuple):
@@ -37,11 +80,15 @@ class Scores(NamedTuple):
         protocols: scores [E], float64, by protocol.
         classes: the names of each episode's classes, or of its one task; () if tasks are generated.
         shots: the labelled items of each of these classes, where they vary; else empty.
+        by_class: the scores of each class, hardest first, by protocol; {} where they were read from a file.
+        calibration: by protocol; {} where it was not asked for.
     """
 
     protocols: Mapping[str, Tensor]
     classes: Sequence[tuple[str, ...]]
     shots: Sequence[tuple[int, ...]] = ()
+    by_class: Mapping[str, Sequence[ClassScore]] = {}
+    calibration: Mapping[str, Calibrated] = {}
 
     def write(self, folder: Path) -> None:
         """Write episodes.csv: a line per episode, its classes, and their shots, separated by semicolons."""
@@ -54,6 +101,18 @@ class Scores(NamedTuple):
         names = [";".join(name.replace(";", ",") for name in episode) for episode in self.classes]
         writer.writerows([episode, *row] for episode, row in enumerate(zip(*columns, names, strict=True)))
         runs.write_text(folder / FILE, text.getvalue())
+
+    def write_classes(self, folder: Path, metric: str) -> None:
+        """Write classes.csv: a line per protocol and class, the hardest first; nothing if tasks are generated."""
+        rows = [(protocol, score) for protocol, found in self.by_class.items() for score in found]
+        if not rows:
+            return
+        text = io.StringIO(newline="")
+        writer = csv.writer(text)
+        writer.writerow(["normalisation", "class", "group", "episodes", "queries", metric, "half_width"])
+        for protocol, (name, value, half, episodes, queries) in rows:
+            writer.writerow([protocol, name, group_of(name), episodes, queries, value, "" if half is None else half])
+        runs.write_text(folder / CLASSES, text.getvalue())
 
     @classmethod
     def read(cls, folder: Path, episodes: int) -> Scores:
@@ -80,6 +139,42 @@ class Scores(NamedTuple):
             raise UserError(f"{folder / FILE} is missing or damaged ({error})") from error
 
 
+def scores_of_classes(
+    outcomes: Outcomes, classes: Sequence[tuple[str, ...]], higher_is_better: bool
+) -> list[ClassScore]:
+    """Return the score of each class in some episodes, the hardest first.
+
+    Args:
+        outcomes: of a learner in these episodes.
+        classes: see `Scores`.
+        higher_is_better: whether the score is an accuracy, not an error.
+    """
+    found: dict[str, list[tuple[float, int]]] = {}
+    for names, values, queries in zip(classes, outcomes.by_class, outcomes.queries.tolist(), strict=True):
+        for name, value in zip(names, values.tolist(), strict=bool(names)):
+            found.setdefault(name, []).append((value, queries // len(names)))
+    scores = []
+    for name, pairs in found.items():
+        own, asked = zip(*pairs, strict=True)
+        half = over_episodes(torch.tensor(own)) if len(own) > 1 else None
+        value = sum(score * count for score, count in pairs) / sum(asked)
+        scores.append(ClassScore(name, value, half, len(own), sum(asked)))
+    return sorted(scores, key=lambda score: score.value, reverse=not higher_is_better)
+
+
+def calibrated(fitted: Outcomes, tested: Outcomes) -> Calibrated:
+    """Fit a temperature on some episodes, and measure the calibration of others."""
+    temperature = temperature_of(fitted.logits, fitted.targets)
+    before = calibration_of(tested.logits, tested.targets)
+    return Calibrated(temperature, before, calibration_of(tested.logits, tested.targets, temperature or 1.0))
+
+
+def worst_decile(scores: Tensor, higher_is_better: bool) -> float:
+    """Return the mean score of the worst tenth of the episodes, of scores [S, E]; for each training its own tenth."""
+    worst = scores.double().topk(math.ceil(scores.shape[1] / 10), largest=not higher_is_better)
+    return worst.values.mean().item()
+
+
 def check_scores(info: Mapping[str, Any], episodes: int) -> None:
     """Check that the scores of a finished evaluation are the ones of its results.
 
@@ -90,10 +185,19 @@ def check_scores(info: Mapping[str, Any], episodes: int) -> None:
     Raises:
         UserError: if episodes.csv is missing, damaged, or has other scores.
     """
-    folder = Path(info["folder"])
-    scores = Scores.read(folder, episodes).protocols
-    means = {name: values.mean().item() for name, values in scores.items()}
-    recorded = {r.get("normalisation"): r["value"] for r in info.get("results") or ()}
+    results = info.get("results") or ()
+    for drawn in dict.fromkeys(r.get("drawn", POOLED) for r in results) or (POOLED,):
+        own = {r.get("normalisation"): r["value"] for r in results if r.get("drawn", POOLED) == drawn}
+        _check_means(Path(info["folder"]) / PLACES[drawn], episodes, own)
+
+
+def _check_means(folder: Path, episodes: int, recorded: dict[Any, Any]) -> None:
+    """Check that the scores in a folder have the recorded means, by protocol.
+
+    Raises:
+        UserError: if they have not.
+    """
+    means = {name: values.mean().item() for name, values in Scores.read(folder, episodes).protocols.items()}
     # run.json has null for a mean that is not finite
     recorded = {name: math.nan if value is None else value for name, value in recorded.items()}
     if means.keys() != recorded.keys() or not np.allclose(

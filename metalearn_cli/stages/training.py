@@ -202,7 +202,7 @@ class _Progress:
             raise
         except Exception as error:  # an error in a component's plots must not fail a trained run
             log.warning("the pictures could not be drawn (%s: %s)", type(error).__name__, error, exc_info=True)
-        metric = _score(name, {**best["metrics"], "step": best["step"]})
+        metric = self._score(name, {**best["metrics"], "step": best["step"]})
         compared = self._compared(lines) if job.baseline else {}
         if best["step"] == 0 and compared:
             before, after = (score["value"] for score in compared.values())
@@ -226,12 +226,13 @@ class _Progress:
         if not before or not after:
             return {}
         best = max(after, key=lambda line: -math.inf if math.isnan(line[name]) else sign * line[name])
-        return {"baseline": _score(name, before[0]), "trained": _score(name, best)}
+        return {"baseline": self._score(name, before[0]), "trained": self._score(name, best)}
 
-
-def _score(name: str, values: Mapping[str, float]) -> dict[str, Any]:
-    """Return the entry of run.json on a metric, measured after a step with others."""
-    return {"name": name, "value": values[name], "interval": values.get(f"{name}_interval"), "step": values["step"]}
+    def _score(self, name: str, values: Mapping[str, float]) -> dict[str, Any]:
+        """Return the entry of run.json on a metric, measured after a step with others."""
+        half = values.get(f"{name}_interval")
+        over = {} if half is None else {"over": {"episodes": self.config.val_episodes, "trainings": 1}}
+        return {"name": name, "value": values[name], "interval": half, "step": values["step"], **over}
 
 
 def _copy(source: Params, target: Params) -> None:

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from metalearn_cli.cli import telling, views
+from metalearn_cli.cli import phrases, telling, views
 from metalearn_cli.cli.phrases import age, duration, next_command, number, over, spread, verdict, with_intervals
 
 ID = "20261123-170400-9f3a"
@@ -175,8 +175,11 @@ def test_transfer_is_shown_beside_its_start(capsys):
     views.result({"stage": "transfer", "id": ID, "steps": 300, "seconds": 3, "metric": scores["baseline"], **scores})
     out = capsys.readouterr().out
     rows = [re.split(r"\s{2,}", line.strip()) for line in out.splitlines()]
-    assert ["val accuracy", "61.0 +- 1.0 % (95 %)"] in rows
-    assert ["after training", "58.0 +- 1.0 % (95 %)"] in rows and "before training" not in out
+    assert ["val accuracy", "61.0 +- 1.0 % (95 % over the validation episodes)"] in rows
+    assert [
+        "after training",
+        "58.0 +- 1.0 % (95 % over the validation episodes)",
+    ] in rows and "before training" not in out
     assert ["best step", "0 of 300"] in rows
 
 
@@ -257,3 +260,64 @@ def test_a_run_of_a_chain_is_shown_with_its_table_and_its_settings(capsys):
     out = capsys.readouterr().out
     assert "5-way 1-shot" in out and "the stage" in out
     assert "settings that differ from the defaults: seed=3 'reinit=[a, b]'\nfolder: runs/run/x\n" in out
+
+
+def test_the_worst_episodes_and_the_hardest_classes_are_told() -> None:
+    hardest = [
+        {"name": "Greek/07", "value": 0.631, "interval": 0.03},
+        {"name": "a", "value": 0.7, "interval": None},
+    ]
+    one = {"name": "test/accuracy", "worst_decile": 0.712, "hardest": hardest, "normalisation": "inductive"}
+    assert phrases.hardest([one]) == (
+        "worst tenth of episodes 71.2 %;\nhardest classes (+- over their episodes): Greek/07 63.1 +- 3.0 %, a 70.0 %"
+    )
+    error = {"name": "test/mse", "worst_decile": 2.5, "hardest": [], "normalisation": "none"}
+    assert phrases.hardest([error]) == "worst tenth of episodes 2.5"
+    other = {**one, "normalisation": "transductive", "worst_decile": 0.5}
+    assert "71.2 % inductive, 50.0 % transductive;" in phrases.hardest([one, other])
+
+
+def test_calibration_is_told_before_and_after() -> None:
+    measured = {"before": {"ece": 0.055, "nll": 1.573}, "after": {"ece": 0.028, "nll": 1.4}}
+    found = {"normalisation": "inductive", "calibration": {"temperature": 0.347, "episodes": 50, **measured}}
+    assert phrases.calibration(found, "") == (
+        "calibration: ECE 5.5 %, negative log-likelihood 1.573;\n"
+        "with temperature 0.347, fitted on 50 validation episodes: ECE 2.8 %, negative log-likelihood 1.4"
+    )
+    found["calibration"]["temperature"] = None
+    told = phrases.calibration(found, "inductive")
+    assert told.startswith("calibration, inductive: ECE 5.5 %") and "; no temperature fits the answers of 50" in told
+
+
+TRAINED = {**RUN, "stage": "meta-train", "steps": 400, "parent": None}
+TRAINED = {name: value for name, value in TRAINED.items() if name != "table"}
+
+
+@pytest.mark.parametrize(("more", "told"), [({"over": {"episodes": 200, "trainings": 1}}, "200"), ({}, "the")])
+def test_an_interval_of_a_training_is_over_validation_episodes(more, told, capsys) -> None:
+    views.result({**TRAINED, "metric": {"name": "val/accuracy", "value": 0.9, "interval": 0.01, "step": 2, **more}})
+    assert f"90.0 +- 1.0 % (95 % over {told} validation episodes)" in capsys.readouterr().out
+
+
+def test_a_metric_without_an_interval_has_no_words_on_it(capsys) -> None:
+    views.result({**TRAINED, "metric": {"name": "val/accuracy", "value": 0.9, "interval": None, "step": 2}})
+    out = capsys.readouterr().out
+    assert "90.0 %" in out and "95 %" not in out
+
+
+def test_tables_of_runs_say_over_what_intervals_are(capsys) -> None:
+    said = "+- is the half-width of a 95 % interval over the episodes of that run."
+    for show in (lambda: views.runs([RUN], "runs"), lambda: views.lineage(LINEAGE[1:]), lambda: views.sweep(JOBS)):
+        show()
+        assert said in capsys.readouterr().out
+    views.runs([{**RUN, "metric": {"name": "val/perplexity", "value": 2.0}}], "runs")
+    assert said not in capsys.readouterr().out
+
+
+def test_fixed_episodes_have_an_error_rate(capsys) -> None:
+    found = row(None, name="test/accuracy", value=0.907, interval=0.035, over={"episodes": 20, "trainings": 1})
+    assert phrases.error_rates([found]) == "error rate over the 20 fixed episodes (runs): 9.3 +- 3.5 %"
+    views.evaluation({"results": [{**found, "fixed": True}]})
+    assert "error rate over the 20 fixed episodes" in capsys.readouterr().out
+    views.evaluation({"results": [found]})
+    assert "error rate" not in capsys.readouterr().out

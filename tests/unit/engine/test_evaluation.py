@@ -38,17 +38,29 @@ def sampler():
     return Dataset.of("clouds", "any", {"test": test}, "vector").episodes("test", WAY, SHOT, QUERY, seed=0)
 
 
+@pytest.mark.parametrize("batching", ["loop", "vmap"])
 @pytest.mark.parametrize("algorithm", ALGORITHMS, ids=lambda a: type(a).__name__)
-def test_scores_are_those_of_single_episodes(algorithm, sampler):
+def test_scores_are_those_of_single_episodes(algorithm, batching, sampler):
     told: list[int] = []
-    scores = score_episodes(learner(algorithm), sampler, 4, RUNTIME, told.append)
+    found = score_episodes(learner(algorithm), sampler, 4, on_cpu(task_batching=batching), told.append, logits=True)
+    scores = found.scores
     assert told == [1, 2, 3, 4]
     assert not scores.requires_grad
     for index in range(4):
         task = Episode(*(part[0] for part in sampler.batch(index, 1)))
-        right = answered(learner(algorithm), *task[:3]).argmax(-1) == task.query_y
+        logits = answered(learner(algorithm), *task[:3])
+        right = logits.argmax(-1) == task.query_y
         assert scores[index].item() == pytest.approx(right.float().mean().item())
+        by_class = [right[task.query_y == way].float().mean().item() for way in range(WAY)]
+        assert found.by_class[index].tolist() == pytest.approx(by_class)
+        torch.testing.assert_close(found.logits[index], logits)
+        assert torch.equal(found.targets[index], task.query_y)
     assert scores.unique().numel() > 1
+
+
+def test_answers_are_not_kept_unless_asked_for(sampler):
+    found = score_episodes(learner(ProtoNet()), sampler, 2, RUNTIME)
+    assert (found.logits, found.targets) == ((), ())
 
 
 def test_evaluation_changes_no_parameter(sampler):
@@ -70,9 +82,9 @@ class Steady(ProtoNet):
 
 def test_own_tensors_take_part(sampler):
     def scores(scale: Tensor) -> Tensor:
-        return score_episodes(learner(Steady())._replace(own={"scale": scale}), sampler, 6, RUNTIME)
+        return score_episodes(learner(Steady())._replace(own={"scale": scale}), sampler, 6, RUNTIME).scores
 
-    plain = score_episodes(learner(ProtoNet()), sampler, 6, RUNTIME)
+    plain = score_episodes(learner(ProtoNet()), sampler, 6, RUNTIME).scores
     assert torch.equal(scores(torch.ones(40)), plain)
     assert not torch.equal(scores((torch.arange(40) < 2).float()), plain)
 
@@ -87,11 +99,11 @@ def test_what_leaves_torch_is_scored_one_after_the_other_or_over_threads(sampler
             return torch.tensor(super().predict(net, own, state, x).tolist())
 
     found = on_cpu()
-    plain = score_episodes(learner(NearestCentroid()), sampler, 3, found)
-    assert torch.equal(score_episodes(learner(Numbers()), sampler, 3, found), plain)
+    plain = score_episodes(learner(NearestCentroid()), sampler, 3, found).scores
+    assert torch.equal(score_episodes(learner(Numbers()), sampler, 3, found).scores, plain)
     monkeypatch.setattr(module, "cores", lambda: 2)
     before = torch.get_num_threads()
     try:
-        assert torch.equal(score_episodes(learner(Numbers()), sampler, 3, on_cpu(threads=2)), plain)
+        assert torch.equal(score_episodes(learner(Numbers()), sampler, 3, on_cpu(threads=2)).scores, plain)
     finally:
         torch.set_num_threads(before)

@@ -241,10 +241,10 @@ def test_each_gives_the_episodes_in_order_and_without_gradients(batching, chunk)
     found = runtime(batching, chunk)
     task, params, episodes = problem(LEARNERS["maml-1-second"], found)
     one = Tasks(found, TASKS).each(
-        lambda p, e: task(p, e)["loss"], params, lambda i: Episode(*(t[i : i + 1] for t in episodes)), TASKS
+        lambda p, e: {"loss": task(p, e)["loss"]}, params, lambda i: Episode(*(t[i : i + 1] for t in episodes)), TASKS
     )
     expected = [task(params, Episode(*(t[i] for t in episodes)))["loss"].detach() for i in range(TASKS)]
-    found_losses = torch.stack(list(one))
+    found_losses = torch.stack([each["loss"] for each in one])
     assert not found_losses.requires_grad
     torch.testing.assert_close(found_losses, torch.stack(expected), rtol=1e-11, atol=0)
 
@@ -348,7 +348,5 @@ def test_items_of_several_parts(batching, chunk):
     values = Tasks(found, 4).gradients(task, params, episodes)
     torch.testing.assert_close(values["loss"], x.square().mean())
     torch.testing.assert_close(params["w"].grad, 2 * x.square().mean())
-    scored = Tasks(found, 4).each(
-        lambda p, e: task(p, e)["loss"], params, lambda i: episodes.map(lambda t: t[i : i + 1]), 4
-    )
-    torch.testing.assert_close(torch.stack(list(scored)), x.square().mean((1, 2)))
+    scored = Tasks(found, 4).each(task, params, lambda i: episodes.map(lambda t: t[i : i + 1]), 4)
+    torch.testing.assert_close(torch.stack([each["loss"] for each in scored]), x.square().mean((1, 2)))

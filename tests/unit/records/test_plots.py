@@ -62,7 +62,7 @@ def texts(monkeypatch):
 
 def test_curves_are_in_the_units_of_tables_and_apart_without_colour(tmp_path, texts):
     learning_curves([line for line in lines() if "val/accuracy" in line], "x", tmp_path / "x.png")
-    (style, values), (found,) = texts[1]["val, with its 95 % interval"], texts[0]
+    (style, values), (found,) = texts[1]["val, with its 95 % interval over episodes"], texts[0]
     assert "accuracy (%)" in found
     assert (style, values) == ("--", [pytest.approx(100 * (1 - 2 / s)) for s in (200, 400, 600)])
 

@@ -7,10 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from metalearn_cli import stages
 from metalearn_cli.core.errors import ConfigError, UserError
+from metalearn_cli.data.common.dataset import Dataset
+from metalearn_cli.data.common.splits import Split
 from metalearn_cli.records import runs
+from metalearn_cli.stages import session
 from metalearn_cli.stages.scores import Scores, mean_of
 
 MAML = {"_target_": "metalearn_cli.algorithms.maml.Maml", "inner_lr": 0.1}
@@ -44,7 +48,7 @@ def test_every_checkpoint_is_scored_by_one_learner_then_the_trained_one_by_itsel
         ("meta-train", "Maml"),
     ]
     assert len({info["episodes_hash"] for info in evaluations}) == 1
-    assert done["metric"] == evaluations[-1]["metric"]
+    assert done["metric"] == {k: v for k, v in evaluations[-1]["metric"].items() if k != "hardest"}
     assert said.finished[-1]["table"] == table
     # each stage started from the one before, and each evaluation from its stage
     chain = runs.lineage(str(Path(done["folder"]).parents[1]), done["id"])
@@ -427,3 +431,15 @@ def test_folds_that_cannot_be_are_found_before_the_first_begins(refused, changes
 def test_two_folds_leave_nothing_to_train_on(config):
     with pytest.raises(ConfigError, match="folds: must be a whole number >= 3"):
         config("run", folds=2)
+
+
+def test_a_chain_scores_episodes_within_one_group_too(go, monkeypatch):
+    split = Split(torch.randn(48, 6), torch.full((6,), 8), ("a/1", "a/2", "a/3", "b/1", "b/2", "b/3"))
+    splits = {p: replace(split, names=tuple(p + name for name in split.names)) for p in ("train", "val", "test")}
+    monkeypatch.setattr(session, "_loaded", lambda spec: Dataset.of("grouped", "any", splits, "vector"))
+    done = go("run", stages=["meta-train"], evaluate__also_within=True)
+    drawn = [row["drawn"] for row in done["table"]]
+    assert drawn == ["pooled", "within one group"] * (len(drawn) // 2)
+    assert done["metric"]["drawn"] == "pooled"
+    last = done["table"][-1]
+    assert last["gain"] == pytest.approx(last["value"] - done["table"][-3]["value"])

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,11 +13,14 @@ import torch
 from metalearn_cli import stages
 from metalearn_cli.core.config import EpisodeShape
 from metalearn_cli.core.errors import ConfigError, UserError
+from metalearn_cli.data.common.dataset import Dataset
+from metalearn_cli.data.common.splits import Split
 from metalearn_cli.records import runs
+from metalearn_cli.records.calibration import calibration_of, temperature_of
 from metalearn_cli.stages import evaluate as module_function
 from metalearn_cli.stages import session
 from metalearn_cli.stages.evaluate import prepare_evaluation
-from metalearn_cli.stages.scores import Scores
+from metalearn_cli.stages.scores import CLASSES, FILE, Scores, check_scores
 from metalearn_cli.stages.session import Session
 
 MAML = {"_target_": "metalearn_cli.algorithms.maml.Maml", "inner_lr": 0.1}
@@ -36,7 +41,8 @@ def test_result_is_what_was_measured(go, manifest, said):
     said.steps.clear()
     done = go("evaluate", split="val", episodes=5, seed=3)
     (result,) = done["results"]
-    assert {k: v for k, v in result.items() if k not in ("value", "interval", "interval_classes")} == {
+    measured = ("value", "interval", "interval_classes", "worst_decile", "hardest")
+    assert {k: v for k, v in result.items() if k not in measured} == {
         "name": "val/accuracy",
         "interval_trainings": None,
         "random_head": False,
@@ -51,6 +57,16 @@ def test_result_is_what_was_measured(go, manifest, said):
     scores = written.protocols["none"]
     assert [len(set(names)) for names in written.classes] == [2] * 5
     assert result["value"] == pytest.approx(scores.mean().item())
+    assert result["worst_decile"] == scores.min().item()
+    with (Path(done["folder"]) / CLASSES).open(newline="") as file:
+        by_class = list(csv.DictReader(file))
+    assert {row["class"] for row in by_class} == {name for names in written.classes for name in names}
+    assert sum(int(row["queries"]) for row in by_class) == 5 * 2 * 3
+    weighted = sum(float(row["accuracy"]) * int(row["queries"]) for row in by_class) / (5 * 2 * 3)
+    assert result["value"] == pytest.approx(weighted)
+    assert [own["name"] for own in result["hardest"]] == [row["class"] for row in by_class if int(row["episodes"]) > 1][
+        :3
+    ]
     assert result["interval"] == pytest.approx(2.7764 * scores.std().item() / 5**0.5, rel=1e-4)
     assert done["metric"] == result
     assert done["parent"]["run"] == trained["id"]
@@ -260,7 +276,100 @@ def test_fixed_episodes_are_all_scored(images, monkeypatch, go, refused):
         "episodes": "must be 3, as images/test has 3 fixed episodes, got 12"
     }
     assert "way=2 shot=1 query=9 episodes=3" in refused("evaluate", episodes=3)["query"]
-    assert go("evaluate", query=9, episodes=3)["results"][0]["over"] == {"episodes": 3, "classes": 6, "trainings": 1}
+    result = go("evaluate", query=9, episodes=3)["results"][0]
+    assert result["over"] == {"episodes": 3, "classes": 6, "trainings": 1}
+    assert result["fixed"] and result["hardest"] == []
+    with_fixed = refused("evaluate", query=9, episodes=3, also_within=True)["also_within"]
+    assert "needs a group for every class" in with_fixed
+
+
+UNTRAINED = {"ckpt": None, "backbone": MLP, "data": GAUSSIAN}
+
+
+def test_a_temperature_is_fitted_on_validation_classes(go, said, monkeypatch):
+    read = []
+    module = sys.modules["metalearn_cli.stages.evaluate"]  # the package has the function under this name
+    original = module.score_episodes
+    monkeypatch.setattr(module, "score_episodes", lambda *args: read.append(original(*args)) or read[-1])
+    done = go("evaluate", **UNTRAINED, algorithm=SCRATCH, calibration=3)
+    test, val = read
+    assert (len(test.logits), len(val.logits)) == (6, 3)
+    found = done["results"][0]["calibration"]
+    assert found["temperature"] == temperature_of(val.logits, val.targets)
+    before, after = (calibration_of(test.logits, test.targets, t) for t in (1.0, found["temperature"]))
+    assert found["before"] == {"ece": before.ece, "nll": before.nll}
+    assert found["after"] == {"ece": after.ece, "nll": after.nll}
+    assert (Path(done["folder"]) / "plots" / "reliability.png").stat().st_size > 1000
+    assert said.steps == list(range(1, 10))
+    read.clear()
+    scored = go("evaluate", **UNTRAINED, algorithm=SCRATCH, split="val", episodes=3)
+    assert torch.equal(read[0].scores, val.scores)
+    assert read[0].logits == ()
+    assert "calibration" not in scored["results"][0]
+
+
+def test_calibration_that_cannot_be_measured(refused):
+    found = refused("evaluate", **UNTRAINED, calibration=3, split="val")["calibration"]
+    assert found == "fits a temperature on validation classes, so that split must be test, got 'val'"
+    found = refused("evaluate", ckpt=None, backbone=MLP, data=SINUSOID, way=1, calibration=3)["calibration"]
+    assert found == "is of classifiers, and sinusoid is a regression; take it away"
+
+
+def test_a_selected_learner_is_calibrated(go):
+    done = go("evaluate", **UNTRAINED, algorithm=SCRATCH, calibration=3, select={"algorithm.steps": [1, 2]})
+    assert ["calibration" in row for row in (*done["selected"], *done["results"])] == [False, False, True]
+
+
+@pytest.fixture
+def grouped(monkeypatch):
+    """Return a function that has sessions load classes with names, split into train, val and test."""
+
+    def load(names: list[str], **changes: Any) -> None:
+        items = torch.randn(len(names) * 8, 6, generator=torch.Generator().manual_seed(0))
+        splits = {
+            part: Split(items, torch.full((len(names),), 8), tuple(f"{own[0]}{part}{own[1:]}" for own in names))
+            for part in ("train", "val", "test")
+        }
+        data = replace(Dataset.of("grouped", "any", splits, "vector"), **changes)
+        monkeypatch.setattr(session, "_loaded", lambda spec: data)
+
+    return load
+
+
+def test_episodes_within_one_group_are_scored_beside_those_from_all_classes(grouped, go, said):
+    grouped(["a/1", "a/2", "a/3", "b/1", "b/2", "b/3"])
+    done = go("evaluate", **UNTRAINED, also_within=True, calibration=2)
+    assert [result["drawn"] for result in done["results"]] == ["pooled", "within one group"]
+    pooled, within = (Path(done["folder"]) / place for place in ("", "within"))
+    assert any(len({name[0] for name in names}) == 2 for names in Scores.read(pooled, 6).classes)
+    assert all(len({name[0] for name in names}) == 1 for names in Scores.read(within, 6).classes)
+    assert said.steps == list(range(1, 17))
+    assert (within / CLASSES).exists() and (within / "plots" / "reliability.png").exists()
+    alone = go("evaluate", **UNTRAINED)["results"]
+    assert {k: v for k, v in done["results"][0].items() if k not in ("drawn", "calibration")} == alone[0]
+    check_scores(done, 6)
+    (within / FILE).unlink()
+    with pytest.raises(UserError, match=r"within/episodes\.csv is missing"):
+        check_scores(done, 6)
+
+
+@pytest.mark.parametrize(
+    ("names", "changes", "message"),
+    [
+        (["a/1", "b/1", "c/1"], {}, "the largest one of grouped/test has 1 classes"),
+        (["a/1", "a/2", "c"], {}, "needs a group for every class of grouped, and ctrain has none"),
+        (["a/1", "a/2"], {"within": True}, "whose episodes are not from all classes"),
+    ],
+)
+def test_no_episodes_within_one_group(grouped, refused, names, changes, message):
+    grouped(names, **changes)
+    (found,) = refused("evaluate", **UNTRAINED, also_within=True).values()
+    assert message in found
+
+
+def test_a_regression_has_no_groups_of_classes(refused):
+    found = refused("evaluate", ckpt=None, backbone=MLP, data=SINUSOID, way=1, also_within=True)["also_within"]
+    assert "sinusoid is a regression" in found
 
 
 def test_varying_way_and_shot(go):

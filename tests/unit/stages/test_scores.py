@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from metalearn_cli.core.errors import UserError
+from metalearn_cli.engine.evaluation import Outcomes
 from metalearn_cli.records.intervals import over_classes, over_episodes, over_trainings
-from metalearn_cli.stages.scores import FILE, Scores, check_scores, mean_of
+from metalearn_cli.stages.scores import CLASSES, FILE, Scores, check_scores, mean_of, scores_of_classes, worst_decile
 
 SCORES = torch.rand(2, 60, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
@@ -84,6 +85,46 @@ def test_scores_are_those_of_the_results(tmp_path: Path, mean: float | None, fit
 def test_scores_that_are_not_finite_are_those_of_a_result_without_a_value(tmp_path: Path) -> None:
     Scores({"none": torch.tensor([1.0, math.nan])}, [()] * 2).write(tmp_path)
     check_scores({"folder": str(tmp_path), "results": [{"normalisation": "none", "value": None}]}, 2)
+
+
+def outcomes(by_class: list[list[float]]) -> Outcomes:
+    values = tuple(map(torch.tensor, by_class))
+    queries = torch.tensor([4 * len(own) for own in values])
+    return Outcomes(torch.stack([own.mean() for own in values]), queries, values, (), ())
+
+
+def test_the_score_of_a_class_is_over_all_its_queries(tmp_path: Path) -> None:
+    classes = [("g/a", "g/b"), ("g/b", "g/c"), ("g/c", "g/b")]
+    found = scores_of_classes(outcomes([[1.0, 0.5], [0.25, 0.75], [0.25, 0.0]]), classes, higher_is_better=True)
+    assert [(own.name, own.value, own.episodes, own.queries) for own in found] == [
+        ("g/b", 0.25, 3, 12),
+        ("g/c", 0.5, 2, 8),
+        ("g/a", 1.0, 1, 4),
+    ]
+    assert found[0].interval == over_episodes(torch.tensor([0.5, 0.25, 0.0]))
+    assert found[2].interval is None
+    Scores({"none": SCORES[0]}, classes, by_class={"none": found}).write_classes(tmp_path, "accuracy")
+    header, first, *_, last = (tmp_path / CLASSES).read_text().splitlines()
+    assert header == "normalisation,class,group,episodes,queries,accuracy,half_width"
+    assert first.startswith("none,g/b,g,3,12,0.25,0.62")
+    assert last == "none,g/a,g,1,4,1.0,"
+
+
+def test_the_hardest_task_has_the_largest_error(tmp_path: Path) -> None:
+    found = scores_of_classes(outcomes([[1.0], [4.0], [2.0]]), [("a",), ("b",), ("a",)], higher_is_better=False)
+    assert [(own.name, own.value) for own in found] == [("b", 4.0), ("a", 1.5)]
+    generated = scores_of_classes(outcomes([[1.0]]), [()], higher_is_better=False)
+    assert generated == []
+    Scores({"none": SCORES[0]}, [()] * 60, by_class={"none": generated}).write_classes(tmp_path, "mse")
+    assert not (tmp_path / CLASSES).exists()
+
+
+def test_the_worst_decile_is_that_of_low_accuracies_or_of_high_errors() -> None:
+    scores = torch.arange(25.0).flip(0)[None]  # a tenth of 25 episodes is three of them
+    assert worst_decile(scores, higher_is_better=True) == 1.0
+    assert worst_decile(scores, higher_is_better=False) == 23.0
+    two = torch.cat([scores, scores + 1])
+    assert worst_decile(two, higher_is_better=True) == 1.5
 
 
 def test_intervals_of_folds_do_not_contain_the_differences_between_folds():
