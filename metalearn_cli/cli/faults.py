@@ -28,6 +28,9 @@ from metalearn_cli.core.stages import TABLE, TRAINING
 
 TYPED = "the command line"
 
+FEW = 3
+"""Most choices of a component of which each is offered as words to type."""
+
 _BARE = re.compile(r"[\w.@/]+")
 """A word that may be the key or the value of a setting."""
 
@@ -263,7 +266,8 @@ def _instead(
             return found, ""
     for setting in [*(advice.partition("=")[0] for advice in advised), key]:
         component, _, name = setting.partition(".")
-        if name and component in chosen and (choices := composer.having(component, name)):
+        choices = composer.having(component, name) if name and component in composer.groups else []
+        if choices and (component in chosen or len(choices) > FEW):
             return "", f"{setting} is a setting of {component}={' or '.join(choices)}"
     wanted = [advice.partition("=")[0].partition(".")[0] for advice in advised] or [key.partition(".")[0]]
     takers = [stage for stage, config in STAGES.items() if wanted[0] in {f.name for f in fields(config)}]
@@ -302,7 +306,7 @@ def _fitting(composer: Composer, values: Mapping[str, Any], key: str, advice: st
     if name and group in values and group not in chosen and (choices := composer.having(group, name)):
         if values[group] is None:
             return advice  # the component is the checkpoint's
-        return " or ".join(f"{group}={choice} {advice}" for choice in choices) if len(choices) <= 3 else ""
+        return " or ".join(f"{group}={choice} {advice}" for choice in choices) if len(choices) <= FEW else ""
     return ""
 
 

@@ -474,7 +474,7 @@ class WritesWhatIsFrozen(Plain):
 
 
 class BeginsElsewhere(Plain):
-    def init(self, net):
+    def init(self, net, sizes):
         return {"shift": torch.ones(())}
 
     def merged(self, net, own):
@@ -484,7 +484,7 @@ class BeginsElsewhere(Plain):
 class HandsOnWhatItDidNotTrain(Plain):
     """Its loss has a factor that `merged`, which it lacks, would have to work in."""
 
-    def init(self, net):
+    def init(self, net, sizes):
         return {"scale": torch.ones(())}
 
     def loss(self, net, own, start, batch):
@@ -501,7 +501,7 @@ class CutsItsGraph(Plain):
 
 
 class DrawsItsTensorsElsewhere(Plain):
-    def init(self, net):
+    def init(self, net, sizes):
         drawn = random.random()
         return {"plus": torch.tensor(drawn), "minus": torch.tensor(drawn)}
 
