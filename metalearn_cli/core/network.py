@@ -39,12 +39,22 @@ _reference: ContextVar[int | None] = ContextVar("reference", default=None)
 def reference() -> int | None:
     """Return how many of the first items give the batch statistics, None for all; normalisation layers call this.
 
-    It is set only while a network's function runs. A backbone that checkpoints its own blocks
-    (`torch.utils.checkpoint`) runs them again after that, when the module has its own tensors again. So it must pass on
-    the context and the tensors: `copy_context().run(functional_call, block, tensors, x)` with
+    It is set only while a network's function runs, or in a block of `normalised_by`. A backbone that checkpoints its
+    own blocks (`torch.utils.checkpoint`) runs them again after that, when the module has its own tensors again. So it
+    must pass on the context and the tensors: `copy_context().run(functional_call, block, tensors, x)` with
     `tensors = dict(block.named_parameters())`, both taken before.
     """
     return _reference.get()
+
+
+@contextmanager
+def normalised_by(count: int | None) -> Iterator[None]:
+    """Within a block, have only the first `count` items give the batch statistics, None for all."""
+    before = _reference.set(count)
+    try:
+        yield
+    finally:
+        _reference.reset(before)
 
 
 class Backbone(Protocol):
@@ -334,12 +344,9 @@ def _caller(module: nn.Module, set_mode: Callable[[nn.Module, frozenset[str] | N
         if learning != copies.learning:
             set_mode(copies.module, learning)
             copies.learning = learning
-        before = _reference.set(reference)
-        try:
+        with normalised_by(reference):
             # strict: a misspelt name would otherwise set a new attribute and train nothing
             return functional_call(copies.module, tensors, tuple(args), tie_weights=ties, strict=True)
-        finally:
-            _reference.reset(before)
 
     return call
 

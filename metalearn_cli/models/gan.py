@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from metalearn_cli.core.check import Range
+from metalearn_cli.core.network import normalised_by
 from metalearn_cli.models.common.decoders import check_one_part, make_decoder
 
 SIGMA = 0.01  # standard deviation of the noise in the finite differences of the gradient penalties, see `Gan`
@@ -87,16 +88,15 @@ class Gan(nn.Module):
         x = x[: -(-len(x) // 4)]
         made = self.generate(x)
         fake = made.detach().requires_grad_()
-        # separate batches, so that with batch statistics the scores of real items do not depend on the generated ones
-        real_score, real_slope = self._score(x)
-        fake_score, fake_slope = self._score(fake)
+        score, slope = self._score(torch.cat([x, fake]), len(x))
+        real_score, fake_score = score.chunk(2)
         loss = softplus(fake_score - real_score).mean()
-        penalty = real_slope + fake_slope
+        penalty = 2 * slope.mean()  # R1 + R2, each a mean over as many items
         # the generator's loss is differentiated here only with respect to generated items, so the discriminator gets
         # none of it
         generator_loss = softplus(real_score - fake_score).mean()
-        (slope,) = torch.autograd.grad(generator_loss, fake, retain_graph=True)
-        total = loss + self.gamma / 2 * penalty + ((made - fake.detach()) * slope).sum()
+        (direction,) = torch.autograd.grad(generator_loss, fake, retain_graph=True)
+        total = loss + self.gamma / 2 * penalty + ((made - fake.detach()) * direction).sum()
         metrics = {"discriminator": loss, "generator": generator_loss, "penalty": penalty}
         return total, {name: value.detach() for name, value in metrics.items()}
 
@@ -110,8 +110,13 @@ class Gan(nn.Module):
         """Return as many generated images [N, C, H, W] in [0, 1] as there are in x."""
         return {"samples": self.generate(x)} if self.images and self.unit else {}
 
-    def _score(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the score of each item [B] and an estimate of the mean squared gradient [] of the score."""
+    def _score(self, x: Tensor, real: int) -> tuple[Tensor, Tensor]:
+        """Return the score of each item [B] and an estimate of its squared gradient [B].
+
+        The first `real` items give the batch statistics. With statistics of their own, generated items would look the
+        same at any contrast, and a batch of one image many times would get a variance like any other.
+        """
         near = x + SIGMA * torch.randn_like(x)
-        score, near_score = self.critic(self.backbone(torch.cat([x, near])))[:, 0].chunk(2)
-        return score, ((near_score - score) / SIGMA).square().mean()
+        with normalised_by(real):
+            score, near_score = self.critic(self.backbone(torch.cat([x, near])))[:, 0].chunk(2)
+        return score, ((near_score - score) / SIGMA).square()

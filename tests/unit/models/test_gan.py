@@ -54,8 +54,8 @@ def test_the_penalty_estimates_the_squared_gradient(monkeypatch: pytest.MonkeyPa
     model, _ = model_and_items()
     x = torch.randn(20_000, 3, dtype=torch.float64, requires_grad=True)
     (gradient,) = torch.autograd.grad(score(model, x).sum(), x)
-    _, estimate = model._score(x.detach())
-    assert estimate.item() == pytest.approx(gradient.square().sum(1).mean().item(), rel=0.05)
+    _, estimate = model._score(x.detach(), len(x))
+    assert estimate.mean().item() == pytest.approx(gradient.square().sum(1).mean().item(), rel=0.05)
 
 
 def test_the_penalty_is_near_the_exact_one_at_its_own_sigma() -> None:
@@ -64,13 +64,22 @@ def test_the_penalty_is_near_the_exact_one_at_its_own_sigma() -> None:
         torch.manual_seed(seed)
         model = Gan(Conv4((1, 16, 16), hidden=8), (1, 16, 16), "unit")
         x = (torch.rand(64, 1, 4, 4) > 0.5).float().repeat_interleave(4, 2).repeat_interleave(4, 3)
-        estimates = torch.stack([model._score(x)[1] for _ in range(20)])
+        estimates = torch.stack([model._score(x, len(x))[1].mean() for _ in range(20)])
         exact, copy = model.double(), x.double().requires_grad_()
         net = network(exact.backbone, None)
         features = net.features(net.params, torch.cat([x.double(), copy]), reference=len(x))[len(x) :]
         (slope,) = torch.autograd.grad(exact.critic(features).sum(), copy)
         ratio = estimates.mean().item() / slope.square().flatten(1).sum(1).mean().item()
         assert 0.8 < ratio < 1.25, ratio
+
+
+def test_items_are_scored_by_the_statistics_of_the_real_ones_alone() -> None:
+    torch.manual_seed(0)
+    model = Gan(Conv4((1, 16, 16), hidden=8), (1, 16, 16), "unit").double()
+    real, made = torch.rand(2, 6, 1, 16, 16, dtype=torch.float64)
+    scores = model._score(torch.cat([real, made]), 6)[0]
+    torch.testing.assert_close(scores[:6], score(model, real))
+    torch.testing.assert_close(scores[6:7], model._score(torch.cat([real, made[:1]]), 6)[0][6:])
 
 
 def test_learns_where_the_items_lie() -> None:
