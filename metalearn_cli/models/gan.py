@@ -69,7 +69,7 @@ class Gan(nn.Module):
         self.backbone = backbone
         # no bias: a relativistic loss uses only differences of scores
         self.critic = nn.Linear(cast(int, backbone.out_dim), 1, bias=False)
-        self.generator = make_decoder(latent, shape, hidden)
+        self.generator = make_decoder(latent, shape, hidden, fine=True)
         self.latent = latent
         self.gamma = gamma
         self.unit = value_range == "unit"

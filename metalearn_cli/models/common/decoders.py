@@ -32,7 +32,9 @@ def check_one_part(shape: object, name: str) -> None:
         raise ValueError(f"{name} makes items of one part, and these have several ({parts}); use model=classifier")
 
 
-def make_decoder(inputs: int, shape: tuple[int, ...], hidden: int, decoder: Decoder = "auto") -> nn.Module:
+def make_decoder(
+    inputs: int, shape: tuple[int, ...], hidden: int, decoder: Decoder = "auto", fine: bool = False
+) -> nn.Module:
     """Return a network from [B, Z] to unbounded items [B, ...].
 
     Args:
@@ -40,6 +42,7 @@ def make_decoder(inputs: int, shape: tuple[int, ...], hidden: int, decoder: Deco
         shape: of one item.
         hidden: channels of the first map (conv) or width of the two layers (dense), >= 1.
         decoder: which kind.
+        fine: of conv, see `ConvDecoder`.
 
     Raises:
         ValueError: if there is no such decoder for this shape.
@@ -47,7 +50,7 @@ def make_decoder(inputs: int, shape: tuple[int, ...], hidden: int, decoder: Deco
     if decoder == "conv" and len(shape) != 3:
         raise ValueError(f"decoder conv draws images [C, H, W], but items have the shape {tuple(shape)}; use dense")
     if decoder == "conv" or (decoder == "auto" and len(shape) == 3):
-        return ConvDecoder(inputs, shape, hidden)
+        return ConvDecoder(inputs, shape, hidden, fine)
     return nn.Sequential(
         nn.Linear(inputs, hidden),
         nn.LayerNorm(hidden),
@@ -67,9 +70,12 @@ class ConvDecoder(nn.Module):
         inputs: Z.
         shape: (C, H, W) of an image.
         hidden: channels of the first map, >= 1; each later map has half as many, down to 16.
+        fine: whether one more convolution comes before the first doubling, and one more after the last. Without them
+            an image is a linear function of a map of half the size: enough for an autoencoder, which draws the mean of
+            possible images, but the samples of a GAN are dots instead of lines.
     """
 
-    def __init__(self, inputs: int, shape: tuple[int, ...], hidden: int) -> None:
+    def __init__(self, inputs: int, shape: tuple[int, ...], hidden: int, fine: bool = False) -> None:
         super().__init__()
         size = shape[1:]
         sizes = [size]
@@ -77,7 +83,9 @@ class ConvDecoder(nn.Module):
             size = tuple(-(-side // 2) for side in size)  # rounded up, so that odd sizes are exact too
             sizes.insert(0, size)
         self.start, self.sizes = size, sizes[1:] or sizes
-        widths = [max(hidden >> level, min(hidden, 16)) for level in range(len(self.sizes))]
+        widths = [max(hidden >> level, min(hidden, 16)) for level in range(len(self.sizes) + fine)]
+        if fine:
+            self.sizes, widths = [size, *self.sizes, shape[1:]], [hidden, *widths]
         self.first = nn.Linear(inputs, hidden * math.prod(size))
         self.norms = nn.ModuleList(nn.GroupNorm(math.gcd(width, 8), width) for width in widths)
         pairs = zip(widths, [*widths[1:], shape[0]], strict=True)

@@ -14,6 +14,13 @@ def test_draws_images_of_every_size(shape: tuple[int, ...], decoder: str) -> Non
     assert isinstance(network, ConvDecoder) is (decoder != "dense")
 
 
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 33, 17), (2, 7, 3), (1, 1, 64)])
+def test_one_that_is_fine_has_two_more_convolutions(shape: tuple[int, ...]) -> None:
+    coarse, fine = (make_decoder(5, shape, 8, fine=fine) for fine in (False, True))
+    assert fine(torch.randn(2, 5)).shape == (2, *shape)
+    assert len(fine.convs) == len(coarse.convs) + 2
+
+
 def test_draws_vectors() -> None:
     assert make_decoder(5, (7,), 8)(torch.randn(2, 5)).shape == (2, 7)
 
