@@ -32,11 +32,13 @@ class Gan(nn.Module):
     finite differences along random directions: the exact ones need second derivatives, which cost several times as
         much.
 
-    Compared with the exact penalties of a score with fixed batch statistics, the estimates have the noise of one draw
-    (a quarter of their value) and a bias that decreases with `SIGMA`: R1 is 0.9 to 1.25 times the exact value; R2,
-    where the score is more curved, 0.6 to 0.9 (conv4-32 on glyphs, 3 seeds, untrained and after 30 and 200 steps; with
-    0.1 it is 0.5 to 1.1 and 0.1 to 0.9). With 0.003, the rounding of bf16-mixed dominates the differences and makes
-    small penalties ten times as large.
+    The batch statistics are those of the real items alone. With statistics of their own, generated items would look the
+    same at any contrast, and a batch of one image many times would get a variance like any other.
+
+    Compared with the exact penalties, the estimates have the noise of one draw (a quarter of their value) and a bias
+    that decreases with `SIGMA`: R1 is 1.0 to 1.25 times the exact value; R2, where the score is more curved, 0.6 to 1.0
+    (conv4-32 on glyphs, 2 seeds, untrained and after 30 and 200 steps). With 0.003, the rounding of bf16-mixed
+    dominates the differences and makes small penalties ten times as large.
 
     A step uses a quarter of the batch. With as many generated items, and a noisy copy of each for the finite
     difference, the backbone sees as many items as with other models, and a step takes about as long.
@@ -111,11 +113,7 @@ class Gan(nn.Module):
         return {"samples": self.generate(x)} if self.images and self.unit else {}
 
     def _score(self, x: Tensor, real: int) -> tuple[Tensor, Tensor]:
-        """Return the score of each item [B] and an estimate of its squared gradient [B].
-
-        The first `real` items give the batch statistics. With statistics of their own, generated items would look the
-        same at any contrast, and a batch of one image many times would get a variance like any other.
-        """
+        """Return the score of each item [B] and an estimate of its squared gradient [B]; the first `real` are real."""
         near = x + SIGMA * torch.randn_like(x)
         with normalised_by(real):
             score, near_score = self.critic(self.backbone(torch.cat([x, near])))[:, 0].chunk(2)
