@@ -28,11 +28,12 @@ def test_the_gradient_is_each_players_own() -> None:
     apply, params = pure(model)
     torch.manual_seed(1)
     loss, metrics = apply(params, x, None)
-    gradients = dict(zip(params, torch.autograd.grad(loss, list(params.values())), strict=True))
+    learning = {name: p for name, p in params.items() if name not in model.follow(params, 0.0)}
+    gradients = dict(zip(learning, torch.autograd.grad(loss, list(learning.values())), strict=True))
 
     torch.manual_seed(1)
     x = x[:12]  # a quarter of the batch
-    fake = model.generate(x)
+    fake = model._made(model.generator, x)
     for own, player_loss in (
         (("backbone.", "critic."), softplus(score(model, fake.detach()) - score(model, x)).mean()),
         (("generator.",), softplus(score(model, x) - score(model, fake)).mean()),
@@ -82,6 +83,16 @@ def test_items_are_scored_by_the_statistics_of_the_real_ones_alone() -> None:
     torch.testing.assert_close(scores[6:7], model._score(torch.cat([real, made[:1]]), 6)[0][6:])
 
 
+def test_the_mean_generator_moves_a_fiftieth_of_the_way_to_the_generator() -> None:
+    model, _ = model_and_items()
+    _, params = pure(model)
+    before = {name: torch.zeros_like(p) if name.startswith("mean_") else p for name, p in params.items()}
+    followed = model.follow(before, 0.5)
+    assert {name for name in params if name.startswith("mean_generator.")} == followed.keys()
+    for name, tensor in followed.items():
+        torch.testing.assert_close(tensor, params[name.removeprefix("mean_")] / 50)
+
+
 def test_learns_where_the_items_lie() -> None:
     torch.manual_seed(0)
     model = Gan(Mlp((2,), hidden=32), (2,), "real", latent=4, hidden=32, gamma=1.0)
@@ -91,6 +102,7 @@ def test_learns_where_the_items_lie() -> None:
         optimizer.zero_grad()
         model(centre + 0.2 * torch.randn(256, 2), None)[0].backward()
         optimizer.step()
+        model.load_state_dict(model.follow(dict(model.named_parameters()), 0.0), strict=False)
     assert (model.generate(torch.zeros(500, 2)).mean(0) - centre).norm() < 0.3
 
 
