@@ -135,8 +135,8 @@ FILES = {
 THEIRS = {"dataset_spec.json", "model.safetensors", "preprocessor_config.json", "tokenizer.json", "train.csv"}
 """Files that users bring."""
 
-SHOWN = {"data-my_photos.png"}
-"""Files that `mlx data show` leaves; the test of the page's commands runs it."""
+SHOWN = {"data-my_photos.png", "reliability.png"}
+"""Files of `mlx data show` and of `calibration=N`, which other tests open."""
 
 
 def test_every_file_that_a_document_names_is_there_and_holds_something(mlx, monkeypatch, tmp_path_factory):
