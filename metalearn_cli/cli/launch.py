@@ -231,7 +231,8 @@ def words_of_run(words: Sequence[str], data: Mapping[str, Any], extra: str) -> l
         return [*words, "stages=[meta-train]", "algorithm=maml"]
     usual = next((w for w in Composer("run", extra).completed(words) if w.startswith("backbone=")), "backbone=conv4")
     suited = f"backbone={data['backbone']}"
-    return [*words, *[suited] * (suited != usual)]
+    several = ["model=classifier"] * (data["kind"] == "mixed")  # no other model takes items of several parts
+    return [*words, *[suited] * (suited != usual), *several]
 
 
 def show_data(words: Sequence[str], extra: str) -> dict[str, Any]:

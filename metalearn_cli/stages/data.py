@@ -18,6 +18,7 @@ from metalearn_cli.core.config import DataConfig
 from metalearn_cli.core.errors import DataError, Finding, UserError
 from metalearn_cli.core.items import Items, each
 from metalearn_cli.core.places import expanded
+from metalearn_cli.data.common.dataset import Dataset
 from metalearn_cli.data.common.findings import episode_findings, near_copies
 from metalearn_cli.data.common.sounds import mel_edges
 from metalearn_cli.data.common.splits import ONE, Split, parts_of, spread
@@ -67,7 +68,7 @@ def check_data(config: DataConfig) -> dict[str, Any]:
         told["data"] = {**facts, "splits": sizes, "about": dict(data.about), **shape}
         findings += [
             *data.findings,
-            *near_copies({name: part for name, own in data.splits.items() if (part := _pictures(own))}),
+            *near_copies(_pictures(data)),
             *episode_findings(data, *episode),
         ]
     findings.sort(key=lambda finding: not finding.blocks)
@@ -100,7 +101,7 @@ def show_data(config: DataConfig, folder: Path) -> dict[str, Any]:
         told |= {"rows": rows, "shown": len({name for _, name, _ in rows})}
         if "image" not in data.facts.shape:
             return told
-        splits = {name: part for name, own in splits.items() if (part := _pictures(own))}
+        splits = _pictures(data)
     items = {(split, name): x for split, own in splits.items() for name, x in _some(own)}
     told["shown"] = len({name for _, name in items})
     dimensions = {x.ndim if isinstance(x, Tensor) else 0 for x in items.values()}
@@ -125,10 +126,12 @@ def show_data(config: DataConfig, folder: Path) -> dict[str, Any]:
     return {**told, "picture": str(path), "numbers": {number: label for label, number in numbers.items()}}
 
 
-def _pictures(split: Split) -> Split | None:
-    """Return a split of its pictures alone; None if it has none. A look at other items finds nothing."""
-    pictures = parts_of(split.items).get("image") if isinstance(split.items, dict) else split.items
-    return None if pictures is None else replace(split, items=pictures)
+def _pictures(data: Dataset) -> dict[str, Split]:
+    """Return the splits with their pictures alone, {} if there are none: an image of a sound is no picture."""
+    if data.facts.kind == "image":
+        return dict(data.splits)
+    parts = {name: parts_of(split.items).get("image") for name, split in data.splits.items()}
+    return {name: replace(data.splits[name], items=part) for name, part in parts.items() if part is not None}
 
 
 def _check_outside(spec: Spec, folder: Path) -> None:

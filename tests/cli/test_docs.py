@@ -15,7 +15,11 @@ SHORT = [
     f"{stage}.{short}" for stage in ("pretrain", "transfer", "meta_train") for short in ("steps=1", "val_episodes=2")
 ]
 SMALL = [*SHORT, "pretrain.batch_size=4", "transfer.batch_size=4", "meta_train.tasks=1", "evaluate.episodes=2"]
-SIZES = {"images": ["data.size=16"], "audio": ["data.seconds=0.1", "data.mels=16", "data.hop=0.005"]}
+SIZES = {
+    "images": ["data.size=16", "backbone.hidden=4"],
+    "audio": ["data.seconds=0.1", "data.mels=16", "data.hop=0.005", "backbone.hidden=4"],
+    "mixed": ["data.size=16", "data.length=8"],
+}
 
 
 def commands(page: str) -> list[list[str]]:
@@ -50,7 +54,7 @@ def test_the_commands_of_the_page_on_own_data(mlx: Callable, sources: None) -> N
     assert len(found) >= 8
     for words in found:
         kind = next((word.removeprefix("data=") for word in words if word.startswith("data=")), "")
-        small = [*SMALL, "backbone.hidden=4", *SIZES.get(kind, [])]
+        small = [*SMALL, *SIZES.get(kind, ["backbone.hidden=4"])]
         short = {"run": small, "meta-train": ["steps=1", "val_episodes=2"]}.get(words[0], [])
         code, _, err = mlx(*words, *short)
         assert code == 0, f"mlx {shlex.join(words)}\n{err}"

@@ -1,13 +1,15 @@
 """Own data from the command line: what is understood of it, its pictures, and settings that follow from it."""
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 
 import pytest
+import soundfile
 import sources
 from PIL import Image
-from sources import arrays
+from sources import arrays, audio, mixed
 from sources.images import fill
 
 from metalearn_cli.cli.composing import Composer
@@ -162,6 +164,20 @@ def test_near_copies_across_splits(mlx, photos):
     assert "pairs of images that look the same" in " ".join(answer.out.split())
 
 
+def test_recordings_that_look_the_same_are_not_told(mlx, tmp_path):
+    def check(loudness):
+        tone = audio.sound(99, 0.2)
+        for k in range(6):
+            audio.save(tmp_path / "sounds" / f"c{k}" / "0.wav", k)
+            soundfile.write(tmp_path / "sounds" / f"c{k}" / "1.wav", tone * (1 - loudness * k), audio.RATE)
+        words = ("data.rate=4000", "data.seconds=0.2", "data.mels=16", "data.hop=0.01")
+        found = json.loads(mlx("--json", "data", "check", "data=audio", "data.root=sounds", *words).out)["findings"]
+        return [finding["what"] for finding in found]
+
+    assert not any("look the same" in what for what in check(0.1))
+    assert any("have too" in what or "of its items are those of" in what for what in check(0))
+
+
 @pytest.mark.parametrize(
     ("name", "content", "data"),
     [
@@ -280,6 +296,11 @@ def test_the_next_command_suits_the_data(mlx, tmp_path):
     out = mlx("data", "make", "machines.csv", "data.column.target=speed", "data.column.task=machine").out
     assert "4 tasks, 16 items" in out
     assert "stages=[meta-train]" in out.splitlines()[-1] and out.splitlines()[-1].endswith("algorithm=maml")
+    mixed.fill(tmp_path / "things.csv", 6, 2)
+    out = mlx("data", "make", "things.csv", "data=mixed", "data.column.text=caption", "data.size=16").out
+    *_, command = out.splitlines()
+    assert command.endswith(" model=classifier")
+    assert mlx("validate", *shlex.split(command)[1:]).code == 0
     answer = mlx("data", "make")
     assert answer.code == 2 and "mlx data make needs a file or folder" in answer.err
 
