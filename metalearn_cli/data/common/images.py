@@ -44,8 +44,10 @@ FORMATS = {
 """The kinds of files that are read, by the ends of their names; the content decides, not the name."""
 
 LARGEST = 1 << 28  # bytes of a file
+DEEPEST = 16  # bits of a pixel
 MOST_PIXELS = 100_000_000
-BLACK, FLAT = 15, 3  # of 255: no brighter image, and no smaller range of values, shows anything; 12 bits of 16 have 15
+BLACK, FLAT = 15, 3  # of 255: no brighter image, and no smaller range of values, shows anything
+DEEP = 23  # of 255, BLACK for files of 16 bits: 12 of these bits have 15, and scaling may make a pixel brighter
 _GRAY = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N")
 
 
@@ -176,12 +178,16 @@ def image_data(
     modes: Counter[str] = Counter()
     sizes: list[tuple[int, ...]] = []
     dark: list[Finding] = []
+    bright: dict[str, int] = {}
 
     def decode(source: Any) -> NDArray[np.uint8]:
         image = read(source)
         mode, extent = image.mode, image.size
         pixels = pixels_of(image, shape)
-        if told := _empty(pixels, mode):
+        deep = mode.startswith("I")
+        if deep and (used := int(np.asarray(image).max()).bit_length()) > shape.bits:
+            bright[str(source)] = used
+        if told := _empty(pixels, deep and shape.bits == DEEPEST):
             dark.append(Finding(False, str(source), told))
         modes.update([mode])
         sizes.append(extent)
@@ -206,16 +212,26 @@ def image_data(
         "image",
         _preprocessing(shape, 1 if gray else shape.channels or 3),
         about=told,
-        findings=(*found.findings, *findings, *sorted(dark)),
+        findings=(*found.findings, *findings, *_clipped(bright, shape.bits), *sorted(dark)),
         cure=SKIP if any(finding.blocks for finding in findings) else "",
     )
 
 
-def _empty(pixels: NDArray[np.uint8], mode: str) -> str:
-    """Return why an image shows nothing, or ""."""
-    if pixels.max() <= BLACK:
-        deep = "; if its pixels have 10 or 12 bits, say so: data.bits=12" if mode.startswith("I") else ""
-        return f"is nearly black: no pixel is brighter than {BLACK} of {ONE}{deep}"
+def _clipped(bright: Mapping[str, int], bits: int) -> list[Finding]:
+    """Return that images, by name and the bits that they use, have more bits than are read."""
+    if not bright:
+        return []
+    most = max(bright.values())
+    cure = f"data.bits={most}" if most <= DEEPEST else f"save them with {DEEPEST} bits a pixel"
+    many = f"{len(bright)} image{'s use' if len(bright) > 1 else ' uses'} more bits and would become white there"
+    return [Finding(True, "data.bits", f"is {bits}, but {many}; {cure}", tuple(sorted(bright)))]
+
+
+def _empty(pixels: NDArray[np.uint8], deep: bool) -> str:
+    """Return why an image shows nothing, or ""; `deep` says that its file has 16 bits and all are read."""
+    if pixels.max() <= (limit := DEEP if deep else BLACK):
+        told = f"is nearly black: no pixel is brighter than {limit} of {ONE}"
+        return f"{told}; if its pixels have 10 or 12 bits, say so: data.bits=12" if deep else told
     return "is nearly of one colour" if np.ptp(pixels, (1, 2)).max() <= FLAT else ""
 
 

@@ -194,6 +194,27 @@ def test_a_dark_image_of_16_bits_stays_dark_and_12_bits_are_told(tmp_path):
     assert "class00/dark.tif" not in [f.where for f in images(str(folder), bits=12).findings]
 
 
+def test_12_bits_are_told_also_where_scaling_makes_pixels_brighter(tmp_path):
+    folder = fill(tmp_path / "photos", 6, 2)
+    edges = np.zeros((16, 16), np.uint16)
+    edges[4:12, 4:12] = 4095
+    Image.fromarray(edges).save(folder / "class00" / "a.png")
+    Image.fromarray((edges // 200).astype(np.uint8)).save(folder / "class00" / "b.png")  # 8 bits, at most 20
+    assert item(Image.fromarray(edges), size=32).max() > 15
+    dark = [f for f in images(str(folder)).findings if "black" in f.what]
+    assert [f.where for f in dark] == ["class00/a.png"] and "data.bits=12" in dark[0].what
+
+
+def test_files_that_use_more_bits_than_are_read_are_named(tmp_path):
+    folder = fill(tmp_path / "photos", 6, 2)
+    Image.fromarray(np.arange(4096, dtype=np.uint16).reshape(64, 64)).save(folder / "class00" / "a.png")
+    with pytest.raises(DataError) as error:
+        images(str(folder), bits=10)
+    (finding,) = (f for f in error.value.findings if f.where == "data.bits")
+    assert finding.blocks and "class00/a.png" in finding.items
+    assert finding.what.startswith("is 10, but ") and "data.bits=" in finding.what
+
+
 def test_a_class_folder_alone_and_other_columns_are_told(tmp_path):
     folder = fill(tmp_path / "photos", 6, 3)
     for place in (folder / "class00", folder / ".."):
