@@ -31,10 +31,28 @@ def check_items(parent: Checkpoint, data: Dataset, spec: Spec) -> None:
         told = f"{data.name} has items of shape {has}, the checkpoint's network takes {takes}"
         cure = _cure(recorded.get("spec") or {}, spec, data, takes)
         raise ConfigError([Problem("data", f"{told}; type {cure}" if cure else told)])
-    own = _words(data.preprocessing)
-    if own and own != _words(recorded.get("preprocessing") or {}):
-        told = f"{data.name} has a vocabulary of its own, so that its ids stand for other words than in training"
-        raise ConfigError([Problem("data", f"{told}; train and evaluate with data.tokenizer=bytes")])
+    if told := other_words(recorded, {"name": data.name, "preprocessing": data.preprocessing, "spec": spec}):
+        raise ConfigError([Problem("data", told)])
+
+
+def other_words(trained: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """Return that the ids of data stand for other words than those of a checkpoint's, and what to do; "" if not.
+
+    Args:
+        trained: the record of the checkpoint's data, see `preparing.describe_data`.
+        here: that of the data.
+    """
+    own = _words(here["preprocessing"])
+    if not own or own == _words(trained.get("preprocessing") or {}):
+        return ""
+    if trained.get("name") != here["name"]:
+        told = f"{here['name']} has a vocabulary of its own, so that its ids stand for other words than in training"
+        return f"{told}; use data.tokenizer=bytes in all stages"
+    before, now = trained.get("spec") or {}, here["spec"]
+    single = (key for key, value in before.items() if isinstance(value, str | int) and now.get(key, value) != value)
+    cure = " ".join(f"data.{key}={before[key]}" for key in single)
+    told = "the vocabulary is learnt from the training classes, and is another here than in the checkpoint"
+    return f"{told}: {f'type {cure}' if cure else 'use the same data'}, or data.tokenizer=bytes in all stages"
 
 
 def _cure(trained: Spec, spec: Spec, data: Dataset, takes: Any) -> str:

@@ -18,7 +18,7 @@ from metalearn_cli.core.config import DataConfig
 from metalearn_cli.core.errors import DataError, Finding, UserError
 from metalearn_cli.core.items import Items, each
 from metalearn_cli.core.places import expanded
-from metalearn_cli.data.common.dataset import Dataset
+from metalearn_cli.core.types import Dataset
 from metalearn_cli.data.common.findings import episode_findings, near_copies
 from metalearn_cli.data.common.sounds import mel_edges
 from metalearn_cli.data.common.splits import ONE, Split, parts_of, spread

@@ -31,6 +31,7 @@ from metalearn_cli.engine.runtime import Runtime, out_of_memory
 from metalearn_cli.records import classes, runs
 from metalearn_cli.records.checkpoint import Checkpoint, load_into, read_classes
 from metalearn_cli.records.intervals import over_episodes
+from metalearn_cli.stages.crossing import other_words
 from metalearn_cli.stages.learner import fresh_learner, try_learner
 from metalearn_cli.stages.session import Session
 
@@ -307,7 +308,7 @@ def prepare(
         check_folds("init_from", parent, job.data)
         source = "" if config.init_from == str(parent.folder) else f"{config.init_from} -> "
         notes.append(f"init_from {source}{parent.folder}{_measured(parent)}")
-        params, line = load_into(job.params, parent, _handed_over(job, parent), config.reinit)
+        params, line = _loaded(job, parent, config.reinit)
         job = replace(job, params=params)
         notes.append(line)
     teacher = session.checkpoint(Path(job.teacher["checkpoint"])) if job.teacher else None
@@ -321,6 +322,21 @@ def prepare(
     specs = [config.data, *getattr(config, "also", {}).values()]
     own = classes.joined([*earlier, *(_trained_on(stage, session.data(s, runtime), s) for s in specs)])
     return Prepared(stage, config, runtime, job, parent.parent_entry if parent else recorded, own, tuple(notes))
+
+
+def _loaded(job: Job, parent: Checkpoint, reinit: Sequence[str]) -> tuple[Params, str]:
+    """Load what a checkpoint hands over, see `load_into`.
+
+    Raises:
+        ConfigError: if tensors have other shapes; where a vocabulary is the cause, not the backbone, this is told.
+    """
+    try:
+        return load_into(job.params, parent, _handed_over(job, parent), reinit)
+    except ConfigError as error:
+        told = other_words(parent.manifest["data"], job.data)
+        if told and job.model.get("backbone") == parent.manifest["model"].get("backbone"):
+            raise ConfigError([Problem("init_from", told)]) from error
+        raise
 
 
 def _trained_on(stage: str, data: Dataset, spec: Spec) -> dict[str, Any]:

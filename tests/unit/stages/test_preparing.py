@@ -53,3 +53,16 @@ def test_a_name_that_is_no_file_stands_for_itself(config):
         for name in ("hub/one", "hub/other")
     )
     assert one != other
+
+
+def test_another_split_of_texts_has_another_vocabulary_and_the_cure_is_told(go, ready, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLX_CACHE_DIR", str(tmp_path / "cache"))
+    lines = [f"{'abcdefghijkl'[k] * (k + 2)} word{i},topic{k}" for k in range(12) for i in range(4)]
+    (tmp_path / "q.csv").write_text("text,label\n" + "\n".join(lines))
+    data = {"_target_": "metalearn_cli.data.text.text", "root": str(tmp_path / "q.csv"), "length": 4}
+    spec = {"_target_": "metalearn_cli.backbones.transformer.Transformer", "hidden": 4, "layers": 0}
+    first = go("transfer", data={**data, "seed": 0}, backbone=spec, steps=1)["folder"]
+    with pytest.raises(ConfigError, match=r"init_from: the vocabulary .* type data.seed=0, or data.tokenizer=bytes"):
+        ready("transfer", init_from=first, data={**data, "seed": 1}, backbone=spec)
+    with pytest.raises(ConfigError, match="has another architecture"):
+        ready("transfer", init_from=first, data={**data, "seed": 0}, backbone={**spec, "hidden": 8})
