@@ -26,11 +26,12 @@ def trained_on(stage: str, data: str, spec: Mapping[str, Any], names: Sequence[s
 
 
 def joined(records: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Return records without empty ones, and those of the same classes as one before: a chain has the same data."""
+    """Return records without empty ones, and those of the same stage and classes as one before."""
     found: dict[Any, Mapping[str, Any]] = {}
     for record in records:
         if record["classes"]:
-            found.setdefault((record["data"], record["source"], tuple(record["classes"])), record)
+            key = (record["stage"], record["data"], record["source"], tuple(record["classes"]))
+            found.setdefault(key, record)
     return list(found.values())
 
 
@@ -46,16 +47,11 @@ def seen(earlier: Sequence[Mapping[str, Any]], later: Mapping[str, Any], every: 
         `split`; `classes`, how many of them were trained on; `of`, how many there are; `stages`; `names`, the first.
     """
     known, held_out = set(every), set(later["classes"])
-    found = {
-        name: record["stage"]
-        for record in earlier
-        if _same(record, later, known)
-        for name in record["classes"]
-        if name in held_out
-    }
+    overlaps = [(r["stage"], held_out.intersection(r["classes"])) for r in earlier if _same(r, later, known)]
+    found = set().union(*(names for _, names in overlaps))
     if not found:
         return None
-    stages = list(dict.fromkeys(found.values()))
+    stages = list(dict.fromkeys(stage for stage, names in overlaps if names))
     counts = {"classes": len(found), "of": len(held_out)}
     return {"split": later["stage"], **counts, "stages": stages, "names": sorted(found)[:_NAMED]}
 
@@ -76,5 +72,6 @@ def told(found: Mapping[str, Any]) -> str:
     """Return what `seen` found as a sentence."""
     more = found["classes"] - len(found["names"])
     names = ", ".join(found["names"]) + (f" and {more} more" if more else "")
-    stages = " and ".join(found["stages"])
+    *others, last = found["stages"]
+    stages = " and ".join([*([", ".join(others)] * bool(others)), last])
     return f"{found['classes']} of {found['of']} {found['split']} classes were trained on, in {stages}: {names}"

@@ -166,12 +166,15 @@ def _told(config: TransferConfig, teacher: Checkpoint | None, data: Dataset) -> 
     """Return a line on the teacher for the user."""
     if teacher is None:
         return ()
-    recorded = teacher.manifest["data"]
-    other = (
-        ""
-        if recorded.get("fingerprint") == data.fingerprint
-        else f"; it was trained on {recorded.get('name')}, not on this data"
-    )
+    recorded, other = teacher.manifest["data"], ""
+    if recorded.get("fingerprint") != data.fingerprint:
+        name = recorded.get("name")
+        named = (
+            "other data of this name (another split or other settings)"
+            if name == data.name
+            else f"{name}, not on this data"
+        )
+        other = f"; it was trained on {named}"
     return (f"teacher {config.teacher} -> {teacher.folder}{other}",)
 
 

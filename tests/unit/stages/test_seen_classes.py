@@ -72,6 +72,14 @@ def test_no_alarm_where_nothing_was_seen(go, data, said):
     assert not any("trained on, in" in note for note in said.notes)
 
 
+def test_all_stages_that_were_trained_on_them_are_named(go, data):
+    first = go("transfer", data=data())
+    second = go("meta-train", init_from=first["checkpoint"], data=data(), algorithm=PROTONET)
+    seen = go("evaluate", ckpt=second["checkpoint"], data=data(seed=3))["results"][0]["trained_on"]
+    assert seen["stages"] == ["transfer", "meta-train"]
+    assert "in pretrain, transfer and meta-train: " in classes.told({**seen, "stages": ["pretrain", *seen["stages"]]})
+
+
 def record(data, source, names, stage="transfer"):
     return {"stage": stage, "data": data, "source": source, "classes": names}
 
@@ -93,4 +101,5 @@ def test_same_classes_are_those_of_the_same_data(earlier, later, count):
 
 def test_records_of_a_chain_are_kept_once():
     one = record("images", "a", ["cat", "dog"])
-    assert classes.joined([one, {**one, "stage": "meta-train"}, record("sinusoid", None, [])]) == [one]
+    two = {**one, "stage": "meta-train"}
+    assert classes.joined([one, two, one, record("sinusoid", None, [])]) == [one, two]

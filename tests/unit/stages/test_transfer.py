@@ -320,6 +320,13 @@ def test_a_teacher_is_learnt_from_and_recorded(go, probes, manifest, tensors, re
     assert loss.item() == pytest.approx(4 * (meant.exp() * (meant - uniform)).sum(-1).mean().item(), rel=1e-5)
 
 
+def test_a_teacher_of_another_split_is_told(go, ready):
+    teacher = go("transfer")["folder"]
+    assert "it was trained" not in " ".join(ready("transfer", method=DISTILL, teacher=teacher, seed=3).notes)
+    told = " ".join(ready("transfer", method=DISTILL, teacher=teacher, data=OTHER).notes)
+    assert "it was trained on other data of this name (another split or other settings)" in told
+
+
 def test_a_run_that_is_taught_resumes_from_the_same_teacher(go, probes, tensors, said):
     teacher = go("transfer")
     half = go("transfer", method=DISTILL, teacher="latest", seed=3, steps=3, scheduler__T_max=6)
