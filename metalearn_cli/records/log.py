@@ -66,7 +66,10 @@ class Logged:
 
     def start(self, stage: str, folder: str, start: int, steps: int) -> None:
         """Log and report the start of a stage, at step `start` of `steps`."""
-        log.info("%s in %s, from step %d to %d", stage, folder, start, steps)
+        if stage == "evaluate":
+            log.info("%s in %s, %d episodes to score, those of all normalisations together", stage, folder, steps)
+        else:
+            log.info("%s in %s, from step %d to %d", stage, folder, start, steps)
         self._reporter.start(stage, folder, start, steps)
 
     def advance(self, step: int) -> None:

@@ -42,6 +42,12 @@ def test_everything_the_user_is_told_is_logged(run, said):
     assert (said.notes, len(said.finished)) == (["loaded 12/12 tensors 100 %"], 1)
 
 
+def test_episodes_are_no_steps(run, said):
+    with logging_runs(), working_on(run):
+        Logged(said).start("evaluate", "runs/x", 0, 40)
+    assert text(run).endswith("evaluate in runs/x, 40 episodes to score, those of all normalisations together\n")
+
+
 def test_warnings_of_libraries_are_logged_in_one_line(run):
     with warnings.catch_warnings(), logging_runs():
         warnings.simplefilter("always")
