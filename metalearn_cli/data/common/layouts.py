@@ -38,8 +38,10 @@ def of_folders(files: Files, endings: Sequence[str], named: bool = False) -> Man
     wrapping = _common(set(parts.values()))
     parts = {name: folders[wrapping:] for name, folders in parts.items()}
     tops = {folders[0].lower() for folders in parts.values() if folders}
+    if beside := beside_splits({top: SPLIT_WORDS.get(top, "") for top in tops}):
+        return Manifest([], about, (*files.findings, *beside))  # no split, and so nothing that follows from one
     split_folders = tops <= SPLIT_WORDS.keys() and "train" in {SPLIT_WORDS[top] for top in tops}
-    entries, findings = [], [*files.findings, *beside_splits({top: SPLIT_WORDS.get(top, "") for top in tops})]
+    entries, findings = [], list(files.findings)
     for name, folders in parts.items():
         split = split_named(folders[0], name) if split_folders and folders else ""
         own = folders[bool(split) :]

@@ -272,8 +272,9 @@ def test_a_folder_beside_splits_is_no_group(tmp_path):
             picture(10 * ord(name) + i).save(tmp_path / split / name / f"{i}.png")
     with pytest.raises(DataError) as error:
         images(str(tmp_path))
-    (finding,) = (f for f in error.value.findings if f.blocks)
+    (finding,) = error.value.findings  # and nothing of a split that the data does not have
     assert finding.where == "extra" and "neither train, val nor test" in finding.what
+    assert error.value.rest is None
 
 
 def test_numbers_of_a_table_are_labels_and_groups_also_0(tmp_path):
