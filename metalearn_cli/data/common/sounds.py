@@ -34,7 +34,7 @@ FORMATS = (".wav", ".flac", ".ogg", ".mp3")
 LARGEST = 1 << 30  # bytes of a file
 RATES = range(1000, 1_000_001)  # samples per second of a file: the filter that resamples it grows with them
 LOUDEST = 2.0**32  # integers that were stored as floats have such sizes; the power of larger ones overflows
-QUIET = 1e-4  # a recording that is never louder is silent; 1 is the loudest
+QUIET = 1e-4  # a recording that is never louder, or has no larger range of values, is silent; 1 is the loudest
 DECIBELS = 80.0  # between the values 0 and 1 of an item
 WINDOW = 0.025  # seconds
 
@@ -80,9 +80,14 @@ def samples_of(content: bytes, shape: Shape) -> NDArray[np.float32]:
         ValueError: if it cannot be read; its text goes after the name of the file.
         UserError: if the libraries are not installed.
     """
+    return _fitted(*_read(content, shape), shape)
+
+
+def _read(content: bytes, shape: Shape) -> tuple[NDArray[np.float32], int]:
+    """Return the beginning of a recording, mixed to one channel, and its samples per second; see `samples_of`."""
     try:
+        import scipy.signal  # noqa: F401
         import soundfile
-        from scipy.signal import resample_poly
     except ImportError as error:
         raise UserError(f"recordings need the extra audio: pip install 'metalearn-cli[audio]' ({error})") from error
     try:
@@ -105,7 +110,13 @@ def samples_of(content: bytes, shape: Shape) -> NDArray[np.float32]:
         raise ValueError("has samples that are not finite")
     if (loudest := np.abs(found).max()) > LOUDEST:
         raise ValueError(f"has samples of a size of {loudest:.3g}; save it with samples from -1 to 1")
-    mixed = found.mean(1)
+    return found.mean(1), rate
+
+
+def _fitted(mixed: NDArray[np.float32], rate: int, shape: Shape) -> NDArray[np.float32]:
+    """Return samples [L], resampled and padded with zeros."""
+    from scipy.signal import resample_poly
+
     if rate != shape.rate:
         common = math.gcd(rate, shape.rate)
         mixed = resample_poly(mixed, shape.rate // common, rate // common).astype(np.float32)
@@ -233,23 +244,25 @@ def sound_data(
     Raises:
         DataError: with each recording that cannot be read.
     """
-    silent: list[str] = []
+    silent: dict[str, str] = {}
     rates: Counter[int] = Counter()
     lengths: list[float] = []
 
     def decode(source: Any) -> NDArray[Any]:
         content = read(source)
-        samples = samples_of(content, shape)
+        mixed, _ = _read(content, shape)
         rate, seconds = _recorded(content)
         rates.update([rate])
         lengths.append(seconds)
-        if np.abs(samples).max() <= QUIET:
-            silent.append(str(source))
-        return item_of(samples, shape)
+        if np.abs(mixed).max() <= QUIET:
+            silent[str(source)] = "is silent"
+        elif np.ptp(mixed) <= QUIET:
+            silent[str(source)] = "is silent: all its samples have the same value"
+        return item_of(_fitted(mixed, rate, shape), shape)
 
     dtype = np.float32 if shape.features == "raw" else np.uint8
     splits, findings = decoded(found, decode, shape.item, dtype, unreadable, order)
-    quiet = [Finding(False, source, "is silent") for source in sorted(silent)]
+    quiet = [Finding(False, source, what) for source, what in sorted(silent.items())]
     about = {
         **(about or {}),
         "recordings": len(lengths),
