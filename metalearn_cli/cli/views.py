@@ -27,14 +27,14 @@ from metalearn_cli.cli.phrases import (
     verdict,
     with_intervals,
 )
-from metalearn_cli.core.errors import Finding
+from metalearn_cli.core.errors import LISTED, Finding
 from metalearn_cli.core.metric import SAME_CLASSES, metric_named
 from metalearn_cli.records import classes
 
 Run = Mapping[str, Any]
 
 _WIDE = 110  # columns from which the parents of runs are shown
-_SAME = 20  # most places of the same finding that are listed
+_SAME = 20  # most rows of findings that differ in their items alone
 _NAMES = 4  # classes of a split that are named
 _VERY_WIDE = 144  # columns from which a whole sha256 is shown
 
@@ -311,19 +311,9 @@ def data(found: Mapping[str, Any], words: Sequence[str] | None = None, run: Sequ
     elif facts:
         sizes = [f"{name} {s['classes']} {noun}, {s['items']} items" for name, s in facts["splits"].items()]
         telling.say(f"{facts['name']} ({'; '.join([facts['protocol'], *sizes])})\n")
-    same = Counter((finding["blocks"], finding["what"]) for finding in found["findings"])
-    shown: Counter[tuple[bool, str]] = Counter()
-    told = []
-    for finding in found["findings"]:
-        kind = (finding["blocks"], finding["what"])
-        shown[kind] += 1
-        if shown[kind] <= _SAME:
-            told.append(["error" if finding["blocks"] else "warning", finding["where"], Finding(**finding).told])
-        elif shown[kind] == same[kind]:
-            told.append(["", f"and {same[kind] - _SAME} more", "the same; --json lists them all"])
-    if told:
-        telling.table("", ["!", "where", "what"], told)
     rows = found["findings"]
+    if rows:
+        telling.table("", ["!", "where", "what"], _findings([Finding(**row) for row in rows]))
     errors = sum(f["blocks"] for f in found["findings"])
     summary = f"{errors} error{'s' * (errors != 1)}, {len(rows) - errors} warning{'s' * (len(rows) - errors != 1)}"
     telling.say(f"{summary}: training may{'' if found['may_start'] else ' not'} start")
@@ -332,6 +322,25 @@ def data(found: Mapping[str, Any], words: Sequence[str] | None = None, run: Sequ
     if words is not None and found["may_start"]:
         show, run = (" ".join(map(_quoted, own)) for own in (words, run))
         telling.say(f"next: mlx data show {show}\n      mlx run {run}")
+
+
+def _findings(found: Sequence[Finding]) -> list[list[str]]:
+    """Return findings as rows: one for those of the same sentence, and few for those that differ in their items."""
+    places: dict[tuple[bool, str, str], list[str]] = {}
+    for finding in found:
+        places.setdefault((finding.blocks, finding.what, finding.told), []).append(finding.where)
+    same = Counter((blocks, what) for blocks, what, _ in places)
+    shown: Counter[tuple[bool, str]] = Counter()
+    rows = []
+    for (blocks, what, sentence), where in places.items():
+        kind = (blocks, what)
+        shown[kind] += 1
+        if shown[kind] <= _SAME:
+            more = f" and {len(where) - LISTED} more (--json lists them all)" * (len(where) > LISTED)
+            rows.append(["error" if blocks else "warning", "; ".join(where[:LISTED]) + more, sentence])
+        elif shown[kind] == same[kind]:
+            rows.append(["", f"and {same[kind] - _SAME} more", "the same; --json lists them all"])
+    return rows
 
 
 def items(shown: Mapping[str, Any]) -> None:

@@ -108,10 +108,11 @@ def episode_findings(data: Any, way: int, shot: int, query: int) -> list[Finding
         if split is not None:
             for label, count in zip(split.names, split.counts.tolist(), strict=True):
                 if count < shot + query:
-                    what = f"has {count} items; shot + query = {shot} + {query} needs {shot + query}"
+                    what = f"has {count} item{'s' * (count != 1)}; shot + query = {shot} + {query} needs {shot + query}"
                     findings.append(Finding(True, f"{name}: {label}", what))
             if len(split.names) < way:
-                findings.append(Finding(True, name, f"has {len(split.names)} classes; way = {way} needs {way}"))
+                classes = f"{len(split.names)} class{'es' * (len(split.names) != 1)}"
+                findings.append(Finding(True, name, f"has {classes}; way = {way} needs {way}"))
         if getattr(data, "within", False) and split is not None:
             sizes = Counter(group_of(label) for label in split.names)
             if small := sorted(group for group, size in sizes.items() if size < way):
