@@ -20,13 +20,20 @@ from metalearn_cli.data.common.findings import shared_groups
 from metalearn_cli.data.common.images import LARGEST, Fit, Resampling, Shape, image_data, opened
 from metalearn_cli.data.common.manifest import Manifest, Placed, placed
 from metalearn_cli.data.common.rows import TABLES, Columns, Place, check_roles, columns_of, is_table, named
-from metalearn_cli.data.common.splits import Split, packed, spread
-from metalearn_cli.data.common.tables import check_names, entries_of, learn, problems_of_columns, text_of, vectors
+from metalearn_cli.data.common.splits import Split, packed
+from metalearn_cli.data.common.tables import (
+    check_names,
+    entries_of,
+    examples,
+    learn,
+    problems_of_columns,
+    text_of,
+    vectors,
+)
 from metalearn_cli.data.common.texts import Coding, Length, Passage, Vocabulary, text_data
 
 COLUMN = {"path": None, "text": None, "label": None, "split": None, "group": None}
 NONE: Sequence[str] = []
-EXAMPLES = 8  # classes of a split that `mlx data show` prints
 WHAT = "a table in which a row names a picture, has a text, or both, and a label"
 
 
@@ -99,7 +106,7 @@ def mixed(
     findings += problems_of_columns(features, labels, categorical, str(path), whole.place)
     if findings:
         raise DataError(findings)
-    found = placed(Manifest(entries), split, seed, min_items)
+    found = placed(Manifest(entries, place=whole.place), split, seed, min_items)
     shape, coding = Shape(size, channels, fit, resampling, bits), Coding(tokenizer, vocabulary, length)
     about = {"rows": len(entries), "columns": used}
     shown = {name: columns[name] for name in (*(used[role] for role in ("path", "text") if role in used), *features)}
@@ -194,16 +201,7 @@ def _joined(
         "mixed",
         {**preprocessing, **({"table": {"columns": learnt}} if learnt else {})},
         vocabulary,
-        {**about, "parts": ", ".join(splits["train"].items), "examples": _examples(found, shown)},
+        {**about, "parts": ", ".join(splits["train"].items), "examples": examples(found, shown)},
         found.findings,
     )
     return replace(data, findings=(*data.findings, *findings))
-
-
-def _examples(found: Placed, columns: Columns) -> list[list[str]]:
-    """Return one row of each of some classes of a split, as `mlx data show` prints it."""
-    return [
-        [split, name, ", ".join(f"{column} {text_of(values[own[0].source])}" for column, values in columns.items())]
-        for split, classes in found.classes.items()
-        for name, own in spread(list(classes.items()), EXAMPLES)
-    ]

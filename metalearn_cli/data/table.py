@@ -18,12 +18,12 @@ from metalearn_cli.data.common.arrays import npz_columns
 from metalearn_cli.data.common.cache import cached
 from metalearn_cli.data.common.dataset import Dataset
 from metalearn_cli.data.common.files import files_named, source_of
-from metalearn_cli.data.common.manifest import Manifest, Placed, key_of_split, placed
+from metalearn_cli.data.common.manifest import Manifest, key_of_split, placed
 from metalearn_cli.data.common.rows import TABLES, Columns, Table, check_roles, columns_of, is_table, named
-from metalearn_cli.data.common.splits import spread
 from metalearn_cli.data.common.tables import (
     check_names,
     entries_of,
+    examples,
     learn,
     problems_of_columns,
     problems_of_targets,
@@ -32,10 +32,9 @@ from metalearn_cli.data.common.tables import (
     vectors,
 )
 
-EXAMPLES = 8  # classes of a split that `mlx data show` prints
-
 COLUMN = {"label": None, "target": None, "split": None, "group": None, "task": None}
 NONE: Sequence[str] = []
+REGRESSION = ", or for a regression data.column.target=NAME data.column.task=NAME"
 WHAT = "a CSV, TSV or JSON lines file, or an .npz file with an array for each column"
 
 
@@ -126,7 +125,7 @@ def _data(path: Path, settings: Settings, targets: Sequence[str]) -> Dataset:
     columns = {name: values for name, values in columns.items() if name not in settings.ignore}
     given = {role: name for role, name in settings.column.items() if isinstance(name, str)}
     needed = "task" if targets else "label"
-    roles = {role: named(columns, role, given, path, role == needed) for role in COLUMN if role != "target"}
+    roles = {role: named(columns, role, given, path, role == needed, REGRESSION) for role in COLUMN if role != "target"}
     used = {role: found[0] for role, found in roles.items() if found and not (targets and role == "label")}
     numbers = {name: columns[name] for name in targets if named(columns, "target", {"target": name}, path)}
     features = {name: own for name, own in columns.items() if name not in (*used.values(), *numbers)}
@@ -149,7 +148,7 @@ def _data(path: Path, settings: Settings, targets: Sequence[str]) -> Dataset:
             del features[name]
     about = {"rows": len(entries), "columns": {**used, **({"target": ", ".join(targets)} if targets else {})}}
     kept_rows = usable(entries, findings, path, whole.place)
-    manifest = Manifest(kept_rows, about, tuple(findings), "task" if targets else "class")
+    manifest = Manifest(kept_rows, about, tuple(findings), "task" if targets else "class", place=whole.place)
     found = placed(manifest, settings.split, settings.seed, settings.min_items)
     train = [entry.source for entry in found.entries("train")]
     learnt, scaling = learn(features, train, settings.categorical), learn(numbers, train)
@@ -178,16 +177,7 @@ def _data(path: Path, settings: Settings, targets: Sequence[str]) -> Dataset:
             "categories": [name for name, category in kept.items() if category],
             "features": items.shape[1],
             "missing": {name: count for name in kept if (count := sum(not text_of(v) for v in columns[name]))},
-            "examples": _examples(found, {name: columns[name] for name in (*numbers, *kept)}),
+            "examples": examples(found, {name: columns[name] for name in (*numbers, *kept)}),
         },
         findings=(*found.findings, *(Finding(False, name, told) for name in features if name not in kept)),
     )
-
-
-def _examples(found: Placed, columns: Columns) -> list[list[str]]:
-    """Return one row of each of some classes of a split, as `mlx data show` prints it."""
-    return [
-        [split, name, ", ".join(f"{column} {text_of(values[own[0].source])}" for column, values in columns.items())]
-        for split, classes in found.classes.items()
-        for name, own in spread(list(classes.items()), EXAMPLES)
-    ]

@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from itertools import takewhile
+from operator import attrgetter
 from pathlib import PurePosixPath
 from typing import Annotated, Any
 
@@ -182,7 +183,7 @@ def _of_tables(tables: Mapping[str, Table], splits: Mapping[str, str], column: M
     kept, findings = filled(entries)
     left = not_used({name: own for columns in tables.values() for name, own in columns.items()}, used.values())
     about = {"rows": len(entries), "columns": used, **left, "empty": len(entries) - len(kept)}
-    return Manifest(kept, about, findings)
+    return Manifest(kept, about, findings, place=attrgetter("where"))
 
 
 def _joined(content: Any) -> str:

@@ -74,4 +74,5 @@ def told(found: Mapping[str, Any]) -> str:
     names = ", ".join(found["names"]) + (f" and {more} more" if more else "")
     *others, last = found["stages"]
     stages = " and ".join([*([", ".join(others)] * bool(others)), last])
-    return f"{found['classes']} of {found['of']} {found['split']} classes were trained on, in {stages}: {names}"
+    were = "was" if found["classes"] == 1 else "were"
+    return f"{found['classes']} of {found['of']} {found['split']} classes {were} trained on, in {stages}: {names}"

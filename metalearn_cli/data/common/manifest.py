@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 
-from metalearn_cli.core.errors import ConfigError, DataError, Finding, Problem
+from metalearn_cli.core.errors import LISTED, ConfigError, DataError, Finding, Problem
 from metalearn_cli.core.items import Items
 from metalearn_cli.core.metric import SAME_CLASSES
 from metalearn_cli.core.places import expanded
@@ -35,6 +35,7 @@ SHARE = 5  # val and test get a fifth of the classes each
 USUAL_WAY = 5  # but as many as an episode usually has, where there are four times as many
 FEWEST = 6  # two classes in each split
 FEWEST_GROUPS = 3  # one in each split
+FEW_ODD = 4  # items of another split than the rest of their class are a mistake if they are no more than a fourth of it
 
 
 _NUMBER = re.compile(r"[+-]?\d+(\.\d*)?")
@@ -78,6 +79,7 @@ class Manifest(NamedTuple):
         noun: what a label is: "class", or "task" of a regression.
         by_place: whether seeded splits deal classes by their place among all, as the recorded results of a benchmark
             were; else by their name, so that an added class moves few others.
+        place: returns where an entry's source was found, for messages.
     """
 
     entries: Sequence[Entry]
@@ -85,6 +87,7 @@ class Manifest(NamedTuple):
     findings: tuple[Finding, ...] = ()
     noun: Noun = "class"
     by_place: bool = False
+    place: Callable[[Any], str] = str
 
 
 class Placed(NamedTuple):
@@ -175,11 +178,12 @@ def _placed(manifest: Manifest, split: str, seed: int, min_items: int) -> Placed
         lists = _listed(classes, Path(expanded(split)))
         left = [name for name in classes if not any(name in own for own in lists.values())]
         if left:
-            told = f"{len(left)} of {len(classes)} {plural} are in none of the lists and are left out"
+            be = "is" if len(left) == 1 else "are"
+            told = f"{len(left)} of {len(classes)} {plural} {be} in none of the lists and {be} left out"
             findings = (*findings, Finding(False, split, told, tuple(left)))
         return Placed(lists, f"lists of {Path(split).name}", findings, min_items)
     if split == "auto" and given:
-        return Placed(_given(classes, order, manifest.noun), "as given", findings, min_items)
+        return Placed(_given(classes, order, manifest), "as given", findings, min_items)
     groups = {entry.group for entry in manifest.entries}
     if split == "groups" or (split == "auto" and "" not in groups and len(groups) >= FEWEST_GROUPS):
         return Placed(_seeded(classes, _groups(groups, order)), f"groups, seed {seed}", findings, min_items)
@@ -227,7 +231,8 @@ def _by_class(entries: Sequence[Entry], min_items: int, plural: str) -> tuple[Cl
 
 def too_small(small: Sequence[str], classes: int, min_items: int, plural: str, items: str) -> Finding:
     """Return that classes are left out because they have too few items; `plural` and `items` say what they are."""
-    told = f"{len(small)} of {classes} {plural} have fewer than {min_items} {items} and are left out"
+    have, be = ("has", "is") if len(small) == 1 else ("have", "are")
+    told = f"{len(small)} of {classes} {plural} {have} fewer than {min_items} {items} and {be} left out"
     return Finding(False, "data.min_items", told, tuple(sorted(small)))
 
 
@@ -248,18 +253,31 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-def _given(classes: Classes, order: Order, noun: Noun) -> dict[str, Classes]:
+def _odd(classes: Classes, shared: Sequence[str], place: Callable[[Any], str]) -> str:
+    """Return the entries of shared classes that are in another split than most of their class, if they are few."""
+    usual = {name: Counter(entry.split for entry in classes[name]).most_common(1)[0][0] for name in shared}
+    odd = [(name, entry) for name in shared for entry in classes[name] if entry.split != usual[name]]
+    if len(odd) > LISTED or len(odd) * FEW_ODD > sum(len(classes[name]) for name in shared):
+        return ""
+    told = [f"{place(entry.source)} is {entry.split}, the others of {name} are {usual[name]}" for name, entry in odd]
+    return f"; or correct the split where it is a mistake: {'; '.join(told)}"
+
+
+def _given(classes: Classes, order: Order, manifest: Manifest) -> dict[str, Classes]:
     """Split as the source says; what it does not have is taken from its training classes."""
+    noun: Noun = manifest.noun
     own: dict[str, set[str]] = {name: {entry.split for entry in entries} for name, entries in classes.items()}
     shared = [name for name, splits in own.items() if len(splits - {""}) > 1]
     if shared:
-        many = f"{len(shared)} {PLURAL[noun]} are in more than one split ({_some(shared)})"
+        be = f"{noun} is" if len(shared) == 1 else f"{PLURAL[noun]} are"
+        many = f"{len(shared)} {be} in more than one split ({_some(shared)})"
         told = f"few-shot learning is tested on {PLURAL[noun]} that training has not seen"
         choose = f"data.split=classes splits the {PLURAL[noun]} anew, data.split=items keeps the splits"
-        choose += " (ordinary classification)" * (noun == "class")
+        choose += " (ordinary classification)" * (noun == "class") + _odd(classes, shared, manifest.place)
         raise ConfigError([Problem("data.split", f"{many}, but {told}: {choose}")])
     if unsaid := [name for name, splits in own.items() if "" in splits]:
-        told = f"{len(unsaid)} {PLURAL[noun]} have items without a split: {_some(unsaid)}"
+        have = f"{noun} has" if len(unsaid) == 1 else f"{PLURAL[noun]} have"
+        told = f"{len(unsaid)} {have} items without a split: {_some(unsaid)}"
         raise ConfigError([Problem("data.split", told)])
     found: dict[str, Classes] = {split: {} for split in SPLITS}
     for name, entries in classes.items():

@@ -186,7 +186,12 @@ def with_class_names(columns: Table, features: Any) -> Table:
 
 
 def named(
-    columns: Columns, role: str, given: Mapping[str, str | None], path: Path | str, needed: bool = True
+    columns: Columns,
+    role: str,
+    given: Mapping[str, str | None],
+    path: Path | str,
+    needed: bool = True,
+    instead: str = "",
 ) -> tuple[str, list[Any]] | None:
     """Return the column of a role, by name and values.
 
@@ -196,6 +201,7 @@ def named(
         given: the names that the user chose; None for the one of a usual name.
         path: of the table, for messages.
         needed: whether its absence is an error; else None is returned.
+        instead: what else may be typed, for the error.
 
     Raises:
         ConfigError: if there is no such column, or it is nested.
@@ -212,7 +218,11 @@ def named(
         return found, _single(columns, found, role, path)
     if not needed:
         return None
-    message = f"{path} has the columns {_listed(columns)}; say which one is the {role}: data.column.{role}=NAME"
+    message = (
+        f"{path} has the columns {_listed(columns)}; say which one is the {role}: data.column.{role}=NAME{instead}"
+    )
+    if suffix(str(path)) in (".csv", ".tsv"):
+        message += "; the first line must hold the names of the columns"
     raise ConfigError([Problem(f"data.column.{role}", message)])
 
 
@@ -315,7 +325,8 @@ def _csv(text: str, name: str) -> tuple[Table, list[Finding]]:
                 rows.append(row)
                 lines.append(line)
             elif row:
-                told = f"has {len(row)} values, the first line names {len(names)} columns"
+                values = f"{len(row)} value{'s' * (len(row) != 1)}"
+                told = f"has {values}, the first line names {len(names)} column{'s' * (len(names) != 1)}"
                 wrong.append(Finding(True, f"{name}, line {line}", told))
             line = reader.line_num + 1
     except csv.Error as error:

@@ -15,12 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metalearn_cli.core.errors import ConfigError, DataError, Finding, Problem, UserError
-from metalearn_cli.data.common.manifest import Entry, split_named
+from metalearn_cli.data.common.manifest import Entry, Placed, split_named
 from metalearn_cli.data.common.rows import Columns, Place, nearest, nested, row_place
+from metalearn_cli.data.common.splits import spread
 
 MISSING = frozenset({"", "na", "nan", "null", "?"})
 """How tables write that a value is missing, in lower case."""
 
+EXAMPLES = 8  # classes of a split that `mlx data show` prints
 MOST_CATEGORIES = 1000
 _COMMA = re.compile(r"[+-]?\d+(,\d+)+|[+-]?\d+")
 _DATE = re.compile(r"\d{1,4}[-./]\d{1,2}[-./]\d{1,4}([ T].*)?")
@@ -105,6 +107,15 @@ def entries_of(
             findings += error.findings
         entries.append(Entry(row, text_of(label), split, text_of(groups[row]) if groups else ""))
     return entries, findings
+
+
+def examples(found: Placed, columns: Columns) -> list[list[str]]:
+    """Return a row of some classes of each split, as `mlx data show` prints it."""
+    return [
+        [split, name, ", ".join(f"{c} {text_of(v[own[0].source]) or '(missing)'}" for c, v in columns.items())]
+        for split, classes in found.classes.items()
+        for name, own in spread(list(classes.items()), EXAMPLES)
+    ]
 
 
 def usable(entries: Sequence[Entry], findings: Sequence[Finding], path: Path, place: Place = row_place) -> list[Entry]:

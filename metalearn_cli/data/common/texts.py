@@ -341,7 +341,7 @@ def _repeated(found: Placed) -> list[Finding]:
         shared = [[own[split] for split in pair] for own in places.values() if own.keys() >= set(pair)]
         if shared:
             named = tuple(" and ".join(entry.source.where for entry in entries) for entries in shared)
-            told = f"share {len(shared)} texts, but for case and punctuation"
+            told = f"share {len(shared)} text{'s' * (len(shared) > 1)}, but for case and punctuation"
             findings.append(Finding(False, " and ".join(pair), told, named))
     return findings
 

@@ -254,7 +254,7 @@ def test_a_table_with_files_that_are_not_there(tmp_path):
         ("b.png", f"is not in {tmp_path}"),
         (f"{table}, line 4", "has no label"),
         (f"{table}, line 5", "names no file"),
-        ("data.min_items", "1 of 1 classes have fewer than 2 items and are left out"),
+        ("data.min_items", "1 of 1 classes has fewer than 2 items and is left out"),
     ]
 
 

@@ -150,6 +150,16 @@ def test_a_task_is_a_group_within_which_episodes_are(tmp_path: Path) -> None:
     assert len(data.facts.groups) == 12
 
 
+def test_a_table_without_labels_may_be_a_regression(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"label=NAME, or for a regression data.column.target=NAME data.column.task="):
+        table(str(tasks(tmp_path, numbers=True)), column={})
+
+
+def test_what_is_missing_is_shown_as_missing(tmp_path: Path) -> None:
+    shown = " ".join(text for *_, text in table(str(fill(tmp_path / "plants.csv"))).about["examples"])
+    assert "colour (missing)" in shown and "colour ," not in shown
+
+
 def test_targets_make_a_regression_over_tasks(tmp_path: Path) -> None:
     file, column = tasks(tmp_path, numbers=True), {"task": "machine", "target": ["speed", "heat"]}
     data = table(str(file), ignore=["kind"], column=column)

@@ -62,12 +62,22 @@ def test_a_split_that_is_not_given_is_taken_from_train():
     assert names(found)["test"] == [f"c{k}" for k in range(10, 15)]
 
 
+def test_a_few_items_in_another_split_than_their_class_are_named():
+    own = [Entry(i, f"c{i % 8}", "test" if i % 8 > 5 or i == 12 else "train") for i in range(80)]
+    with pytest.raises(ConfigError) as error:
+        placed(Manifest(own, place=lambda row: f"line {row + 2}"), "auto", 0)
+    told = str(error.value)
+    assert "1 class is in more than one split (c4)" in told
+    assert told.endswith("; or correct the split where it is a mistake: line 14 is test, the others of c4 are train")
+
+
 def test_given_splits_with_the_same_classes_are_refused_with_both_ways_out():
     same = Manifest([Entry(i, f"c{i % 3}", ("train", "test")[i % 2]) for i in range(60)])
     with pytest.raises(ConfigError) as error:
         placed(same, "auto", 0)
     assert "3 classes are in more than one split (c0, c1, c2)" in str(error.value)
     assert "data.split=classes" in str(error.value) and "data.split=items" in str(error.value)
+    assert "or correct" not in str(error.value)
     found = placed(same, "items", 0)
     assert all(set(own) == {"c0", "c1", "c2"} for own in names(found).values())
     assert {entry.split for entry in found.entries("test")} == {"test"}

@@ -44,7 +44,7 @@ def test_columns(tmp_path, name, content):
 @pytest.mark.parametrize(
     ("name", "content", "where", "what"),
     [
-        ("a.csv", "text,label\na,b\nc\nd,e,f\n", ["line 3", "line 4"], "has 1 values, the first line names 2 columns"),
+        ("a.csv", "text,label\na,b\nc\nd,e,f\n", ["line 3", "line 4"], "has 1 value, the first line names 2 columns"),
         ("a.csv", "text,text\na,b\n", ["line 1"], "names a column twice: text"),
         ("a.csv", "text,label\r", [""], "has no rows"),
         ("a.csv", "text,label\n", [""], "has no rows"),
@@ -121,8 +121,9 @@ def test_columns_by_role(tmp_path):
     assert named(columns, "text", GIVEN, path) == ("Sentence", ["a"])
     assert named(columns, "label", {**GIVEN, "label": "extra"}, path) == ("extra", ["c"])
     assert named(columns, "split", GIVEN, path, needed=False) is None
-    with pytest.raises(ConfigError, match=r"say which one is the split: data.column.split=NAME"):
-        named(columns, "split", GIVEN, path)
+    told = r"say which one is the split: data.column.split=NAME, or none; the first line must hold the names of the col"
+    with pytest.raises(ConfigError, match=told):
+        named(columns, "split", GIVEN, path, instead=", or none")
     with pytest.raises(ConfigError, match="has no column 'Intend'; it has Sentence, Intent, extra") as error:
         named(columns, "label", {**GIVEN, "label": "Intend"}, path)
     assert error.value.problems[0].hint == "Intent"

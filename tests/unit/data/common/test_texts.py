@@ -105,11 +105,11 @@ def test_what_is_cut_is_counted():
 def test_texts_in_several_splits_are_named():
     data = text_data("text", placed(["Good day!", "one"], ["good, day", "two"], ["one", "GOOD DAY"]), WORDS)
     found = {finding.where: finding.told for finding in data.findings if "punctuation" in finding.what}
-    told = "texts, but for case and punctuation:"
+    told = "but for case and punctuation:"
     assert found == {
-        "train and val": f"share 1 {told} row 1 and row 1",
-        "train and test": f"share 2 {told} row 1 and row 2; row 2 and row 1",
-        "val and test": f"share 1 {told} row 1 and row 2",
+        "train and val": f"share 1 text, {told} row 1 and row 1",
+        "train and test": f"share 2 texts, {told} row 1 and row 2; row 2 and row 1",
+        "val and test": f"share 1 text, {told} row 1 and row 2",
     }
 
 
