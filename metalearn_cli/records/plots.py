@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _CELL, _TITLE = 60, 20  # pixels: minimum width of an image in a grid; height of the title
+_FRAME = "#b0b0b0"  # without it, a white image is not seen
 _ACROSS = 3  # panels of learning curves in a row
 _POINTS = 1000  # most points of a series that are drawn
 _ROWS, _SHOTS, _QUERIES = 10, 5, 8  # maximum numbers of classes, and of items per class, of a drawn episode
@@ -82,10 +83,11 @@ def learning_curves(lines: Sequence[dict[str, float]], title: str, path: Path) -
 
 
 def image_grid(images: Tensor | Mapping[str, Tensor], columns: int, title: str, path: Path) -> None:
-    """Draw images in [0, 1] row by row, below a title.
+    """Draw images in [0, 1] row by row, each in a thin frame, below a title.
 
     Args:
-        images: [N, C, H, W], or several of one shape by name, whose rows alternate and have the names as labels.
+        images: [N, C, H, W], or several of one shape by name, whose rows alternate and have the names as labels; an
+            image of NaN is an empty place.
         columns: images in a row.
         title: the title.
         path: the PNG file.
@@ -96,10 +98,12 @@ def image_grid(images: Tensor | Mapping[str, Tensor], columns: int, title: str, 
     rows = -(-count // columns)
     white = float(channels > 1)  # one channel is drawn dark on white, see `_pixels`
     cells = torch.full((rows, len(named), columns, channels, height + 4, width + 4), white)
+    there = torch.zeros(rows, len(named), columns, dtype=torch.bool)
     for turn, part in enumerate(named.values()):
-        padded = torch.full((rows * columns, channels, height, width), white)
+        padded = torch.full((rows * columns, channels, height, width), torch.nan)
         padded[:count] = part
-        cells[:, turn, :, :, 2:-2, 2:-2] = padded.unflatten(0, (rows, columns))
+        there[:, turn] = ~padded.isnan().flatten(1).all(1).unflatten(0, (rows, columns))
+        cells[:, turn, :, :, 2:-2, 2:-2] = padded.nan_to_num(white).unflatten(0, (rows, columns))
     sheet = cells.flatten(0, 1).permute(2, 0, 3, 1, 4).flatten(1, 2).flatten(2)
     scale = -(-_CELL // (width + 4))
     grid = Image.fromarray(_pixels(sheet)).convert("RGB").resize((sheet.shape[2] * scale, sheet.shape[1] * scale), 0)
@@ -109,7 +113,10 @@ def image_grid(images: Tensor | Mapping[str, Tensor], columns: int, title: str, 
     picture.paste(grid, (left, _TITLE))
     draw = ImageDraw.Draw(picture)
     draw.text((4, 2), title, "black", _font(title))
-    tall = scale * (height + 4)
+    tall, wide = scale * (height + 4), scale * (width + 4)
+    for row, column in there.flatten(0, 1).nonzero().tolist():
+        x, y = left + column * wide + 2 * scale, _TITLE + row * tall + 2 * scale
+        draw.rectangle((x - 1, y - 1, x + scale * width, y + scale * height), outline=_FRAME)
     for row, name in enumerate(list(named) * rows):
         draw.text((4, _TITLE + row * tall + tall // 2), name, "black", fonts[name], anchor="lm")
     file = io.BytesIO()
@@ -126,6 +133,8 @@ def _font(text: str) -> Any:
 def series_picture(series: Mapping[str, Tensor], title: str, path: Path) -> None:
     """Draw series, a panel for each name with one series above the other and a line for each channel.
 
+    The marks of a panel are the largest size of its values, above and below the zero of its first line.
+
     Args:
         series: [N, C, L] by name; every panel has the same C.
         title: the title.
@@ -141,10 +150,14 @@ def series_picture(series: Mapping[str, Tensor], title: str, path: Path) -> None
                 below = apart * (i * (channels + (channels > 1)) + c)  # a gap between items of several channels
                 places, values = _envelope(line)
                 axis.plot(places, values - below, color=_COLOURS[c % len(_COLOURS)], linewidth=0.6)
-        axis.set_yticks([])
+        half = apart / 2
+        axis.set_yticks([half, -half], [f"{half:.3g}", f"{-half:.3g}"], fontsize=5)
         if axis is not panels[-1]:
             axis.set_xticks([])
         _label(axis, name)
+    colours = f", a line and a colour for each of {channels} channels" * (channels > 1)
+    told = f"items one below the other{colours}; marks: the range of the first line; to the right: samples"
+    panels[-1].set_xlabel(told, fontsize=8)
     figure.suptitle(title, fontsize=11)
     _save(figure, path)
 

@@ -163,8 +163,8 @@ def _values(begin: int, count: int, part: Tensor) -> Tensor:
 
 
 def _padded(x: Tensor) -> Tensor:
-    """Return images [N, C, H, W] with empty ones after them, up to the number that is shown."""
-    return torch.cat([x, x.new_ones(ITEMS - len(x), *x.shape[1:])])
+    """Return images [N, C, H, W] with empty places after them, up to the number that is shown."""
+    return torch.cat([x, x.new_full((ITEMS - len(x), *x.shape[1:]), torch.nan)])
 
 
 def _told(items: Items) -> str:

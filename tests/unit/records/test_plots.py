@@ -98,6 +98,20 @@ def test_image_grid(tmp_path, channels):
     assert empty == {(255, 255, 255)}  # the last row has two of four
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_white_images_have_a_frame_and_empty_places_none(tmp_path, channels):
+    images = torch.full((5, channels, 28, 28), float(channels > 1))  # one channel is drawn dark on white
+    images[3] = torch.nan
+    image_grid(images, 4, "", tmp_path / "grid.png")
+    image = opened(tmp_path / "grid.png")
+    size = 28 + 4
+    scale = image.width // (4 * size)
+    for place in range(8):
+        x, y = place % 4 * size * scale, image.height - (2 - place // 4) * size * scale
+        colours = image.crop((x, y, x + size * scale, y + size * scale)).getcolors()
+        assert len(colours) == (2 if place in (0, 1, 2, 4) else 1)
+
+
 def ink(image, box) -> bool:
     return min(min(pixel) for _, pixel in image.crop(box).getcolors(10**6)) < 100
 
@@ -126,6 +140,13 @@ def test_each_channel_of_a_series_has_a_line_and_a_colour(tmp_path):
     for colour in ([0x00, 0x72, 0xB2], [0xD5, 0x5E, 0x00], [0x00, 0x9E, 0x73]):
         there = ((pixels - torch.tensor(colour)).abs() < 40).all(2).any(0).nonzero()
         assert there.max() - there.min() > 500  # over the whole width
+
+
+def test_series_say_how_large_they_are_and_how_they_are_drawn(tmp_path, texts):
+    series_picture({"owl": torch.full((3, 2, 10), 2.5)}, "x", tmp_path / "x.png")
+    (told,) = texts[0]
+    assert {"2.5", "-2.5"} <= told
+    assert any("a line and a colour for each of 2 channels" in text for text in told)
 
 
 def test_spectrograms_have_time_and_frequency_on_their_edges(tmp_path, texts):
