@@ -22,7 +22,8 @@ from metalearn_cli.records.checkpoint import saved_steps
 from metalearn_cli.records.log import Logged, logging_runs
 from metalearn_cli.stages.again import evaluated, trained
 from metalearn_cli.stages.chain import check_chain, run_chain
-from metalearn_cli.stages.evaluate import evaluate, prepare_evaluation
+from metalearn_cli.stages.evaluate import evaluate
+from metalearn_cli.stages.evaluation import prepare_evaluation
 from metalearn_cli.stages.meta_train import meta_train
 from metalearn_cli.stages.preparing import MakeJob, identity, prepare
 from metalearn_cli.stages.pretrain import pretrain

@@ -8,7 +8,8 @@ from typing import Any
 from metalearn_cli.core.errors import UserError
 from metalearn_cli.core.types import Reporter
 from metalearn_cli.records import runs
-from metalearn_cli.stages.evaluate import Evaluation, evaluate
+from metalearn_cli.stages.evaluate import evaluate
+from metalearn_cli.stages.evaluation import Evaluation
 from metalearn_cli.stages.preparing import Prepared
 from metalearn_cli.stages.scores import check_scores
 from metalearn_cli.stages.session import Session

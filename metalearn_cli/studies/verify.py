@@ -16,7 +16,7 @@ from metalearn_cli.core.machine import cores
 from metalearn_cli.core.metric import metric_named
 from metalearn_cli.core.types import Reporter
 from metalearn_cli.records import runs
-from metalearn_cli.stages.evaluate import FLOORS
+from metalearn_cli.stages.evaluation import FLOORS
 from metalearn_cli.stages.scores import INTERVALS
 
 FILE = "verify.json"

@@ -11,7 +11,7 @@ import torch
 from metalearn_cli.algorithms.nearest_centroid import NearestCentroid
 from metalearn_cli.core.random import seeded
 from metalearn_cli.stages import run
-from metalearn_cli.stages.evaluate import prepare_evaluation
+from metalearn_cli.stages.evaluation import prepare_evaluation
 from metalearn_cli.stages.session import Session
 
 NET: Any = None  # it sees features alone

@@ -19,7 +19,7 @@ from metalearn_cli.records import runs
 from metalearn_cli.records.calibration import calibration_of, temperature_of
 from metalearn_cli.stages import evaluate as module_function
 from metalearn_cli.stages import session
-from metalearn_cli.stages.evaluate import prepare_evaluation
+from metalearn_cli.stages.evaluation import prepare_evaluation
 from metalearn_cli.stages.scores import CLASSES, FILE, Scores, check_scores
 from metalearn_cli.stages.session import Session
 

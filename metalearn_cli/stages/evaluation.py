@@ -1,0 +1,470 @@
+"""What an evaluation is, and how it is prepared; `stages.evaluate` runs it.
+
+An evaluation is a learner's score on fixed episodes of unseen classes, see `stages.evaluation_episodes`, with its 95 %
+intervals. It is the only stage that reads test classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import torch
+
+from metalearn_cli.core.build import Spec, build, problems_of
+from metalearn_cli.core.config import EvaluateConfig, Normalisation
+from metalearn_cli.core.errors import ConfigError, Problem, UserError, gathered, raise_all
+from metalearn_cli.core.network import BACKBONE, Params
+from metalearn_cli.core.stages import TABLE
+from metalearn_cli.core.types import Algorithm, Dataset, Sampler
+from metalearn_cli.engine.episodes import Learner
+from metalearn_cli.engine.evaluation import of_its_way
+from metalearn_cli.engine.runtime import Runtime
+from metalearn_cli.records.checkpoint import Checkpoint, load_into, read_classes
+from metalearn_cli.records.classes import told
+from metalearn_cli.stages.crossing import check_items, crossed, trained_on
+from metalearn_cli.stages.evaluation_episodes import (
+    fitting_episodes,
+    numbers_of,
+    tested_episodes,
+    varying_note,
+    within_one_group,
+)
+from metalearn_cli.stages.frozen import ONCE, scored_on_features
+from metalearn_cli.stages.learner import check_learner, fresh_learner, fresh_network, try_learner
+from metalearn_cli.stages.preparing import (
+    check_folds,
+    describe_data,
+    enough_memory,
+    fitted,
+    fitted_note,
+    key_of,
+    named_checkpoint,
+    seen_before,
+)
+from metalearn_cli.stages.select import combinations, with_values
+from metalearn_cli.stages.session import Session
+
+_BATCHES, _BATCH = 20, 100  # training items whose features a learner's statistics are of
+
+FLOORS = {
+    False: {"_target_": "metalearn_cli.algorithms.nearest_centroid.NearestCentroid"},
+    True: {"_target_": "metalearn_cli.algorithms.from_scratch.FromScratch"},
+}
+"""The learner for checkpoints without one, by whether the data is a regression."""
+
+
+class Draw(NamedTuple):
+    """The first `episodes` of a stream, and how they are scored on features, see `scored_on_features`."""
+
+    sampler: Sampler
+    episodes: int
+    on_features: Callable[[], tuple[Learner, Sampler]] | None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """An evaluation that is ready to run: everything was built and checked, nothing was written."""
+
+    config: EvaluateConfig
+    runtime: Runtime
+    learner: Learner
+    tested: Draw
+    fitting: Draw | None  # what a temperature is fitted on; None without `config.calibration`
+    protocols: tuple[Normalisation | None, ...]  # (None,) if the network has no batch statistics
+    parent: Checkpoint | None
+    data: dict[str, Any]
+    algorithm: dict[str, Any]  # the learner's settings as they are used
+    random_head: bool  # whether the learner has a head that no checkpoint brought
+    seen: dict[str, Any] | None  # the classes that training has seen, see `records.classes.seen`
+    notes: tuple[str, ...]
+    base: Callable[[], Params] | None  # measures the learner's own tensors, see `Algorithm.base`
+    candidates: tuple[Candidate, ...]  # what `config.select` allows; () if nothing is to be chosen
+    within: Evaluation | None = None  # the same on episodes within one group, for `config.also_within`
+
+    @property
+    def sampler(self) -> Sampler:
+        """The episodes of the result."""
+        return self.tested.sampler
+
+    @property
+    def key(self) -> str:
+        """What identifies the result."""
+        return key_of("evaluate", self.config, self.data, self.parent.parent_entry if self.parent else None)
+
+
+class Candidate(NamedTuple):
+    """A combination of values of the learner's settings; see `stages.select`."""
+
+    values: dict[str, Any]
+    prepared: Callable[[Literal["val", "test"]], Evaluation]  # the learner with these values, on a split
+
+
+def prepare_evaluation(config: EvaluateConfig, session: Session, given: Mapping[str, Any] | None = None) -> Evaluation:
+    """Build and check everything that an evaluation needs.
+
+    Args:
+        config: its settings.
+        session: what is built already.
+        given: settings of the learner to lay over those that the checkpoint's was trained with, where it is the same
+            learner; None takes `config.algorithm` as it is.
+
+    Raises:
+        ConfigError: with what the checkpoint, the data or the machine cannot do.
+        UserError: likewise.
+    """
+    inputs = _inputs(config, session)
+    choice = _choice(config.algorithm, inputs, given)
+    candidates = _candidates(config, choice.spec, inputs.parent, session)
+    if config.algorithm is not None or given:
+        config = replace(config, algorithm=choice.spec)  # what is recorded is what was used
+    algorithm = _algorithm(choice.spec, inputs, config.runtime.precision)
+    asked, config = config, fitted(config, inputs.data, inputs.model.get("way") if choice.trained else None)
+    sampler = tested_episodes(config, inputs.data)
+    fresh = _fresh(algorithm, choice.spec, config, inputs)
+    _try(fresh, sampler, config, inputs.runtime)
+    learner, loaded = _loaded(fresh, choice, config, inputs)
+    seen = _seen(config.split, inputs)
+    tested, fitting = _draws(learner, config, inputs, inputs.data)
+    notes = [
+        _opening(config, inputs),
+        *([varying_note(sampler)] if config.varying else fitted_note(asked, config, inputs.data)),
+        *loaded,
+        _head_note(learner, choice, config, inputs),
+        _data_note(learner, numbers_of(sampler, config), inputs),
+        _seen_note(seen),
+        ONCE if tested.on_features else "",
+    ]
+    evaluation = Evaluation(
+        config=config,
+        runtime=inputs.runtime,
+        learner=learner,
+        tested=tested,
+        fitting=fitting,
+        protocols=_protocols(config, learner),
+        parent=inputs.parent,
+        data=describe_data(inputs.data, inputs.data_spec),
+        algorithm=choice.spec,
+        random_head=_has_random_head(algorithm, choice),
+        seen=seen,
+        notes=tuple(filter(None, notes)),
+        base=_base(learner, config.seed, inputs),
+        candidates=candidates,
+    )
+    if not config.also_within:
+        return evaluation
+    tested, fitting = _draws(learner, config, inputs, within_one_group(inputs.data))
+    return replace(evaluation, within=replace(evaluation, tested=tested, fitting=fitting))
+
+
+class _Inputs(NamedTuple):
+    """What an evaluation is of: a network, which a checkpoint may have trained, and data.
+
+    Attributes:
+        runtime: device and number format.
+        parent: the checkpoint; None for an untrained network.
+        backbone: the settings of the network.
+        data: the data.
+        data_spec: its settings.
+    """
+
+    runtime: Runtime
+    parent: Checkpoint | None
+    backbone: Spec
+    data: Dataset
+    data_spec: Spec
+
+    @property
+    def model(self) -> Mapping[str, Any]:
+        """What the checkpoint records on its network and learner; {} without one."""
+        return self.parent.manifest["model"] if self.parent else {}
+
+
+def _inputs(config: EvaluateConfig, session: Session) -> _Inputs:
+    """Open the checkpoint and the data.
+
+    Raises:
+        ConfigError: if they cannot be used, or not with these settings.
+        UserError: likewise.
+    """
+    errors: list[UserError] = []
+    parent = None
+    with gathered(errors):
+        parent = named_checkpoint(config.ckpt, config, TABLE["evaluate"].accepts, "ckpt", session)
+    with gathered(errors), enough_memory("evaluate", config):
+        runtime = session.runtime(config.runtime)
+        if config.data is not None:
+            session.data(config.data, runtime)
+    raise_all(errors)
+    _check(config, parent)
+    model, recorded = (parent.manifest["model"], parent.manifest["data"]) if parent else ({}, {})
+    backbone: Any = model.get("backbone") or config.backbone
+    data_spec: Any = config.data or recorded.get("spec")
+    needed = {"backbone": backbone, "data": data_spec}
+    if absent := [key for key, spec in needed.items() if spec is None]:
+        raise ConfigError([Problem(key, f"ckpt=null needs one; choose it with {key}=NAME") for key in absent])
+    with enough_memory("evaluate", config):
+        data = session.data(data_spec, runtime)
+    if parent:
+        check_folds("ckpt", parent, describe_data(data, data_spec))
+    return _Inputs(runtime, parent, backbone, data, data_spec)
+
+
+def _check(config: EvaluateConfig, parent: Checkpoint | None) -> None:
+    """Check that settings fit the checkpoint, and that its components may be built.
+
+    Raises:
+        ConfigError: with all problems.
+    """
+    if parent:
+        model, recorded = parent.manifest["model"], parent.manifest["data"]
+        specs = {"backbone": model.get("backbone"), "algorithm": model.get("algorithm"), "data": recorded.get("spec")}
+        wrong = [p for key, spec in specs.items() if spec is not None for p in problems_of(spec, key)]
+        if wrong:
+            manifest = parent.folder / "manifest.json"
+            raise ConfigError([Problem("ckpt", f"{manifest}: {p.key} {p.message}") for p in wrong])
+        if config.backbone is not None:
+            raise ConfigError([Problem("backbone", "is only for ckpt=null: a checkpoint has its own")])
+    if not config.normalisation:
+        raise ConfigError([Problem("normalisation", "must name at least one of transductive, inductive")])
+
+
+class _Choice(NamedTuple):
+    """The learner to score.
+
+    Attributes:
+        spec: its settings.
+        trained: whether it is the checkpoint's, but for its settings.
+        notes: lines that say what is not as its file or the checkpoint has it.
+    """
+
+    spec: dict[str, Any]
+    trained: bool
+    notes: Sequence[str] = ()
+
+
+def _choice(chosen: Spec | None, inputs: _Inputs, given: Mapping[str, Any] | None) -> _Choice:
+    """Return the learner to score: the chosen one, or the checkpoint's, or one that needs no training.
+
+    Args:
+        chosen: the learner that the user chose, with the settings of its file and those given.
+        inputs: of the evaluation.
+        given: see `prepare_evaluation`.
+
+    Raises:
+        ConfigError: if settings are given that the learner does not have, or of no learner.
+    """
+    trained: Any = inputs.model.get("algorithm")
+    if trained is None and chosen is None and given:
+        message = "there is no learner to set it of: the checkpoint has none; choose one with algorithm=NAME"
+        raise ConfigError([Problem(f"algorithm.{key}", message) for key in given])
+    spec = dict(chosen or trained or FLOORS[inputs.data.facts.regression])
+    same = trained is not None and spec.get("_target_") == trained.get("_target_")
+    if given is None or not same:
+        return _Choice(spec, same)
+    spec = {**trained, **given}
+    if problems := problems_of(spec, "algorithm"):
+        raise ConfigError(problems)
+    notes = [
+        f"algorithm.{key}: {value!r}, not {trained.get(key)!r} as in the checkpoint"
+        for key, value in given.items()
+        if value != trained.get(key)
+    ]
+    for key, value in (chosen or {}).items():
+        if value != spec.get(key, value):
+            notes.append(
+                f"algorithm.{key}: {spec[key]!r} as in the checkpoint; for {value!r} type algorithm.{key}={value}"
+            )
+    return _Choice(spec, True, notes)
+
+
+def _candidates(
+    config: EvaluateConfig, spec: Spec, parent: Checkpoint | None, session: Session
+) -> tuple[Candidate, ...]:
+    """Return the candidates of `config.select`; each is built once, so that what is wrong is told before any runs.
+
+    Raises:
+        ConfigError: with what is wrong.
+    """
+    if not config.select:
+        return ()
+    pinned = replace(config, ckpt=str(parent.folder) if parent else None, select={})
+
+    def prepared(values: dict[str, Any], split: Literal["val", "test"]) -> Evaluation:
+        changed = replace(pinned, algorithm=with_values(spec, values), split=split)
+        if split == "val":  # the choice needs the scores alone
+            changed = replace(changed, calibration=0, also_within=False)
+        return prepare_evaluation(changed, session)
+
+    errors: list[UserError] = []
+    found = combinations(config.select, spec, config.split)
+    for values in found:
+        with gathered(errors):
+            prepared(values, "val")
+    raise_all(errors)
+    return tuple(Candidate(values, partial(prepared, values)) for values in found)
+
+
+def _algorithm(spec: Spec, inputs: _Inputs, precision: str) -> Algorithm:
+    """Build the algorithm of the learner, and check that it and the checkpoint fit the data.
+
+    Raises:
+        ConfigError: if they do not.
+    """
+    algorithm: Algorithm = build(spec, "algorithm")
+    if problems := check_learner(algorithm, inputs.data.facts.regression, precision):
+        raise ConfigError(problems)
+    if inputs.parent:
+        check_items(inputs.parent, inputs.data, inputs.data_spec)
+    return algorithm
+
+
+def _fresh(algorithm: Algorithm, spec: Spec, config: EvaluateConfig, inputs: _Inputs) -> Learner:
+    """Return the learner with random tensors.
+
+    Args:
+        algorithm: how it learns.
+        spec: the settings that it was built from.
+        config: the evaluation's settings.
+        inputs: of the evaluation.
+
+    Raises:
+        ConfigError: if it does not fit the network, or cannot have a varying number of classes.
+    """
+    facts = inputs.data.facts
+    answers = facts.outputs or config.episode.way
+    seed = config.seed if config.weights_seed is None else config.weights_seed
+    net = fresh_network(inputs.backbone, facts, answers if algorithm.traits.head else None, seed, inputs.runtime)
+    learner = fresh_learner(algorithm, net, answers, None, seed).at(1.0)
+    if not config.varying:
+        return learner
+    wider = None if algorithm.traits.head else fresh_learner(build(spec, "algorithm"), net, answers + 1, None, seed)
+    if wider is None or _sizes(learner) != _sizes(wider):
+        message = f"{type(algorithm).__name__} has tensors for one number of classes, so that the way cannot vary"
+        raise ConfigError([Problem("varying", f"{message}; set it to false, or type algorithm=nearest_centroid")])
+    return learner
+
+
+def _sizes(learner: Learner) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in learner.own.items()}
+
+
+def _try(learner: Learner, sampler: Sampler, config: EvaluateConfig, runtime: Runtime) -> None:
+    """Answer the first episode, see `try_learner`."""
+    first = sampler.batch(0, 1)
+    try_learner(of_its_way(learner, first) if config.varying else learner, first, runtime)
+
+
+def _loaded(fresh: Learner, choice: _Choice, config: EvaluateConfig, inputs: _Inputs) -> tuple[Learner, list[str]]:
+    """Return the learner with the tensors that the checkpoint has trained, on the device, and lines on them.
+
+    These are all tensors if the learner is the checkpoint's own, else those of the backbone.
+
+    Raises:
+        ConfigError: if they do not fit.
+    """
+    parent, tensors, notes = inputs.parent, fresh.tensors, list[str]()
+    if parent and _from_scratch(fresh.algorithm):
+        name = type(fresh.algorithm).__name__
+        notes.append(f"{name} starts from random weights; {parent.folder} gives the architecture")
+    elif parent:
+        way = config.episode.way
+        if choice.trained and inputs.model["way"] not in (None, way):
+            message = f"the checkpoint's head is for way = {inputs.model['way']}, got {way}"
+            raise ConfigError([Problem("way", message)])
+        prefixes = ("",) if choice.trained else (BACKBONE,)
+        tensors, line = load_into(tensors, parent, prefixes, setting="ckpt")
+        notes += [f"ckpt {config.ckpt} -> {parent.folder}"] * (config.ckpt != str(parent.folder))
+        notes += [line, *choice.notes]
+    return fresh.of(inputs.runtime.place(tensors)), notes
+
+
+def _from_scratch(algorithm: Algorithm) -> bool:
+    """Whether a learner takes nothing from a checkpoint but the architecture."""
+    return algorithm.traits.head and not algorithm.traits.learns
+
+
+def _has_random_head(algorithm: Algorithm, choice: _Choice) -> bool:
+    """Whether a learner has a head that should have been trained, and no checkpoint brought it."""
+    return algorithm.traits.head and algorithm.traits.learns and not choice.trained
+
+
+def _seen(split: str, inputs: _Inputs) -> dict[str, Any] | None:
+    """Return which classes of a split training has seen, see `seen_before`."""
+    if not inputs.parent:
+        return None
+    return seen_before(read_classes(inputs.parent), inputs.data, inputs.data_spec, split)
+
+
+def _draws(learner: Learner, config: EvaluateConfig, inputs: _Inputs, data: Dataset) -> tuple[Draw, Draw | None]:
+    """Return the episodes of the result, and those that a temperature is fitted on, from some data.
+
+    Raises:
+        ConfigError: if the data does not have such episodes.
+    """
+
+    def draw(sampler: Sampler, episodes: int) -> Draw:
+        on_features = scored_on_features(learner, sampler, episodes, inputs.backbone, inputs.runtime)
+        return Draw(sampler, episodes, on_features)
+
+    tested = draw(tested_episodes(config, data), config.episodes)
+    fitting = draw(fitting_episodes(config, data), config.calibration) if config.calibration else None
+    return tested, fitting
+
+
+def _protocols(config: EvaluateConfig, learner: Learner) -> tuple[Normalisation | None, ...]:
+    if learner.algorithm.traits.uses_queries:
+        return ("transductive",)
+    return tuple(config.normalisation) if learner.net.batch_statistics else (None,)
+
+
+def _opening(config: EvaluateConfig, inputs: _Inputs) -> str:
+    """Return a line on the device and the data."""
+    data = inputs.data
+    drawn_from = f"{'tasks' if data.facts.regression else 'classes'} of {config.split}"
+    return f"evaluate: {inputs.runtime.description}; data {data.name} ({data.protocol}), {drawn_from}"
+
+
+def _head_note(learner: Learner, choice: _Choice, config: EvaluateConfig, inputs: _Inputs) -> str:
+    """Return a warning of a random head beside a checkpoint, or ""."""
+    # with a seed of its own, a chain draws a head on purpose, and says so in its table
+    if not inputs.parent or not _has_random_head(learner.algorithm, choice) or config.weights_seed is not None:
+        return ""
+    name, module = type(learner.algorithm).__name__, str(choice.spec["_target_"]).split(".")[-2]
+    why = f"the checkpoint has no head of {name}'s, so that this scores an untrained, random one"
+    run = inputs.parent.manifest["run"]
+    return f"warning: {why}; train one with: mlx meta-train init_from={run} algorithm={module}"
+
+
+def _data_note(learner: Learner, tested: Mapping[str, Any], inputs: _Inputs) -> str:
+    """Return a line on how data and episodes differ from those of training, or ""; `tested` are their numbers."""
+    if not inputs.parent or _from_scratch(learner.algorithm):
+        return ""
+    return crossed(trained_on(inputs.parent), inputs.data, tested)
+
+
+def _seen_note(seen: Mapping[str, Any] | None) -> str:
+    if not seen:
+        return ""
+    return f"warning: {told(seen)}; the score is too high for classes that training has not seen"
+
+
+def _base(learner: Learner, seed: int, inputs: _Inputs) -> Callable[[], Params] | None:
+    """Return what measures a learner's own tensors, see `Algorithm.base`; None if they are not statistics."""
+    if not learner.own or not hasattr(learner.algorithm, "base"):
+        return None
+    return partial(_measured, learner, inputs.data, seed, inputs.runtime)
+
+
+def _measured(learner: Learner, data: Dataset, seed: int, runtime: Runtime) -> Params:
+    """Return a learner's own tensors as statistics of the features of random training items, see `Algorithm.base`."""
+    algorithm: Any = learner.algorithm
+    net, z = learner.net, []
+    with torch.no_grad():
+        for step in range(_BATCHES):
+            x, _ = data.batch("train", "all", _BATCH, seed, step)
+            z.append(net.features(net.params, runtime.cast(x)))
+    measured: Params = algorithm.base(torch.cat(z))
+    return measured
