@@ -17,7 +17,6 @@ from metalearn_cli.core.build import Spec, build, problems_of
 from metalearn_cli.core.config import EvaluateConfig, Normalisation
 from metalearn_cli.core.errors import ConfigError, Problem, UserError, gathered, raise_all
 from metalearn_cli.core.network import BACKBONE, Params
-from metalearn_cli.core.stages import TABLE
 from metalearn_cli.core.types import Algorithm, Dataset, Sampler
 from metalearn_cli.engine.episodes import Learner
 from metalearn_cli.engine.evaluation import of_its_way
@@ -192,7 +191,7 @@ def _inputs(config: EvaluateConfig, session: Session) -> _Inputs:
     errors: list[UserError] = []
     parent = None
     with gathered(errors):
-        parent = named_checkpoint(config.ckpt, config, TABLE["evaluate"].accepts, "ckpt", session)
+        parent = named_checkpoint("evaluate", "ckpt", config, session)
     with gathered(errors), enough_memory("evaluate", config):
         runtime = session.runtime(config.runtime)
         if config.data is not None:

@@ -39,9 +39,6 @@ INSTEAD = "train on a regression with: mlx run 'stages=[meta-train]' algorithm=m
 """What to do with data that a stage cannot use because it has no classes."""
 
 MakeJob = Callable[[Any, Session], Job]
-
-INSTEAD = "train on a regression with: mlx run 'stages=[meta-train]' algorithm=maml"
-"""What to do with data that a stage cannot use because it has no classes."""
 """Makes the job of a stage from its own kind of settings."""
 
 
@@ -147,27 +144,17 @@ def metric_of(sampler: Sampler) -> Metric:
     return MSE if sampler.regression else ACCURACY
 
 
-def starting_point(config: Training, stage: str, session: Session) -> Checkpoint | None:
-    """Resolve `init_from`, once.
+def named_checkpoint(stage: str, setting: str, config: Common, session: Session) -> Checkpoint | None:
+    """Open the checkpoint that a setting of a stage names, if it names one.
 
     Raises:
         ConfigError: if there is no such checkpoint.
     """
-    return named_checkpoint(config.init_from, config, TABLE[stage].accepts, "init_from", session)
-
-
-def named_checkpoint(
-    name: str | None, config: Common, accepts: tuple[str, ...], setting: str, session: Session
-) -> Checkpoint | None:
-    """Open the checkpoint that a setting names, if it names one.
-
-    Raises:
-        ConfigError: if there is no such checkpoint.
-    """
+    name = getattr(config, setting)
     if name is None:
         return None
     try:
-        return session.checkpoint(runs.find_checkpoint(name, config.runs_dir, accepts, setting))
+        return session.checkpoint(runs.find_checkpoint(name, config.runs_dir, TABLE[stage].accepts, setting))
     except UserError as error:
         raise ConfigError([Problem(setting, str(error).removeprefix(f"{setting}={name}: "))]) from error
 
@@ -281,7 +268,7 @@ def prepare(
     errors: list[UserError] = []
     parent, job, gone, short = None, None, "", list[str]()
     try:
-        parent = starting_point(config, stage, session)
+        parent = named_checkpoint(stage, "init_from", config, session)
     except ConfigError as error:
         gone = error.problems[0].message
         errors += [error] * (recorded is None)

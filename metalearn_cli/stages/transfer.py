@@ -22,7 +22,6 @@ from metalearn_cli.core.learning import score, task_loss
 from metalearn_cli.core.metric import ACCURACY, LABEL_ACCURACY
 from metalearn_cli.core.network import BACKBONE, HEAD, Network, Params, network
 from metalearn_cli.core.random import derive_seed, seeded
-from metalearn_cli.core.stages import TABLE
 from metalearn_cli.core.types import Dataset, Method
 from metalearn_cli.engine.loop import Job
 from metalearn_cli.engine.runtime import Runtime
@@ -65,7 +64,7 @@ def transfer(config: TransferConfig, session: Session) -> Job:
     except ValueError as error:
         raise ConfigError([Problem(f"method.{str(error).split(' ', 1)[0]}", str(error))]) from error
     more = {name: session.data(spec, runtime) for name, spec in config.also.items()}
-    teacher = _teacher(config, session)
+    teacher = named_checkpoint("transfer", "teacher", config, session)
     _check(config, method, data, more)
     asks = getattr(method, "asks", ())
     taught = teacher and _network_of(teacher, net if TAUGHT in asks else None, data, runtime)
@@ -122,13 +121,7 @@ def transfer(config: TransferConfig, session: Session) -> Job:
         check_folds("teacher", teacher, described)
     if more:
         described["also"] = {name: describe_data(other, config.also[name]) for name, other in more.items()}
-    for name, other in described.get("also", {}).items():
-        if of_another_fold(other, described):
-            message = (
-                f"is {other['name']} ({other['protocol']}), which trains on test classes of {described['protocol']}"
-            )
-            fold = config.data.get("fold") or "null"
-            raise ConfigError([Problem(f"also.{name}", f"{message}; type also.{name}.fold={fold}")])
+        _check_folds_of_also(described)
     job = Job(
         params=net.params | net.constants | own,
         rates=rates | dict.fromkeys(own, 1.0),
@@ -153,13 +146,17 @@ def transfer(config: TransferConfig, session: Session) -> Job:
     return on_features(job, computed, net, data, config.backbone, runtime)
 
 
-def _teacher(config: TransferConfig, session: Session) -> Checkpoint | None:
-    """Resolve `teacher`, once.
+def _check_folds_of_also(data: Mapping[str, Any]) -> None:
+    """Check that no further data set is of another fold of the same data; `data` is the record of all of them.
 
     Raises:
-        ConfigError: if there is no such checkpoint.
+        ConfigError: if one is.
     """
-    return named_checkpoint(config.teacher, config, TABLE["transfer"].accepts, "teacher", session)
+    for name, other in data["also"].items():
+        if of_another_fold(other, data):
+            told = f"is {other['name']} ({other['protocol']}), which trains on test classes of {data['protocol']}"
+            fold = data["spec"].get("fold") or "null"
+            raise ConfigError([Problem(f"also.{name}", f"{told}; type also.{name}.fold={fold}")])
 
 
 def _told(config: TransferConfig, teacher: Checkpoint | None, data: Dataset) -> tuple[str, ...]:
