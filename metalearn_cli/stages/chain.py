@@ -165,7 +165,7 @@ def _training(
     first = config.training[config.stages[0]]
     start = starts.get(config.stages[0], {}).get("init_from")
     before = "start" if start else "nothing"
-    regression = session.data(config.evaluate.data or first.data, session.runtime(first.runtime)).facts.regression
+    regression = session.data(_tested(config), session.runtime(first.runtime)).facts.regression
     floor, reads_checkpoint = FLOORS[regression], not regression  # a network from scratch is the same after any stage
     if start and reads_checkpoint:
         yield _Row("start", True, scored(start, floor, None))
@@ -189,6 +189,11 @@ def _training(
             took = 0.0
 
 
+def _tested(config: ChainConfig) -> Spec:
+    """Return the settings of the data that every checkpoint is scored on."""
+    return config.evaluate.data or config.training[config.stages[0]].data
+
+
 def _with_seed(config: ChainConfig, index: int) -> ChainConfig:
     """Return the settings of the training with this index: `index` is added to every stage's seed."""
     training = {stage: replace(settings, seed=settings.seed + index) for stage, settings in config.training.items()}
@@ -197,7 +202,7 @@ def _with_seed(config: ChainConfig, index: int) -> ChainConfig:
 
 def _with_fold(config: ChainConfig, k: int) -> ChainConfig:
     """Return the settings with fold `k` as test, in every stage that uses the data of the evaluation."""
-    tested = config.evaluate.data or config.training[config.stages[0]].data
+    tested = _tested(config)
 
     def folded(spec: Spec) -> Spec:
         same = all(spec.get(key) == tested.get(key) for key in ("_target_", "root", "parts"))
@@ -248,7 +253,7 @@ def _fitted(config: ChainConfig, session: Session, reporter: Reporter) -> ChainC
     for stage, settings in config.training.items():
         training[stage] = _least(settings, [each.training[stage] for each in every])
     evaluate = _least(config.evaluate, [each.evaluate for each in every])
-    tested = config.evaluate.data or config.training[config.stages[0]].data
+    tested = _tested(config)
     data = session.data(tested, session.runtime(config.evaluate.runtime))
     for note in fitted_note(config.evaluate, evaluate, data):
         reporter.note(note)
@@ -260,7 +265,7 @@ def _fitted_to(config: ChainConfig, session: Session) -> ChainConfig:
     training = {}
     for stage, settings in config.training.items():
         training[stage] = fitted(settings, session.data(settings.data, session.runtime(settings.runtime)))
-    tested = config.evaluate.data or config.training[config.stages[0]].data
+    tested = _tested(config)
     evaluate = fitted(config.evaluate, session.data(tested, session.runtime(config.evaluate.runtime)))
     return replace(config, training=training, evaluate=evaluate)
 
@@ -274,11 +279,10 @@ def _least(settings: CommonT, fitted_ones: Sequence[CommonT]) -> CommonT:
 def _key(config: ChainConfig, session: Session) -> str:
     """Return the key of a chain: settings and inputs, but no paths; for `latest`, see `starts`."""
     parts = []
-    first = config.training[config.stages[0]]
     settings: Any
     for stage, settings in [*config.training.items(), ("evaluate", _scoring(config, None, None, None))]:
         runtime = session.runtime(settings.runtime)
-        specs = {"": settings.data or first.data, **getattr(settings, "also", {})}
+        specs = {"": settings.data, **getattr(settings, "also", {})}
         data = {name: identity(describe_data(session.data(spec, runtime), spec)) for name, spec in specs.items()}
         parts.append([stage, essence(settings), data])
     named = {f"{stage}.{s}": name for stage, found in _named(config).items() for s, name in found.items()}
@@ -406,7 +410,7 @@ def _scoring(config: ChainConfig, ckpt: str | None, algorithm: Spec | None, seed
         seed: seed of the weights that are not in the checkpoint.
     """
     first = config.training[config.stages[0]]
-    backbone, data = None if ckpt else first.backbone, config.evaluate.data or first.data
+    backbone, data = None if ckpt else first.backbone, _tested(config)
     return replace(config.evaluate, ckpt=ckpt, backbone=backbone, data=data, algorithm=algorithm, weights_seed=seed)
 
 
