@@ -126,6 +126,11 @@ def chain(run: Run) -> None:
             rows.append([f"  {after}", with_intervals(row), *told])
         title = _title(found[0], run) + (f", {label}" if label else "")
         telling.table(title, ["!after", f"!{_name(found[0])}", "!gain", "the stage"], rows)
+    _explain(run)
+
+
+def _explain(run: Run) -> None:
+    """Say how the tables of a chain are to be read."""
     telling.say(_over(run["table"]))
     _say_seen(run["table"])
     telling.say("A gain is the difference to the row above, episode by episode. A stage helps or")
@@ -145,7 +150,7 @@ def chain(run: Run) -> None:
     if folds := first.get("folds"):
         noun = "item" if ordinary else "class"
         telling.say(f"Cross-validation: each {noun} was test in one of {folds} folds, each with a training of its own.")
-    if sizes(run["table"][0])["trainings"] == 1:
+    if sizes(first)["trainings"] == 1:
         one = "training of each fold" if folds else "training"
         telling.say(f"All numbers are from one {one}; seeds=5 shows how much trainings differ.")
     telling.say("")
