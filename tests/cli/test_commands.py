@@ -105,7 +105,7 @@ def test_mistyped_words(mlx, tmp_path, words, told):
 def test_result_is_on_stdout_and_progress_on_stderr(mlx, stage):
     answer = mlx("meta-train", "data=glyphs", "runs_dir=elsewhere", "seed=3")
     assert answer.code == 0
-    assert "val accuracy   50.0 +- 1.0 % (95 %)" in answer.out
+    assert "val accuracy   50.0 +- 1.0 % (95 % over the validation episodes)" in answer.out
     assert "1 min 1 s" in answer.out
     assert answer.out.rstrip().endswith("next: mlx evaluate ckpt=id-1 runs_dir=elsewhere")
     assert "meta-train step 1/2, loss 0.5" in answer.err

@@ -46,7 +46,7 @@ META = {"tasks": 2, "train_way": None, "train_shot": None, "train_query": 5, "no
 SHARED = {**COMMON, "backbone": BACKBONE, "algorithm": PROTONET}
 META_TRAIN = {**SHARED, **TRAINED, **META, "data": DATA, "init_from": None}
 EVALUATE = {"split": "test", "episodes": 10, "normalisation": ["inductive"], "weights_seed": None, "select": {}}
-EVALUATE |= {"varying": False}
+EVALUATE |= {"varying": False, "calibration": 0, "also_within": False}
 CHAIN = {
     "wait": 0,
     **SHARED,
