@@ -7,8 +7,9 @@ VENV := .venv
 BIN  := $(VENV)/bin
 # Written last, so that an interrupted set-up starts from the beginning and a finished one never runs twice.
 READY := $(VENV)/.ready
-# One process per core; tests of one file stay together, because they share fixtures.
-PARALLEL := -n auto --dist loadfile
+# One process per core; tests of one file stay together, because they share fixtures. In the order of the folders, the
+# files with few but long tests do not come last, when the other processes have nothing left to do.
+PARALLEL := -n auto --dist loadfile --no-loadscope-reorder
 # The environment of the benchmarks: the peers and this package.
 PEERS := .venv-bench
 

@@ -101,7 +101,14 @@ def of_those(where: Callable[[Any], bool]) -> Callable[[Any], Any]:
 
     def mark(test: Any) -> Any:
         test.where = where
-        names = [name for name, (algorithm, _) in CASES.items() if where(algorithm)]
+        # numbers are another loss on the same path where a learner takes classes, too
+        names = [
+            pytest.param(
+                name, marks=[pytest.mark.slow] * (target == "numbers" and "classes" in algorithm.traits.targets)
+            )
+            for name, (algorithm, target) in CASES.items()
+            if where(algorithm)
+        ]
         return pytest.mark.parametrize("case", names, indirect=True)(test)
 
     return mark

@@ -48,10 +48,12 @@ VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
 }
 """The settings with which a backbone is tested, if not those of its file."""
 CASES = [
-    pytest.param((name, own), id=f"{name} {own.get('norm', '')}".strip(), marks=[pytest.mark.slow] * (name in LONG))
+    pytest.param(
+        (name, own), id=f"{name} {own.get('norm', '')}".strip(), marks=[pytest.mark.slow] * (name in LONG or place > 1)
+    )
     for name in specs("backbone")
     if name not in FOREIGN
-    for own in VARIANTS.get(name, ({},))
+    for place, own in enumerate(VARIANTS.get(name, ({},)))
 ]
 
 

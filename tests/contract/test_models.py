@@ -74,7 +74,18 @@ def case_of(spec: Any, kind: str = "vectors") -> Case:
     return Case(model, backbone, (2 * x).sigmoid() if facts["value_range"] == "unit" else x, y)
 
 
-PAIRS = [(name, kind) for name in specs("model") for kind in ITEMS if kind not in TAKES_NOT.get(name, ())]
+def kinds_of(name: str) -> list[str]:
+    """Return the kinds of items that a model takes, those of images first."""
+    return [kind for kind in ITEMS if kind not in TAKES_NOT.get(name, ())]
+
+
+PAIRS = [
+    # further images take the same path as the first ones
+    pytest.param((name, kind), id=f"{name}-{kind}", marks=[pytest.mark.slow] * ("images" in kind and kind != first))
+    for name in specs("model")
+    for first, *_ in [kinds_of(name)]
+    for kind in kinds_of(name)
+]
 
 
 REFUSED = [(name, kind) for name in ("gan", "rotation") for kind in sorted(TAKES_NOT[name])]
@@ -88,7 +99,7 @@ def test_items_that_a_model_cannot_take_are_refused_with_one_that_can(name: str,
     assert case_of(specs("model")[other], kind).model is not None
 
 
-@pytest.fixture(params=PAIRS, ids="-".join)
+@pytest.fixture(params=PAIRS)
 def case(request: pytest.FixtureRequest) -> Case:
     name, kind = request.param
     return case_of(specs("model")[name], kind)
