@@ -133,7 +133,7 @@ class Tasks:
         def part(start: int) -> list[dict[str, Tensor]]:
             with torch.no_grad():  # gradients inside a task still work: core.functional.gradient turns them on
                 drawn = [episodes(index) for index in range(start, min(start + self._chunk, count))]
-                values = self._apply(task, params, Episode(*map(joined, zip(*drawn, strict=True))))  # type: ignore[arg-type]
+                values = self._apply(task, params, Episode(*map(joined, zip(*drawn, strict=True))))  # type: ignore[arg-type]  # no dicts in y
                 return [{name: v[index] for name, v in values.items()} for index in range(len(drawn))]
 
         for values in self._over_threads(part, range(0, count, self._chunk)):

@@ -3,8 +3,8 @@
 Usage: kills.py COUNT [SEED [STAGE ...]]; ends with "N faults injected, M runs lost something", and 1 if M > 0.
 
 Half of the kills come at a random time, half right before a random file-system operation of the run; where COUNT is
-`all`, one comes before each file-system operation. Every process is
-forked from this one, which has imported everything and computed nothing, so that a kill costs a fraction of a second.
+`all`, one comes before each file-system operation. Every process is forked from this one, which has imported everything
+and computed nothing, so that a kill costs a fraction of a second.
 """
 
 from __future__ import annotations
@@ -183,6 +183,7 @@ def main(count: str, seed: str = "0", *wanted: str) -> int:
         found = [
             campaign(stage, n, random.Random(f"{seed} {stage}"), Path(folder))
             for stage, n in zip(names, share, strict=True)
+            if n != 0
         ]
     kills, lost = (sum(column) for column in zip(*found, strict=True))
     print(f"{kills} faults injected, {lost} runs lost something")

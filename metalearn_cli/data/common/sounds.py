@@ -86,7 +86,7 @@ def samples_of(content: bytes, shape: Shape) -> NDArray[np.float32]:
 def _read(content: bytes, shape: Shape) -> tuple[NDArray[np.float32], int]:
     """Return the beginning of a recording, mixed to one channel, and its samples per second; see `samples_of`."""
     try:
-        import scipy.signal  # noqa: F401
+        import scipy.signal  # noqa: F401  what resampling needs, so that both are missed at once
         import soundfile
     except ImportError as error:
         raise UserError(f"recordings need the extra audio: pip install 'metalearn-cli[audio]' ({error})") from error
