@@ -20,8 +20,10 @@ import torch
 from hydra.core.global_hydra import GlobalHydra
 
 from metalearn_cli.cli.composing import Composer, Composition
+from metalearn_cli.core import machine
 from metalearn_cli.core.config import STAGES, parse, parse_chain
 from metalearn_cli.core.config import Runtime as RuntimeConfig
+from metalearn_cli.engine import runtime
 from metalearn_cli.engine.runtime import Runtime
 
 PROTONET = {"_target_": "metalearn_cli.algorithms.protonet.ProtoNet"}
@@ -173,6 +175,13 @@ def smallest(stage: str, folder: Path, /, **changes: Any) -> dict[str, Any]:
             section = section[group]
         section[name] = value
     return values
+
+
+@pytest.fixture
+def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have this machine two cores, whatever it has."""
+    for module in (machine, runtime):
+        monkeypatch.setattr(module, "cores", lambda: 2)
 
 
 def on_cpu(**changes: Any) -> Runtime:

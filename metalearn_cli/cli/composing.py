@@ -103,6 +103,13 @@ class Composer:
             if (found := self.loader.repository.load_config(f"{group}/{name}")) and setting in found.config
         ]
 
+    def of_class(self, group: str, target: str) -> list[str]:
+        """Return the choices of a group that may build this class: a file names it, or inherits what it builds."""
+        files = {
+            name: self.loader.repository.load_config(f"{group}/{name}") for name in self.loader.get_group_options(group)
+        }
+        return [name for name, file in files.items() if file and file.config.get("_target_", target) == target]
+
     def read(self, word: str) -> Override:
         """Parse one word.
 
@@ -367,7 +374,7 @@ def typed_settings(run: Mapping[str, Any]) -> list[str]:
 def _choices(composer: Composer, config: Mapping[str, Any]) -> list[str]:
     """Return the words that choose the components of settings: of the same class, with the fewest differences."""
     specs = {group: spec for group, spec in config.items() if isinstance(spec, dict) and "_target_" in spec}
-    known = {group: composer.loader.get_group_options(group) for group in specs}
+    known = {group: composer.of_class(group, str(spec["_target_"])) for group, spec in specs.items()}
     words = []
     found: dict[str, dict[str, Any]] = {group: {} for group in specs}
     for names in zip_longest(*known.values()):  # one choice of each group at a time: composing takes 0.1 s

@@ -5,10 +5,12 @@ They are found by listing the folders of configs, so that a new one is held to i
 
 from __future__ import annotations
 
+import copy
 import importlib
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -48,7 +50,7 @@ def make(spec: dict[str, Any], group: str, **objects: Any) -> Any:
 
 def specs(group: str) -> dict[str, dict[str, Any]]:
     """Return the settings of every component of a group, by the name of its file."""
-    return {path.stem: _settings(path) for folder in FOLDERS for path in sorted((folder / group).glob("*.yaml"))}
+    return copy.deepcopy(_specs(group))
 
 
 def pieces(group: str) -> dict[str, dict[str, Any]]:
@@ -78,6 +80,11 @@ def params(group: str) -> list[Any]:
     found = {name: lacking(spec) for name, spec in specs(group).items()}
     skipped = {name: pytest.mark.skip(reason=f"{package} is not installed") for name, package in found.items()}
     return [pytest.param(name, marks=skipped[name] if package else ()) for name, package in found.items()]
+
+
+@cache
+def _specs(group: str) -> dict[str, dict[str, Any]]:
+    return {path.stem: _settings(path) for folder in FOLDERS for path in sorted((folder / group).glob("*.yaml"))}
 
 
 def _settings(path: Path) -> dict[str, Any]:

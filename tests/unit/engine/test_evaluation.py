@@ -15,7 +15,6 @@ from metalearn_cli.core.random import seeded
 from metalearn_cli.core.types import Episode
 from metalearn_cli.data.common.dataset import Dataset
 from metalearn_cli.data.common.splits import Split
-from metalearn_cli.engine import runtime as module
 from metalearn_cli.engine.episodes import Learner, answered
 from metalearn_cli.engine.evaluation import score_episodes
 
@@ -89,7 +88,8 @@ def test_own_tensors_take_part(sampler):
     assert not torch.equal(scores((torch.arange(40) < 2).float()), plain)
 
 
-def test_what_leaves_torch_is_scored_one_after_the_other_or_over_threads(sampler, monkeypatch):
+@pytest.mark.usefixtures("two_cores")
+def test_what_leaves_torch_is_scored_one_after_the_other_or_over_threads(sampler):
     """As scikit-learn does: a learner that looks at its numbers."""
 
     class Numbers(NearestCentroid):
@@ -101,7 +101,6 @@ def test_what_leaves_torch_is_scored_one_after_the_other_or_over_threads(sampler
     found = on_cpu()
     plain = score_episodes(learner(NearestCentroid()), sampler, 3, found).scores
     assert torch.equal(score_episodes(learner(Numbers()), sampler, 3, found).scores, plain)
-    monkeypatch.setattr(module, "cores", lambda: 2)
     before = torch.get_num_threads()
     try:
         assert torch.equal(score_episodes(learner(Numbers()), sampler, 3, on_cpu(threads=2)).scores, plain)

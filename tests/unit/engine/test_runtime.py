@@ -62,8 +62,8 @@ def test_devices_that_are_the_processor(processor_only, devices):
     assert found.description == "cpu, 1 thread, 32-true"
 
 
+@pytest.mark.usefixtures("two_cores")
 def test_threads(monkeypatch):
-    monkeypatch.setattr(module, "cores", lambda: 2)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(module, "_quota", lambda: None)
     before = torch.get_num_threads()
@@ -300,8 +300,8 @@ def test_what_requires_gradients_goes_on_to_do_so():
     assert placed["w"].requires_grad and not placed["buffer"].requires_grad
 
 
-def test_threads_are_those_of_the_runtime_that_is_used(monkeypatch):
-    monkeypatch.setattr(module, "cores", lambda: 2)
+@pytest.mark.usefixtures("two_cores")
+def test_threads_are_those_of_the_runtime_that_is_used():
     before = torch.get_num_threads()
     try:
         one, two = on_cpu(threads=1), on_cpu(threads=None)

@@ -9,7 +9,6 @@ import torch
 
 from metalearn_cli.core.errors import DataError, Finding, UserError
 from metalearn_cli.data.common import dataset
-from metalearn_cli.engine import runtime as device
 from metalearn_cli.records import checkpoint
 from metalearn_cli.stages import session as module
 from metalearn_cli.stages import training
@@ -69,8 +68,8 @@ def test_a_checkpoint_under_another_name_is_the_same(go, monkeypatch):
         Session().checkpoint(folder)
 
 
-def test_threads_are_those_of_the_runtime_that_was_asked_for_last(config, monkeypatch):
-    monkeypatch.setattr(device, "cores", lambda: 2)
+@pytest.mark.usefixtures("two_cores")
+def test_threads_are_those_of_the_runtime_that_was_asked_for_last(config):
     before = torch.get_num_threads()
     try:
         session = Session()
@@ -82,8 +81,8 @@ def test_threads_are_those_of_the_runtime_that_was_asked_for_last(config, monkey
         torch.set_num_threads(before)
 
 
+@pytest.mark.usefixtures("two_cores")
 def test_stages_of_a_chain_compute_with_their_own_threads(go, settings, monkeypatch):
-    monkeypatch.setattr(device, "cores", lambda: 2)
     before, told, fit = torch.get_num_threads(), [], training.fit
     monkeypatch.setattr(training, "fit", lambda *args: told.append(torch.get_num_threads()) or fit(*args))
     try:
