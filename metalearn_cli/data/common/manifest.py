@@ -242,11 +242,11 @@ def _alike(names: Iterable[str]) -> list[Finding]:
     for name in names:
         plain = unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold()).strip()
         sets.setdefault(str(float(plain)) if _NUMBER.fullmatch(plain) else plain, []).append(name)
-    alike = [" and ".join(map(ascii, own)) for own in sets.values() if len(own) > 1]
+    alike = tuple(" and ".join(map(ascii, own)) for own in sets.values() if len(own) > 1)
     if not alike:
         return []
-    told = f"that may be the same class: {_some(alike)}; they stay different, correct the labels if they are not"
-    return [Finding(False, "data.root", f"has class names {told}")]
+    told = "has class names that may mean the same class; they stay different, correct the labels if they are not"
+    return [Finding(False, "data.root", told, alike)]
 
 
 def _some(names: Sequence[str]) -> str:

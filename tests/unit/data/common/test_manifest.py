@@ -169,7 +169,7 @@ def test_names_that_may_be_the_same_class_are_listed(split):
     (finding,) = found.findings
     assert not finding.blocks
     for told in (r"'cafe\u0301' and 'caf\xe9'", "'Crow' and 'crow' and 'crow '", "'01' and '1' and '1.0'"):
-        assert told in finding.what
+        assert told in finding.items and told in finding.told
     assert sum(len(own) for own in found.classes["train"].values()) > 0
     assert placed(manifest(), split, 0).findings == ()
 
@@ -200,3 +200,10 @@ def test_splits_of_recorded_results_stay():
         "val": ["2", "3"],
         "test": ["0", "1"],
     }
+
+
+def test_all_names_that_may_mean_the_same_class_are_kept_for_json():
+    labels = [*"aAbBcCdDeEfFgG", "other", "more"]
+    found = placed(Manifest([Entry(f"{label}{i}", label) for label in labels for i in range(2)]), "auto", 0)
+    (finding,) = (f for f in found.findings if "may mean the same class" in f.what)
+    assert len(finding.items) == 7 and finding.told.endswith("and 2 more")
