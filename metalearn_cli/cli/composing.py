@@ -108,7 +108,11 @@ class Composer:
         files = {
             name: self.loader.repository.load_config(f"{group}/{name}") for name in self.loader.get_group_options(group)
         }
-        return [name for name, file in files.items() if file and file.config.get("_target_", target) == target]
+        return [
+            name
+            for name, file in files.items()
+            if file and OmegaConf.select(file.config, "_target_", default=target) == target
+        ]
 
     def read(self, word: str) -> Override:
         """Parse one word.

@@ -15,7 +15,7 @@ import warnings
 import zipfile
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import PIL
@@ -73,11 +73,20 @@ CHARACTERS = {"images_background": 964, "images_evaluation": 659}
 DRAWINGS = 20
 TURNS = ("000", "090", "180", "270")
 MAML_CUTS = (1100, 1200)  # of the shuffled characters: 1100 train, 100 validate, the rest test
-VALIDATION_ALPHABETS = 5  # of Lake's background alphabets
+TRAINING_ALPHABETS, VALIDATION_ALPHABETS = 25, 5  # of Lake's background alphabets
 SIDE = 105
 LARGEST = 1 << 16  # bytes of a drawing's file, a hundred times the real size
 LARGEST_ARCHIVE = 1 << 28  # bytes, twenty times the real size
 MOST_MEMBERS = 1 << 16  # of an archive, three times the real number
+
+
+class _Choice(NamedTuple):
+    """What is read, as in the arguments of `omniglot`."""
+
+    split: str
+    size: int
+    seed: int
+    alphabets: int | None
 
 
 def omniglot(
@@ -85,6 +94,7 @@ def omniglot(
     root: str | None = None,
     size: Annotated[int, Range(8, SIDE)] = 28,
     seed: Annotated[int, Range(0)] = 0,
+    alphabets: Annotated[int, Range(1, TRAINING_ALPHABETS)] | None = None,
     within: bool = False,
 ) -> Dataset:
     """Handwritten characters, ink 1 on 0.
@@ -99,12 +109,16 @@ def omniglot(
             splits/vinyals/*.txt, and all_runs.zip for "lake_runs"; None means $MLX_DATA_DIR/omniglot, or without that a
             download.
         size: height and width P of an image in pixels, 8 to 105.
-        seed: seed of the shuffle of split "maml", >= 0.
+        seed: seed of the shuffle of split "maml" and of the choice of `alphabets`, >= 0.
+        alphabets: how many of the training alphabets of "lake" and "lake_runs" are used, 1 to 25; None means all.
         within: whether the characters of an episode are all of one alphabet.
 
     Raises:
+        ConfigError: if `alphabets` are asked for that the split does not have.
         UserError: if files are missing, damaged, or not those that upstream published; a DataError names each of them.
     """
+    if alphabets is not None and split not in ("lake", "lake_runs"):
+        raise ConfigError([Problem("data.alphabets", f"has no effect with split {split}", "data.split=lake")])
     folder = _folder(root)
     runs = _runs_path(folder) if split == "lake_runs" else None
     paths = {name: _path(name, folder) for name in CHARACTERS if not (runs and name == "images_evaluation")}
@@ -112,20 +126,22 @@ def omniglot(
         "content": [_content(path) for path in paths.values()],
         "runs": runs and files_in(runs).stamp,
         "split": split,
-        "seed": seed if split == "maml" else None,
+        "seed": seed if split == "maml" or alphabets else None,
+        "alphabets": alphabets,
         "size": size,
         "pillow": PIL.__version__,
     }
-    data = cached("omniglot", key, lambda: _read(paths, folder, runs, split, size, seed))
+    data = cached("omniglot", key, lambda: _read(paths, folder, runs, _Choice(split, size, seed, alphabets)))
     if runs:
         data = replace(data, fixed={"test": RUN})
     return data.within_groups("alphabets") if within else data
 
 
-def _read(paths: dict[str, Path], folder: Path | None, runs: Path | None, split: str, size: int, seed: int) -> Dataset:
+def _read(paths: dict[str, Path], folder: Path | None, runs: Path | None, choice: _Choice) -> Dataset:
     """Decode the image sets and split their characters."""
     characters: dict[str, dict[str, Drawings]] = {}
     findings: list[Finding] = []
+    size = choice.size
     for name, path in paths.items():
         try:
             characters[name] = _decoded(path, name, size)
@@ -141,23 +157,28 @@ def _read(paths: dict[str, Path], folder: Path | None, runs: Path | None, split:
         raise DataError(findings, HOW_TO_GET_RUNS if len(characters) == len(paths) else HOW_TO_GET)
     background, evaluation = characters["images_background"], characters.get("images_evaluation", {})
     images = background | evaluation
-    if split == "vinyals":
+    random = np.random.default_rng(derive_seed(choice.seed, "omniglot"))
+    if choice.split == "vinyals":
         names = {part: _listed(part, folder) for part in SPLITS}
-    elif split == "maml":
-        shuffled = np.random.default_rng(derive_seed(seed, "omniglot")).permutation(sorted(images))
+    elif choice.split == "maml":
+        shuffled = random.permutation(sorted(images))
         parts = dict(zip(SPLITS, np.split(shuffled, MAML_CUTS), strict=True))
         names = {part: [f"{name}/rot{turn}" for name in kept for turn in TURNS] for part, kept in parts.items()}
     else:
-        validation = sorted({group_of(name) for name in background})[-VALIDATION_ALPHABETS:]
+        alphabets = sorted({group_of(name) for name in background})
+        training, validation = alphabets[:-VALIDATION_ALPHABETS], alphabets[-VALIDATION_ALPHABETS:]
+        if choice.alphabets:
+            training = random.permutation(training).tolist()[: choice.alphabets]
         names = {
-            "train": [name for name in sorted(background) if group_of(name) not in validation],
+            "train": [name for name in sorted(background) if group_of(name) in training],
             "val": [name for name in sorted(background) if group_of(name) in validation],
             "test": sorted(evaluation),
         }
     splits = {part: _split(kept, images, size) for part, kept in names.items() if kept}
     if test:
         splits["test"] = test
-    return Dataset.of("omniglot", split, splits, "image", drawing(size))
+    protocol = f"{choice.split}, {len(training)} training alphabets" if choice.alphabets else choice.split
+    return Dataset.of("omniglot", protocol, splits, "image", drawing(size))
 
 
 def _split(names: list[str], images: dict[str, Drawings], size: int) -> Split:

@@ -50,6 +50,21 @@ def refusal(root: Path | None, split: str = "lake") -> str:
     return str(error.value)
 
 
+def test_few_training_alphabets_are_chosen_by_the_seed(small: Path) -> None:
+    chosen = set()
+    for seed in range(6):
+        data = omniglot(split="lake", root=str(small), alphabets=2, seed=seed)
+        assert data.protocol == "lake, 2 training alphabets"
+        chosen.add(frozenset(name.split("/")[0] for name in data.splits["train"].names))
+        for part in ("val", "test"):
+            assert data.splits[part].names == lake(small).splits[part].names
+    assert len(chosen) > 1 and {len(alphabets) for alphabets in chosen} == {2}
+    again = omniglot(split="lake", root=str(small), alphabets=2, seed=5)
+    assert again.fingerprint == data.fingerprint != lake(small).fingerprint
+    with pytest.raises(ConfigError, match=r"data\.alphabets: has no effect with split maml"):
+        omniglot(split="maml", root=str(small), alphabets=2)
+
+
 def test_lakes_split_parts_the_background_by_alphabets(small: Path) -> None:
     data = lake(small)
     assert {name: len(split.names) for name, split in data.splits.items()} == {"train": 3, "val": 5, "test": 8}
