@@ -12,6 +12,7 @@ import ast
 import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -164,10 +165,8 @@ def results(records: list[dict[str, Any]]) -> str:
 
 def found(record: Mapping[str, Any] | None, expected: Expectation) -> Mapping[str, Any] | None:
     """Return the result of a record for an expectation, if there is one."""
-    key = ("learner", "normalisation", "metric")
-    wanted = [getattr(expected, name) for name in key]
     own = record["results"] if record else []
-    return next((result for result in own if [result["expected"][name] for name in key] == wanted), None)
+    return next((result for result in own if about(Expectation(**result["expected"])) == about(expected)), None)
 
 
 def compared(result: Mapping[str, Any] | None, expected: Expectation) -> list[str]:
@@ -176,7 +175,7 @@ def compared(result: Mapping[str, Any] | None, expected: Expectation) -> list[st
     wanted = [f"{expected.value:g} ({sign}{expected.tolerance:g})", expected.source, str(expected.reruns or "")]
     if result is None:
         return ["not run", *wanted, ""]
-    if result["expected"] | {"source": "", "reruns": None} != expected.__dict__ | {"source": "", "reruns": None}:
+    if replace(Expectation(**result["expected"]), source="", reruns=None) != replace(expected, source="", reruns=None):
         return [ours(result), *wanted, "the claim has changed: run it again"]
     return [ours(result), *wanted, "PASS" if result["passed"] else "FAIL"]
 
@@ -199,7 +198,8 @@ def measured(records: list[dict[str, Any]]) -> Iterator[list[str]]:
 
 def about(expected: Expectation) -> str:
     """Return what an expectation is about."""
-    parts = (expected.learner, expected.normalisation.replace("none", ""), expected.metric)
+    drawn = expected.drawn.replace("pooled", "")
+    parts = (expected.learner, expected.normalisation.replace("none", ""), expected.metric, drawn)
     return " ".join(filter(None, parts))
 
 

@@ -162,7 +162,8 @@ def verified(record: Mapping[str, Any]) -> None:
     for result in record["results"]:
         expected = result["expected"]
         share = share or metric_named(expected["metric"]).unit == "share"
-        what = " ".join(expected[key] for key in ("learner", "normalisation", "metric") if expected[key] != "none")
+        parts = (expected[key] for key in ("learner", "normalisation", "metric", "drawn"))
+        what = " ".join(part for part in parts if part not in ("none", "pooled"))
         ours = "nan" if result["value"] is None else f"{result['value']:.4g} +- {result['interval']:.2g}"
         sign = "-" if metric_named(expected["metric"]).higher_is_better else "+"
         wanted = f"{expected['value']:.4g} ({sign}{expected['tolerance']:.4g})"

@@ -6,7 +6,7 @@ Needs no torch.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from typing import Annotated, Any, Literal
 
 from metalearn_cli.core.check import Above, Range, meant, mismatch, shown
@@ -32,8 +32,10 @@ class Expectation:
     """How much worse a result may be, in the unit of `value`."""
     source: str
     """Paper and table, a URL, or "measured here"."""
-    reruns: str | None
+    reruns: str | None = None
     """What others measured when they ran it again."""
+    drawn: Literal["pooled", "within one group"] = "pooled"
+    """Where `evaluate.also_within` scores both: from which classes those of an episode are drawn."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,12 @@ class Tier:
     minutes: Annotated[float, Above(0)]
     """Time on 2 cores, without that of an experiment that runs before."""
     expect: list[Expectation]
+
+
+OPTIONAL = {
+    name: field.default for name, field in Expectation.__dataclass_fields__.items() if field.default is not MISSING
+}
+"""Entries of an expectation that need not be written, with their values."""
 
 
 def parse_tiers(values: Any) -> dict[str, Tier]:
@@ -107,4 +115,4 @@ def _tier(name: str, values: Any) -> Tier:
 def _expectation(values: Any) -> Expectation:
     if not isinstance(values, Mapping):
         raise ConfigError([Problem("", f"must be a group with learner, value, ..., got {shown(values)}")])
-    return parse(Expectation, {"reruns": None, **values})
+    return parse(Expectation, {**OPTIONAL, **values})

@@ -17,7 +17,7 @@ from metalearn_cli.core.metric import metric_named
 from metalearn_cli.core.types import Reporter
 from metalearn_cli.records import runs
 from metalearn_cli.stages.evaluation import FLOORS
-from metalearn_cli.stages.scores import INTERVALS
+from metalearn_cli.stages.scores import INTERVALS, POOLED
 
 FILE = "verify.json"
 
@@ -86,8 +86,8 @@ def _named(algorithm: Mapping[str, Any]) -> str:
 
 def _compared(table: Sequence[Mapping[str, Any]], expected: Expectation) -> dict[str, Any]:
     """Return the result of the last checkpoint beside the expected one, both in the unit of the latter."""
-    about = (expected.metric, expected.learner, expected.normalisation)
-    known = {(_metric(row), row["learner"], row["normalisation"] or "none"): row for row in table}  # the last of each
+    about = (expected.metric, expected.learner, expected.normalisation, expected.drawn)
+    known = {_about(row): row for row in table}  # the last of each
     if about not in known:
         there = "; ".join(" ".join(found) for found in known)
         raise UserError(f"the experiment expects {' '.join(about)}, but its results are {there}")
@@ -105,5 +105,6 @@ def _meets(ours: Mapping[str, Any], expected: Expectation) -> bool:
     return bool(sign * (ours["value"] - expected.value) + (ours["interval"] or 0) >= -expected.tolerance)
 
 
-def _metric(row: Mapping[str, Any]) -> str:
-    return str(row["name"]).rpartition("/")[2]
+def _about(row: Mapping[str, Any]) -> tuple[str, ...]:
+    metric = str(row["name"]).rpartition("/")[2]
+    return metric, row["learner"], row["normalisation"] or "none", row.get("drawn", POOLED)

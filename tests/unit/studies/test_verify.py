@@ -39,6 +39,12 @@ def test_an_accuracy_may_be_worse_by_the_tolerance_and_its_interval_over_episode
     assert (record["results"][0]["value"], record["results"][0]["interval_classes"]) == (90, 4)
 
 
+def test_scores_of_one_group_and_of_all_are_told_apart(verified):
+    rows = [ROW | {"drawn": "pooled"}, ROW | {"drawn": "within one group", "value": 0.7}]
+    record = verified(rows, expected(90), expected(70, drawn="within one group"))
+    assert record["passed"] and [result["value"] for result in record["results"]] == [90, 70]
+
+
 @pytest.mark.parametrize(("value", "passed"), [(0.8, False), (0.9, True), (2, True)])
 def test_an_error_is_better_if_it_is_lower(verified, value, passed):
     row = ROW | {"name": "test/mse", "value": 1.0, "interval": 0.05}
@@ -68,6 +74,6 @@ def test_a_learner_that_the_chain_has_not_is_refused_before_anything_runs(verifi
 
 
 def test_a_result_that_the_chain_has_not_is_refused(verified):
-    told = "expects accuracy ProtoNet inductive, but its results are accuracy ProtoNet none"
+    told = "expects accuracy ProtoNet inductive pooled, but its results are accuracy ProtoNet none pooled"
     with pytest.raises(UserError, match=told):
         verified([ROW], expected(90, normalisation="inductive"))
