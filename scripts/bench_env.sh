@@ -6,7 +6,7 @@ folder=$1 python=${2:-python3}
 
 "$python" -m venv --clear "$folder"
 pip() { "$folder/bin/python" -m pip --disable-pip-version-check "$@"; }
-pip install --constraint constraints.txt --editable . lightning \
+pip install --constraint constraints.txt --editable . lightning pytest \
   higher==0.2.1 torchopt==0.7.3 parallel-metalearn==0.5.6
 pip install --no-deps easyfsl==1.5.0 torchvision==0.28.0  # without pandas, which ProtoNet does not use
 
