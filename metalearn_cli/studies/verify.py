@@ -54,7 +54,7 @@ def verify(config: ChainConfig, name: str, tier_name: str, tier: Tier, reporter:
         "minutes": {"run": run["seconds"] / 60, "claim": tier.minutes},
         "run": run["id"],
         "data": {key: run["data"].get(key) for key in ("name", "fingerprint", "protocol")},
-        "machine": f"{cores()} cores, {platform.machine()}, {platform.system()}",
+        "machine": f"{cores()} core{'s' * (cores() != 1)}, {platform.machine()}, {platform.system()}",
         "version": __version__,
         "finished_at": run["finished_at"],
     }
