@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -64,7 +65,7 @@ def pooled(
         raise DataError(findings)
     owners = {split: sorted(set(data if names is None else names)) for split, names in used.items()}
     _check(data, owners)
-    key = {"parts": {name: [own.fingerprint, own.protocol, dict(own.preprocessing)] for name, own in data.items()}}
+    key = {"parts": {name: _key(own) for name, own in data.items()}}
     found = cached("pooled", {**key, "owners": owners}, lambda: _data(data, owners))
     return found.within_groups("data sets") if within else found
 
@@ -84,6 +85,12 @@ def _part(name: str, spec: Spec) -> Dataset:
         moved = (p._replace(key=f"data.parts.{name}{p.key.removeprefix('data')}") for p in error.problems)
         raise ConfigError(moved) from error
     return data
+
+
+def _key(data: Dataset) -> list[Any]:
+    """Return what the pooled data takes from a part: a renamed file changes no fingerprint, but where items are."""
+    places = hashlib.sha256(repr([names_of_items(split) for split in data.splits.values()]).encode()).hexdigest()
+    return [data.fingerprint, data.protocol, dict(data.preprocessing), data.findings, places]
 
 
 def _check(data: Mapping[str, Dataset], owners: Mapping[str, Sequence[str]]) -> None:

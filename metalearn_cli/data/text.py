@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
-from itertools import takewhile
+from collections.abc import Mapping
 from operator import attrgetter
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
 from metalearn_cli.core.check import Range
 from metalearn_cli.core.errors import DataError, Finding
 from metalearn_cli.data.common.dataset import Dataset
 from metalearn_cli.data.common.files import SPLIT_WORDS, Files, files_in, source_of, suffix
-from metalearn_cli.data.common.layouts import beside_splits
+from metalearn_cli.data.common.layouts import NO_CLASS, beside_splits, folders_of
 from metalearn_cli.data.common.manifest import Entry, Manifest, placed, split_named
 from metalearn_cli.data.common.rows import (
     ARROW,
@@ -39,6 +38,8 @@ from metalearn_cli.data.common.texts import Coding, Length, Passage, Vocabulary,
 COLUMN = {"text": None, "label": None, "split": None, "group": None}
 WHAT = "a table of texts, a folder or archive of such tables, or of text files: one for each class, or a folder of them"
 LARGEST = 1 << 30  # bytes of a file
+_ABOUT = re.compile("readme|licen[cs]e|copying|notice|changelog|citation", re.IGNORECASE)
+"""How the names of texts about the data begin, which may lie beside folders of texts."""
 AGAIN = "copy the whole folder again, or write it again with save_to_disk"
 
 
@@ -89,11 +90,15 @@ def text(
 
 def _of_files(files: Files, column: Mapping[str, str | None]) -> Manifest:
     """Return the texts of a folder or archive."""
-    if files.findings:
+    if any(finding.blocks for finding in files.findings):
         raise DataError(files.findings)
     tables = _tables(files)
-    if not tables:
-        return _of_folders(files)
+    manifest = _of_all_tables(files, tables, column) if tables else _of_folders(files)
+    return manifest._replace(findings=(*files.findings, *manifest.findings))
+
+
+def _of_all_tables(files: Files, tables: list[str], column: Mapping[str, str | None]) -> Manifest:
+    """Return the texts of the tables of a folder or archive."""
     found: dict[str, Table] = {}
     wrong: list[DataError] = []
     for name in tables:
@@ -201,41 +206,33 @@ def _of_folders(files: Files) -> Manifest:
         told = f"has neither tables ({', '.join(TABLES)}) nor texts (.txt)"
         has = f"; it has files of {', '.join(kinds)}" if kinds else ""
         raise DataError([Finding(True, "data.root", told + has)])
-    parts = _inside(names)
-    tops = {folders[0].lower() if folders else "" for folders in parts.values()}
-    if beside := beside_splits({top: SPLIT_WORDS.get(top, "") for top in tops}):
-        raise DataError(beside)
-    given = tops <= SPLIT_WORDS.keys() and "train" in {SPLIT_WORDS[top] for top in tops}
-    by_folder = any(folders[given:] for folders in parts.values())
+    above = {folder for name in names for folder in PurePosixPath(name).parent.parents}
+    texts = [name for name in names if PurePosixPath(name).parent not in above or not _ABOUT.match(Path(name).name)]
+    places, wrong = folders_of(texts)
+    by_folder = any(own for _, own in places.values())
+    given = any(split for split, _ in places.values())
+    loose = [name for name, (split, own) in places.items() if not own and (by_folder or (given and not split))]
+    wrong = [*(Finding(True, name, NO_CLASS) for name in loose), *wrong]
+    if any(finding.blocks for finding in wrong):
+        raise DataError(wrong)
     entries: list[Entry] = []
-    for name, folders in parts.items():
-        split = split_named(folders[0], name) if given else ""
-        own = folders[given:]
-        if by_folder and own:
+    for name, (split, own) in places.items():
+        content = decoded(_content(files, name), name)
+        if by_folder:
             group = own[0] if len(own) > 1 else ""
-            content = decoded(_content(files, name), name)
             entries.append(Entry(Passage(content, name), "/".join(own[bool(group) :]), split, group))
-        elif not by_folder:
-            lines = enumerate(decoded(_content(files, name), name).split("\n"), 1)
+        else:
+            lines = enumerate(content.split("\n"), 1)
             label = PurePosixPath(name).stem
             entries += [Entry(Passage(line, f"{name}, line {n}"), label, split) for n, line in lines if line.strip()]
-    used = sum(bool(folders[given:]) for folders in parts.values()) if by_folder else len(parts)
     about = {
         "files": len(files.names),
         "a class is": "a folder" if by_folder else "a file",
         "skipped": {
             **files.skipped,
             "not text": len(files.names) - len(names),
-            "in no class folder": len(names) - used,
+            "about the data": len(names) - len(texts),
         },
     }
     kept, findings = filled(entries)
-    return Manifest(kept, {**about, "empty": len(entries) - len(kept)}, findings)
-
-
-def _inside(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Return the folders of each file, without those that hold all others, and without files beside folders."""
-    parts = {name: PurePosixPath(name).parts[:-1] for name in names}
-    parts = {name: folders for name, folders in parts.items() if folders} or parts  # else a README.txt is a class
-    wrapping = len(list(takewhile(lambda level: len(set(level)) == 1, zip(*parts.values(), strict=False))))
-    return {name: folders[wrapping:] for name, folders in parts.items()}
+    return Manifest(kept, {**about, "empty": len(entries) - len(kept)}, (*wrong, *findings))

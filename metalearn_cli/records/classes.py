@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from unicodedata import normalize
 
 from metalearn_cli.core.places import expanded
 
+POOLED = "pooled"  # the data set whose classes begin with the name of a part
 _NAMED = 5  # classes that are named
 
 
@@ -20,9 +22,14 @@ def trained_on(stage: str, data: str, spec: Mapping[str, Any], names: Sequence[s
         spec: the settings of the data set.
         names: of the training classes.
     """
+    found = {"stage": stage, "data": data, "source": _source(spec), "classes": list(names)}
+    return {**found, "parts": {part: _source(own) for part, own in spec["parts"].items()}} if data == POOLED else found
+
+
+def _source(spec: Mapping[str, Any]) -> str | None:
+    """Return the name of the file or folder that data is read from, None if there is none."""
     root = spec.get("root")
-    source = Path(expanded(root)).resolve().name if isinstance(root, str) else None
-    return {"stage": stage, "data": data, "source": source, "classes": list(names)}
+    return Path(expanded(root)).resolve().name if isinstance(root, str) else None
 
 
 def joined(records: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -46,8 +53,8 @@ def seen(earlier: Sequence[Mapping[str, Any]], later: Mapping[str, Any], every: 
     Returns:
         `split`; `classes`, how many of them were trained on; `of`, how many there are; `stages`; `names`, the first.
     """
-    known, held_out = set(every), set(later["classes"])
-    overlaps = [(r["stage"], held_out.intersection(r["classes"])) for r in earlier if _same(r, later, known)]
+    known, held_out = list(every), set(later["classes"])
+    overlaps = [(r["stage"], held_out & _trained_on(r, later, known)) for r in earlier]
     found = set().union(*(names for _, names in overlaps))
     if not found:
         return None
@@ -56,16 +63,70 @@ def seen(earlier: Sequence[Mapping[str, Any]], later: Mapping[str, Any], every: 
     return {"split": later["stage"], **counts, "stages": stages, "names": sorted(found)[:_NAMED]}
 
 
-def _same(record: Mapping[str, Any], later: Mapping[str, Any], known: set[str]) -> bool:
-    """Whether two records are of the same data, as far as names can tell.
+def _trained_on(record: Mapping[str, Any], later: Mapping[str, Any], known: Sequence[str]) -> set[str]:
+    """Return which known classes of later data a record names, if both are of the same data, as far as names can tell.
 
     The fingerprint is another with each split, and features of a table are scaled by each split's training classes.
-    So the data set's name decides, and that the smaller one has half of its classes in common: a "crow" of two folders
-    does not make them one. Numbers are the classes of many data sets; they need the same file or folder, too.
+    So the data set's name and those of classes decide. If these differ, one of the two may have been read from a folder
+    further down, so that its "crow" is the other's "birds/crow", or the data may be a part of pooled data.
     """
-    common = known.intersection(record["classes"])
-    alike = record["data"] == later["data"] and 2 * len(common) >= min(len(record["classes"]), len(known))
-    return alike and (record["source"] == later["source"] or not all(map(str.isdecimal, common)))
+    same = record["data"] == later["data"]
+    if same and (found := _in_both(_names(record, record["classes"]), _names(later, known))):
+        return found
+    if not same and POOLED not in (record["data"], later["data"]):
+        return set()
+    before, after = _inside(record, record["classes"]), _inside(later, known)
+    pairs = [(one, two) for one in before for two in after if one.whole]
+    pairs += [(one, two) for two in after if two.whole for one in before]
+    return set().union(*(_in_both(one, two) for one, two in pairs))
+
+
+class _Names(NamedTuple):
+    """Names of classes.
+
+    Attributes:
+        source: the file or folder that they are from, None if that is not known.
+        whole: whether they are all the classes of a data set, not those of a folder in it.
+        full: the name in the record, by the name in this folder; accents are written alike (NFC).
+    """
+
+    source: str | None
+    whole: bool
+    full: dict[str, str]
+
+
+def _names(record: Mapping[str, Any], names: Sequence[str]) -> _Names:
+    """Return the names of classes of a record."""
+    return _Names(record["source"], True, {normalize("NFC", name): name for name in names})
+
+
+def _inside(record: Mapping[str, Any], names: Sequence[str]) -> list[_Names]:
+    """Return the names of classes of a record, of each part if it is of pooled data, and of each folder in these."""
+    top = int(record["data"] == POOLED)
+    found: dict[tuple[str, ...], dict[str, str]] = {}
+    for name in names:
+        parts = normalize("NFC", name).split("/")
+        for i in range(top, len(parts)):
+            found.setdefault(tuple(parts[:i]), {})["/".join(parts[i:])] = name
+    sources: dict[tuple[str, ...], str | None] = {(): record["source"]}
+    sources |= {(part,): source for part, source in record.get("parts", {}).items()}
+    return [
+        _Names(above[-1] if len(above) > top else sources.get(above), len(above) == top, full)
+        for above, full in found.items()
+    ]
+
+
+def _in_both(record: _Names, later: _Names) -> set[str]:
+    """Return the full names of those later classes that are in a record, too, if both are of the same data.
+
+    The smaller one must have half of its classes in common: a "crow" of two folders does not make them one. Numbers
+    are the classes of many data sets; they need the same file or folder, too.
+    """
+    common = record.full.keys() & later.full.keys()
+    alike = 2 * len(common) >= min(len(record.full), len(later.full))
+    if not alike or (record.source != later.source and all(map(str.isdecimal, common))):
+        return set()
+    return {later.full[name] for name in common}
 
 
 def told(found: Mapping[str, Any]) -> str:

@@ -116,10 +116,12 @@ def cached(name: str, key: Mapping[str, Any], build: Callable[[], Dataset]) -> D
 def _alone(path: Path) -> Iterator[None]:
     """Within a block, make other processes that build the same file wait, if the folder can be written."""
     lock = path.with_suffix(".lock")
-    held = None
+    held, ours = None, not lock.parent.exists()
     with suppress(OSError):  # if the folder is not writable, writing reports it
         lock.parent.mkdir(parents=True, exist_ok=True)
         held = _locked(lock)
+        for left in lock.parent.glob(f"{path.stem}*.tmp"):  # of a process that was killed while it saved
+            left.unlink()
     try:
         yield
     finally:
@@ -127,8 +129,9 @@ def _alone(path: Path) -> Iterator[None]:
             with suppress(OSError):
                 lock.unlink()
             os.close(held)
-        with suppress(OSError):
-            lock.parent.rmdir()  # a failed build leaves no empty folder
+        if ours:
+            with suppress(OSError):
+                lock.parent.rmdir()  # a failed build leaves no empty folder
 
 
 def _locked(lock: Path) -> int:

@@ -219,17 +219,10 @@ def _junk(name: str) -> str:
 
 
 def _of_folder(root: Path, findings: list[Finding]) -> Iterator[_File]:
-    real: dict[Path, str] = {}
-    for folder, inner, names in os.walk(root, followlinks=True):
-        place = Path(folder)
-        real[place] = os.path.realpath(folder)
-        if any(real.get(above) == real[place] for above in place.parents):  # a link to a folder above
-            inner.clear()
-            continue
-        inner.sort()
-        inside = PurePosixPath(place.relative_to(root).as_posix())
+    for folder, names in _folders(root, findings):
+        inside = PurePosixPath(folder.relative_to(root).as_posix())
         for name in sorted(names):
-            path = Path(folder, name)
+            path = folder / name
             if is_archive(name) and not _junk(name):
                 own = inside / _folder_of(name)
                 yield from (file._replace(name=str(own / file.name)) for file in _of_archive(path, findings))
@@ -242,6 +235,30 @@ def _of_folder(root: Path, findings: list[Finding]) -> Iterator[_File]:
                 continue
             if stat.S_ISREG(about.st_mode):  # reading a pipe or a device would never end
                 yield _File(str(inside / name), state_of(about), partial(_read_file, path))
+
+
+def _folders(root: Path, findings: list[Finding]) -> Iterator[tuple[Path, list[str]]]:
+    """Yield each folder, with the names of its files; links to folders last, and only those to other folders.
+
+    So each file is read once, and under its own name if it has one here. Paths through links that lead to each other
+    would otherwise be without number.
+    """
+    read: dict[str, str] = {}
+    tops = [root]
+    for top in tops:
+        for place, inner, names in os.walk(top):
+            folder = Path(place)
+            name, real = folder.relative_to(root).as_posix(), os.path.realpath(place)
+            if real in read:
+                inner.clear()
+                if not _junk(name):
+                    told = f"is the folder {read[real]} again, by a link: what is in it is read once"
+                    findings.append(Finding(False, name, told))
+                continue
+            read[real] = name if folder != root else "data.root"
+            inner.sort()
+            tops += [folder / own for own in inner if (folder / own).is_symlink()]
+            yield folder, names
 
 
 def _folder_of(archive: str) -> str:

@@ -17,7 +17,7 @@ from torch import Tensor
 from metalearn_cli.core.errors import ConfigError, Problem
 from metalearn_cli.core.items import each, joined
 from metalearn_cli.core.random import derive_seed
-from metalearn_cli.data.common.splits import SPLITS, Split, group_of
+from metalearn_cli.data.common.splits import SPLITS, Split, group_of, nfc
 
 FEWEST = 3
 """One fold for test, one for validation, one for training."""
@@ -70,7 +70,7 @@ def by_class(name: str, splits: Mapping[str, Split], fold: Fold) -> tuple[str, d
     """
     places = {own: (split, rows) for split in splits.values() for own, rows in _rows(split)}
     units: dict[str, list[str]] = {}
-    for own in sorted(places):
+    for own in sorted(places, key=nfc):
         units.setdefault(group_of(own) or own, []).append(own)
     noun = "groups" if any(map(group_of, places)) else "classes"
     if len(units) < fold.of:
@@ -114,7 +114,7 @@ def by_item(name: str, splits: Mapping[str, Split], fold: Fold) -> dict[str, Spl
         raise ConfigError([Problem("data.fold", told)])
     # the fold of each item of a class, all its splits taken together
     dealt = {
-        own: torch.arange(count)[torch.randperm(count, generator=_generator(fold.of, own))] % fold.of
+        own: torch.arange(count)[torch.randperm(count, generator=_generator(fold.of, nfc(own)))] % fold.of
         for own, count in counts.items()
     }
     names = sorted(places)

@@ -16,6 +16,10 @@ COLUMN = {"path": None, "label": None, "split": None, "group": None}
 """The columns of a table of files; None for the usual names."""
 
 NO_CLASS = "is in no class folder; each class needs a folder of its own"
+CLASS_AND_GROUP = (
+    "holds files and folders of files, as if it were a class and a group of classes: "
+    "move the folders out of it, or what is in them into it"
+)
 
 
 def of_folders(files: Files, endings: Sequence[str], named: bool = False) -> Manifest:
@@ -31,20 +35,12 @@ def of_folders(files: Files, endings: Sequence[str], named: bool = False) -> Man
         "files": len(files.names),
         "skipped": {**files.skipped, "of other kinds": len(files.names) - len(names)},
     }
-    parts = {name: PurePosixPath(name).parts[:-1] for name in names}
-    if len(set(parts.values())) == 1:
+    if len({PurePosixPath(name).parent for name in names}) == 1:
         told = _of_one_folder(names, named)
         return Manifest([], about, (*files.findings, Finding(True, "data.root", told)))
-    wrapping = _common(set(parts.values()))
-    parts = {name: folders[wrapping:] for name, folders in parts.items()}
-    tops = {folders[0].lower() for folders in parts.values() if folders}
-    if beside := beside_splits({top: SPLIT_WORDS.get(top, "") for top in tops}):
-        return Manifest([], about, (*files.findings, *beside))  # no split, and so nothing that follows from one
-    split_folders = tops <= SPLIT_WORDS.keys() and "train" in {SPLIT_WORDS[top] for top in tops}
-    entries, findings = [], list(files.findings)
-    for name, folders in parts.items():
-        split = split_named(folders[0], name) if split_folders and folders else ""
-        own = folders[bool(split) :]
+    places, wrong = folders_of(names)
+    entries, findings = [], [*files.findings, *wrong]
+    for name, (split, own) in places.items():
         if not own:
             findings.append(Finding(True, name, NO_CLASS))
             continue
@@ -55,6 +51,64 @@ def of_folders(files: Files, endings: Sequence[str], named: bool = False) -> Man
         told = f"has no files of {', '.join(endings)}" + (f"; it has files of {', '.join(found)}" if found else "")
         findings.append(Finding(True, "data.root", told))
     return Manifest(entries, about, tuple(findings))
+
+
+Place = tuple[str, tuple[str, ...]]
+"""The split of a file, or "", and the folders of its group and its class, from the top."""
+
+
+def folders_of(names: Sequence[str]) -> tuple[dict[str, Place], list[Finding]]:
+    """Return where each file lies, without the folders that hold all others, and what is wrong with the folders.
+
+    No file is returned if the folders at the top do not say clearly whether they are splits.
+    """
+    parts = {name: PurePosixPath(name).parts[:-1] for name in names}
+    outer = _common(set(parts.values()))
+    given, findings = _are_splits([folders[outer:] for folders in parts.values()])
+    if findings:
+        return {}, findings
+    inner = outer + given
+    above = {folders[:i] for folders in parts.values() for i in range(inner + 1, len(folders))}
+    findings = [Finding(True, "/".join(folders), CLASS_AND_GROUP) for folders in sorted(above & {*parts.values()})]
+    places = {
+        name: (split_named(folders[outer], name) if given and len(folders) > outer else "", folders[inner:])
+        for name, folders in parts.items()
+    }
+    return places, findings or _same_labels({own for _, own in places.values()})
+
+
+def _are_splits(parts: Sequence[tuple[str, ...]]) -> tuple[bool, list[Finding]]:
+    """Return whether the folders at the top are splits, and those that keep this from being clear.
+
+    A folder that has the name of a split, but no folders in it, is a class: train, beside car and bus.
+    """
+    splits = {folders[0]: SPLIT_WORDS.get(folders[0].lower(), "") for folders in parts if folders}
+    if findings := beside_splits(splits):
+        return False, findings
+    named = {folders[0] for folders in parts if len(folders) > 1 and splits[folders[0]]}
+    others = sorted(top for top, split in splits.items() if not split)
+    train = "train" in splits.values()
+    if named and (others or (len(splits) > 1 and not train)):
+        why = f"{', '.join(others[:3])} beside it is not" if others else "no folder beside it is named train"
+        told = f"is named as a split, but {why}: rename the splits to train, val and test, or this folder if it is none"
+        return False, [Finding(True, top, told) for top in sorted(named)]
+    return train and not others, []
+
+
+def _same_labels(classes: set[tuple[str, ...]]) -> list[Finding]:
+    """Return which labels are in several groups: they are different classes, and a label may be in two splits."""
+    groups: dict[str, set[tuple[str, ...]]] = {}
+    for own in classes:
+        groups.setdefault(own[0] if len(own) > 1 else "", set()).add(own)
+    owners: dict[str, list[str]] = {}
+    for group, members in sorted(groups.items()):
+        outer = _common(members)
+        for own in sorted(members - {()}):
+            owners.setdefault("/".join(own[min(outer, len(own) - 1) :]), []).append(group or "no group")
+    items = tuple(f"{label} in {' and '.join(own)}" for label, own in sorted(owners.items()) if len(own) > 1)
+    told = "has folders of the same name in several groups; each is a class of its own, perhaps in another split"
+    cure = "if they are one class, put its files into one folder; rename groups that are splits to train and test"
+    return [Finding(False, "data.root", f"{told}; {cure}", items)] * bool(items)
 
 
 def beside_splits(splits: Mapping[str, str]) -> list[Finding]:
@@ -132,9 +186,8 @@ def _expression(fields: Sequence[str], literals: Sequence[str], label: str) -> r
 
 def _common(folders: set[tuple[str, ...]]) -> int:
     """Return how many folders hold all others: they are no classes."""
-    if len(folders) < 2:
-        return max(0, len(next(iter(folders), ())) - 1)
-    return next(i for i, level in enumerate(zip_longest(*folders)) if len(set(level)) > 1)
+    differing = (i for i, level in enumerate(zip_longest(*folders)) if len(set(level)) > 1)
+    return next(differing, len(next(iter(folders), ())))
 
 
 def of_source(

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
@@ -26,7 +25,7 @@ from metalearn_cli.core.places import expanded
 from metalearn_cli.core.random import derive_seed
 from metalearn_cli.data.common.files import SPLIT_WORDS
 from metalearn_cli.data.common.rows import word_of
-from metalearn_cli.data.common.splits import SPLITS, Split, packed
+from metalearn_cli.data.common.splits import SPLITS, Split, nfc, packed
 
 WAYS = ("auto", "groups", "classes", "items")
 """How classes may be split, besides by a file of lists."""
@@ -240,7 +239,7 @@ def _alike(names: Iterable[str]) -> list[Finding]:
     """Return classes whose names differ only in case, in blanks, in how an accent or a number is written."""
     sets: dict[str, list[str]] = {}
     for name in names:
-        plain = unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold()).strip()
+        plain = nfc(nfc(name).casefold()).strip()
         sets.setdefault(str(float(plain)) if _NUMBER.fullmatch(plain) else plain, []).append(name)
     alike = tuple(" and ".join(map(ascii, own)) for own in sets.values() if len(own) > 1)
     if not alike:
@@ -326,7 +325,10 @@ def _listed(classes: Classes, path: Path) -> dict[str, Classes]:
     """Split by the lists of a JSON file."""
     try:
         lists = json.loads(path.read_text("utf-8"))
-        lists = {split: list(map(str, lists[split])) for split in SPLITS}
+        if odd := [split for split in SPLITS if not isinstance(lists[split], list)]:
+            raise TypeError(f"{' and '.join(odd)}: no list")  # the letters of a string are no classes
+        known = {nfc(name): name for name in classes}
+        lists = {split: [known.get(nfc(name), name) for name in map(str, lists[split])] for split in SPLITS}
     except (OSError, ValueError, KeyError, TypeError) as error:
         what = (
             f'is neither one of {", ".join(WAYS)} nor a JSON file {{"train": [classes], "val": [...], "test": [...]}}'
@@ -392,12 +394,12 @@ def _dealt(order: Sequence[str], held: int) -> dict[str, str]:
 
 
 def _order(count: int, seed: int, name: str) -> list[int]:
-    return list(np.random.default_rng(derive_seed(seed, "split", name)).permutation(count))
+    return list(np.random.default_rng(derive_seed(seed, "split", nfc(name))).permutation(count))
 
 
 def _by_name(seed: int, names: Sequence[str]) -> list[str]:
     """Return names in an order in which two of them stay the same way round, whatever others there are."""
-    return sorted(names, key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).digest())
+    return sorted(names, key=lambda name: hashlib.sha256(f"{seed} {nfc(name)}".encode()).digest())
 
 
 def _by_place(seed: int, names: Sequence[str]) -> list[str]:

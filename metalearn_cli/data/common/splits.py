@@ -6,6 +6,7 @@ Legend: N items, K classes, O outputs of a regression, ... the shape of one item
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -103,6 +104,11 @@ def spread(values: Sequence[T], most: int) -> list[T]:
     """Return at most so many values, from the whole of a sequence: neighbours in an order may be of one group."""
     count = min(most, len(values))
     return [values[i * len(values) // count] for i in range(count)]
+
+
+def nfc(name: str) -> str:
+    """Return a name as most systems write it: for macOS, an accented letter is a letter and an accent."""
+    return unicodedata.normalize("NFC", name)
 
 
 def group_of(class_name: str) -> str:

@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 from typing import Any
 from unittest.mock import ANY
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sources import arrays, images
 
 from metalearn_cli.core.build import build, problems_of
 from metalearn_cli.core.errors import ConfigError
+from metalearn_cli.data.common.splits import names_of_items
 
 ARRAYS, IMAGES = "metalearn_cli.data.arrays.arrays", "metalearn_cli.data.images.images"
 
@@ -61,6 +65,27 @@ def test_what_its_numbers_mean_and_which_groups_meet(tmp_path: Path, parts: Any)
     for own in both.values():
         own |= {"split": "classes", "column": {"group": "group"}}
     assert {f.where for f in pooled(both).findings if "same groups" in f.what} >= {"a, train and val"}
+
+
+def test_files_that_were_renamed_and_findings_that_changed_are_told_anew(tmp_path: Path) -> None:
+    both = {}
+    for k, name in enumerate("ab"):
+        root = tmp_path / name
+        for label, i in product("uvwxyz", range(2)):
+            (root / label).mkdir(parents=True, exist_ok=True)
+            pixels = np.random.default_rng(1000 * k + 10 * ord(label) + i).integers(0, 256, (8, 8), np.uint8)
+            Image.fromarray(pixels).save(root / label / f"{i}.png")
+        both[name] = {"_target_": IMAGES, "root": str(root), "size": 8}
+    before = pooled(both)
+    assert before.findings == ()
+    (tmp_path / "a" / "u" / "1.png").rename(tmp_path / "a" / "u" / "new.png")
+    (tmp_path / "b" / "U").mkdir()
+    (tmp_path / "b" / "U" / "1.png").write_bytes((tmp_path / "b" / "u" / "1.png").read_bytes())
+    after = pooled(both)
+    assert after.fingerprint == before.fingerprint
+    assert [finding.where for finding in after.findings] == ["b, data.min_items"]
+    places = [place for split in after.splits.values() for place in names_of_items(split)]
+    assert "a: u/new.png" in places and "a: u/1.png" not in places
 
 
 def test_another_domain_for_the_test(parts: Any) -> None:

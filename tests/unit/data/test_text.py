@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import zipfile
-from itertools import chain
+from itertools import chain, product
 
 import pyarrow
 import pytest
@@ -124,6 +124,35 @@ def test_layouts(folder, layout):
     }
     assert items(data) == expected
     assert data.about["texts"] == len(ROWS)
+
+
+@pytest.mark.parametrize(
+    ("layout", "where", "told"),
+    [
+        (("{label}.txt", "backup/{label}.txt"), [f"{name}.txt" for name in sorted(NAMES)], "is in no class folder"),
+        (("{label}/1.txt", "notes.txt"), ["notes.txt"], "is in no class folder"),
+        (("{label}/1.txt", "{label}/more/2.txt"), sorted(NAMES), "holds files and folders of files"),
+        (("train/{label}/1.txt", "holdout/{label}/1.txt"), ["train"], "but holdout beside it is not"),
+        (("train/{label}.txt", "test/{label}x.txt", "stray.txt"), ["stray.txt"], "is in no class folder"),
+    ],
+)
+def test_text_files_in_places_of_two_kinds(folder, layout, where, told):
+    for place, row in product(layout, ROWS):
+        path = folder / "inside" / place.format(**row)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(row["text"])
+    with pytest.raises(DataError) as error:
+        made(folder)
+    assert [finding.where.removeprefix("inside/") for finding in error.value.findings] == where
+    assert all(told in finding.what for finding in error.value.findings)
+
+
+def test_a_link_that_is_left_out_is_told_and_refuses_nothing(folder):
+    (folder / "a.csv").write_text(as_csv(ROWS))
+    (folder / "again").symlink_to(folder)
+    data = made(folder)
+    assert everything(data) == NAMES
+    assert (data.findings[0].blocks, data.findings[0].where) == (False, "again")
 
 
 def test_one_table_without_its_folder(folder):

@@ -1,6 +1,7 @@
 """Classes that an earlier stage was trained on are no honest test, and every later stage says so."""
 
 import shutil
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +98,46 @@ def record(data, source, names, stage="transfer"):
 def test_same_classes_are_those_of_the_same_data(earlier, later, count):
     found = classes.seen([earlier], later, [*later["classes"], "dog" if count else "other"])
     assert (found["classes"] if found else 0) == count
+
+
+BIRDS = [f"\u00e9{k}" for k in "abcdefgh"]
+IN_GROUPS = [*(f"birds/{name}" for name in BIRDS), *(f"fish/f{k}" for k in range(8))]
+PARTS = [*(f"home/{name}" for name in BIRDS), *(f"work/w{k}" for k in range(8))]
+DIGITS = list("01234567")
+
+
+@pytest.mark.parametrize(
+    ("earlier", "later", "every", "seen"),
+    [
+        (("images", "a", BIRDS), ("images", "b", BIRDS), "NFD", 8),  # a zip from a Mac
+        (("images", "birds", BIRDS[:4]), ("images", "all", IN_GROUPS), "NFC", 4),
+        (("images", "all", IN_GROUPS[2:12]), ("images", "birds", BIRDS), "NFC", 6),
+        (("images", "home", BIRDS[:4]), ("pooled", None, PARTS), "NFC", 4),
+        (("pooled", None, PARTS[2:12]), ("images", "home", BIRDS), "NFC", 6),
+        (("pooled", None, PARTS[:4]), ("pooled", None, [name.replace("home", "h") for name in PARTS]), "NFC", 4),
+        (("pooled", None, [f"home/{name}" for name in IN_GROUPS[:6]]), ("images", "birds", BIRDS), "NFC", 6),
+        (("images", "birds", DIGITS), ("images", "all", [f"birds/{k}" for k in DIGITS]), "NFC", 8),
+        (("images", "other", DIGITS), ("images", "all", [f"birds/{k}" for k in DIGITS]), "NFC", 0),
+        (("images", "birds", BIRDS), ("audio", "birds", IN_GROUPS), "NFC", 0),
+        (("images", "s", [f"anna/{k}" for k in BIRDS]), ("images", "s", [f"ben/{k}" for k in BIRDS]), "NFC", 0),
+        # the same labels of two parts, one of which is for tests: another domain, on purpose
+        (("pooled", None, PARTS[:8]), ("pooled", None, [*PARTS[:8], *(f"work/{k}" for k in BIRDS)]), "NFC", 8),
+    ],
+)
+def test_the_same_class_under_another_name(earlier, later, every, seen):
+    names = [unicodedata.normalize(every, name) for name in later[2]]
+    held_out = names if seen else names[:4]
+    found = classes.seen([record(*earlier)], record(*later[:2], held_out, "test"), iter(names))
+    assert (found["classes"] if found else 0) == seen
+    assert not found or set(found["names"]) <= set(names)
+
+
+@pytest.mark.parametrize(("root", "seen"), [("digits.npz", 8), ("others.npz", 0)])
+def test_numbers_of_a_part_are_those_of_its_file(root, seen):
+    spec = {"parts": {"one": {"root": f"/data/{root}"}, "two": {}}}
+    later = classes.trained_on("test", "pooled", spec, [f"{part}/{k}" for part in ("one", "two") for k in DIGITS])
+    found = classes.seen([record("arrays", "digits.npz", DIGITS)], later, later["classes"])
+    assert (found["classes"] if found else 0) == seen
 
 
 def test_records_of_a_chain_are_kept_once():

@@ -150,6 +150,23 @@ def test_a_failed_build_leaves_nothing(folder: Path) -> None:
     assert not folder.exists()
 
 
+def test_a_failed_build_leaves_a_folder_that_was_there(folder: Path) -> None:
+    folder.mkdir()
+    with pytest.raises(ZeroDivisionError):
+        cached("thing", {}, lambda: 1 / 0)  # type: ignore[arg-type, return-value]
+    assert list(folder.parent.iterdir()) == [folder] and not list(folder.iterdir())
+
+
+def test_what_a_killed_process_has_left_is_removed(folder: Path) -> None:
+    cached("thing", {}, Builder())
+    (file,) = folder.iterdir()
+    file.rename(folder / f"{file.stem}0123abcd.tmp")
+    other = folder / "thing-0123456789abcdef89abcdef.tmp"  # perhaps of a process that still runs
+    other.touch()
+    cached("thing", {}, Builder())
+    assert set(folder.iterdir()) == {file, other}
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
 def test_what_is_kept_is_mapped_and_read_item_by_item(folder: Path) -> None:
     build = Builder()

@@ -165,11 +165,29 @@ def test_the_stamp_is_another_where_size_and_time_are_the_same(tmp_path, kind):
     assert files_in(one).stamp != before
 
 
-def test_a_link_to_a_folder_beside_it_is_read_again(tmp_path):
+def test_a_link_to_a_folder_beside_it_is_told_and_not_read(tmp_path):
     folder(tmp_path, {"crow/1.png": b"1", "magpie/2.png": b"2"})
     (tmp_path / "crow" / "more").symlink_to("../magpie")
     (tmp_path / "magpie" / "up").symlink_to("..")
-    assert contents(files_in(tmp_path)) == {"crow/1.png": b"1", "crow/more/2.png": b"2", "magpie/2.png": b"2"}
+    (tmp_path / ".git").mkdir()
+    (tmp_path / ".git" / "magpie").symlink_to("../magpie")
+    files = files_in(tmp_path)
+    assert contents(files) == {"crow/1.png": b"1", "magpie/2.png": b"2"}
+    told = {(f.blocks, f.where): f.what for f in files.findings}
+    assert told.keys() == {(False, "crow/more"), (False, "magpie/up")}
+    assert told[False, "crow/more"] == "is the folder magpie again, by a link: what is in it is read once"
+
+
+def test_folders_that_all_link_to_each_other_are_read_once(tmp_path):
+    places = [tmp_path / f"c{k}" for k in range(9)]  # 9! paths
+    for place in places:
+        place.mkdir()
+        (place / "1.png").write_bytes(b"1")
+        for other in places:
+            (place / f"to-{other.name}").symlink_to(other)
+    files = files_in(tmp_path)
+    assert files.names == tuple(f"c{k}/1.png" for k in range(9))
+    assert len(files.findings) == 81
 
 
 def test_what_is_no_source(tmp_path):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import replace
 
 import pytest
@@ -44,6 +45,18 @@ GROUPED = whole(
     tuple(f"{g}/{i}" for g in "DE" for i in range(2)),
     tuple(f"{g}/{i}" for g in "FG" for i in range(3)),
 )
+
+
+@pytest.mark.parametrize("same", ["", f"{SAME_CLASSES} classes"])
+def test_how_an_accent_is_written_changes_no_fold(same: str) -> None:
+    names = [(f"\u00e9{k}", f"e{k}", f"f{k}") for k in range(3)]
+    own = [names[0] + names[1] + names[2]] * 3 if same else names
+    tests = []
+    for form in ("NFC", "NFD"):
+        written = [tuple(unicodedata.normalize(form, name) for name in part) for part in own]
+        data = whole(*written, protocol=same or "published")
+        tests.append([sorted(data.fold(k, 3).splits["test"].items.flatten().tolist()) for k in (1, 2, 3)])
+    assert tests[0] == tests[1]
 
 
 @pytest.mark.parametrize(

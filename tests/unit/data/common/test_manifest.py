@@ -1,6 +1,7 @@
 """How classes are split: as the source says, by group, by class, by item, or by lists."""
 
 import json
+import unicodedata
 
 import pytest
 
@@ -154,6 +155,38 @@ def test_words_for_splits():
     ]
     with pytest.raises(DataError, match="row 3 has the split 'fold1'; a split is one of train, val, test"):
         split_named("fold1", "row 3")
+
+
+def named(form):
+    labels = [unicodedata.normalize(form, f"\u00e9{letter}vian") for letter in "abcdefghijkl"]
+    return Manifest([Entry(f"{label}{i}", label, group=f"{label}s") for label in labels for i in range(5)])
+
+
+@pytest.mark.parametrize("split", ["classes", "groups", "items"])
+def test_how_an_accent_is_written_moves_no_class(split):
+    one, two = (placed(named(form), split, 0).classes for form in ("NFC", "NFD"))
+    for part, own in one.items():
+        nfc = {unicodedata.normalize("NFC", entry.source) for entries in own.values() for entry in entries}
+        assert nfc == {unicodedata.normalize("NFC", e.source) for entries in two[part].values() for e in entries}
+    assert one["train"].keys() != two["train"].keys()  # their names stay
+
+
+def test_lists_name_classes_however_an_accent_is_written(tmp_path):
+    path = tmp_path / "splits.json"
+    made = placed(named("NFC"), "classes", 0)
+    path.write_text(json.dumps(names(made)))
+    assert placed(named("NFD"), str(path), 0).entries("test")[0].label == unicodedata.normalize(
+        "NFD", made.entries("test")[0].label
+    )
+
+
+@pytest.mark.parametrize("own", ["cd", {"c": 1, "d": 2}, 3, None])
+def test_a_split_file_needs_lists(tmp_path, own):
+    path = tmp_path / "splits.json"
+    path.write_text(json.dumps({"train": ["a", "b"], "val": own, "test": ["e", "f"]}))
+    letters = Manifest([Entry(f"{label}{i}", label) for label in "abcdef" for i in range(2)])
+    with pytest.raises(ConfigError, match=r"splits\.json is neither one of .* nor a JSON file .* \(val: no list\)"):
+        placed(letters, str(path), 0)
 
 
 def test_a_slash_of_a_group_is_no_end_of_it():
