@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -75,15 +76,21 @@ def _plain(value: Any) -> Any:
 def scalars(folder: Path) -> list[tuple[int, str, float]]:
     """Read TensorBoard's event files as TensorBoard does: in order, and a start forgets its step and later ones."""
     found: list[tuple[int, str, float]] = []
+    for event in events(folder):
+        if event.HasField("session_log") and event.session_log.status == SessionLog.START:
+            found = [entry for entry in found if entry[0] < event.step]
+        values = [value for value in event.summary.value if value.HasField("simple_value")]
+        found += [(event.step, value.tag, value.simple_value) for value in values]
+    return found
+
+
+def events(folder: Path) -> Iterator[Any]:
+    """Read TensorBoard's event files, each up to where a kill has cut it."""
     for path in sorted(folder.glob("*tfevents*")):
         data, at = path.read_bytes(), 0
         while at + 12 <= len(data):
             (length,) = struct.unpack_from("Q", data, at)
             if at + 16 + length > len(data):
-                break  # cut short by a kill
-            event = Event.FromString(data[at + 12 : at + 12 + length])
+                break
+            yield Event.FromString(data[at + 12 : at + 12 + length])
             at += 16 + length
-            if event.HasField("session_log") and event.session_log.status == SessionLog.START:
-                found = [entry for entry in found if entry[0] < event.step]
-            found += [(event.step, value.tag, value.simple_value) for value in event.summary.value]
-    return found
