@@ -94,3 +94,40 @@ def events(folder: Path) -> Iterator[Any]:
                 break
             yield Event.FromString(data[at + 12 : at + 12 + length])
             at += 16 + length
+
+
+def of_mlflow(folder: Path) -> list[tuple[int, str, float]]:
+    """Read the values of the only run in the store of a folder of runs, sorted."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{folder.resolve().parents[1] / 'mlflow.db'}")
+    (run,) = client.search_runs([client.get_experiment_by_name("mlx").experiment_id])
+    histories = [client.get_metric_history(run.info.run_id, name) for name in run.data.metrics]
+    return sorted((metric.step, metric.key, metric.value) for history in histories for metric in history)
+
+
+def of_wandb(folder: Path) -> list[tuple[int, str, str]]:
+    """Read the values in the only file of W&B in a run's folder, as JSON."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    (file,) = folder.glob("wandb/offline-run-*/*.wandb")
+    found = []
+    for record in map(Record.FromString, _leveldb(file.read_bytes())):
+        items = {"/".join(item.nested_key) or item.key: item.value_json for item in record.history.item}
+        found += [(int(items["_step"]), name, text) for name, text in items.items() if name[0] != "_"]
+    return found
+
+
+def _leveldb(data: bytes) -> Iterator[bytes]:
+    """Read a log of LevelDB: blocks of 32 KiB, with parts of records that begin with checksum, length and kind."""
+    at, record = 7, b""  # after the header of the file
+    while at < len(data):
+        if (rest := 32768 - at % 32768) < 7:
+            at += rest
+            continue
+        length, kind = struct.unpack_from("<HB", data, at + 4)
+        record += data[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):  # whole, or its last part
+            yield record
+            record = b""
