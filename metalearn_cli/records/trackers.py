@@ -184,6 +184,7 @@ class TensorBoard:
         width, height = struct.unpack(">II", data[16:24])  # in the header of a PNG file
         image = Summary.Image(width=width, height=height, colorspace=4, encoded_image_string=data)
         self._event(step=step, summary=Summary(value=[Summary.Value(tag=path.stem, image=image)]))
+        self._sync()
 
     def close(self, error: BaseException | None) -> None:
         """Write the end of the session and close the file."""
@@ -226,10 +227,10 @@ class MLflow:
     """A run of the same name in the store of MLFLOW_TRACKING_URI, else in mlflow.db in the folder of all runs."""
 
     def __init__(self, run: Run, settings: Mapping[str, Any]) -> None:
-        for name in ("mlflow", "alembic"):  # each step of making a new store
-            logging.getLogger(name).setLevel(logging.WARNING)
         from mlflow import MlflowClient
 
+        for name in ("mlflow", "alembic"):  # they tell each step of making a new store
+            logging.getLogger(name).setLevel(logging.WARNING)
         runs_dir = run.folder.parents[1].resolve()
         own = None if os.environ.get("MLFLOW_TRACKING_URI") else f"sqlite:///{runs_dir / 'mlflow.db'}"
         self._client, self._began = MlflowClient(own), _began(run)
