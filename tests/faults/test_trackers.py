@@ -15,8 +15,8 @@ from faults.folders import of_mlflow, of_wandb, scalars
 
 from metalearn_cli.records.metrics import TIMES, read_metrics
 
-RUN = "meta-train data=gaussian backbone=mlp way=2 query=2 steps=1500 val_episodes=2 tasks=1".split()
-EVERY = "every.log=50 every.evaluate=500 every.save=100".split()
+RUN = "meta-train data=gaussian backbone=mlp way=2 query=2 steps=600 val_episodes=2 tasks=1".split()
+EVERY = "every.log=20 every.evaluate=200 every.save=20".split()
 READ: dict[str, Callable[[Path], list]] = {
     "tensorboard": lambda folder: scalars(folder / "tensorboard"),
     "mlflow": of_mlflow,
@@ -42,7 +42,7 @@ def test_a_killed_and_resumed_run_has_each_value_once(name, tmp_path, monkeypatc
         monkeypatch.delenv(variable, raising=False)
     process = subprocess.Popen(mlx(*RUN, *EVERY, f"tracker=[{name}]"), stderr=subprocess.DEVNULL)
     folder = run_folder(process)
-    for steps in (100, 600):
+    for steps in (100, 300):
         while process.poll() is None and not any(
             int(path.name.partition("-")[2]) > steps for path in (folder / "checkpoints").glob("step-*")
         ):
@@ -55,7 +55,7 @@ def test_a_killed_and_resumed_run_has_each_value_once(name, tmp_path, monkeypatc
     assert process.communicate()[1] and process.returncode == 0
     lines = read_metrics(folder)
     measured = [(int(x["step"]), n, v) for x in lines for n, v in x.items() if n not in ("step", *TIMES)]
-    assert len(measured) == len(set(measured)) and measured[-1][0] == 1500
+    assert len(measured) == len(set(measured)) and measured[-1][0] == 600
     found = READ[name](folder)
     assert sorted((step, key) for step, key, _ in found) == sorted((step, key) for step, key, _ in measured)
     assert [v for _, _, v in sorted(found)] == pytest.approx([v for _, _, v in sorted(measured)])
