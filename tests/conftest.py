@@ -29,6 +29,7 @@ from metalearn_cli.engine.runtime import Runtime
 PROTONET = {"_target_": "metalearn_cli.algorithms.protonet.ProtoNet"}
 EVERY_STAGE = {
     "seed": 0,
+    "tracker": ["tensorboard"],
     "runtime": {
         "accelerator": "cpu",
         "devices": 1,

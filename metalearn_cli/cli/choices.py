@@ -11,6 +11,8 @@ from metalearn_cli.core.errors import UserError
 from metalearn_cli.core.stages import TABLE
 
 _HIDDEN = ("hydra", "stage")  # groups that commands are made of; users do not choose from them
+MODELINE = "# yaml-language-server:"
+"""The beginning of the line that tells an editor the schema of a file."""
 _EXAMPLES = {
     **{name: stage.examples for name, stage in TABLE.items()},
     "data": (
@@ -18,6 +20,9 @@ _EXAMPLES = {
         "mlx data show data=images data.root=my_photos/",
         "mlx data check data=omniglot data.root=FOLDER way=20 shot=5",
     ),
+    "cat": ("mlx cat experiment/smoke", "mlx cat algorithm/maml"),
+    "cp": ("mlx cp experiment/smoke mine/my_smoke.yaml", "mlx cp algorithm/maml mine/my_maml.yaml"),
+    "schema": ("mlx schema run > run.schema.json", "mlx schema algorithm"),
     "ls": ("mlx ls algorithm", "mlx ls algorithm maml", "mlx ls experiment smoke"),
     "verify": (
         "mlx verify experiment=smoke tier=smoke",
@@ -97,7 +102,7 @@ def component(name: str, choice: str, extra: str = "") -> str:
     settings: list[str] = []
     for path in _with_bases(name, choice, extra):
         text = path.read_text(encoding="utf-8", errors="replace")
-        lines = [line for line in text.splitlines() if not line.startswith("# @")]
+        lines = [line for line in text.splitlines() if not line.startswith(("# @", MODELINE))]
         header = [line.removeprefix("#").removeprefix(" ") for line in lines if line.startswith("#")]
         body = re.sub(r"^defaults:\n(?:(?: .*)?\n)*", "", "\n".join(lines) + "\n", flags=re.MULTILINE)
         own = [line for line in body.splitlines() if line and not line.startswith(("#", "_target_"))]
@@ -108,9 +113,20 @@ def component(name: str, choice: str, extra: str = "") -> str:
     return "\n".join([*header, "", "settings:" if told else "no settings", *told])
 
 
+def texts_of(name: str, choice: str, extra: str = "") -> list[str]:
+    """Return the text of a config after those of its group that it extends; the group is "" for that of a command."""
+    paths = _with_bases(name, choice, extra) if name else [path_of(name, choice, extra)]
+    return [path.read_text(encoding="utf-8", errors="replace") for path in paths]
+
+
+def path_of(name: str, choice: str, extra: str = "") -> Path:
+    """Return the file of a choice; the group is "" for that of a command."""
+    return next(path for folder in folders(extra) if (path := folder / name / f"{choice}.yaml").is_file())
+
+
 def _with_bases(name: str, choice: str, extra: str) -> list[Path]:
     """Return the file of a choice, after the files of its group that it extends, as fomaml extends maml."""
-    path = next(path for folder in folders(extra) if (path := folder / name / f"{choice}.yaml").is_file())
+    path = path_of(name, choice, extra)
     defaults = re.search(r"^defaults:\n((?:(?: .*)?\n)*)", path.read_text(errors="replace"), re.MULTILINE)
     bases = re.findall(r"^ *- (\w+)$", defaults[1] if defaults else "", re.MULTILINE)
     return [p for base in bases if base not in ("_self_", choice) for p in _with_bases(name, base, extra)] + [path]
@@ -122,6 +138,9 @@ def help_text(command: str, extra: str = "") -> str:
         "verify": "experiment=NAME [tier=smoke|short|full] [key=value ...]",
         "resume": "RUN [key=value ...]",
         "ls": "[GROUP [NAME]]",
+        "cat": "GROUP/NAME",
+        "cp": "GROUP/NAME FOLDER/COPY.yaml",
+        "schema": "STAGE|GROUP",
         "show": "RUN",
         "runs": "[key=value ...]",
         "validate": "STAGE [key=value ...]",
@@ -156,7 +175,8 @@ def _first_sentence(path: Path) -> str:
     """Return the first comment of a file, up to the end of a sentence; in recipes a `# @package` line comes first."""
     with path.open(encoding="utf-8", errors="replace") as file:
         head = file.read(4096)
-    comments = [line.lstrip("# ").strip() for line in head.splitlines() if line.startswith("#")]
+    lines = [line for line in head.splitlines() if line.startswith("#") and not line.startswith(MODELINE)]
+    comments = [line.lstrip("# ").strip() for line in lines]
     told = ""
     for line in comments:
         if line.startswith("@"):
@@ -169,15 +189,25 @@ def _first_sentence(path: Path) -> str:
     return told
 
 
-def _choice_lines(stage: str, extra: str) -> list[str]:
-    """Return the groups of a stage, from the defaults lists of its config and that config's parts."""
-    groups, lines = catalogue(extra), []
+def places(stage: str, extra: str = "") -> dict[str, str]:
+    """Return the default choice of each group of a stage, by its word before the =, as in optimizer@transfer.optimizer.
+
+    They are in the defaults lists of the stage's config and that config's parts.
+    """
+    groups, found = catalogue(extra), {}
     for name, prefix in _parts(stage):
-        for found, default in re.findall(r"^  - (?:optional )?/?(\w+): (\w+)", _text(name), re.MULTILINE):
-            if found in groups:
-                key = f"{found}@{prefix}.{found}" if prefix else found
-                lines.append(f"  {key}={default}  ({' | '.join(groups[found])})")
-    return lines
+        for group, default in re.findall(r"^  - (?:optional )?/?(\w+): (\w+)", _text(name), re.MULTILINE):
+            if group in groups:
+                found[f"{group}@{prefix}.{group}" if prefix else group] = default
+    return found
+
+
+def _choice_lines(stage: str, extra: str) -> list[str]:
+    """Return the groups of a stage with their choices."""
+    groups = catalogue(extra)
+    return [
+        f"  {key}={default}  ({' | '.join(groups[key.split('@')[0]])})" for key, default in places(stage, extra).items()
+    ]
 
 
 def _setting_lines(stage: str) -> list[str]:

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from contextlib import redirect_stderr
+from itertools import pairwise
 
 from metalearn_cli.cli.words import COMMANDS, DATA, OPTIONS, SHELLS, STAGES
+from metalearn_cli.core.places import expanded
+from metalearn_cli.core.stages import TABLE
+
+CHECKPOINTS = ("ckpt", "init_from", "teacher")
+"""The settings that name a checkpoint."""
 
 _SCRIPTS = {
     "bash": r"""# mlx completion for bash; put into ~/.bashrc:  eval "$(mlx completion bash)"
@@ -46,21 +53,61 @@ def query(argv: Sequence[str]) -> int:
     words = line.split()[1:]
     current = words.pop() if words and not line[-1].isspace() else ""
     command = next((word for word in words if word in COMMANDS), "")
+    rest = words[words.index(command) + 1 :] if command else []
+    stage = command if command in STAGES else next(iter(rest), "") if command == "validate" else ""
     if current.startswith("-"):
         candidates = [o.name for o in OPTIONS if not command or command in o.commands]
     elif not command:
         candidates = list(COMMANDS)
-    elif command in STAGES or (command == "data" and "check" in words):
-        rest = [word for word in words if word not in (command, "check")]
-        config = command if command in STAGES else "data-check"
-        return _of_hydra(config, " ".join(["mlx", *rest, current]), argv)
+    elif stage in STAGES or (command == "data" and "check" in words):
+        extra = _own_folder(words)
+        candidates = _of_value(current, extra) or _of_place(stage, current, extra)
+        if not candidates:
+            config = stage or "data-check"
+            others = [word for word in words if word not in (command, stage, "check")]
+            return _of_hydra(config, " ".join(["mlx", *others, current]), argv)
     else:
-        candidates = _of_command(command)
+        candidates = _of_command(command, _own_folder(words))
     print("\n".join(c for c in candidates if c.startswith(current)))
     return 0
 
 
-def _of_command(command: str) -> list[str]:
+def _own_folder(words: Sequence[str]) -> str:
+    """Return the user's own folder of configs, "" without one."""
+    pairs = pairwise(words)
+    return next((expanded(value) for name, value in pairs if name in ("--config-dir", "-cd")), "")
+
+
+def _of_value(current: str, extra: str) -> list[str]:
+    """Return the candidates for a value: a checkpoint, or a choice, also the next one behind a comma."""
+    key, equals, value = current.partition("=")
+    name = key.split(".")[-1]
+    if not equals:
+        return []
+    if name in CHECKPOINTS:
+        from metalearn_cli.records.runs import list_runs
+
+        accepted = TABLE["evaluate" if name == "ckpt" else "meta-train"].accepts
+        trained = [run["id"] for run in list_runs("runs") if run["stage"] in accepted]
+        return [f"{key}={found}" for found in ("latest", *(f"latest:{stage}" for stage in accepted), *trained)]
+    from metalearn_cli.cli.choices import catalogue
+
+    before = current[: len(current) - len(re.split(r"[,\[]", value)[-1])]
+    taken = re.split(r"[,\[]", before.partition("=")[2])
+    choices = catalogue(extra).get(key.split("@")[0].lstrip("+/"), {})
+    return [f"{before}{choice}" for choice in choices if choice not in taken]
+
+
+def _of_place(stage: str, current: str, extra: str) -> list[str]:
+    """Return the candidates for a group at a place, as in optimizer@transfer.optimizer=."""
+    if "@" not in current or "=" in current or not stage:
+        return []
+    from metalearn_cli.cli.choices import places
+
+    return [f"{key}=" for key in places(stage, extra) if "@" in key]
+
+
+def _of_command(command: str, extra: str) -> list[str]:
     if command == "validate":
         return list(STAGES)
     if command == "completion":
@@ -72,10 +119,15 @@ def _of_command(command: str) -> list[str]:
         return [*(f"experiment={name}" for name in catalogue()["experiment"]), *(f"tier={name}" for name in TIERS)]
     if command == "data":
         return list(DATA)
-    if command == "ls":
+    if command in ("ls", "schema", "cat", "cp"):
         from metalearn_cli.cli.choices import catalogue
 
-        return list(catalogue())
+        groups = catalogue(extra)
+        if command == "ls":
+            return list(groups)
+        if command == "schema":
+            return [*STAGES, *groups]
+        return [f"{group}/{name}" for group, choices in groups.items() for name in choices]
     if command in ("show", "resume"):
         from metalearn_cli.records.runs import list_runs
 

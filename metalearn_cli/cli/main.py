@@ -157,6 +157,34 @@ def _ls(words: Words) -> int:
     return errors.DONE
 
 
+def _cat(words: Words) -> int:
+    from metalearn_cli.cli.copying import text_of
+
+    text = text_of(_expect(words, "GROUP/NAME")[0], words.options.get("--config-dir", ""))
+    _show(words, {"text": text}, lambda: print(text, end=""))
+    return errors.DONE
+
+
+def _cp(words: Words) -> int:
+    from metalearn_cli.cli.copying import copy
+
+    config, *to = _expect(words, "GROUP/NAME FOLDER/COPY.yaml", several=True)
+    if len(to) != 1:
+        raise UserError("mlx cp needs a config and the copy, as in: mlx cp experiment/smoke mine/my_smoke.yaml")
+    copied = copy(config, to[0], words.options.get("--config-dir", ""))
+    _show(words, copied._asdict(), lambda: print(f"wrote {copied.file}\nrun it with: {copied.command}"))
+    return errors.DONE
+
+
+def _schema(words: Words) -> int:
+    from metalearn_cli.cli.schema import schema
+    from metalearn_cli.records.runs import as_json
+
+    found = schema(_expect(words, "STAGE|GROUP")[0], words.options.get("--config-dir", ""))
+    _show(words, found, lambda: print(as_json(found, indent=1)))
+    return errors.DONE
+
+
 def _runs(words: Words) -> int:
     from metalearn_cli.cli import telling, views
     from metalearn_cli.cli.listing import chosen
@@ -248,6 +276,9 @@ _COMMANDS: dict[str, Callable[[Words], int]] = {
     "verify": _verify,
     "resume": _resume,
     "ls": _ls,
+    "cat": _cat,
+    "cp": _cp,
+    "schema": _schema,
     "runs": _runs,
     "show": _show_run,
     "validate": _validate,

@@ -113,11 +113,10 @@ TABLE = (
     Row("save_total_limit save_top_k max_to_keep", ("keep={}",)),
     Row("early_stopping early_stopping_patience", ("patience={}",)),
     Row("config cfg config_file config_name recipe experiment exp", ("mlx run experiment={}",)),
-    Row(
-        "wandb use_wandb tensorboard use_tensorboard logger report_to tb mlflow",
-        ("tensorboard --logdir runs",),
-        "every run writes TensorBoard events and metrics.jsonl into its folder",
-    ),
+    Row("wandb use_wandb weights_and_biases", ("tracker=[wandb]",)),
+    Row("mlflow use_mlflow", ("tracker=[mlflow]",)),
+    Row("tensorboard use_tensorboard tb", ("tracker=[tensorboard]",)),
+    Row("logger loggers report_to trackers tracking", ("tracker=[{}]",)),
     Row(
         "v vv verbose debug log_level",
         ("mlx show latest",),

@@ -18,6 +18,9 @@ COMMANDS = {
     "verify": "run an experiment and compare its results with what it claims",
     "resume": "complete an interrupted run",
     "ls": "list the choices: data, networks, learners, recipes",
+    "cat": "print the file of a choice",
+    "cp": "copy a choice into your own folder of configs",
+    "schema": "print the JSON Schema of config files, for editors",
     "runs": "list the runs",
     "show": "show a run and its ancestors, with checksums",
     "validate": "check the settings of a stage without running it",
@@ -77,7 +80,11 @@ OPTIONS = (
     Option("--bench", "", "", "time a meta-training step with each task batching and precision", ("doctor",)),
     Option("--multirun", "-m", "", "run every combination of comma-separated values", (*STAGES, "validate")),
     Option(
-        "--config-dir", "-cd", "DIR", "a folder with your own configs", (*STAGES, "verify", "validate", "ls", "data")
+        "--config-dir",
+        "-cd",
+        "DIR",
+        "a folder with your own configs",
+        (*STAGES, "verify", "validate", "ls", "cat", "cp", "schema", "data"),
     ),
     Option("--cfg", "-c", "WHAT", "print the settings: job, hydra or all", tuple(STAGES), ("job", "hydra", "all")),
     Option("--resolve", "", "", "with --cfg: with references filled in", tuple(STAGES)),

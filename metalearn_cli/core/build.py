@@ -182,6 +182,16 @@ def _parameters(target: str, key: str) -> dict[str, Parameter]:
     }
 
 
+def types_of(target: str, key: str) -> dict[str, Any]:
+    """Return the type of each setting of a component, by name.
+
+    Raises:
+        ValueError: if it does not exist, or does not belong to that group.
+    """
+    taken = _parameters(target, key) | SHARED.get(key, {})
+    return {name: parameter.annotation for name, parameter in taken.items()} | LIMITS.get(key, {})
+
+
 def files_of(spec: Spec, key: str) -> dict[str, str]:
     """Return the settings of a component that name files or folders (`core.check.OnDisk`) and do."""
     taken = _parameters(spec["_target_"], key)

@@ -160,3 +160,29 @@ def meant(value: Any, annotation: Any) -> str:
 def mismatch(value: Any, annotation: Any) -> str:
     """Return what is wrong with `value` as the end of a sentence, or "" if it fits."""
     return "" if fits(value, annotation) else f"must be {describe(annotation)}, got {shown(value)}"
+
+
+def as_schema(annotation: Any) -> dict[str, Any]:
+    """Return the values that `fits` an annotation as a JSON Schema, of draft 7."""
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        found = as_schema(args[0])
+        for limit in _limits(args):
+            if isinstance(limit, Range):
+                found |= {"minimum": limit.low} if limit.low > -_INFINITE else {}
+                found |= {"maximum": limit.high} if limit.high < _INFINITE else {}
+            else:
+                found |= {"exclusiveMinimum" if isinstance(limit, Above) else "exclusiveMaximum": limit[0]}
+        return found
+    if origin is Literal:
+        return {"enum": list(args)}
+    if origin in (Union, types.UnionType):
+        return {"anyOf": [as_schema(a) for a in args]}
+    if origin is tuple and Ellipsis not in args:
+        return {"type": "array", "items": [as_schema(a) for a in args], "minItems": len(args), "maxItems": len(args)}
+    if origin in _LISTS:
+        return {"type": "array", **({"items": as_schema(args[0])} if args else {})}
+    if origin in (dict, Mapping) or annotation in (dict, Mapping):
+        return {"type": "object", **({"additionalProperties": as_schema(args[1])} if args else {})}
+    named = {int: "integer", float: "number", bool: "boolean", str: "string", type(None): "null", list: "array"}
+    return {"type": named[annotation]} if annotation in named else {}

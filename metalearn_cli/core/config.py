@@ -86,6 +86,8 @@ class Common:
     seed: Annotated[int, Range(0, SEEDS - 1)]
     runs_dir: str
     """Folder of all runs, relative to the current directory."""
+    tracker: list[Literal["tensorboard", "mlflow", "wandb"]]
+    """Programs that get copies of a run's values, settings and pictures, see `records.trackers`."""
     runtime: Runtime
     way: Count | None
     """Classes per episode on which few-shot accuracy is measured; null = 5, or as many as the data allows."""

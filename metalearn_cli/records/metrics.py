@@ -1,4 +1,4 @@
-"""The metrics of a run: metrics.jsonl and TensorBoard events."""
+"""The metrics of a run: metrics.jsonl."""
 
 from __future__ import annotations
 
@@ -6,15 +6,13 @@ import json
 import logging
 import math
 import os
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from metalearn_cli.core.errors import UserError
 from metalearn_cli.core.types import Reporter
-from metalearn_cli.records.runs import as_json, flush, flushing, naming, write_text
+from metalearn_cli.records.runs import as_json, flush, naming, write_text
 
 log = logging.getLogger("metalearn_cli")
 
@@ -36,30 +34,12 @@ class Recorder:
     """
 
     def __init__(self, folder: Path, reporter: Reporter, start: int | None = None) -> None:
-        from tensorboardX.proto.event_pb2 import SessionLog
-        from tensorboardX.record_writer import RecordWriter
-
         self._path = folder / "metrics.jsonl"
         self._reporter = reporter
         first = 0 if start is None else start + 1  # the first step after which values are measured anew
         kept = [line for line in read_metrics(folder) if line["step"] < first] if first else []
         write_text(self._path, "".join(as_json(line) + "\n" for line in kept))
-        self._folder = folder / "tensorboard"
-        self._folder.mkdir(exist_ok=True)
-        # each start has its own file; names sort by start, also within a second; written without a thread, so that a
-        # full disk is an error here and `sync` knows what is written
-        name = f"events.out.tfevents.{int(time.time())}.{len(list(self._folder.iterdir())):04d}"
-        with naming(self._folder):
-            self._events = RecordWriter(str(self._folder / name))
-        try:
-            self._event(file_version="brain.Event:2")
-            # delete what earlier starts recorded for later steps
-            self._event(step=first, session_log=SessionLog(status=SessionLog.START))
-            self.sync()
-        except OSError:
-            with suppress(OSError):
-                self.close()
-            raise
+        self._fresh: list[Mapping[str, float]] = list(kept)
 
     def __call__(self, step: int, values: Mapping[str, float], times: Mapping[str, float] | None = None) -> None:
         """Record the values measured after `step` steps, and `times`, entries that `TIMES` names.
@@ -76,30 +56,19 @@ class Recorder:
             with suppress(OSError):
                 os.truncate(self._path, size)
             raise
-        from tensorboardX.proto.summary_pb2 import Summary
-
-        for name, value in values.items():  # `tensorboardX.summary` would print a line at every NaN
-            self._event(step=step, summary=Summary(value=[Summary.Value(tag=name, simple_value=value)]))
+        self._fresh.append({"step": step, **times, **values})
         shown = (f"{name} {value:.6g}" for name, value in {**times, **values}.items())
         log.info("step %d: %s", step, ", ".join(shown))
         self._reporter.metrics(step, values)
 
-    def _event(self, **contents: Any) -> None:
-        from tensorboardX.proto.event_pb2 import Event
-
-        with naming(self._folder):
-            self._events.write(Event(wall_time=time.time(), **contents).SerializeToString())
+    def fresh(self) -> list[Mapping[str, float]]:
+        """Return the lines since the last call, at first with those that were kept from earlier starts."""
+        fresh, self._fresh = self._fresh, []
+        return fresh
 
     def sync(self) -> None:
-        """Flush everything to disk, so that metrics are never behind a checkpoint that is saved afterwards."""
+        """Flush the file to disk, so that metrics are never behind a checkpoint that is saved afterwards."""
         flush(self._path)
-        with naming(self._folder), flushing():  # it calls os.fsync itself
-            self._events.flush()
-
-    def close(self) -> None:
-        """Write the remaining TensorBoard events and close the file."""
-        with naming(self._folder):
-            self._events.close()
 
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:

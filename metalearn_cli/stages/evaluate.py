@@ -21,6 +21,7 @@ from metalearn_cli.engine.evaluation import Outcomes, score_episodes
 from metalearn_cli.records import runs
 from metalearn_cli.records.log import working_on
 from metalearn_cli.records.plots import reliability_picture
+from metalearn_cli.records.trackers import tracking
 from metalearn_cli.stages.crossing import trained_on
 from metalearn_cli.stages.evaluation import Candidate, Draw, Evaluation
 from metalearn_cli.stages.evaluation_episodes import numbers_of
@@ -53,7 +54,8 @@ def evaluate(evaluation: Evaluation, reporter: Reporter, run: runs.Run | None = 
     config = evaluation.config
     run = run or _new_run(evaluation, facts)
     began = time.monotonic()
-    with working_on(run):
+    trackers = [name for name in config.tracker if name != "tensorboard"]  # it shows curves, and there are none
+    with working_on(run), tracking(trackers, run, plain(config), reporter.note) as told:
         trials = len(evaluation.candidates)
         each = len(evaluation.protocols) * (config.episodes + config.calibration)
         steps = trials * config.episodes + each * (2 if config.also_within else 1)
@@ -68,6 +70,8 @@ def evaluate(evaluation: Evaluation, reporter: Reporter, run: runs.Run | None = 
             advance = partial(_after, reporter.advance, trials * config.episodes + each)
             more = _results(evaluation.within, advance, run.folder / PLACES[WITHIN])
             results = [{**r, "drawn": POOLED} for r in results] + [{**r, "drawn": WITHIN} for r in more]
+        told.log([{"step": 0, **dict(map(_tracked, results))}])
+        told.pictures(0)
         run.update(
             status="completed",
             finished_at=runs.now(),
@@ -78,6 +82,13 @@ def evaluate(evaluation: Evaluation, reporter: Reporter, run: runs.Run | None = 
         )
         reporter.finish(run.info)
         return {**run.info, "folder": str(run.folder)}
+
+
+def _tracked(result: Mapping[str, Any]) -> tuple[str, float]:
+    """Return the name and the value of a result for trackers."""
+    protocol = "" if result["normalisation"] == "none" else f"/{result['normalisation']}"
+    place = f"/{PLACES[WITHIN]}" if result.get("drawn") == WITHIN else ""
+    return result["name"] + protocol + place, result["value"]
 
 
 def _new_run(evaluation: Evaluation, facts: Mapping[str, Any]) -> runs.Run:

@@ -23,6 +23,7 @@ from metalearn_cli.engine.evaluation import of_its_way
 from metalearn_cli.engine.runtime import Runtime
 from metalearn_cli.records.checkpoint import Checkpoint, load_into, read_classes
 from metalearn_cli.records.classes import told
+from metalearn_cli.records.trackers import check_installed
 from metalearn_cli.stages.crossing import check_items, crossed, trained_on
 from metalearn_cli.stages.evaluation_episodes import (
     fitting_episodes,
@@ -190,6 +191,8 @@ def _inputs(config: EvaluateConfig, session: Session) -> _Inputs:
     """
     errors: list[UserError] = []
     parent = None
+    with gathered(errors):
+        check_installed(config.tracker)
     with gathered(errors):
         parent = named_checkpoint("evaluate", "ckpt", config, session)
     with gathered(errors), enough_memory("evaluate", config):

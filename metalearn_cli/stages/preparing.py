@@ -31,6 +31,7 @@ from metalearn_cli.engine.runtime import Runtime, out_of_memory
 from metalearn_cli.records import classes, runs
 from metalearn_cli.records.checkpoint import Checkpoint, load_into, read_classes
 from metalearn_cli.records.intervals import over_episodes
+from metalearn_cli.records.trackers import check_installed
 from metalearn_cli.stages.crossing import other_words
 from metalearn_cli.stages.learner import fresh_learner, try_learner
 from metalearn_cli.stages.session import Session
@@ -192,11 +193,11 @@ def identity(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def essence(config: Common) -> dict[str, Any]:
-    """Return settings without those that only say where something is; see `identity` and sha256 for what it is.
+    """Return settings without those that only say where something is or goes; see `identity` and sha256 for what it is.
 
     Where a backbone's setting names a file or folder, its contents stand in place of its path.
     """
-    elsewhere = ("runs_dir", "init_from", "ckpt", "teacher", "data", "also")
+    elsewhere = ("runs_dir", "tracker", "init_from", "ckpt", "teacher", "data", "also")
     found = {key: value for key, value in plain(config).items() if key not in elsewhere}
     if "backbone" in found:
         found["backbone"] = mapped(found["backbone"], _with_contents)
@@ -272,6 +273,8 @@ def prepare(
     except ConfigError as error:
         gone = error.problems[0].message
         errors += [error] * (recorded is None)
+    with gathered(errors):
+        check_installed(config.tracker)
     with gathered(errors):
         try_optimizer(config.optimizer, config.scheduler)
     with gathered(errors), enough_memory(stage, config):

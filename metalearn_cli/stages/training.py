@@ -7,7 +7,6 @@ import math
 import os
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -25,6 +24,7 @@ from metalearn_cli.records.checkpoint import Checkpoints, load_into, read_tensor
 from metalearn_cli.records.log import working_on
 from metalearn_cli.records.metrics import Recorder, read_metrics
 from metalearn_cli.records.plots import learning_curves
+from metalearn_cli.records.trackers import Tracking, tracking
 from metalearn_cli.stages.preparing import Prepared, enough_memory, write_splits
 from metalearn_cli.stages.session import Session
 
@@ -56,9 +56,10 @@ def train(
             facts |= {"teacher": job.teacher}
             pinned |= {"teacher": job.teacher["checkpoint"]}
         run = runs.create(config.runs_dir, stage, pinned, **facts)
-    with working_on(run), enough_memory(stage, config):
+    trackers = tracking(config.tracker, run, plain(config), reporter.note)
+    with working_on(run), enough_memory(stage, config), trackers as told:
         write_splits(session.data(config.data, prepared.runtime), run.folder)
-        progress = _Progress(prepared, reporter, run)
+        progress = _Progress(prepared, reporter, run, told)
         progress.fit()
         return progress.finish(session)
 
@@ -70,11 +71,12 @@ class _Progress:
         prepared: what to do.
         reporter: gets progress and metrics.
         run: the folder; if it has a checkpoint, training resumes from it.
+        told: gets the metrics that a checkpoint stands behind, and the pictures.
     """
 
-    def __init__(self, prepared: Prepared, reporter: Reporter, run: runs.Run) -> None:
+    def __init__(self, prepared: Prepared, reporter: Reporter, run: runs.Run, told: Tracking) -> None:
         self.config, self.job, self.stage = prepared.config, prepared.job, prepared.stage
-        self.reporter, self.run = reporter, run
+        self.reporter, self.run, self.told = reporter, run, told
         self.began = time.monotonic() - (run.info.get("seconds") or 0.0)
         self.learnt, self.learning = 0, 0.0  # steps since the last log line, and their seconds
         facts = {
@@ -100,6 +102,7 @@ class _Progress:
         for note in (*prepared.notes, goes_on) if self.start else prepared.notes:
             reporter.note(note)
         self.record = Recorder(run.folder, reporter, resumed)
+        self.told.log(self.record.fresh())
         self.since = time.monotonic()  # when the current step began
 
     def _resumed(self) -> int | None:
@@ -135,17 +138,12 @@ class _Progress:
         began = time.monotonic()
         try:
             fit(replace(self.job, batches=batches), self.stepper, plan, self)
-        except BaseException as error:
-            with suppress(OSError):  # on a full disk only the first error counts
-                self.record.close()
-            if isinstance(error, NonFiniteError):
-                saved = self.checkpoints.all()
-                last = f"the last good checkpoint is {saved[-1]}" if saved else "there is no checkpoint yet"
-                raise NonFiniteError(f"{self.stage}: {error}; {last}") from error
-            raise
+        except NonFiniteError as error:
+            saved = self.checkpoints.all()
+            last = f"the last good checkpoint is {saved[-1]}" if saved else "there is no checkpoint yet"
+            raise NonFiniteError(f"{self.stage}: {error}; {last}") from error
         finally:
             drawn.close()
-        self.record.close()
         log.info("data took %.2f %% of the training's time", 100 * waited / (time.monotonic() - began))
         if self.stepper.memory.skipped == self.run.info["step"]:
             told = "no step had a finite loss and gradient, so nothing was learnt"
@@ -176,6 +174,7 @@ class _Progress:
         self.checkpoints.save(done, kept, state | ({"unmerged": unmerged} if unmerged else {}), scores)
         self.run.update(**self.checkpoints.summary(done), seconds=time.monotonic() - self.began)
         self.checkpoints.tidy()  # last, so that what run.json names is always there
+        self.told.log(self.record.fresh())
         self.since = time.monotonic()
 
     def exhausted(self, done: int) -> bool:
@@ -202,6 +201,7 @@ class _Progress:
             raise
         except Exception as error:  # an error in a component's plots must not fail a trained run
             log.warning("the pictures could not be drawn (%s: %s)", type(error).__name__, error, exc_info=True)
+        self.told.pictures(done)
         metric = self._score(name, {**best["metrics"], "step": best["step"]})
         compared = self._compared(lines) if job.baseline else {}
         if best["step"] == 0 and compared:

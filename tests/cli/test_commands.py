@@ -419,10 +419,28 @@ def test_doctor(mlx, tmp_path):
         ("mlx show a", {"a1"}, set()),
         ("mlx completion ", {"bash", "zsh", "fish"}, set()),
         ("mlx meta-train a=[", set(), set()),
+        ("mlx evaluate ckpt=", {"ckpt=latest", "ckpt=latest:transfer", "ckpt=a1"}, {"ckpt=b2"}),
+        ("mlx evaluate ckpt=latest:", {"ckpt=latest:pretrain", "ckpt=latest:meta-train"}, {"ckpt=latest"}),
+        ("mlx run init_from=latest:t", {"init_from=latest:transfer"}, {"init_from=latest:pretrain"}),
+        ("mlx validate meta-train algorithm=ma", {"algorithm=maml"}, {"algorithm=protonet"}),
+        ("mlx validate meta-train way=5 optimizer.", {"optimizer.lr="}, set()),
+        ("mlx run optimizer@", {"optimizer@pretrain.optimizer=", "optimizer@transfer.optimizer="}, {"optimizer="}),
+        ("mlx run optimizer@pretrain.optimizer=s", {"optimizer@pretrain.optimizer=sgd"}, set()),
+        ("mlx transfer data@also.unlabelled=gl", {"data@also.unlabelled=glyphs"}, set()),
+        ("mlx -m meta-train algorithm=maml,pro", {"algorithm=maml,protonet"}, {"algorithm=maml,maml"}),
+        ("mlx -m meta-train algorithm=maml,", {"algorithm=maml,anil"}, {"algorithm=maml,maml"}),
+        ("mlx run experiment=[smo", {"experiment=[smoke"}, set()),
+        ("mlx cp experiment/smo", {"experiment/smoke"}, {"algorithm/maml"}),
+        ("mlx cat algorithm/", {"algorithm/maml"}, set()),
+        ("mlx schema meta", {"meta-train"}, {"algorithm"}),
+        ("mlx meta-train --config-dir mine algorithm=ha", {"algorithm=hasty"}, set()),
     ],
 )
 def test_completion(mlx, monkeypatch, line, expected, unexpected):
     write_run("pretrain", "a1")
+    write_run("evaluate", "b2")
+    Path("mine/algorithm").mkdir(parents=True)
+    Path("mine/algorithm/hasty.yaml").write_text("# A hasty one.\n")
     monkeypatch.setenv("COMP_LINE", line)
     found = set(mlx("-sc", "query=bash").out.split())
     assert expected <= found

@@ -1,4 +1,4 @@
-"""The commands of the pages on own data, run one after the other in a folder that has what they name."""
+"""The commands of pages in docs/, run one after the other in a folder that has what they name."""
 
 from __future__ import annotations
 
@@ -57,4 +57,16 @@ def test_the_commands_of_the_page_on_own_data(mlx: Callable, sources: None) -> N
         small = [*SMALL, *SIZES.get(kind, ["backbone.hidden=4"])]
         short = {"run": small, "meta-train": ["steps=1", "val_episodes=2"]}.get(words[0], [])
         code, _, err = mlx(*words, *short)
+        assert code == 0, f"mlx {shlex.join(words)}\n{err}"
+
+
+@pytest.mark.parametrize(("page", "least"), [("configs.md", 10), ("trackers.md", 2)])
+def test_the_commands_of_the_pages_on_configs_and_trackers(mlx: Callable, page: str, least: int) -> None:
+    toy = ["data=gaussian", "backbone=mlp", "way=2", "query=2"]
+    short = {"run": [*SMALL, *toy], "meta-train": ["steps=1", "val_episodes=2", *toy]}
+    found = commands(page)
+    assert len(found) >= least
+    for typed in found:
+        words = typed[: typed.index(">")] if ">" in typed else typed
+        code, _, err = mlx(*words, *short.get(words[0], []))
         assert code == 0, f"mlx {shlex.join(words)}\n{err}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -75,15 +76,58 @@ def _plain(value: Any) -> Any:
 def scalars(folder: Path) -> list[tuple[int, str, float]]:
     """Read TensorBoard's event files as TensorBoard does: in order, and a start forgets its step and later ones."""
     found: list[tuple[int, str, float]] = []
+    for event in events(folder):
+        if event.HasField("session_log") and event.session_log.status == SessionLog.START:
+            found = [entry for entry in found if entry[0] < event.step]
+        values = [value for value in event.summary.value if value.HasField("simple_value")]
+        found += [(event.step, value.tag, value.simple_value) for value in values]
+    return found
+
+
+def events(folder: Path) -> Iterator[Any]:
+    """Read TensorBoard's event files, each up to where a kill has cut it."""
     for path in sorted(folder.glob("*tfevents*")):
         data, at = path.read_bytes(), 0
         while at + 12 <= len(data):
             (length,) = struct.unpack_from("Q", data, at)
             if at + 16 + length > len(data):
-                break  # cut short by a kill
-            event = Event.FromString(data[at + 12 : at + 12 + length])
+                break
+            yield Event.FromString(data[at + 12 : at + 12 + length])
             at += 16 + length
-            if event.HasField("session_log") and event.session_log.status == SessionLog.START:
-                found = [entry for entry in found if entry[0] < event.step]
-            found += [(event.step, value.tag, value.simple_value) for value in event.summary.value]
+
+
+def of_mlflow(folder: Path) -> list[tuple[int, str, float]]:
+    """Read the values of the only run in the store of a folder of runs, sorted."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{folder.resolve().parents[1] / 'mlflow.db'}")
+    (run,) = client.search_runs([client.get_experiment_by_name("mlx").experiment_id])
+    histories = [client.get_metric_history(run.info.run_id, name) for name in run.data.metrics]
+    return sorted((metric.step, metric.key, metric.value) for history in histories for metric in history)
+
+
+def of_wandb(folder: Path) -> list[tuple[int, str, str]]:
+    """Read the values in the only file of W&B in a run's folder, as JSON."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    (file,) = folder.glob("wandb/offline-run-*/*.wandb")
+    found = []
+    for record in map(Record.FromString, _leveldb(file.read_bytes())):
+        items = {"/".join(item.nested_key) or item.key: item.value_json for item in record.history.item}
+        found += [(int(items["_step"]), name, text) for name, text in items.items() if name[0] != "_"]
     return found
+
+
+def _leveldb(data: bytes) -> Iterator[bytes]:
+    """Read a log of LevelDB: blocks of 32 KiB, with parts of records that begin with checksum, length and kind."""
+    at, record = 7, b""  # after the header of the file
+    while at < len(data):
+        if (rest := 32768 - at % 32768) < 7:
+            at += rest
+            continue
+        length, kind = struct.unpack_from("<HB", data, at + 4)
+        record += data[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):  # whole, or its last part
+            yield record
+            record = b""

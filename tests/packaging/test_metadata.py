@@ -11,6 +11,7 @@ import metalearn_cli
 OPTIONAL = {
     *("h5py", "pyarrow", "scipy", "sklearn", "soundfile"),  # each with an extra for one kind of data
     *("huggingface_hub", "timm", "tokenizers", "torchvision", "transformers"),  # with hf, and beside it
+    *("mlflow", "wandb"),  # trackers, each with an extra
     "torch_xla",  # on TPU machines only, which bring it
 }
 

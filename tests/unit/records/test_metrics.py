@@ -8,7 +8,6 @@ import resource
 import signal
 
 import pytest
-from faults.folders import scalars
 
 from metalearn_cli.core.errors import UserError
 from metalearn_cli.records.metrics import Recorder, read_metrics
@@ -18,24 +17,19 @@ def test_recorded_is_read_and_reported(tmp_path, said):
     record = Recorder(tmp_path, said)
     record(1, {"train/loss": 0.1})
     record(2, {"val/accuracy": 1 / 3})
-    record.close()
     assert read_metrics(tmp_path) == [{"step": 1, "train/loss": 0.1}, {"step": 2, "val/accuracy": 1 / 3}]
     assert said.measured == [(1, {"train/loss": 0.1}), (2, {"val/accuracy": 1 / 3})]
-    (events,) = (tmp_path / "tensorboard").iterdir()
-    assert b"val/accuracy" in events.read_bytes()
 
 
 def test_what_came_after_the_checkpoint_is_forgotten(tmp_path, said):
     record = Recorder(tmp_path, said)
     for step in (2, 3, 4, 6):
         record(step, {"x": step})
-    record.close()
     text = (tmp_path / "metrics.jsonl").read_text()
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 7, "x"')  # killed while writing
     again = Recorder(tmp_path, said, start=4)
     again(6, {"x": 6})
-    again.close()
     assert (tmp_path / "metrics.jsonl").read_text() == text
 
 
@@ -45,14 +39,12 @@ def test_what_was_measured_before_the_first_step_is_kept_with_its_checkpoint(tmp
         if start is None:
             record(0, {"x": 0.5})
         record(1, {"x": 1.0})
-        record.close()
     assert [line["step"] for line in read_metrics(tmp_path)] == [0, 1]
-    assert scalars(tmp_path / "tensorboard") == [(0, "x", 0.5), (1, "x", 1.0)]
 
 
 def test_new_start_forgets_everything(tmp_path, said):
     (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 1}) + "\n")
-    Recorder(tmp_path, said).close()
+    Recorder(tmp_path, said)
     assert read_metrics(tmp_path) == []
 
 
@@ -60,14 +52,14 @@ def test_no_metrics_yet(tmp_path):
     assert read_metrics(tmp_path) == []
 
 
-def test_tensorboard_reads_each_step_once_however_often_it_was_begun_anew(tmp_path, said):
-    for start, end in ((0, 3), (0, 5), (4, 7), (4, 4), (4, 6)):  # five starts, all within a second or two
-        record = Recorder(tmp_path, said, start)
-        for step in range(start + 1, end + 1):
-            record(step, {"x": float(step), "y": 0.5})
-        record.close()
-    assert scalars(tmp_path / "tensorboard") == [(s, n, v) for s in range(1, 7) for n, v in (("x", s), ("y", 0.5))]
-    assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2, 3, 4, 5, 6]
+def test_what_is_fresh_is_given_once_and_begins_with_what_is_kept(tmp_path, said):
+    record = Recorder(tmp_path, said)
+    for step in (1, 2, 3):
+        record(step, {"x": step}, {"seconds": 0.5})
+    assert [line["step"] for line in record.fresh()] == [1, 2, 3]
+    assert record.fresh() == []
+    again = Recorder(tmp_path, said, start=2)
+    assert again.fresh() == [{"step": step, "seconds": 0.5, "x": step} for step in (1, 2)]
 
 
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOLCK])
@@ -79,8 +71,7 @@ def test_a_file_system_without_flushing(tmp_path, said, monkeypatch, number):
     record = Recorder(tmp_path, said)
     record(1, {"x": 1.0})
     record.sync()
-    assert scalars(tmp_path / "tensorboard") == [(1, "x", 1.0)]
-    record.close()
+    assert read_metrics(tmp_path) == [{"step": 1, "x": 1.0}]
 
 
 def test_line_that_cannot_be_written_leaves_no_half(tmp_path, said, monkeypatch):
@@ -97,23 +88,19 @@ def test_line_that_cannot_be_written_leaves_no_half(tmp_path, said, monkeypatch)
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
     assert (tmp_path / "metrics.jsonl").read_text() == before
-    record.close()
 
 
 def test_what_is_no_number_is_null_and_told_once(tmp_path, said, caplog):
     caplog.set_level("INFO")
     record = Recorder(tmp_path, said)
     record(1, {"train/loss": math.nan, "train/norm": -math.inf}, {"seconds": 0.5})
-    record.close()
     (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert line == '{"step": 1, "seconds": 0.5, "train/loss": null, "train/norm": null}'
     (read,) = read_metrics(tmp_path)
     assert math.isnan(read["train/loss"]) and read["seconds"] == 0.5
     assert [record.getMessage() for record in caplog.records] == [
-        "step 1: seconds 0.5, train/loss nan, train/norm -inf"  # and nothing by TensorBoard's writer
+        "step 1: seconds 0.5, train/loss nan, train/norm -inf"
     ]
-    (_, name, value), (_, _, infinite) = scalars(tmp_path / "tensorboard")
-    assert name == "train/loss" and math.isnan(value) and infinite == -math.inf
 
 
 def test_damage_in_the_middle_is_told(tmp_path):

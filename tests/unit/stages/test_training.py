@@ -7,11 +7,12 @@ import re
 import signal
 import warnings
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from metalearn_cli import stages
-from metalearn_cli.records import runs
+from metalearn_cli.records import runs, trackers
 from metalearn_cli.records.metrics import read_metrics
 
 
@@ -104,3 +105,59 @@ def test_evaluation_does_not_count_as_training(go, monkeypatch):
     lines = read_metrics(Path(go("pretrain")["folder"]))
     assert [line["items_per_second"] for line in lines if "train/loss" in line] == [8.0, 8.0, 8.0]
     assert [line["seconds"] for line in lines] == [2.0, 63.0, 64.0, 65.0, 125.0]
+
+
+class Remembering:
+    """A tracker that remembers."""
+
+    made: ClassVar[list[Remembering]] = []
+
+    def __init__(self, run, settings):
+        self.stage, self.settings, self.lines, self.pictures, self.ended = run.info["stage"], settings, [], [], False
+        self.made.append(self)
+
+    def log(self, lines):
+        self.lines += lines
+
+    def picture(self, path, step):
+        self.pictures.append(path.name)
+
+    def close(self, error):
+        self.ended = error is None
+
+
+@pytest.fixture
+def remembering(monkeypatch):
+    monkeypatch.setattr(Remembering, "made", [])
+    monkeypatch.setitem(trackers.TRACKERS, "mlflow", Remembering)
+    monkeypatch.setattr(trackers, "find_spec", lambda name: name)
+    return Remembering.made
+
+
+def test_a_tracker_gets_what_the_run_folder_has(go, remembering):
+    done = go("transfer", tracker=["mlflow"])
+    scores = go("evaluate", tracker=["mlflow"], ckpt=done["id"])
+    trained, scored = remembering
+    assert trained.lines == read_metrics(Path(done["folder"])) and trained.settings["optimizer.lr"] == 0.01
+    assert [trained.stage, scored.stage, trained.ended, scored.ended] == ["transfer", "evaluate", True, True]
+    assert scored.lines == [{"step": 0, result["name"]: result["value"]} for result in scores["results"]]
+    assert not (Path(done["folder"]) / "tensorboard").exists()
+
+
+def test_a_resumed_run_tells_its_tracker_everything_from_the_start(go, interrupted, said, remembering):
+    folder = Path(interrupted("transfer", 4, tracker=["mlflow"]))
+    before = list(remembering[0].lines)
+    assert before and not remembering[0].ended
+    stages.resume(str(folder), said, {})
+    assert remembering[1].lines == read_metrics(folder)
+    assert remembering[1].lines[: len(before)] == before
+
+
+def test_where_values_go_is_no_part_of_what_a_run_is(ready):
+    assert ready("transfer", tracker=[]).key == ready("transfer").key
+
+
+def test_a_tracker_that_is_not_installed_is_told_before_anything_is_written(refused, monkeypatch):
+    monkeypatch.setattr(trackers, "find_spec", lambda name: None)
+    told = "mlflow must be installed: pip install 'metalearn-cli[mlflow]'"
+    assert refused("transfer", tracker=["tensorboard", "mlflow"]) == {"tracker": told}
