@@ -198,7 +198,7 @@ def named(
     Args:
         columns: the table.
         role: a key of `given`, such as "label".
-        given: the names that the user chose; None for the one of a usual name.
+        given: the names that the user chose; None for the one of a usual name, "" for no column.
         path: of the table, for messages.
         needed: whether its absence is an error; else None is returned.
         instead: what else may be typed, for the error.
@@ -207,6 +207,8 @@ def named(
         ConfigError: if there is no such column, or it is nested.
     """
     chosen = given.get(role)
+    if chosen == "" and not needed:
+        return None
     if chosen is not None:
         if chosen in columns:
             return chosen, _single(columns, chosen, role, path)
