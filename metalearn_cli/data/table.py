@@ -84,6 +84,9 @@ def table(
     check_roles({role: name for role, name in column.items() if role != "target"}, tuple(COLUMN))
     targets = _targets(column)
     path = source_of(root, WHAT)
+    if own := sorted(file.name for file in path.iterdir() if is_table(file.name)) if path.is_dir() else []:
+        told = f"{path} is a folder, and data=table reads one file: give one, such as {path / own[0]}, or join them"
+        raise ConfigError([Problem("data.root", f"{told} into one table")])
     if not path.is_file() or not (is_table(path.name) or path.suffix.lower() == ".npz"):
         raise ConfigError([Problem("data.root", f"{path} is not a file of {', '.join((*TABLES, '.npz'))}")])
     settings = Settings(split, dict(column), list(categorical), list(ignore), min_items, seed)

@@ -151,6 +151,9 @@ def of_names(files: Files, endings: Sequence[str], pattern: str) -> Manifest:
     fields = re.findall(r"{(\w+)}", pattern)
     if "label" not in fields or len(set(fields)) < len(fields):
         raise ConfigError([Problem("data.pattern", f"needs {{label}}, and each field once, got {pattern!r}")])
+    if wrong := [field for field in fields if not field.isidentifier()]:
+        told = f"has the field {{{wrong[0]}}}; a field is a word that begins with a letter, such as {{n{wrong[0]}}}"
+        raise ConfigError([Problem("data.pattern", told)])
     literals = re.split(r"{\w+}", pattern)
     longest, shortest = (_expression(fields, literals, label) for label in ("[^/]+", "[^/]+?"))
     names = sorted(name for name in files.names if suffix(name) in endings)

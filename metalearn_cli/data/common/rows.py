@@ -9,6 +9,7 @@ import codecs
 import csv
 import io
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
@@ -310,9 +311,14 @@ def _first(wrong: Sequence[Finding], name: str) -> list[Finding]:
     return [*wrong[:MOST_WRONG], *[Finding(True, name, f"has {more} more lines that cannot be read")] * (more > 0)]
 
 
+def separator(text: str, name: str) -> str:
+    """Return what stands between the values of a CSV: the commonest of the marks outside quotes in its first line."""
+    first = re.sub(r'"[^"]*"', "", text.partition("\n")[0])
+    return "\t" if suffix(name) == ".tsv" else max(",;\t", key=first.count)
+
+
 def _csv(text: str, name: str) -> tuple[Table, list[Finding]]:
-    first = text.partition("\n")[0]
-    mark = "\t" if suffix(name) == ".tsv" else max(",;\t", key=first.count)
+    mark = separator(text, name)
     csv.field_size_limit(LONGEST)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True)
     wrong: list[Finding] = []

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from metalearn_cli.core.check import as_typed, in_shell
 from metalearn_cli.core.errors import ConfigError, Finding, Problem, UserError
+from metalearn_cli.data.common.arrays import MOST_STANDARDISED
 from metalearn_cli.data.common.manifest import Entry, Placed, splits_of
 from metalearn_cli.data.common.rows import Columns, Place, nearest, nested, row_place
 from metalearn_cli.data.common.splits import spread
@@ -222,6 +223,9 @@ def problems_of_columns(
         for row, number in enumerate(found):
             if numeric and number is not None and math.isinf(number):
                 findings.append(Finding(True, f"{where}, {place(row)}", f"has an infinite {name}: {values[row]!s:.40}"))
+        if numeric and any(MOST_STANDARDISED < abs(n) < math.inf for n in found if n is not None):
+            told = f"has numbers beyond {MOST_STANDARDISED:g}, which cannot be standardised; divide them, or"
+            findings.append(Finding(True, named, f"{told} {_left_out(name)}"))
         commas = [text for text in present if "," in text]
         if name not in categorical and commas and all(map(_COMMA.fullmatch, present)):
             told = f"has numbers with a comma, such as {commas[0]}: write a decimal point and no thousands separator"

@@ -122,6 +122,12 @@ def test_a_column_with_the_name_of_splits_may_be_another(tmp_path: Path) -> None
     assert table(str(file), ignore=["fold"]).about["numbers"] == ["size"]
 
 
+def test_a_folder_of_tables_is_refused(tmp_path: Path) -> None:
+    fill(tmp_path / "plants.csv")
+    with pytest.raises(ConfigError, match=r"is a folder, .* give one, such as .*plants\.csv, or join them"):
+        table(str(tmp_path))
+
+
 def test_what_the_label_follows_from_is_refused(tmp_path: Path) -> None:
     rows = ["label,size,code", *(f"{'abcdefghij'[i % 10]},{i % 7},{'zyxwvutsrq'[i % 10]}" for i in range(40))]
     (told,) = refusal(written(tmp_path, *rows))
