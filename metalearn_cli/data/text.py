@@ -17,7 +17,7 @@ from metalearn_cli.core.errors import DataError, Finding
 from metalearn_cli.data.common.dataset import Dataset
 from metalearn_cli.data.common.files import SPLIT_WORDS, Files, files_in, source_of, suffix
 from metalearn_cli.data.common.layouts import NO_CLASS, beside_splits, folders_of
-from metalearn_cli.data.common.manifest import Entry, Manifest, placed, split_named, splits_of
+from metalearn_cli.data.common.manifest import Entry, Manifest, placed, splits_of
 from metalearn_cli.data.common.rows import (
     ARROW,
     MOST_TEXT,
