@@ -21,7 +21,7 @@ from metalearn_cli.cli.errors import Fault, SettingsError
 from metalearn_cli.cli.lookups import impossible, missing
 from metalearn_cli.cli.typed import row_of, row_of_value
 from metalearn_cli.cli.words import closest
-from metalearn_cli.core.check import LONGEST, shown
+from metalearn_cli.core.check import LONGEST, in_shell, shown
 from metalearn_cli.core.config import STAGES
 from metalearn_cli.core.errors import ConfigError, Problem
 from metalearn_cli.core.stages import TABLE, TRAINING
@@ -181,8 +181,8 @@ def _located(composition: Composition, problems: Sequence[Problem]) -> list[Faul
             message = "; ".join(filter(None, (message, why)))
         elif hint:
             sweeps = isinstance(value, list) and not hint.startswith("[")  # of its values, each alone
-            hint = f"{'-m ' * sweeps}{problem.key}={hint}"
-            hint = f'"{hint}"' if "'" in hint else hint  # the shell would take the quotes away
+            hint = f"{problem.key}={hint}"
+            hint = "-m " * sweeps + (in_shell(hint) if "'" in hint else hint)  # the shell would take the quotes away
         elif not hint and (row := row_of_value(problem.key.rpartition(".")[2], text)):
             own = [advice for advice in row.here if advice.startswith(f"{problem.key}=")]
             message, hint = "; ".join(filter(None, (message, row.why))), (own or row.here)[0]

@@ -27,6 +27,7 @@ from metalearn_cli.cli.phrases import (
     verdict,
     with_intervals,
 )
+from metalearn_cli.core.check import in_shell
 from metalearn_cli.core.errors import LISTED, Finding
 from metalearn_cli.core.metric import SAME_CLASSES, metric_named
 from metalearn_cli.records import classes
@@ -326,7 +327,7 @@ def data(found: Mapping[str, Any], words: Sequence[str] | None = None, run: Sequ
     if found["cure"]:
         telling.say(found["cure"])
     if words is not None and found["may_start"]:
-        show, run = (" ".join(map(_quoted, own)) for own in (words, run))
+        show, run = (" ".join(map(in_shell, own)) for own in (words, run))
         telling.say(f"next: mlx data show {show}\n      mlx run {run}")
 
 
@@ -362,11 +363,6 @@ def items(shown: Mapping[str, Any]) -> None:
         told = "no font of this computer has the letters of some names; in the picture, a number stands for each"
         telling.say(told)
         telling.table("", ["!", ""], [[number, name] for number, name in shown["numbers"].items()])
-
-
-def _quoted(word: str) -> str:
-    """Return a word as it is typed in a shell; one with single quotes of its own in double quotes."""
-    return f'"{word}"' if "'" in word and not set(word) & set('"$`\\!') else shlex.quote(word)
 
 
 def _split(split: Mapping[str, Any], noun: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
@@ -142,9 +143,24 @@ def shown(value: object) -> str:
 
 
 def as_typed(text: str) -> str:
-    """Return a text as the value of a setting on the command line: in quotes, if it has special characters."""
-    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
-    return text if re.fullmatch(r"[\w./~-]+", text) else f"'{escaped}'"
+    """Return a text as the value of a setting: in quotes, if it has special characters or would be read as a number."""
+    if re.fullmatch(r"[A-Za-z0-9_./-]+", text) and text.lower() not in ("null", "true", "false") and not _number(text):
+        return text
+    escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + "\\'" * bool(found[2]), text)
+    return f"'{escaped}'"
+
+
+def _number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def in_shell(word: str) -> str:
+    """Return a word as it is typed in a shell; one with single quotes of its own in double quotes."""
+    return f'"{word}"' if "'" in word and not set(word) & set('"$`\\!') else shlex.quote(word)
 
 
 def meant(value: Any, annotation: Any) -> str:

@@ -31,6 +31,7 @@ class Facts(NamedTuple):
         outputs: size of a regression's target; 0 for a classification.
         vocabulary: number of ids (id 0 is padding), or that of each part; 0 if values are not ids.
         groups: names of the groups that classes belong to (alphabet, speaker); () if there are none.
+        tokenizer: how texts became ids: "words", "bytes", or the sha256 of an encoder's tokenizer.json; "" if none did.
     """
 
     kind: Kind
@@ -40,6 +41,7 @@ class Facts(NamedTuple):
     outputs: int = 0
     vocabulary: int | Mapping[str, int] = 0
     groups: tuple[str, ...] = ()
+    tokenizer: str = ""
 
     @property
     def regression(self) -> bool:

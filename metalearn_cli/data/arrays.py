@@ -125,7 +125,7 @@ def _of_arrays(names: Iterable[str], load: Load, column: Mapping[str, str | None
     if wrong:
         raise DataError(wrong)
     values = {role: plain(found[name].reshape(len(x)), f"{path}, {name}") for role, name in used.items() if role != "x"}
-    entries, findings = entries_of(values, path)
+    entries, findings = entries_of(values, path, split_column=used.get("split", ""))
     return x, Manifest(usable(entries, findings, path), {"items": len(x), "arrays": used}, tuple(findings))
 
 

@@ -29,6 +29,7 @@ from metalearn_cli.data.common.tables import (
     problems_of_columns,
     text_of,
     vectors,
+    without_index,
 )
 from metalearn_cli.data.common.texts import Coding, Length, Passage, Vocabulary, text_data
 
@@ -89,6 +90,7 @@ def mixed(
     whole = columns_of(path)
     check_names(whole, {"categorical": categorical, "ignore": ignore}, path)
     columns = {name: values for name, values in whole.items() if name not in ignore}
+    columns, index = without_index(columns, path)
     roles = {role: named(columns, role, column, path, role == "label") for role in COLUMN}
     used = {role: found[0] for role, found in roles.items() if found}
     values = {role: columns[name] for role, name in used.items()}
@@ -98,7 +100,7 @@ def mixed(
             "has one kind of parts: see data=images, data=text and data=table; or name columns: data.column.path=NAME"
         )
         raise ConfigError([Problem("data.root", f"{path} {told}")])
-    entries, findings = entries_of(values, path, place=whole.place)
+    entries, findings = entries_of(values, path, place=whole.place, split_column=used.get("split", ""))
     files, paths, missing = _pictures(values, path, whole.place)
     texts = [Passage(text_of(text), f"{path}, {whole.place(row)}") for row, text in enumerate(values.get("text", ()))]
     findings += [*missing, *(Finding(True, passage.where, "has no text") for passage in texts if not passage.text)]
@@ -106,7 +108,7 @@ def mixed(
     findings += problems_of_columns(features, labels, categorical, str(path), whole.place)
     if findings:
         raise DataError(findings)
-    found = placed(Manifest(entries, place=whole.place), split, seed, min_items)
+    found = placed(Manifest(entries, findings=tuple(index), place=whole.place), split, seed, min_items)
     shape, coding = Shape(size, channels, fit, resampling, bits), Coding(tokenizer, vocabulary, length)
     about = {"rows": len(entries), "columns": used}
     shown = {name: columns[name] for name in (*(used[role] for role in ("path", "text") if role in used), *features)}

@@ -30,6 +30,7 @@ from metalearn_cli.data.common.tables import (
     text_of,
     usable,
     vectors,
+    without_index,
 )
 
 COLUMN = {"label": None, "target": None, "split": None, "group": None, "task": None}
@@ -83,6 +84,9 @@ def table(
     check_roles({role: name for role, name in column.items() if role != "target"}, tuple(COLUMN))
     targets = _targets(column)
     path = source_of(root, WHAT)
+    if own := sorted(file.name for file in path.iterdir() if is_table(file.name)) if path.is_dir() else []:
+        told = f"{path} is a folder, and data=table reads one file: give one, such as {path / own[0]}, or join them"
+        raise ConfigError([Problem("data.root", f"{told} into one table")])
     if not path.is_file() or not (is_table(path.name) or path.suffix.lower() == ".npz"):
         raise ConfigError([Problem("data.root", f"{path} is not a file of {', '.join((*TABLES, '.npz'))}")])
     settings = Settings(split, dict(column), list(categorical), list(ignore), min_items, seed)
@@ -123,6 +127,7 @@ def _data(path: Path, settings: Settings, targets: Sequence[str]) -> Dataset:
     columns: Columns = whole
     check_names(columns, {"categorical": settings.categorical, "ignore": settings.ignore}, path)
     columns = {name: values for name, values in columns.items() if name not in settings.ignore}
+    columns, index = without_index(columns, path)
     given = {role: name for role, name in settings.column.items() if isinstance(name, str)}
     needed = "task" if targets else "label"
     roles = {role: named(columns, role, given, path, role == needed, REGRESSION) for role in COLUMN if role != "target"}
@@ -132,10 +137,10 @@ def _data(path: Path, settings: Settings, targets: Sequence[str]) -> Dataset:
     values = {role: columns[name] for role, name in used.items()}
     if targets:
         values["label"] = values.pop("task")
-        entries, findings = entries_of(values, path, "task", whole.place)
+        entries, findings = entries_of(values, path, "task", whole.place, used.get("split", ""))
         findings += problems_of_targets(features, numbers, path, whole.place)
     else:
-        entries, findings = entries_of(values, path, place=whole.place)
+        entries, findings = entries_of(values, path, place=whole.place, split_column=used.get("split", ""))
     classes = {} if targets else {"label": [entry.label for entry in entries]}
     if classes and any(entry.group for entry in entries):
         classes["class"] = [entry.class_name for entry in entries]
@@ -148,7 +153,7 @@ def _data(path: Path, settings: Settings, targets: Sequence[str]) -> Dataset:
             del features[name]
     about = {"rows": len(entries), "columns": {**used, **({"target": ", ".join(targets)} if targets else {})}}
     kept_rows = usable(entries, findings, path, whole.place)
-    manifest = Manifest(kept_rows, about, tuple(findings), "task" if targets else "class", place=whole.place)
+    manifest = Manifest(kept_rows, about, (*findings, *index), "task" if targets else "class", place=whole.place)
     found = placed(manifest, settings.split, settings.seed, settings.min_items)
     train = [entry.source for entry in found.entries("train")]
     learnt, scaling = learn(features, train, settings.categorical), learn(numbers, train)

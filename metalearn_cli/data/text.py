@@ -17,7 +17,7 @@ from metalearn_cli.core.errors import DataError, Finding
 from metalearn_cli.data.common.dataset import Dataset
 from metalearn_cli.data.common.files import SPLIT_WORDS, Files, files_in, source_of, suffix
 from metalearn_cli.data.common.layouts import NO_CLASS, beside_splits, folders_of
-from metalearn_cli.data.common.manifest import Entry, Manifest, placed, split_named
+from metalearn_cli.data.common.manifest import Entry, Manifest, placed, splits_of
 from metalearn_cli.data.common.rows import (
     ARROW,
     MOST_TEXT,
@@ -175,16 +175,21 @@ def _splits(names: list[str]) -> dict[str, str]:
 def _of_tables(tables: Mapping[str, Table], splits: Mapping[str, str], column: Mapping[str, str | None]) -> Manifest:
     """Return the texts of tables, each with the split that its name says."""
     entries: list[Entry] = []
+    wrong: list[Finding] = []
     used: dict[str, str] = {}
     for name, columns in tables.items():
         roles = {role: named(columns, role, column, name, role in ("text", "label")) for role in column}
         values = {role: found[1] for role, found in roles.items() if found}
         used |= {role: found[0] for role, found in roles.items() if found}
+        own, odd = splits_of(values.get("split", ()), used.get("split", ""), name, columns.place)
+        wrong += odd
         for row, (content, label) in enumerate(zip(values["text"], values["label"], strict=True)):
             where = f"{name}, {columns.place(row)}"
-            split = split_named(values["split"][row], where) if "split" in values else splits[name]
+            split = own[row] if own else splits[name]
             group = word_of(values["group"][row]) if "group" in values else ""
             entries.append(Entry(Passage(_joined(content), where), word_of(label), split, group))
+    if wrong:
+        raise DataError(wrong)
     kept, findings = filled(entries)
     left = not_used({name: own for columns in tables.values() for name, own in columns.items()}, used.values())
     about = {"rows": len(entries), "columns": used, **left, "empty": len(entries) - len(kept)}

@@ -30,6 +30,7 @@ KINDS = {"b": "truth values", "i": "whole numbers", "u": "whole numbers", "f": "
 MOST_CHANNELS = 4  # of an image whose channels come last
 CONSTANT = 1e-12  # a feature that varies by less than this share of its mean is constant
 NO_NPZ = "is damaged or no .npz file"
+MOST_STANDARDISED = 1e100  # the square of a larger number may be infinite
 AT_ONCE = 1 << 25  # bytes of a file that are treated at a time
 
 Layout = Literal["auto", "vector", "image", "audio"]
@@ -197,19 +198,24 @@ def learn(x: NDArray[Any], rows: Sequence[int], how: Treatment) -> Treatment:
         how: see `treatment`.
 
     Raises:
-        DataError: if the training items have values that are not finite.
+        DataError: if the training items have values that are not finite or too large.
     """
     if "divide_by" in how:
         return how
-    total = squares = np.zeros(1)
+    total = squares = most = np.zeros(1)
     finite: list[bool] = []
     for part in _parts(x, rows, how):
         own = _by_statistic(part, how)
         finite += np.isfinite(own).all((1, 2)).tolist()
+        most = np.maximum(most, np.abs(own).max((0, 2)))
         total = total + own.mean(2).sum(0)
     if not all(finite):
         wrong = [row for row, good in zip(rows, finite, strict=True) if not good]
         raise DataError([Finding(True, f"item {row + 1}", "has values that are NaN or infinite") for row in wrong])
+    if large_ones := [f"{own + 1}" for own in np.flatnonzero(most > MOST_STANDARDISED)]:
+        noun = "column" if how["kind"] == "vector" else "channel"
+        told = f"has numbers beyond {MOST_STANDARDISED:g}, which cannot be standardised; divide them"
+        raise DataError([Finding(True, f"{noun} {number}", told) for number in large_ones])
     mean = total / len(rows)
     for part in _parts(x, rows, how):
         squares = squares + np.square(_by_statistic(part, how) - mean[:, None]).mean(2).sum(0)

@@ -35,7 +35,7 @@ from torch import Tensor
 
 from metalearn_cli.core.errors import Finding, UserError
 from metalearn_cli.core.places import expanded, is_temporary
-from metalearn_cli.data.common.dataset import Dataset, facts_of
+from metalearn_cli.data.common.dataset import Dataset, facts_of, tokenizer_of
 from metalearn_cli.data.common.splits import Split, fingerprint_of, parts_of
 
 _log = logging.getLogger("metalearn_cli")
@@ -178,7 +178,7 @@ def _load(path: Path) -> Dataset:
         name=about["name"],
         protocol=about["protocol"],
         splits=splits,
-        facts=facts_of(about["kind"], splits, about["vocabulary"]),
+        facts=facts_of(about["kind"], splits, about["vocabulary"], tokenizer_of(about["preprocessing"])),
         preprocessing=about["preprocessing"],
         fingerprint=about["fingerprint"],
         findings=tuple(Finding(blocks, where, what, tuple(items)) for blocks, where, what, items in about["findings"]),

@@ -106,7 +106,7 @@ class Dataset:
         Raises:
             DataError: with the findings that block, such as files that could not be read, their cure, and the rest.
         """
-        facts = facts_of(kind, splits, vocabulary)
+        facts = facts_of(kind, splits, vocabulary, tokenizer_of(preprocessing or {}))
         found = (*findings, *findings_of(splits))
         data = cls(name, protocol, splits, facts, preprocessing or {}, fingerprint_of(splits), found, about or {})
         if blocking := [finding for finding in findings if finding.blocks]:
@@ -155,7 +155,7 @@ class Dataset:
             self,
             protocol=f"{self.protocol}: fold {k} of {of} by {noun}",
             splits=splits,
-            facts=facts_of(self.facts.kind, splits, self.facts.vocabulary),
+            facts=facts_of(self.facts.kind, splits, self.facts.vocabulary, self.facts.tokenizer),
             fingerprint=hashlib.sha256(f"{self.fingerprint} fold {k} of {of}".encode()).hexdigest(),
             whole=self.fingerprint,
         )
@@ -352,7 +352,16 @@ def one_way(name: str, way: int) -> list[Problem]:
     return [Problem("way", f"{name} is regression, without classes; way must be 1, got {way}")] * (way != 1)
 
 
-def facts_of(kind: Kind, splits: Mapping[str, Split], vocabulary: int | Mapping[str, int] = 0) -> Facts:
+def tokenizer_of(preprocessing: Mapping[str, Any]) -> str:
+    """Return how texts became ids, also those among other parts, see `Facts`; "" where that is not one way."""
+    found = {tokenizer_of(part) for part in preprocessing.values() if isinstance(part, Mapping)}
+    ways = {preprocessing.get("tokenizer", ""), *found} - {""}
+    return ways.pop() if len(ways) == 1 else ""
+
+
+def facts_of(
+    kind: Kind, splits: Mapping[str, Split], vocabulary: int | Mapping[str, int] = 0, tokenizer: str = ""
+) -> Facts:
     """Return the facts of classes in splits; see `Facts`."""
     first = next(iter(splits.values()))
     return Facts(
@@ -363,6 +372,7 @@ def facts_of(kind: Kind, splits: Mapping[str, Split], vocabulary: int | Mapping[
         outputs=_outputs(first),
         vocabulary=vocabulary,
         groups=tuple(sorted({group_of(name) for split in splits.values() for name in split.names} - {""})),
+        tokenizer=tokenizer,
     )
 
 

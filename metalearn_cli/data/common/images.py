@@ -6,9 +6,10 @@ Legend: N items, C channels, P pixels per side.
 from __future__ import annotations
 
 import io
+import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from math import prod
 from typing import Any, Literal, NamedTuple
@@ -119,23 +120,77 @@ def pixels_of(image: Image.Image, shape: Shape) -> NDArray[np.uint8]:
     Raises:
         ValueError: if it is damaged; its text goes after the name of the file.
     """
+    return _item(image, shape)[0]
+
+
+def _item(image: Image.Image, shape: Shape) -> tuple[NDArray[np.uint8], int]:
+    """Return an image as an item, see `pixels_of`, and how many bits it uses, 0 if all are read in any case."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             image.draft(None, (2 * shape.size, 2 * shape.size))  # a JPEG is decoded at a fraction of its size
+            used = _shift(image, shape.bits) if shape.bits < DEEPEST and _has_deep_colours(image) else _used(image)
             flat = _flat(ImageOps.exif_transpose(image), shape.bits).convert("L" if shape.channels == 1 else "RGB")
             fitted = _square(flat, shape)
     except UNREADABLE as error:
         raise ValueError(f"cannot be read as an image: {error}") from error
     array = np.asarray(fitted)
-    return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
+    return array[None] if array.ndim == 2 else array.transpose(2, 0, 1), used
+
+
+def _has_more(image: Image.Image) -> bool:
+    """Whether a file has more pages or frames than the first; the previews of a photograph are none."""
+    try:
+        return getattr(image, "is_animated", False) and image.format != "MPO"
+    except UNREADABLE:  # what follows the first is damaged
+        return False
+
+
+def _has_deep_colours(image: Image.Image) -> bool:
+    """Whether the file of an image that is not decoded yet has several channels of 16 bits; Pillow keeps 8 of them."""
+    return not image.mode.startswith("I") and ";16" in _stored(getattr(image, "tile", ()))
+
+
+def _stored(tiles: Sequence[Any]) -> str:
+    """Return how a file stores its pixels, such as "RGB;16B", "" if that is not known."""
+    told = tiles[0].args if tiles else ""
+    return told if isinstance(told, str) else str((told or ("",))[0])
+
+
+def _used(image: Image.Image) -> int:
+    """Return how many bits the brightest pixel of a decoded image of one deep channel has; 0 for other images."""
+    return int(np.asarray(image).max()).bit_length() if image.mode.startswith("I") else 0
+
+
+def _shift(image: Any, bits: int) -> int:
+    """Make use of so many bits of an image whose colours have 16, and return how many its brightest one has.
+
+    Pillow gives the upper byte of each value; it gives the lower one if it takes the bytes in the other order.
+
+    Raises:
+        ValueError: if it has other channels than red, green and blue.
+    """
+    stored = _stored(image.tile)
+    if not stored.startswith("RGB"):
+        raise ValueError(f"its pixels are {stored}, of which data.bits reads nothing; save it as gray or RGB")
+    upper_last = stored.endswith("L") or (stored.endswith("N") and sys.byteorder == "little")
+    other = f"{stored[:-1]}{'B' if upper_last else 'L'}"
+    lower: Any = Image.open(io.BytesIO(image.fp.getvalue()))
+    lower.tile = [t._replace(args=other if isinstance(t.args, str) else (other, *t.args[1:])) for t in image.tile]
+    upper = np.array(image)  # with the transparency, which is not shifted
+    values = upper[..., :3].astype(np.int64) << 8 | np.asarray(lower)[..., :3]
+    upper[..., :3] = (values >> (bits - 8)).clip(0, ONE)
+    image.paste(Image.fromarray(upper))  # a new image would not know how the camera was held
+    return int(values.max()).bit_length()
 
 
 def _flat(image: Image.Image, bits: int) -> Image.Image:
     """Return an image with 8 bits a channel and without transparency."""
     if image.mode.startswith("I"):  # whatever its values: a dark image stays dark
-        deep = np.asarray(image).astype(np.int64) >> (bits - 8)
-        return Image.fromarray(deep.clip(0, ONE).astype(np.uint8))
+        deep = np.asarray(image).astype(np.int64)
+        if deep.min() < 0:
+            raise ValueError(f"its pixels go down to {deep.min()}; save it with values from 0 to 65535")
+        return Image.fromarray((deep >> (bits - 8)).clip(0, ONE).astype(np.uint8))
     if image.mode == "F":
         raise ValueError("its pixels are floating-point numbers; save it with 8 or 16 bits")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
@@ -179,13 +234,16 @@ def image_data(
     sizes: list[tuple[int, ...]] = []
     dark: list[Finding] = []
     bright: dict[str, int] = {}
+    several: list[str] = []
 
     def decode(source: Any) -> NDArray[np.uint8]:
         image = read(source)
         mode, extent = image.mode, image.size
-        pixels = pixels_of(image, shape)
-        deep = mode.startswith("I")
-        if deep and (used := int(np.asarray(image).max()).bit_length()) > shape.bits:
+        deep = mode.startswith("I") or _has_deep_colours(image)
+        pixels, used = _item(image, shape)
+        if _has_more(image):
+            several.append(str(source))
+        if used > shape.bits:
             bright[str(source)] = used
         if told := _empty(pixels, deep and shape.bits == DEEPEST):
             dark.append(Finding(False, str(source), told))
@@ -212,7 +270,7 @@ def image_data(
         "image",
         _preprocessing(shape, 1 if gray else shape.channels or 3),
         about=told,
-        findings=(*found.findings, *findings, *_clipped(bright, shape.bits), *sorted(dark)),
+        findings=(*found.findings, *findings, *_clipped(bright, shape.bits), *_first_only(several), *sorted(dark)),
         cure=SKIP if any(finding.blocks for finding in findings) else "",
     )
 
@@ -225,6 +283,15 @@ def _clipped(bright: Mapping[str, int], bits: int) -> list[Finding]:
     cure = f"data.bits={most}" if most <= DEEPEST else f"save them with {DEEPEST} bits a pixel"
     many = f"{len(bright)} image{'s use' if len(bright) > 1 else ' uses'} more bits and would become white there"
     return [Finding(True, "data.bits", f"is {bits}, but {many}; {cure}", tuple(sorted(bright)))]
+
+
+def _first_only(several: Sequence[str]) -> list[Finding]:
+    """Return that files, by name, hold more than the picture that is read."""
+    if not several:
+        return []
+    many = "files hold" if len(several) > 1 else "file holds"
+    told = f"{len(several)} {many} several pages or frames, of which the first is read; save each as a file of its own"
+    return [Finding(False, "data.root", told, tuple(sorted(several)))]
 
 
 def _empty(pixels: NDArray[np.uint8], deep: bool) -> str:

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path, PurePosixPath
 
-from metalearn_cli.core.errors import ConfigError, DataError, Finding, Problem
+from metalearn_cli.core.errors import ConfigError, Finding, Problem
 from metalearn_cli.data.common.files import SPLIT_WORDS, Files, files_in, files_named, suffix
-from metalearn_cli.data.common.manifest import Entry, Manifest, split_named
+from metalearn_cli.data.common.manifest import Entry, Manifest, split_named, splits_of
 from metalearn_cli.data.common.rows import columns_of, is_table, named, not_used, word_of
 
 COLUMN = {"path": None, "label": None, "split": None, "group": None}
@@ -151,6 +151,9 @@ def of_names(files: Files, endings: Sequence[str], pattern: str) -> Manifest:
     fields = re.findall(r"{(\w+)}", pattern)
     if "label" not in fields or len(set(fields)) < len(fields):
         raise ConfigError([Problem("data.pattern", f"needs {{label}}, and each field once, got {pattern!r}")])
+    if wrong := [field for field in fields if not field.isidentifier()]:
+        told = f"has the field {{{wrong[0]}}}; a field is a word that begins with a letter, such as {{n{wrong[0]}}}"
+        raise ConfigError([Problem("data.pattern", told)])
     literals = re.split(r"{\w+}", pattern)
     longest, shortest = (_expression(fields, literals, label) for label in ("[^/]+", "[^/]+?"))
     names = sorted(name for name in files.names if suffix(name) in endings)
@@ -226,19 +229,17 @@ def of_table(path: Path, column: Mapping[str, str | None]) -> tuple[Manifest, Fi
     values = {role: [word_of(value) for value in found[1]] for role, found in roles.items() if found}
     values["path"] = [name.replace("\\", "/") for name in values["path"]]
     files = files_named(path.parent, [name for name in values["path"] if name])
-    findings, entries = list(files.findings), []
+    entries = []
+    splits, odd = splits_of(values.get("split", ()), used.get("split", ""), path, columns.place)
+    findings, wrong_split = [*files.findings, *odd], {finding.where for finding in odd}
     known, empty = set(files.names), [""] * len(values["path"])
-    each = (values[role] if role in values else empty for role in ("path", "label", "split", "group"))
+    each = (values["path"], values["label"], splits or empty, values.get("group", empty))
     for row, (name, label, split, group) in enumerate(zip(*each, strict=True)):
         where = f"{path}, {columns.place(row)}"
         lacks = ["has no label"] * (not label) + ["names no file"] * (not name)
         wrong = [Finding(True, where, what) for what in lacks]
-        try:
-            part = split_named(split, where)
-        except DataError as error:
-            wrong += error.findings
         findings += wrong
-        if not wrong and name in known:
-            entries.append(Entry(name, label, part, group))
+        if not wrong and where not in wrong_split and name in known:
+            entries.append(Entry(name, label, split, group))
     about = {"rows": len(empty), "columns": used, **not_used(columns, used.values())}
     return Manifest(entries, about, tuple(findings)), files

@@ -24,7 +24,7 @@ from metalearn_cli.core.metric import SAME_CLASSES
 from metalearn_cli.core.places import expanded
 from metalearn_cli.core.random import derive_seed
 from metalearn_cli.data.common.files import SPLIT_WORDS
-from metalearn_cli.data.common.rows import word_of
+from metalearn_cli.data.common.rows import Place, word_of
 from metalearn_cli.data.common.splits import SPLITS, Split, nfc, packed
 
 WAYS = ("auto", "groups", "classes", "items")
@@ -208,6 +208,33 @@ def split_named(word: object, where: str) -> str:
     if found is None:
         raise DataError([Finding(True, where, f"has the split {word!r}; a split is one of {', '.join(SPLITS)}")])
     return found
+
+
+def splits_of(words: Sequence[object], column: str, path: Path | str, place: Place) -> tuple[list[str], list[Finding]]:
+    """Return the split of each row, and which of the words are none.
+
+    Where no word is a split, this is told once: the column is another one, of a usual name.
+
+    Args:
+        words: the split of each row, as the column has it.
+        column: its name.
+        path: of the table.
+        place: where a row is in it.
+    """
+    splits: list[str] = []
+    findings: list[Finding] = []
+    for row, word in enumerate(words):
+        try:
+            splits.append(split_named(word, f"{path}, {place(row)}"))
+        except DataError as error:
+            splits.append("")
+            findings += error.findings
+    if findings and not any(splits):
+        values = list(dict.fromkeys(own for word in words if (own := word_of(word))))
+        told = f"is taken for the split, but has {_some(values)}; a split is one of {', '.join(SPLITS)}"
+        cure = "data.column.split='' makes it a column like any other"
+        findings = [Finding(True, f"{path}, column {column}", f"{told}; {cure}")]
+    return splits, findings
 
 
 Classes = dict[str, list[Entry]]

@@ -9,6 +9,7 @@ import codecs
 import csv
 import io
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
@@ -198,7 +199,7 @@ def named(
     Args:
         columns: the table.
         role: a key of `given`, such as "label".
-        given: the names that the user chose; None for the one of a usual name.
+        given: the names that the user chose; None for the one of a usual name, "" for no column.
         path: of the table, for messages.
         needed: whether its absence is an error; else None is returned.
         instead: what else may be typed, for the error.
@@ -207,6 +208,8 @@ def named(
         ConfigError: if there is no such column, or it is nested.
     """
     chosen = given.get(role)
+    if chosen == "" and not needed:
+        return None
     if chosen is not None:
         if chosen in columns:
             return chosen, _single(columns, chosen, role, path)
@@ -308,9 +311,14 @@ def _first(wrong: Sequence[Finding], name: str) -> list[Finding]:
     return [*wrong[:MOST_WRONG], *[Finding(True, name, f"has {more} more lines that cannot be read")] * (more > 0)]
 
 
+def separator(text: str, name: str) -> str:
+    """Return what stands between the values of a CSV: the commonest of the marks outside quotes in its first line."""
+    first = re.sub(r'"[^"]*"', "", text.partition("\n")[0])
+    return "\t" if suffix(name) == ".tsv" else max(",;\t", key=first.count)
+
+
 def _csv(text: str, name: str) -> tuple[Table, list[Finding]]:
-    first = text.partition("\n")[0]
-    mark = "\t" if suffix(name) == ".tsv" else max(",;\t", key=first.count)
+    mark = separator(text, name)
     csv.field_size_limit(LONGEST)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True)
     wrong: list[Finding] = []

@@ -11,7 +11,7 @@ from metalearn_cli.core.check import shown
 from metalearn_cli.core.errors import DataError, UserError
 from metalearn_cli.core.places import expanded
 from metalearn_cli.data.common.files import files_in, is_archive, suffix, there
-from metalearn_cli.data.common.rows import ARROW, columns_in, encoding_of
+from metalearn_cli.data.common.rows import ARROW, columns_in, encoding_of, separator
 
 LARGEST = 1 << 30  # bytes of a table
 
@@ -66,7 +66,7 @@ def _of_table(content: bytes, name: str) -> str:
         names = list(columns_in(content, name))
     else:
         line = next(iter(content[: 1 << 16].decode(encoding_of(content), "replace").splitlines()), "")
-        names = next(csv.reader([line.replace(";", ",").replace("\t", ",")]), [])
+        names = next(csv.reader([line], delimiter=separator(line, name)), [])
     starts = [name.strip(' "{').lower() for name in names]
     return next(
         (data for data, words in COLUMNS.items() if any(start.startswith(words) for start in starts)),

@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from metalearn_cli.core.errors import ConfigError, DataError, Finding, Problem, UserError
-from metalearn_cli.data.common.manifest import Entry, Placed, split_named
+from metalearn_cli.core.check import as_typed, in_shell
+from metalearn_cli.core.errors import ConfigError, Finding, Problem, UserError
+from metalearn_cli.data.common.arrays import MOST_STANDARDISED
+from metalearn_cli.data.common.manifest import Entry, Placed, splits_of
 from metalearn_cli.data.common.rows import Columns, Place, nearest, nested, row_place
 from metalearn_cli.data.common.splits import spread
 
@@ -78,7 +80,7 @@ def check_names(columns: Columns, settings: Mapping[str, Sequence[str]], path: P
 
 
 def entries_of(
-    values: Columns, path: Path, noun: str = "label", place: Place = row_place
+    values: Columns, path: Path, noun: str = "label", place: Place = row_place, split_column: str = ""
 ) -> tuple[list[Entry], list[Finding]]:
     """Return the rows by number, and what is wrong with their labels and splits.
 
@@ -88,12 +90,14 @@ def entries_of(
         path: of the table.
         noun: what a label is called: "label", or "task" for a regression.
         place: where a row is in the table.
+        split_column: the name of the column of the splits.
     """
     entries: list[Entry] = []
     findings: list[Finding] = []
+    splits, wrong = splits_of(values.get("split", ()), split_column, path, place)
     groups = values.get("task", values.get("group"))
     for row, label in enumerate(values["label"]):
-        where, split = f"{path}, {place(row)}", ""
+        where = f"{path}, {place(row)}"
         if not text_of(label):
             findings.append(Finding(True, where, f"has no {noun}"))
         elif noun == "label" and (number := number_of(label)) is not None and not number.is_integer():
@@ -101,12 +105,9 @@ def entries_of(
             findings.append(Finding(True, where, f"{told}, data.column.target=NAME data.column.task=NAME"))
         if groups and not text_of(groups[row]):
             findings.append(Finding(True, where, f"has no {'task' if 'task' in values else 'group'}"))
-        try:
-            split = split_named(values["split"][row], where) if "split" in values else ""
-        except DataError as error:
-            findings += error.findings
-        entries.append(Entry(row, text_of(label), split, text_of(groups[row]) if groups else ""))
-    return entries, findings
+        group = text_of(groups[row]) if groups else ""
+        entries.append(Entry(row, text_of(label), splits[row] if splits else "", group))
+    return entries, [*findings, *wrong]
 
 
 def examples(found: Placed, columns: Columns) -> list[list[str]]:
@@ -222,15 +223,18 @@ def problems_of_columns(
         for row, number in enumerate(found):
             if numeric and number is not None and math.isinf(number):
                 findings.append(Finding(True, f"{where}, {place(row)}", f"has an infinite {name}: {values[row]!s:.40}"))
+        if numeric and any(MOST_STANDARDISED < abs(n) < math.inf for n in found if n is not None):
+            told = f"has numbers beyond {MOST_STANDARDISED:g}, which cannot be standardised; divide them, or"
+            findings.append(Finding(True, named, f"{told} {_left_out(name)}"))
         commas = [text for text in present if "," in text]
         if name not in categorical and commas and all(map(_COMMA.fullmatch, present)):
             told = f"has numbers with a comma, such as {commas[0]}: write a decimal point and no thousands separator"
-            findings.append(Finding(True, named, f"{told}; if they are names, data.categorical=[{name}]"))
+            findings.append(Finding(True, named, f"{told}; if they are names, {_naming('categorical', name)}"))
             continue
         if name not in categorical and 0 < len(wrong) < (1 - STRAY) * len(present):
             told = f"has numbers, but {place(wrong[0])} has {texts[wrong[0]]!r}"
             more = f" and {len(wrong) - 1} more rows have no numbers" if len(wrong) > 1 else ""
-            findings.append(Finding(True, named, f"{told}{more}; correct them, or data.categorical=[{name}]"))
+            findings.append(Finding(True, named, f"{told}{more}; correct them, or {_naming('categorical', name)}"))
             continue
         for role, labels in classes.items():
             if len(set(labels)) > 1 and len(set(zip(texts, labels, strict=True))) == len(set(texts)) == len(
@@ -243,7 +247,7 @@ def problems_of_columns(
             findings.append(Finding(True, named, f"numbers the rows; {_left_out(name)}"))
         if not numeric and name not in categorical and present and all(map(_DATE.fullmatch, present)):
             told = f"has dates, such as {present[0]}, of which each would be a category; {_left_out(name)}"
-            findings.append(Finding(True, named, f"{told}; to have them so, data.categorical=[{name}]"))
+            findings.append(Finding(True, named, f"{told}; to have them so, {_naming('categorical', name)}"))
         elif not numeric and different == len(texts) > 1:
             told = f"has another value in each row, as an id or a sentence has; {_left_out(name)}"
             findings.append(Finding(True, named, f"{told}; for sentences, data=text"))
@@ -253,8 +257,31 @@ def problems_of_columns(
     return findings
 
 
+def without_index(columns: Columns, path: Path) -> tuple[Columns, list[Finding]]:
+    """Return columns without the one that pandas' `to_csv` writes first, and that it is left out.
+
+    It has no name, and another whole number in each row.
+
+    Args:
+        columns: the table.
+        path: of the table.
+    """
+    numbers = [number_of(value) for value in columns[""]] if next(iter(columns), None) == "" else []
+    if not numbers or len({n for n in numbers if n is not None and n.is_integer()}) < len(numbers):
+        return columns, []
+    told = "has no name and another whole number in each row, as an index of pandas has: left out"
+    rest = {name: values for name, values in columns.items() if name}
+    return rest, [Finding(False, f"{path}, column 1", told)]
+
+
 def _left_out(name: str) -> str:
-    return f"data.ignore=[{name}] leaves it out"
+    return f"{_naming('ignore', name)} leaves it out"
+
+
+def _naming(setting: str, name: str) -> str:
+    """Return a setting that lists columns, with one of them, as it is typed in a shell."""
+    word = f"data.{setting}=[{as_typed(name)}]"
+    return in_shell(word) if "'" in word else word
 
 
 def _counts_rows(numbers: Sequence[float | None]) -> bool:

@@ -25,7 +25,7 @@ class Tokenized(NamedTuple):
     Attributes:
         ids: [N, L] int64; 0 pads, every other id is the tokenizer's plus one.
         cut: how many texts were longer than L ids and lost their end.
-        vocabulary: number of ids, padding included.
+        vocabulary: number of ids, padding included, up to the highest that the tokenizer has.
         preprocessing: plain values for `Dataset.of`: the tokenizer's sha256, not its folder.
     """
 
@@ -72,7 +72,7 @@ def tokenized(texts: Sequence[str], folder: str | Path, length: int) -> Tokenize
     return Tokenized(
         ids=ids,
         cut=sum(bool(text.overflowing) for text in found),
-        vocabulary=1 + tokenizer.get_vocab_size(),
+        vocabulary=2 + max(tokenizer.get_vocab().values(), default=-1),  # ids may have gaps
         preprocessing={
             "tokenizer": hashlib.sha256(content).hexdigest(),
             "length": length,

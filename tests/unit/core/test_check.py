@@ -1,12 +1,14 @@
 """Values against annotations, and what is allowed in words."""
 
+import shlex
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from metalearn_cli.core.check import Above, Below, Range, describe, fits, mismatch
+from metalearn_cli.core.check import Above, Below, Range, as_typed, describe, fits, in_shell, mismatch
 
 Small = Annotated[int, Range(1, 3)]
 Positive = Annotated[float, Above(0)]
@@ -105,3 +107,13 @@ def test_a_value_of_endless_depth_is_not_quoted():
     for _ in range(100_000):
         value = [value]
     assert mismatch(value, int) == "must be a whole number, got a list too long to show"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a-b", "", "2020", "-.5", "nan", "Null", "id (nr, old)", "it's", "x]y", "a\\", "a\\'", "a$b `!", "\u00e9"],
+)
+def test_what_is_advised_is_what_the_shell_and_the_parser_read(text):
+    word = f"key=[{as_typed(text)}]"
+    (typed,) = shlex.split(in_shell(word))
+    assert OverridesParser.create().parse_override(typed).value() == [text]

@@ -232,6 +232,16 @@ def test_wrong_arrays_are_told(tmp_path: Path) -> None:
     assert "has no column 'z'; it has x, y" in told
 
 
+def test_numbers_too_large_to_be_standardised_are_refused(tmp_path: Path) -> None:
+    x = random(3)
+    x[:, 1] *= 1e200
+    told = "has numbers beyond 1e+100, which cannot be standardised; divide them"
+    assert refusal(saved(tmp_path, x)) == [f"column 2 {told}"]
+    with pytest.raises(DataError, match=r"column b has numbers beyond 1e\+100, .* divide them, or data\.ignore=\[b\]"):
+        np.savez(tmp_path / "t.npz", a=x[:, 0], b=x[:, 1], label=LABELS)
+        table(str(tmp_path / "t.npz"))
+
+
 def test_items_of_different_shapes_are_told_by_file(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / "c" / name).mkdir(parents=True)

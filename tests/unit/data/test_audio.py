@@ -157,6 +157,7 @@ def test_recordings_in_one_folder_get_a_pattern_to_type(tmp_path):
     [
         ("{speaker}_{n}.wav", "needs {label}, and each field once"),
         ("{label}_{label}.wav", "needs {label}, and each field once"),
+        ("{label}_{1}.wav", r"has the field \{1\}; a field is a word that begins with a letter, such as \{n1\}"),
         ("{label}+{n}.wav", r"fits none of 4 files, such as 3_ann_0.wav"),
     ],
 )

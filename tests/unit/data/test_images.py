@@ -215,6 +215,54 @@ def test_files_that_use_more_bits_than_are_read_are_named(tmp_path):
     assert finding.what.startswith("is 10, but ") and "data.bits=" in finding.what
 
 
+def deep_colours(path, values):
+    """Write colours [H, W, 3], or [H, W, 4] with transparency, of 16 bits as a PNG, which Pillow cannot."""
+
+    def chunk(name, content):
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    high, wide, channels = values.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    about = struct.pack(">IIBBBBB", wide, high, 16, {3: 2, 4: 6}[channels], 0, 0, 0)
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", about) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    )
+
+
+def test_bits_of_colours(tmp_path):
+    folder = fill(tmp_path / "photos", 6, 2)
+    file = folder / "class00" / "deep.png"
+    values = np.arange(8 * 8 * 3).reshape(8, 8, 3) * 5
+    deep_colours(file, values)
+    shape = Shape(8, fit="squash", bits=10)
+    np.testing.assert_array_equal(pixels_of(opened(file.read_bytes()), shape), (values >> 2).transpose(2, 0, 1))
+    with_alpha = np.concatenate([values, np.full((8, 8, 1), 65535)], 2)
+    deep_colours(tmp_path / "alpha.png", with_alpha)
+    transparent = opened((tmp_path / "alpha.png").read_bytes())
+    np.testing.assert_array_equal(pixels_of(transparent, shape)[0], values[..., 0] >> 2)
+    (told,) = (f.what for f in images(str(folder)).findings if f.where == "class00/deep.png")
+    assert told.endswith("if its pixels have 10 or 12 bits, say so: data.bits=12")
+    assert "class00/deep.png" not in [f.where for f in images(str(folder), bits=10).findings]
+    deep_colours(file, values * 4)
+    with pytest.raises(DataError, match=r"is 10, but .* data\.bits="):
+        images(str(folder), bits=10)
+
+
+def test_pages_that_are_not_read_are_told(tmp_path):
+    folder = fill(tmp_path / "photos", 6, 2)
+    pages = [picture(n).convert("RGB") for n in range(3)]
+    for name in ("a.tif", "b.gif"):
+        pages[0].save(folder / "class00" / name, save_all=True, append_images=pages[1:])
+    (finding,) = (f for f in images(str(folder)).findings if f.where == "data.root")
+    assert not finding.blocks and finding.items == ("class00/a.tif", "class00/b.gif")
+    assert finding.what.startswith("2 files hold several pages or frames, of which the first is read")
+
+
+def test_negative_pixels_are_refused():
+    with pytest.raises(ValueError, match="its pixels go down to -7; save it with values from 0"):
+        item(Image.fromarray(np.full((8, 8), -7, np.int32)), "TIFF")
+
+
 def test_a_class_folder_alone_and_other_columns_are_told(tmp_path):
     folder = fill(tmp_path / "photos", 6, 3)
     for place in (folder / "class00", folder / ".."):

@@ -77,6 +77,13 @@ def test_a_part_may_be_left_out(file: Path) -> None:
         mixed(str(file), ignore=["caption", "colour", "mass"])
 
 
+def test_an_index_of_pandas_is_left_out(file: Path) -> None:
+    first, *rows = file.read_text().strip().split("\n")
+    file.write_text("\n".join([f",{first}", *(f"{i},{row}" for i, row in enumerate(rows))]))
+    data = mixed(str(file), size=8, column=COLUMN)
+    assert any("as an index of pandas has: left out" in finding.what for finding in data.findings)
+
+
 def test_rows_without_a_partner_are_told_in_one_list(file: Path) -> None:
     rows = file.read_text().split("\n")
     rows[1] = rows[1].replace("pictures/0-0.png", "pictures/none.png")

@@ -101,6 +101,33 @@ def test_everything_wrong_is_told_in_one_list(tmp_path: Path) -> None:
     ]
 
 
+def test_an_index_of_pandas_is_left_out(tmp_path: Path) -> None:
+    rows = [f"{3 * i},{'abcdefghij'[i % 10]},{i % 7}" for i in reversed(range(40))]
+    file = written(tmp_path, ",label,size", *rows)
+    data = table(str(file))
+    assert data.about["numbers"] == ["size"]
+    told = "has no name and another whole number in each row, as an index of pandas has: left out"
+    assert (False, f"{file}, column 1", told) in [finding[:3] for finding in data.findings]
+    rows[0] = rows[1]
+    assert table(str(written(tmp_path, ",label,size", *rows))).about["numbers"] == ["", "size"]
+
+
+def test_a_column_with_the_name_of_splits_may_be_another(tmp_path: Path) -> None:
+    file = written(tmp_path, "label,size,fold", *(f"{'abcdefghij'[i % 10]},{i % 7},{i % 3}" for i in range(40)))
+    assert refusal(file) == [
+        "t.csv, column fold is taken for the split, but has 0, 1, 2; a split is one of train, val, test; "
+        "data.column.split='' makes it a column like any other"
+    ]
+    assert table(str(file), column={"split": ""}).about["numbers"] == ["size", "fold"]
+    assert table(str(file), ignore=["fold"]).about["numbers"] == ["size"]
+
+
+def test_a_folder_of_tables_is_refused(tmp_path: Path) -> None:
+    fill(tmp_path / "plants.csv")
+    with pytest.raises(ConfigError, match=r"is a folder, .* give one, such as .*plants\.csv, or join them"):
+        table(str(tmp_path))
+
+
 def test_what_the_label_follows_from_is_refused(tmp_path: Path) -> None:
     rows = ["label,size,code", *(f"{'abcdefghij'[i % 10]},{i % 7},{'zyxwvutsrq'[i % 10]}" for i in range(40))]
     (told,) = refusal(written(tmp_path, *rows))

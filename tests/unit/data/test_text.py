@@ -247,7 +247,16 @@ def test_empty_texts_are_named_and_left_out(folder):
             "10000 of 10000 classes have fewer than 2 items",
         ),
         ("a.csv", as_csv([{"words": "x", "y": "1"}]), r"has the columns words, y; say which one is the text"),
-        ("a.csv", as_csv([{**row, "split": "first"} for row in ROWS]), r"line 2 has the split 'first'"),
+        (
+            "a.csv",
+            as_csv([{**row, "split": "first"} for row in ROWS]),
+            r"column split is taken for the split, but has first",
+        ),
+        (
+            "a.csv",
+            as_csv([{**row, "split": "first" if i < 2 else "train"} for i, row in enumerate(ROWS)]),
+            r"line 2 has the split 'first'.*line 3 has the split 'first'",
+        ),
         ("a.jpg", b"", r"data\.root has neither tables \(.*\) nor texts \(\.txt\); it has files of \.jpg"),
         ("a.txt", b"caf\xe9", r"a\.txt, line 1 is not UTF-8"),
         ("a.parquet", b"PAR1", r"a\.parquet is damaged or cut short"),
@@ -258,6 +267,13 @@ def test_what_cannot_be_used(folder, name, content, error):
     (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises((ConfigError, DataError), match=error):
         made(folder)
+
+
+def test_a_column_with_the_name_of_splits_may_be_another(folder):
+    (folder / "a.csv").write_text(as_csv([{**row, "fold": str(i % 3)} for i, row in enumerate(ROWS)]))
+    with pytest.raises(DataError, match=r"a\.csv, column fold is taken for the split, but has 0, 1, 2; .*split=''"):
+        made(folder)
+    assert "fold" in made(folder, column={"text": None, "label": None, "split": ""}).about["not used"]
 
 
 def test_a_saved_folder_with_parts_that_are_not_whole(folder):

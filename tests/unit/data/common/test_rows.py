@@ -202,6 +202,12 @@ def test_lines_that_old_macintosh_programs_end_are_read(tmp_path):
     assert columns_of(table(tmp_path, lines, "a.jsonl")) == expected
 
 
+def test_marks_within_quotes_separate_nothing(tmp_path):
+    (tmp_path / "a.csv").write_text('"id, old, x";text;label\n1;one;a\n')
+    assert columns_of(tmp_path / "a.csv") == {"id, old, x": ["1"], "text": ["one"], "label": ["a"]}
+    assert recognised(str(tmp_path / "a.csv")) == "text"
+
+
 def test_the_first_wrong_lines_are_listed_and_the_others_counted(tmp_path):
     found = wrong(table(tmp_path, "text,label\n" + "a\n" * 1000))
     assert len(found) == 21

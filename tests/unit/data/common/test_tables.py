@@ -126,6 +126,14 @@ def test_problems_of_columns_say_what_to_type() -> None:
         assert told == f"t.csv, column c is {word}: it holds {held!r}; data.ignore=[c] leaves it out"
 
 
+def test_advice_is_typed_as_the_shell_takes_it() -> None:
+    found = problems_of_columns({"2020": [1, 2, 3, 4], "a, b": [1, 2, "x", 3, 5]}, {}, (), "t.csv")
+    assert [finding.what.rpartition("; ")[2] for finding in found] == [
+        "\"data.ignore=['2020']\" leaves it out",
+        "correct them, or \"data.categorical=['a, b']\"",
+    ]
+
+
 def test_many_categories_are_refused() -> None:
     values = [f"n{i % 1001}" for i in range(2002)]
     (told,) = problems(values, "ab" * 1001)

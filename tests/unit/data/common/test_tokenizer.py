@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -19,6 +20,16 @@ def test_ids_are_the_tokenizers_plus_one_and_zero_pads(tmp_path: Path) -> None:
     assert found.ids.tolist() == [[CLS, the, cat, sat, SEP, 0], [CLS, UNK, SEP, 0, 0, 0], [CLS, SEP, 0, 0, 0, 0]]
     assert found.vocabulary == 1 + len(WORDS)
     assert found.cut == 0
+
+
+def test_ids_may_have_gaps(tmp_path: Path) -> None:
+    pytest.importorskip("tokenizers", reason="tokenizers is not installed")
+    file = tokenizer_into(tmp_path) / "tokenizer.json"
+    settings = json.loads(file.read_text())
+    settings["model"]["vocab"]["house"] = 500
+    file.write_text(json.dumps(settings))
+    found = tokenized(["the house"], tmp_path, length=6)
+    assert found.ids.max() == 501 and found.vocabulary == 502
 
 
 def test_a_long_text_is_cut_and_keeps_its_marks(tmp_path: Path) -> None:
