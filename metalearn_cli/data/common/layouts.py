@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from metalearn_cli.core.errors import ConfigError, Finding, Problem
 from metalearn_cli.data.common.files import SPLIT_WORDS, Files, files_in, files_named, suffix
 from metalearn_cli.data.common.manifest import Entry, Manifest, split_named, splits_of
-from metalearn_cli.data.common.rows import columns_of, is_table, named, not_used, word_of
+from metalearn_cli.data.common.rows import columns_of, is_table, not_used, roles_of, word_of
 
 COLUMN = {"path": None, "label": None, "split": None, "group": None}
 """The columns of a table of files; None for the usual names."""
@@ -224,9 +224,9 @@ def of_table(path: Path, column: Mapping[str, str | None]) -> tuple[Manifest, Fi
         DataError: if it cannot be read.
     """
     columns = columns_of(path)
-    roles = {role: named(columns, role, column, path, role in ("path", "label")) for role in column}
-    used = {role: found[0] for role, found in roles.items() if found}
-    values = {role: [word_of(value) for value in found[1]] for role, found in roles.items() if found}
+    roles = roles_of(columns, column, path, ("path", "label"))
+    used = {role: found[0] for role, found in roles.items()}
+    values = {role: [word_of(value) for value in found[1]] for role, found in roles.items()}
     values["path"] = [name.replace("\\", "/") for name in values["path"]]
     files = files_named(path.parent, [name for name in values["path"] if name])
     entries = []
