@@ -18,7 +18,7 @@ from metalearn_cli import __version__
 from metalearn_cli.cli import errors
 from metalearn_cli.cli.streams import Unwritable, patient
 from metalearn_cli.cli.words import DATA, SHELLS, STAGES, Words, meant, overview, parse
-from metalearn_cli.core.errors import ConfigError, Stopped, UserError
+from metalearn_cli.core.errors import Stopped, UserError
 from metalearn_cli.core.importing import importing
 from metalearn_cli.core.places import current_folder, settle
 
@@ -238,15 +238,15 @@ def _data(words: Words) -> int:
     if kind == "make" and not settings:
         raise UserError("mlx data make needs a file or folder: mlx data make SOURCE")
     typed = launch.with_source(settings)
-    if kind == "show":
-        shown = launch.show_data(typed, extra)
-        _show(words, shown, lambda: views.items(shown))
-        return errors.DONE
     try:
-        found = launch.check_data(kind, typed, extra)
-    except (ConfigError, errors.SettingsError):
-        launch.say_guess(settings, typed)
+        found = launch.show_data(typed, extra) if kind == "show" else launch.check_data(kind, typed, extra)
+    except errors.SettingsError as error:
+        if any(fault.key == "data.column.label" for fault in error.faults):
+            launch.say_guess(settings, typed)
         raise
+    if kind == "show":
+        _show(words, found, lambda: views.items(found))
+        return errors.DONE
     run = launch.words_of_run(typed, found["data"], extra) if found["data"] else []
     _show(words, found, lambda: views.data(found, typed if kind == "make" else None, run))
     return errors.DONE if found["may_start"] else errors.REFUSED

@@ -354,7 +354,7 @@ def _verdicts(facts: Mapping[str, Any]) -> list[str]:
     if facts["regression"] or not 0 < classes <= way:
         return []
     cure = f"; way={classes - 1} gives verdicts" if classes > 2 else ""
-    return [f'whether a stage helps is "not clear", as an episode has all {classes} test classes{cure}']
+    return [f'whether a stage helps is "not clear", as an episode has each of the {classes} test classes{cure}']
 
 
 def _findings(found: Sequence[Finding]) -> list[list[str]]:

@@ -37,7 +37,7 @@ def test_what_is_understood_of_a_folder(mlx, photos, tmp_path):
     assert rows["train"].startswith("6 classes, 90 items: class")
     assert "an episode   way 3, shot 1, query 14" in answer.out
     assert f"mlx run data=images \"data.root='{photos}'\" data.size=12" in answer.out
-    told = 'whether a stage helps is "not clear", as an episode has all 3 test classes; way=2 gives verdicts'
+    told = 'whether a stage helps is "not clear", as an episode has each of the 3 test classes; way=2 gives verdicts'
     assert f"verdicts     {told}" in answer.out
     assert "verdicts" not in mlx("data", "make", photos, "data.size=12", "way=2").out
     words = ("data=images", f"data.root='{photos}'", "data.size=12")
@@ -224,8 +224,11 @@ def test_a_guess_that_fails_is_told_with_the_command_for_sentences(mlx, tmp_path
     command = "mlx data make q.csv data=text data.column.text=NAME data.column.label=NAME"
     assert answer.code == 2 and "q.csv was taken for data=table, numbers and categories" in answer.err
     assert f"type: {command}\n" in answer.err and answer.err.endswith("see all settings: mlx ls data table\n")
+    assert f"type: {command}\n" in mlx("data", "show", "q.csv").err
     filled = command.replace("NAME", "Frage", 1).replace("NAME", "no")
     assert "was taken for" not in mlx(*filled.split()[1:]).err
+    answer = mlx("data", "make", "q.csv", "data.ignore=no")
+    assert "was taken for" not in answer.err and "did you mean: data.ignore=[no]" in answer.err
     answer = mlx("data", "make", "q.csv", "data=text")
     assert "was taken for" not in answer.err and answer.err.endswith("see all settings: mlx ls data text\n")
     assert "2 problems" in answer.err

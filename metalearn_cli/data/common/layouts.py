@@ -169,9 +169,7 @@ def of_names(files: Files, endings: Sequence[str], pattern: str) -> Manifest:
     if unsure := [name for name, label in others.items() if label != matches[name]["label"]]:
         name = unsure[0]
         label, mark = matches[name]["label"], literals[fields.index("label") + 1]
-        told = (
-            f"fits {len(unsure)} files in two ways: {name} has the label {label!r}, the longest, not {others[name]!r}"
-        )
+        told = f"fits {len(unsure)} files in two ways: {name} has the label {label!r}, not {others[name]!r}"
         parts = "".join(f"{mark}{{part{i}}}" for i in range(1, label.count(mark) - others[name].count(mark) + 1))
         shorter = pattern.replace("{label}", f"{{label}}{parts}")
         findings.append(Finding(False, "data.pattern", f"{told}; the shorter one is: \"data.pattern='{shorter}'\""))

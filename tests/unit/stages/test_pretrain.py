@@ -58,7 +58,7 @@ def test_backbone_is_that_of_the_other_stages(ready):
 
 @pytest.mark.parametrize(("changes", "key", "told"), [
     ({"model": {**MODELS["autoencoder"], "decoder": "conv"}}, "model.decoder", "decoder conv"),
-    ({"data": SINUSOID, "way": 1}, "data", "has no classes, on which pretraining is validated; train on"),
+    ({"data": SINUSOID, "way": 1}, "data", "has no classes, on which pretraining is validated; for a regression"),
     ({"backbone": CONV4}, "backbone", "is not an image"),
     ({"way": 5}, "way", "gaussian/val has 4 classes"),
 ])  # fmt: skip
