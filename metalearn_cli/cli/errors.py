@@ -73,10 +73,12 @@ class SettingsError(UserError):
     Args:
         stage: the command.
         faults: everything that is wrong with them.
+        data: the data set that `mlx data` reads, or "".
     """
 
-    def __init__(self, stage: str, faults: Sequence[Fault]) -> None:
+    def __init__(self, stage: str, faults: Sequence[Fault], data: str = "") -> None:
         self.stage = stage
+        self.data = data if any(fault.key.startswith("data.") for fault in faults) else ""
         self.faults = tuple(dict.fromkeys(faults))
         super().__init__("; ".join(f"{f.key}: {f.message}" if f.key else f.message for f in self.faults))
 
@@ -92,7 +94,7 @@ def explain(error: BaseException) -> Failure:
     if isinstance(error, ConfigError):
         error = SettingsError("", [Fault(p.key, p.message, hint=p.hint) for p in error.problems])
     if isinstance(error, SettingsError):
-        telling.faults(error.stage, error.faults)
+        telling.faults(error.stage, error.faults, error.data)
         return Failure(REFUSED, str(error), error.faults)
     text = str(error)
     if isinstance(error, OSError) and error.errno in (*_WRITING, *_FINDING):

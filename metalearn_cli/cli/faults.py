@@ -74,7 +74,7 @@ def check(composer: Composer, words: Sequence[str], multirun: bool) -> list[Comp
             jobs.append(composition)
     faults += _unused(composer, overrides, jobs)
     if faults:
-        raise SettingsError(composer.stage, faults)
+        raise SettingsError(composer.stage, faults, _data_of(jobs))
     return jobs
 
 
@@ -161,7 +161,13 @@ def originating(composition: Composition) -> Iterator[None]:
     try:
         yield
     except ConfigError as error:
-        raise SettingsError(composition.composer.stage, _located(composition, error.problems)) from error
+        faults = _located(composition, error.problems)
+        raise SettingsError(composition.composer.stage, faults, _data_of([composition])) from error
+
+
+def _data_of(jobs: Sequence[Composition]) -> str:
+    """Return the data set that the first of some jobs has chosen; "" if there is none."""
+    return next((job.config.hydra.runtime.choices.get("data") or "" for job in jobs), "")
 
 
 def _located(composition: Composition, problems: Sequence[Problem]) -> list[Fault]:

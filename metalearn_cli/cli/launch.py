@@ -28,6 +28,9 @@ from metalearn_cli.core.stages import TRAINING
 from metalearn_cli.data.common.sources import recognised
 from metalearn_cli.engine.signals import first_signal, stop
 
+COLUMN = "data.column."
+"""What the settings that name the columns of a table begin with."""
+
 
 class Outcome(NamedTuple):
     """The result of one job.
@@ -211,12 +214,29 @@ def with_source(words: Sequence[str]) -> list[str]:
     if not words or "=" in words[0]:
         return list(words)
     source, *settings = words
-    chosen = [word for word in settings if word.startswith("data=")] or [f"data={recognised(source)}"]
+    roles = [word.partition("=")[0].removeprefix(COLUMN) for word in settings if word.startswith(COLUMN)]
+    chosen = [word for word in settings if word.startswith("data=")] or [f"data={recognised(source, roles)}"]
     return [
         *chosen,
         f"data.root={as_typed(source)}",
         *(w for w in settings if w not in chosen),
     ]
+
+
+def say_guess(words: Sequence[str], typed: Sequence[str]) -> None:
+    """Say that a file was taken for a table of numbers and categories, if it was, and how sentences are read.
+
+    Args:
+        words: the words of `mlx data`.
+        typed: what `with_source` returned for them.
+    """
+    if "data=table" in typed and not any(word.startswith((COLUMN, "data=")) for word in words):
+        command = shlex.join(["mlx", "data", "make", words[0], "data=text"])
+        with telling.reporting() as reporter:
+            reporter.note(
+                f"{words[0]} was taken for data=table, numbers and categories; if it has sentences, type:"
+                f" {command} data.column.text=NAME data.column.label=NAME"
+            )
 
 
 def words_of_run(words: Sequence[str], data: Mapping[str, Any], extra: str) -> list[str]:

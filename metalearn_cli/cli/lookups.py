@@ -6,6 +6,7 @@ Values of a wrong type are skipped: the check of types reports them. Needs no to
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from metalearn_cli.core.build import problems_of
@@ -18,10 +19,14 @@ from metalearn_cli.records.runs import find_checkpoint
 
 
 def impossible(stage: str, values: Mapping[str, Any]) -> list[Problem]:
-    """Return settings that this machine, the kind of the data, or the checkpoint, rules out."""
+    """Return settings that this machine, its files, the kind of the data, or the checkpoint, rules out."""
     problems = []
     if stage == "evaluate" and values.get("ckpt") and values.get("backbone"):
         problems.append(Problem("backbone", "is only for ckpt=null: a checkpoint has its own"))
+    backbone = values.get("backbone")
+    weights = backbone.get("weights") if isinstance(backbone, Mapping) else None
+    if isinstance(weights, str) and not Path(weights).is_file():
+        problems.append(Problem("backbone.weights", f"weights {weights} does not exist, or is no file"))
     for prefix, own in _sections(stage, values):
         runtime = own.get("runtime")
         found = too_many_threads(runtime.get("threads")) if isinstance(runtime, Mapping) else []

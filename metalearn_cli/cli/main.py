@@ -238,11 +238,15 @@ def _data(words: Words) -> int:
     if kind == "make" and not settings:
         raise UserError("mlx data make needs a file or folder: mlx data make SOURCE")
     typed = launch.with_source(settings)
+    try:
+        found = launch.show_data(typed, extra) if kind == "show" else launch.check_data(kind, typed, extra)
+    except errors.SettingsError as error:
+        if any(fault.key == "data.column.label" for fault in error.faults):
+            launch.say_guess(settings, typed)
+        raise
     if kind == "show":
-        shown = launch.show_data(typed, extra)
-        _show(words, shown, lambda: views.items(shown))
+        _show(words, found, lambda: views.items(found))
         return errors.DONE
-    found = launch.check_data(kind, typed, extra)
     run = launch.words_of_run(typed, found["data"], extra) if found["data"] else []
     _show(words, found, lambda: views.data(found, typed if kind == "make" else None, run))
     return errors.DONE if found["may_start"] else errors.REFUSED

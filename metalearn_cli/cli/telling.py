@@ -84,8 +84,8 @@ def error(text: str, label: str = "error: ") -> None:
     _console(stderr=True).print(Text.assemble((label, "bold red"), _safe(text, stderr=True)), soft_wrap=True)
 
 
-def faults(stage: str, found: Sequence[Fault]) -> None:
-    """Print the problems of a command's settings to stderr."""
+def faults(stage: str, found: Sequence[Fault], data: str = "") -> None:
+    """Print the problems of a command's settings to stderr; `data` is the data set that `mlx data` reads, or ""."""
     console = _console(stderr=True)
     number = f"{len(found)} problem{'s' * (len(found) > 1)} in the settings"
     console.print(Text.assemble(("error: ", "bold red"), number, f" of `mlx {stage}`" if stage else ""))
@@ -98,7 +98,8 @@ def faults(stage: str, found: Sequence[Fault]) -> None:
         grid.add_row(*[Text(key, overflow="fold")] * any(f.key for f in found), text)
     _draw(console, grid)
     if stage:
-        console.print(f"see all settings: mlx {f'{stage} --cfg job' if stage in STAGES else 'ls data'}")
+        listing = f"{stage} --cfg job" if stage in STAGES else f"ls data {data}".rstrip()
+        console.print(f"see all settings: mlx {listing}")
 
 
 @contextmanager

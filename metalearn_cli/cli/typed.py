@@ -95,10 +95,11 @@ TABLE = (
     ),
     Row("ckpt=last checkpoint=last ckpt_path=last init_from=last", ("ckpt=latest", "init_from=latest"), _LATEST),
     Row(
-        "ckpt ckpt_path checkpoint checkpoint_path init init_from init_checkpoint load load_from load_weights weights"
+        "ckpt ckpt_path checkpoint checkpoint_path init init_from init_checkpoint load load_from load_weights"
         " model_path model_name_or_path pretrained restore",
         ("ckpt={}", "init_from={}", "backbone.weights={}"),
     ),
+    Row("weights", ("backbone.weights={}", "ckpt={}", "init_from={}")),
     Row("resume resume_from resume_from_checkpoint continue", ("mlx resume RUN",), "mlx runs lists the runs"),
     Row(
         "output output_dir outdir out_dir save_dir save_path log_dir logdir logging_dir results_dir result_dir work_dir"

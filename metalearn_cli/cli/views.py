@@ -139,9 +139,7 @@ def _explain(run: Run) -> None:
     first = run["table"][0]
     ordinary = str(run.get("data", {}).get("protocol", "")).startswith(SAME_CLASSES)
     if first.get("interval_classes") is None and {"classes", "groups"} & sizes(first).keys():
-        telling.say('A "-" has no interval over classes, because there are too few of them: so that no')
-        cure = "" if ordinary else " More test classes, or a smaller way, would change that."
-        telling.say(f'gain is more than "not clear".{cure}')
+        telling.say(f"{_NO_INTERVAL}\n{_more(first, ordinary)}")
     if any(verdict(row) == NO_CHANGE for row in run["table"] if row["gain"] is not None):
         telling.say(f'"{NO_CHANGE}": not one episode has another score than in the row above.')
     for start in (named["init_from"] for named in (run.get("starts") or {}).values() if "init_from" in named):
@@ -155,6 +153,22 @@ def _explain(run: Run) -> None:
         one = "training of each fold" if folds else "training"
         telling.say(f"All numbers are from one {one}; seeds=5 shows how much trainings differ.")
     telling.say("")
+
+
+_NO_INTERVAL = (
+    'A "-" has no interval over classes, so that no gain is more than "not clear": each test class\n'
+    "must be missing from two episodes or more, and so the test needs more classes than an episode."
+)
+
+
+def _more(result: Run, ordinary: bool) -> str:
+    """Return what gives a result an interval over classes; `ordinary` if its test classes are those of training."""
+    way, found = result.get("way") or 0, sizes(result)
+    noun = next(noun for noun in ("groups", "classes") if noun in found)
+    if noun == "classes" and found[noun] > way:
+        return "More episodes would change that, such as evaluate.episodes=1000."
+    smaller = f", or way={min(way, found[noun]) - 1}," if min(way, found[noun]) > 2 else ""
+    return f"More {'' if ordinary else 'test '}{noun}{smaller} would change that."
 
 
 def verified(record: Mapping[str, Any]) -> None:
@@ -314,10 +328,13 @@ def data(found: Mapping[str, Any], words: Sequence[str] | None = None, run: Sequ
         rows += [[name, _split(split, noun)] for name, split in facts["splits"].items()]
         rows += [["split by", facts["protocol"]], ["an item", f"{facts['kind']} {_listing(facts['shape'])}"]]
         rows += [["an episode", ", ".join(f"{key} {value}" for key, value in facts["episode"].items())]]
+        rows += [["verdicts", told] for told in _verdicts(facts)]
         telling.table(facts["name"], ["!", ""], rows)
     elif facts:
         sizes = [f"{name} {s['classes']} {noun}, {s['items']} items" for name, s in facts["splits"].items()]
         telling.say(f"{facts['name']} ({'; '.join([facts['protocol'], *sizes])})\n")
+        for told in _verdicts(facts):
+            telling.say(f"verdicts: {told}\n")
     rows = found["findings"]
     if rows:
         telling.table("", ["!", "where", "what"], _findings([Finding(**row) for row in rows]))
@@ -329,6 +346,15 @@ def data(found: Mapping[str, Any], words: Sequence[str] | None = None, run: Sequ
     if words is not None and found["may_start"]:
         show, run = (" ".join(map(in_shell, own)) for own in (words, run))
         telling.say(f"next: mlx data show {show}\n      mlx run {run}")
+
+
+def _verdicts(facts: Mapping[str, Any]) -> list[str]:
+    """Return that no stage can be said to help or to hurt, if an episode has all test classes."""
+    way, classes = facts["episode"]["way"], facts["splits"].get("test", {}).get("classes", 0)
+    if facts["regression"] or not 0 < classes <= way:
+        return []
+    cure = f"; way={classes - 1} gives verdicts" if classes > 2 else ""
+    return [f'whether a stage helps is "not clear", as an episode has each of the {classes} test classes{cure}']
 
 
 def _findings(found: Sequence[Finding]) -> list[list[str]]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
 
 from metalearn_cli.core import plugins
-from metalearn_cli.core.check import OnDisk, Range, mismatch, shown
+from metalearn_cli.core.check import OnDisk, Range, meant, mismatch, shown
 from metalearn_cli.core.errors import ConfigError, Problem, UserError
 from metalearn_cli.core.source import Parameter, parameters
 
@@ -113,8 +113,8 @@ def problems_of(spec: object, key: str) -> list[Problem]:
             found = {part: problems_of(own, key) for part, own in value.items()}
             inner = f"{key}.{setting}"
             problems += [p._replace(key=f"{inner}.{n}{p.key[len(key) :]}") for n, own in found.items() for p in own]
-        elif wrong := mismatch(value, LIMITS.get(key, {}).get(setting, taken[setting].annotation)):
-            problems.append(Problem(f"{key}.{setting}", wrong))
+        elif wrong := mismatch(value, allowed := LIMITS.get(key, {}).get(setting, taken[setting].annotation)):
+            problems.append(Problem(f"{key}.{setting}", wrong, meant(value, allowed)))
     missing = [setting for setting, parameter in taken.items() if parameter.required and setting not in spec]
     return problems + [Problem(f"{key}.{setting}", f"{name} needs this setting") for setting in missing]
 

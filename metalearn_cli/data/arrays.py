@@ -32,7 +32,7 @@ from metalearn_cli.data.common.dataset import Dataset
 from metalearn_cli.data.common.files import Files, files_in, files_named, source_of, suffix
 from metalearn_cli.data.common.layouts import of_folders
 from metalearn_cli.data.common.manifest import Manifest, key_of_split, placed
-from metalearn_cli.data.common.rows import USUAL, Columns, check_roles, named
+from metalearn_cli.data.common.rows import USUAL, Columns, check_roles, roles_of
 from metalearn_cli.data.common.tables import entries_of, usable
 
 COLUMN = {"x": None, "label": None, "split": None, "group": None}
@@ -110,8 +110,7 @@ def _source(path: Path, column: Mapping[str, str | None]) -> tuple[Files, Read]:
 def _of_arrays(names: Iterable[str], load: Load, column: Mapping[str, str | None], path: Path) -> Any:
     """Return the array of items, and what each is; of all arrays, only those that have a role are loaded."""
     columns: Columns = {name: [] for name in names}
-    roles = {role: named(columns, role, column, path, role in ("x", "label")) for role in COLUMN}
-    used = {role: own[0] for role, own in roles.items() if own}
+    used = {role: own[0] for role, own in roles_of(columns, {**COLUMN, **column}, path, ("x", "label")).items()}
     found = load(used.values())
     x, wrong = found[used["x"]], []
     for role, name in used.items():

@@ -28,8 +28,8 @@ from metalearn_cli.data.common.rows import (
     columns_of,
     decoded,
     is_table,
-    named,
     not_used,
+    roles_of,
     with_class_names,
     word_of,
 )
@@ -178,9 +178,9 @@ def _of_tables(tables: Mapping[str, Table], splits: Mapping[str, str], column: M
     wrong: list[Finding] = []
     used: dict[str, str] = {}
     for name, columns in tables.items():
-        roles = {role: named(columns, role, column, name, role in ("text", "label")) for role in column}
-        values = {role: found[1] for role, found in roles.items() if found}
-        used |= {role: found[0] for role, found in roles.items() if found}
+        roles = roles_of(columns, column, name, ("text", "label"))
+        values = {role: found[1] for role, found in roles.items()}
+        used |= {role: found[0] for role, found in roles.items()}
         own, odd = splits_of(values.get("split", ()), used.get("split", ""), name, columns.place)
         wrong += odd
         for row, (content, label) in enumerate(zip(values["text"], values["label"], strict=True)):

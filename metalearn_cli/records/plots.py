@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _CELL, _TITLE = 60, 20  # pixels: minimum width of an image in a grid; height of the title
 _FRAME = "#b0b0b0"  # without it, a white image is not seen
+_PANELS = {"label_accuracy": "accuracy on training classes"}  # titles that say more than the metric's name
 _ACROSS = 3  # panels of learning curves in a row
 _POINTS = 1000  # most points of a series that are drawn
 _ROWS, _SHOTS, _QUERIES = 10, 5, 8  # maximum numbers of classes, and of items per class, of a drawn episode
@@ -37,17 +38,17 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")  # of a series' channels
 
 
 def learning_curves(lines: Sequence[dict[str, float]], title: str, path: Path) -> None:
-    """Draw each metric of metrics.jsonl over steps, training and validation in one panel; nothing for a single step.
+    """Draw each metric of metrics.jsonl over steps, training and validation in one panel.
 
     Args:
         lines: as `records.metrics.read_metrics` returns them.
         title: the title.
         path: the PNG file.
     """
-    if len({line["step"] for line in lines}) < 2:
-        return
     names = {name for line in lines for name in line if "/" in name and not name.endswith("_interval")}
     panels = sorted({name.split("/", 1)[1] for name in names} - {"lr"})
+    if not panels:
+        return
     across = min(len(panels), _ACROSS)
     down = -(-len(panels) // across)
     figure = _figure(3.6 * across, 3.0 * down)
@@ -68,16 +69,20 @@ def learning_curves(lines: Sequence[dict[str, float]], title: str, path: Path) -
             if all(half is not None for half in intervals):
                 halves = [100 * h if share else h for h in intervals]
                 low, high = ([v + sign * h for v, h in zip(values, halves, strict=True)] for sign in (-1, 1))
+                if share:
+                    low, high = [max(v, 0) for v in low], [min(v, 100) for v in high]
                 axis.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
                 if len(steps) == 1:
-                    axis.errorbar(steps, values, halves, color=colour, capsize=3)
+                    axis.errorbar(steps, values, [[values[0] - low[0]], [high[0] - values[0]]], color=colour, capsize=3)
                 label = f"{part}, with its 95 % interval over episodes"
             axis.plot(steps, values, color=colour, linestyle=line_style, label=label, marker=marker, markersize=3)
         axis.set_xlabel("step")
         axis.xaxis.get_major_locator().set_params(integer=True)
-        axis.set_title(panel.replace("_", " ") + (" (%)" if share else ""), fontsize=10)
+        if len(reached := {line["step"] for line in lines}) == 1:
+            axis.set_xlim(min(reached) - 1, max(reached) + 1)
+        axis.set_title(_PANELS.get(panel, panel.replace("_", " ")) + (" (%)" if share else ""), fontsize=10)
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=8, frameon=False)
+        axis.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.2))  # beside the curves
     figure.suptitle(title, fontsize=11)
     _save(figure, path)
 

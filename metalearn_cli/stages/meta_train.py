@@ -92,7 +92,8 @@ def meta_train(config: MetaTrainConfig, session: Session) -> Job:
     if not learner.net.params and not learner.own:
         kind, frozen = type(algorithm).__name__, shown(config.backbone.get("train"))
         message = f"{kind} has no tensors besides the backbone's, so with {frozen} there is nothing to meta-train"
-        raise ConfigError([Problem("backbone.train", f"{message}; score it with: mlx evaluate, or let blocks learn")])
+        cure = "score it with: mlx evaluate ckpt=null, or let blocks learn: backbone.train=last:1"
+        raise ConfigError([Problem("backbone.train", f"{message}; {cure}")])
     rates = algorithm.rates(learner.own) if hasattr(algorithm, "rates") else dict.fromkeys(learner.own, 1.0)
     job = Job(
         params=learner.tensors,

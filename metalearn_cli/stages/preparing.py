@@ -36,7 +36,7 @@ from metalearn_cli.stages.crossing import other_words
 from metalearn_cli.stages.learner import fresh_learner, try_learner
 from metalearn_cli.stages.session import Session
 
-INSTEAD = "train on a regression with: mlx run 'stages=[meta-train]' algorithm=maml"
+INSTEAD = "for a regression, type mlx run, your settings of data, and 'stages=[meta-train]' algorithm=maml"
 """What to do with data that a stage cannot use because it has no classes."""
 
 MakeJob = Callable[[Any, Session], Job]

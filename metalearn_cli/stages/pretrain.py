@@ -19,6 +19,7 @@ from metalearn_cli.core.network import Params, network, pure
 from metalearn_cli.core.random import seeded
 from metalearn_cli.engine.loop import Job
 from metalearn_cli.records.plots import image_grid
+from metalearn_cli.stages.frozen import is_frozen
 from metalearn_cli.stages.learner import fresh_backbone
 from metalearn_cli.stages.preparing import INSTEAD, as_seen, describe_data, few_shot_probe
 from metalearn_cli.stages.quality import of_features, of_model
@@ -66,6 +67,10 @@ def pretrain(config: PretrainConfig, session: Session) -> Job:
 
     model.to(runtime.device, runtime.dtype).eval()
     net = network(backbone, None, runtime.under_precision)
+    if is_frozen(net):
+        told = "nothing of the backbone learns, so that pretraining would change nothing; leave it out of a chain"
+        cure = "'stages=[meta-train]' algorithm=maml (or another learner with tensors of its own), or let blocks learn"
+        raise ConfigError([Problem("backbone.train", f"{told}: {cure}: backbone.train=last:1")])
     probe = few_shot_probe(net, data, config, runtime)
     frozen = None
     if hasattr(model, "generate"):
@@ -89,13 +94,14 @@ def pretrain(config: PretrainConfig, session: Session) -> Job:
     def pictures(params: Params, folder: Path) -> None:
         if not hasattr(model, "pictures"):
             return
-        x, _ = data.batch("val", "all", 32, config.seed, 0)
+        x = _different(data.batch("val", "all", 32, config.seed, 0)[0])
         with trained(params, "pictures"):
             drawn = model.pictures(runtime.cast(x))
         for name, images in drawn.items():
             images = each(lambda part: as_seen(part.cpu(), data), images)
             sound = ": time to the right, frequency upwards" if data.facts.kind == "audio" else ""
-            image_grid(images, 8, f"{name}{sound}", folder / f"{name}.png")
+            of = " of validation items" * isinstance(images, Mapping)  # else they are made up
+            image_grid(images, 8, f"{name}{of}{sound}", folder / f"{name}.png")
 
     return Job(
         params=params,
@@ -115,3 +121,12 @@ def pretrain(config: PretrainConfig, session: Session) -> Job:
         pictures=pictures,
         learns_from=("items", config.batch_size),
     )
+
+
+def _different(x: Items) -> Items:
+    """Return items without those that repeat an earlier one; items of several parts as they are."""
+    if not isinstance(x, Tensor):
+        return x
+    _, kinds = x.flatten(1).unique(dim=0, return_inverse=True)
+    first = {kind: i for i, kind in reversed([*enumerate(kinds.tolist())])}
+    return x[sorted(first.values())]

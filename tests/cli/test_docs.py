@@ -41,7 +41,7 @@ def sources() -> None:
     table.fill(Path("my_plants.csv"), 12, 4)
     arrays.fill(Path("my_vectors.npz"), 6, classes=12, items=4)
     mixed.fill(Path("my_things.csv"), 12, 2)
-    runs = [f"m{k},{n},{k * n}" for k in range(8) for n in range(4)]
+    runs = [f"m{k},{n},{k * n}" for k in range(8) for n in range(12)]
     Path("machines.csv").write_text("\n".join(["machine,load,speed", *runs]))
     topics = "weather travel money music food sport health books school garden trains films".split()
     ways = ("tell me of", "what is new in", "more of", "show me", "ask for", "no more of")

@@ -37,6 +37,11 @@ def test_what_is_understood_of_a_folder(mlx, photos, tmp_path):
     assert rows["train"].startswith("6 classes, 90 items: class")
     assert "an episode   way 3, shot 1, query 14" in answer.out
     assert f"mlx run data=images \"data.root='{photos}'\" data.size=12" in answer.out
+    told = 'whether a stage helps is "not clear", as an episode has each of the 3 test classes; way=2 gives verdicts'
+    assert f"verdicts     {told}" in answer.out
+    assert "verdicts" not in mlx("data", "make", photos, "data.size=12", "way=2").out
+    words = ("data=images", f"data.root='{photos}'", "data.size=12")
+    assert f"verdicts: {told}" in mlx("data", "check", *words).out
     found = json.loads(mlx("--json", "data", "make", photos, "data.size=12").out)
     assert found["data"]["episode"] == {"way": 3, "shot": 1, "query": 14}
     assert sorted(found["data"]["splits"]["test"]["names"]) == found["data"]["splits"]["test"]["names"]
@@ -187,6 +192,10 @@ def test_recordings_that_look_the_same_are_not_told(mlx, tmp_path):
         ("a.csv", "age,income,class\n1,2,3\n", "table"),
         ("a.jsonl", '{"sentence": "x", "label": "y"}\n', "text"),
         ("a.csv", "\ufefftext;label\rx;y\r", "text"),
+        ("a.csv", "file,bird,who\na/1.WAV,crow,anna\n", "audio"),
+        ("a.csv", 'bird;"file"\ncrow;"a/1.wav"\n', "audio"),
+        ("a.jsonl", '{"path": "1.flac", "label": "y"}\n', "audio"),
+        ("a.csv", "shot,species\na/1.jpg,crow\n", "images"),
         ("d/x.wav", "", "audio"),
         ("d/x.txt", "", "text"),
         ("d/train.csv", "text,category\nx,y\n", "text"),
@@ -200,6 +209,32 @@ def test_kinds_of_sources(tmp_path, name, content, data):
     path.parent.mkdir(exist_ok=True)
     path.write_text(content)
     assert recognised(str(path if path.parent == tmp_path else path.parent)) == data
+
+
+def test_the_columns_that_are_named_tell_what_a_table_is_about(mlx, tmp_path):
+    Path("q.csv").write_text("no,Frage,Was ist es\n" + "".join(f"{i},wo ist {i},t{i % 12}\n" for i in range(60)))
+    answer = mlx("data", "make", "q.csv", "data.column.text=Frage", "data.column.label=Was ist es")
+    assert (answer.code, answer.out.splitlines()[0]) == (0, "text")
+    assert recognised("q.csv", ["label", "target"]) == "table"
+
+
+def test_a_guess_that_fails_is_told_with_the_command_for_sentences(mlx, tmp_path):
+    Path("q.csv").write_text("no,Frage,Was ist es\n1,wo,a\n")
+    answer = mlx("data", "make", "q.csv")
+    command = "mlx data make q.csv data=text data.column.text=NAME data.column.label=NAME"
+    assert answer.code == 2 and "q.csv was taken for data=table, numbers and categories" in answer.err
+    assert f"type: {command}\n" in answer.err and answer.err.endswith("see all settings: mlx ls data table\n")
+    assert f"type: {command}\n" in mlx("data", "show", "q.csv").err
+    filled = command.replace("NAME", "Frage", 1).replace("NAME", "no")
+    assert "was taken for" not in mlx(*filled.split()[1:]).err
+    answer = mlx("data", "make", "q.csv", "data.ignore=no")
+    assert "was taken for" not in answer.err and "did you mean: data.ignore=[no]" in answer.err
+    answer = mlx("data", "make", "q.csv", "data=text")
+    assert "was taken for" not in answer.err and answer.err.endswith("see all settings: mlx ls data text\n")
+    assert "2 problems" in answer.err
+    assert "data.column.text=NAME" in answer.err and "data.column.label=NAME" in answer.err
+    answer = mlx("data", "make", "q.csv", "data=text", "data.column.txt=Frage")
+    assert answer.err.endswith("see all settings: mlx ls data text\n")
 
 
 @pytest.mark.parametrize(

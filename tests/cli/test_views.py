@@ -8,6 +8,7 @@ import pytest
 
 from metalearn_cli.cli import phrases, telling, views
 from metalearn_cli.cli.phrases import age, duration, next_command, number, over, spread, verdict, with_intervals
+from metalearn_cli.core.metric import SAME_CLASSES
 
 ID = "20261123-170400-9f3a"
 
@@ -167,6 +168,25 @@ def test_table_of_a_chain(capsys):
     assert "All numbers are from one training" in out
     assert "starts from" not in out
     assert out.rstrip().endswith(f"next: mlx show {ID}")
+
+
+@pytest.mark.parametrize(
+    ("way", "unit", "count", "protocol", "cure"),
+    [
+        (3, "classes", 3, "classes, seed 0", "More test classes, or way=2, would change that."),
+        (2, "classes", 2, "classes, seed 0", "More test classes would change that."),
+        (5, "classes", 6, "groups, seed 0", "More episodes would change that, such as evaluate.episodes=1000."),
+        (3, "classes", 3, f"{SAME_CLASSES} classes, seed 0", "More classes, or way=2, would change that."),
+        (5, "groups", 10, "groups, seed 0", "More test groups, or way=4, would change that."),
+    ],
+)
+def test_what_gives_an_interval_over_classes_if_there_is_none(capsys, way, unit, count, protocol, cure):
+    over = {"episodes": 30, unit: count, "trainings": 1}
+    found = row(0.1, way=way, over=over, interval_classes=None, gain_interval_classes=None)
+    views.chain({**RUN, "table": [found], "data": {"name": "mine", "protocol": protocol}})
+    out = capsys.readouterr().out
+    assert "so the test needs more classes than an episode." in out
+    assert cure in out.splitlines()
 
 
 def test_transfer_is_shown_beside_its_start(capsys):

@@ -25,6 +25,8 @@ Weights = Annotated[str | None, OnDisk()]
 
 COUNTER = "num_batches_tracked"  # of batch normalisation, which does not need it
 WRAPPERS = ("state_dict", "model")  # what training scripts put the tensors under
+PARALLEL = "module."  # what DataParallel puts before each name
+PLAIN = "save the tensors alone, with torch.save(model.state_dict(), FILE)"
 SHOWN = 3
 
 _log = logging.getLogger("metalearn_cli")
@@ -82,7 +84,7 @@ def _tensors(path: str) -> dict[str, Tensor]:
             warnings.simplefilter("ignore")  # torch's advice on other files, which are refused below
             found = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:  # torch's own message says how to load the file unsafely
-        raise ValueError(f"weights {path} is refused: it holds more than tensors, or is damaged") from error
+        raise ValueError(f"weights {path} is refused: it holds more than tensors, or is damaged; {PLAIN}") from error
     except (SafetensorError, Exception) as error:  # torch's reader can raise almost any error on a damaged file
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise ValueError(f"weights {path} is damaged, or no file of weights ({reason})") from error
@@ -90,7 +92,8 @@ def _tensors(path: str) -> dict[str, Tensor]:
         found = found[wrapper] if isinstance(found, Mapping) and isinstance(found.get(wrapper), Mapping) else found
     if not isinstance(found, Mapping) or not all(isinstance(t, Tensor) for t in found.values()):
         raise ValueError(f"weights {path} must hold tensors by name and nothing else, as a state_dict")
-    return {str(name): tensor for name, tensor in found.items()}
+    wrapped = all(str(name).startswith(PARALLEL) for name in found)
+    return {str(name).removeprefix(PARALLEL if wrapped else ""): tensor for name, tensor in found.items()}
 
 
 def _kind(tensor: Tensor | None) -> str:

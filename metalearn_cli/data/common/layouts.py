@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path, PurePosixPath
@@ -10,10 +11,12 @@ from pathlib import Path, PurePosixPath
 from metalearn_cli.core.errors import ConfigError, Finding, Problem
 from metalearn_cli.data.common.files import SPLIT_WORDS, Files, files_in, files_named, suffix
 from metalearn_cli.data.common.manifest import Entry, Manifest, split_named, splits_of
-from metalearn_cli.data.common.rows import columns_of, is_table, named, not_used, word_of
+from metalearn_cli.data.common.rows import columns_of, is_table, not_used, roles_of, word_of
 
 COLUMN = {"path": None, "label": None, "split": None, "group": None}
 """The columns of a table of files; None for the usual names."""
+
+ALONE = 0.8  # if more of the classes have a single file, the pattern is wrong
 
 NO_CLASS = "is in no class folder; each class needs a folder of its own"
 CLASS_AND_GROUP = (
@@ -165,18 +168,30 @@ def of_names(files: Files, endings: Sequence[str], pattern: str) -> Manifest:
     others = {name: match["label"] for name in matches if (match := shortest.fullmatch(name))}
     if unsure := [name for name, label in others.items() if label != matches[name]["label"]]:
         name = unsure[0]
-        told = f"fits {len(unsure)} files in two ways: {name} has the label {matches[name]['label']!r}, the longest"
-        cure = "if that is the right one, give each part a field, as in {label}_{year}_{month}_{n}.wav"
-        findings.append(Finding(False, "data.pattern", f"{told}, not {others[name]!r}; {cure}"))
+        label, mark = matches[name]["label"], literals[fields.index("label") + 1]
+        told = f"fits {len(unsure)} files in two ways: {name} has the label {label!r}, not {others[name]!r}"
+        parts = "".join(f"{mark}{{part{i}}}" for i in range(1, label.count(mark) - others[name].count(mark) + 1))
+        shorter = pattern.replace("{label}", f"{{label}}{parts}")
+        findings.append(Finding(False, "data.pattern", f"{told}; the shorter one is: \"data.pattern='{shorter}'\""))
     entries = [
         Entry(name, found["label"], split_named(found.get("split"), name), found.get("group") or "")
         for name, found in matches.items()
     ]
+    sizes = Counter(entry.class_name for entry in entries)
+    if single := [name for name, size in sizes.items() if size == 1]:
+        if len(single) > ALONE * len(sizes):
+            told = f"gives {len(single)} of {len(sizes)} classes a single file, such as {single[0]}"
+            cure = "give each part of the names that is not the class a field of its own: {label}_{group}_{n}.wav"
+            findings.append(Finding(True, "data.pattern", f"{pattern!r} {told}; {cure}"))
     other = {"of other names": len(names) - len(matches), "of other kinds": len(files.names) - len(names)}
     left = tuple(name for name in names if name not in matches)
     told = f"does not fit {len(left)} of {len(names)} names, which are left out"
     findings += [Finding(False, "data.pattern", told, left)] * bool(left)
-    return Manifest(entries, {"files": len(files.names), "skipped": {**files.skipped, **other}}, tuple(findings))
+    about = {"files": len(files.names), "skipped": {**files.skipped, **other}}
+    unused = [field for field in fields if field not in COLUMN]
+    if unused and "group" not in fields:
+        about["fields"] = f"{', '.join(unused)}: not used; one named group, such as a speaker, stays in one split"
+    return Manifest(entries, about, tuple(findings))
 
 
 def _expression(fields: Sequence[str], literals: Sequence[str], label: str) -> re.Pattern[str]:
@@ -224,9 +239,9 @@ def of_table(path: Path, column: Mapping[str, str | None]) -> tuple[Manifest, Fi
         DataError: if it cannot be read.
     """
     columns = columns_of(path)
-    roles = {role: named(columns, role, column, path, role in ("path", "label")) for role in column}
-    used = {role: found[0] for role, found in roles.items() if found}
-    values = {role: [word_of(value) for value in found[1]] for role, found in roles.items() if found}
+    roles = roles_of(columns, column, path, ("path", "label"))
+    used = {role: found[0] for role, found in roles.items()}
+    values = {role: [word_of(value) for value in found[1]] for role, found in roles.items()}
     values["path"] = [name.replace("\\", "/") for name in values["path"]]
     files = files_named(path.parent, [name for name in values["path"] if name])
     entries = []

@@ -266,7 +266,7 @@ def _alike(names: Iterable[str]) -> list[Finding]:
     """Return classes whose names differ only in case, in blanks, in how an accent or a number is written."""
     sets: dict[str, list[str]] = {}
     for name in names:
-        plain = nfc(nfc(name).casefold()).strip()
+        plain = " ".join(nfc(nfc(name).casefold()).split())
         sets.setdefault(str(float(plain)) if _NUMBER.fullmatch(plain) else plain, []).append(name)
     alike = tuple(" and ".join(map(ascii, own)) for own in sets.values() if len(own) > 1)
     if not alike:

@@ -11,14 +11,14 @@ import io
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from metalearn_cli.core.check import as_typed
-from metalearn_cli.core.errors import ConfigError, DataError, Finding, Problem, UserError
+from metalearn_cli.core.errors import ConfigError, DataError, Finding, Problem, UserError, gathered, raise_all
 from metalearn_cli.data.common.files import suffix
 
 ARROW = (".parquet", ".arrow")
@@ -227,6 +227,29 @@ def named(
     if suffix(str(path)) in (".csv", ".tsv"):
         message += "; the first line must hold the names of the columns"
     raise ConfigError([Problem(f"data.column.{role}", message)])
+
+
+def roles_of(
+    columns: Columns, given: Mapping[str, str | None], path: Path | str, needed: Collection[str]
+) -> dict[str, tuple[str, list[Any]]]:
+    """Return the column of each role that there is, by name and values; see `named`.
+
+    Args:
+        columns: the table.
+        given: the roles, with the names that the user chose.
+        path: of the table, for messages.
+        needed: the roles whose absence is an error.
+
+    Raises:
+        ConfigError: with every role that lacks its column.
+    """
+    found, errors = {}, list[UserError]()
+    for role in given:
+        with gathered(errors):
+            if own := named(columns, role, given, path, role in needed):
+                found[role] = own
+    raise_all(errors)
+    return found
 
 
 def not_used(columns: Columns, used: Iterable[str]) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
+from collections.abc import Collection
 from itertools import chain
 from pathlib import Path
 
@@ -32,8 +33,16 @@ COLUMNS = {
 """How names of columns begin that tell what a table is about; without one it is a table of numbers and categories."""
 
 
-def recognised(source: str) -> str:
+ROLES = {"text": "text", "target": "table", "task": "table"}
+"""The data set of each role of a column that the others do not have."""
+
+
+def recognised(source: str, roles: Collection[str] = ()) -> str:
     """Return the data set that reads a source: "images", "text", "audio", "table" or "arrays".
+
+    Args:
+        source: a file or folder.
+        roles: those of the columns that the user names; they tell what a table is about.
 
     Raises:
         UserError: if there is no such file or folder, or it holds nothing known.
@@ -52,6 +61,8 @@ def recognised(source: str) -> str:
     found = counts.most_common(1)[0][0]
     if found != "table":
         return found
+    if told := next((ROLES[role] for role in roles if role in ROLES), ""):
+        return told
     name = next(name for name in names if suffix(name) in ENDINGS["table"])
     try:
         content = files.read(name, LARGEST) if files else path.read_bytes()
@@ -61,13 +72,18 @@ def recognised(source: str) -> str:
 
 
 def _of_table(content: bytes, name: str) -> str:
-    """Return what a table is about, by the names of its columns."""
+    """Return what a table is about: files of a kind, by the first row, else by the names of its columns."""
     if suffix(name) in ARROW:
-        names = list(columns_in(content, name))
+        columns = columns_in(content, name)
+        names, values = list(columns), [str(own[0]) for own in columns.values()]
     else:
-        line = next(iter(content[: 1 << 16].decode(encoding_of(content), "replace").splitlines()), "")
-        names = next(csv.reader([line], delimiter=separator(line, name)), [])
+        lines = content[: 1 << 16].decode(encoding_of(content), "replace").splitlines()[:2] or [""]
+        names, *others = [*csv.reader(lines, delimiter=separator(lines[0], name))] or [[]]
+        values = [value for row in others or [names] for value in row]
     starts = [name.strip(' "{').lower() for name in names]
+    endings = {suffix(value.strip(' "}')) for value in values}
+    if files := next((data for data in ("images", "audio") if endings & {*ENDINGS[data]}), ""):
+        return files
     return next(
         (data for data, words in COLUMNS.items() if any(start.startswith(words) for start in starts)),
         "table",

@@ -15,6 +15,8 @@ from sources.audio import RATE, fill, save, sound
 
 from metalearn_cli.core.errors import ConfigError, DataError
 from metalearn_cli.data.audio import audio
+from metalearn_cli.data.common.files import files_in
+from metalearn_cli.data.common.layouts import of_names
 from metalearn_cli.data.common.sounds import Shape, item_of, mel_bands, samples_of
 from metalearn_cli.data.esc50 import esc50
 from metalearn_cli.data.fsdd import fsdd
@@ -262,6 +264,22 @@ def test_a_label_of_two_words_is_whole_and_told(tmp_path, pattern):
     assert {name for split in data.splits.values() for name in split.names} == set(BIRDS)
     told = [finding.what for finding in data.findings if finding.where == "data.pattern"]
     assert len(told) == 1 and "fits 8 files in two ways" in told[0] and "the label 'blue_jay'" in told[0]
+    shorter = pattern.replace("{label}", "{label}_{part1}")
+    assert told[0].endswith(f"not 'blue'; the shorter one is: \"data.pattern='{shorter}'\"")
+    entries = of_names(files_in(tmp_path / "r"), (".wav",), shorter).entries
+    assert {entry.label for entry in entries if "blue_jay" in entry.source} == {"blue"}
+    assert data.about["fields"].startswith("where, n: not used; one" if "where" in pattern else "n: not used; one")
+
+
+def test_a_pattern_that_makes_a_class_of_each_file_is_named(tmp_path):
+    for label, who, n in itertools.product(("crow", "wren", "owl"), ("anna", "ben"), range(3)):
+        save(tmp_path / "r" / f"{label}_{who}_{n}.wav", 3)
+    with pytest.raises(DataError) as error:
+        audio(str(tmp_path / "r"), pattern="{label}_{group}.wav", **SMALL)
+    (told,) = (finding.what for finding in error.value.findings if finding.where == "data.pattern")
+    assert "gives 18 of 18 classes a single file, such as 0/crow_anna; give each part of the names" in told
+    right = of_names(files_in(tmp_path / "r"), (".wav",), "{label}_{group}_{n}.wav")
+    assert not right.findings and "fields" not in right.about
 
 
 def test_a_pattern_that_names_each_part_has_one_reading(tmp_path):

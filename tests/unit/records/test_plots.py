@@ -79,9 +79,28 @@ def test_learning_curves_of_what_is_not_a_number(tmp_path):
     assert opened(tmp_path / "x.png").width > 200
 
 
-def test_a_single_step_is_no_curve(tmp_path):
-    learning_curves([{"step": 1, "train/loss": 1.0}, {"step": 1, "val/accuracy": 0.5}], "x", tmp_path / "x.png")
-    assert not list(tmp_path.iterdir())
+def test_a_single_step_is_a_point_in_the_middle(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(plots, "_save", lambda figure, path: drawn.append(figure))
+    point = {"step": 40, "val/accuracy": 0.5, "val/accuracy_interval": 0.1}
+    learning_curves([{"step": 40, "train/loss": 1.0}, point], "x", tmp_path / "x.png")
+    ((one, two),) = (figure.axes for figure in drawn)
+    assert one.get_xlim() == two.get_xlim() == (39, 41)
+    learning_curves([], "x", tmp_path / "x.png")
+    assert len(drawn) == 1
+
+
+@pytest.mark.parametrize("steps", [(1,), (1, 2)])
+def test_the_band_of_a_share_ends_at_100_percent_and_no_legend_is_on_it(tmp_path, monkeypatch, steps):
+    drawn = []
+    monkeypatch.setattr(plots, "_save", lambda figure, path: (figure.draw_without_rendering(), drawn.append(figure)))
+    lines = [{"step": s, "val/label_accuracy": 0.99, "val/label_accuracy_interval": 0.03} for s in steps]
+    learning_curves(lines, "x", tmp_path / "x.png")
+    (axis,) = drawn[0].axes
+    ends = [path.vertices[:, 1] for part in axis.collections for path in part.get_paths()]
+    assert max(float(end.max()) for end in ends) == 100 and min(float(end.min()) for end in ends) == pytest.approx(96)
+    assert axis.get_legend().get_window_extent().y1 < axis.get_window_extent().y0
+    assert axis.get_title() == "accuracy on training classes (%)"
 
 
 @pytest.mark.parametrize("channels", [1, 3])

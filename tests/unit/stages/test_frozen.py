@@ -144,8 +144,10 @@ def test_a_setting_of_another_type_is_told_with_the_others(config):
     assert {problem.key for problem in caught.value.problems} == {"backbone.train", "batch_size"}
 
 
-@pytest.mark.parametrize("stage", ["pretrain", "transfer", "meta-train"])
-@pytest.mark.parametrize("train", ["none", "last:1"])
+@pytest.mark.parametrize(
+    ("stage", "train"),
+    [("pretrain", "last:1"), *((stage, train) for stage in ("transfer", "meta-train") for train in ("none", "last:1"))],
+)
 def test_only_what_learns_changes_and_all_is_handed_on(go, tensors, stage, train):
     algorithm = {"algorithm": MAML} if stage == "meta-train" else {}
     first = go("transfer")
@@ -169,9 +171,9 @@ def test_a_checkpoint_is_taken_up_by_a_stage_that_trains_something_else(go, tens
     assert go("evaluate", ckpt=part["id"])["parent"]["run"] == part["id"]
 
 
-@pytest.mark.parametrize("train", ["none", "last:1"])
-def test_running_statistics_of_frozen_blocks_do_not_change(go, tensors, probes, train):
-    found = tensors(go("pretrain", backbone={**RUNNING, "train": train}))
+@pytest.mark.parametrize(("stage", "train"), [("transfer", "none"), ("pretrain", "last:1")])
+def test_running_statistics_of_frozen_blocks_do_not_change(go, tensors, probes, stage, train):
+    found = tensors(go(stage, backbone={**RUNNING, "train": train}))
     still = {name: bool((t == 0).all()) for name, t in found.items() if name.endswith("running_mean")}
     assert still == {"backbone.layers.0.1.running_mean": True, "backbone.layers.1.1.running_mean": train == "none"}
 
@@ -179,7 +181,7 @@ def test_running_statistics_of_frozen_blocks_do_not_change(go, tensors, probes, 
 def test_a_learner_without_tensors_has_nothing_to_learn_on_a_frozen_backbone(refused, go):
     told = "ProtoNet has no tensors besides the backbone's, so with 'none' there is nothing to meta-train"
     assert refused("meta-train", algorithm=PROTONET, backbone=FROZEN) == {
-        "backbone.train": f"{told}; score it with: mlx evaluate, or let blocks learn"
+        "backbone.train": f"{told}; score it with: mlx evaluate ckpt=null, or let blocks learn: backbone.train=last:1"
     }
     done = go("evaluate", ckpt=None, data=GAUSSIAN, algorithm=PROTONET, backbone=FROZEN)
     assert done["results"][0]["learner"] == "ProtoNet"
@@ -376,6 +378,14 @@ def test_nothing_is_computed_before_a_run_begins(config, computed):
     stages.check("meta-train", config("meta-train", algorithm=MAML, backbone=FROZEN))
     stages.check("evaluate", config("evaluate", ckpt=None, data=GAUSSIAN, backbone=FROZEN))
     assert not computed
+
+
+def test_pretraining_that_can_change_nothing_is_refused(refused, config):
+    found = refused("pretrain", backbone=FROZEN)
+    assert list(found) == ["backbone.train"]
+    assert "pretraining would change nothing" in found["backbone.train"]
+    assert "'stages=[meta-train]' algorithm=maml" in found["backbone.train"]
+    stages.check("run", config("run", stages=["meta-train"], backbone=FROZEN, meta_train__algorithm=MAML))
 
 
 def test_a_chain_with_a_frozen_part(go, manifest):

@@ -9,6 +9,7 @@ from PIL import Image
 
 from metalearn_cli.core.errors import UserError
 from metalearn_cli.models.classifier import Classifier
+from metalearn_cli.stages.pretrain import _different
 
 MODELS = {
     "autoencoder": {"_target_": "metalearn_cli.models.autoencoder.Autoencoder", "hidden": 16},
@@ -57,7 +58,7 @@ def test_backbone_is_that_of_the_other_stages(ready):
 
 @pytest.mark.parametrize(("changes", "key", "told"), [
     ({"model": {**MODELS["autoencoder"], "decoder": "conv"}}, "model.decoder", "decoder conv"),
-    ({"data": SINUSOID, "way": 1}, "data", "has no classes, on which pretraining is validated; train on"),
+    ({"data": SINUSOID, "way": 1}, "data", "has no classes, on which pretraining is validated; for a regression"),
     ({"backbone": CONV4}, "backbone", "is not an image"),
     ({"way": 5}, "way", "gaussian/val has 4 classes"),
 ])  # fmt: skip
@@ -130,3 +131,8 @@ def test_pictures_that_fail_do_not_lose_the_run(go, monkeypatch, caplog):
     assert done["status"] == "completed"
     assert "the pictures could not be drawn (ZeroDivisionError: division by zero)" in caplog.text
     assert "test_pretrain.py" in (Path(done["folder"]) / "mlx.log").read_text()  # where
+
+
+def test_items_of_a_picture_are_different():
+    x = torch.tensor([[1.0, 2.0], [3.0, 4.0], [1.0, 2.0], [5.0, 6.0]])
+    assert torch.equal(_different(x), x[[0, 1, 3]])

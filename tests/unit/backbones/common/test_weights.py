@@ -63,6 +63,12 @@ def test_half_precision_becomes_single(stored: dict[str, Tensor], tmp_path: Path
     assert torch.equal(found, stored["conv1.weight"].half().float())
 
 
+def test_the_prefix_of_dataparallel_is_taken_away(stored: dict[str, Tensor], tmp_path: Path) -> None:
+    wrapped = {f"module.{name}": tensor for name, tensor in stored.items()}
+    found = resnet(weights=written(wrapped, tmp_path / "w.pth")).state_dict()
+    assert torch.equal(found["conv1.weight"], stored["conv1.weight"])
+
+
 def test_numbers_that_are_not_finite_are_refused(stored: dict[str, Tensor], tmp_path: Path) -> None:
     stored["conv1.weight"].view(-1)[3] = torch.nan
     with pytest.raises(ConfigError, match=r"has numbers that are NaN or infinite, in conv1\.weight"):
@@ -100,7 +106,7 @@ class Bomb:
         ("w.safetensors", "cut", "is damaged, or no file of weights"),
         ("w.pth", "empty", "is damaged, or no file of weights"),
         ("w.safetensors", "empty", "is damaged, or no file of weights"),
-        ("w.pth", "code", "is refused: it holds more than tensors"),
+        ("w.pth", "code", "with torch.save(model.state_dict(), FILE)"),
         ("w.pth", "list", "must hold tensors by name"),
         ("w.pth", "text", "is refused: it holds more than tensors, or is damaged"),
     ],

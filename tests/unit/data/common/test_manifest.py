@@ -240,3 +240,10 @@ def test_all_names_that_may_mean_the_same_class_are_kept_for_json():
     found = placed(Manifest([Entry(f"{label}{i}", label) for label in labels for i in range(2)]), "auto", 0)
     (finding,) = (f for f in found.findings if "may mean the same class" in f.what)
     assert len(finding.items) == 7 and finding.told.endswith("and 2 more")
+
+
+def test_names_that_differ_by_a_blank_inside_are_told():
+    labels = ["book a table", "Book a  Table ", "one", "two", "three", "four"]
+    found = placed(Manifest([Entry(i, label) for label in labels for i in range(2)]), "auto", 0)
+    (finding,) = (f for f in found.findings if "may mean the same class" in f.what)
+    assert finding.items == ("'Book a  Table ' and 'book a table'",)
