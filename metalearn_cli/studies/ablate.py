@@ -53,8 +53,8 @@ def ablate(config: ChainConfig, reporter: Reporter) -> dict[str, Any]:
     for one in record["comparisons"]:
         one["verdict"] = _VERDICTS[one["verdict"]]
     deciding = {(one["stage"], one["normalisation"]): one for one in record["comparisons"]}  # the last of each
-    told = [_sentence(one) for stage in config.stages for (of, _), one in deciding.items() if of == stage]
-    record = {**record, "conclusions": told, "run": whole["id"], "stages": list(config.stages)}
+    conclusions = [_sentence(one) for stage in config.stages for (of, _), one in deciding.items() if of == stage]
+    record = {**record, "conclusions": conclusions, "run": whole["id"], "stages": list(config.stages)}
     runs.write_json(Path(whole["folder"]) / FILE, record)
     return {**record, "folder": whole["folder"]}
 
@@ -68,7 +68,7 @@ def _without(config: ChainConfig, stage: str) -> ChainConfig:
 def _sides(chain: Mapping[str, Any], names: tuple[str, ...]) -> dict[tuple[str, Arm], Side]:
     """Return the checkpoints of a chain of stages, by the learner that scored them and the stages before them."""
     sides: dict[tuple[str, Arm], Side] = {}
-    for (after, learner), found in rows_of(chain).items():
+    for (after, learner), found in rows_of(chain, runs.list_runs).items():
         arm = names[: names.index(after) + 1] if after in names else ()
         name = "+".join(LETTERS[stage] for stage in arm) or after.replace("nothing", "none")
         sides[learner, arm] = Side.of(name, {str(index): run for index, run in enumerate(found)})

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from itertools import combinations
 from typing import Any, NamedTuple
 
 from metalearn_cli.core.errors import UserError
 from metalearn_cli.core.metric import metric_named
+from metalearn_cli.records import runs
 from metalearn_cli.records.intervals import by_episodes, by_trainings, holm
 from metalearn_cli.stages.scores import INTERVALS, TRAININGS, mean_of
 from metalearn_cli.studies.sides import Run, Side, episodes_of, evaluations_of, grouped, names_of
@@ -53,10 +55,12 @@ def compare(named: Sequence[Run]) -> dict[str, Any]:
     """
     if len(named) < 2:
         raise UserError("one run has nothing to be compared with; name another one: mlx compare RUN RUN")
-    found = [evaluations_of(run) for run in named]
+    listing = cache(runs.list_runs)
+    found = [evaluations_of(run, listing) for run in named]
     every = [evaluation for own in found for evaluation in own]
     check_episodes(every)
-    groups = [group for own in found for group in grouped(own)] if len(named) == 2 else grouped(every)
+    together = found if len(named) == 2 else [every]
+    groups = [group for own in together for group in grouped(own, listing)]
     if len(groups) < 2:
         told = f"all {len(named)} runs have the same settings but the seed, so that they are one side"
         raise UserError(f"{told}; add runs with other settings, or name only two")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +16,8 @@ from metalearn_cli.records import runs
 from metalearn_cli.stages.scores import Scores, check_scores
 
 Run = Mapping[str, Any]
+Listing = Callable[[str], Sequence[Run]]
+"""`records.runs.list_runs`, or the same with a memory, so that a folder of many runs is read once."""
 
 _APART = ("seed", "weights_seed", "runs_dir", "runtime", "init_from", "ckpt", "teacher", "data", "also", "algorithm")
 """Settings that say where something is or which of several trainings it is, and those that run.json says better."""
@@ -94,8 +96,12 @@ def _scores(run: Run) -> Scores:
     return scores
 
 
-def evaluations_of(run: Run) -> list[Run]:
+def evaluations_of(run: Run, listing: Listing) -> list[Run]:
     """Return the evaluations of a run: itself, a training's newest one, or those of a chain's last row.
+
+    Args:
+        run: its run.json, with its `folder`.
+        listing: lists the runs beside it.
 
     Raises:
         UserError: if there are none.
@@ -103,16 +109,19 @@ def evaluations_of(run: Run) -> list[Run]:
     if run["stage"] == "evaluate":
         return [run]
     if run["stage"] in TRAINING:
-        known = runs.list_runs(runs.beside_of(Path(run["folder"])))
-        done = (info for info in known if info["stage"] == "evaluate" and info["status"] == "completed")
+        done = (
+            info
+            for info in listing(runs.beside_of(Path(run["folder"])))
+            if info["stage"] == "evaluate" and info["status"] == "completed"
+        )
         newest = next((info for info in done if (info.get("parent") or {}).get("run") == run["id"]), None)
         if newest is None:
             raise UserError(f"{run['id']} has no evaluation; type first: mlx evaluate ckpt={run['id']}")
         return [newest]
-    return list(rows_of(run).values())[-1]
+    return list(rows_of(run, listing).values())[-1]
 
 
-def rows_of(chain: Run) -> dict[tuple[str, str], list[Run]]:
+def rows_of(chain: Run, listing: Listing) -> dict[tuple[str, str], list[Run]]:
     """Return the evaluations of a chain, one for each training, by the stage after which, and the learner.
 
     Raises:
@@ -122,7 +131,7 @@ def rows_of(chain: Run) -> dict[tuple[str, str], list[Run]]:
         raise UserError(f"{chain['id']} has no scores, it is {chain['status']}; type its command again")
     if chain["table"][-1].get("folds"):
         raise UserError(f"{chain['id']} is a cross-validation, whose folds have other episodes each; name one without")
-    beside = runs.list_runs(runs.beside_of(Path(chain["folder"])))
+    beside = listing(runs.beside_of(Path(chain["folder"])))
     there = {info["id"]: info for info in reversed(beside) if info["stage"] == "evaluate"}
     recorded = {(row["after"], row["learner"]): row["runs"] for row in chain.get("evaluations") or ()}
     if not recorded or any(name not in there for names in recorded.values() for name in names):
@@ -131,11 +140,11 @@ def rows_of(chain: Run) -> dict[tuple[str, str], list[Run]]:
     return {key: [there[name] for name in names] for key, names in recorded.items()}
 
 
-def grouped(evaluations: Sequence[Run]) -> list[Group]:
+def grouped(evaluations: Sequence[Run], listing: Listing) -> list[Group]:
     """Return evaluations by their settings but the seed; one with the same settings and seed as another is apart."""
     groups: dict[tuple[str, int], Group] = {}
     for run in evaluations:
-        settings, stages, seed = _described(run)
+        settings, stages, seed = _described(run, listing)
         key, again = json.dumps(settings, sort_keys=True), 0
         while (key, again) in groups and seed in groups[key, again].runs:
             again += 1
@@ -143,9 +152,9 @@ def grouped(evaluations: Sequence[Run]) -> list[Group]:
     return list(groups.values())
 
 
-def _described(evaluation: Run) -> tuple[dict[str, Any], tuple[str, ...], str]:
+def _described(evaluation: Run, listing: Listing) -> tuple[dict[str, Any], tuple[str, ...], str]:
     """Return the settings of an evaluation and of the trainings before it, flat; their stages; and their seeds."""
-    known = {info["id"]: info for info in runs.list_runs(runs.beside_of(Path(evaluation["folder"])))}
+    known = {info["id"]: info for info in reversed(listing(runs.beside_of(Path(evaluation["folder"]))))}
     config = runs.read_config(Path(evaluation["folder"]))
     settings = _flat(_kept(evaluation, config), "evaluate")
     for key in config.get("select") or ():  # what was chosen may differ from seed to seed

@@ -2,9 +2,19 @@ import pytest
 from unit.studies.evaluations import DATA, STARTED, evaluation, training, write
 
 from metalearn_cli.core.errors import UserError
-from metalearn_cli.studies.sides import Side, evaluations_of, grouped, names_of
+from metalearn_cli.records.runs import list_runs
+from metalearn_cli.studies import sides
+from metalearn_cli.studies.sides import Side, names_of
 
 SCORES = [0.1, 0.5, 0.9, 0.4]
+
+
+def grouped(evaluations):
+    return sides.grouped(evaluations, list_runs)
+
+
+def evaluations_of(run):
+    return sides.evaluations_of(run, list_runs)
 
 
 @pytest.fixture
