@@ -5,6 +5,9 @@ import json
 import pytest
 from unit.studies.evaluations import evaluation, training
 
+from metalearn_cli import stages
+from metalearn_cli.core.errors import Stopped
+
 SCORES = [0.1, 0.5, 0.9, 0.4, 0.3, 0.6]
 
 
@@ -89,3 +92,14 @@ def test_what_cannot_be_ablated_gets_a_sentence(mlx, stage, words, told):
     assert (answer.code, answer.out) == (2, "")
     assert told in " ".join(answer.err.split())
     assert stage == []
+
+
+def test_a_signal_says_how_to_go_on(mlx, monkeypatch):
+    def stopped(name, config, reporter, **facts):
+        reporter.start("transfer", "runs/transfer/id", 0, 2)
+        raise Stopped(15)
+
+    monkeypatch.setattr(stages, "run", stopped)
+    answer = mlx("ablate")
+    assert answer.code == 143
+    assert "resume with: the same command" in answer.err
