@@ -40,7 +40,7 @@ def student_t(freedom: float) -> float:
 def _student(freedom: float) -> tuple[Any, Any]:
     """Return angles a, and how much of Student's distribution is between -t and t with t = sqrt(freedom) * tan(a)."""
     # the density of a is that of cos(a) ** (freedom - 1)
-    angle = np.linspace(0, math.pi / 2, 100_001)
+    angle = np.linspace(0, math.pi / 2, 40_001)
     density = np.cos(angle) ** (freedom - 1)
     within = np.concatenate([[0.0], np.cumsum(density[1:] + density[:-1])])
     return angle, within / within[-1]

@@ -159,10 +159,11 @@ def test_sides_without_a_common_seed_are_refused(tmp_path: Path) -> None:
         compare(runs)
 
 
-def drawn(source: torch.Generator, seeds: int, episodes: int, effect: float) -> Tensor:
-    """Return scores [S, E] of one learner: seeds differ by 1 point, and each training has its strong episodes."""
-    trained = effect + 0.01 * torch.randn(seeds, 1, generator=source)
-    return trained + 0.05 * torch.randn(seeds, episodes, generator=source)
+def drawn(source: torch.Generator, seeds: int, effect: float) -> Tensor:
+    """Return scores [S, E] of a learner with strong episodes of its own, seeds that differ, and chance."""
+    own = 0.02 * torch.randn(1, 200, generator=source)
+    trained = 0.01 * torch.randn(seeds, 1, generator=source)
+    return effect + own + trained + 0.05 * torch.randn(seeds, 200, generator=source)
 
 
 def simulated(times: int) -> dict[str, float]:
@@ -173,7 +174,7 @@ def simulated(times: int) -> dict[str, float]:
     for seeds in (1, 3, 5):
         for _ in range(times):
             common = 0.1 * torch.randn(1, 200, generator=source)  # some episodes are hard for all learners
-            own = [common + drawn(source, seeds, 200, effect) for effect in (0.02, 0.0, 0.0)]
+            own = [common + drawn(source, seeds, effect) for effect in (0.02, 0.0, 0.0)]
             made = [
                 Side(
                     str(n),
@@ -193,7 +194,7 @@ def simulated(times: int) -> dict[str, float]:
     return held
 
 
-@pytest.mark.parametrize(("times", "slack"), [(50, 0.08), pytest.param(2000, 0.02, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("times", "slack"), [(80, 0.08), pytest.param(1000, 0.025, marks=pytest.mark.slow)])
 def test_coverage_of_differences(times: int, slack: float) -> None:
     """The interval over trainings holds the difference as often as it says; that over episodes only does not."""
     found = simulated(times)
