@@ -219,8 +219,7 @@ def _comparisons(record: Mapping[str, Any], sides: Sequence[Run], found: Sequenc
         ]
         for one in found
     ]
-    if rows:
-        telling.table("", ["difference", *protocols, "!gain", "!p", "!"], rows)
+    telling.table("", ["difference", *protocols, "!gain", "!p", "!"], rows)
     if any(one["gain_interval_classes"] is None and {"classes", "groups"} & sizes(one).keys() for one in found):
         telling.say('A "-" has no interval over classes, because there are too few of them.')
 

@@ -13,7 +13,7 @@ from metalearn_cli.core.errors import ConfigError, Problem
 from metalearn_cli.core.types import Reporter
 from metalearn_cli.records import runs
 from metalearn_cli.studies.compare import Pair, amount, compared
-from metalearn_cli.studies.sides import Side, rows_of
+from metalearn_cli.studies.sides import Run, Side, rows_of
 
 FILE = "ablate.json"
 LETTERS = {"pretrain": "P", "transfer": "T", "meta-train": "M"}
@@ -45,11 +45,12 @@ def ablate(config: ChainConfig, reporter: Reporter) -> dict[str, Any]:
         told = f"must be null, because mlx ablate compares seeds, got {config.folds}; type seeds=5"
         raise ConfigError([Problem("folds", told)])
     whole = stages.run("run", config, reporter)
-    sides = _sides(whole, config.stages)
+    found = _scored(whole, config.stages)
     if len(config.stages) > 2:
         shorter = _without(config, config.stages[1])
-        sides = {**_sides(stages.run("run", shorter, reporter), shorter.stages), **sides}
-    record = compared([side for _, side in _in_order(sides)], list(_pairs(sides)))
+        found = {**_scored(stages.run("run", shorter, reporter), shorter.stages), **found}
+    sides = _sides(found)
+    record = compared(list(sides.values()), list(_pairs(sides)))
     for one in record["comparisons"]:
         one["verdict"] = _VERDICTS[one["verdict"]]
     deciding = {(one["stage"], one["normalisation"]): one for one in record["comparisons"]}  # the last of each
@@ -65,25 +66,33 @@ def _without(config: ChainConfig, stage: str) -> ChainConfig:
     return replace(config, stages=tuple(kept), training=kept)
 
 
-def _sides(chain: Mapping[str, Any], names: tuple[str, ...]) -> dict[tuple[str, Arm], Side]:
-    """Return the checkpoints of a chain of stages, by the learner that scored them and the stages before them."""
-    sides: dict[tuple[str, Arm], Side] = {}
-    for (after, learner), found in rows_of(chain, runs.list_runs).items():
+def _scored(chain: Mapping[str, Any], names: tuple[str, ...]) -> dict[tuple[str, Arm], tuple[str, list[Run]]]:
+    """Return the checkpoints of a chain of stages, by the learner that scored them and the stages before them.
+
+    Each has what it is called, and its evaluation for each training.
+    """
+    found = {}
+    for (after, learner), own in rows_of(chain, runs.list_runs).items():
         arm = names[: names.index(after) + 1] if after in names else ()
         name = "+".join(LETTERS[stage] for stage in arm) or after.replace("nothing", "none")
-        sides[learner, arm] = Side.of(name, {str(index): run for index, run in enumerate(found)})
+        found[learner, arm] = (name, own)
+    return found
+
+
+def _sides(found: Mapping[tuple[str, Arm], tuple[str, list[Run]]]) -> dict[tuple[str, Arm], Side]:
+    """Return the checkpoints of learners that scored several, those of fewer stages first."""
+    learners = [learner for learner, _ in found]
+    several = [key for key in found if learners.count(key[0]) > 1]
+    sides = {}
+    for key in sorted(several, key=lambda key: (learners.index(key[0]), len(key[1]))):
+        name, own = found[key]
+        sides[key] = Side.of(name, {str(index): run for index, run in enumerate(own)})
     return sides
-
-
-def _in_order(sides: Mapping[tuple[str, Arm], Side]) -> list[tuple[tuple[str, Arm], Side]]:
-    """Return sides, those of a learner together, the ones of fewer stages first."""
-    learners = list(dict.fromkeys(learner for learner, _ in sides))
-    return sorted(sides.items(), key=lambda item: (learners.index(item[0][0]), len(item[0][1])))
 
 
 def _pairs(sides: Mapping[tuple[str, Arm], Side]) -> Iterator[Pair]:
     """Yield the pairs of checkpoints, scored by the same learner, that differ in one stage."""
-    for (learner, arm), side in _in_order(sides):
+    for (learner, arm), side in sides.items():
         for stage in arm:
             if other := sides.get((learner, tuple(name for name in arm if name != stage))):
                 yield Pair(side, other, {"stage": stage, "learner": learner})

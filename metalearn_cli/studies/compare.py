@@ -238,7 +238,7 @@ def amount(one: Mapping[str, Any], better: bool) -> str:
         better: whether the sentence is about the side that is better.
     """
     metric, episodes, seeds = metric_named(one["name"]), one["over"]["episodes"], len(one["seeds"])
-    size = f"{abs(one['gain']):.4g} +- {one['half_width']:.2g}"
+    size = f"{abs(one['gain']):.4g} +- {one['half_width']:.3g}"
     if metric.unit == "share":
         size = f"{100 * abs(one['gain']):.2f} +- {100 * one['half_width']:.2f} percentage points"
     higher = metric.higher_is_better == better

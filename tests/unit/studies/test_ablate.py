@@ -32,12 +32,13 @@ def chains(tmp_path, monkeypatch):
     def run(stage, config, reporter):
         calls.append(config.stages)
         name = f"chain-{len(calls)}"
-        level, before, rows = 0.0, "", [scored(name, "NearestCentroid", "nothing", 0.0)]
+        level, before, rows = 0.0, "nothing", [scored(name, "NearestCentroid", "nothing", 0.0)]
         for stage in config.stages:
             if stage == "meta-train":
                 rows.append(scored(name, "Maml", before, level))
             level += worth[stage]
-            rows.append(scored(name, "NearestCentroid", stage, level))
+            if "regression" not in calls:
+                rows.append(scored(name, "NearestCentroid", stage, level))
             before = stage
         rows.append(scored(name, "Maml", before, level))
         info = {"id": name, "stage": "run", "status": "completed", "started_at": STARTED, "evaluations": rows}
@@ -78,6 +79,17 @@ def test_a_chain_of_two_stages_is_run_once(chains, config, said):
     record = ablate(config("run", stages=["pretrain", "meta-train"]), said)
     assert chains == [("pretrain", "meta-train")]
     assert {row["side"] for row in record["sides"]} == {"none", "P", "P+M"}
+
+
+def test_a_learner_that_scored_one_checkpoint_alone_has_nothing_to_compare(chains, config, said):
+    record = ablate(config("run", stages=["meta-train"]), said)
+    assert {(one["learner"], one["second"], one["first"]) for one in record["comparisons"]} == {
+        ("NearestCentroid", "none", "M"),
+        ("Maml", "none", "M"),
+    }
+    chains.append("regression")  # whose common learner starts from random weights, whatever the checkpoint
+    record = ablate(config("run", stages=["meta-train"]), said)
+    assert {row["learner"] for row in record["sides"]} == {"Maml"}
 
 
 def test_folds_are_refused_before_anything_runs(chains, config, said):
