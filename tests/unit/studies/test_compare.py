@@ -194,7 +194,7 @@ def simulated(times: int) -> dict[str, float]:
     return held
 
 
-@pytest.mark.parametrize(("times", "slack"), [(80, 0.08), pytest.param(1000, 0.025, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("times", "slack"), [(80, 0.08), pytest.param(1000, 0.035, marks=pytest.mark.slow)])
 def test_coverage_of_differences(times: int, slack: float) -> None:
     """The interval over trainings holds the difference as often as it says; that over episodes only does not."""
     found = simulated(times)
