@@ -214,7 +214,7 @@ def _comparisons(record: Mapping[str, Any], sides: Sequence[Run], found: Sequenc
             f"{one['first']} - {one['second']}",
             *[one["normalisation"] for _ in protocols],
             with_intervals(one, "gain_"),
-            f"{one['p_adjusted']:.3f}",
+            "< 0.001" if one["p_adjusted"] < 0.001 else f"{one['p_adjusted']:.3f}",
             one["verdict"],
         ]
         for one in found
