@@ -28,6 +28,12 @@ _EXAMPLES = {
         "mlx verify experiment=smoke tier=smoke",
         "mlx verify experiment=omniglot_5w1s_protonet data.root=FOLDER",
     ),
+    "compare": (
+        "mlx compare latest:evaluate 20260131-120000-1f2e",
+        "mlx compare sweep=9a8b7c6d",
+        "mlx compare runs/run/*",
+    ),
+    "ablate": ("mlx ablate data=clinc150 seeds=5",),
     "runs": ("mlx runs", "mlx runs stage=meta-train status=completed sort=metric"),
     "show": ("mlx show latest", "mlx show latest:meta-train"),
     "validate": ("mlx validate meta-train way=20 shot=5",),
@@ -136,6 +142,8 @@ def help_text(command: str, extra: str = "") -> str:
     """Return the text of `mlx COMMAND --help`."""
     words = {
         "verify": "experiment=NAME [tier=smoke|short|full] [key=value ...]",
+        "compare": "RUN RUN [...]",
+        "ablate": "[key=value ...]",
         "resume": "RUN [key=value ...]",
         "ls": "[GROUP [NAME]]",
         "cat": "GROUP/NAME",
@@ -166,6 +174,15 @@ def help_text(command: str, extra: str = "") -> str:
         lines += ["settings, KEY=VALUE, with their defaults:", *_setting_lines(config), ""]
     if command == "runs":
         lines += ["filters and order, KEY=VALUE:", *(f"  {name}: {what}" for name, what in FILTERS.items()), ""]
+    if command == "compare":
+        lines += [
+            "RUN is an id, the beginning of one, latest, latest:STAGE or a folder; a training stands for its newest",
+            "evaluation, a chain for the last row of its table. Two runs are two sides; of more, those with the same",
+            "settings but the seed are one side. Filters of mlx runs (KEY=VALUE) choose runs, too.",
+            "",
+        ]
+    if command == "ablate":
+        lines += ["settings, KEY=VALUE: those of mlx run, see: mlx run --help", ""]
     if command in _EXAMPLES:
         lines += ["examples:", *(f"  {example}" for example in _EXAMPLES[command]), ""]
     return "\n".join([*lines, "options:", *option_lines(command)])

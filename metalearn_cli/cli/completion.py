@@ -55,6 +55,7 @@ def query(argv: Sequence[str]) -> int:
     command = next((word for word in words if word in COMMANDS), "")
     rest = words[words.index(command) + 1 :] if command else []
     stage = command if command in STAGES else next(iter(rest), "") if command == "validate" else ""
+    stage = "run" if command == "ablate" else stage  # whose settings it takes
     if current.startswith("-"):
         candidates = [o.name for o in OPTIONS if not command or command in o.commands]
     elif not command:
@@ -128,7 +129,7 @@ def _of_command(command: str, extra: str) -> list[str]:
         if command == "schema":
             return [*STAGES, *groups]
         return [f"{group}/{name}" for group, choices in groups.items() for name in choices]
-    if command in ("show", "resume"):
+    if command in ("show", "resume", "compare"):
         from metalearn_cli.records.runs import list_runs
 
         return [run["id"] for run in list_runs("runs")]

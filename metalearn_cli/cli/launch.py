@@ -125,6 +125,28 @@ def verify(words: Sequence[str], extra: str) -> dict[str, Any]:
             raise Stopped(stop.number, _advice("verify", reporter.folder)) from stop
 
 
+def ablate(words: Sequence[str], extra: str) -> dict[str, Any]:
+    """Run the chain with and without its stages and say what each is worth, see `studies.ablate`.
+
+    Args:
+        words: the settings, those of `mlx run`.
+        extra: the user's own folder of configs, or "".
+
+    Raises:
+        UserError: if the command line is wrong, or the chain cannot run.
+        Stopped: after a signal; its message says how to resume.
+    """
+    with telling.reporting():
+        (job,) = check(Composer("run", extra), words, multirun=False)
+    with importing():
+        from metalearn_cli.studies.ablate import ablate as ablate_it
+    with originating(job), telling.reporting() as reporter:
+        try:
+            return ablate_it(job.settings, reporter)
+        except Stopped as stop:
+            raise Stopped(stop.number, _advice("ablate", reporter.folder)) from stop
+
+
 def inspect(stage: str, options: Mapping[str, str], words: Sequence[str]) -> str:
     """Return what Hydra prints: the settings, or how they were composed.
 

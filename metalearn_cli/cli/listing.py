@@ -11,7 +11,7 @@ from metalearn_cli.cli.choices import catalogue
 from metalearn_cli.cli.words import FILTERS, STAGES, closest, meant
 from metalearn_cli.core.errors import UserError
 from metalearn_cli.core.metric import metric_named
-from metalearn_cli.records.runs import read_config
+from metalearn_cli.records.runs import find_run, list_runs, read_config
 
 _ORDERS = ("age", "metric")
 _LEARNERS = ("model", "method", "algorithm")
@@ -80,6 +80,21 @@ def chosen(found: Sequence[Mapping[str, Any]], words: Sequence[str]) -> list[dic
         raise UserError(f"sort must be one of {', '.join(_ORDERS)}, got {order!r}{meant(order, _ORDERS)}")
     runs = [run for run in map(described, found) if all(_matches(run, *item) for item in given.items())]
     return sorted(runs, key=_rank) if order == "metric" else runs
+
+
+def named(words: Sequence[str], runs_dir: str) -> list[dict[str, Any]]:
+    """Return the runs that words name, see `find_run`; filters, see `chosen`, together name all that match.
+
+    Raises:
+        UserError: for a name without a run, or filters that no run matches.
+    """
+    filters = [word for word in words if "=" in word and not Path(word).is_dir()]
+    found = [find_run(runs_dir, word) for word in words if word not in filters]
+    if filters:
+        found += chosen(list_runs(runs_dir), filters)[::-1]  # the oldest first, as they were typed
+        if not found:
+            raise UserError(f"no runs in {runs_dir} match {' '.join(filters)}; next: mlx runs")
+    return found
 
 
 def _matches(run: Mapping[str, Any], key: str, wanted: str) -> bool:

@@ -114,6 +114,28 @@ def _verify(words: Words) -> int:
     return errors.DONE if found["passed"] else errors.UNMET
 
 
+def _compare(words: Words) -> int:
+    from metalearn_cli.cli import telling, views
+    from metalearn_cli.cli.listing import named
+
+    with telling.reporting():
+        found = named(_expect(words, "RUN RUN", several=True), _runs_dir(words))
+        with importing():
+            from metalearn_cli.studies.compare import compare
+        record = compare(found)
+    _show(words, record, lambda: views.compared(record))
+    return errors.DONE
+
+
+def _ablate(words: Words) -> int:
+    with importing():
+        from metalearn_cli.cli import launch, views
+
+    record = launch.ablate(words.rest, words.options.get("--config-dir", ""))
+    _show(words, record, lambda: views.ablated(record))
+    return errors.DONE
+
+
 def _resume(words: Words) -> int:
     from metalearn_cli.cli import telling, views
     from metalearn_cli.cli.composing import changes, typed_settings
@@ -278,6 +300,8 @@ def _completion(words: Words) -> int:
 
 _COMMANDS: dict[str, Callable[[Words], int]] = {
     "verify": _verify,
+    "compare": _compare,
+    "ablate": _ablate,
     "resume": _resume,
     "ls": _ls,
     "cat": _cat,

@@ -194,6 +194,50 @@ def verified(record: Mapping[str, Any]) -> None:
     telling.say(f"{'PASS' if record['passed'] else 'FAIL'}: {title}, {record['folder']}/verify.json")
 
 
+def compared(record: Mapping[str, Any]) -> None:
+    """Show a comparison of runs, as `studies.compare.compare` returns it."""
+    _comparisons(record, record["sides"], record["comparisons"], "")
+    for one in record["comparisons"]:
+        telling.say(one["sentence"])
+
+
+def ablated(record: Mapping[str, Any]) -> None:
+    """Show what each stage of a chain is worth, as `studies.ablate.ablate` returns it: a table for each learner."""
+    for learner in dict.fromkeys(row["learner"] for row in record["sides"]):
+        sides = [row for row in record["sides"] if row["learner"] == learner]
+        own = [one for one in record["comparisons"] if one["learner"] == learner]
+        _comparisons(record, sides, own, f", {learner}")
+    telling.say(f"{', '.join(f'{name[0].upper()} is {name}' for name in record['stages'])}.")
+    for sentence in record["conclusions"]:
+        telling.say(sentence)
+    telling.say(f"next: {shlex.join(['mlx', 'show', record['folder']])}")
+
+
+def _comparisons(record: Mapping[str, Any], sides: Sequence[Run], found: Sequence[Run], label: str) -> None:
+    """Show the scores of sides, and the differences between them."""
+    protocols = ["!normalisation"] * (len({row["normalisation"] for row in sides}) > 1)
+    first = record["metric"]
+    rows = [
+        [row["side"], *[row["normalisation"] for _ in protocols], ", ".join(row["seeds"]), with_intervals(row)]
+        for row in sides
+    ]
+    telling.table(_title(first, record) + label, ["side", *protocols, "seeds", f"!{_name(first)}"], rows)
+    telling.say(f"{over(sides[0])}\n")
+    rows = [
+        [
+            f"{one['first']} - {one['second']}",
+            *[one["normalisation"] for _ in protocols],
+            with_intervals(one, "gain_"),
+            "< 0.001" if one["p_adjusted"] < 0.001 else f"{one['p_adjusted']:.3f}",
+            one["verdict"],
+        ]
+        for one in found
+    ]
+    telling.table("", ["difference", *protocols, "!gain", "!p", "!"], rows)
+    if any(one["gain_interval_classes"] is None and {"classes", "groups"} & sizes(one).keys() for one in found):
+        telling.say('A "-" has no interval over classes, because there are too few of them.')
+
+
 def _over(results: Sequence[Run]) -> str:
     """Return lines that explain the intervals of results, pooled ones and those within one group."""
     lines = {result.get("drawn", ""): over(result) for result in reversed(results)}

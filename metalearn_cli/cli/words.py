@@ -16,6 +16,8 @@ STAGES = {name: stage.about for name, stage in TABLE.items()} | {"run": "the who
 COMMANDS = {
     **STAGES,
     "verify": "run an experiment and compare its results with what it claims",
+    "compare": "compare runs on the same test episodes, in pairs",
+    "ablate": "run the chain with and without its stages, and say what each is worth",
     "resume": "complete an interrupted run",
     "ls": "list the choices: data, networks, learners, recipes",
     "cat": "print the file of a choice",
@@ -45,7 +47,7 @@ FILTERS = {
     "sort": "age (newest first, the default) or metric (best first)",
 }
 """Filters of `mlx runs`, and its order."""
-TAKING_SETTINGS = (*STAGES, "verify", "validate", "data")
+TAKING_SETTINGS = (*STAGES, "verify", "ablate", "validate", "data")
 SHELLS = ("bash", "zsh", "fish")
 
 
@@ -71,7 +73,10 @@ class Option(NamedTuple):
     default: str = ""
 
 
-_RUNS_DIR = Option("--runs-dir", "", "DIR", "folder of all runs (default: runs)", ("resume", "runs", "show", "doctor"))
+_RUNS_DIR = Option(
+    "--runs-dir", "", "DIR", "folder of all runs (default: runs)", ("compare", "resume", "runs", "show", "doctor")
+)
+_COMPOSING = (*STAGES, "verify", "ablate", "validate", "ls", "cat", "cp", "schema", "data")
 _INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 OPTIONS = (
     Option("--help", "-h", "", "show this text", tuple(COMMANDS)),
@@ -79,13 +84,7 @@ OPTIONS = (
     _RUNS_DIR,
     Option("--bench", "", "", "time a meta-training step with each task batching and precision", ("doctor",)),
     Option("--multirun", "-m", "", "run every combination of comma-separated values", (*STAGES, "validate")),
-    Option(
-        "--config-dir",
-        "-cd",
-        "DIR",
-        "a folder with your own configs",
-        (*STAGES, "verify", "validate", "ls", "cat", "cp", "schema", "data"),
-    ),
+    Option("--config-dir", "-cd", "DIR", "a folder with your own configs", _COMPOSING),
     Option("--cfg", "-c", "WHAT", "print the settings: job, hydra or all", tuple(STAGES), ("job", "hydra", "all")),
     Option("--resolve", "", "", "with --cfg: with references filled in", tuple(STAGES)),
     Option("--package", "-p", "KEY", "with --cfg: only this part", tuple(STAGES)),

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -31,16 +32,71 @@ def student_t(freedom: float) -> float:
     """
     if freedom > 1e4:
         return 1.96
-    # with t = sqrt(freedom) * tan(a) the density of a is that of cos(a) ** (freedom - 1)
-    angle = np.linspace(0, math.pi / 2, 100_001)
+    angle, within = _student(freedom)
+    return float(math.sqrt(freedom) * math.tan(np.interp(0.95, within, angle)))
+
+
+@lru_cache(maxsize=16)
+def _student(freedom: float) -> tuple[Any, Any]:
+    """Return angles a, and how much of Student's distribution is between -t and t with t = sqrt(freedom) * tan(a)."""
+    # the density of a is that of cos(a) ** (freedom - 1)
+    angle = np.linspace(0, math.pi / 2, 40_001)
     density = np.cos(angle) ** (freedom - 1)
-    share = np.concatenate([[0.0], np.cumsum(density[1:] + density[:-1])])
-    return float(math.sqrt(freedom) * math.tan(np.interp(0.95, share / share[-1], angle)))
+    within = np.concatenate([[0.0], np.cumsum(density[1:] + density[:-1])])
+    return angle, within / within[-1]
+
+
+class Spread(NamedTuple):
+    """How far a mean may be from the truth.
+
+    Attributes:
+        error: its standard error.
+        freedom: degrees of freedom of Student's t, >= 1.
+    """
+
+    error: float
+    freedom: float
+
+    @property
+    def half(self) -> float:
+        """The half-width of the 95 % interval."""
+        return student_t(self.freedom) * self.error
+
+    def chance(self, mean: float) -> float:
+        """Return p: how probable it is that a mean is at least so far from 0 if the truth is 0."""
+        if self.error == 0:
+            return float(mean == 0)
+        t = abs(mean) / self.error
+        if self.freedom > 1e4:
+            return math.erfc(t / math.sqrt(2))
+        angle, within = _student(self.freedom)
+        return float(1 - np.interp(math.atan(t / math.sqrt(self.freedom)), angle, within))
+
+
+def holm(chances: Sequence[float]) -> list[float]:
+    """Return p-values that are adjusted for their number.
+
+    Source: Holm 1979, "A simple sequentially rejective multiple test procedure".
+
+    Examples:
+        >>> holm([0.03, 0.01, 0.04])
+        [0.06, 0.03, 0.06]
+    """
+    adjusted, highest = [0.0] * len(chances), 0.0
+    for rank, index in enumerate(sorted(range(len(chances)), key=lambda index: chances[index])):
+        highest = max(highest, min(1.0, (len(chances) - rank) * chances[index]))
+        adjusted[index] = highest
+    return adjusted
 
 
 def over_episodes(scores: Tensor) -> float:
     """Return the half-width, over episodes, of the mean of scores [E]; E >= 2."""
-    return student_t(len(scores) - 1) * scores.double().std().item() / math.sqrt(len(scores))
+    return by_episodes(scores).half
+
+
+def by_episodes(scores: Tensor) -> Spread:
+    """Return the spread, over episodes, of the mean of scores [E]; E >= 2."""
+    return Spread(scores.double().std().item() / math.sqrt(len(scores)), len(scores) - 1)
 
 
 def over_classes(scores: Tensor, classes: Sequence[Sequence[str]], folds: int = 1) -> float | None:
@@ -92,7 +148,12 @@ def _class_variance(scores: Tensor, classes: Sequence[Sequence[str]]) -> tuple[f
 
 
 def over_trainings(scores: Tensor) -> float:
-    """Return the half-width, over trainings and episodes, of the mean of scores [S, E]; S, E >= 2.
+    """Return the half-width, over trainings and episodes, of the mean of scores [S, E]; S, E >= 2."""
+    return by_trainings(scores).half
+
+
+def by_trainings(scores: Tensor) -> Spread:
+    """Return the spread, over trainings and episodes, of the mean of scores [S, E]; S, E >= 2.
 
     Every training is scored on the same episodes, so the two are crossed: the variance is that of a two-way layout
     without repetition, with Satterthwaite's degrees of freedom.
@@ -109,6 +170,6 @@ def over_trainings(scores: Tensor) -> float:
     )
     variance = max(squares[0] + squares[1] - squares[2], squares[2]).item()
     if variance == 0:
-        return 0.0
+        return Spread(0.0, 1.0)
     degrees = variance**2 / (squares.square() / freedom).sum().item()
-    return student_t(max(degrees, 1.0)) * math.sqrt(variance / (trainings * episodes))
+    return Spread(math.sqrt(variance / (trainings * episodes)), max(degrees, 1.0))

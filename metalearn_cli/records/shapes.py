@@ -111,7 +111,8 @@ RUN = {
     "baseline?": SCORE,
     "trained?": SCORE,
     "results?": [SCORE],
-    "table?": [{**SCORE, "after": TEXT, "gain?": NUMBER, **dict.fromkeys(_OF_GAIN, NUMBER)}],
+    "episodes_hash?": SHA256,
+    "table?": [{**SCORE, "after": TEXT, "evaluations?": [NAME], "gain?": NUMBER, **dict.fromkeys(_OF_GAIN, NUMBER)}],
 }
 
 MANIFEST = {

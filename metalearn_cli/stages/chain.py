@@ -52,7 +52,8 @@ def run_chain(
         facts: more entries for run.json.
 
     Returns:
-        The chain's run.json; `table` has one row per checkpoint, learner and protocol, see `_table`.
+        The chain's run.json; `table` has one row per checkpoint, learner and protocol, see `_table`; `evaluations` has
+        the ids of the runs that scored them, see `_scored_by`.
     """
     check_chain(config, make_jobs, session)
     if config.first:
@@ -77,7 +78,8 @@ def run_chain(
                     trainings[-1].append(row)
                     if len(trainings) == 1 and row.after in config.stages:
                         run.update(parent=row.evaluation["parent"])
-        table = _table([sorted(rows, key=lambda row: not row.common) for rows in trainings], config.folds or 1)
+        ordered = [sorted(rows, key=lambda row: not row.common) for rows in trainings]
+        table = _table(ordered, config.folds or 1)
         last = table[-1]["after"], table[-1]["learner"]
         result = next(row for row in table if (row["after"], row["learner"]) == last)
         run.update(
@@ -88,6 +90,7 @@ def run_chain(
             data=_all_folds(trainings[0][-1].evaluation["data"], config.folds),
             metric={name: value for name, value in result.items() if name != "after" and "gain" not in name},
             table=table,
+            evaluations=[_scored_by(cells) for cells in zip(*ordered, strict=True)],
         )
         reporter.finish(run.info)
         return {**run.info, "folder": str(run.folder), "checkpoint": run.info["parent"]["checkpoint"]}
@@ -449,6 +452,12 @@ def _table(trainings: list[list[_Row]], folds: int) -> list[dict[str, Any]]:
             rows.append({"after": after, **result, **mean_of(scores, classes, apart), **worst, **gain, **folded})
             before[common, protocol, drawn] = scores
     return rows
+
+
+def _scored_by(cells: Sequence[_Row]) -> dict[str, Any]:
+    """Return which runs scored the same checkpoint of each training; all folds for one seed follow each other."""
+    learner = cells[0].evaluation["results"][0]["learner"]
+    return {"after": cells[0].after, "learner": learner, "runs": [cell.evaluation["id"] for cell in cells]}
 
 
 def _read(evaluation: Mapping[str, Any], drawn: str) -> Scores:

@@ -417,6 +417,8 @@ def test_doctor(mlx, tmp_path):
         ("mlx validate ", set(STAGES), {"ls"}),
         ("mlx ls alg", {"algorithm"}, {"backbone"}),
         ("mlx show a", {"a1"}, set()),
+        ("mlx compare a", {"a1"}, set()),
+        ("mlx ablate algorithm=ma", {"algorithm=maml"}, {"algorithm=protonet"}),
         ("mlx completion ", {"bash", "zsh", "fish"}, set()),
         ("mlx meta-train a=[", set(), set()),
         ("mlx evaluate ckpt=", {"ckpt=latest", "ckpt=latest:transfer", "ckpt=a1"}, {"ckpt=b2"}),

@@ -70,3 +70,23 @@ def test_the_commands_of_the_pages_on_configs_and_trackers(mlx: Callable, page: 
         words = typed[: typed.index(">")] if ">" in typed else typed
         code, _, err = mlx(*words, *short.get(words[0], []))
         assert code == 0, f"mlx {shlex.join(words)}\n{err}"
+
+
+def test_the_commands_of_the_page_on_comparing(mlx: Callable, tmp_path: Path) -> None:
+    found = commands("compare.md")
+    assert {"run", "compare", "ablate"} <= {word for words in found for word in words}
+    tiny = ["data=gaussian", "backbone=mlp", "model=classifier", "way=2", "query=2", *SMALL]
+    for words in found:
+        # as many seeds as an interval over trainings needs, or one
+        seeds = "seeds=1" if "ablate" in words else "seeds=3"
+        words = [seeds if word.startswith("seeds=") else word for word in words]
+        short = tiny if {"run", "ablate"} & set(words) else []
+        if "run" in words:  # its stages are given
+            short = [word for word in tiny if not word.startswith(("pretrain.", "transfer.", "model="))]
+        code, out, err = mlx(*words, *short)
+        assert code == 0, f"mlx {shlex.join(words)}\n{err}"
+        if words == ["compare", "stage=run"]:
+            assert "ProtoNet" in out and "Anil" in out and "over 2 episodes and 3 seeds" in out
+        if "ablate" in words:
+            assert "scored by ProtoNet" in out
+    assert list(tmp_path.glob("runs/run/*/ablate.json"))

@@ -182,6 +182,7 @@ SMALLER = {
     ],
     "data": [],
 }
+SMALLER["ablate"] = [*SMALLER["run"], "seeds=1"]
 
 
 def test_every_example_of_every_help_runs(mlx):
@@ -195,12 +196,22 @@ def test_every_example_of_every_help_runs(mlx):
         name = next(word for word in words if word in COMMANDS)
         sizes = SMALLER.get(name, [])
         # of what is chosen twice, as data and model are, the smaller one
-        chosen = {word.partition("=")[0] for word in sizes} & {"data", "backbone", "model", "way", "shot", "steps"}
+        chosen = {word.partition("=")[0] for word in sizes} & {
+            "data",
+            "backbone",
+            "model",
+            "way",
+            "shot",
+            "steps",
+            "seeds",
+        }
         if "ckpt=null" in words:
             sizes, chosen = [*TINY, "episodes=2"], {"data", "backbone", "way"}
         kept = [w for w in words if w.partition("=")[0] not in chosen and not w.startswith("data")] if sizes else words
         kept = [w for w in words if w not in ("data=omniglot", "data.root=FOLDER")] if name == "data" else kept
         if name == "verify":  # an experiment takes its time
             kept = ["validate", "run", "experiment=smoke", *(w for w in words if w.startswith("tier="))]
+        if name == "compare":  # its examples name runs that are not here
+            kept = ["compare", "latest:evaluate", "latest:evaluate"]
         code, _, err = mlx(*kept, *sizes)
         assert code == 0, f"mlx {shlex.join(words)}\n{err}"

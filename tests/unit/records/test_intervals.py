@@ -9,7 +9,14 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from metalearn_cli.records.intervals import over_classes, over_episodes, over_trainings, student_t
+from metalearn_cli.records.intervals import (
+    Spread,
+    holm,
+    over_classes,
+    over_episodes,
+    over_trainings,
+    student_t,
+)
 
 WAY = 5
 
@@ -17,6 +24,36 @@ WAY = 5
 @pytest.mark.parametrize("freedom", [1, 1.37, 2, 4, 19, 111, 999, 9999.5, 1e6])
 def test_student_is_that_of_scipy(freedom: float) -> None:
     assert student_t(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), rel=2e-5)
+
+
+@pytest.mark.parametrize("freedom", [1, 1.37, 4, 111, 9999.5, 1e6])
+@pytest.mark.parametrize("mean", [0.0, 0.3, -1.2, 2.5, 40.0])
+def test_the_chance_of_a_mean_is_that_of_scipy(freedom: float, mean: float) -> None:
+    expected = 2 * stats.t.sf(abs(mean) / 0.5, freedom)
+    assert Spread(0.5, freedom).chance(mean) == pytest.approx(expected, rel=1e-3, abs=1e-7)
+
+
+def test_the_interval_holds_0_exactly_if_the_chance_is_above_5_percent() -> None:
+    spread = Spread(0.5, 3.7)
+    assert spread.chance(spread.half) == pytest.approx(0.05, rel=1e-4)
+
+
+def test_without_spread_only_0_is_0() -> None:
+    assert [Spread(0.0, 1.0).chance(mean) for mean in (0.0, 1e-9)] == [1.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("chances", "adjusted"),
+    [
+        ([], []),
+        ([0.04], [0.04]),
+        ([0.01, 0.02, 0.04], [0.03, 0.04, 0.04]),
+        ([0.9, 0.02, 0.6], [1.0, 0.06, 1.0]),
+        ([0.03, 0.01, 0.011], [0.03, 0.03, 0.03]),
+    ],
+)
+def test_chances_are_adjusted_as_holm_does(chances: list[float], adjusted: list[float]) -> None:
+    assert holm(chances) == pytest.approx(adjusted)
 
 
 def test_over_episodes_by_hand() -> None:

@@ -129,6 +129,9 @@ def test_several_trainings_are_one_row_each_stage(go, listed, said):
             assert row["gain"] == pytest.approx(sum(each["gain"] for each in single) / 3)
             assert row["gain_interval_trainings"] > 0
     assert done["metric"]["value"] == done["table"][-1]["value"]
+    scored = [[(row["after"], row["learner"]), len(set(row["runs"]))] for row in done["evaluations"]]
+    assert scored == [[(row["after"], row["learner"]), 3] for row in done["table"]]
+    assert {name for row in done["evaluations"] for name in row["runs"]} == {info["id"] for info in listed("evaluate")}
     assert done["parent"]["run"] == listed("meta-train")[0]["id"]
     said.steps.clear()
     assert go("run", **settings, seeds=3)["table"] == done["table"] and said.steps == []
