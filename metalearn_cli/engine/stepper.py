@@ -45,6 +45,7 @@ class Stepper:
         scheduler: stepped once per optimizer step.
         skips: most steps in a row that are skipped because a loss or a gradient is not finite.
         buffers: names of tensors that computing a loss writes; they are restored when a step is skipped.
+        number: how many tasks or items a step learns from, of which each rank has its share.
 
     Attributes:
         memory: the state of the steps so far.
@@ -58,17 +59,20 @@ class Stepper:
         scheduler: LRScheduler,
         skips: int = 0,
         buffers: Sequence[str] = (),
+        number: int = 1,
     ) -> None:
         self.runtime = runtime
         self.params = params
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.memory = Memory()
-        self._skips, self._buffers = skips, buffers
+        self._skips, self._buffers, self._number = skips, buffers, number
         self._stepping = runtime.setup(optimizer)
 
     def take(self, gradients: Callable[[], Mapping[str, Tensor]], where: str) -> None:
         """Take a step.
+
+        All ranks take the same step, or none does: what is judged is the mean over ranks.
 
         Args:
             gradients: called without arguments; sets the gradients of the tensors that learn and returns metrics [],
@@ -83,7 +87,7 @@ class Stepper:
         before = {name: self.params[name].clone() for name in self._buffers}
         try:
             with self.runtime.watched():
-                metrics = gradients()
+                metrics = self._over_ranks(gradients())
             # in one read, because each read waits for the device
             *numbers, norm = torch.stack([*metrics.values(), self.runtime.gradient_norm(self.params)]).tolist()
             values = dict(zip(metrics, numbers, strict=True))
@@ -105,6 +109,17 @@ class Stepper:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch wants an optimizer step before the scheduler's first
             self.scheduler.step()
+
+    def _over_ranks(self, metrics: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Replace gradients by their means over ranks, and return those of metrics."""
+        ranks = self.runtime.ranks
+        if ranks.world == 1:
+            return metrics
+        gradients = [p.grad for p in self.params.values() if p.grad is not None]
+        found = ranks.add([*gradients, *metrics.values()], ranks.weight(self._number))
+        for gradient, mean in zip(gradients, found, strict=False):
+            gradient.copy_(mean)
+        return dict(zip(metrics, found[len(gradients) :], strict=True))
 
     def metrics(self) -> dict[str, float]:
         """Return the means of the steps' metrics since the last call, with the last step's learning rate."""
