@@ -171,10 +171,11 @@ class Dataset:
         """
         first, counts = self._part(split, part)
         end = counts.cumsum(0)
-        drawn = torch.randint(int(end[-1]), (size,), generator=generator(seed, "batch", split, part, step))[share]
+        drawn = torch.randint(int(end[-1]), (size,), generator=generator(seed, "batch", split, part, step))
         y = torch.searchsorted(end, drawn, right=True)
         items = self.splits[split].items
-        return gather(items, first[y] + drawn - (end - counts)[y]), y.to(device_of(items))
+        index = first[y] + drawn - (end - counts)[y]
+        return gather(items, index[share]), y[share].to(device_of(items))
 
     def all(self, split: str, part: Part, most: int) -> Iterator[tuple[Items, Tensor]]:
         """Yield every item of a part once, class by class, in equal batches of `most` items or fewer.
