@@ -4,7 +4,7 @@
     python scripts/bench_ranks.py --steps 200 --tasks 16
 
 A step of N ranks takes rest + ceil(tasks / N) * task + message(N), where `message(N)` is that of a ring:
-2 * (N - 1) * hop + 2 * (N - 1) / N * bytes / bandwidth, and half as many hops again for the signal that is agreed on.
+2 * (N - 1) * hop + 2 * (N - 1) / N * bytes / bandwidth.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +24,8 @@ import torch
 import torch.distributed as dist
 
 BYTES = 4 * 113_088  # the gradient of conv4-64 with a head of 5 classes, in float32
-WORDS = ["meta-train", "init_from=null", "data=glyphs", "algorithm=maml", "val_episodes=2", "every.evaluate=1000000"]
+WORDS = ["meta-train", "init_from=null", "data=glyphs", "algorithm=maml", "val_episodes=2"]
+WORDS += ["every.evaluate=1000000", "every.save=1000000"]
 LAYOUTS = {"1 rank of 1 thread": (1, 1), "1 rank of 2 threads": (1, 2), "2 ranks of 1 thread": (2, 1)}
 TIMES = 300
 
@@ -38,9 +38,8 @@ class Link(NamedTuple):
     bandwidth: float
 
     def message(self, ranks: int) -> float:
-        """Return the seconds of a step's messages."""
-        hops = 3 * (ranks - 1) * self.hop
-        return hops + 2 * (ranks - 1) / ranks * BYTES / self.bandwidth
+        """Return the seconds of a step's message."""
+        return 2 * (ranks - 1) * self.hop + 2 * (ranks - 1) / ranks * BYTES / self.bandwidth
 
 
 class Compute(NamedTuple):
@@ -63,7 +62,8 @@ LINKS = {8: Link("NVLink", 3e-6, 300e9), 64: Link("InfiniBand", 5e-6, 25e9)}
 
 
 def _time_messages(rank: int, port: int, found: Any) -> None:
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    store = dist.TCPStore("127.0.0.1", port, is_master=False)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
     torch.set_num_threads(1)
     for numbers in (1, BYTES // 4):
         flat, seconds = torch.zeros(numbers), []
@@ -80,9 +80,8 @@ def loopback() -> Link:
     """Measure the messages of two processes on this machine."""
     context = multiprocessing.get_context("spawn")
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    port, found = store.port + 1, context.Queue()
-    del store
-    processes = [context.Process(target=_time_messages, args=(rank, port, found)) for rank in range(2)]
+    found = context.Queue()
+    processes = [context.Process(target=_time_messages, args=(rank, store.port, found)) for rank in range(2)]
     for process in processes:
         process.start()
     short, long = found.get(), found.get()
@@ -94,13 +93,7 @@ def loopback() -> Link:
 def seconds_of_step(tasks: int, steps: int, ranks: int, threads: int) -> float:
     """Train, and return the seconds of a step after the first tenth of them."""
     with tempfile.TemporaryDirectory() as folder:
-        own = [
-            f"tasks={tasks}",
-            f"steps={steps}",
-            f"every.log={steps // 10}",
-            "every.save=1000000",
-            f"runs_dir={folder}",
-        ]
+        own = [f"tasks={tasks}", f"steps={steps}", f"every.log={steps // 10}", f"runs_dir={folder}"]
         runtime = ["runtime=cpu", f"runtime.devices={ranks}", f"runtime.threads={threads}"]
         mlx = [sys.executable, "-m", "metalearn_cli.cli.main", *WORDS, *own, *runtime]
         subprocess.run(mlx, check=True, capture_output=True)
@@ -137,19 +130,11 @@ def main() -> None:
     task = (one - few) / (given.tasks - 1)
     here = Compute("this machine, 1 thread", task, max(few - task, 0.0))
     print(f"{here.name}: {milliseconds(here.task)} a task, {milliseconds(here.rest)} for the rest of a step\n")
-    predicted: dict[str, Callable[[], float]] = {
-        "1 rank of 1 thread": lambda: here.step(given.tasks, 1, link),
-        "2 ranks of 1 thread": lambda: here.step(given.tasks, 2, link),
-    }
-    rows = [
-        [
-            name,
-            milliseconds(seconds),
-            milliseconds(predicted[name]()) if name in predicted else "",
-            f"{one / seconds:.2f}",
-        ]
-        for name, seconds in measured.items()
-    ]
+    predicted = {name: here.step(given.tasks, n, link) for name, (n, threads) in LAYOUTS.items() if threads == 1}
+    rows = []
+    for name, seconds in measured.items():
+        told = milliseconds(predicted[name]) if name in predicted else ""
+        rows.append([name, milliseconds(seconds), told, f"{one / seconds:.2f}"])
     table([f"a step of {given.tasks} tasks", "measured", "predicted", "times as fast"], rows)
     rows = []
     for gpu in GPUS:

@@ -155,7 +155,7 @@ def fit(job: Job, stepper: Stepper, plan: Plan, log: RunLog) -> None:
                 break
             seed_torch(derive_seed(plan.seed, "step", step, *own))
             gradients = partial(job.gradients, job.params, job.batches(step), step)
-            stepper.take(gradients, f"at step {step + 1} of {plan.steps}")
+            told = stepper.take(gradients, f"at step {step + 1} of {plan.steps}", asked[0] if asked else 0)
             done = step + 1
             with torch.no_grad():  # after a skipped step there is nothing new to follow
                 followed = {} if stepper.memory.in_a_row else job.follow(job.params, done / plan.steps)
@@ -166,7 +166,9 @@ def fit(job: Job, stepper: Stepper, plan: Plan, log: RunLog) -> None:
             log.advance(done)
             if last or done % plan.every.log == 0:
                 log.measured(done, stepper.metrics())
-            stop = ranks.largest(asked[0] if asked else 0)  # read once, so that a loop that stops also saves
+            if ranks.world == 1:  # several ranks must agree: they hear of a signal in the message of a step
+                told = asked[0] if asked else 0
+            stop = told  # read once, so that a loop that stops also saves
             scores = {}
             if last or done % plan.every.evaluate == 0:
                 scores = job.evaluate(job.params)

@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import re
 import signal
+import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -230,6 +231,7 @@ class Crew:
         self._ranks = Ranks()  # those that are connected
         self._processes: list[SpawnProcess] = []
         self._words: list[Any] = []  # what each of them said last
+        self._ending = threading.Event()
 
     def __enter__(self) -> Crew:
         """Return itself."""
@@ -295,6 +297,8 @@ class Crew:
                     _expect_ready(found)
                     waited.remove(found)
             connect(runtime, f"tcp://127.0.0.1:{store.port}")
+            if runtime.device.type == "cuda":
+                threading.Thread(target=watch, args=(self._processes, self._ending), daemon=True).start()
         self._ranks = ranks
 
     def _last_words(self) -> str:
@@ -317,13 +321,27 @@ class Crew:
         return min(reasons)[1] if reasons else "the connection to another rank broke"
 
     def _end(self) -> None:
+        self._ending.set()
         for process in self._processes:
             process.kill()
         for process, words in zip(self._processes, self._words, strict=True):
             process.join()
             words.close()
-        self._processes, self._words, self._ranks = [], [], Ranks()
+        self._processes, self._words, self._ranks, self._ending = [], [], Ranks(), threading.Event()
         disconnect()
+
+
+def watch(processes: Sequence[SpawnProcess], ending: threading.Event) -> None:
+    """End this process soon after another rank has ended, unless it notices that itself; NCCL would wait for a day.
+
+    Args:
+        processes: the other ranks.
+        ending: set when they are to end.
+    """
+    wait([process.sentinel for process in processes])
+    if not ending.wait(_DYING):
+        print("error: another rank has ended; resume the run with: mlx resume latest", file=sys.stderr, flush=True)
+        os._exit(1)
 
 
 def _expect_ready(words: Any) -> None:

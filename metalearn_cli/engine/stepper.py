@@ -17,6 +17,9 @@ from metalearn_cli.core.errors import NonFiniteError
 from metalearn_cli.core.network import Params
 from metalearn_cli.engine.runtime import Runtime
 
+_SIGNALS = 65
+"""One more than the largest number of a signal."""
+
 log = logging.getLogger("metalearn_cli")
 
 
@@ -69,7 +72,7 @@ class Stepper:
         self._skips, self._buffers, self._number = skips, buffers, number
         self._stepping = runtime.setup(optimizer)
 
-    def take(self, gradients: Callable[[], Mapping[str, Tensor]], where: str) -> None:
+    def take(self, gradients: Callable[[], Mapping[str, Tensor]], where: str, signal: int = 0) -> int:
         """Take a step.
 
         All ranks take the same step, or none does: what is judged is the mean over ranks.
@@ -78,6 +81,10 @@ class Stepper:
             gradients: called without arguments; sets the gradients of the tensors that learn and returns metrics [],
                 with "loss".
             where: the step in messages ("at step 3 of 100").
+            signal: the number of the signal that this rank has got, 0 for none.
+
+        Returns:
+            The number of a signal that any rank has got.
 
         Raises:
             NonFiniteError: if more than `skips` losses or gradients in a row are not finite; the weights are those of
@@ -85,9 +92,12 @@ class Stepper:
         """
         self.optimizer.zero_grad(set_to_none=True)
         before = {name: self.params[name].clone() for name in self._buffers}
+        told = 0
         try:
             with self.runtime.watched():
-                metrics = self._over_ranks(gradients())
+                metrics = gradients()
+            if self.runtime.ranks.world > 1:
+                metrics, told = self._over_ranks(metrics, signal)
             # in one read, because each read waits for the device
             *numbers, norm = torch.stack([*metrics.values(), self.runtime.gradient_norm(self.params)]).tolist()
             values = dict(zip(metrics, numbers, strict=True))
@@ -105,21 +115,26 @@ class Stepper:
         self._rate = self.optimizer.param_groups[-1]["lr"]
         if not self.memory.in_a_row:
             self.scheduler.step()
-            return
+            return told
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch wants an optimizer step before the scheduler's first
             self.scheduler.step()
+        return told
 
-    def _over_ranks(self, metrics: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Replace gradients by their means over ranks, and return those of metrics."""
+    def _over_ranks(self, metrics: Mapping[str, Tensor], signal: int) -> tuple[Mapping[str, Tensor], int]:
+        """Replace gradients by their means over ranks; return those of metrics, and a signal, see `take`.
+
+        All of it is one message, because each costs as much time as many numbers do.
+        """
         ranks = self.runtime.ranks
-        if ranks.world == 1:
-            return metrics
         gradients = [p.grad for p in self.params.values() if p.grad is not None]
-        found = ranks.add([*gradients, *metrics.values()], ranks.weight(self._number))
+        signals = torch.zeros(_SIGNALS, device=self.runtime.device)
+        signals[signal] = 1.0
+        found = ranks.add([*gradients, *metrics.values(), signals], ranks.weight(self._number))
         for gradient, mean in zip(gradients, found, strict=False):
             gradient.copy_(mean)
-        return dict(zip(metrics, found[len(gradients) :], strict=True))
+        told = int(found.pop().nonzero().max())
+        return dict(zip(metrics, found[len(gradients) :], strict=True)), told
 
     def metrics(self) -> dict[str, float]:
         """Return the means of the steps' metrics since the last call, with the last step's learning rate."""

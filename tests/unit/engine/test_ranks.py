@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+import threading
 from typing import Any
 
 import pytest
@@ -9,7 +11,7 @@ from conftest import on_cpu
 
 from metalearn_cli.core.errors import ConfigError
 from metalearn_cli.core.network import dealt, moments, total
-from metalearn_cli.engine import runtime
+from metalearn_cli.engine import ranks, runtime
 from metalearn_cli.engine.ranks import Crew, Launch, Ranks, launched, restarted
 
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "node1", "MASTER_PORT": "29500"}
@@ -65,11 +67,11 @@ def test_whether_torchrun_starts_it_again(environment, count, again):
 
 @pytest.mark.parametrize(("number", "world"), [(7, 3), (8, 4), (3, 3), (5, 1)])
 def test_everything_is_dealt_once(number, world):
-    ranks = [Ranks(rank, world) for rank in range(world)]
-    own = [ranks.own(number) for ranks in ranks]
+    every = [Ranks(rank, world) for rank in range(world)]
+    own = [one.own(number) for one in every]
     assert sorted(itertools.chain(*own)) == list(range(number))
-    assert all(list(range(number))[r.share] == list(o) for r, o in zip(ranks, own, strict=True))
-    assert sum(r.weight(number) for r in ranks) == pytest.approx(1)
+    assert all(list(range(number))[r.share] == list(o) for r, o in zip(every, own, strict=True))
+    assert sum(r.weight(number) for r in every) == pytest.approx(1)
     assert max(map(len, own)) - min(map(len, own)) <= 1
 
 
@@ -79,6 +81,27 @@ def test_one_rank_changes_nothing():
     assert (one.largest(15), one.same("x"), one.gathered([1, 2]), one.weight(3)) == (15, "x", [1, 2], 1.0)
     with Crew() as crew, crew.working(on_cpu(), None):
         assert not torch.distributed.is_initialized()
+
+
+class Gone:
+    """A process that has ended."""
+
+    def __init__(self) -> None:
+        self.sentinel, other = os.pipe()
+        os.close(other)
+
+
+@pytest.mark.parametrize(("noticed", "code"), [(False, [1]), (True, [])])
+def test_a_command_does_not_wait_for_a_rank_that_has_ended(monkeypatch, capsys, noticed, code):
+    left: list[int] = []
+    monkeypatch.setattr(ranks, "_DYING", 0.01)
+    monkeypatch.setattr(os, "_exit", left.append)
+    ending = threading.Event()
+    if noticed:
+        ending.set()
+    ranks.watch([Gone()], ending)
+    assert left == code
+    assert ("resume the run with: mlx resume latest" in capsys.readouterr().err) == bool(code)
 
 
 def problems(**changes: Any) -> dict[str, str]:

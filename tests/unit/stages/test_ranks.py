@@ -117,16 +117,16 @@ def test_a_rank_that_is_killed_ends_the_run_and_the_last_checkpoint_stands(go, s
     crews: list[Crew] = []
     begin = Crew.__init__
     monkeypatch.setattr(Crew, "__init__", lambda self, *args: crews.append(self) or begin(self, *args))
-    at_step(3, lambda: os.kill(crews[-1]._processes[0].pid, signal.SIGKILL))
+    at_step(2, lambda: os.kill(crews[-1]._processes[0].pid, signal.SIGKILL))
     with pytest.raises(LostRankError) as caught:
         go("meta-train", runtime__devices=2)
     (run,) = runs.list_runs(str(tmp_path / "runs"))
-    last = f"the last good checkpoint is {run['folder']}/checkpoints/step-000003"
+    last = f"the last good checkpoint is {run['folder']}/checkpoints/step-000002"
     told = f"meta-train: rank 1 was killed (SIGKILL); {last}; resume with: mlx resume {run['folder']}"
     assert str(caught.value) == told
-    assert (run["status"], run["step"], run["error"]) == ("failed", 3, f"LostRankError: {told}")
+    assert (run["status"], run["step"], run["error"]) == ("failed", 2, f"LostRankError: {told}")
     whole = go("meta-train")
-    at_step(4, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    at_step(3, lambda: os.kill(os.getpid(), signal.SIGTERM))  # which both hear of in step 4
     with pytest.raises(Stopped):
         stages.resume(run["folder"], said, {})
     run = runs.find_run("", run["folder"])
