@@ -98,17 +98,17 @@ def test_two_ranks_compute_what_one_computes(work):
 
 @pytest.fixture
 def at_step(said, monkeypatch):
-    """Return a function that has something done in this process after a step."""
+    """Return a function that has something done once in this process, after a step."""
+    waiting = []
+
+    def advance(done):
+        if waiting and done == waiting[0][0]:
+            waiting.pop()[1]()
 
     def put(step, act):
-        advance = said.advance
+        waiting[:] = [(step, act)]
 
-        def advanced(done):
-            advance(done)
-            if done == step:
-                act()
-
-        monkeypatch.setattr(said, "advance", advanced)
+    monkeypatch.setattr(said, "advance", advance)
 
     return put
 
