@@ -136,7 +136,7 @@ class Ranks:
         """Return the largest of all ranks' numbers, so that all take the same decision."""
         if self.world == 1:
             return value
-        found = torch.tensor(value)
+        found = torch.tensor(value, dtype=torch.int64)
         with _connected():
             dist.all_reduce(found, dist.ReduceOp.MAX)
         return int(found)
