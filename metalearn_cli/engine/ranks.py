@@ -27,7 +27,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import Function
-from torch.distributed import TCPStore  # type: ignore[attr-defined]  # torch does not list it among what it exports
+from torch.distributed import PrefixStore, TCPStore, rendezvous  # type: ignore[attr-defined]  # torch does not list them
 
 from metalearn_cli.core.errors import LostRankError
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from metalearn_cli.engine.runtime import Runtime
 
 _LONGEST = timedelta(days=1)  # that a rank waits; one that has died is noticed at once, by its closed connection
+_RESTARTS = "TORCHELASTIC_RESTART_COUNT"
 _DYING = 5.0  # seconds from a closed connection to the end of the process
 
 Value = TypeVar("Value")
@@ -81,7 +82,7 @@ def launched() -> Launch | None:
 
 def restarted() -> bool:
     """Whether torchrun starts this process again after another one has died."""
-    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") not in ("", "0")
+    return os.environ.get(_RESTARTS, "0") not in ("", "0")
 
 
 def _first_host(nodes: str) -> str:
@@ -203,7 +204,10 @@ def connect(runtime: Runtime, meeting: str) -> None:
     backend = "cpu:gloo,cuda:nccl" if runtime.device.type == "cuda" else "gloo"
     ranks = runtime.ranks
     try:
-        dist.init_process_group(backend, meeting, _LONGEST, ranks.world, ranks.rank)
+        store, *_ = next(rendezvous(meeting, ranks.rank, ranks.world, timeout=_LONGEST))
+        # torchrun keeps its store when it starts ranks again, with the addresses of those that have ended
+        store = PrefixStore(f"start {os.environ.get(_RESTARTS, 0)}", store)
+        dist.init_process_group(backend, timeout=_LONGEST, world_size=ranks.world, rank=ranks.rank, store=store)
     except (RuntimeError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         raise LostRankError(f"rank {ranks.rank} of {ranks.world} cannot reach the others: {reason}") from error
