@@ -309,7 +309,7 @@ class Crew:
         """Return why another rank ended, in words; "" where a launcher started it, which says it itself."""
         if not self._processes:
             return ""
-        wait([process.sentinel for process in self._processes], _DYING)
+        ended = wait([process.sentinel for process in self._processes], _DYING)
         reasons = []
         for process, words in zip(self._processes, self._words, strict=True):
             with suppress(EOFError, OSError):
@@ -317,7 +317,7 @@ class Crew:
                     if said := words.recv():
                         log.info("%s of %d: %s", process.name, len(self._words) + 1, said[1])
                         reasons.append((0, f"{process.name} failed: {said[0]}"))
-            process.join(0)
+            process.join(_DYING * (process.sentinel in ended))  # its exit code comes a moment after its end
             if process.exitcode is not None and process.exitcode < 0:
                 reasons.append((1, f"{process.name} was killed ({signal.Signals(-process.exitcode).name})"))
             elif process.exitcode:
