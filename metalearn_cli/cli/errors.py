@@ -8,7 +8,15 @@ import signal
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from metalearn_cli.core.errors import ConfigError, DataError, InUseError, NonFiniteError, Stopped, UserError
+from metalearn_cli.core.errors import (
+    ConfigError,
+    DataError,
+    InUseError,
+    LostRankError,
+    NonFiniteError,
+    Stopped,
+    UserError,
+)
 
 DONE, CRASH, REFUSED, DIVERGED, IN_USE, UNMET, SIGNALLED = 0, 1, 2, 3, 4, 5, 128
 """Exit codes: done, a crash, the user's input, a training that diverged, a run that another process works on, a claim
@@ -20,7 +28,7 @@ The number of the signal is added to the last one, as in shells: 130 for Ctrl-C,
 KINDS = {CRASH: "crashed", REFUSED: "refused", DIVERGED: "diverged", IN_USE: "in use"}
 """The outcome of a command in a word, the worst first."""
 
-_OWN_CODES = {NonFiniteError: DIVERGED, InUseError: IN_USE}
+_OWN_CODES = {NonFiniteError: DIVERGED, InUseError: IN_USE, LostRankError: CRASH}
 
 _WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EEXIST, errno.EISDIR, errno.ENOTDIR)
 _FINDING = (errno.EACCES, errno.EPERM, errno.ENOENT)

@@ -40,8 +40,8 @@ class Runtime:
 
     accelerator: Literal["auto", "cpu", "gpu", "mps", "tpu"]
     """Kind of device; auto takes the best available."""
-    devices: Literal["auto"] | Literal[1] | list[int]
-    """1 or auto: the first device; [i]: the device with index i."""
+    devices: Literal["auto"] | Count | list[int]
+    """1 or auto: the first device; N: N processes that share each step, each with a device; [i]: that with index i."""
     precision: Precision
     """Number format of weights and computation, by Lightning Fabric's names."""
     threads: Count | None

@@ -73,6 +73,10 @@ class InUseError(UserError):
     """Another process works on this run."""
 
 
+class LostRankError(UserError):
+    """A process of a training with several ranks has ended, so that the others cannot go on."""
+
+
 class Stopped(KeyboardInterrupt):
     """A signal asked the run to stop.
 

@@ -57,6 +57,36 @@ def normalised_by(count: int | None) -> Iterator[None]:
         _reference.reset(before)
 
 
+_total: ContextVar[Callable[[Tensor], Tensor] | None] = ContextVar("total", default=None)
+
+
+def total() -> Callable[[Tensor], Tensor] | None:
+    """Return what sums a tensor over the ranks that a batch is dealt to; None if this process has the whole batch.
+
+    A normalisation layer needs it for the statistics of the whole batch.
+    """
+    return _total.get()
+
+
+def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and variance of each channel of x [B, C, ...], as [1, C, ...], over the batch of all ranks."""
+    summed = total() or (lambda tensor: tensor)
+    others = (0, *range(2, x.ndim))
+    count = summed(x.new_tensor(x.numel() / x.shape[1]))
+    mean = summed(x.sum(others, keepdim=True)) / count
+    return mean, summed((x - mean).square().sum(others, keepdim=True)) / count
+
+
+@contextmanager
+def dealt(total: Callable[[Tensor], Tensor] | None) -> Iterator[None]:
+    """Within a block, `total` sums over the ranks that the batch is dealt to; None changes nothing."""
+    before = _total.set(total)
+    try:
+        yield
+    finally:
+        _total.reset(before)
+
+
 class Backbone(Protocol):
     """What a backbone has besides being an `nn.Module` from items [B, ...] to features [B, D].
 

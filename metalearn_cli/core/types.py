@@ -130,6 +130,9 @@ class Method(Protocol):
     `init(net, sizes) -> Params`: own tensors, which learn besides those of `rates`; `sizes` has the number of classes
     of each data set in the entry "also", by name, and E as "taught_features".
 
+    `whole_batch = True`: its loss compares items of a batch with each other, so that a batch cannot be dealt to several
+    ranks; batch statistics do not count, as ranks share them.
+
     `merged(net, own) -> Params`: the network's tensors combined with the own ones (LoRA): these are trained, evaluated
     and saved.
 
@@ -153,6 +156,8 @@ class Model(Protocol):
     is a moving average), called after each step with all tensors and the fraction of training done; its keys do not
     learn.
 
+    `whole_batch = True`: as of a `Method`.
+
     `measures(x) -> dict[str, Tensor]`: metrics [] of validation items, such as the error of a reconstruction; called at
     each evaluation, in eval mode and without gradients.
 
@@ -166,6 +171,10 @@ class Model(Protocol):
         """Return the loss [] of items x with labels y [B], and metrics []."""
 
 
+ALL = slice(None)
+"""The share of everything: of one rank alone, see `engine.ranks`."""
+
+
 class Sampler(Protocol):
     """A stream of episodes, a function of (seed, step).
 
@@ -177,8 +186,8 @@ class Sampler(Protocol):
     way: int
     regression: bool
 
-    def batch(self, step: int, tasks: int) -> Episode:
-        """Return the `tasks` episodes of meta-batch `step`, stacked."""
+    def batch(self, step: int, tasks: int, share: slice = ALL) -> Episode:
+        """Return a share of the `tasks` episodes of meta-batch `step`, stacked."""
 
     def classes(self, episodes: int) -> list[tuple[str, ...]]:
         """Return the names of the classes of each of the first `episodes` one-task batches.
@@ -229,8 +238,10 @@ class Dataset(Protocol):
     def fold(self, k: int, of: int) -> Dataset:
         """Return it split anew for cross-validation: fold `k` of `of` is test, the next one validation."""
 
-    def batch(self, split: str, part: Part, size: int, seed: int, step: int) -> tuple[Items, Tensor]:
-        """Draw `size` items x and their classes y [B] within the split; a function of its arguments."""
+    def batch(
+        self, split: str, part: Part, size: int, seed: int, step: int, share: slice = ALL
+    ) -> tuple[Items, Tensor]:
+        """Draw `size` items, and return a share of them, x, and their classes y [B]; a function of its arguments."""
 
     def all(self, split: str, part: Part, most: int) -> Iterator[tuple[Items, Tensor]]:
         """Yield every item of a part once, in batches of `most` or fewer."""

@@ -52,7 +52,7 @@ def score_episodes(
 ) -> Outcomes:
     """Score each of the sampler's first `episodes` one-task batches.
 
-    Episodes of varying size cannot be one batch.
+    Episodes of varying size cannot be one batch. Each rank scores its share, and all get what all have found.
 
     Args:
         learner: the learner with its tensors.
@@ -72,10 +72,12 @@ def score_episodes(
         return found | ({"logits": output, "targets": target} if logits else {})
 
     outcomes: list[dict[str, Tensor]] = []
-    tasks = Tasks(runtime, episodes, learner.algorithm.traits.batchable and not varying)
-    for outcome in tasks.each(task, learner.tensors, lambda index: runtime.cast(sampler.batch(index, 1)), episodes):
+    own = runtime.ranks.own(episodes)
+    tasks = Tasks(runtime, len(own), learner.algorithm.traits.batchable and not varying)
+    for outcome in tasks.each(task, learner.tensors, lambda i: runtime.cast(sampler.batch(own[i], 1)), len(own)):
         outcomes.append(outcome)
-        advance(len(outcomes))
+        advance(min(len(outcomes) * runtime.ranks.world, episodes))
+    outcomes = runtime.ranks.gathered(outcomes)
     scores, queries = (torch.stack([outcome.pop(name) for outcome in outcomes]).cpu() for name in ("scores", "queries"))
     kept = {name: tuple(outcome[name].cpu() for outcome in outcomes) for name in outcomes[0]}
     return Outcomes(scores, queries, **{name: kept.get(name, ()) for name in ("by_class", "logits", "targets")})

@@ -142,6 +142,8 @@ def fit(job: Job, stepper: Stepper, plan: Plan, log: RunLog) -> None:
         NonFiniteError: if losses or gradients are not finite too often, see `Stepper`.
         Stopped: after a signal, when the current step is done and saved; after a second one, at once.
     """
+    ranks = stepper.runtime.ranks
+    own = (ranks.rank,) * (ranks.rank > 0)  # other items need other random numbers
     asked: list[int] = []
     with first_signal(plan.stop_on, asked.append):
         if plan.baseline:
@@ -151,9 +153,9 @@ def fit(job: Job, stepper: Stepper, plan: Plan, log: RunLog) -> None:
         for step in range(plan.start, plan.steps):
             if log.exhausted(step):
                 break
-            seed_torch(derive_seed(plan.seed, "step", step))
+            seed_torch(derive_seed(plan.seed, "step", step, *own))
             gradients = partial(job.gradients, job.params, job.batches(step), step)
-            stepper.take(gradients, f"at step {step + 1} of {plan.steps}")
+            told = stepper.take(gradients, f"at step {step + 1} of {plan.steps}", asked[0] if asked else 0)
             done = step + 1
             with torch.no_grad():  # after a skipped step there is nothing new to follow
                 followed = {} if stepper.memory.in_a_row else job.follow(job.params, done / plan.steps)
@@ -164,7 +166,9 @@ def fit(job: Job, stepper: Stepper, plan: Plan, log: RunLog) -> None:
             log.advance(done)
             if last or done % plan.every.log == 0:
                 log.measured(done, stepper.metrics())
-            stop = bool(asked)  # read once, so that a loop that stops also saves
+            if ranks.world == 1:  # several ranks must agree: they hear of a signal in the message of a step
+                told = asked[0] if asked else 0
+            stop = told  # read once, so that a loop that stops also saves
             scores = {}
             if last or done % plan.every.evaluate == 0:
                 scores = job.evaluate(job.params)
@@ -172,4 +176,4 @@ def fit(job: Job, stepper: Stepper, plan: Plan, log: RunLog) -> None:
             if scores or stop or done % plan.every.save == 0:
                 log.save(done, scores)
             if stop and not last:
-                raise Stopped(asked[0])
+                raise Stopped(stop)

@@ -12,7 +12,7 @@ import logging
 import os
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from operator import itemgetter
@@ -30,6 +30,7 @@ from metalearn_cli.core.errors import ConfigError, NonFiniteError, Problem
 from metalearn_cli.core.importing import importing
 from metalearn_cli.core.machine import cores, too_many_threads
 from metalearn_cli.core.network import Apply, Params
+from metalearn_cli.engine.ranks import Launch, Ranks, launched
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -130,6 +131,33 @@ def tune() -> None:
     mallopt(m_top_pad, 64 << 20)
 
 
+def _problems_of_ranks(
+    config: RuntimeConfig, wanted: int, kind: str, kinds: Mapping[str, int], launch: Launch | None
+) -> list[Problem]:
+    """Return what is wrong with settings for several ranks.
+
+    Args:
+        config: the settings.
+        wanted: the number of ranks.
+        kind: the kind of device.
+        kinds: see `available`.
+        launch: what a launcher says of this process.
+    """
+    problems = list[Problem]()
+    if kind in kinds and kind not in ("cpu", "gpu"):
+        problems.append(Problem("runtime.devices", f"must be 1 on {kind}: several ranks are for cpu and gpu"))
+    elif launch and launch.world != wanted:
+        told = f"must be {launch.world}, the number of processes that {launch.by} has started, or 1; got {wanted}"
+        problems.append(Problem("runtime.devices", told))
+    elif kind == "gpu" and not launch and kinds.get(kind, wanted) < wanted:
+        told = f"must be at most {kinds[kind]}, the GPUs of this machine, got {wanted}"
+        problems.append(Problem("runtime.devices", told))
+    if config.anomaly:
+        told = "finds the operation within one process; set it to false, or runtime.devices to 1"
+        problems.append(Problem("runtime.anomaly", told))
+    return problems
+
+
 def one_core() -> None:
     """Make the operations of the calling thread use only this thread."""
     torch.set_num_threads(1)
@@ -145,7 +173,8 @@ def out_of_memory(error: BaseException) -> bool:
 def _without_launchers() -> Iterator[None]:
     """Within a block, remove the environment variables in which launchers number processes and choose devices.
 
-    Fabric reads them when it is imported and built; but we are one process on one device, that of the settings.
+    Fabric reads them when it is imported and built; but each process computes on one device, and `engine.ranks`
+    connects several of them.
     """
     names = [name for name in os.environ if name in _RANKS or name.startswith("LT_")]
     removed = {name: os.environ.pop(name) for name in names}
@@ -156,7 +185,7 @@ def _without_launchers() -> Iterator[None]:
 
 
 class Runtime:
-    """One device of one process, and everything that depends on it.
+    """The device of this process, and everything that depends on it.
 
     Args:
         config: the `runtime` settings.
@@ -169,7 +198,10 @@ class Runtime:
         kinds = available()
         kind = next(iter(kinds)) if config.accelerator == "auto" else config.accelerator
         index = config.devices[0] if isinstance(config.devices, list) and config.devices else 0
-        problems = []
+        world = config.devices if isinstance(config.devices, int) else 1
+        launch = launched() if world > 1 else None
+        self.ranks = Ranks(launch.rank if launch else 0, world)
+        problems = _problems_of_ranks(config, world, kind, kinds, launch) if world > 1 else []
         if kind not in kinds:
             problems.append(Problem("runtime.accelerator", f"{kind} is not on this machine; it has {', '.join(kinds)}"))
         elif isinstance(config.devices, list) and (len(config.devices) != 1 or not 0 <= index < kinds[kind]):
@@ -199,6 +231,8 @@ class Runtime:
         if problems:
             raise ConfigError(problems)
         self.config = config
+        if launch:  # a scheduler may show each of its processes only the one GPU that it may use
+            index = launch.local % kinds[kind]
         self._kind, self._index = kind, index
         if kind == "gpu":
             self.device = torch.device("cuda", index)
@@ -212,11 +246,14 @@ class Runtime:
         self.dtype = _WEIGHTS.get(config.precision, torch.float32)
         number = torch.get_num_threads()
         threads = f", {number} thread{'s' * (number != 1)}" if kind == "cpu" else ""
-        self.description = f"{self.device.type}{threads}, {config.precision}"
+        shared = f"{world} ranks, each " if world > 1 else ""
+        self.description = f"{shared}{self.device.type}{threads}, {config.precision}"
 
     def use(self) -> None:
         """Set the number of threads of this process to that of the settings."""
-        torch.set_num_threads(self.config.threads or usual_threads()[0])
+        # a launcher gives each of its processes cores of its own; ranks of this command share those of this process
+        here = 1 if launched() else self.ranks.world
+        torch.set_num_threads(self.config.threads or max(1, usual_threads()[0] // here))
 
     @cached_property
     def _fabric(self) -> Fabric:

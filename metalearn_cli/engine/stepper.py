@@ -17,6 +17,9 @@ from metalearn_cli.core.errors import NonFiniteError
 from metalearn_cli.core.network import Params
 from metalearn_cli.engine.runtime import Runtime
 
+_SIGNALS = 65
+"""One more than the largest number of a signal."""
+
 log = logging.getLogger("metalearn_cli")
 
 
@@ -45,6 +48,7 @@ class Stepper:
         scheduler: stepped once per optimizer step.
         skips: most steps in a row that are skipped because a loss or a gradient is not finite.
         buffers: names of tensors that computing a loss writes; they are restored when a step is skipped.
+        number: how many tasks or items a step learns from, of which each rank has its share.
 
     Attributes:
         memory: the state of the steps so far.
@@ -58,22 +62,29 @@ class Stepper:
         scheduler: LRScheduler,
         skips: int = 0,
         buffers: Sequence[str] = (),
+        number: int = 1,
     ) -> None:
         self.runtime = runtime
         self.params = params
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.memory = Memory()
-        self._skips, self._buffers = skips, buffers
+        self._skips, self._buffers, self._number = skips, buffers, number
         self._stepping = runtime.setup(optimizer)
 
-    def take(self, gradients: Callable[[], Mapping[str, Tensor]], where: str) -> None:
+    def take(self, gradients: Callable[[], Mapping[str, Tensor]], where: str, signal: int = 0) -> int:
         """Take a step.
+
+        All ranks take the same step, or none does: what is judged is the mean over ranks.
 
         Args:
             gradients: called without arguments; sets the gradients of the tensors that learn and returns metrics [],
                 with "loss".
             where: the step in messages ("at step 3 of 100").
+            signal: the number of the signal that this rank has got, 0 for none.
+
+        Returns:
+            The number of a signal that any rank has got.
 
         Raises:
             NonFiniteError: if more than `skips` losses or gradients in a row are not finite; the weights are those of
@@ -81,9 +92,12 @@ class Stepper:
         """
         self.optimizer.zero_grad(set_to_none=True)
         before = {name: self.params[name].clone() for name in self._buffers}
+        told = 0
         try:
             with self.runtime.watched():
                 metrics = gradients()
+            if self.runtime.ranks.world > 1:
+                metrics, told = self._over_ranks(metrics, signal)
             # in one read, because each read waits for the device
             *numbers, norm = torch.stack([*metrics.values(), self.runtime.gradient_norm(self.params)]).tolist()
             values = dict(zip(metrics, numbers, strict=True))
@@ -101,10 +115,26 @@ class Stepper:
         self._rate = self.optimizer.param_groups[-1]["lr"]
         if not self.memory.in_a_row:
             self.scheduler.step()
-            return
+            return told
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch wants an optimizer step before the scheduler's first
             self.scheduler.step()
+        return told
+
+    def _over_ranks(self, metrics: Mapping[str, Tensor], signal: int) -> tuple[Mapping[str, Tensor], int]:
+        """Replace gradients by their means over ranks; return those of metrics, and a signal, see `take`.
+
+        All of it is one message, because each costs as much time as many numbers do.
+        """
+        ranks = self.runtime.ranks
+        gradients = [p.grad for p in self.params.values() if p.grad is not None]
+        signals = torch.zeros(_SIGNALS, device=self.runtime.device)
+        signals[signal] = 1.0
+        found = ranks.add([*gradients, *metrics.values(), signals], ranks.weight(self._number))
+        for gradient, mean in zip(gradients, found, strict=False):
+            gradient.copy_(mean)
+        told = int(found.pop().nonzero().max())
+        return dict(zip(metrics, found[len(gradients) :], strict=True)), told
 
     def metrics(self) -> dict[str, float]:
         """Return the means of the steps' metrics since the last call, with the last step's learning rate."""

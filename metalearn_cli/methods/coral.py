@@ -28,6 +28,7 @@ class Coral:
     """
 
     asks = ("unlabelled",)
+    whole_batch = True
 
     def __init__(self, weight: Annotated[float, Range(0)] = 1.0) -> None:
         self.weight = weight

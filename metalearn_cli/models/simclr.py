@@ -31,6 +31,8 @@ class Simclr(nn.Module):
         strength: of the random views, > 0 and < 1, see `core.views.view`.
     """
 
+    whole_batch = True
+
     def __init__(
         self,
         backbone: nn.Module,

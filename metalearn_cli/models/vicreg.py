@@ -37,6 +37,8 @@ class Vicreg(nn.Module):
         strength: of the random views, > 0 and < 1, see `core.views.view`.
     """
 
+    whole_batch = True
+
     def __init__(
         self,
         backbone: nn.Module,

@@ -12,9 +12,10 @@ from typing import Annotated, Any
 
 from metalearn_cli.core.check import Range, mismatch
 from metalearn_cli.core.config import STAGES, ChainConfig, EvaluateConfig, Runtime, Training, parse, plain
-from metalearn_cli.core.errors import ConfigError, Problem, UserError
+from metalearn_cli.core.errors import ConfigError, LostRankError, NonFiniteError, Problem, Stopped, UserError
 from metalearn_cli.core.stages import TABLE
 from metalearn_cli.core.types import Reporter
+from metalearn_cli.engine.ranks import Crew, launched, restarted
 from metalearn_cli.engine.runtime import tune
 from metalearn_cli.engine.signals import first_signal, stop
 from metalearn_cli.records import runs
@@ -24,17 +25,13 @@ from metalearn_cli.stages.again import evaluated, trained
 from metalearn_cli.stages.chain import check_chain, run_chain
 from metalearn_cli.stages.evaluate import evaluate
 from metalearn_cli.stages.evaluation import prepare_evaluation
-from metalearn_cli.stages.meta_train import meta_train
-from metalearn_cli.stages.preparing import MakeJob, identity, prepare
-from metalearn_cli.stages.pretrain import pretrain
+from metalearn_cli.stages.following import JOBS, follow
+from metalearn_cli.stages.preparing import identity, prepare
 from metalearn_cli.stages.session import Session
 from metalearn_cli.stages.training import train
-from metalearn_cli.stages.transfer import transfer
 
 Settings = Training | EvaluateConfig | ChainConfig
 """Of one command."""
-
-JOBS: dict[str, MakeJob] = {"pretrain": pretrain, "transfer": transfer, "meta-train": meta_train}
 
 
 def run(
@@ -55,12 +52,19 @@ def run(
     Raises:
         UserError: if the settings, the inputs or the machine do not allow it.
         Stopped: after a signal; a training stage has then saved a checkpoint.
+        SystemExit: in a process that a launcher has started as a rank other than 0, when there is no more work.
     """
-    session, reporter = Session(), Logged(reporter)
-    with _process(config.evaluate.runtime if isinstance(config, ChainConfig) else config.runtime):
+    runtime = _runtime_of(config)
+    if facts.get("sweep") is not None and runtime.devices != 1 and (launch := launched()):
+        message = f"{launch.by} starts one command on several ranks; for a sweep start mlx -m alone, which starts them"
+        raise ConfigError([Problem("runtime.devices", message)])
+    _follow(runtime)
+    with _process(runtime), Crew(follow) as crew:
+        session, reporter = Session(crew), Logged(reporter)
         if isinstance(config, ChainConfig):
             return run_chain(config, JOBS, session, reporter, **facts)
-        again = facts.get("sweep") is not None  # a repeated sweep resumes its existing runs
+        # a repeated sweep, and a command that torchrun repeats, resume their existing runs
+        again = facts.get("sweep") is not None or (runtime.devices != 1 and restarted())
         if isinstance(config, EvaluateConfig):
             return (evaluated if again else evaluate)(prepare_evaluation(config, session, given), reporter, **facts)
         return (trained if again else train)(prepare(stage, config, JOBS[stage], session), session, reporter, **facts)
@@ -127,23 +131,23 @@ def resume(folder: str, reporter: Reporter, changes: Mapping[str, Any], wait: fl
         for key, value in changes.items()
     )
     config: Any = parse(STAGES[stage], values)
-    with _process(config.runtime):
+    _follow(config.runtime)
+    with _process(config.runtime), Crew(follow) as crew:
         reporter = Logged(reporter)
         for note in changed:
             reporter.note(note)
-        return _resumed(Path(folder), info, config, changes, reporter)
+        return _resumed(info, config, changes, reporter, Session(crew))
 
 
 def _resumed(
-    folder: Path, info: dict[str, Any], config: Any, changes: Mapping[str, Any], reporter: Reporter
+    info: dict[str, Any], config: Any, changes: Mapping[str, Any], reporter: Reporter, session: Session
 ) -> dict[str, Any]:
     """Resume a run whose settings are known."""
-    stage = info["stage"]
+    stage, folder = info["stage"], Path(info["folder"])
     try:
         known, recorded, _ = info["data"], info["data"]["name"], info["data"]["fingerprint"]
     except (KeyError, TypeError) as error:
         raise UserError(f"{folder / 'run.json'} is damaged: it has no data, or data without {error}") from error
-    session = Session()
     done = max(saved_steps(folder), default=0)
     prepared = prepare(stage, config, JOBS[stage], session, info.get("parent") if done else None)
     if info["status"] == "completed" and info.get("stopped_early") and "patience" not in changes:
@@ -164,6 +168,33 @@ def _resumed(
             raise UserError(f"{entry['checkpoint']} has changed since {info['id']} began: its sha256 is another")
     run = runs.reopen(folder, plain(config), key=prepared.key, steps=config.steps, data=prepared.job.data)
     return train(prepared, session, reporter, run)
+
+
+def _runtime_of(config: Settings) -> Runtime:
+    """Return the settings `runtime` of a command; of a chain, those of a stage with several ranks, if there is one."""
+    if not isinstance(config, ChainConfig):
+        return config.runtime
+    found = [*(settings.runtime for settings in config.training.values()), config.evaluate.runtime]
+    return next((runtime for runtime in found if runtime.devices not in (1, "auto")), found[-1])
+
+
+def _follow(runtime: Runtime) -> None:
+    """Do what rank 0 says, and exit, if a launcher has started this process as another rank.
+
+    Raises:
+        SystemExit: when there is no more work.
+    """
+    if not isinstance(runtime.devices, int) or runtime.devices == 1:
+        return
+    if not (launch := launched()) or not launch.rank:
+        return
+    try:
+        follow(runtime)
+    except Stopped as stop:
+        raise SystemExit(128 + stop.number) from stop
+    except (LostRankError, NonFiniteError) as error:  # rank 0 says it
+        raise SystemExit(1) from error
+    raise SystemExit(0)
 
 
 @contextmanager

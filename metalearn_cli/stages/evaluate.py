@@ -16,7 +16,7 @@ from typing import Any
 
 from metalearn_cli.core.config import Normalisation, plain
 from metalearn_cli.core.metric import metric_named
-from metalearn_cli.core.types import Episode, Reporter, Sampler
+from metalearn_cli.core.types import ALL, Episode, Reporter, Sampler
 from metalearn_cli.engine.evaluation import Outcomes, score_episodes
 from metalearn_cli.records import runs
 from metalearn_cli.records.log import working_on
@@ -44,6 +44,10 @@ log = logging.getLogger("metalearn_cli")
 RELIABILITY = "plots/reliability.png"
 
 
+def _ignore(done: int) -> None:
+    """Report nothing."""
+
+
 def evaluate(evaluation: Evaluation, reporter: Reporter, run: runs.Run | None = None, **facts: Any) -> dict[str, Any]:
     """Score every protocol on the same episodes, in a new run folder or an unfinished one.
 
@@ -55,7 +59,8 @@ def evaluate(evaluation: Evaluation, reporter: Reporter, run: runs.Run | None = 
     run = run or _new_run(evaluation, facts)
     began = time.monotonic()
     trackers = [name for name in config.tracker if name != "tensorboard"]  # it shows curves, and there are none
-    with working_on(run), tracking(trackers, run, plain(config), reporter.note) as told:
+    ranks = evaluation.crew.working(evaluation.runtime, ("evaluate", _pinned(evaluation), None))
+    with working_on(run), tracking(trackers, run, plain(config), reporter.note) as told, ranks:
         trials = len(evaluation.candidates)
         each = len(evaluation.protocols) * (config.episodes + config.calibration)
         steps = trials * config.episodes + each * (2 if config.also_within else 1)
@@ -63,7 +68,8 @@ def evaluate(evaluation: Evaluation, reporter: Reporter, run: runs.Run | None = 
         for note in evaluation.notes:
             reporter.note(note)
         if evaluation.candidates:
-            evaluation, selected = _selected(evaluation.candidates, reporter)
+            evaluation, selected = _selected(evaluation.candidates, reporter.advance)
+            reporter.note(_told(selected))
             run.update(algorithm=evaluation.algorithm, selected=selected)
         results = _results(evaluation, partial(_after, reporter.advance, trials * config.episodes), run.folder)
         if evaluation.within:
@@ -91,6 +97,20 @@ def _tracked(result: Mapping[str, Any]) -> tuple[str, float]:
     return result["name"] + protocol + place, result["value"]
 
 
+def score_along(evaluation: Evaluation) -> None:
+    """Evaluate as a rank other than 0: score this rank's share of all episodes, and write nothing."""
+    if evaluation.candidates:
+        evaluation, _ = _selected(evaluation.candidates)
+    for part in filter(None, (evaluation, evaluation.within)):
+        _scored(part, part.protocols, _ignore)
+
+
+def _pinned(evaluation: Evaluation) -> dict[str, Any]:
+    """Return the settings of an evaluation with its checkpoint and its learner, as all ranks need them."""
+    ckpt = str(evaluation.parent.folder) if evaluation.parent else None
+    return plain(evaluation.config) | {"ckpt": ckpt, "algorithm": evaluation.algorithm}
+
+
 def _new_run(evaluation: Evaluation, facts: Mapping[str, Any]) -> runs.Run:
     """Create the run of an evaluation; `facts` are more entries for its run.json."""
     parent = evaluation.parent
@@ -100,7 +120,9 @@ def _new_run(evaluation: Evaluation, facts: Mapping[str, Any]) -> runs.Run:
     return runs.create(evaluation.config.runs_dir, "evaluate", plain(evaluation.config), **{**facts, **own})
 
 
-def _selected(candidates: Sequence[Candidate], reporter: Reporter) -> tuple[Evaluation, list[dict[str, Any]]]:
+def _selected(
+    candidates: Sequence[Candidate], advance: Callable[[int], None] = _ignore
+) -> tuple[Evaluation, list[dict[str, Any]]]:
     """Score candidates on validation episodes, under the first protocol.
 
     Returns:
@@ -111,7 +133,7 @@ def _selected(candidates: Sequence[Candidate], reporter: Reporter) -> tuple[Eval
     for index, candidate in enumerate(candidates):
         trial = candidate.prepared("val")
         before = index * trial.config.episodes
-        kept = _scored(trial, trial.protocols[:1], partial(_after, reporter.advance, before))
+        kept = _scored(trial, trial.protocols[:1], partial(_after, advance, before))
         (protocol,) = kept.protocols
         table.append({"values": candidate.values, **_result(trial, protocol, kept)})
     sign = 1 if metric_named(table[0]["name"]).higher_is_better else -1
@@ -119,10 +141,14 @@ def _selected(candidates: Sequence[Candidate], reporter: Reporter) -> tuple[Eval
     best = goodness.index(max(goodness))
     for index, row in enumerate(table):
         row["chosen"] = index == best
-    values = ", ".join(f"{key}={value}" for key, value in table[best]["values"].items())
-    episodes = table[best]["over"]["episodes"]
-    reporter.note(f"select: {values}, the best of {len(table)} on {episodes} validation episodes")
     return candidates[best].prepared("test"), table
+
+
+def _told(table: Sequence[Mapping[str, Any]]) -> str:
+    """Return a line on what was chosen, from the table of `_selected`."""
+    best = next(row for row in table if row["chosen"])
+    values = ", ".join(f"{key}={value}" for key, value in best["values"].items())
+    return f"select: {values}, the best of {len(table)} on {best['over']['episodes']} validation episodes"
 
 
 def _results(evaluation: Evaluation, advance: Callable[[int], None], folder: Path) -> list[dict[str, Any]]:
@@ -190,10 +216,10 @@ class _Timed:
             self.varying = sampler.varying
         self._sampler, self.seconds = sampler, 0.0
 
-    def batch(self, step: int, tasks: int) -> Episode:
+    def batch(self, step: int, tasks: int, share: slice = ALL) -> Episode:
         """Draw."""
         began = time.monotonic()
-        drawn = self._sampler.batch(step, tasks)
+        drawn = self._sampler.batch(step, tasks, share)
         self.seconds += time.monotonic() - began
         return drawn
 

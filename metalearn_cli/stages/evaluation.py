@@ -20,6 +20,7 @@ from metalearn_cli.core.network import BACKBONE, Params
 from metalearn_cli.core.types import Algorithm, Dataset, Sampler
 from metalearn_cli.engine.episodes import Learner
 from metalearn_cli.engine.evaluation import of_its_way
+from metalearn_cli.engine.ranks import Crew
 from metalearn_cli.engine.runtime import Runtime
 from metalearn_cli.records.checkpoint import Checkpoint, load_into, read_classes
 from metalearn_cli.records.classes import told
@@ -81,6 +82,7 @@ class Evaluation:
     seen: dict[str, Any] | None  # the classes that training has seen, see `records.classes.seen`
     notes: tuple[str, ...]
     base: Callable[[], Params] | None  # measures the learner's own tensors, see `Algorithm.base`
+    crew: Crew  # the other ranks
     candidates: tuple[Candidate, ...]  # what `config.select` allows; () if nothing is to be chosen
     within: Evaluation | None = None  # the same on episodes within one group, for `config.also_within`
 
@@ -151,6 +153,7 @@ def prepare_evaluation(config: EvaluateConfig, session: Session, given: Mapping[
         seen=seen,
         notes=tuple(filter(None, notes)),
         base=_base(learner, config.seed, inputs),
+        crew=session.crew,
         candidates=candidates,
     )
     if not config.also_within:

@@ -45,7 +45,7 @@ def meta_train(config: MetaTrainConfig, session: Session) -> Job:
     learner = fresh_learner(algorithm, net, way, config.normalisation, config.seed)
     valid = learner.at(1.0)._replace(way=answers)
     metric = metric_of(samplers["val"])
-    tasks = Tasks(runtime, config.tasks, algorithm.traits.batchable)
+    tasks = Tasks(runtime, len(runtime.ranks.own(config.tasks)), algorithm.traits.batchable)
 
     def task(learner: Learner, tensors: Params, episode: Episode) -> dict[str, Tensor]:
         output = trained(learner.of(tensors), episode)
@@ -62,7 +62,7 @@ def meta_train(config: MetaTrainConfig, session: Session) -> Job:
             return tasks.gradients(now, tensors, episodes)
 
         return {
-            "batches": lambda step: runtime.cast(samplers["train"].batch(step, config.tasks)),
+            "batches": lambda step: runtime.cast(samplers["train"].batch(step, config.tasks, runtime.ranks.share)),
             "gradients": gradients,
             "evaluate": validation(valid, samplers["val"], config.val_episodes, runtime),
         }
@@ -154,6 +154,8 @@ def _samplers(config: MetaTrainConfig, algorithm: Algorithm, data: Dataset) -> d
         problems.append(Problem("runtime.task_compile", f"{name} changes from step to step; set it to false"))
     if (chunk := config.runtime.task_chunk or 1) > config.tasks:
         problems.append(Problem("runtime.task_chunk", f"must be at most tasks ({config.tasks}), got {chunk}"))
+    if (ranks := config.runtime.devices) != "auto" and isinstance(ranks, int) and ranks > config.tasks:
+        problems.append(Problem("tasks", f"must be at least {ranks}, a task for each rank, got {config.tasks}"))
     if problems:
         raise ConfigError(dict.fromkeys(problems))
     return samplers

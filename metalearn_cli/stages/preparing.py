@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -158,6 +159,36 @@ def named_checkpoint(stage: str, setting: str, config: Common, session: Session)
         return session.checkpoint(runs.find_checkpoint(name, config.runs_dir, TABLE[stage].accepts, setting))
     except UserError as error:
         raise ConfigError([Problem(setting, str(error).removeprefix(f"{setting}={name}: "))]) from error
+
+
+def check_dealt(kind: str, component: object, module: nn.Module, config: Training, number: int) -> None:
+    """Check that the batches of a stage can be dealt to several ranks, if there are several.
+
+    Args:
+        kind: the setting of what has the loss, "model" or "method".
+        component: what has the loss.
+        module: what computes the batch's features.
+        config: the settings.
+        number: items of a batch.
+
+    Raises:
+        ConfigError: with what is in the way.
+    """
+    world = config.runtime.devices
+    if not isinstance(world, int) or world == 1:
+        return
+    problems, name = list[Problem](), type(component).__name__
+    if number < world:
+        problems.append(Problem("batch_size", f"must be at least {world}, an item for each rank, got {number}"))
+    if getattr(component, "whole_batch", False):
+        told = f"must be 1 with {name}, which compares the items of a whole batch with each other"
+        problems.append(Problem("runtime.devices", f"{told}; or choose another {kind}"))
+    own = (part for part in module.modules() if isinstance(part, _BatchNorm))
+    if layer := next((part for part in own if any(p.requires_grad for p in part.parameters())), None):
+        told = f"must be 1 with torch's {type(layer).__name__}, whose statistics would be those of a part of a batch"
+        problems.append(Problem("runtime.devices", f"{told}; or choose backbone.norm=batch or group"))
+    if problems:
+        raise ConfigError(problems)
 
 
 def check_folds(setting: str, checkpoint: Checkpoint, data: Mapping[str, Any]) -> None:

@@ -15,13 +15,13 @@ from metalearn_cli.core.config import PretrainConfig
 from metalearn_cli.core.errors import ConfigError, Problem, UserError
 from metalearn_cli.core.items import Items, each
 from metalearn_cli.core.metric import ACCURACY
-from metalearn_cli.core.network import Params, network, pure
+from metalearn_cli.core.network import Params, dealt, network, pure
 from metalearn_cli.core.random import seeded
 from metalearn_cli.engine.loop import Job
 from metalearn_cli.records.plots import image_grid
 from metalearn_cli.stages.frozen import is_frozen
 from metalearn_cli.stages.learner import fresh_backbone
-from metalearn_cli.stages.preparing import INSTEAD, as_seen, describe_data, few_shot_probe
+from metalearn_cli.stages.preparing import INSTEAD, as_seen, check_dealt, describe_data, few_shot_probe
 from metalearn_cli.stages.quality import of_features, of_model
 from metalearn_cli.stages.session import Session
 
@@ -49,16 +49,20 @@ def pretrain(config: PretrainConfig, session: Session) -> Job:
     kind = type(model).__name__
     if getattr(model, "backbone", None) is not backbone:
         raise ConfigError([Problem("model", f"{kind} must store the backbone that it gets as self.backbone")])
+    check_dealt("model", model, model, config, config.batch_size)
+    ranks = runtime.ranks
+    total = ranks.total(config.batch_size) if ranks.world > 1 else None
     apply, params = pure(model, training=True)
     apply = runtime.under_precision(apply)
     follow: Callable[[Params, float], Params] = getattr(model, "follow", lambda params, progress: {})
     led = follow(params, 0.0).keys()
 
     def batches(step: int) -> tuple[Items, Tensor]:
-        return runtime.cast(data.batch("train", "all", config.batch_size, config.seed, step))
+        return runtime.cast(data.batch("train", "all", config.batch_size, config.seed, step, ranks.share))
 
     def gradients(params: Params, batch: tuple[Items, Tensor], step: int) -> Mapping[str, Tensor]:
-        loss, metrics = apply(params, *batch)
+        with dealt(total):
+            loss, metrics = apply(params, *batch)
         if loss.ndim:
             raise UserError(f"{kind} must return a loss of shape [], got {list(loss.shape)}")
         runtime.backward(loss)

@@ -12,6 +12,7 @@ from metalearn_cli.core.config import digest, plain
 from metalearn_cli.core.errors import DataError
 from metalearn_cli.core.types import Dataset
 from metalearn_cli.data.common.folds import fold_named
+from metalearn_cli.engine.ranks import Crew
 from metalearn_cli.engine.runtime import Runtime
 from metalearn_cli.records.checkpoint import Checkpoint, open_checkpoint
 
@@ -19,9 +20,14 @@ Built = TypeVar("Built")
 
 
 class Session:
-    """Data sets, runtimes and opened checkpoints of one command, each stored by its settings."""
+    """Data sets, runtimes and opened checkpoints of one command, each stored by its settings.
 
-    def __init__(self) -> None:
+    Args:
+        crew: the other ranks of the command; None if nothing is trained or scored.
+    """
+
+    def __init__(self, crew: Crew | None = None) -> None:
+        self.crew = crew or Crew()
         self._kept: dict[str, Any] = {}
 
     def runtime(self, config: RuntimeConfig) -> Runtime:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import logging
 import math
 import os
+import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
-from metalearn_cli.core.config import plain
-from metalearn_cli.core.errors import NonFiniteError, UserError
+from metalearn_cli.core.config import Training, plain
+from metalearn_cli.core.errors import LostRankError, NonFiniteError, UserError
 from metalearn_cli.core.network import Params
 from metalearn_cli.core.types import Reporter
 from metalearn_cli.engine.loop import Ahead, Batch, Plan, fit
@@ -47,21 +49,80 @@ def train(
         The finished run's run.json.
     """
     config, job, stage = prepared.config, prepared.job, prepared.stage
+    parent, begun = prepared.parent, run is not None
+    # a later `resume`, and other ranks, start from the checkpoint that `latest` means now
+    pinned = plain(config) | {"init_from": parent["checkpoint"] if parent else None}
+    if job.teacher:
+        pinned |= {"teacher": job.teacher["checkpoint"]}
     if run is None:
-        parent = prepared.parent
         facts |= {"key": prepared.key, "parent": parent, "data": job.data, "steps": config.steps}
-        # a later `resume` starts from the checkpoint that `latest` means now
-        pinned = plain(config) | {"init_from": parent["checkpoint"] if parent else None}
-        if job.teacher:
-            facts |= {"teacher": job.teacher}
-            pinned |= {"teacher": job.teacher["checkpoint"]}
+        facts |= {"teacher": job.teacher} if job.teacher else {}
         run = runs.create(config.runs_dir, stage, pinned, **facts)
     trackers = tracking(config.tracker, run, plain(config), reporter.note)
     with working_on(run), enough_memory(stage, config), trackers as told:
         write_splits(session.data(config.data, prepared.runtime), run.folder)
         progress = _Progress(prepared, reporter, run, told)
-        progress.fit()
+        with progress.advised(), session.crew.working(prepared.runtime, (stage, pinned, parent if begun else None)):
+            progress.fit()
         return progress.finish(session)
+
+
+def train_along(prepared: Prepared) -> None:
+    """Train as a rank other than 0: take the steps of a run, from where rank 0 starts, and write nothing."""
+    config, job, ranks = prepared.config, prepared.job, prepared.runtime.ranks
+    stepper = _stepper(prepared)
+    start, baseline, params, optimizer, memory = ranks.same(_State(0, False, {}, {}, {}))
+    _copy(params, job.params)
+    take_up(stepper.optimizer, stepper.scheduler, optimizer, start)
+    stepper.memory = Memory(**memory)
+    if job.on_features:
+        job = job.on_features(job.params)
+    drawn = Ahead(job.batches, config.steps)
+    try:
+        fit(replace(job, batches=drawn), stepper, _plan(config, start, baseline), _Silent(prepared))
+    finally:
+        drawn.close()
+
+
+class _State(NamedTuple):
+    """Where a training starts: what rank 0 sends to the others; see `Plan` and `Stepper`."""
+
+    start: int
+    baseline: bool
+    params: Params
+    optimizer: dict[str, Any]
+    memory: dict[str, Any]
+
+
+def _stepper(prepared: Prepared) -> Stepper:
+    """Return what takes the steps of a training."""
+    config, job = prepared.config, prepared.job
+    skips = config.nonfinite_limit if config.on_nonfinite == "skip" else 0
+    return Stepper(prepared.runtime, job.params, *prepared.optimizer(), skips, job.buffers, number=job.learns_from[1])
+
+
+def _plan(config: Training, start: int, baseline: bool) -> Plan:
+    return Plan(start, config.steps, config.every, config.seed, config.runtime.stop_on, baseline)
+
+
+class _Silent:
+    """Where the loop of a rank other than 0 reports to (`engine.loop.RunLog`)."""
+
+    def __init__(self, prepared: Prepared) -> None:
+        self._ranks, self._patience = prepared.runtime.ranks, prepared.config.patience
+
+    def advance(self, done: int) -> None:
+        """Do nothing."""
+
+    def measured(self, done: int, values: Mapping[str, float]) -> None:
+        """Do nothing."""
+
+    def save(self, done: int, scores: dict[str, float]) -> None:
+        """Do nothing."""
+
+    def exhausted(self, done: int) -> bool:
+        """Return what rank 0 has decided."""
+        return self._patience is not None and bool(self._ranks.largest(0))
 
 
 class _Progress:
@@ -89,8 +150,7 @@ class _Progress:
             "config_hash": run.info["key"],
         }
         self.checkpoints = Checkpoints(run.folder, self.config.keep, self.job.metric, facts, prepared.classes)
-        skips = self.config.nonfinite_limit if self.config.on_nonfinite == "skip" else 0
-        self.stepper = Stepper(prepared.runtime, self.job.params, *prepared.optimizer(), skips, self.job.buffers)
+        self.stepper = _stepper(prepared)
         resumed = self._resumed()
         self.start, self.baseline = resumed or 0, self.job.baseline and resumed is None
         if self.job.on_features:
@@ -122,9 +182,31 @@ class _Progress:
         self.run.update(**self.checkpoints.summary(step))  # a killed process may not have written it
         return step
 
+    @contextmanager
+    def advised(self) -> Iterator[None]:
+        """Within a block that trains, say what to do when another rank has ended.
+
+        Raises:
+            LostRankError: in place of one.
+        """
+        try:
+            yield
+        except LostRankError as error:
+            how = f"resume with: mlx resume {shlex.quote(str(self.run.folder))}"
+            raise LostRankError(f"{self.stage}: {error}; {self._last()}; {how}") from error
+
+    def _last(self) -> str:
+        """Return which checkpoint there is, in words."""
+        saved = self.checkpoints.all()
+        return f"the last good checkpoint is {saved[-1]}" if saved else "there is no checkpoint yet"
+
     def fit(self) -> None:
         """Train, and log how long the loop waited for data."""
-        config = self.config
+        config, ranks = self.config, self.stepper.runtime.ranks
+        if ranks.world > 1:
+            params = {name: p.detach().cpu() for name, p in self.job.params.items()}
+            state = self.stepper.optimizer.state_dict()["state"]
+            ranks.same(_State(self.start, self.baseline, params, state, asdict(self.stepper.memory)))
         drawn, waited = Ahead(self.job.batches, config.steps), 0.0
 
         def batches(step: int) -> Batch:
@@ -134,14 +216,11 @@ class _Progress:
             waited += time.monotonic() - asked
             return batch
 
-        plan = Plan(self.start, config.steps, config.every, config.seed, config.runtime.stop_on, self.baseline)
         began = time.monotonic()
         try:
-            fit(replace(self.job, batches=batches), self.stepper, plan, self)
+            fit(replace(self.job, batches=batches), self.stepper, _plan(config, self.start, self.baseline), self)
         except NonFiniteError as error:
-            saved = self.checkpoints.all()
-            last = f"the last good checkpoint is {saved[-1]}" if saved else "there is no checkpoint yet"
-            raise NonFiniteError(f"{self.stage}: {error}; {last}") from error
+            raise NonFiniteError(f"{self.stage}: {error}; {self._last()}") from error
         finally:
             drawn.close()
         log.info("data took %.2f %% of the training's time", 100 * waited / (time.monotonic() - began))
@@ -180,7 +259,10 @@ class _Progress:
     def exhausted(self, done: int) -> bool:
         """Whether training ends early, because `patience` evaluations brought no better score."""
         patience = self.config.patience
-        return patience is not None and self.checkpoints.stale(done, self.config.every.evaluate) >= patience
+        if patience is None:
+            return False
+        ended = self.checkpoints.stale(done, self.config.every.evaluate) >= patience
+        return bool(self.stepper.runtime.ranks.largest(ended))
 
     def finish(self, session: Session) -> dict[str, Any]:
         """Draw the plots, write the results into run.json, and return it."""

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from metalearn_cli.backbones.common.weights import without_weights
 from metalearn_cli.core.build import Spec, build, problems_of
@@ -20,7 +20,7 @@ from metalearn_cli.core.config import TransferConfig
 from metalearn_cli.core.errors import ConfigError, Problem
 from metalearn_cli.core.learning import score, task_loss
 from metalearn_cli.core.metric import ACCURACY, LABEL_ACCURACY
-from metalearn_cli.core.network import BACKBONE, HEAD, Network, Params, network
+from metalearn_cli.core.network import BACKBONE, HEAD, Network, Params, dealt, network
 from metalearn_cli.core.random import derive_seed, seeded
 from metalearn_cli.core.types import Dataset, Method
 from metalearn_cli.engine.loop import Job
@@ -30,6 +30,7 @@ from metalearn_cli.stages.frozen import on_features
 from metalearn_cli.stages.learner import fresh_backbone
 from metalearn_cli.stages.preparing import (
     INSTEAD,
+    check_dealt,
     check_folds,
     describe_data,
     few_shot_probe,
@@ -63,6 +64,10 @@ def transfer(config: TransferConfig, session: Session) -> Job:
         rates = _at(method, 1.0).rates(net)
     except ValueError as error:
         raise ConfigError([Problem(f"method.{str(error).split(' ', 1)[0]}", str(error))]) from error
+    learns = any(name.startswith(BACKBONE) for name in rates)
+    check_dealt("method", method, backbone if learns else nn.Identity(), config, config.batch_size)
+    ranks = runtime.ranks
+    total = ranks.total(config.batch_size) if ranks.world > 1 else None
     more = {name: session.data(spec, runtime) for name, spec in config.also.items()}
     teacher = named_checkpoint("transfer", "teacher", config, session)
     _check(config, method, data, more)
@@ -85,9 +90,9 @@ def transfer(config: TransferConfig, session: Session) -> Job:
         probe = few_shot_probe(net, data, config, runtime)
 
         def batches(step: int) -> dict[str, Any]:
-            x, y = data.batch("train", "fit", config.batch_size, config.seed, step)
+            x, y = data.batch("train", "fit", config.batch_size, config.seed, step, ranks.share)
             drawn = {  # each with its own seed, so that the same data set gives other items
-                name: other.batch("train", "all", config.batch_size, derive_seed(config.seed, name), step)
+                name: other.batch("train", "all", config.batch_size, derive_seed(config.seed, name), step, ranks.share)
                 for name, other in more.items()
             }
             named = {name: items for name, (items, _) in drawn.items() if name in asks}
@@ -96,12 +101,13 @@ def transfer(config: TransferConfig, session: Session) -> Job:
 
         def gradients(params: Params, batch: dict[str, Any], step: int) -> Mapping[str, Tensor]:
             if taught:
-                with torch.no_grad():
+                with torch.no_grad(), dealt(total):
                     z = taught.features(taught.params, batch["x"])
                     batch = {**batch, TAUGHT_FEATURES: z}
                     if TAUGHT in asks:
                         batch[TAUGHT] = taught.head(taught.params, z)
-            loss, logits = method_loss(_at(method, step / config.steps), net, params, start, batch)
+            with dealt(total):
+                loss, logits = method_loss(_at(method, step / config.steps), net, params, start, batch)
             runtime.backward(loss)
             return {"loss": loss.detach(), LABEL_ACCURACY.name: score(logits, batch["y"])}
 

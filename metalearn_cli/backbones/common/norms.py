@@ -20,7 +20,7 @@ from torch.autograd.function import Function, once_differentiable
 from torch.nn.functional import batch_norm, max_pool2d, relu, unfold
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-from metalearn_cli.core.network import reference
+from metalearn_cli.core.network import moments, reference, total
 
 Norm = Literal["batch", "group", "none"]
 AnyNorm = Literal["batch", "running", "group", "none"]
@@ -55,6 +55,9 @@ class BatchNormReluPool(nn.Module):
             x: the outputs of a convolution; statistics of 16-bit values are computed in float32.
         """
         precise = torch.promote_types(x.dtype, torch.float32)
+        if total():
+            y = relu(_over_ranks(x.to(precise), self.weight.to(precise), self.bias.to(precise)))
+            return (max_pool2d(y, 2) if self.pool else y).to(x.dtype)
         if _few_launches(x):
             y = relu(batch_norm(x, None, None, self.weight.to(precise), self.bias.to(precise), training=True, eps=_EPS))
             return max_pool2d(y, 2) if self.pool else y
@@ -73,7 +76,7 @@ class BatchNormReluPool(nn.Module):
             conv: a convolution without bias.
             x: its inputs [B, c, H, W]; the covariance of a patch has 9 * c rows where kernels are 3x3.
         """
-        if _few_launches(x):
+        if _few_launches(x) or total():
             return self(conv(x))
         precise = torch.promote_types(x.dtype, torch.float32)
         with torch.autocast(x.device.type, enabled=False):
@@ -114,6 +117,8 @@ class BatchNorm(nn.Module):
         """Return x [B, C, ...], normalised with the statistics of the first R items."""
         precise = torch.promote_types(x.dtype, torch.float32)
         y, weight, bias = (t.to(precise) for t in (x, self.weight, self.bias))
+        if total():
+            return _over_ranks(y, weight, bias).to(x.dtype)
         if reference() is None and not torch._C._are_functorch_transforms_active():
             return batch_norm(y, None, None, weight, bias, training=True, eps=_EPS).to(x.dtype)
         others = (0, *range(2, x.ndim))
@@ -150,6 +155,13 @@ def _group_or_none(norm: AnyNorm, channels: int) -> nn.Module:
     if norm == "group":
         return nn.GroupNorm(next(g for g in (8, 4, 2, 1) if channels % g == 0), channels)
     return nn.Identity()
+
+
+def _over_ranks(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Return x [B, C, ...], normalised with the statistics of the first R items of every rank."""
+    mean, variance = moments(x[: reference()])
+    weight, bias = (t.view(-1, *[1] * (x.ndim - 2)) for t in (weight, bias))
+    return (x - mean) * (weight * (variance + _EPS).rsqrt()) + bias
 
 
 def _few_launches(x: Tensor) -> bool:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from metalearn_cli.core.errors import ConfigError, Finding, Problem, UserError
 from metalearn_cli.core.items import Facts
-from metalearn_cli.core.types import Episode, Limits
+from metalearn_cli.core.types import ALL, Episode, Limits
 from metalearn_cli.data.common.dataset import at_least_one, generator, one_way
 from metalearn_cli.data.common.splits import SPLITS, Split
 
@@ -129,13 +129,13 @@ class CurveSampler:
         if problems := at_least_one(self.shot, self.query) + one_way(self.name, self.way):
             raise ConfigError(problems)
 
-    def batch(self, step: int, tasks: int) -> Episode:
-        """Return the `tasks` episodes of meta-batch `step`; the first ones stay the same if `tasks` grows.
+    def batch(self, step: int, tasks: int, share: slice = ALL) -> Episode:
+        """Return a share of the `tasks` episodes of meta-batch `step`; the first ones stay the same if `tasks` grows.
 
         Returns:
             support_x and support_y [T, S, 1] float32 with S = shot; query_x and query_y [T, Q, 1] with Q = query.
         """
-        drawn = self._draw(step, tasks).to(self.device)
+        drawn = self._draw(step, tasks)[share].to(self.device)
         x, y = (part[..., None] for part in self.curve(drawn[:, : self.numbers], drawn[:, self.numbers :]))
         return Episode(x[:, : self.shot], y[:, : self.shot], x[:, self.shot :], y[:, self.shot :])
 

@@ -20,7 +20,7 @@ from metalearn_cli.core.errors import ConfigError, DataError, Finding, Problem, 
 from metalearn_cli.core.items import Facts, Items, Kind, Values, each
 from metalearn_cli.core.metric import SAME_CLASSES
 from metalearn_cli.core.random import derive_seed
-from metalearn_cli.core.types import Episode, Limits, Part
+from metalearn_cli.core.types import ALL, Episode, Limits, Part
 from metalearn_cli.data.common.findings import findings_of
 from metalearn_cli.data.common.folds import Fold, by_class, by_item
 from metalearn_cli.data.common.splits import ONE, SPLITS, VALUES, Split, by_part, fingerprint_of, group_of, parts_of
@@ -160,8 +160,10 @@ class Dataset:
             whole=self.fingerprint,
         )
 
-    def batch(self, split: str, part: Part, size: int, seed: int, step: int) -> tuple[Items, Tensor]:
-        """Draw `size` items independently and uniformly, with replacement.
+    def batch(
+        self, split: str, part: Part, size: int, seed: int, step: int, share: slice = ALL
+    ) -> tuple[Items, Tensor]:
+        """Draw `size` items independently and uniformly, with replacement, and return a share of them.
 
         Returns:
             x [B, ...], images float32, and y [B] int64, the class (or task) index within the split; a function of the
@@ -172,7 +174,8 @@ class Dataset:
         drawn = torch.randint(int(end[-1]), (size,), generator=generator(seed, "batch", split, part, step))
         y = torch.searchsorted(end, drawn, right=True)
         items = self.splits[split].items
-        return gather(items, first[y] + drawn - (end - counts)[y]), y.to(device_of(items))
+        index = first[y] + drawn - (end - counts)[y]
+        return gather(items, index[share]), y[share].to(device_of(items))
 
     def all(self, split: str, part: Part, most: int) -> Iterator[tuple[Items, Tensor]]:
         """Yield every item of a part once, class by class, in equal batches of `most` items or fewer.
@@ -265,20 +268,20 @@ class EpisodeSampler:
         """How many episodes there are, if they are fixed."""
         return len(self.dataset.splits[self.split].names) // self.way if self.split in self.dataset.fixed else None
 
-    def batch(self, step: int, tasks: int) -> Episode:
-        """Return the `tasks` episodes of meta-batch `step`; the first ones stay the same if `tasks` grows.
+    def batch(self, step: int, tasks: int, share: slice = ALL) -> Episode:
+        """Return a share of the `tasks` episodes of meta-batch `step`; the first ones stay the same if `tasks` grows.
 
         Returns:
             support_x [T, S, ...], images float32, with S = way * shot, and support_y [T, S] int64 in [0, way); query
             likewise, in random order, `query` of each class. Of a regression, y is float32 [T, S, O] and [T, Q, O].
         """
         split = self.dataset.splits[self.split]
-        index = self._index(step, tasks)
-        order = self._order(step, tasks)
+        index = self._index(step, tasks)[share]
+        order = self._order(step, tasks)[share]
         support, query = index[..., : self.shot].flatten(1), index[..., self.shot :].flatten(1).gather(1, order)
         if split.targets is None:
             labels = torch.arange(self.way)
-            support_y = labels.repeat_interleave(self.shot).expand(tasks, -1).to(device_of(split.items))
+            support_y = labels.repeat_interleave(self.shot).expand(len(index), -1).to(device_of(split.items))
             query_y = labels.repeat_interleave(self.query)[order].to(device_of(split.items))
         else:
             support_y, query_y = _gathered(split.targets, support), _gathered(split.targets, query)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from metalearn_cli.core.errors import ConfigError, Problem
-from metalearn_cli.core.types import Episode
+from metalearn_cli.core.types import ALL, Episode
 from metalearn_cli.data.common.dataset import Dataset, device_of, gather, generator, groups_of
 
 FEWEST, MOST = 5, 50
@@ -68,13 +68,13 @@ class VaryingSampler:
         self._least, self.way = min(FEWEST, largest), min(MOST, largest)
         self.varying = {"way": [self._least, self.way], "support": SUPPORT, "counted": COUNTED, "query": QUERIES}
 
-    def batch(self, step: int, tasks: int) -> Episode:
+    def batch(self, step: int, tasks: int, share: slice = ALL) -> Episode:
         """Return the episode of `step` as a meta-batch of one, since episodes of other sizes cannot be stacked.
 
         Returns:
             support_x [1, S, ...], images float32, support_y [1, S] int64 in [0, W); query likewise, in random order.
         """
-        assert tasks == 1
+        assert (tasks, share) == (1, ALL)
         items, drawn = self.dataset.splits[self.split].items, self._draw(step)
         support_y = torch.arange(len(drawn.classes)).repeat_interleave(drawn.shots)
         labels = (y[None].to(device_of(items)) for y in (support_y, drawn.query_y))

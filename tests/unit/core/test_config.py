@@ -111,15 +111,18 @@ def test_group_that_is_none():
     )
 
 
-@pytest.mark.parametrize("devices", [1, "auto", [3]])
+@pytest.mark.parametrize("devices", [1, 8, "auto", [3]])
 def test_devices(devices):
     assert parse(MetaTrainConfig, changed(META_TRAIN, runtime__devices=devices)).runtime.devices == devices
 
 
-@pytest.mark.parametrize("devices", [2, "1", [0.5], True])
+@pytest.mark.parametrize("devices", [0, "1", [0.5], True])
 def test_devices_refused(devices):
     found = problems(parse, MetaTrainConfig, changed(META_TRAIN, runtime__devices=devices))
-    assert found["runtime.devices"].message == f"must be auto or 1 or a list of a whole number, got {devices!r}"
+    assert (
+        found["runtime.devices"].message
+        == f"must be auto or a whole number >= 1 or a list of a whole number, got {devices!r}"
+    )
 
 
 def test_optional_component():

@@ -1,0 +1,172 @@
+"""Several ranks compute what one computes; these tests start processes, so each of them asks for much."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import PROTONET
+from sources import arrays
+
+from metalearn_cli import stages
+from metalearn_cli.core.errors import ConfigError, LostRankError, Stopped
+from metalearn_cli.engine.ranks import Crew
+from metalearn_cli.engine.runtime import Runtime
+from metalearn_cli.records import runs
+from metalearn_cli.records.checkpoint import open_checkpoint, read_tensors
+from metalearn_cli.stages.evaluate import evaluate
+from metalearn_cli.stages.evaluation import prepare_evaluation
+from metalearn_cli.stages.following import JOBS, follow
+from metalearn_cli.stages.preparing import prepare
+from metalearn_cli.stages.session import Session
+from metalearn_cli.stages.training import train
+
+MAML = {"_target_": "metalearn_cli.algorithms.maml.Maml", "inner_lr": 0.1}
+CONV4 = {"_target_": "metalearn_cli.backbones.conv4.Conv4", "hidden": 4}
+RESNET = {"_target_": "metalearn_cli.backbones.resnet18.resnet18", "hidden": 2}
+SGD = {"_target_": "torch.optim.SGD", "lr": 0.05}  # not Adam, which makes a step of any rounding error
+
+JOBS_OF_BOTH = {
+    "maml": ("meta-train", {"algorithm": MAML, "tasks": 3}),
+    "protonet": ("meta-train", {"algorithm": PROTONET, "tasks": 4, "runtime__task_batching": "vmap"}),
+    "pretrain": ("pretrain", {"backbone": CONV4, "batch_size": 7}),
+    # in 64 bits, because the layers of a deep network multiply rounding errors
+    "resnet": ("pretrain", {"backbone": RESNET, "runtime__precision": "64-true"}),
+    "transfer": ("transfer", {"backbone": CONV4, "batch_size": 7, "patience": 1}),
+}
+
+
+@pytest.fixture
+def work(config, monkeypatch, said, tmp_path):
+    """Return a function that does the jobs with a number of ranks; it gives what each gave, by name."""
+    data = {"_target_": "metalearn_cli.data.arrays.arrays", "kind": "image"}
+    data["root"] = str(arrays.fill(tmp_path / "images.npz", 1, 16, 16, items=8))
+    monkeypatch.setenv("MLX_CACHE_DIR", str(tmp_path / "cache"))
+    norm = Runtime.gradient_norm
+
+    def one(stage: str, session: Session, devices: int, changes: dict[str, Any]) -> dict[str, Any]:
+        gradients: list[torch.Tensor] = []
+
+        def recorded(runtime, params):
+            gradients.append(torch.cat([p.grad.reshape(-1) for p in params.values() if p.grad is not None]))
+            return norm(runtime, params)
+
+        monkeypatch.setattr(Runtime, "gradient_norm", recorded)
+        made = config(stage, optimizer=SGD, runtime__devices=devices, **changes)
+        done = train(prepare(stage, made, JOBS[stage], session), session, said)
+        return {
+            "gradients": gradients,
+            "done": done,
+            "tensors": read_tensors(open_checkpoint(Path(done["checkpoint"]))),
+        }
+
+    def both(devices: int) -> dict[str, dict[str, Any]]:
+        with Crew(follow) as crew:
+            session = Session(crew)
+            found = {}
+            for name, (stage, changes) in JOBS_OF_BOTH.items():
+                changes = {"data": data, **changes} if "backbone" in changes else changes
+                found[name] = one(stage, session, devices, changes)
+            ckpt = found["protonet"]["done"]["folder"]
+            prepared = prepare_evaluation(config("evaluate", ckpt=ckpt, runtime__devices=devices, episodes=7), session)
+            found["evaluate"] = {"done": evaluate(prepared, said)}
+        return found
+
+    return both
+
+
+def test_two_ranks_compute_what_one_computes(work):
+    alone, together = work(1), work(2)
+    for name in JOBS_OF_BOTH:
+        one, two = alone[name], together[name]
+        assert len(one["gradients"]) == len(two["gradients"]) > 1
+        for mine, others in zip(one["gradients"], two["gradients"], strict=True):
+            torch.testing.assert_close(mine, others, rtol=0, atol=1e-6, msg=lambda told, name=name: f"{name}: {told}")
+        for tensor, mine in one["tensors"].items():
+            torch.testing.assert_close(mine, two["tensors"][tensor], rtol=0, atol=1e-5)
+        assert two["done"]["metric"]["value"] == pytest.approx(one["done"]["metric"]["value"], abs=1e-6)
+    one, two = alone["evaluate"]["done"], together["evaluate"]["done"]
+    assert two["episodes_hash"] == one["episodes_hash"]
+    scores = [Path(done["folder"], "episodes.csv").read_text() for done in (one, two)]
+    assert scores[0] == scores[1]
+    assert len(runs.list_runs(str(Path(two["folder"]).parents[1]))) == 2 * len(alone)  # rank 1 has made none
+
+
+@pytest.fixture
+def at_step(said, monkeypatch):
+    """Return a function that has something done once in this process, after a step."""
+    waiting = []
+
+    def advance(done):
+        if waiting and done == waiting[0][0]:
+            waiting.pop()[1]()
+
+    def put(step, act):
+        waiting[:] = [(step, act)]
+
+    monkeypatch.setattr(said, "advance", advance)
+
+    return put
+
+
+def test_a_rank_that_is_killed_ends_the_run_and_the_last_checkpoint_stands(go, said, at_step, monkeypatch, tmp_path):
+    crews: list[Crew] = []
+    begin = Crew.__init__
+    monkeypatch.setattr(Crew, "__init__", lambda self, *args: crews.append(self) or begin(self, *args))
+    at_step(2, lambda: os.kill(crews[-1]._processes[0].pid, signal.SIGKILL))
+    with pytest.raises(LostRankError) as caught:
+        go("meta-train", runtime__devices=2)
+    (run,) = runs.list_runs(str(tmp_path / "runs"))
+    last = f"the last good checkpoint is {run['folder']}/checkpoints/step-000002"
+    told = f"meta-train: rank 1 was killed (SIGKILL); {last}; resume with: mlx resume {run['folder']}"
+    assert str(caught.value) == told
+    assert (run["status"], run["step"], run["error"]) == ("failed", 2, f"LostRankError: {told}")
+    whole = go("meta-train")
+    at_step(3, lambda: os.kill(os.getpid(), signal.SIGTERM))  # which both hear of in step 4
+    with pytest.raises(Stopped):
+        stages.resume(run["folder"], said, {})
+    run = runs.find_run("", run["folder"])
+    assert (run["status"], run["step"]) == ("interrupted", 4)
+    done = stages.resume(run["folder"], said, {"runtime.devices": 1})
+    one, two = (read_tensors(open_checkpoint(Path(found["checkpoint"]))) for found in (whole, done))
+    assert all(torch.allclose(one[name], two[name], atol=1e-5) for name in one)
+    assert json.dumps(whole["metric"]["step"]) == json.dumps(done["metric"]["step"])
+
+
+RUNNING = {**RESNET, "norm": "running"}
+
+
+def test_what_cannot_be_dealt_is_refused(refused, images):
+    assert refused("meta-train", tasks=3, runtime__devices=4) == {
+        "tasks": "must be at least 4, a task for each rank, got 3"
+    }
+    simclr = {"_target_": "metalearn_cli.models.simclr.Simclr"}
+    found = refused("pretrain", model=simclr, batch_size=2, runtime__devices=3)
+    assert found == {
+        "batch_size": "must be at least 3, an item for each rank, got 2",
+        "runtime.devices": "must be 1 with Simclr, which compares the items of a whole batch with each other; or choose"
+        " another model",
+    }
+    for stage in ("pretrain", "transfer"):
+        found = refused(stage, backbone=RUNNING, runtime__devices=2)
+        assert found == {
+            "runtime.devices": "must be 1 with torch's BatchNorm2d, whose statistics would be those of a part of a"
+            " batch; or choose backbone.norm=batch or group"
+        }
+
+
+def test_frozen_running_statistics_can_be_dealt(ready, images):
+    probe = {"_target_": "metalearn_cli.methods.linear_probe.LinearProbe"}
+    assert ready("transfer", backbone=RUNNING, method=probe, runtime__devices=2).runtime.ranks.world == 2
+
+
+def test_a_sweep_is_not_for_ranks_of_a_launcher(config, said, monkeypatch):
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "h", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match="torchrun starts one command on several ranks"):
+        stages.run("pretrain", config("pretrain", runtime__devices=2), said, sweep="x")
