@@ -62,6 +62,8 @@ def query(argv: Sequence[str]) -> int:
         candidates = list(COMMANDS)
     elif stage in STAGES or (command == "data" and "check" in words):
         extra = _own_folder(words)
+        if {"-m", "--multirun"} & {*words} and current.startswith("sweep"):
+            return _of_hydra("sweep", f"mlx {current}", argv)
         candidates = _of_value(current, extra) or _of_place(stage, current, extra)
         if not candidates:
             config = stage or "data-check"

@@ -36,7 +36,7 @@ from metalearn_cli.cli.vet import DEEPEST, MOST, VettedConfigSource, too_complex
 from metalearn_cli.cli.words import closest
 from metalearn_cli.core.check import shown
 from metalearn_cli.core.claims import Tier, check_tier, parse_tiers
-from metalearn_cli.core.config import QUERY, STAGES, WAY, ChainConfig, DataConfig, parse, parse_chain
+from metalearn_cli.core.config import QUERY, STAGES, WAY, ChainConfig, DataConfig, SweepConfig, parse, parse_chain
 from metalearn_cli.core.errors import ConfigError, Problem, UserError
 from metalearn_cli.core.stages import TRAINING
 from metalearn_cli.records.runs import read_config
@@ -51,6 +51,10 @@ _USUAL = ("hydra/launcher=basic", "hydra/sweeper=basic")
 
 OF_PLACES = re.compile(r"(tier|runs_dir|wait|runtime|runtime\..*|data\.root|backbone\.path)=")
 """Words that say where things are and which tier runs: they hold for an experiment that runs before, too."""
+
+
+_SETTINGS: dict[str, type[Any]] = {**STAGES, "sweep": SweepConfig}
+"""What the settings of each command are parsed into; those of the others, which read data alone, into DataConfig."""
 
 
 PARTS = "data.parts."
@@ -124,7 +128,7 @@ class Composer:
         key, package = override.key_or_group.lstrip("/"), override.package or ""
         if re.match(r"hydra\b", package) or (re.match(r"hydra\b", key) and word not in _USUAL):
             own = re.match(r"hydra[/.](launcher|sweeper|sweep)\b", key)
-            sweeps = "mlx runs the jobs of a sweep itself, one after another; remove this setting"
+            sweeps = "mlx runs the jobs of a sweep itself; sweep.slots=N runs N at once"
             raise NotForUse(sweeps if own else "settings of Hydra cannot be changed")
         value = None if override.is_sweep_override() else override.value()
         if isinstance(value, list) and self.is_choice(override) and not all(isinstance(name, str) for name in value):
@@ -196,11 +200,15 @@ class Composition:
         composer: the composer.
         words: the words, as Hydra got them.
         config: Hydra's result.
+
+    Attributes:
+        typed: the words without those that were added to them.
     """
 
     def __init__(self, composer: Composer, words: Sequence[str], config: DictConfig) -> None:
         self.composer = composer
         self.words = list(words)
+        self.typed = list(words)
         self.config = config
 
     @property
@@ -232,7 +240,7 @@ class Composition:
             if stage == "run":
                 found: Any = self._chain(values)
             else:
-                found = parse(STAGES.get(stage, DataConfig), values)
+                found = parse(_SETTINGS.get(stage, DataConfig), values)
         except ConfigError as error:
             unfilled = {p.key for p in problems}
             raise ConfigError([*problems, *(p for p in error.problems if p.key not in unfilled)]) from error

@@ -81,7 +81,7 @@ def copy(word: str, to: str, extra: str = "") -> Copied:
     if path.stem in catalogue(extra)[kind]:
         raise UserError(f"there is {kind}={path.stem} already; name the copy otherwise, such as my_{path.name}")
     place = ["--config-dir", str(folder), f"{kind}={path.stem}"]
-    command = shlex.join(["mlx", _STAGES.get(kind, "run"), *place])
+    command = shlex.join(["mlx", *["-m"] * (kind == "sweep"), _STAGES.get(kind, "run"), *place])
     text = text_of(word, extra).replace(f"mlx run {kind}={name}", command)
     beside = path.with_name(f"{kind}.schema.json")
     header = re.match(r"(# @.*\n)*", text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sysconfig
 import tempfile
+import time
 import traceback
 from pathlib import Path
 from types import FrameType
@@ -44,7 +45,7 @@ def log_crash(error: BaseException) -> tuple[str, list[str]]:
     text = "".join(traceback.format_exception(error))
     path = getattr(error, "mlx_log", None)  # see `records.log`
     if path is None:
-        path = os.path.join(tempfile.gettempdir(), f"mlx-crash-{os.environ['MLX_SWEEP_ID']}.log")
+        path = os.path.join(tempfile.gettempdir(), f"mlx-crash-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log")
         try:
             with open(path, "a") as file:
                 file.write(text)

@@ -22,8 +22,8 @@ from metalearn_cli.cli.lookups import impossible, missing
 from metalearn_cli.cli.typed import row_of, row_of_value
 from metalearn_cli.cli.words import closest
 from metalearn_cli.core.check import LONGEST, in_shell, shown
-from metalearn_cli.core.config import STAGES
-from metalearn_cli.core.errors import ConfigError, Problem
+from metalearn_cli.core.config import STAGES, Sweep
+from metalearn_cli.core.errors import ConfigError, Problem, UserError
 from metalearn_cli.core.stages import TABLE, TRAINING
 
 TYPED = "the command line"
@@ -50,6 +50,9 @@ def check(composer: Composer, words: Sequence[str], multirun: bool) -> list[Comp
         if word.startswith("-"):
             faults.append(_option(composer, word, words))
             continue
+        if is_of_sweep(word) and composer.stage != "sweep":  # with -m, they do not come here
+            faults.append(Fault(word, "is for a sweep, which -m runs", TYPED, f"-m {word}"))
+            continue
         try:
             override = composer.read(word)
             if not override.key_or_group:
@@ -71,11 +74,53 @@ def check(composer: Composer, words: Sequence[str], multirun: bool) -> list[Comp
         composition, found = _examine(composer, combination, bool(faults))
         faults += found
         if composition:
+            composition.typed = combination
             jobs.append(composition)
     faults += _unused(composer, overrides, jobs)
     if faults:
         raise SettingsError(composer.stage, faults, _data_of(jobs))
     return jobs
+
+
+def check_sweep(stage: str, words: Sequence[str], extra: str) -> tuple[list[Composition], Sweep]:
+    """Return the settings of the jobs of a sweep, and those of the sweep itself.
+
+    Args:
+        stage: the command of each job.
+        words: the words of its settings; those of a sweep's file are added to them.
+        extra: the user's own folder of configs, or "".
+
+    Raises:
+        SettingsError: with everything that is wrong.
+        UserError: if there are no jobs.
+    """
+    faults: list[Fault] = []
+    jobs: list[Composition] = []
+    params: dict[str, Any] = {}
+    try:
+        (own,) = check(Composer("sweep", extra), [word for word in words if is_of_sweep(word)], multirun=False)
+        params = own.settings.sweep.params
+    except SettingsError as error:
+        faults += error.faults
+    typed = [word for word in words if not is_of_sweep(word)]
+    keys = {word.lstrip("+").partition("=")[0] for word in typed}
+    more = [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in params.items()]
+    try:
+        jobs = check(
+            Composer(stage, extra), [*(w for w in more if w.partition("=")[0] not in keys), *typed], multirun=True
+        )
+    except SettingsError as error:
+        faults += error.faults
+    if faults:
+        raise SettingsError(stage, faults)
+    if not jobs:
+        raise UserError("the sweep has no jobs: one of its ranges or lists is empty")
+    return jobs, own.settings.sweep
+
+
+def is_of_sweep(word: str) -> bool:
+    """Whether a word is a setting of the sweep, not of its jobs."""
+    return re.match(r"sweep(\.\w|=)", word.lstrip("+")) is not None
 
 
 def _joined(composer: Composer, words: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -98,6 +143,8 @@ def _joined(composer: Composer, words: Sequence[str]) -> Iterator[tuple[str, str
 
 def _several(composer: Composer, key: str, values: str) -> Fault:
     """Return the fault of several values without -m; its hint is a list if the setting is one."""
+    if composer.stage == "sweep":
+        return Fault(key, f"is for the whole sweep: it has one value, got {values}", TYPED)
     hint = f"{key}=[{values}]" if isinstance(_find(composer.usual, key), list) else f"-m {key}={values}"
     return Fault(key, f"{values} has several values; add -m to run each, or write a list as [1,2]", TYPED, hint)
 

@@ -1,11 +1,10 @@
-"""Run a stage: one job or, with -m, a sweep of several jobs."""
+"""Run a stage, or what else has settings."""
 
 from __future__ import annotations
 
 import io
 import os
 import shlex
-import signal
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
@@ -18,80 +17,44 @@ from omegaconf import DictConfig, OmegaConf
 from metalearn_cli.cli import errors, telling
 from metalearn_cli.cli.choices import config_dir
 from metalearn_cli.cli.composing import HYDRA_ERRORS, OF_PLACES, Composer, Composition
-from metalearn_cli.cli.faults import check, originating
+from metalearn_cli.cli.faults import check, check_sweep, originating
 from metalearn_cli.core import plugins
 from metalearn_cli.core.check import as_typed
-from metalearn_cli.core.config import digest
 from metalearn_cli.core.errors import ConfigError, Problem, Stopped, UserError
 from metalearn_cli.core.importing import importing
 from metalearn_cli.core.stages import TRAINING
 from metalearn_cli.data.common.sources import recognised
-from metalearn_cli.engine.signals import first_signal, stop
+from metalearn_cli.records.sweeps import OF_JOB
 
 COLUMN = "data.column."
 """What the settings that name the columns of a table begin with."""
 
 
-class Outcome(NamedTuple):
-    """The result of one job.
+class Attempt(NamedTuple):
+    """What came of running a stage.
 
     Attributes:
-        words: its settings, as Hydra got them.
         run: its run.json, or None if it was not completed.
         failure: why it was not completed, or None.
         folder: that of its run, or "" if it had none yet.
     """
 
-    words: list[str]
     run: dict[str, Any] | None
     failure: errors.Failure | None = None
     folder: str = ""
 
-    @property
-    def status(self) -> str:
-        """Return its status in a word."""
-        if self.failure and not self.failure.message:
-            return "not begun"
-        return self.failure.kind if self.failure else "completed"
 
-    @property
-    def error(self) -> str:
-        """Return why it failed, in one line."""
-        return self.failure.message if self.failure else ""
-
-
-def run(stage: str, words: Sequence[str], extra: str, multirun: bool) -> list[Outcome]:
-    """Check a command line and run its jobs.
+def run(stage: str, words: Sequence[str], extra: str) -> Attempt:
+    """Check a command line and run it: a job of a sweep, if another process says so.
 
     Raises:
         SettingsError: with everything that is wrong with it; nothing is written.
+        Stopped: after a signal; its message says how to resume.
     """
     with telling.reporting():
-        jobs = check(Composer(stage, extra), words, multirun)
-    if not jobs:
-        raise UserError("the sweep has no jobs: one of its ranges or lists is empty")
-    return _sweep(stage, jobs) if multirun else [_attempt(jobs[0], sweep=None)]
-
-
-def _sweep(stage: str, jobs: Sequence[Composition]) -> list[Outcome]:
-    """Run jobs one after the other; a signal ends the sweep, and the jobs that did not run are returned, too.
-
-    A sweep is identified by its settings, so that the same command finds the earlier runs.
-    """
-    os.environ["MLX_SWEEP_ID"] = sweep = digest([stage, *(job.words for job in jobs)])[:8]
-    outcomes: list[Outcome] = []
-    try:
-        with first_signal((), stop):
-            for job in jobs:
-                outcomes.append(_attempt(job, sweep))
-    except KeyboardInterrupt as error:
-        number = error.number if isinstance(error, Stopped) else signal.SIGINT
-        done = f"{len(outcomes)} of {len(jobs)} jobs were done; resume with: the same command"
-        code = errors.explain(Stopped(number, done)).code
-        left = jobs[len(outcomes) :]
-        told = [str(Stopped(number)), *[""] * (len(left) - 1)]
-        outcomes += [Outcome(job.words, None, errors.Failure(code, text)) for job, text in zip(left, told, strict=True)]
-    return outcomes
+        (job,) = check(Composer(stage, extra), words, multirun=False)
+    sweep, name = map(os.environ.get, OF_JOB)
+    return attempt(job, **({"sweep": sweep, "job": name} if sweep else {}))
 
 
 def verify(words: Sequence[str], extra: str) -> dict[str, Any]:
@@ -194,8 +157,12 @@ def _run_nothing(config: DictConfig) -> None:
     """Do nothing: Hydra needs a function, but only prints here."""
 
 
-def _attempt(composition: Composition, sweep: str | None) -> Outcome:
-    """Run one job; report its errors, so that the other jobs of a sweep still run.
+def attempt(composition: Composition, **facts: Any) -> Attempt:
+    """Run a stage with composed settings; report its errors, so that the other jobs of a sweep still run.
+
+    Args:
+        composition: the settings.
+        facts: the `sweep` and the `job` that it is, if it is one.
 
     Raises:
         Stopped: after a signal; its message says how to resume.
@@ -203,11 +170,12 @@ def _attempt(composition: Composition, sweep: str | None) -> Outcome:
     with importing():
         from metalearn_cli import stages
 
-    stage, words = composition.composer.stage, composition.words
+    stage = composition.composer.stage
     try:
         with originating(composition), telling.reporting() as reporter:
             given = {} if composition.given is None else {"given": composition.given}
-            return Outcome(words, stages.run(stage, composition.settings, reporter, sweep=sweep, **given))
+            found = stages.run(stage, composition.settings, reporter, **given, **facts)
+            return Attempt(found, folder=str(found.get("folder") or ""))
     except Stopped as stop:
         raise Stopped(stop.number, _advice(stage, reporter.folder)) from stop
     except Exception as error:
@@ -217,7 +185,7 @@ def _attempt(composition: Composition, sweep: str | None) -> Outcome:
         if failure.code == errors.DIVERGED and stage in TRAINING:
             lower = composition.settings.optimizer["lr"] / 10
             reporter.note(f"to try a lower rate: mlx resume {shlex.quote(reporter.folder)} optimizer.lr={lower:.4g}")
-        return Outcome(words, None, failure, reporter.folder)
+        return Attempt(None, failure, reporter.folder)
 
 
 def _advice(stage: str, folder: str) -> str:
@@ -318,7 +286,7 @@ def validate(stage: str, words: Sequence[str], extra: str, multirun: bool) -> li
         UserError: with every problem.
     """
     with telling.reporting():
-        jobs = check(Composer(stage, extra), words, multirun)
+        jobs = check_sweep(stage, words, extra)[0] if multirun else check(Composer(stage, extra), words, False)
     with importing():
         from metalearn_cli import stages
     notes: list[str] = []

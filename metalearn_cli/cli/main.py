@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -40,8 +39,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code, see `cli.errors`.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    # identifies a sweep; inherited by the processes that a job starts
-    os.environ["MLX_SWEEP_ID"] = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{os.urandom(2).hex()}"
     if not WAITING.keys() & os.environ.keys():
         os.environ |= WAITING
     with patient():
@@ -87,20 +84,31 @@ def _stage(words: Words) -> int:
         plain = launch.read(printed) if "--cfg" in inspecting else {"text": printed}
         _show(words, plain, lambda: print(printed, end=""))
         return errors.DONE
-    multirun = "--multirun" in words.options
-    outcomes = launch.run(words.command, words.rest, words.options.get("--config-dir", ""), multirun)
-    if multirun:
-        told = [
-            {"settings": [w.lstrip("+") for w in o.words], "status": o.status, "error": o.error}
-            | {"folder": o.folder, "run": o.run}
-            for o in outcomes
-        ]
-        _show(words, {"runs": told}, lambda: views.sweep(outcomes, words.rest))
-    elif run := outcomes[0].run:
-        _show(words, run, lambda: views.result(run, words.rest, words.options.get("--config-dir", "")))
-    elif failure := outcomes[0].failure:
-        return _failed("--json" in words.options, failure)
-    codes = {outcome.failure.code for outcome in outcomes if outcome.failure}
+    extra = words.options.get("--config-dir", "")
+    if "--multirun" in words.options:
+        return _sweep(words, extra)
+    found = launch.run(words.command, words.rest, extra)
+    if run := found.run:
+        _show(words, run, lambda: views.result(run, words.rest, extra))
+        return errors.DONE
+    assert found.failure is not None
+    return _failed("--json" in words.options, found.failure)
+
+
+def _sweep(words: Words, extra: str) -> int:
+    with importing():
+        from metalearn_cli.cli import sweeping, views
+    from metalearn_cli.records import sweeps
+
+    found = sweeping.run(words.command, words.rest, extra)
+    plain = {
+        "sweep": found.name,
+        "folder": str(found.folder),
+        "runs": [outcome._asdict() for outcome in found.outcomes],
+        "table": sweeps.table(found.outcomes),
+    }
+    _show(words, plain, lambda: views.sweep(found.name, found.folder, found.outcomes, words.rest))
+    codes = {outcome.code for outcome in found.outcomes if outcome.code}
     order = (*sorted(code for code in codes if code > errors.SIGNALLED), *errors.KINDS)
     return next((code for code in order if code in codes), errors.DONE)
 
@@ -210,11 +218,23 @@ def _schema(words: Words) -> int:
 def _runs(words: Words) -> int:
     from metalearn_cli.cli import telling, views
     from metalearn_cli.cli.listing import chosen
+    from metalearn_cli.records import sweeps
     from metalearn_cli.records.runs import list_runs
 
+    runs_dir = _runs_dir(words)
+    name = next((word.partition("=")[2] for word in words.rest if word.startswith("sweep=")), "")
     with telling.reporting():
-        found = chosen(list_runs(_runs_dir(words)), words.rest)
-    _show(words, found, lambda: views.runs(found, _runs_dir(words), words.rest))
+        outcomes = sweeps.read(runs_dir, name) or []
+        listed = list_runs(runs_dir)
+        own = {outcome.run["id"] for outcome in outcomes if outcome.run}  # also those that were done before it
+        found = chosen([{**run, "sweep": name} if run["id"] in own else run for run in listed], words.rest)
+
+    def draw() -> None:
+        if outcomes:
+            views.sweep(name, sweeps.folder_of(runs_dir, name), outcomes)
+        views.runs(found, runs_dir, words.rest)
+
+    _show(words, found, draw)
     return errors.DONE
 
 

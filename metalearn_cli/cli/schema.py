@@ -43,12 +43,13 @@ def schema(name: str, extra: str = "") -> Schema:
         whole = _run(extra)
     elif stage in STAGES:
         whole = _settings(config.STAGES[stage], _comments(stage, extra))
-    elif stage == "runtime":
-        whole = _settings(config.Runtime, _in("runtime/auto", extra))
+    elif stage in _SECTIONS:
+        cls, usual = _SECTIONS[stage]
+        whole = _settings(cls, _in(usual, extra))
     elif stage in _GROUPS:
         whole = {"$ref": f"#/definitions/{stage}"}
     else:
-        known = (*STAGES, *_GROUPS, "runtime", "experiment")
+        known = (*STAGES, *_GROUPS, *_SECTIONS, "experiment")
         raise UserError(f"there is no schema of {name!r}; there are {', '.join(known)}{meant(name, known)}")
     if "properties" in whole:
         whole["properties"]["defaults"] = _defaults(extra)
@@ -57,6 +58,12 @@ def schema(name: str, extra: str = "") -> Schema:
         definitions |= _components(needed, extra)
     return {"$schema": _DRAFT, "title": f"mlx {name}", **whole, "definitions": definitions}
 
+
+_SECTIONS: dict[str, tuple[type, str]] = {
+    "runtime": (config.Runtime, "runtime/auto"),
+    "sweep": (config.Sweep, "sweep/local"),
+}
+"""Groups whose files are settings of `mlx`, not of a component, each with the file that has the comments."""
 
 _GROUPS = ("algorithm", "backbone", "data", "method", "model", "optimizer", "scheduler")
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from rich import box
 from rich.console import Console
+from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 from tqdm import tqdm  # type: ignore[import-untyped]
@@ -22,6 +24,8 @@ from metalearn_cli.cli.errors import Fault
 from metalearn_cli.cli.phrases import duration, measured, number
 from metalearn_cli.cli.words import STAGES
 from metalearn_cli.core.errors import NOTE
+from metalearn_cli.records.sweeps import Outcome
+from metalearn_cli.studies.sweep import Job
 
 _UNWRAPPED = 400  # columns without a terminal
 _CONTROL = {code: "?" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
@@ -175,6 +179,77 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+
+class Jobs:
+    """A `studies.sweep.Watcher` on stderr: a line when a job begins or ends; on a terminal a table of those that run.
+
+    Args:
+        jobs: all jobs of the sweep.
+        live: whether to draw the table.
+        latest: returns the last line of a job's progress.
+    """
+
+    def __init__(self, jobs: Sequence[Job], live: bool, latest: Callable[[Job], str]) -> None:
+        self._numbers = {job.id: number for number, job in enumerate(jobs, start=1)}
+        self._latest, self._drawn = latest, 0.0
+        self._counts: Counter[str] = Counter()
+        self._began: dict[str, tuple[float, str]] = {}
+        self._live = None
+        if live and sys.stderr.isatty():
+            self._live = Live(console=_console(stderr=True), auto_refresh=False, transient=True)
+            self._live.start()
+
+    def began(self, job: Job, place: str) -> None:
+        """Say that a job began, in a place."""
+        self._began[job.id] = time.monotonic(), place
+        self.note(f"{self._name(job)} begins{f' on {place}' if place else ''}")
+
+    def found(self, job: Job) -> None:
+        """Say that a job runs already."""
+        self._began[job.id] = time.monotonic(), "waited for"
+        self.note(f"{self._name(job)} runs already; waiting for it")
+
+    def ended(self, job: Job, outcome: Outcome) -> None:
+        """Say what came of a job, and how many are left."""
+        self._counts[outcome.status] += 1
+        began, place = self._began.get(job.id, (None, "earlier"))
+        took = "earlier" if began is None else f"after {duration(time.monotonic() - began)}"
+        told = measured(outcome.run) if outcome.run else outcome.error
+        result = f": {told}" if place else ""  # a job in this process has told it
+        left = len(self._numbers) - self._counts.total()
+        self.note(f"{self._name(job)} {outcome.status} {took}{result} ({left} to come)")
+
+    def note(self, text: str) -> None:
+        """Print a line for the user."""
+        if self._live is not None:
+            self._live.console.print(_safe(text, stderr=True), soft_wrap=True)
+        else:
+            tqdm.write(_safe(text, stderr=True), file=sys.stderr)
+
+    def look(self, running: Sequence[Job]) -> None:
+        """Draw the jobs that run, four times a second."""
+        if self._live is None or time.monotonic() - self._drawn < 0.25:
+            return
+        self._drawn = time.monotonic()
+        left = len(self._numbers) - self._counts.total() - len(running)
+        told = [f"{number} {status}" for status, number in self._counts.items()]
+        drawn = Table(box=None, pad_edge=False, title_justify="left", show_header=False)
+        drawn.title = Text(", ".join([*told, f"{len(running)} running", f"{left} waiting"]), "bold")
+        for job in running:
+            began, place = self._began[job.id]
+            cells = (self._name(job), place, duration(time.monotonic() - began), self._latest(job))
+            drawn.add_row(*(Text(_safe(cell, stderr=True), no_wrap=True, overflow="ellipsis") for cell in cells))
+        self._live.update(drawn, refresh=True)
+
+    def close(self) -> None:
+        """Remove the table."""
+        if self._live is not None:
+            self._live.stop()
+
+    def _name(self, job: Job) -> str:
+        own = "".join(f" {key}={value}" for key, value in job.settings.items())
+        return f"job {self._numbers[job.id]} of {len(self._numbers)}{own}"
 
 
 class _Warnings(logging.Handler):

@@ -31,6 +31,7 @@ from metalearn_cli.core.check import in_shell
 from metalearn_cli.core.errors import LISTED, Finding
 from metalearn_cli.core.metric import SAME_CLASSES, metric_named
 from metalearn_cli.records import classes
+from metalearn_cli.records.sweeps import Outcome, table
 
 Run = Mapping[str, Any]
 
@@ -267,20 +268,41 @@ def _name(result: Run) -> str:
     return f"{name} %" if metric_named(name).unit == "share" else name
 
 
-def sweep(outcomes: Sequence[Any], words: Sequence[str] = ()) -> None:
-    """Show the jobs of a sweep with the settings in which they differ; `words` are those of its command line."""
-    settings = [dict(w.lstrip("+").split("=", 1) for w in o.words if "=" in w) for o in outcomes]
-    keys = dict.fromkeys(key for s in settings for key in s if len({t.get(key) for t in settings}) > 1)
-    rows = []
-    for outcome, given in zip(outcomes, settings, strict=True):
-        run = outcome.run or {}
-        told = measured(run) if run else outcome.error
-        name = run.get("id") or Path(outcome.folder).name or "-"
-        rows.append([*(given.get(key, "") for key in keys), name, outcome.status, told])
-    title = f"{len(outcomes)} run{'s' * (len(outcomes) != 1)}"
+def sweep(name: str, folder: Path, outcomes: Sequence[Outcome], words: Sequence[str] | None = None) -> None:
+    """Show what came of a sweep: its points, the best first, then the jobs that are not completed.
+
+    Args:
+        name: its id.
+        folder: where its results are.
+        outcomes: those of its jobs.
+        words: the settings of its command line, to say what to type next; None for nothing.
+    """
+    keys = list(dict.fromkeys(key for outcome in outcomes for key in outcome.settings))
+    points, rows = table(outcomes), []
+    for row in points:
+        given = {**row["settings"], "seed": ", ".join(row["seeds"])}
+        ids = row["runs"]
+        result = f"{row['name'].replace('/', ' ')} {spread(row['name'], row['value'], row['interval'])}"
+        shown = str(ids[0]) if len(ids) == 1 else f"{len(ids)} runs"
+        rows.append([*(given.get(key, "") for key in keys), shown, "completed", result])
+    for outcome in outcomes:
+        if not outcome.run:
+            own = [outcome.settings.get(key, "") for key in keys]
+            rows.append([*own, Path(outcome.folder).name or "-", outcome.status, outcome.error])
+    counts = Counter(outcome.status for outcome in outcomes)
+    number = f"{len(outcomes)} job{'s' * (len(outcomes) != 1)}"
+    title = f"sweep {name}: {number}, {', '.join(f'{n} {status}' for status, n in counts.items())}"
     telling.table(title, [*(f"!{key}" for key in keys), "!run", "!status", "result"], rows)
-    _say_over([outcome.run for outcome in outcomes if outcome.run])
-    telling.say(f"next: {shlex.join(['mlx', 'runs', *runs_option(words)])}")
+    if any(row["over"] == "seeds" for row in points):
+        telling.say("+- is the half-width of a 95 % interval over seeds, or over episodes with one seed.\n")
+    else:
+        _say_over([outcome.run for outcome in outcomes if outcome.run])
+    if folder.is_dir():
+        telling.say(f"each job: {folder}/results.csv")
+    if words is not None:
+        telling.say(f"next: {shlex.join(['mlx', 'runs', f'sweep={name}', *runs_option(words)])}")
+    else:
+        telling.say("")
 
 
 def runs(found: Sequence[Run], runs_dir: str, words: Sequence[str] = ()) -> None:

@@ -83,7 +83,7 @@ OPTIONS = (
     Option("--json", "", "", "print the result as JSON", tuple(c for c in COMMANDS if c != "completion")),
     _RUNS_DIR,
     Option("--bench", "", "", "time a meta-training step with each task batching and precision", ("doctor",)),
-    Option("--multirun", "-m", "", "run every combination of comma-separated values", (*STAGES, "validate")),
+    Option("--multirun", "-m", "", "run each of comma-separated values; see mlx ls sweep local", (*STAGES, "validate")),
     Option("--config-dir", "-cd", "DIR", "a folder with your own configs", _COMPOSING),
     Option("--cfg", "-c", "WHAT", "print the settings: job, hydra or all", tuple(STAGES), ("job", "hydra", "all")),
     Option("--resolve", "", "", "with --cfg: with references filled in", tuple(STAGES)),

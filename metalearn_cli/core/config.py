@@ -205,6 +205,27 @@ class DataConfig(Common):
     data: Spec
 
 
+@dataclass(frozen=True)
+class Sweep:
+    """How `mlx -m` runs the jobs of a sweep."""
+
+    slots: Literal["auto"] | Count
+    """Jobs at once; 1: in this process, one after the other; more: each in a process of its own."""
+    slots_per_gpu: Count
+    """Most jobs at once on one GPU."""
+    fail_fast: bool
+    """Whether the first job that fails ends the sweep."""
+    params: dict[str, Any]
+    """Settings as for the command line: {"seed": "1,2,3"}; what is typed replaces them."""
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """The settings of `mlx -m` itself."""
+
+    sweep: Sweep
+
+
 STAGES: dict[str, type[Common]] = {
     "pretrain": PretrainConfig,
     "transfer": TransferConfig,

@@ -8,12 +8,14 @@ torch's compiler, which takes a second.
 from __future__ import annotations
 
 import ctypes
+import gc
 import logging
 import os
 import re
+import sys
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from functools import cached_property
 from operator import itemgetter
 from pathlib import Path, PurePosixPath
@@ -129,6 +131,19 @@ def tune() -> None:
     mallopt(m_mmap_threshold, 1 << 30)
     mallopt(m_trim_threshold, (1 << 31) - 1)
     mallopt(m_top_pad, 64 << 20)
+
+
+def release() -> None:
+    """Free the memory of a run that is over: cycles of objects, compiled graphs, a GPU's cache, what glibc keeps."""
+    if dynamo := sys.modules.get("torch._dynamo"):
+        dynamo.reset()
+    gc.unfreeze()  # `core.importing` freezes all objects that there are then, those of the run, too
+    gc.collect()
+    gc.freeze()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def _problems_of_ranks(

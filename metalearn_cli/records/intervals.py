@@ -11,39 +11,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-
-@lru_cache(maxsize=256)
-def student_t(freedom: float) -> float:
-    """Return t such that 95 % of Student's distribution is between -t and t.
-
-    Args:
-        freedom: degrees of freedom, >= 1; not necessarily a whole number.
-
-    Examples:
-        >>> round(student_t(1), 3), round(student_t(999), 3)
-        (12.706, 1.962)
-    """
-    if freedom > 1e4:
-        return 1.96
-    angle, within = _student(freedom)
-    return float(math.sqrt(freedom) * math.tan(np.interp(0.95, within, angle)))
-
-
-@lru_cache(maxsize=16)
-def _student(freedom: float) -> tuple[Any, Any]:
-    """Return angles a, and how much of Student's distribution is between -t and t with t = sqrt(freedom) * tan(a)."""
-    # the density of a is that of cos(a) ** (freedom - 1)
-    angle = np.linspace(0, math.pi / 2, 40_001)
-    density = np.cos(angle) ** (freedom - 1)
-    within = np.concatenate([[0.0], np.cumsum(density[1:] + density[:-1])])
-    return angle, within / within[-1]
+from metalearn_cli.records.student import student, student_t
 
 
 class Spread(NamedTuple):
@@ -69,7 +43,7 @@ class Spread(NamedTuple):
         t = abs(mean) / self.error
         if self.freedom > 1e4:
             return math.erfc(t / math.sqrt(2))
-        angle, within = _student(self.freedom)
+        angle, within = student(self.freedom)
         return float(1 - np.interp(math.atan(t / math.sqrt(self.freedom)), angle, within))
 
 

@@ -23,7 +23,7 @@ from datetime import datetime, timezone
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from metalearn_cli.core.errors import InUseError, UserError
 from metalearn_cli.core.places import expanded
@@ -269,8 +269,8 @@ def _read(folder: Path) -> dict[str, Any]:
     return {**info, "folder": str(folder)}
 
 
-def _is_held(folder: Path) -> bool:
-    """Whether a process works on a run; True on a file system without locks, where it is unknown."""
+def is_held(folder: Path) -> bool:
+    """Whether a process has locked a folder; True on a file system without locks, where it is unknown."""
     try:
         with (folder / "lock").open() as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -279,6 +279,25 @@ def _is_held(folder: Path) -> bool:
     except OSError as error:
         return error.errno in LACKING
     return False
+
+
+def locked(folder: Path) -> TextIO | None:
+    """Lock a folder until the file is closed, by this process and all that inherit it; None if another one has done so.
+
+    The file may hold what others should know of the owner. Without locks of the file system nothing is ever locked.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    file = (folder / "lock").open("a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    except OSError as error:
+        if error.errno not in LACKING:
+            file.close()
+            raise
+    return file
 
 
 def _in_use(folder: Path) -> str:
@@ -292,9 +311,9 @@ def wait_for(folder: Path, seconds: float) -> None:
         InUseError: if one still does after this time.
     """
     until = time.monotonic() + seconds
-    if seconds and _is_held(folder):
+    if seconds and is_held(folder):
         log.warning("%s is in use by another mlx process; waiting for it, at most %g s", folder, seconds)
-    while _is_held(folder):
+    while is_held(folder):
         left = until - time.monotonic()
         if left <= 0:
             raise InUseError(_in_use(folder))
@@ -325,7 +344,7 @@ def list_runs(runs_dir: str) -> list[dict[str, Any]]:
         except UserError as error:  # not yet written, not a run, or another user's
             denied += isinstance(error.__cause__, PermissionError)
             continue
-        if info.get("status") == "running" and not _is_held(folder):
+        if info.get("status") == "running" and not is_held(folder):
             info["status"] = "died"
         found.append(info)
     if denied:

@@ -102,6 +102,8 @@ RUN = {
     "last?": CHECKPOINT,
     "stopped_early?": TRUTH,
     "key?": TEXT,
+    "sweep?": TEXT,
+    "job?": TEXT,
     "data?": DATA,
     "parent?": PARENT,
     "teacher?": PARENT,
@@ -113,6 +115,10 @@ RUN = {
     "results?": [SCORE],
     "episodes_hash?": SHA256,
     "table?": [{**SCORE, "after": TEXT, "evaluations?": [NAME], "gain?": NUMBER, **dict.fromkeys(_OF_GAIN, NUMBER)}],
+}
+
+SWEEP = {
+    "jobs": [{"settings": {"*": TEXT}, "status": TEXT, "error": TEXT, "code": COUNT, "folder": TEXT, "run?": RUN}],
 }
 
 MANIFEST = {

@@ -149,17 +149,24 @@ def test_sweep_ends_in_one_table(mlx, stage):
     assert answer.code == 0
     assert [config.algorithm["_target_"].rpartition(".")[2] for _, config in stage] == ["Maml", "ProtoNet"]
     table = answer.out.splitlines()
-    assert table[0] == "2 runs"
+    assert table[0].startswith("sweep ") and table[0].endswith(": 2 jobs, 2 completed")
     assert table[1].split() == ["algorithm", "run", "status", "result"]  # way is the same in both
     assert table[3].split()[:3] == ["maml", "id-1", "completed"]
-    assert [path.name for path in Path().iterdir()] == ["own"]  # only its jobs write
+    (folder,) = (path for path in Path("runs/sweeps").iterdir() if path.name != "jobs")
+    assert (folder / "results.csv").read_text().splitlines()[1].startswith("maml,completed,val/accuracy,0.5,0.01,61.0")
+    assert f"each job: {folder}/results.csv" in answer.out
+    shown = mlx("runs", f"sweep={folder.name}").out
+    assert shown.splitlines()[:4] == table[:4]
+    assert mlx("runs", "sweep=../sweeps").code == 0
+    (folder / "results.json").write_text('{"jobs": [{"settings": {"seed": 1}}]}')
+    assert "results.json is damaged" in mlx("runs", f"sweep={folder.name}").err
 
 
 def test_other_launchers_and_sweepers_are_refused_before_the_first_job(mlx, stage, tmp_path):
     words = ("hydra/launcher=joblib", "hydra/sweeper=optuna", "hydra.launcher.n_jobs=2", "hydra.sweep.dir=x")
     answer = mlx("-m", "meta-train", "seed=1,2", *words)
     assert (answer.code, answer.out) == (2, "")
-    assert answer.err.count("mlx runs the jobs of a sweep itself, one after another; remove this setting") == len(words)
+    assert answer.err.count("mlx runs the jobs of a sweep itself; sweep.slots=N runs N at once") == len(words)
     assert not stage and not list(tmp_path.iterdir())
     assert mlx("-m", "meta-train", "seed=1,2", "hydra/launcher=basic").code == 0
 
@@ -195,7 +202,8 @@ def test_sweep_goes_on_after_a_refused_and_a_crashed_job(mlx, stage, monkeypatch
     Path("temporary").mkdir()
     answer = mlx("-m", "meta-train", "seed=1,2,3", "way=4")
     assert answer.code == 1
-    assert [line.split()[2] for line in answer.out.splitlines()[3:6]] == ["refused", "crashed", "completed"]
+    rows = [line.split()[:3] for line in answer.out.splitlines()[3:6]]
+    assert rows == [["3", "id-1", "completed"], ["1", "-", "refused"], ["2", "-", "crashed"]]  # failures last
     assert "way = 4  glyphs/test has 3 classes; way must be <= 3   (from the command line)" in answer.err
     (log,) = Path("temporary").glob("mlx-crash-*.log")
     assert str(log) in answer.err

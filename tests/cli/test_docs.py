@@ -90,3 +90,15 @@ def test_the_commands_of_the_page_on_comparing(mlx: Callable, tmp_path: Path) ->
         if "ablate" in words:
             assert "scored by ProtoNet" in out
     assert list(tmp_path.glob("runs/run/*/ablate.json"))
+
+
+def test_the_commands_of_the_page_on_sweeps(mlx: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    tiny = ["data=gaussian", "backbone=mlp", "way=2", "query=2"]
+    own = {"meta-train": [*tiny, "steps=1", "val_episodes=2"], "run": [*tiny, *SMALL]}
+    found = commands("sweeps.md")
+    assert len(found) >= 4
+    for words in found:
+        stage = next(word for word in words if not word.startswith("-"))
+        code, _, err = mlx(*words, *own.get(stage, []))
+        assert code == 0, f"mlx {shlex.join(words)}\n{err}"

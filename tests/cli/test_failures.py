@@ -158,7 +158,7 @@ def test_a_training_that_diverges(mlx):
     assert " ERROR failed: meta-train: the loss became nan" in (Path(info["folder"]) / "mlx.log").read_text()
     swept = mlx("-m", "meta-train", *TOY, "optimizer=sgd", "optimizer.lr=1e38,0.1")
     assert swept.code == 3
-    assert [line.split()[2] for line in swept.out.splitlines()[3:5]] == ["diverged", "completed"]
+    assert [line.split()[2] for line in swept.out.splitlines()[3:5]] == ["completed", "diverged"]
 
 
 def test_a_training_without_a_finite_step_is_no_success(mlx):

@@ -2,13 +2,14 @@
 
 import logging
 import re
-from types import SimpleNamespace
+from pathlib import Path
 
 import pytest
 
 from metalearn_cli.cli import phrases, telling, views
 from metalearn_cli.cli.phrases import age, duration, next_command, number, over, spread, verdict, with_intervals
 from metalearn_cli.core.metric import SAME_CLASSES
+from metalearn_cli.records.sweeps import Outcome
 
 ID = "20261123-170400-9f3a"
 
@@ -65,8 +66,26 @@ def test_next_command_names_the_folder_of_configs():
 
 
 def test_what_to_type_after_a_sweep_names_the_folder_of_runs(capsys):
-    views.sweep(JOBS, ["seed=1,2", "runs_dir=my runs"])
-    assert capsys.readouterr().out.endswith("next: mlx runs --runs-dir 'my runs'\n")
+    sweep(words=["seed=1,2", "runs_dir=my runs"])
+    assert capsys.readouterr().out.endswith("next: mlx runs sweep=ab12cd34 --runs-dir 'my runs'\n")
+
+
+def test_seeds_of_a_sweep_are_one_row_and_the_best_point_is_the_first(capsys):
+    def job(way, seed, value, half=0.01):
+        return Outcome({"way": way, "seed": seed}, run={**RUN, "id": f"r{way}{seed}", "metric": scored(value, half)})
+
+    def scored(value, half):
+        return {"name": "val/accuracy", "value": value, "interval": half}
+
+    sweep([job("5", "1", 0.5), job("5", "2", 0.6), job("3", "1", 0.7), job("9", "1", None, None)])
+    lines = capsys.readouterr().out.splitlines()
+    rows = [re.split(r"\s{2,}", line.strip()) for line in lines]
+    assert rows[3:6] == [
+        ["3", "1", "r31", "completed", "val accuracy 70.0 +- 1.0 %"],
+        ["5", "1, 2", "2 runs", "completed", "val accuracy 55.0 +- 63.5 %"],  # t with one degree of freedom: 12.7
+        ["9", "1", "r91", "completed", "val accuracy nan"],
+    ]
+    assert "+- is the half-width of a 95 % interval over seeds, or over episodes with one seed." in lines
 
 
 def row(gained, half=0.005, classes=0.02, name="test/accuracy", **changes):
@@ -148,11 +167,13 @@ DESCRIBED = {**RUN, "learner": "prototypical", "way": 20, "shot": 5, "seed": 12,
 DESCRIBED |= {"data": {"name": "omniglot"}, "status": "interrupted", "id": "20261123-170500-9f3a"}
 LINEAGE = [{**RUN, "best": "step-000400"}, {**RUN, "checkpoint": "runs/x/checkpoints/step-000400", "sha256": "a" * 64}]
 JOBS = [
-    SimpleNamespace(words=["algorithm=maml", "++seed=1"], run=RUN, status="completed", error="", folder=""),
-    SimpleNamespace(
-        words=["algorithm=protonet", "++seed=1"], run=None, status="refused", error="way: too many " * 9, folder=""
-    ),
+    Outcome({"algorithm": "maml", "seed": "1"}, run=RUN),
+    Outcome({"algorithm": "protonet", "seed": "1"}, "refused", "way: too many " * 9, 2),
 ]
+
+
+def sweep(outcomes=JOBS, words=()):
+    views.sweep("ab12cd34", Path("runs/sweeps/ab12cd34"), outcomes, words)
 
 
 def test_table_of_a_chain(capsys):
@@ -215,7 +236,7 @@ def test_table_of_a_chain_says_where_it_starts(capsys):
         lambda: views.result(RUN),
         lambda: views.runs([RUN, DESCRIBED], "runs"),
         lambda: views.lineage(LINEAGE),
-        lambda: views.sweep(JOBS),
+        sweep,
     ],
     ids=["chain", "runs", "lineage", "sweep"],
 )
@@ -327,7 +348,7 @@ def test_a_metric_without_an_interval_has_no_words_on_it(capsys) -> None:
 
 def test_tables_of_runs_say_over_what_intervals_are(capsys) -> None:
     said = "+- is the half-width of a 95 % interval over the episodes of that run."
-    for show in (lambda: views.runs([RUN], "runs"), lambda: views.lineage(LINEAGE[1:]), lambda: views.sweep(JOBS)):
+    for show in (lambda: views.runs([RUN], "runs"), lambda: views.lineage(LINEAGE[1:]), sweep):
         show()
         assert said in capsys.readouterr().out
     views.runs([{**RUN, "metric": {"name": "val/perplexity", "value": 2.0}}], "runs")

@@ -25,7 +25,7 @@ def result(runs_dir: Path) -> list[dict[str, Any]]:
 
     A folder without a run.json is what a process leaves that was killed while it made it: no run.
     """
-    return [_run(Path(info["folder"]), info) for info in reversed(runs.list_runs(str(runs_dir)))]
+    return [of_run(Path(info["folder"]), info) for info in reversed(runs.list_runs(str(runs_dir)))]
 
 
 def differences(one: list[dict[str, Any]], two: list[dict[str, Any]]) -> list[str]:
@@ -38,7 +38,8 @@ def differences(one: list[dict[str, Any]], two: list[dict[str, Any]]) -> list[st
     ]
 
 
-def _run(folder: Path, info: dict[str, Any]) -> dict[str, Any]:
+def of_run(folder: Path, info: dict[str, Any]) -> dict[str, Any]:
+    """Return what one run came to; `info` is its run.json."""
     checkpoints = sorted((folder / "checkpoints").glob("step-*"))
     loose = {"lock", "mlx.log"}
     files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}

@@ -9,14 +9,8 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from metalearn_cli.records.intervals import (
-    Spread,
-    holm,
-    over_classes,
-    over_episodes,
-    over_trainings,
-    student_t,
-)
+from metalearn_cli.records.intervals import Spread, holm, over_classes, over_episodes, over_trainings
+from metalearn_cli.records.student import student_t
 
 WAY = 5
 

@@ -1,0 +1,218 @@
+"""`mlx -m`: from a command line to the jobs of a sweep, and to what came of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from metalearn_cli.cli import errors, launch, telling
+from metalearn_cli.cli.composing import Composition
+from metalearn_cli.cli.faults import check_sweep, originating
+from metalearn_cli.core.check import as_typed
+from metalearn_cli.core.config import STAGES, digest
+from metalearn_cli.core.errors import ConfigError, Problem, Stopped, UserError
+from metalearn_cli.core.importing import importing
+from metalearn_cli.core.stages import TABLE
+from metalearn_cli.records.runs import find_checkpoint, sha256_of
+from metalearn_cli.records.sweeps import OF_JOB, Outcome
+from metalearn_cli.studies import sweep as studies
+from metalearn_cli.studies.slots import slots_of
+from metalearn_cli.studies.sweep import Job
+
+COMMAND = (sys.executable, "-m", "metalearn_cli.cli.main")
+"""What begins the command line of a job's process."""
+
+WEEK = 7 * 24 * 3600
+"""Seconds for which a chain waits for a stage that it has in common with another one of the sweep."""
+
+_ELSEWHERE = ("runtime", "runs_dir", "tracker", "wait")
+"""Settings that say where and how a job runs: it is the same job with others, unless the sweep itself varies them."""
+
+_ON_DISK = ("root", "path", "weights")
+"""Settings of data and backbones that name files."""
+
+
+class Found(NamedTuple):
+    """What came of a sweep: its id, its folder, and the outcome of each job."""
+
+    name: str
+    folder: Path
+    outcomes: list[Outcome]
+
+
+def run(stage: str, words: Sequence[str], extra: str) -> Found:
+    """Run the jobs of a sweep.
+
+    Args:
+        stage: the command of each job.
+        words: the words of its settings, and of the sweep's.
+        extra: the user's own folder of configs, or "".
+
+    Raises:
+        SettingsError: with everything that is wrong; nothing is written.
+        InUseError: if another process runs this sweep.
+    """
+    with telling.reporting():
+        compositions, config = check_sweep(stage, words, extra)
+        with _blamed(stage):
+            slots = slots_of(config, [one.values["runtime"] for one in compositions])
+    name = digest([stage, sorted(_identities(compositions))])[:8]
+    with _environment(name):
+        pinned = [_pinned(one) for one in compositions]
+        own = dict(zip(_identities(pinned), pinned, strict=True))
+        jobs = _jobs(own, extra)
+        watcher = telling.Jobs(jobs, live=bool(slots), latest=studies.last_line)
+        command = shlex.join(["mlx", "-m", stage, *words, *_options(extra)])
+        sweep = studies.Sweep(name, jobs, {"stage": stage, "command": command}, watcher)
+        try:
+            with closing(watcher), sweep.open():
+                if slots:
+                    studies.at_once(sweep, slots, COMMAND, config.fail_fast)
+                else:
+                    studies.in_turn(sweep, lambda job: _attempt(job, own[job.id], name), config.fail_fast)
+        except Stopped as stop:
+            errors.explain(stop)
+    return Found(name, sweep.folder, sweep.outcomes())
+
+
+def _jobs(compositions: Mapping[str, Composition], extra: str) -> list[Job]:
+    """Return jobs from their settings, which are given by the jobs' ids."""
+    differing = _differing([one.typed for one in compositions.values()])
+    return [
+        Job(
+            name,
+            settings,
+            (one.composer.stage, *_typed(one), "--json", *_options(extra)),
+            one.values["runs_dir"],
+        )
+        for (name, one), settings in zip(compositions.items(), differing, strict=True)
+    ]
+
+
+def _options(extra: str) -> list[str]:
+    return ["--config-dir", extra] if extra else []
+
+
+def _typed(composition: Composition) -> list[str]:
+    """Return the words of a job in a process of its own; chains wait for the stages that they share."""
+    waits = composition.composer.stage == "run" and not composition.values["wait"]
+    return [*composition.typed, *[f"++wait={WEEK}"] * waits]
+
+
+def _attempt(job: Job, composition: Composition, sweep: str) -> Outcome:
+    """Run a job in this process."""
+    found = launch.attempt(composition, sweep=sweep, job=job.id)
+    with importing():
+        from metalearn_cli.engine.runtime import release
+    release()
+    if failure := found.failure:
+        return Outcome(job.settings, failure.kind, failure.message, failure.code, found.folder)
+    return Outcome(job.settings, folder=found.folder, run=found.run)
+
+
+@contextmanager
+def _environment(sweep: str) -> Iterator[None]:
+    """Within a block, have the environment name the sweep: no job starts from the `latest` run of another one."""
+    before = os.environ.get(OF_JOB[0])
+    os.environ[OF_JOB[0]] = sweep
+    try:
+        yield
+    finally:
+        del os.environ[OF_JOB[0]]
+        if before is not None:
+            os.environ[OF_JOB[0]] = before
+
+
+@contextmanager
+def _blamed(stage: str) -> Iterator[None]:
+    """Within a block, turn an error of settings into one of a command line."""
+    try:
+        yield
+    except ConfigError as error:
+        faults = [errors.Fault(p.key, p.message, hint=f"{p.key}={p.hint}" if p.hint else "") for p in error.problems]
+        raise errors.SettingsError(stage, faults) from error
+
+
+def _pinned(composition: Composition) -> Composition:
+    """Return the settings of a job with the checkpoint that `latest` means now, so that it is the same for all jobs.
+
+    Raises:
+        SettingsError: if there is none.
+    """
+    stage, values = composition.composer.stage, composition.values
+    words = []
+    for setting in ("init_from", "ckpt", "teacher") if stage in STAGES else ():
+        name = str(values.get(setting))
+        if not name.startswith("latest"):
+            continue
+        with originating(composition):
+            try:
+                found = find_checkpoint(name, values["runs_dir"], TABLE[stage].accepts, setting)
+            except UserError as error:
+                raise ConfigError([Problem(setting, str(error).removeprefix(f"{setting}={name}: "))]) from error
+        words.append(f"++{setting}={as_typed(str(found))}")
+    if not words:
+        return composition
+    keys = {word.partition("=")[0] for word in words}
+    typed = [*(word for word in composition.typed if word.partition("=")[0] not in keys), *words]
+    pinned = composition.composer.compose(typed)
+    pinned.typed = typed
+    return pinned
+
+
+def _identities(compositions: Sequence[Composition]) -> list[str]:
+    """Return what identifies each job: a hash of its settings, without those that only say where and how it runs.
+
+    Files that they name count with their place and the time of their last change: if either is another, the job's own
+    process finds by their contents whether it is done.
+    """
+    where = [dict(_leaves({key: one.values.get(key) for key in _ELSEWHERE})) for one in compositions]
+    varied = {key for own in where for key in own if len({json.dumps(other.get(key)) for other in where}) > 1}
+    found = []
+    for composition, own in zip(compositions, where, strict=True):
+        what = {key: value for key, value in composition.values.items() if key not in (*_ELSEWHERE, "tiers")}
+        for setting in {"init_from", "ckpt", "teacher"} & what.keys():
+            manifest = Path(str(what[setting])) / "manifest.json"
+            what[setting] = sha256_of(manifest) if manifest.is_file() else what[setting]
+        varying = {key: value for key, value in own.items() if key in varied}
+        found.append(digest([composition.composer.stage, _stamped(what), varying])[:16])
+    return found
+
+
+def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _stamped(values: Any) -> Any:
+    """Return settings in which a file or folder also has the time at which it, or something in it, last changed."""
+    if isinstance(values, list):
+        return [_stamped(value) for value in values]
+    if not isinstance(values, Mapping):
+        return values
+    return {k: _stamp(v) if k in _ON_DISK and isinstance(v, str) else _stamped(v) for k, v in values.items()}
+
+
+def _stamp(name: str) -> Any:
+    path = Path(name).absolute()
+    try:
+        inside = list(path.iterdir()) if path.is_dir() else []
+        return [str(path), max(one.stat().st_mtime_ns for one in (path, *inside))]
+    except OSError:  # it is reported by the job
+        return str(path)
+
+
+def _differing(words: Sequence[Sequence[str]]) -> list[dict[str, str]]:
+    """Return the settings in which jobs differ, as they are typed."""
+    given = [dict(word.lstrip("+").split("=", 1) for word in own if "=" in word) for own in words]
+    keys = dict.fromkeys(key for own in given for key in own if len({other.get(key) for other in given}) > 1)
+    return [{key: own[key] for key in keys if key in own} for own in given]
