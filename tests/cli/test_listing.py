@@ -189,7 +189,7 @@ def test_every_example_of_every_help_runs(mlx):
     found = []
     for command in COMMANDS:
         examples = mlx(command, "--help").out.partition("examples:\n")[2].partition("\n\n")[0]
-        found += [shlex.split(line)[1:] for line in examples.splitlines()]
+        found += [shlex.split(line.partition(" > ")[0])[1:] for line in examples.splitlines()]
     assert len(found) >= 16
     fill(Path("my_photos"), 6, 3)
     for words in found:

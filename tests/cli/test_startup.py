@@ -58,7 +58,5 @@ def test_what_does_not_train_takes_no_compiler(tmp_path):
 
 
 def test_what_trains_takes_what_it_needs(tmp_path):
-    words = ["pretrain", "model=classifier", "val_episodes=2", *TOY]
-    found, err = run(tmp_path, [*words, "steps=1"], [*words, "steps=2", "every.log=1"])
-    assert found[0] == ["0", "torch", *(name for name in LATE if name != "matplotlib")], err
-    assert found[1] == ["0", "torch", *LATE], err  # a picture of two steps
+    found, err = run(tmp_path, ["pretrain", "model=classifier", "val_episodes=2", "steps=1", *TOY])
+    assert found == [["0", "torch", *LATE]], err

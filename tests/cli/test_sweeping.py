@@ -166,9 +166,9 @@ def test_jobs_in_this_process_know_nothing_of_each_other(mlx, monkeypatch):
     sessions: list[weakref.ref] = []
 
     class Watched(Session):
-        def __init__(self):
+        def __init__(self, *crew):
             assert not any(session() for session in sessions)
-            super().__init__()
+            super().__init__(*crew)
             self.itself = self  # a cycle, as errors and closures make them: it needs the garbage collector
             sessions.append(weakref.ref(self))
 
