@@ -342,11 +342,13 @@ class _Pool:
         if error := told.get("error"):
             ended = self.ending if self.ending is not None and error["exit_code"] > 128 else error["exit_code"]
             return Outcome(job.settings, error["kind"], error["message"], ended, _folder(job))
-        if code >= 0:
-            return Outcome(job.settings, "crashed", f"exit code {code}; see {job.folder / 'log'}", 1, _folder(job))
-        killed = f"killed by {signal.Signals(-code).name}"
-        if self.ending is not None:
+        killed = (
+            f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}; see {job.folder / 'log'}"
+        )
+        if self.ending is not None:  # a signal may come before the process can say that it was stopped
             return Outcome(job.settings, "interrupted", killed, self.ending, _folder(job))
+        if code >= 0:
+            return Outcome(job.settings, "crashed", killed, 1, _folder(job))
         if self.tries[job.id] < TRIES:
             self.sweep.watcher.note(f"{_named(job)}: {killed}; it is resumed")
             return None

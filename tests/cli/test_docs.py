@@ -72,6 +72,7 @@ def test_the_commands_of_the_pages_on_configs_and_trackers(mlx: Callable, page: 
         assert code == 0, f"mlx {shlex.join(words)}\n{err}"
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_page_on_comparing(mlx: Callable, tmp_path: Path) -> None:
     found = commands("compare.md")
     assert {"run", "compare", "ablate"} <= {word for words in found for word in words}
@@ -92,6 +93,7 @@ def test_the_commands_of_the_page_on_comparing(mlx: Callable, tmp_path: Path) ->
     assert list(tmp_path.glob("runs/run/*/ablate.json"))
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_page_on_sweeps(mlx: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     tiny = ["data=gaussian", "backbone=mlp", "way=2", "query=2"]

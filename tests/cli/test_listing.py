@@ -185,6 +185,7 @@ SMALLER = {
 SMALLER["ablate"] = [*SMALLER["run"], "seeds=1"]
 
 
+@pytest.mark.slow
 def test_every_example_of_every_help_runs(mlx):
     found = []
     for command in COMMANDS:

@@ -209,6 +209,7 @@ def test_the_table_on_a_terminal(monkeypatch):
     assert re.search(r"job 2 of 3 seed=2 +GPU 1 +0 s +meta-train step 3/9, loss 0.5", shown)
 
 
+@pytest.mark.slow
 def test_jobs_in_processes_of_their_own(mlx, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     words = [word for word in SMALL if word != "way=2"]

@@ -114,6 +114,7 @@ def at_step(said, monkeypatch):
     return put
 
 
+@pytest.mark.slow
 def test_a_rank_that_is_killed_ends_the_run_and_the_last_checkpoint_stands(go, said, at_step, monkeypatch, tmp_path):
     crews: list[Crew] = []
     begin = Crew.__init__
