@@ -78,6 +78,7 @@ class Composer:
 
     def __init__(self, stage: str, extra: str = "") -> None:
         self.stage = stage
+        self.extra = extra
         self.config = "data-check" if stage.startswith("data ") else stage
         shipped, *own = folders(extra)
         version.setbase("1.3")

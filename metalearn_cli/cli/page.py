@@ -18,6 +18,7 @@ from typing import Any
 from metalearn_cli.cli.phrases import duration, hardest, measured, over, spread, verdict, with_intervals
 from metalearn_cli.core.errors import UserError
 from metalearn_cli.core.metric import metric_named
+from metalearn_cli.core.stages import TABLE
 from metalearn_cli.records.pictures import small
 
 Record = Mapping[str, Any]
@@ -90,6 +91,7 @@ class _Page:
     def __init__(self, record: Record) -> None:
         self.record = record
         self.runs: Sequence[Record] = record["runs"]
+        self.both = (record["runs"], record["others"])
         self.every: list[Record] = [*record["runs"], *record["others"]]
         self.colours: dict[str, str] = {}
         counts: dict[str, int] = {}
@@ -118,38 +120,38 @@ class _Page:
         return tag("header", parts)
 
     def results(self) -> Html:
-        """Return the scores of the named runs and of the evaluations of others, with their intervals as bars."""
-        shown = [run for run in self.every if run["results"] or run in self.runs]
-        if len(self.runs) == 1 and self.runs[0]["table"]:  # its evaluations are rows of its own table
-            shown = list(self.runs)
-        scored = [(run, result) for run in shown for result in run["results"] or [None]]
+        """Return the scores of the named runs, and of evaluations that belong to them, with intervals as bars."""
+        of_chains = self.runs[0]["stage"] == "run"  # their evaluations are rows of their own tables
+        scoring = [run for run in self.record["others"] if run["stage"] == "evaluate" and not of_chains]
+        parts = [self.scores(self.runs, self.record["varying"][:_AXES])]
+        parts += [tag("h3", "Evaluations of them"), self.scores(scoring, ["parent"])] if scoring else []
+        shown = [*self.runs, *scoring]
+        lines = dict.fromkeys(over(result) for run in shown for result in run["results"] if result.get("over"))
+        parts += [tag("p", line, class_="faint") for line in lines]
+        worst = [run for run in shown if run["results"] and run["results"][0].get("hardest")]
+        worst = [run for run in worst if all("worst_decile" in result for result in run["results"])]
+        told = [tag("p", f"{run['id']}: {hardest(run['results'])}.", class_="faint") for run in worst]
+        return _section("Results", [*parts, *([_folded("The hardest episodes and classes", told)] if told else [])])
+
+    def scores(self, found: Sequence[Record], keys: Sequence[str]) -> Html:
+        """Return a table of runs, a row for each score; `keys` are settings, or facts of a run."""
+        scored = [(run, result) for run in found for result in run["results"] or [{}]]
         scales = _scales([result for _, result in scored if result])
-        varying = self.record["varying"][:_AXES]
         rows = []
         for run, result in scored:
-            known = result or {}
-            rows.append(
-                tag(
-                    "tr",
-                    tag("td", self.swatch(run), run["id"], class_="id"),
-                    tag("td", run["stage"]),
-                    [tag("td", _value(run["settings"].get(key))) for key in varying],
-                    tag("td", " ".join(str(known.get(key) or "") for key in ("learner", "normalisation", "drawn"))),
-                    tag("td", str(known.get("name", run["status"]))),
-                    tag("td", _score(known) if result else "-", class_="n"),
-                    tag("td", _bar(result["value"], result.get("interval"), *scales[result["name"]])) if result else "",
-                    data_run=run["id"],
-                )
-            )
-        heads = ["run", "stage", *varying, "learner", "metric", "result", ""]
-        lines = dict.fromkeys(over(result) for _, result in scored if result and result.get("over"))
-        told = [tag("p", line, class_="faint") for line in lines]
-        for run in shown:
-            results = run["results"]
-            if all("worst_decile" in result for result in results) and results and results[0].get("hardest"):
-                told.append(tag("p", f"{run['id']}: {hardest(results)}.", class_="faint"))
-        table = tag("table", tag("tr", [tag("th", head) for head in heads]), rows)
-        return _section("Results", [tag("div", table, class_="wide"), *told])
+            bar = _bar(result["value"], result.get("interval"), *scales[result["name"]]) if result else ""
+            unfinished = "" if run["status"] == "completed" else f"{run['status']} "
+            cells = [
+                tag("td", self.swatch(run), run["id"], class_="id"),
+                tag("td", unfinished, _score(result) if result else "", class_="n"),
+                tag("td", bar),
+                tag("td", str(result.get("name") or "")),
+                tag("td", _learner(result)),
+                *(tag("td", _value(run["settings"].get(key, run.get(key)))) for key in keys),
+            ]
+            rows.append(tag("tr", cells, data_run=run["id"]))
+        heads = ["run", "result", "", "metric", "learner", *("of" if key == "parent" else key for key in keys)]
+        return tag("div", tag("table", tag("tr", [tag("th", head) for head in heads]), rows), class_="wide")
 
     def swatch(self, run: Record) -> Html:
         """Return a piece of the run's colour."""
@@ -166,36 +168,33 @@ class _Page:
             return Html()
         columns = [[run["settings"].get(key) for run in done] for key in keys]
         columns.append([run["metric"]["value"] for run in done])
-        width, top, bottom = 60 + 150 * len(keys), 40, 230
-        places = [30 + 150 * index for index in range(len(columns))]
+        apart = max(150, 880 // len(keys))
+        width, top, bottom = 60 + apart * len(keys), 40, 230
+        places = [30 + apart * index for index in range(len(columns))]
         axes = [_axis(column, top, bottom) for column in columns]
-        parts: list[Html] = []
+        lines: list[Html] = []
+        labels: list[Html] = []
         for x, key, (_, ticks) in zip(places, [*keys, name], axes, strict=True):
-            anchor = "end" if x == places[-1] else "start"
-            parts.append(tag("line", x1=x, x2=x, y1=top, y2=bottom, class_="axis"))
-            parts.append(_text(x - 20 if anchor == "start" else x + 26, 16, _short(key, 22), anchor))
-            near = {"text_anchor": anchor, "class_": "faint"}
-            side = 5 if anchor == "start" else -5
+            anchor, side = ("end", -5) if x == places[-1] else ("start", 5)
             share = x == places[-1] and metric_named(name).unit == "share"
+            lines.append(tag("line", x1=x, x2=x, y1=top, y2=bottom, class_="axis"))
+            labels.append(_text(x - 4 * side, 16, _short(key, 22), anchor))
             for value, y in ticks:
                 label = f"{100 * value:.1f} %" if share else _short(_value(value), 16)
-                parts.append(tag("text", label, x=x + side, y=round(y - 3, 1), **near))
+                labels.append(_text(x + side, y - 3, label, anchor))
         for index, run in enumerate(done):
             points = " ".join(f"{x},{heights[index]:.1f}" for x, (heights, _) in zip(places, axes, strict=True))
-            title = tag("title", f"{run['id']}: {measured(run)}")
-            parts.append(
-                tag("polyline", title, points=points, class_=f"curve {self.colours[run['id']]}", data_run=run["id"])
-            )
+            title, kind = tag("title", f"{run['id']}: {measured(run)}"), f"curve {self.colours[run['id']]}"
+            lines.append(tag("polyline", title, points=points, class_=kind, data_run=run["id"]))
         more = len(self.record["varying"]) - len(keys)
         told = [tag("p", f"{more} more settings differ: {', '.join(self.record['varying'][_AXES:])}")] * (more > 0)
-        return _section("Settings and results", [_drawing(parts, width, 250), *told])
+        return _section("Settings and results", [_drawing([*lines, *labels], width, 250), *told])
 
     def gains(self, run: Record) -> Html:
         """Return the tables of a chain: what is scored after each stage, and how much the stage gains."""
         tables: dict[str, list[Record]] = {}
         for row in run["table"]:
-            own = (row.get("learner"), row.get("normalisation", "none").replace("none", ""), row.get("drawn"))
-            tables.setdefault(", ".join(str(part) for part in own if part), []).append(row)
+            tables.setdefault(_learner(row), []).append(row)
         scores = _scales(run["table"])
         gains = [row for row in run["table"] if row.get("gain") is not None]
         ends = [abs(row["gain"]) + (row.get("gain_interval") or 0) for row in gains]
@@ -229,7 +228,7 @@ class _Page:
             for name, points in run["curves"].items():
                 panels.setdefault((run["stage"], name), []).append((run, points))
         figures = []
-        for (stage, name), lines in sorted(panels.items()):
+        for (stage, name), lines in sorted(panels.items(), key=lambda item: (_rank(item[0][0]), item[0])):
             keys = [tag("span", self.swatch(run), run["id"], class_="key", data_run=run["id"]) for run, _ in lines]
             more = [tag("span", f"and {len(keys) - _KEYS} more", class_="key")] * (len(keys) > _KEYS)
             caption = tag("figcaption", keys[:_KEYS], more)
@@ -336,18 +335,21 @@ class _Page:
 
     def again(self) -> Html:
         """Return the command of each run, with the versions and checksums that tell whether it is the same."""
-        parts = []
-        for run in self.every:
-            if not run["command"]:
-                continue
-            data, found = run["data"], run["checkpoint"] or {}
-            facts = [f"took {duration(run['seconds'])}"] if run["seconds"] is not None else []
-            facts += [f"{name} {version}" for name, version in found.get("versions", {}).items()]
-            facts += [f"checkpoint sha256 {found['sha256']}"] if found else []
-            facts += [f"data {data['name']}, fingerprint {data['fingerprint']}"] * bool(data["fingerprint"])
-            parts += [tag("h3", f"{run['stage']} {run['id']}"), tag("pre", run["command"])]
-            parts.append(tag("p", "; ".join(facts), class_="faint"))
-        return _section("To repeat them", parts) if parts else Html()
+        named, others = ([self.repeated(run) for run in found if run["command"]] for found in self.both)
+        if not named and not others:
+            return Html()
+        folded = [_folded("The runs that they come from, and their evaluations", others)] if others else []
+        return _section("To repeat them", [*named, *folded])
+
+    def repeated(self, run: Record) -> Html:
+        """Return the command of a run, and what tells whether the result is the same."""
+        data, found = run["data"], run["checkpoint"] or {}
+        facts = [f"took {duration(run['seconds'])}"] if run["seconds"] is not None else []
+        facts += [f"{name} {version}" for name, version in found.get("versions", {}).items()]
+        facts += [f"checkpoint sha256 {found['sha256']}"] if found else []
+        facts += [f"data {data['name']}, fingerprint {data['fingerprint']}"] if data["fingerprint"] else []
+        told = tag("p", "; ".join(facts), class_="faint")
+        return tag("div", tag("h3", f"{run['stage']} {run['id']}"), tag("pre", run["command"]), told)
 
 
 def _boxes(found: Sequence[Record]) -> list[list[Record]]:
@@ -358,6 +360,20 @@ def _boxes(found: Sequence[Record]) -> list[list[Record]]:
 
 def _section(heading: str, content: Iterable[str]) -> Html:
     return tag("section", tag("h2", heading), content)
+
+
+def _learner(result: Record) -> str:
+    """Return the learner of a score, and its protocol if there are several."""
+    parts = [result.get("learner"), result.get("normalisation", "none").replace("none", ""), result.get("drawn")]
+    return ", ".join(part for part in parts if part)
+
+
+def _folded(heading: str, content: Iterable[str]) -> Html:
+    return tag("details", tag("summary", heading), content)
+
+
+def _rank(stage: str) -> int:
+    return [*TABLE, stage].index(stage)
 
 
 def _drawing(parts: Iterable[Html], width: float, height: float) -> Html:

@@ -104,6 +104,7 @@ RUN = {
     "key?": TEXT,
     "sweep?": TEXT,
     "job?": TEXT,
+    "typed?": [TEXT],
     "data?": DATA,
     "parent?": PARENT,
     "teacher?": PARENT,

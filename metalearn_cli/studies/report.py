@@ -23,6 +23,7 @@ POINTS = 200
 
 _APART = {"runs_dir", "runtime", "init_from", "ckpt", "teacher", "tracker", "scheduler.T_max", "scheduler.total_steps"}
 """Settings that say where something is or how fast, or that follow from others."""
+_OF_CHAINS = ("training", "own", "first", "stages")
 _DEEPEST = 8  # levels of settings that are told apart
 _LARGEST = 1e300
 _CURVES = "plots/learning_curves.png"  # drawn anew
@@ -147,7 +148,11 @@ def _settings(run: Run, family: Mapping[str, Run]) -> dict[str, Any]:
     Raises:
         UserError: if its config.json is missing or damaged.
     """
-    found = _flat(runs.read_config(Path(run["folder"])))
+    config = runs.read_config(Path(run["folder"]))
+    if run["stage"] == "run":  # those of its stages, and of the chain itself
+        parts, own = config.get("training"), {key: value for key, value in config.items() if key not in _OF_CHAINS}
+        config = {**(parts if isinstance(parts, Mapping) else {}), **own}
+    found = _flat(config)
     seen, parent = {run["id"]}, family.get(_parent(run) or "")
     while run["stage"] != "run" and parent and "folder" in parent and parent["id"] not in seen:
         seen.add(parent["id"])
@@ -183,14 +188,18 @@ def _choice(target: str) -> str:
 
 
 def _varying(settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the settings in which runs differ, and that most of them have; the shortest keys first."""
+    """Return the settings in which runs differ, and that most of them have, the shortest keys first.
+
+    A setting that always follows another one of the same name is left out, as evaluate.algorithm is.
+    """
     keys = dict.fromkeys(key for own in settings for key in own)
-    found = []
-    for key in keys:
+    found: dict[tuple[str, ...], str] = {}
+    for key in sorted(keys, key=lambda key: key.count(".")):
         values = [own[key] for own in settings if key in own]
         if 2 * len(values) > len(settings) and any(value != values[0] for value in values):
-            found.append(key)
-    return sorted(found, key=lambda key: key.count("."))
+            column = (key.rpartition(".")[2], *(str(own.get(key)) for own in settings))
+            found.setdefault(column, key)
+    return list(found.values())
 
 
 def _curves(folder: Path) -> dict[str, list[list[float]]]:
@@ -203,7 +212,7 @@ def _curves(folder: Path) -> dict[str, list[list[float]]]:
     for line in read_metrics(folder):
         for name, value in line.items():
             measured = name not in ("step", *TIMES) and not name.endswith(("_interval", "/lr"))
-            if measured and math.isfinite(value) and abs(value) < _LARGEST:
+            if measured and abs(value) < _LARGEST:  # NaN is not
                 found.setdefault(name, []).append([line["step"], value])
     return {name: _thinned(points) for name, points in found.items()}
 
