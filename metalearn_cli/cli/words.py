@@ -144,7 +144,7 @@ def parse(argv: Sequence[str]) -> Words:
         option = table.get(name)
         if option is None:
             word_of = name.lstrip("-")
-            near = closest(word_of, [o.name.lstrip("-") for o in table.values()])
+            near = closest(word_of, [o.name.lstrip("-") for o in table.values() if _taken(o, argv)])
             if near and not row_of(word_of, value):
                 raise UserError(f"there is no option {name}; did you mean --{near}?")
             value_follows = tokens and not equals and not re.search("^-|=", tokens[0]) and tokens[0] not in COMMANDS
@@ -183,6 +183,12 @@ def parse(argv: Sequence[str]) -> Words:
         if command and option.name in options and command not in option.commands:
             raise UserError(f"mlx {command} has no option {option.name}; see: mlx {command} --help")
     return Words(command, options, [*rest, *unknown])
+
+
+def _taken(option: Option, argv: Sequence[str]) -> bool:
+    """Whether the command of a command line takes an option; any, if it has no command."""
+    command = next((word for word in argv if word in COMMANDS), "")
+    return not command or not option.commands or command in option.commands
 
 
 def overview() -> str:

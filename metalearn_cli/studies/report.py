@@ -49,7 +49,8 @@ def gathered(named: Sequence[Run], command: Callable[[Run], str | None]) -> dict
     for run in own.values():
         related = {info["id"]: info for info in _related(run, listing, problems) if info["id"] not in family}
         family |= related
-        repeated |= related.keys() if run["stage"] != "run" else set()  # the command of a chain repeats all its parts
+        if run["stage"] != "run" or not run.get("typed"):  # the command of a chain repeats all its parts
+            repeated |= related.keys()
     told = {name: _told(run, family, problems) for name, run in family.items()}
     for name, run in family.items():
         with _noting(problems):

@@ -93,8 +93,22 @@ def test_a_chain_brings_what_its_table_is_from(tmp_path):
     assert record["problems"] == ["chain: its evaluation lost is gone"]
     assert chain["results"] == [table[1]]
     assert chain["settings"] == {"meta-train.steps": 7, "seeds": 2}
-    assert chain["command"] == "mlx run"
-    assert {run["command"] for run in record["others"]} == {None}  # the chain's repeats them
+    assert all(run["command"] for run in record["others"])
+
+
+def test_the_command_of_a_chain_repeats_its_parts(tmp_path):
+    parent = {"run": "trained", "stage": "meta-train", "checkpoint": "there", "sha256": "0"}
+    training(tmp_path / "runs", "trained")
+    info = {
+        "id": "chain",
+        "stage": "run",
+        "status": "running",
+        "started_at": STARTED,
+        "parent": parent,
+        "typed": ["a=1"],
+    }
+    record = read(write(tmp_path / "runs" / "run" / "chain", info, {}))
+    assert [run["command"] for run in record["runs"] + record["others"]] == ["mlx run", None]
 
 
 def test_unfinished_runs_and_lost_parents(tmp_path):
