@@ -137,6 +137,7 @@ class _Page:
         """Return a table of runs, a row for each score; `keys` are settings, or facts of a run."""
         scored = [(run, result) for run in found for result in run["results"] or [{}]]
         scales = _scales([result for _, result in scored if result])
+        learners = ["learner"] * any(_learner(result) for _, result in scored)
         rows = []
         for run, result in scored:
             bar = _bar(result["value"], result.get("interval"), *scales[result["name"]]) if result else ""
@@ -146,11 +147,11 @@ class _Page:
                 tag("td", unfinished, _score(result) if result else "", class_="n"),
                 tag("td", bar),
                 tag("td", str(result.get("name") or "")),
-                tag("td", _learner(result)),
+                *(tag("td", _learner(result)) for _ in learners),
                 *(tag("td", _value(run["settings"].get(key, run.get(key)))) for key in keys),
             ]
             rows.append(tag("tr", cells, data_run=run["id"]))
-        heads = ["run", "result", "", "metric", "learner", *("of" if key == "parent" else key for key in keys)]
+        heads = ["run", "result", "", "metric", *learners, *("of" if key == "parent" else key for key in keys)]
         return tag("div", tag("table", tag("tr", [tag("th", head) for head in heads]), rows), class_="wide")
 
     def swatch(self, run: Record) -> Html:
@@ -178,7 +179,7 @@ class _Page:
             anchor, side = ("end", -5) if x == places[-1] else ("start", 5)
             share = x == places[-1] and metric_named(name).unit == "share"
             lines.append(tag("line", x1=x, x2=x, y1=top, y2=bottom, class_="axis"))
-            labels.append(_text(x - 4 * side, 16, _short(key, 22), anchor))
+            labels.append(_text(x - 4 * side, 16, _short(key, 20), anchor))
             for value, y in ticks:
                 label = f"{100 * value:.1f} %" if share else _short(_value(value), 16)
                 labels.append(_text(x + side, y - 3, label, anchor))
@@ -312,7 +313,7 @@ class _Page:
 
         for own in _boxes(children.pop(None, [])):
             put(own, 0)
-        if len(boxes) < 2:
+        if not edges:
             return Html()
         across, down, named = 190, 50, {run["id"] for run in self.runs}
         parts = []

@@ -15,7 +15,6 @@ from metalearn_cli import __version__
 from metalearn_cli.cli.composing import Composer, typed_settings
 from metalearn_cli.cli.page import page
 from metalearn_cli.cli.phrases import over, verdict, with_intervals
-from metalearn_cli.core.check import in_shell
 from metalearn_cli.core.errors import UserError
 from metalearn_cli.core.stages import TABLE
 from metalearn_cli.records import runs
@@ -30,9 +29,9 @@ def read(named: Sequence[Record]) -> dict[str, Any]:
     """Return the record of runs, see `studies.report.gathered`."""
     composer = cache(Composer)
 
-    def command(run: Record) -> str | None:
+    def command(run: Record) -> list[str] | None:
         words = typed_settings(run, composer(run["stage"])) if run["stage"] in TABLE else run.get("typed")
-        return None if words is None else " ".join(map(in_shell, ["mlx", run["stage"], *words]))
+        return None if words is None else ["mlx", run["stage"], *words]
 
     return gathered(named, command)
 

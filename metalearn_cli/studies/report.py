@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from metalearn_cli.core.check import LONGEST, shown
+from metalearn_cli.core.check import LONGEST, in_shell, shown
 from metalearn_cli.core.errors import UserError
 from metalearn_cli.records import runs
 from metalearn_cli.records.metrics import TIMES, read_metrics
@@ -29,12 +29,12 @@ _LARGEST = 1e300
 _CURVES = "plots/learning_curves.png"  # drawn anew
 
 
-def gathered(named: Sequence[Run], command: Callable[[Run], str | None]) -> dict[str, Any]:
+def gathered(named: Sequence[Run], command: Callable[[Run], Sequence[str] | None]) -> dict[str, Any]:
     """Read runs, their ancestors, and the evaluations that belong to them.
 
     Args:
         named: the run.json of each, with its `folder`.
-        command: returns the command line that makes a run again, None if unknown.
+        command: returns the words of the command that makes a run again, None if unknown.
 
     Returns:
         `runs`: the named ones, each with its facts, `settings`, `results`, `curves`, `pictures`, `command`,
@@ -54,7 +54,9 @@ def gathered(named: Sequence[Run], command: Callable[[Run], str | None]) -> dict
     told = {name: _told(run, family, problems) for name, run in family.items()}
     for name, run in family.items():
         with _noting(problems):
-            told[name]["command"] = command(run) if name in repeated and "folder" in run else None
+            if name in repeated and "folder" in run and (words := command(run)):
+                told[name]["command"] = " ".join(map(in_shell, words))
+                _name_choices(told[name]["settings"], words)
     first = [told[run["id"]] for run in own.values()]
     others = [entry for name, entry in told.items() if entry not in first]
     return {
@@ -179,6 +181,13 @@ def _flat(values: Mapping[str, Any], prefix: str = "", depth: int = 0) -> dict[s
             plain = isinstance(value, str | int | float) or value is None
             found[name] = _bounded(value) if plain else shown(value)
     return found
+
+
+def _name_choices(settings: dict[str, Any], words: Sequence[str]) -> None:
+    """Name components as they are typed where several choices are of one class: fomaml is Maml, too."""
+    for key, _, value in (word.partition("=") for word in words):
+        if isinstance(settings.get(key), str):
+            settings[key] = value
 
 
 def _choice(target: str) -> str:

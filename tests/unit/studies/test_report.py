@@ -23,7 +23,7 @@ def metrics(run, *lines):
     (Path(run["folder"]) / "metrics.jsonl").write_text("".join(line + "\n" for line in lines))
 
 
-def read(*found, command=lambda run: f"mlx {run['stage']}"):
+def read(*found, command=lambda run: ["mlx", run["stage"]]):
     return gathered(found, command)
 
 
@@ -48,6 +48,14 @@ def test_runs_differ_in_choices_by_name(trainings):
     assert [run["settings"]["algorithm"] for run in record["runs"]] == ["protonet", "matching_net", "maml"]
     assert record["runs"][0]["settings"]["optimizer"] == "adam"
     assert record["problems"] == record["unfinished"] == []
+
+
+def test_a_choice_is_named_as_it_was_typed(trainings):
+    words = {"t0": ["mlx", "meta-train", "steps=5"], "t2": ["mlx", "meta-train", "algorithm=fomaml", "steps=7"]}
+    record = read(trainings[0], trainings[2], command=lambda run: words[run["id"]])
+    assert [run["settings"]["algorithm"] for run in record["runs"]] == ["protonet", "fomaml"]
+    assert [run["settings"]["steps"] for run in record["runs"]] == [5, 5]
+    assert record["runs"][1]["command"] == "mlx meta-train algorithm=fomaml steps=7"
 
 
 def test_where_things_are_is_no_setting(trainings):
