@@ -315,17 +315,17 @@ class _Page:
             put(own, 0)
         if not edges:
             return Html()
-        across, down, named = 190, 50, {run["id"] for run in self.runs}
+        across, down, named = 210, 50, {run["id"] for run in self.runs}
         parts = []
         for (depth, row), (other, end) in edges:
-            x, y, to, at = 10 + depth * across + 160, 30 + row * down, 10 + other * across, 30 + end * down
+            x, y, to, at = 10 + depth * across + 180, 30 + row * down, 10 + other * across, 30 + end * down
             line = f"M{x},{y:.1f} C{x + 15},{y:.1f} {to - 15},{at:.1f} {to},{at:.1f}"
             parts.append(tag("path", d=line, class_="edge"))
         for depth, row, together in boxes:
             run, x, y = together[0], 10 + depth * across, 30 + row * down
             kind = " named" * any(own["id"] in named for own in together) + " gone" * (run["status"] == "gone")
             title = tag("title", "; ".join(f"{own['id']} ({own['status']}): {measured(own)}" for own in together))
-            parts.append(tag("rect", title, x=x, y=round(y - 19, 1), width=160, height=38, rx=5, class_=f"node{kind}"))
+            parts.append(tag("rect", title, x=x, y=round(y - 19, 1), width=180, height=38, rx=5, class_=f"node{kind}"))
             label = run["stage"] if len(together) == 1 else f"{run['stage']}, {len(together)} runs"
             unfinished = f", {run['status']}" * (run["status"] != "completed")
             parts.append(_text(x + 8, y - 3, _short(label + unfinished, 24)))
@@ -342,9 +342,14 @@ class _Page:
         folded = [_folded("The runs that they come from, and their evaluations", others)] if others else []
         return _section("To repeat them", [*named, *folded])
 
+    def checkpoint(self, run: Record) -> Record:
+        """Return the checkpoint of a run, or the one that it scored."""
+        parent = next((other for other in self.every if other["id"] == run["parent"]), {"checkpoint": None})
+        return run["checkpoint"] or parent["checkpoint"] or {}
+
     def repeated(self, run: Record) -> Html:
         """Return the command of a run, and what tells whether the result is the same."""
-        data, found = run["data"], run["checkpoint"] or {}
+        data, found = run["data"], self.checkpoint(run)
         facts = [f"took {duration(run['seconds'])}"] if run["seconds"] is not None else []
         facts += [f"{name} {version}" for name, version in found.get("versions", {}).items()]
         facts += [f"checkpoint sha256 {found['sha256']}"] if found else []

@@ -115,6 +115,7 @@ RUN = {
     "trained?": SCORE,
     "results?": [SCORE],
     "episodes_hash?": SHA256,
+    "evaluations?": [{"after": TEXT, "learner": TEXT, "runs": [NAME]}],
     "table?": [{**SCORE, "after": TEXT, "evaluations?": [NAME], "gain?": NUMBER, **dict.fromkeys(_OF_GAIN, NUMBER)}],
 }
 

@@ -71,7 +71,7 @@ def gathered(named: Sequence[Run], command: Callable[[Run], Sequence[str] | None
 def _related(run: Run, listing: Listing, problems: dict[str, None]) -> Iterator[Run]:
     """Yield the ancestors of a run, the evaluations of a training or chain, and the ancestors of these."""
     there = {info["id"]: info for info in reversed(listing(runs.beside_of(Path(run["folder"]))))}
-    scoring = [name for row in run.get("table") or () for name in row.get("evaluations") or ()]
+    scoring = [name for row in run.get("evaluations") or () for name in row["runs"]]
     if run["stage"] not in ("run", "evaluate"):
         scoring += [info["id"] for info in there.values() if _parent(info) == run["id"] and "results" in info]
     for name in dict.fromkeys(scoring):

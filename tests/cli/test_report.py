@@ -61,19 +61,19 @@ def runs(tmp_path):
         Image.effect_noise((900, 300), 50).save(path / "plots" / "episode.png")
     evaluation(folder, "e0", SCORES, parent="t0", fact={"worst_decile": 0.1, "hardest": [_hard("class a")]})
     rows = [
-        {"after": "nothing", "value": 0.4, "interval": 0.1, "evaluations": []},
+        {"after": "nothing", "value": 0.4, "interval": 0.1},
         {
             "after": "meta-train",
             "value": 0.6,
             "interval": 0.1,
             "gain": 0.2,
             "gain_interval": 0.05,
-            "evaluations": ["e0"],
         },
     ]
     facts = {"name": "test/accuracy", "learner": "ProtoNet", "normalisation": "none"}
     table = [{**facts, "over": {"episodes": 4, "trainings": 1}, **row} for row in rows]
     info = {"id": "chain", "stage": "run", "status": "completed", "started_at": STARTED, "data": DATA, "table": table}
+    info["evaluations"] = [{"after": "meta-train", "learner": "ProtoNet", "runs": ["e0"]}]
     info["typed"] = ["data=glyphs", "stages=[meta-train]", "algorithm.name=it's; rm"]
     write(folder / "run" / "chain", info, {"training": {}, "seeds": 1})
     return folder

@@ -90,10 +90,12 @@ def test_a_chain_brings_what_its_table_is_from(tmp_path):
     evaluation(runs, "after", [0.1, 0.5, 0.9], parent="trained")
     row = {"name": "test/accuracy", "value": 0.5, "learner": "ProtoNet", "normalisation": "none"}
     table = [
-        {**row, "after": "nothing", "evaluations": ["before"]},
-        {**row, "after": "meta-train", "evaluations": ["after", "lost"]},
+        {**row, "after": "nothing"},
+        {**row, "after": "meta-train"},
     ]
     info = {"id": "chain", "stage": "run", "status": "completed", "started_at": STARTED, "data": DATA, "table": table}
+    names = {"nothing": ["before"], "meta-train": ["after", "lost"]}
+    info["evaluations"] = [{"after": key, "learner": "ProtoNet", "runs": own} for key, own in names.items()]
     config = {"training": {"meta-train": {"steps": 7}}, "seeds": 2}
     record = read(write(runs / "run" / "chain", info, config))
     (chain,) = record["runs"]
