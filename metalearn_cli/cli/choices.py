@@ -33,6 +33,11 @@ _EXAMPLES = {
         "mlx compare sweep=9a8b7c6d",
         "mlx compare runs/run/*",
     ),
+    "report": (
+        "mlx report latest:run",
+        "mlx report sweep=9a8b7c6d --out sweep.html",
+        "mlx report stage=evaluate --format csv",
+    ),
     "ablate": ("mlx ablate data=clinc150 seeds=5",),
     "runs": ("mlx runs", "mlx runs stage=meta-train status=completed sort=metric"),
     "show": ("mlx show latest", "mlx show latest:meta-train"),
@@ -143,6 +148,7 @@ def help_text(command: str, extra: str = "") -> str:
     words = {
         "verify": "experiment=NAME [tier=smoke|short|full] [key=value ...]",
         "compare": "RUN RUN [...]",
+        "report": "RUN [...]",
         "ablate": "[key=value ...]",
         "resume": "RUN [key=value ...]",
         "ls": "[GROUP [NAME]]",
@@ -179,6 +185,12 @@ def help_text(command: str, extra: str = "") -> str:
             "RUN is an id, the beginning of one, latest, latest:STAGE or a folder; a training stands for its newest",
             "evaluation, a chain for the last row of its table. Two runs are two sides; of more, those with the same",
             "settings but the seed are one side. Filters of mlx runs (KEY=VALUE) choose runs, too.",
+            "",
+        ]
+    if command == "report":
+        lines += [
+            "RUN is an id, the beginning of one, latest, latest:STAGE or a folder; filters of mlx runs (sweep=ID)",
+            "choose runs, too. The runs that one comes from, and the evaluations of it, are shown with it.",
             "",
         ]
     if command == "ablate":

@@ -131,7 +131,7 @@ def _of_command(command: str, extra: str) -> list[str]:
         if command == "schema":
             return [*STAGES, *groups]
         return [f"{group}/{name}" for group, choices in groups.items() for name in choices]
-    if command in ("show", "resume", "compare"):
+    if command in ("show", "resume", "compare", "report"):
         from metalearn_cli.records.runs import list_runs
 
         return [run["id"] for run in list_runs("runs")]

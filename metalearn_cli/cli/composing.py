@@ -78,6 +78,7 @@ class Composer:
 
     def __init__(self, stage: str, extra: str = "") -> None:
         self.stage = stage
+        self.extra = extra
         self.config = "data-check" if stage.startswith("data ") else stage
         shipped, *own = folders(extra)
         version.setbase("1.3")
@@ -90,6 +91,7 @@ class Composer:
             path.prepend("command-line", address, SearchPathQuery(provider="schema"))
         self.loader = ConfigLoaderImpl(path)
         self.groups = self.loader.list_groups("")
+        self._chosen: dict[tuple[str, ...], Composition] = {}
 
     @cached_property
     def usual(self) -> dict[str, Any]:
@@ -165,6 +167,12 @@ class Composer:
                 words = [*own, *words]  # what is typed replaces what the tier sets
                 composition = Composition(self, words, self.loader.load_configuration(self.config, words, RunMode.RUN))
         return composition
+
+    def chosen(self, words: Sequence[str]) -> Composition:
+        """Compose settings as `compose` does, the same words once: it takes 0.1 s."""
+        if (known := self._chosen.get(tuple(words))) is None:
+            known = self._chosen[tuple(words)] = self.compose(words)
+        return known
 
     def completed(self, words: Sequence[str]) -> list[str]:
         """Return words with the choice of the backbone that suits the chosen data, if no word chooses one.
@@ -361,26 +369,27 @@ def defaults(stage: str) -> Any:
     return Composer(stage).compose([]).settings
 
 
-def typed_settings(run: Mapping[str, Any]) -> list[str]:
-    """Return the settings of a run that differ from the defaults, as they are typed; [] if unknown.
+def typed_settings(run: Mapping[str, Any], composer: Composer | None = None) -> list[str] | None:
+    """Return the settings of a run that differ from the defaults, as they are typed; None if unknown.
 
     Args:
         run: its run.json, with its `folder`.
+        composer: that of its stage, kept for several runs; None for a new one.
     """
     if run["stage"] not in STAGES or "folder" not in run:
-        return []
+        return None
     try:
-        config, composer = read_config(Path(run["folder"])), Composer(run["stage"])
+        config, composer = read_config(Path(run["folder"])), composer or Composer(run["stage"])
         words = _choices(composer, config)
-        usual = composer.compose(words)
+        usual = composer.chosen(words)
         # a setting that refers to another one is left out: a cosine is as long as the stage
         following = dict(_leaves(usual.unresolved))
         differing = _differences(config, usual.values | {"way": WAY, "query": QUERY})
         typed = [w for w in differing if not str(following.get(w.partition("=")[0])).startswith("$")]
-        chosen = composer.compose([]).config.hydra.runtime.choices
+        chosen = composer.chosen([]).config.hydra.runtime.choices
         return [word for word in words if word != f"{(group := word.partition('=')[0])}={chosen[group]}"] + typed
     except (HydraException, UserError):
-        return []  # of another version, or with components that are not installed
+        return None  # of another version, or with components that are not installed
 
 
 def _choices(composer: Composer, config: Mapping[str, Any]) -> list[str]:
@@ -391,7 +400,7 @@ def _choices(composer: Composer, config: Mapping[str, Any]) -> list[str]:
     found: dict[str, dict[str, Any]] = {group: {} for group in specs}
     for names in zip_longest(*known.values()):  # one choice of each group at a time: composing takes 0.1 s
         chosen = {group: name for group, name in zip(known, names, strict=True) if name is not None}
-        values = composer.compose([f"{group}={name}" for group, name in chosen.items()]).values
+        values = composer.chosen([f"{group}={name}" for group, name in chosen.items()]).values
         for group, name in chosen.items():
             found[group][name] = values.get(group)
     for group, spec in specs.items():

@@ -174,7 +174,8 @@ def attempt(composition: Composition, **facts: Any) -> Attempt:
     try:
         with originating(composition), telling.reporting() as reporter:
             given = {} if composition.given is None else {"given": composition.given}
-            found = stages.run(stage, composition.settings, reporter, **given, **facts)
+            typed: dict[str, Any] = {"typed": _typed(composition)} if stage == "run" else {}
+            found = stages.run(stage, composition.settings, reporter, **given, **typed, **facts)
             return Attempt(found, folder=str(found.get("folder") or ""))
     except Stopped as stop:
         raise Stopped(stop.number, _advice(stage, reporter.folder)) from stop
@@ -186,6 +187,12 @@ def attempt(composition: Composition, **facts: Any) -> Attempt:
             lower = composition.settings.optimizer["lr"] / 10
             reporter.note(f"to try a lower rate: mlx resume {shlex.quote(reporter.folder)} optimizer.lr={lower:.4g}")
         return Attempt(None, failure, reporter.folder)
+
+
+def _typed(composition: Composition) -> list[str]:
+    """Return the words after `mlx run` that run a job again; a chain's own settings do not say how they were typed."""
+    extra = composition.composer.extra
+    return [*(word.lstrip("+") for word in composition.words), *(["--config-dir", extra] if extra else [])]
 
 
 def _advice(stage: str, folder: str) -> str:

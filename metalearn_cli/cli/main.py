@@ -16,7 +16,7 @@ from typing import Any
 from metalearn_cli import __version__
 from metalearn_cli.cli import errors
 from metalearn_cli.cli.streams import Unwritable, patient
-from metalearn_cli.cli.words import DATA, SHELLS, STAGES, Words, meant, overview, parse
+from metalearn_cli.cli.words import DATA, REPORT, SHELLS, STAGES, Words, meant, overview, parse
 from metalearn_cli.core.errors import Stopped, UserError
 from metalearn_cli.core.importing import importing
 from metalearn_cli.core.places import current_folder, settle
@@ -135,6 +135,29 @@ def _compare(words: Words) -> int:
     return errors.DONE
 
 
+def _report(words: Words) -> int:
+    from metalearn_cli.cli import telling, views
+    from metalearn_cli.cli.listing import named
+
+    with telling.reporting():
+        found = named(_expect(words, "RUN", several=True), _runs_dir(words))
+        with importing():
+            from metalearn_cli.cli import reporting
+        record = reporting.read(found)
+        kind = words.options.get("--format", REPORT)
+        text = reporting.FORMATS[kind](record)
+        out = words.options.get("--out", f"report.{REPORT}" if kind == REPORT else "")
+        if out:
+            reporting.write(text, out)
+    if not out:
+        _show(words, record, lambda: print(text, end=""))
+        return errors.DONE
+    told = {"report": out, "bytes": len(text.encode()), "runs": [run["id"] for run in record["runs"]]}
+    told |= {key: record[key] for key in ("unfinished", "problems")}
+    _show(words, told, lambda: views.reported(told))
+    return errors.DONE
+
+
 def _ablate(words: Words) -> int:
     with importing():
         from metalearn_cli.cli import launch, views
@@ -165,7 +188,7 @@ def _resume(words: Words) -> int:
         raise Stopped(stop.number, f"resume with: mlx resume {shlex.quote(folder)}") from stop
 
     def draw() -> None:
-        own = [word for word in typed_settings(run) if not word.startswith("runs_dir=")]
+        own = [word for word in typed_settings(run) or () if not word.startswith("runs_dir=")]
         there = os.path.relpath(beside_of(Path(folder)))
         views.result(run, [*own, *[f"runs_dir={there}"] * (there != "runs")])
 
@@ -249,7 +272,7 @@ def _show_run(words: Words) -> int:
         return errors.DONE
     with importing():
         from metalearn_cli.cli.composing import typed_settings
-    views.lineage(found, typed_settings(found[0]))
+    views.lineage(found, typed_settings(found[0]) or ())
     return errors.DONE
 
 
@@ -321,6 +344,7 @@ def _completion(words: Words) -> int:
 _COMMANDS: dict[str, Callable[[Words], int]] = {
     "verify": _verify,
     "compare": _compare,
+    "report": _report,
     "ablate": _ablate,
     "resume": _resume,
     "ls": _ls,

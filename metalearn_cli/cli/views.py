@@ -202,6 +202,16 @@ def compared(record: Mapping[str, Any]) -> None:
         telling.say(one["sentence"])
 
 
+def reported(told: Mapping[str, Any]) -> None:
+    """Say where a report is, what is in it, and what is missing."""
+    for problem in told["problems"]:
+        telling.say(f"warning: {problem}")
+    if told["unfinished"]:
+        telling.say(f"not finished: {', '.join(told['unfinished'])}")
+    number = len(told["runs"])
+    telling.say(f"{told['report']}: {number} run{'s' * (number != 1)}, {told['bytes'] / 1000:.0f} kB")
+
+
 def ablated(record: Mapping[str, Any]) -> None:
     """Show what each stage of a chain is worth, as `studies.ablate.ablate` returns it: a table for each learner."""
     for learner in dict.fromkeys(row["learner"] for row in record["sides"]):

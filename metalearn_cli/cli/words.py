@@ -17,6 +17,7 @@ COMMANDS = {
     **STAGES,
     "verify": "run an experiment and compare its results with what it claims",
     "compare": "compare runs on the same test episodes, in pairs",
+    "report": "write a page with the results, curves and pictures of runs",
     "ablate": "run the chain with and without its stages, and say what each is worth",
     "resume": "complete an interrupted run",
     "ls": "list the choices: data, networks, learners, recipes",
@@ -47,6 +48,8 @@ FILTERS = {
     "sort": "age (newest first, the default) or metric (best first)",
 }
 """Filters of `mlx runs`, and its order."""
+REPORTS = (REPORT := "html", "md", "json", "csv")
+"""The formats of `mlx report`; the first one if none is named."""
 TAKING_SETTINGS = (*STAGES, "verify", "ablate", "validate", "data")
 SHELLS = ("bash", "zsh", "fish")
 
@@ -73,15 +76,16 @@ class Option(NamedTuple):
     default: str = ""
 
 
-_RUNS_DIR = Option(
-    "--runs-dir", "", "DIR", "folder of all runs (default: runs)", ("compare", "resume", "runs", "show", "doctor")
-)
+_WITH_RUNS = ("compare", "report", "resume", "runs", "show", "doctor")
+_RUNS_DIR = Option("--runs-dir", "", "DIR", "folder of all runs (default: runs)", _WITH_RUNS)
 _COMPOSING = (*STAGES, "verify", "ablate", "validate", "ls", "cat", "cp", "schema", "data")
 _INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 OPTIONS = (
     Option("--help", "-h", "", "show this text", tuple(COMMANDS)),
     Option("--json", "", "", "print the result as JSON", tuple(c for c in COMMANDS if c != "completion")),
     _RUNS_DIR,
+    Option("--out", "", "FILE", f"file to write (default: report.{REPORT}; stdout for other formats)", ("report",)),
+    Option("--format", "", "NAME", f"{', '.join(REPORTS)} (default: {REPORT})", ("report",), REPORTS),
     Option("--bench", "", "", "time a meta-training step with each task batching and precision", ("doctor",)),
     Option("--multirun", "-m", "", "run each of comma-separated values; see mlx ls sweep local", (*STAGES, "validate")),
     Option("--config-dir", "-cd", "DIR", "a folder with your own configs", _COMPOSING),
@@ -140,7 +144,7 @@ def parse(argv: Sequence[str]) -> Words:
         option = table.get(name)
         if option is None:
             word_of = name.lstrip("-")
-            near = closest(word_of, [o.name.lstrip("-") for o in table.values()])
+            near = closest(word_of, [o.name.lstrip("-") for o in table.values() if _taken(o, argv)])
             if near and not row_of(word_of, value):
                 raise UserError(f"there is no option {name}; did you mean --{near}?")
             value_follows = tokens and not equals and not re.search("^-|=", tokens[0]) and tokens[0] not in COMMANDS
@@ -157,7 +161,7 @@ def parse(argv: Sequence[str]) -> Words:
             raise UserError(
                 f"{name} must be one of {', '.join(option.choices)}, got {value!r}{meant(value, option.choices)}"
             )
-        options[option.name] = expanded(value) if option.value == "DIR" else value
+        options[option.name] = expanded(value) if option.value in ("DIR", "FILE") else value
     command = rest.pop(0) if rest else ""
     if command and command not in COMMANDS:
         hint = meant(command, COMMANDS) or f"; there are {', '.join(COMMANDS)}"
@@ -179,6 +183,12 @@ def parse(argv: Sequence[str]) -> Words:
         if command and option.name in options and command not in option.commands:
             raise UserError(f"mlx {command} has no option {option.name}; see: mlx {command} --help")
     return Words(command, options, [*rest, *unknown])
+
+
+def _taken(option: Option, argv: Sequence[str]) -> bool:
+    """Whether the command of a command line takes an option; any, if it has no command."""
+    command = next((word for word in argv if word in COMMANDS), "")
+    return not command or not option.commands or command in option.commands
 
 
 def overview() -> str:

@@ -13,11 +13,14 @@ from pathlib import Path
 from metalearn_cli.core.errors import UserError
 from metalearn_cli.core.types import Reporter
 from metalearn_cli.records.runs import as_json, flush, naming, write_text
+from metalearn_cli.records.shapes import COUNT, MEASURED, misshapen
 
 log = logging.getLogger("metalearn_cli")
 
 TIMES = ("seconds", "items_per_second", "tasks_per_second")
 """Entries of metrics.jsonl that differ between equal runs: seconds since the start (resumes included), and speed."""
+
+_LINE = {"step": COUNT, "*": MEASURED}
 
 
 class Recorder:
@@ -75,15 +78,22 @@ def read_metrics(folder: Path) -> list[dict[str, float]]:
     """Return the lines of a run's metrics.jsonl, NaN for null, without an incomplete last line.
 
     Raises:
-        UserError: if any other line is damaged.
+        UserError: if it cannot be read, or any other line is damaged.
     """
     path = folder / "metrics.jsonl"
-    texts = path.read_text().splitlines() if path.is_file() else []
+    try:
+        texts = path.read_text().splitlines() if path.is_file() else []
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
     lines = []
     for number, text in enumerate(texts, start=1):
         try:
-            lines.append({name: math.nan if value is None else value for name, value in json.loads(text).items()})
-        except ValueError as error:
+            values = json.loads(text)
+        except (ValueError, RecursionError) as error:
             if number < len(texts):
                 raise UserError(f"{path} is damaged in line {number}: {error}") from error
+            continue
+        if wrong := misshapen(values, _LINE).strip():
+            raise UserError(f"{path} is damaged in line {number}: {wrong}")
+        lines.append({name: math.nan if value is None else value for name, value in values.items()})
     return lines

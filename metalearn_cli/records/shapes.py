@@ -104,6 +104,7 @@ RUN = {
     "key?": TEXT,
     "sweep?": TEXT,
     "job?": TEXT,
+    "typed?": [TEXT],
     "data?": DATA,
     "parent?": PARENT,
     "teacher?": PARENT,
@@ -114,6 +115,7 @@ RUN = {
     "trained?": SCORE,
     "results?": [SCORE],
     "episodes_hash?": SHA256,
+    "evaluations?": [{"after": TEXT, "learner": TEXT, "runs": [NAME]}],
     "table?": [{**SCORE, "after": TEXT, "evaluations?": [NAME], "gain?": NUMBER, **dict.fromkeys(_OF_GAIN, NUMBER)}],
 }
 

@@ -57,7 +57,8 @@ def run_chain(
     """
     check_chain(config, make_jobs, session)
     if config.first:
-        config = _after(run_chain(config.first, make_jobs, session, reporter, **facts), config)
+        of_first = {key: value for key, value in facts.items() if key != "typed"}  # which are this chain's words
+        config = _after(run_chain(config.first, make_jobs, session, reporter, **of_first), config)
     config = _fitted(config, session, reporter)
     key = _key(config, session)
     same = all_of("run", key, config.runs_dir, config.wait)

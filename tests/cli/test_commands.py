@@ -426,6 +426,8 @@ def test_doctor(mlx, tmp_path):
         ("mlx ls alg", {"algorithm"}, {"backbone"}),
         ("mlx show a", {"a1"}, set()),
         ("mlx compare a", {"a1"}, set()),
+        ("mlx report a", {"a1"}, set()),
+        ("mlx report --f", {"--format"}, {"--json"}),
         ("mlx ablate algorithm=ma", {"algorithm=maml"}, {"algorithm=protonet"}),
         ("mlx completion ", {"bash", "zsh", "fish"}, set()),
         ("mlx meta-train a=[", set(), set()),

@@ -104,3 +104,14 @@ def test_the_commands_of_the_page_on_sweeps(mlx: Callable, monkeypatch: pytest.M
         stage = next(word for word in words if not word.startswith("-"))
         code, _, err = mlx(*words, *own.get(stage, []))
         assert code == 0, f"mlx {shlex.join(words)}\n{err}"
+
+
+def test_the_commands_of_the_page_on_reports(mlx: Callable, tmp_path: Path) -> None:
+    found = commands("report.md")
+    assert len(found) >= 5
+    tiny = ["data=gaussian", "backbone=mlp", "model=classifier", "way=2", "query=2", *SMALL]
+    for words in found:
+        code, out, err = mlx(*words, *tiny if words == ["run"] else [])
+        assert code == 0 and out, f"mlx {shlex.join(words)}\n{err}"
+    told = (tmp_path / "report.html").read_text()
+    assert "Gains of the stages" in told and "mlx run data=gaussian" in told

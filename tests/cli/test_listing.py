@@ -214,5 +214,6 @@ def test_every_example_of_every_help_runs(mlx):
             kept = ["validate", "run", "experiment=smoke", *(w for w in words if w.startswith("tier="))]
         if name == "compare":  # its examples name runs that are not here
             kept = ["compare", "latest:evaluate", "latest:evaluate"]
+        kept = ["stage=run" if word.startswith("sweep=") else word for word in kept] if name == "report" else kept
         code, _, err = mlx(*kept, *sizes)
         assert code == 0, f"mlx {shlex.join(words)}\n{err}"

@@ -107,3 +107,20 @@ def test_damage_in_the_middle_is_told(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"ste\n{"step": 3}\n')
     with pytest.raises(UserError, match=r"metrics\.jsonl is damaged in line 2"):
         read_metrics(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("[1]", "in line 1: must be an object"),
+        ('{"x": 1}', "it has no step"),
+        ('{"step": "<b>"}', "step must be"),
+        ('{"step": 1, "x": {}}', "x must be a number"),
+        ("[" * 100_000, "in line 1"),
+        ("\udc80", "cannot be read"),
+    ],
+)
+def test_lines_that_are_no_metrics(tmp_path, line, told):
+    (tmp_path / "metrics.jsonl").write_text(f'{line}\n{{"step": 3}}\n', errors="surrogateescape")
+    with pytest.raises(UserError, match=told):
+        read_metrics(tmp_path)

@@ -1,0 +1,474 @@
+"""The page of `mlx report`: one HTML file with its own style, script and pictures, which loads nothing.
+
+Text of runs may be untrusted. `tag` escapes all that is not `Html`, and the page's policy allows only the style and the
+script of its template, and no requests.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from metalearn_cli.cli.phrases import duration, hardest, measured, over, spread, verdict, with_intervals
+from metalearn_cli.core.errors import UserError
+from metalearn_cli.core.metric import metric_named
+from metalearn_cli.core.stages import TABLE
+from metalearn_cli.records.pictures import small
+
+Record = Mapping[str, Any]
+
+PICTURES = 24
+"""Most pictures of a page."""
+_OF_A_RUN = 4  # most pictures of a run
+_WIDTH, _COLOURS = 800, 48  # of a picture
+_AXES = 7  # most settings of the picture of settings
+_KEYS = 12  # most curves that a panel names
+_TEXT = 60  # most characters of a value
+_GAINS = (
+    "A gain is the difference to the row above, episode by episode. "
+    "A stage helps or hurts if all intervals of its gain exclude 0."
+)
+_CONTROL = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
+
+
+class Html(str):
+    """Text that is HTML already."""
+
+
+def tag(name: str, *content: str | Iterable[str], **attributes: object) -> Html:
+    """Return an element; content and attributes are escaped, unless they are `Html`.
+
+    Args:
+        name: of the element.
+        content: texts or elements, or lists of them.
+        attributes: their names with _ for -, and with _ at the end where Python has a word of its own.
+    """
+    parts = [part for own in content for part in ([own] if isinstance(own, str) else own)]
+    inner = "".join(part if isinstance(part, Html) else _escaped(part) for part in parts)
+    named = "".join(f' {key.rstrip("_").replace("_", "-")}="{_escaped(str(v))}"' for key, v in attributes.items())
+    return Html(f"<{name}{named}>{inner}</{name}>")
+
+
+def _escaped(text: str) -> str:
+    return escape(text.translate(_CONTROL)).encode("utf-8", "replace").decode()
+
+
+def page(record: Record, made: str) -> str:
+    """Return the page of a record of runs.
+
+    Args:
+        record: see `studies.report.gathered`.
+        made: when and by what version, for the end of the page.
+    """
+    template = (Path(__file__).parent / "page.html").read_text()
+    style, script = (re.search(f"<{name}>(.*?)</{name}>", template, re.DOTALL) for name in ("style", "script"))
+    assert style and script
+    hashes = [base64.b64encode(hashlib.sha256(own[1].encode()).digest()).decode() for own in (style, script)]
+    policy = (
+        f"default-src 'none'; style-src 'sha256-{hashes[0]}'; script-src 'sha256-{hashes[1]}'; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    head, tail = template.split("@@BODY@@")
+    head = head.replace("@@POLICY@@", policy).replace("@@TITLE@@", _title(record))
+    return head + "\n".join(_Page(record).sections(made)) + tail
+
+
+def _title(record: Record) -> str:
+    number = len(record["runs"])
+    only = record["runs"][0]
+    return _escaped(f"{only['stage']} {only['id']}" if number == 1 else f"{number} runs") + " - mlx report"
+
+
+class _Page:
+    """The sections of a page; colours tell the runs of a stage apart."""
+
+    def __init__(self, record: Record) -> None:
+        self.record = record
+        self.runs: Sequence[Record] = record["runs"]
+        self.both = (record["runs"], record["others"])
+        self.every: list[Record] = [*record["runs"], *record["others"]]
+        self.colours: dict[str, str] = {}
+        counts: dict[str, int] = {}
+        for run in self.every:
+            index = counts[run["stage"]] = counts.get(run["stage"], -1) + 1
+            self.colours[run["id"]] = f"c{index % 8} d{index // 8 % 3}"
+
+    def sections(self, made: str) -> list[Html]:
+        """Return all sections that have something to show."""
+        parts = [self.head(), self.results(), self.settings()]
+        parts += [self.gains(run) for run in self.runs if run["table"]]
+        parts += [self.curves(), self.pictures(), self.lineage(), self.again(), tag("p", made, class_="faint")]
+        return [part for part in parts if part]
+
+    def head(self) -> Html:
+        """Return the title, and what is unfinished or could not be read."""
+        heading = _title(self.record).removesuffix(" - mlx report")
+        parts = [tag("h1", Html(heading))]
+        named = {run["id"]: run for run in self.every}
+        for name in self.record["unfinished"]:
+            run = named[name]
+            steps = f", step {run['step'] or 0} of {run['steps']}" if run["steps"] else ""
+            why = f": {run['error']}" if run["error"] else ""
+            parts.append(tag("p", f"{run['stage']} {name} is not finished: {run['status']}{steps}{why}", class_="warn"))
+        parts += [tag("p", problem, class_="warn") for problem in self.record["problems"]]
+        return tag("header", parts)
+
+    def results(self) -> Html:
+        """Return the scores of the named runs, and of evaluations that belong to them, with intervals as bars."""
+        of_chains = self.runs[0]["stage"] == "run"  # their evaluations are rows of their own tables
+        scoring = [run for run in self.record["others"] if run["stage"] == "evaluate" and not of_chains]
+        parts = [self.scores(self.runs, self.record["varying"][:_AXES])]
+        parts += [tag("h3", "Evaluations of them"), self.scores(scoring, ["parent"])] if scoring else []
+        shown = [*self.runs, *scoring]
+        lines = dict.fromkeys(over(result) for run in shown for result in run["results"] if result.get("over"))
+        parts += [tag("p", line, class_="faint") for line in lines]
+        worst = [run for run in shown if run["results"] and run["results"][0].get("hardest")]
+        worst = [run for run in worst if all("worst_decile" in result for result in run["results"])]
+        told = [tag("p", f"{run['id']}: {hardest(run['results'])}.", class_="faint") for run in worst]
+        return _section("Results", [*parts, *([_folded("The hardest episodes and classes", told)] if told else [])])
+
+    def scores(self, found: Sequence[Record], keys: Sequence[str]) -> Html:
+        """Return a table of runs, a row for each score; `keys` are settings, or facts of a run."""
+        scored = [(run, result) for run in found for result in run["results"] or [{}]]
+        scales = _scales([result for _, result in scored if result])
+        learners = ["learner"] * any(_learner(result) for _, result in scored)
+        rows = []
+        for run, result in scored:
+            bar = _bar(result["value"], result.get("interval"), *scales[result["name"]]) if result else ""
+            unfinished = "" if run["status"] == "completed" else f"{run['status']} "
+            cells = [
+                tag("td", self.swatch(run), run["id"], class_="id"),
+                tag("td", unfinished, _score(result) if result else "", class_="n"),
+                tag("td", bar),
+                tag("td", str(result.get("name") or "")),
+                *(tag("td", _learner(result)) for _ in learners),
+                *(tag("td", _value(run["settings"].get(key, run.get(key)))) for key in keys),
+            ]
+            rows.append(tag("tr", cells, data_run=run["id"]))
+        heads = ["run", "result", "", "metric", *learners, *("of" if key == "parent" else key for key in keys)]
+        return tag("div", tag("table", tag("tr", [tag("th", head) for head in heads]), rows), class_="wide")
+
+    def swatch(self, run: Record) -> Html:
+        """Return a piece of the run's colour."""
+        line = tag("line", x1=0, x2=18, y1=4, y2=4, class_=f"curve {self.colours[run['id']]}")
+        return tag("svg", line, class_="swatch", viewBox="0 0 18 8", aria_hidden="true")
+
+    def settings(self) -> Html:
+        """Return parallel coordinates: a line for each run, through its settings and its result."""
+        name = _metric(self.runs)
+        done = [run for run in self.runs if run["metric"] and run["metric"]["name"] == name]
+        done = [run for run in done if run["metric"]["value"] is not None]
+        keys = self.record["varying"][:_AXES]
+        if len(done) < 2 or not keys:
+            return Html()
+        columns = [[run["settings"].get(key) for run in done] for key in keys]
+        columns.append([run["metric"]["value"] for run in done])
+        apart = max(150, 880 // len(keys))
+        width, top, bottom = 60 + apart * len(keys), 40, 230
+        places = [30 + apart * index for index in range(len(columns))]
+        axes = [_axis(column, top, bottom) for column in columns]
+        lines: list[Html] = []
+        labels: list[Html] = []
+        for x, key, (_, ticks) in zip(places, [*keys, name], axes, strict=True):
+            anchor, side = ("end", -5) if x == places[-1] else ("start", 5)
+            share = x == places[-1] and metric_named(name).unit == "share"
+            lines.append(tag("line", x1=x, x2=x, y1=top, y2=bottom, class_="axis"))
+            labels.append(_text(x - 4 * side, 16, _short(key, 20), anchor))
+            for value, y in ticks:
+                label = f"{100 * value:.1f} %" if share else _short(_value(value), 16)
+                labels.append(_text(x + side, y - 3, label, anchor))
+        for index, run in enumerate(done):
+            points = " ".join(f"{x},{heights[index]:.1f}" for x, (heights, _) in zip(places, axes, strict=True))
+            title, kind = tag("title", f"{run['id']}: {measured(run)}"), f"curve {self.colours[run['id']]}"
+            lines.append(tag("polyline", title, points=points, class_=kind, data_run=run["id"]))
+        more = len(self.record["varying"]) - len(keys)
+        told = [tag("p", f"{more} more settings differ: {', '.join(self.record['varying'][_AXES:])}")] * (more > 0)
+        return _section("Settings and results", [_drawing([*lines, *labels], width, 250), *told])
+
+    def gains(self, run: Record) -> Html:
+        """Return the tables of a chain: what is scored after each stage, and how much the stage gains."""
+        tables: dict[str, list[Record]] = {}
+        for row in run["table"]:
+            tables.setdefault(_learner(row), []).append(row)
+        scores = _scales(run["table"])
+        gains = [row for row in run["table"] if row.get("gain") is not None]
+        ends = [abs(row["gain"]) + (row.get("gain_interval") or 0) for row in gains]
+        reach = max(ends, default=0) or 1
+        parts: list[Html] = []
+        for label, rows in tables.items():
+            lines = []
+            for row in rows:
+                gain = row.get("gain")
+                known = gain is not None and "gain_interval" in row
+                lines.append(
+                    tag(
+                        "tr",
+                        tag("td", "untrained" if row["after"] == "nothing" else row["after"]),
+                        tag("td", _score(row), class_="n"),
+                        tag("td", _bar(row["value"], row.get("interval"), *scores[row["name"]])),
+                        tag("td", with_intervals(row, "gain_") if gain is not None else "", class_="n"),
+                        tag("td", _bar(gain, row.get("gain_interval"), -reach, reach) if gain is not None else ""),
+                        tag("td", verdict(row) if known else ""),
+                    )
+                )
+            heads = tag("tr", [tag("th", head) for head in ("after", rows[0]["name"], "", "gain", "", "the stage")])
+            parts += [tag("h3", label), tag("div", tag("table", heads, lines), class_="wide")]
+        parts += [tag("p", told, class_="faint") for told in (over(run["table"][0]), _GAINS)]
+        return _section(f"Gains of the stages, run {run['id']}", parts)
+
+    def curves(self) -> Html:
+        """Return a panel of curves for each stage and metric."""
+        panels: dict[tuple[str, str], list[tuple[Record, list[list[float]]]]] = {}
+        for run in self.every:
+            for name, points in run["curves"].items():
+                panels.setdefault((run["stage"], name), []).append((run, points))
+        figures = []
+        for (stage, name), lines in sorted(panels.items(), key=lambda item: (_rank(item[0][0]), item[0])):
+            keys = [tag("span", self.swatch(run), run["id"], class_="key", data_run=run["id"]) for run, _ in lines]
+            more = [tag("span", f"and {len(keys) - _KEYS} more", class_="key")] * (len(keys) > _KEYS)
+            caption = tag("figcaption", keys[:_KEYS], more)
+            figures.append(tag("figure", tag("h3", f"{stage}: {_short(name)}"), self.panel(name, lines), caption))
+        return _section("Learning curves", [tag("div", figures, class_="grid")]) if figures else Html()
+
+    def panel(self, name: str, lines: Sequence[tuple[Record, list[list[float]]]]) -> Html:
+        """Return the curves of one metric over steps."""
+        steps = [step for _, points in lines for step, _ in points]
+        values = [value for _, points in lines for _, value in points]
+        left, right, top, bottom = 52, 470, 10, 210
+        low, high, last = min(values), max(values), max(steps) or 1
+        margin = (high - low) * 0.04 or abs(high) * 0.04 or 1
+        low, high = low - margin, high + margin
+        share = metric_named(name).unit == "share"
+
+        def place(step: float, value: float) -> tuple[float, float]:
+            return left + (right - left) * step / last, bottom - (bottom - top) * (value - low) / (high - low)
+
+        parts = []
+        for tick in _ticks(low, high):
+            y = round(place(0, tick)[1], 1)
+            label = f"{100 * tick:.4g} %" if share else f"{tick:.4g}"
+            parts += [tag("line", x1=left, x2=right, y1=y, y2=y, class_="axis"), _text(left - 6, y + 4, label, "end")]
+        for tick in _ticks(0, last):
+            parts.append(_text(place(tick, low)[0], bottom + 16, f"{tick:.6g}", "middle"))
+        parts.append(_text(right, bottom + 32, "step", "end"))
+        for run, points in lines:
+            at = [place(*point) for point in points]
+            title = tag("title", f"{run['id']}: {points[-1][1]:.4g} at step {points[-1][0]}")
+            marked = {"class_": f"curve {self.colours[run['id']]}", "data_run": run["id"]}
+            parts.append(tag("polyline", title, points=" ".join(f"{x:.1f},{y:.1f}" for x, y in at), **marked))
+            if len(at) == 1:
+                marked["class_"] = marked["class_"].replace("curve", "dot")
+                parts.append(tag("circle", title, cx=f"{at[0][0]:.1f}", cy=f"{at[0][1]:.1f}", r=3, **marked))
+        return tag("svg", parts, viewBox="0 0 480 246", class_="all", role="img", aria_label=f"{name} over steps")
+
+    def pictures(self) -> Html:
+        """Return the pictures that the runs left: sample episodes with answers, reconstructions, and others."""
+        figures: list[Html] = []
+        left = 0
+        for run in self.every:
+            for path in run["pictures"][:_OF_A_RUN]:
+                if len(figures) == PICTURES:
+                    left += 1
+                    continue
+                told = f"{run['stage']} {run['id']}: {Path(path).stem.replace('_', ' ')}"
+                try:
+                    data, (width, height) = small(Path(path), _WIDTH, _COLOURS)
+                except UserError as error:
+                    figures.append(tag("p", str(error), class_="warn"))
+                    continue
+                source = f"data:image/png;base64,{base64.b64encode(data).decode()}"
+                image = Html(f'<img src="{source}" alt="{_escaped(told)}" width="{width}" height="{height}">')
+                figures.append(tag("figure", image, tag("figcaption", told)))
+        more = [tag("p", f"{left} more pictures are in the folders of the runs.", class_="faint")] * (left > 0)
+        body = [tag("div", figures, class_="grid"), *more]
+        return _section("Sample episodes and pictures", body) if figures else Html()
+
+    def lineage(self) -> Html:
+        """Return the graph of which run started from which; evaluations of one run are one box."""
+        there = {run["id"]: run for run in self.every}
+        children: dict[str | None, list[Record]] = {}
+        for run in sorted(self.every, key=lambda run: str(run["started_at"])):
+            if run["stage"] != "run":
+                parent = run["parent"] if run["parent"] in there else None
+                children.setdefault(parent, []).append(run)
+        boxes: list[tuple[int, float, list[Record]]] = []
+        edges: list[tuple[tuple[int, float], tuple[int, float]]] = []
+        rows = 0
+
+        def put(together: list[Record], depth: int) -> float:
+            """Place a box after those that start from it, and return its row."""
+            nonlocal rows
+            below = [put(own, depth + 1) for own in _boxes(children.pop(together[0]["id"], []))]
+            row = sum(below) / len(below) if below else float(rows)
+            rows += not below
+            boxes.append((depth, row, together))
+            edges.extend(((depth, row), (depth + 1, other)) for other in below)
+            return row
+
+        for own in _boxes(children.pop(None, [])):
+            put(own, 0)
+        if not edges:
+            return Html()
+        across, down, named = 210, 50, {run["id"] for run in self.runs}
+        parts = []
+        for (depth, row), (other, end) in edges:
+            x, y, to, at = 10 + depth * across + 180, 30 + row * down, 10 + other * across, 30 + end * down
+            line = f"M{x},{y:.1f} C{x + 15},{y:.1f} {to - 15},{at:.1f} {to},{at:.1f}"
+            parts.append(tag("path", d=line, class_="edge"))
+        for depth, row, together in boxes:
+            run, x, y = together[0], 10 + depth * across, 30 + row * down
+            kind = " named" * any(own["id"] in named for own in together) + " gone" * (run["status"] == "gone")
+            title = tag("title", "; ".join(f"{own['id']} ({own['status']}): {measured(own)}" for own in together))
+            parts.append(tag("rect", title, x=x, y=round(y - 19, 1), width=180, height=38, rx=5, class_=f"node{kind}"))
+            label = run["stage"] if len(together) == 1 else f"{run['stage']}, {len(together)} runs"
+            unfinished = f", {run['status']}" * (run["status"] != "completed")
+            parts.append(_text(x + 8, y - 3, _short(label + unfinished, 24)))
+            name = run["id"] if len(together) == 1 else f"{run['id']}, ..."
+            parts.append(tag("text", _short(name, 24), x=x + 8, y=round(y + 13, 1), class_="faint"))
+        width, height = 10 + (max(depth for depth, _, _ in boxes) + 1) * across, 10 + rows * down
+        return _section("Where they come from", [_drawing(parts, width, height)])
+
+    def again(self) -> Html:
+        """Return the command of each run, with the versions and checksums that tell whether it is the same."""
+        named, others = ([self.repeated(run) for run in found if run["command"]] for found in self.both)
+        if not named and not others:
+            return Html()
+        folded = [_folded("The runs that they come from, and their evaluations", others)] if others else []
+        return _section("To repeat them", [*named, *folded])
+
+    def checkpoint(self, run: Record) -> Record:
+        """Return the checkpoint of a run, or the one that it scored."""
+        parent = next((other for other in self.every if other["id"] == run["parent"]), {"checkpoint": None})
+        return run["checkpoint"] or parent["checkpoint"] or {}
+
+    def repeated(self, run: Record) -> Html:
+        """Return the command of a run, and what tells whether the result is the same."""
+        data, found = run["data"], self.checkpoint(run)
+        facts = [f"took {duration(run['seconds'])}"] if run["seconds"] is not None else []
+        facts += [f"{name} {version}" for name, version in found.get("versions", {}).items()]
+        facts += [f"checkpoint sha256 {found['sha256']}"] if found else []
+        facts += [f"data {data['name']}, fingerprint {data['fingerprint']}"] if data["fingerprint"] else []
+        told = tag("p", "; ".join(facts), class_="faint")
+        return tag("div", tag("h3", f"{run['stage']} {run['id']}"), tag("pre", run["command"]), told)
+
+
+def _boxes(found: Sequence[Record]) -> list[list[Record]]:
+    """Return runs that start from the same one as boxes: evaluations together, others one by one."""
+    scored = [run for run in found if run["stage"] == "evaluate"]
+    return [[run] for run in found if run["stage"] != "evaluate"] + [scored] * bool(scored)
+
+
+def _section(heading: str, content: Iterable[str]) -> Html:
+    return tag("section", tag("h2", heading), content)
+
+
+def _learner(result: Record) -> str:
+    """Return the learner of a score, and its protocol if there are several."""
+    parts = [result.get("learner"), result.get("normalisation", "none").replace("none", ""), result.get("drawn")]
+    return ", ".join(part for part in parts if part)
+
+
+def _folded(heading: str, content: Iterable[str]) -> Html:
+    return tag("details", tag("summary", heading), content)
+
+
+def _rank(stage: str) -> int:
+    return [*TABLE, stage].index(stage)
+
+
+def _drawing(parts: Iterable[Html], width: float, height: float) -> Html:
+    """Return an SVG picture that keeps its size and can be moved on a narrow screen."""
+    drawing = tag("svg", parts, viewBox=f"0 0 {width} {height}", width=width, height=height, class_="all fixed")
+    return tag("div", drawing, class_="wide")
+
+
+def _text(x: float, y: float, text: str, anchor: str = "start") -> Html:
+    return tag("text", text, x=round(x, 1), y=round(y, 1), text_anchor=anchor)
+
+
+def _short(text: str, most: int = _TEXT) -> str:
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def _value(value: Any) -> str:
+    """Return a setting as a table shows it."""
+    if value is None:
+        return "-"
+    return f"{value:.6g}" if isinstance(value, float) else _short(str(value))
+
+
+def _score(result: Record) -> str:
+    """Return a score with all its intervals and its unit."""
+    if not result.get("over") or result.get("interval") is None:
+        return spread(result["name"], result["value"], result.get("interval"))
+    return with_intervals(result) + " %" * (metric_named(result["name"]).unit == "share")
+
+
+def _metric(found: Sequence[Record]) -> str:
+    """Return the name of the metric that most runs have."""
+    names = [run["metric"]["name"] for run in found if run["metric"]]
+    return max(names, key=names.count, default="")
+
+
+def _scales(results: Iterable[Record]) -> dict[str, tuple[float, float]]:
+    """Return the range of the values of each metric, with their intervals."""
+    found: dict[str, tuple[float, float]] = {}
+    for result in results:
+        if (value := result["value"]) is not None:
+            half = result.get("interval") or 0
+            low, high = found.get(result["name"], (math.inf, -math.inf))
+            found[result["name"]] = min(low, value - half), max(high, value + half)
+        else:
+            found.setdefault(result["name"], (0.0, 1.0))
+    return found
+
+
+def _bar(value: float | None, half: float | None, low: float, high: float) -> Html:
+    """Return a value as a dot and its interval as a line, between two ends; with a line at 0 if it is between them."""
+    if value is None:
+        return Html()
+    size = high - low or 1
+
+    def at(number: float) -> float:
+        return round(6 + 158 * (number - low) / size, 1)
+
+    zero = [tag("line", x1=at(0), x2=at(0), y1=2, y2=20, class_="zero")] * (low < 0 < high)
+    half = half or 0
+    parts = [tag("line", x1=6, x2=164, y1=20, y2=20, class_="axis"), *zero]
+    parts.append(tag("line", x1=at(value - half), x2=at(value + half), y1=11, y2=11, class_="curve c0"))
+    parts.append(tag("circle", cx=at(value), cy=11, r=4, class_="dot c0"))
+    return tag("svg", parts, class_="bar", viewBox="0 0 170 22")
+
+
+def _axis(values: Sequence[Any], top: float, bottom: float) -> tuple[list[float], list[tuple[Any, float]]]:
+    """Return the height of each value on an axis, and its marks: numbers by size, anything else one by one."""
+    numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
+    if len(numbers) < len(values):
+        names = sorted({_value(value) for value in values})
+        step = (bottom - top) / max(1, len(names) - 1)
+        height = {name: bottom - index * step for index, name in enumerate(names)}
+        return [height[_value(value)] for value in values], list(height.items())
+    low, high = min(numbers), max(numbers)
+    log = low > 0 and high / low >= 50
+    size = (math.log(high / low) if log else high - low) or 1
+
+    def at(value: float) -> float:
+        return bottom - (bottom - top) * (math.log(value / low) if log else value - low) / size
+
+    marks = sorted(set(numbers)) if len(set(numbers)) <= 6 else [low, high]
+    return [at(value) for value in values], [(value, at(value)) for value in marks]
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Return three to six round numbers between two."""
+    size = high - low
+    unit = 10.0 ** math.floor(math.log10(size / 3)) if size > 0 else 1.0
+    step = next(unit * factor for factor in (1, 2, 5, 10) if size / (unit * factor) <= 5.5)
+    first = math.ceil(low / step)
+    return [round(step * index, 12) for index in range(first, math.floor(high / step) + 1)]

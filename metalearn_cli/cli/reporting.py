@@ -1,0 +1,130 @@
+"""`mlx report`: the record of runs as a page, a table or JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timezone
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from metalearn_cli import __version__
+from metalearn_cli.cli.composing import Composer, typed_settings
+from metalearn_cli.cli.page import page
+from metalearn_cli.cli.phrases import over, verdict, with_intervals
+from metalearn_cli.core.errors import UserError
+from metalearn_cli.core.stages import TABLE
+from metalearn_cli.records import runs
+from metalearn_cli.studies.report import gathered
+
+Record = Mapping[str, Any]
+
+_RESULT = ("name", "learner", "normalisation", "drawn", "value", "interval", "interval_classes", "interval_trainings")
+
+
+def read(named: Sequence[Record]) -> dict[str, Any]:
+    """Return the record of runs, see `studies.report.gathered`."""
+    composer = cache(Composer)
+
+    def command(run: Record) -> list[str] | None:
+        words = typed_settings(run, composer(run["stage"])) if run["stage"] in TABLE else run.get("typed")
+        return None if words is None else ["mlx", run["stage"], *words]
+
+    return gathered(named, command)
+
+
+def html(record: Record) -> str:
+    """Return the record as a page."""
+    return page(record, f"Made on {datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC by mlx {__version__}.")
+
+
+def json(record: Record) -> str:
+    """Return the record as JSON."""
+    return runs.as_json(record, indent=2) + "\n"
+
+
+def table(record: Record) -> str:
+    """Return the results of the runs as CSV: a row for each score, or one for a run without."""
+    file = io.StringIO()
+    rows = csv.writer(file, lineterminator="\n")
+    settings = record["varying"]
+    rows.writerow(["run", "stage", "status", "data", *settings, *_RESULT])
+    for run in record["runs"]:
+        facts = [run["id"], run["stage"], run["status"], run["data"]["name"]]
+        own = [run["settings"].get(key) for key in settings]
+        for result in run["results"] or [{}]:
+            rows.writerow([_cell(value) for value in [*facts, *own, *(result.get(key) for key in _RESULT)]])
+    return file.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    """Return a value for a spreadsheet, which would run a text that begins like a formula."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+
+
+def markdown(record: Record) -> str:
+    """Return the results, the gains of stages and the commands as Markdown."""
+    settings = record["varying"]
+    rows = [
+        [
+            *(run["id"], run["stage"], run["status"]),
+            *(run["settings"].get(key) for key in settings),
+            *(result.get("learner"), result.get("normalisation"), result.get("name"), _score(result)),
+        ]
+        for run in record["runs"]
+        for result in run["results"] or [{}]
+    ]
+    parts = [_table(["run", "stage", "status", *settings, "learner", "normalisation", "metric", "result"], rows)]
+    parts += dict.fromkeys(over(r) for run in record["runs"] for r in run["results"] if r.get("over"))
+    for run in record["runs"]:
+        rows = [
+            [row["after"], row.get("learner"), row.get("normalisation"), _score(row), *_gain(row)]
+            for row in run["table"] or ()
+        ]
+        if rows:
+            parts += [f"Gains of the stages, run {run['id']}:"]
+            parts += [_table(["after", "learner", "normalisation", "result", "gain", "the stage"], rows)]
+    parts += [f"- {_escaped(problem)}" for problem in record["problems"]]
+    parts += [f"    {run['command']}" for run in record["runs"] if run["command"]]
+    return "\n\n".join(parts) + "\n"
+
+
+def _score(result: Record) -> str:
+    return with_intervals(result) if result else "-"
+
+
+def _gain(row: Record) -> list[str]:
+    known = row.get("gain") is not None and "gain_interval" in row
+    return [with_intervals(row, "gain_"), verdict(row)] if known else ["", ""]
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join(f"| {' | '.join(_escaped('-' if v is None else str(v)) for v in line)} |" for line in lines)
+
+
+def _escaped(text: str) -> str:
+    for special in "\\|<`*_[":
+        text = text.replace(special, f"\\{special}")
+    return " ".join(text.split())
+
+
+FORMATS: dict[str, Callable[[Record], str]] = {"html": html, "md": markdown, "json": json, "csv": table}
+
+
+def write(text: str, out: str) -> None:
+    """Write a report to a file.
+
+    Raises:
+        UserError: if it cannot be written.
+    """
+    path = Path(out)
+    if path.is_dir():
+        raise UserError(f"--out {out}: is a folder; type: --out {shlex.quote(str(path / 'report.html'))}")
+    try:
+        runs.write_bytes(path, text.encode("utf-8", "replace"))
+    except OSError as error:
+        raise UserError(f"--out {out}: cannot be written: {error.strerror}") from error
