@@ -12,6 +12,7 @@ from typing import Annotated
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import embedding
 
 from metalearn_cli.backbones.common.attention import Block
 from metalearn_cli.backbones.common.items import advice, named
@@ -36,7 +37,7 @@ class Embedding(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return [B, L, D] of ids x [B, L]."""
-        z = self.tokens[x]
+        z = embedding(x, self.tokens)  # the gradient of tokens[x] depends on which thread is first
         return z if self.places is None else z + self.places
 
 

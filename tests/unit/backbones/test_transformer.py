@@ -77,3 +77,19 @@ def test_items_that_are_no_text_are_refused_with_what_takes_them(facts: Facts, a
 def test_heads_that_do_not_divide_the_width_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"^backbone\.heads: heads 3 must divide hidden 64"):
         fresh_backbone(SPEC | {"heads": 3}, TEXT, 0)
+
+
+def test_the_gradient_of_embeddings_is_the_same_each_time_with_two_threads() -> None:
+    network = Transformer(Facts("text", (32,), "ids", 4, vocabulary=300), hidden=64, layers=0)
+    ids, found = torch.randint(0, 300, (128, 32), generator=torch.Generator().manual_seed(0)), []
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        for _ in range(10):
+            network.zero_grad()
+            network(ids).square().sum().backward()
+            assert network.embedding.tokens.grad is not None
+            found.append(network.embedding.tokens.grad.clone())
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(grad, found[0]) for grad in found)
