@@ -80,12 +80,12 @@ def test_heads_that_do_not_divide_the_width_are_refused() -> None:
 
 
 def test_the_gradient_of_embeddings_is_the_same_each_time_with_two_threads() -> None:
-    network = Transformer(Facts("text", (32,), "ids", 4, vocabulary=300), hidden=64, layers=0)
+    network = Transformer(Facts("text", (32,), "ids", 4, vocabulary=300), hidden=64, layers=1)
     ids, found = torch.randint(0, 300, (128, 32), generator=torch.Generator().manual_seed(0)), []
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        for _ in range(10):
+        for _ in range(20):
             network.zero_grad()
             network(ids).square().sum().backward()
             assert network.embedding.tokens.grad is not None
