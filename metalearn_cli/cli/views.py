@@ -192,7 +192,8 @@ def verified(record: Mapping[str, Any]) -> None:
         telling.say(f"brackets, and the half-width together{'; accuracies are in percent' if share else ''}.")
     took, claimed = (duration(60 * record["minutes"][key]) for key in ("run", "claim"))
     telling.say(f"time: {took}; its file says {claimed} on 2 cores")
-    telling.say(f"{'PASS' if record['passed'] else 'FAIL'}: {title}, {record['folder']}/verify.json")
+    verdict = {True: "PASS", False: "FAIL", None: "it ran, and claims nothing"}[record["passed"]]
+    telling.say(f"{verdict}: {title}, {record['folder']}/verify.json")
 
 
 def compared(record: Mapping[str, Any]) -> None:
