@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from metalearn_cli.backbones.common.weights import without_weights
 from metalearn_cli.core.build import Spec, build, problems_of
+from metalearn_cli.core.check import in_shell
 from metalearn_cli.core.config import TransferConfig
 from metalearn_cli.core.errors import ConfigError, Problem
 from metalearn_cli.core.learning import score, task_loss
@@ -234,7 +235,7 @@ def _network_of(teacher: Checkpoint, like: Network | None, data: Dataset, runtim
         message = f"{teacher.folder} has no classifier; name a run of transfer"
         raise ConfigError([Problem("teacher", message)])
     if like and teacher.manifest["step"] == 0:
-        message = f"{teacher.folder} has an untrained classifier, as transfer brought no improvement; name a later one"
+        message = f"{teacher.folder} has an untrained classifier, as transfer brought no improvement{_later(teacher)}"
         raise ConfigError([Problem("teacher", message)])
     if like and recorded.get("name") != data.name:
         message = f"{teacher.folder} is a classifier of {recorded.get('name')}, not of {data.name}; name another run"
@@ -249,6 +250,13 @@ def _network_of(teacher: Checkpoint, like: Network | None, data: Dataset, runtim
         message = f"{teacher.folder} is a classifier of other classes: {error.problems[0].message}"
         raise ConfigError([Problem("teacher", message)]) from error
     return net.of({name: p.detach() for name, p in runtime.place(tensors).items()})
+
+
+def _later(teacher: Checkpoint) -> str:
+    """Return how to name the last checkpoint of a teacher's run, as the end of a sentence, or ""."""
+    folder = teacher.folder.parent
+    last = max((path for path in folder.glob("step-*") if path != teacher.folder), default=None)
+    return f"; name a later one, as in {in_shell(f'teacher={last}')}" if last else "; name another run"
 
 
 def method_loss(

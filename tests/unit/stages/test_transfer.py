@@ -231,8 +231,8 @@ def test_an_untrained_classifier_is_no_teacher(go, refused):
     parent = go("transfer", steps=20)
     done = go("transfer", init_from=parent["id"], **HARMFUL)
     found = refused("transfer", method=DISTILL, teacher=done["id"])["teacher"]
-    assert found.endswith("has an untrained classifier, as transfer brought no improvement; name a later one")
     last = Path(done["folder"]) / "checkpoints" / done["last"]
+    assert found.endswith(f"as transfer brought no improvement; name a later one, as in teacher={last}")
     assert go("transfer", method=DISTILL, teacher=str(last))["teacher"]["step"] == 5
 
 
