@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from operator import itemgetter
 from typing import get_type_hints
 
@@ -85,6 +86,14 @@ def check_learner(algorithm: Algorithm, regression: bool, precision: str) -> lis
         message = f"16-mixed scales losses, which does not work with gradients inside {name}; use bf16-mixed or 32-true"
         problems.append(Problem("runtime.precision", message))
     return problems
+
+
+def check_protocols(algorithm: Algorithm, protocols: Sequence[Normalisation]) -> list[Problem]:
+    """Return the problem of a learner with the chosen protocols, if all of them forbid what it does."""
+    if not algorithm.traits.uses_queries or "transductive" in protocols:
+        return []
+    message = f"{type(algorithm).__name__} learns from the queries together; it must be transductive"
+    return [Problem("normalisation", message)]
 
 
 def try_learner(learner: Learner, episodes: Episode, runtime: Runtime) -> None:

@@ -301,7 +301,10 @@ def test_a_learner_that_uses_queries_is_transductive(refused, go, probes):
     found = refused("meta-train", algorithm=TOGETHER, normalisation="inductive")
     assert found == {"normalisation": "Together learns from the queries together; it must be transductive"}
     assert go("meta-train", algorithm=TOGETHER)["status"] == "completed"
-    results = go("evaluate", normalisation=["inductive"])["results"]
+    assert refused("evaluate", normalisation=["inductive"]) == found
+    chained = refused("run", stages=["meta-train"], algorithm=TOGETHER, evaluate__normalisation=["inductive"])
+    assert chained == {"evaluate.normalisation": found["normalisation"]}
+    results = go("evaluate", normalisation=["inductive", "transductive"])["results"]
     assert [result["normalisation"] for result in results] == ["transductive"]
 
 
