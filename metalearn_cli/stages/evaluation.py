@@ -319,7 +319,7 @@ def _algorithm(spec: Spec, inputs: _Inputs, config: EvaluateConfig) -> Algorithm
         ConfigError: if they do not.
     """
     algorithm: Algorithm = build(spec, "algorithm")
-    problems = check_learner(algorithm, inputs.data.facts.regression, config.runtime.precision)
+    problems = check_learner(algorithm, inputs.data.facts, config.runtime.precision)
     if problems := problems + check_protocols(algorithm, config.normalisation):
         raise ConfigError(problems)
     if inputs.parent:

@@ -141,7 +141,7 @@ def _samplers(config: MetaTrainConfig, algorithm: Algorithm, data: Dataset) -> d
             if "shot" in own:  # there are too few items for shot + query
                 own.setdefault("query", own["shot"])
             problems += [problem._replace(key=own.get(problem.key, problem.key)) for problem in found]
-    problems += check_learner(algorithm, data.facts.regression, config.runtime.precision)
+    problems += check_learner(algorithm, data.facts, config.runtime.precision)
     problems += check_protocols(algorithm, [config.normalisation])
     if not traits.learns:
         message = "has nothing to meta-train; score it with: mlx evaluate algorithm=..."
