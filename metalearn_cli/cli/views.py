@@ -76,7 +76,8 @@ def evaluation(run: Run) -> None:
         rows = [
             [*map(str, row["values"].values()), with_intervals(row), "chosen" if row["chosen"] else ""] for row in found
         ]
-        telling.table(f"select: {_title(found[0], run)}", [*keys, f"!{_name(found[0])}", "!"], rows)
+        protocol = f", {found[0]['normalisation']}" * (found[0]["normalisation"] != "none")
+        telling.table(f"select: {_title(found[0], run)}{protocol}", [*keys, f"!{_name(found[0])}", "!"], rows)
         telling.say(f"{over(found[0])}\n")
     drawn = ["classes of an episode"] * ("drawn" in first)
     rows = [[r["learner"], r["normalisation"], *[r["drawn"] for _ in drawn], with_intervals(r)] for r in run["results"]]
