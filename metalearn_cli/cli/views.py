@@ -71,14 +71,7 @@ def result(run: Run, words: Sequence[str] = (), config_dir: str = "") -> None:
 def evaluation(run: Run) -> None:
     """Show the score under each protocol of an evaluation, and before it those of what was to be selected."""
     first = run["results"][0]
-    if found := run.get("selected"):
-        keys = [f"!{key}" for key in found[0]["values"]]
-        rows = [
-            [*map(str, row["values"].values()), with_intervals(row), "chosen" if row["chosen"] else ""] for row in found
-        ]
-        protocol = f", {found[0]['normalisation']}" * (found[0]["normalisation"] != "none")
-        telling.table(f"select: {_title(found[0], run)}{protocol}", [*keys, f"!{_name(found[0])}", "!"], rows)
-        telling.say(f"{over(found[0])}\n")
+    _selection(run)
     drawn = ["classes of an episode"] * ("drawn" in first)
     rows = [[r["learner"], r["normalisation"], *[r["drawn"] for _ in drawn], with_intervals(r)] for r in run["results"]]
     telling.table(_title(first, run), ["learner", "normalisation", *drawn, f"!{_name(first)}"], rows)
@@ -95,6 +88,18 @@ def evaluation(run: Run) -> None:
         telling.say(f"pictures of it: {' '.join(pictures)}")
     _say_seen(run["results"][:1])
     telling.say("")
+
+
+def _selection(run: Run) -> None:
+    """Show what was selected in an evaluation and the scores that decided, if anything was."""
+    if found := run.get("selected"):
+        keys = [f"!{key}" for key in found[0]["values"]]
+        rows = [
+            [*map(str, row["values"].values()), with_intervals(row), "chosen" if row["chosen"] else ""] for row in found
+        ]
+        protocol = f", {found[0]['normalisation']}" * (found[0]["normalisation"] != "none")
+        telling.table(f"select: {_title(found[0], run)}{protocol}", [*keys, f"!{_name(found[0])}", "!"], rows)
+        telling.say(f"{over(found[0])}\n")
 
 
 def _with_episodes(found: Run) -> str:
@@ -371,6 +376,7 @@ def lineage(found: Sequence[Run], settings: Sequence[str] = ()) -> None:
     _say_over(found)
     if found[0].get("table"):
         chain(found[0])
+    _selection(found[0])
     _say_seen((found[0].get("results") or [])[:1])
     for run in found:
         if teacher := run.get("teacher"):

@@ -29,7 +29,10 @@ def test_the_table_names_the_protocol_that_chooses(capsys: Any) -> None:
     result = {**score, "learner": "Maml", "normalisation": "inductive", "interval_classes": None}
     row = {**result, "name": "val/accuracy", "values": {"algorithm.lr": 1}, "chosen": True}
     views.evaluation({"results": [result], "selected": [row], "data": {"name": "glyphs"}})
-    assert capsys.readouterr().out.startswith("select: 5-way 1-shot on 0 episodes of val classes, glyphs, inductive\n")
+    title = "select: 5-way 1-shot on 0 episodes of val classes, glyphs, inductive\n"
+    assert capsys.readouterr().out.startswith(title)
+    views.lineage([{"id": "a1", "stage": "evaluate", "metric": result, "selected": [row], "data": {"name": "glyphs"}}])
+    assert title in capsys.readouterr().out
 
 
 def test_it_may_be_typed_without_braces(mlx: Any) -> None:
