@@ -121,7 +121,11 @@ def calibration(result: Mapping[str, Any], label: str) -> str:
         why = "all are right, or they are no better than chance"
         return f"{whose}; no temperature fits the answers of {found['episodes']} validation episodes: {why}"
     fitted = f"temperature {found['temperature']:.3g}, fitted on {found['episodes']} validation episodes"
-    return f"{whose};\nwith {fitted}: {after}"
+    told = f"{whose};\nwith {fitted}: {after}"
+    if found["after"]["nll"] <= found["before"]["nll"]:
+        return told
+    more = f"calibration={10 * found['episodes']} may fit a better one, on more validation episodes"
+    return f"{told};\nthis temperature makes the log-likelihood of test answers worse; {more}"
 
 
 def _is_share(name: str) -> bool:

@@ -331,6 +331,11 @@ def test_calibration_is_told_before_and_after() -> None:
         "calibration: ECE 5.5 %, negative log-likelihood 1.573;\n"
         "with temperature 0.347, fitted on 50 validation episodes: ECE 2.8 %, negative log-likelihood 1.4"
     )
+    found["calibration"]["after"]["nll"] = 1.6
+    assert phrases.calibration(found, "").endswith(
+        "negative log-likelihood 1.6;\nthis temperature makes the log-likelihood of test answers worse; "
+        "calibration=500 may fit a better one, on more validation episodes"
+    )
     found["calibration"]["temperature"] = None
     told = phrases.calibration(found, "inductive")
     assert told.startswith("calibration, inductive: ECE 5.5 %") and "; no temperature fits the answers of 50" in told
