@@ -7,7 +7,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from metalearn_cli.cli.choices import catalogue
+import yaml
+
+from metalearn_cli.cli.choices import catalogue, config_dir, texts_of
 from metalearn_cli.cli.words import FILTERS, STAGES, closest, meant
 from metalearn_cli.core.errors import UserError
 from metalearn_cli.core.metric import metric_named
@@ -33,6 +35,22 @@ def described(run: Mapping[str, Any]) -> dict[str, Any]:
     learner = results[-1].get("learner") or named
     typed = _choices().get(_plain(learner), learner.lower()) if isinstance(learner, str) else None
     return {**run, "learner": typed, **facts}
+
+
+def called(run: Mapping[str, Any], learner: str) -> str:
+    """Return what the learner of an evaluation is called.
+
+    It is its class, or the config whose settings are nearest if that extends another's, as fomaml extends maml.
+    """
+    spec = run.get("algorithm") or {}
+    found = {}
+    for path in (config_dir() / "algorithm").glob("*.yaml"):  # ours alone: those of others may be damaged
+        texts = texts_of("algorithm", path.stem)
+        settings = {key: value for text in texts for key, value in yaml.safe_load(text).items() if key != "defaults"}
+        if settings["_target_"] == spec.get("_target_"):
+            differing = sum(spec.get(key) != value for key, value in settings.items())
+            found[differing, len(texts)] = path.stem if len(texts) > 1 else learner
+    return found[min(found)] if found else learner
 
 
 @cache

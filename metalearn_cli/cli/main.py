@@ -119,7 +119,7 @@ def _verify(words: Words) -> int:
 
     found = launch.verify(words.rest, words.options.get("--config-dir", ""))
     _show(words, found, lambda: views.verified(found))
-    return errors.DONE if found["passed"] else errors.UNMET
+    return errors.UNMET if found["passed"] is False else errors.DONE
 
 
 def _compare(words: Words) -> int:
@@ -282,7 +282,7 @@ def _validate(words: Words) -> int:
 
     stage, *settings = _expect(words, "STAGE", several=True)
     if stage not in STAGES:
-        raise UserError(f"there is no stage {stage!r}; there are {', '.join(STAGES)}{meant(stage, STAGES)}")
+        raise UserError(f"mlx validate takes one of {', '.join(STAGES)}, got {stage!r}{meant(stage, STAGES)}")
     notes = launch.validate(stage, settings, words.options.get("--config-dir", ""), "--multirun" in words.options)
     _show(
         words,

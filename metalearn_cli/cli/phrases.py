@@ -14,10 +14,13 @@ from metalearn_cli.core.stages import TABLE
 _CARRIED = ("runs_dir", "runtime", "way", "shot", "query")
 _BEFORE_EVALUATION = ("backbone", "data")
 """Settings that the next command must repeat; not for an evaluation, whose network and data the checkpoint has."""
+_OF_METHOD = "data@also."  # more data for a method of transfer
 
 
 NO_CHANGE = "no change"
 """The verdict on a stage after which each episode has the same score."""
+
+_ENOUGH = 3  # episodes of a class from which its interval is shown: that of two is too wide to say anything
 
 _UNITS = {"groups": "groups of classes"}
 
@@ -84,7 +87,10 @@ def hardest(results: Sequence[Mapping[str, Any]]) -> str:
     worst = [" ".join([number(r["name"], r["worst_decile"]), label_of(r, results)]).strip() for r in results]
     told = f"worst tenth of episodes {', '.join(worst)}"
     noun = "classes" if _is_share(first["name"]) else "tasks"
-    named = [f"{own['name']} {spread(first['name'], own['value'], own['interval'])}" for own in first["hardest"]]
+    named = []
+    for own in first["hardest"]:
+        half = own["interval"] if own["episodes"] >= _ENOUGH else None
+        named.append(f"{own['name']} {spread(first['name'], own['value'], half)} in {own['episodes']} episodes")
     return f"{told};\nhardest {noun} (+- over their episodes): {', '.join(named)}" if named else told
 
 
@@ -115,7 +121,11 @@ def calibration(result: Mapping[str, Any], label: str) -> str:
         why = "all are right, or they are no better than chance"
         return f"{whose}; no temperature fits the answers of {found['episodes']} validation episodes: {why}"
     fitted = f"temperature {found['temperature']:.3g}, fitted on {found['episodes']} validation episodes"
-    return f"{whose};\nwith {fitted}: {after}"
+    told = f"{whose};\nwith {fitted}: {after}"
+    if found["after"]["nll"] <= found["before"]["nll"]:
+        return told
+    more = f"calibration={10 * found['episodes']} may fit a better one, on more validation episodes"
+    return f"{told};\nthis temperature makes the log-likelihood of test answers worse; {more}"
 
 
 def _is_share(name: str) -> bool:
@@ -174,7 +184,8 @@ def next_command(run: Mapping[str, Any], words: Sequence[str], config_dir: str =
         return shlex.join(["mlx", "show", run["id"], *runs_option(words)])
     stage, setting = then.split()
     carried = _CARRIED if stage == "evaluate" else _CARRIED + _BEFORE_EVALUATION
-    again = [w.lstrip("+") for w in words if re.split(r"[=.@]", w.lstrip("+"))[0] in carried]
+    again = [w for w in (word.lstrip("+") for word in words) if re.split(r"[=.@]", w)[0] in carried]
+    again = [word for word in again if not word.startswith(_OF_METHOD)]
     own = ["--config-dir", config_dir] * bool(config_dir)
     return shlex.join(["mlx", stage, f"{setting}={run['id']}", *again, *own])
 

@@ -106,7 +106,7 @@ TABLE = (
         " default_root_dir o",
         ("runs_dir={}",),
     ),
-    Row("name run_name exp_name experiment_name tag project", ("mlx runs",), "a run is named by its start time"),
+    Row("name run_name run_id exp_name experiment_name tag project", ("mlx runs",), "a run is named by its start time"),
     Row("random_seed manual_seed rng_seed rng", ("seed={}",)),
     Row("eval_every val_every eval_steps eval_interval val_interval val_check_interval", ("every.evaluate={}",)),
     Row("log_every log_steps log_interval logging_steps log_every_n_steps print_every", ("every.log={}",)),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from metalearn_cli.cli import telling
-from metalearn_cli.cli.listing import told
+from metalearn_cli.cli.listing import called, told
 from metalearn_cli.cli.phrases import (
     NO_CHANGE,
     age,
@@ -71,15 +71,10 @@ def result(run: Run, words: Sequence[str] = (), config_dir: str = "") -> None:
 def evaluation(run: Run) -> None:
     """Show the score under each protocol of an evaluation, and before it those of what was to be selected."""
     first = run["results"][0]
-    if found := run.get("selected"):
-        keys = [f"!{key}" for key in found[0]["values"]]
-        rows = [
-            [*map(str, row["values"].values()), with_intervals(row), "chosen" if row["chosen"] else ""] for row in found
-        ]
-        telling.table(f"select: {_title(found[0], run)}", [*keys, f"!{_name(found[0])}", "!"], rows)
-        telling.say(f"{over(found[0])}\n")
+    _selection(run)
     drawn = ["classes of an episode"] * ("drawn" in first)
-    rows = [[r["learner"], r["normalisation"], *[r["drawn"] for _ in drawn], with_intervals(r)] for r in run["results"]]
+    name = called(run, first["learner"])
+    rows = [[name, r["normalisation"], *[r["drawn"] for _ in drawn], with_intervals(r)] for r in run["results"]]
     telling.table(_title(first, run), ["learner", "normalisation", *drawn, f"!{_name(first)}"], rows)
     telling.say(_over(run["results"]))
     if first.get("fixed") and metric_named(first["name"]).unit == "share":
@@ -94,6 +89,18 @@ def evaluation(run: Run) -> None:
         telling.say(f"pictures of it: {' '.join(pictures)}")
     _say_seen(run["results"][:1])
     telling.say("")
+
+
+def _selection(run: Run) -> None:
+    """Show what was selected in an evaluation and the scores that decided, if anything was."""
+    if found := run.get("selected"):
+        keys = [f"!{key}" for key in found[0]["values"]]
+        rows = [
+            [*map(str, row["values"].values()), with_intervals(row), "chosen" if row["chosen"] else ""] for row in found
+        ]
+        protocol = f", {found[0]['normalisation']}" * (found[0]["normalisation"] != "none")
+        telling.table(f"select: {_title(found[0], run)}{protocol}", [*keys, f"!{_name(found[0])}", "!"], rows)
+        telling.say(f"{over(found[0])}\n")
 
 
 def _with_episodes(found: Run) -> str:
@@ -192,7 +199,8 @@ def verified(record: Mapping[str, Any]) -> None:
         telling.say(f"brackets, and the half-width together{'; accuracies are in percent' if share else ''}.")
     took, claimed = (duration(60 * record["minutes"][key]) for key in ("run", "claim"))
     telling.say(f"time: {took}; its file says {claimed} on 2 cores")
-    telling.say(f"{'PASS' if record['passed'] else 'FAIL'}: {title}, {record['folder']}/verify.json")
+    verdict = {True: "PASS", False: "FAIL", None: "it ran, and claims nothing"}[record["passed"]]
+    telling.say(f"{verdict}: {title}, {record['folder']}/verify.json")
 
 
 def compared(record: Mapping[str, Any]) -> None:
@@ -369,6 +377,7 @@ def lineage(found: Sequence[Run], settings: Sequence[str] = ()) -> None:
     _say_over(found)
     if found[0].get("table"):
         chain(found[0])
+    _selection(found[0])
     _say_seen((found[0].get("results") or [])[:1])
     for run in found:
         if teacher := run.get("teacher"):

@@ -81,11 +81,12 @@ def check_tier(name: Any, tiers: Mapping[str, Tier]) -> None:
     Raises:
         ConfigError: if it cannot.
     """
-    if wrong := mismatch(name, TierName):
+    if name in [*(tiers or ("short",))]:
+        return
+    if not tiers and (wrong := mismatch(name, TierName)):
         raise ConfigError([Problem("tier", wrong, meant(name, TierName))])
-    if name not in (tiers or ("short",)):
-        there = f"the experiment has only {', '.join(tiers)}" if tiers else "only an experiment has it: experiment=NAME"
-        raise ConfigError([Problem("tier", f"there is no tier {name}; {there}")])
+    there = f"the experiment has only {', '.join(tiers)}" if tiers else "only an experiment has it: experiment=NAME"
+    raise ConfigError([Problem("tier", f"there is no tier {name}; {there}")])
 
 
 def _tier(name: str, values: Any) -> Tier:

@@ -369,11 +369,13 @@ def _check(config: ChainConfig, make_jobs: dict[str, MakeJob], session: Session)
             errors[-1] = _in_section(errors[-1], stage, config)
             continue
         notes += prepared.notes
-        if isinstance(settings, MetaTrainConfig) and config.evaluate.varying:
+        inductive = "transductive" not in config.evaluate.normalisation  # not every learner can be that
+        if isinstance(settings, MetaTrainConfig) and (config.evaluate.varying or inductive):
             with gathered(errors):
                 prepare_evaluation(_scoring(config, None, settings.algorithm, settings.seed), session)
             errors[before:] = [_in_section(error, "evaluate", config) for error in errors[before:]]
-        elif (way := prepared.job.model.get("way")) not in (None, config.evaluate.way):
+        way = prepared.job.model.get("way")
+        if not config.evaluate.varying and way not in (None, config.evaluate.way):
             message = f"must be {way}, the outputs of the head that {stage} trains, got {config.evaluate.way}"
             errors.append(ConfigError([Problem("evaluate.way", message)]))
     raise_all(errors)

@@ -34,7 +34,7 @@ from metalearn_cli.stages.evaluation_episodes import (
     within_one_group,
 )
 from metalearn_cli.stages.frozen import ONCE, scored_on_features
-from metalearn_cli.stages.learner import check_learner, fresh_learner, fresh_network, try_learner
+from metalearn_cli.stages.learner import check_learner, check_protocols, fresh_learner, fresh_network, try_learner
 from metalearn_cli.stages.preparing import (
     check_folds,
     describe_data,
@@ -122,7 +122,7 @@ def prepare_evaluation(config: EvaluateConfig, session: Session, given: Mapping[
     candidates = _candidates(config, choice.spec, inputs.parent, session)
     if config.algorithm is not None or given:
         config = replace(config, algorithm=choice.spec)  # what is recorded is what was used
-    algorithm = _algorithm(choice.spec, inputs, config.runtime.precision)
+    algorithm = _algorithm(choice.spec, inputs, config)
     asked, config = config, fitted(config, inputs.data, inputs.model.get("way") if choice.trained else None)
     sampler = tested_episodes(config, inputs.data)
     fresh = _fresh(algorithm, choice.spec, config, inputs)
@@ -312,14 +312,15 @@ def _candidates(
     return tuple(Candidate(values, partial(prepared, values)) for values in found)
 
 
-def _algorithm(spec: Spec, inputs: _Inputs, precision: str) -> Algorithm:
+def _algorithm(spec: Spec, inputs: _Inputs, config: EvaluateConfig) -> Algorithm:
     """Build the algorithm of the learner, and check that it and the checkpoint fit the data.
 
     Raises:
         ConfigError: if they do not.
     """
     algorithm: Algorithm = build(spec, "algorithm")
-    if problems := check_learner(algorithm, inputs.data.facts.regression, precision):
+    problems = check_learner(algorithm, inputs.data.facts, config.runtime.precision)
+    if problems := problems + check_protocols(algorithm, config.normalisation):
         raise ConfigError(problems)
     if inputs.parent:
         check_items(inputs.parent, inputs.data, inputs.data_spec)

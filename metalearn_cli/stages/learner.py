@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from typing import get_type_hints
 
@@ -70,21 +71,37 @@ def fresh_learner(
     return Learner(algorithm, net, own, way, normalisation or "transductive")
 
 
-def check_learner(algorithm: Algorithm, regression: bool, precision: str) -> list[Problem]:
+def check_learner(algorithm: Algorithm, facts: Facts, precision: str) -> list[Problem]:
     """Return the problems of a learner with this data or in this precision."""
     name, traits = type(algorithm).__name__, algorithm.traits
     for trait, annotation in get_type_hints(Traits).items():
         if trait != "targets" and (wrong := mismatch(getattr(traits, trait), annotation)):
             raise ConfigError([Problem("algorithm", f"{name}.traits.{trait} {wrong}")])
     problems = []
-    if regression and "numbers" not in traits.targets:
+    if facts.regression and "numbers" not in traits.targets:
         problems.append(Problem("algorithm", f"{name} classifies, but this data's targets are numbers; use maml"))
-    if not regression and "classes" not in traits.targets:
+    if not facts.regression and "classes" not in traits.targets:
         problems.append(Problem("algorithm", f"{name} predicts numbers, but this data's targets are classes"))
+    if not facts.regression and traits.sees == "maps" and not _is_image(facts):
+        message = f"{name} compares feature maps, which only images have; use protonet, which takes any items"
+        problems.append(Problem("algorithm", message))
     if traits.inner_gradients and precision == "16-mixed":
         message = f"16-mixed scales losses, which does not work with gradients inside {name}; use bf16-mixed or 32-true"
         problems.append(Problem("runtime.precision", message))
     return problems
+
+
+def _is_image(facts: Facts) -> bool:
+    """Whether an item is a map [C, H, W], which a spectrogram is, too."""
+    return not isinstance(facts.shape, Mapping) and len(facts.shape) == 3
+
+
+def check_protocols(algorithm: Algorithm, protocols: Sequence[Normalisation]) -> list[Problem]:
+    """Return the problem of a learner with the chosen protocols, if all of them forbid what it does."""
+    if not algorithm.traits.uses_queries or "transductive" in protocols:
+        return []
+    message = f"{type(algorithm).__name__} learns from the queries together; it must be transductive"
+    return [Problem("normalisation", message)]
 
 
 def try_learner(learner: Learner, episodes: Episode, runtime: Runtime) -> None:

@@ -28,7 +28,7 @@ from metalearn_cli.engine.loop import Job
 from metalearn_cli.engine.tasks import Tasks
 from metalearn_cli.records.plots import curve_picture, episode_picture
 from metalearn_cli.stages.frozen import on_features
-from metalearn_cli.stages.learner import check_learner, fresh_learner, fresh_network, try_learner
+from metalearn_cli.stages.learner import check_learner, check_protocols, fresh_learner, fresh_network, try_learner
 from metalearn_cli.stages.preparing import as_seen, describe_data, metric_of, validation
 from metalearn_cli.stages.session import Session
 
@@ -141,15 +141,14 @@ def _samplers(config: MetaTrainConfig, algorithm: Algorithm, data: Dataset) -> d
             if "shot" in own:  # there are too few items for shot + query
                 own.setdefault("query", own["shot"])
             problems += [problem._replace(key=own.get(problem.key, problem.key)) for problem in found]
-    problems += check_learner(algorithm, data.facts.regression, config.runtime.precision)
+    problems += check_learner(algorithm, data.facts, config.runtime.precision)
+    problems += check_protocols(algorithm, [config.normalisation])
     if not traits.learns:
         message = "has nothing to meta-train; score it with: mlx evaluate algorithm=..."
         problems.append(Problem("algorithm", f"{name} {message}"))
     if traits.head and train_way != usual_way:
         message = f"must equal way ({usual_way}) or be null: the head has one output per way, got {train_way}"
         problems.append(Problem("train_way", message))
-    if traits.uses_queries and config.normalisation == "inductive":
-        problems.append(Problem("normalisation", f"{name} learns from the queries together; it must be transductive"))
     if hasattr(algorithm, "at") and config.runtime.task_compile:
         problems.append(Problem("runtime.task_compile", f"{name} changes from step to step; set it to false"))
     if (chunk := config.runtime.task_chunk or 1) > config.tasks:

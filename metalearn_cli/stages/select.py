@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from itertools import product
 from typing import Any
 
-from metalearn_cli.core.build import Spec, problems_of
+from metalearn_cli.core.build import Spec, problems_of, types_of
 from metalearn_cli.core.check import shown
 from metalearn_cli.core.errors import ConfigError, Problem
 
@@ -61,9 +61,14 @@ def _wrong(key: str, values: Any, spec: Spec) -> list[Problem]:
     if not isinstance(values, list) or not values:
         return [Problem("select", f"{key}: must be a list of one or more values, got {shown(values)}")]
     found = [p for value in values for p in problems_of(with_values(spec, {key: value}), "algorithm")]
-    return [Problem("select", f"{p.key}: {p.message}{_meant(p)}") for p in dict.fromkeys(found) if p.key == key]
+    return [Problem("select", f"{p.key}: {p.message}{_advice(p, spec)}") for p in dict.fromkeys(found) if p.key == key]
 
 
-def _meant(problem: Problem) -> str:
-    """Return the hint of a problem as the end of a sentence."""
-    return f"; did you mean {_OF}{problem.hint}?" if problem.hint else ""
+def _advice(problem: Problem, spec: Spec) -> str:
+    """Return what to select instead of an unknown setting, as the end of a sentence."""
+    if problem.hint:
+        return f"; did you mean {_OF}{problem.hint}?"
+    if not problem.message.startswith("no such setting"):
+        return ""
+    there = [f"{_OF}{name}" for name in types_of(spec["_target_"], "algorithm")]
+    return f"; it has {', '.join(there)}" if there else ", which has none; leave select out"

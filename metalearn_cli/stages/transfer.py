@@ -7,6 +7,7 @@ features, not this classifier. What transfer starts from competes as step 0: whe
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, cast
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from metalearn_cli.backbones.common.weights import without_weights
 from metalearn_cli.core.build import Spec, build, problems_of
+from metalearn_cli.core.check import in_shell
 from metalearn_cli.core.config import TransferConfig
 from metalearn_cli.core.errors import ConfigError, Problem
 from metalearn_cli.core.learning import score, task_loss
@@ -25,7 +27,7 @@ from metalearn_cli.core.random import derive_seed, seeded
 from metalearn_cli.core.types import Dataset, Method
 from metalearn_cli.engine.loop import Job
 from metalearn_cli.engine.runtime import Runtime
-from metalearn_cli.records.checkpoint import Checkpoint, load_into
+from metalearn_cli.records.checkpoint import Checkpoint, load_into, read_classes
 from metalearn_cli.stages.frozen import on_features
 from metalearn_cli.stages.learner import fresh_backbone
 from metalearn_cli.stages.preparing import (
@@ -72,7 +74,7 @@ def transfer(config: TransferConfig, session: Session) -> Job:
     teacher = named_checkpoint("transfer", "teacher", config, session)
     _check(config, method, data, more)
     asks = getattr(method, "asks", ())
-    taught = teacher and _network_of(teacher, net if TAUGHT in asks else None, data, runtime)
+    taught = teacher and _network_of(teacher, net if TAUGHT in asks else None, data, config.data, runtime)
     sizes = {name: other.facts.classes for name, other in more.items() if name not in asks}
     if taught:
         sizes[TAUGHT_FEATURES] = taught.out_dim
@@ -219,7 +221,7 @@ def _check(config: TransferConfig, method: Method, data: Dataset, more: Mapping[
         raise ConfigError(problems)
 
 
-def _network_of(teacher: Checkpoint, like: Network | None, data: Dataset, runtime: Runtime) -> Network:
+def _network_of(teacher: Checkpoint, like: Network | None, data: Dataset, data_spec: Spec, runtime: Runtime) -> Network:
     """Return the network of a teacher: its own backbone, and its classifier unless `like` is None.
 
     Raises:
@@ -233,22 +235,50 @@ def _network_of(teacher: Checkpoint, like: Network | None, data: Dataset, runtim
     if like and f"{HEAD}weight" not in teacher.manifest["signature"]:
         message = f"{teacher.folder} has no classifier; name a run of transfer"
         raise ConfigError([Problem("teacher", message)])
-    if like and teacher.manifest["step"] == 0:
-        message = f"{teacher.folder} has an untrained classifier, as transfer brought no improvement; name a later one"
-        raise ConfigError([Problem("teacher", message)])
     if like and recorded.get("name") != data.name:
         message = f"{teacher.folder} is a classifier of {recorded.get('name')}, not of {data.name}; name another run"
         raise ConfigError([Problem("teacher", message)])
+    if like and (message := _other_classes(teacher, data, data_spec)):
+        raise ConfigError([Problem("teacher", message)])
+    if like and teacher.manifest["step"] == 0:
+        message = f"{teacher.folder} has an untrained classifier, as transfer brought no improvement{_later(teacher)}"
+        raise ConfigError([Problem("teacher", message)])
     outputs = len(like.params[f"{HEAD}bias"]) if like else None
     net = network(fresh_backbone(cast(Spec, spec), data.facts, 0), outputs, runtime.under_precision)
-    try:
-        tensors, _ = load_into(
-            net.params | net.constants, teacher, (BACKBONE, HEAD) if like else (BACKBONE,), setting="teacher"
-        )
-    except ConfigError as error:
-        message = f"{teacher.folder} is a classifier of other classes: {error.problems[0].message}"
-        raise ConfigError([Problem("teacher", message)]) from error
+    parts = (BACKBONE, HEAD) if like else (BACKBONE,)
+    tensors, _ = load_into(net.params | net.constants, teacher, parts, setting="teacher")
     return net.of({name: p.detach() for name, p in runtime.place(tensors).items()})
+
+
+def _other_classes(teacher: Checkpoint, data: Dataset, data_spec: Spec) -> str:
+    """Return why the answers of a teacher are not about the classes of data, and what to type, or "".
+
+    The same names tell of the same classes only where data is read from files; another seed generates others.
+    """
+    recorded = teacher.manifest["data"]
+    if recorded.get("fingerprint") == data.fingerprint:
+        return ""
+    records = [record for record in read_classes(teacher) if record["stage"] == "transfer"]
+    if data_spec.get("root") and records and records[-1]["classes"] == list(data.splits["train"].names):
+        return ""
+    theirs = recorded.get("spec") or {}
+    changed = [f"data.{key}={_typed(value)}" for key, value in theirs.items() if data_spec.get(key) != value]
+    same = theirs.get("_target_") == data_spec["_target_"]
+    told = f"{teacher.folder} is a classifier of other classes than those that this {data.name} trains on"
+    advice = f"type {' '.join(map(in_shell, changed))}, or " if same and changed else ""
+    return f"{told}; {advice}name a run of transfer on this data"
+
+
+def _typed(value: Any) -> str:
+    """Return a value as it is typed in a setting."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _later(teacher: Checkpoint) -> str:
+    """Return how to name the last checkpoint of a teacher's run, as the end of a sentence, or ""."""
+    folder = teacher.folder.parent
+    last = max((path for path in folder.glob("step-*") if path != teacher.folder), default=None)
+    return f"; name a later one, as in {in_shell(f'teacher={last}')}" if last else "; name another run"
 
 
 def method_loss(

@@ -157,7 +157,7 @@ def _described(evaluation: Run, listing: Listing) -> tuple[dict[str, Any], tuple
     known = {info["id"]: info for info in reversed(listing(runs.beside_of(Path(evaluation["folder"]))))}
     config = runs.read_config(Path(evaluation["folder"]))
     settings = _flat(_kept(evaluation, config), "evaluate")
-    for key in config.get("select") or ():  # what was chosen may differ from seed to seed
+    for key in _chosen(evaluation):  # it may differ from seed to seed
         settings.pop(f"evaluate.{key}", None)
     weights, parent = config.get("weights_seed"), evaluation.get("parent")
     seeds = [weights] if weights is not None else [] if parent else [config.get("seed")]
@@ -195,9 +195,24 @@ def _flat(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
 
 def names_of(groups: Sequence[Group]) -> list[str]:
     """Return what each side is called: its learner, and what tells it from the others."""
-    names = [", ".join([_learner(group), *_differing(group, groups)]) for group in groups]
+    names = [", ".join([_learner(group) + _selected(group), *_differing(group, groups)]) for group in groups]
     ids = [next(iter(group.runs.values()))["id"] for group in groups]
     return [name if names.count(name) == 1 else f"{name} ({own})" for name, own in zip(names, ids, strict=True)]
+
+
+def _chosen(evaluation: Run) -> dict[str, Any]:
+    """Return the values that were selected on validation episodes, by setting; {} if nothing was to be."""
+    return next((row["values"] for row in evaluation.get("selected") or () if row["chosen"]), {})
+
+
+def _selected(group: Group) -> str:
+    """Return what was selected, with the values of all seeds, as in " (inner_steps=3, selected)"; or ""."""
+    found: dict[str, dict[str, None]] = {}
+    for run in group.runs.values():
+        for key, value in _chosen(run).items():
+            found.setdefault(key.removeprefix("algorithm."), {})[str(value)] = None
+    named = [f"{key}={' or '.join(values)}" for key, values in found.items()]
+    return f" ({', '.join(named)}, selected)" if named else ""
 
 
 def _learner(group: Group) -> str:
@@ -212,6 +227,8 @@ def _differing(group: Group, groups: Sequence[Group]) -> Iterator[str]:
         having = [other.settings for other in groups if key in other.settings]
         component, _, last = key.rpartition(".")
         if all(own[key] == value for own in having) or last == "T_max":  # the steps, which are named
+            continue
+        if key.startswith("evaluate.select."):  # the values that it chose from; the chosen one is named
             continue
         if last == "_target_":
             name = str(value).rpartition(".")[2]

@@ -36,8 +36,8 @@ def verify(config: ChainConfig, name: str, tier_name: str, tier: Tier, reporter:
         reporter: gets reports of progress.
 
     Returns:
-        The record, which is also written as verify.json into the folder of the chain's run: `passed`, the `results`
-        beside the expected ones, and the `minutes` of the run and of the claim.
+        The record, which is also written as verify.json into the folder of the chain's run: `passed` (None if nothing
+        is claimed), the `results` beside the expected ones, and the `minutes` of the run and of the claim.
 
     Raises:
         UserError: if the chain cannot run, or has no result that an expectation is about.
@@ -49,7 +49,7 @@ def verify(config: ChainConfig, name: str, tier_name: str, tier: Tier, reporter:
     record = {
         "experiment": name,
         "tier": tier_name,
-        "passed": all(result["passed"] for result in results),
+        "passed": all(result["passed"] for result in results) if results else None,
         "results": results,
         "minutes": {"run": run["seconds"] / 60, "claim": tier.minutes},
         "run": run["id"],

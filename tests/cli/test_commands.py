@@ -90,6 +90,10 @@ def test_help_of_a_stage_shows_choices_settings_and_examples(mlx):
         (("resume", "wait=5"), "RUN is missing: mlx resume RUN wait=5"),
         (("resume", "20261"), "there is no run '20261' in runs"),
         (("validate", "meta-trian"), "did you mean meta-train?"),
+        (
+            ("validate", "verify"),
+            "takes one of pretrain, transfer, meta-train, evaluate, run, got 'verify'",
+        ),
         (("ls", "algoritm"), "did you mean algorithm?"),
         (("completion", "bahs"), "did you mean bash?"),
     ],

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from metalearn_cli.cli import views
+
 SMALL = ["ckpt=null", "backbone=mlp", "backbone.hidden=4", "data=gaussian", "way=2", "query=2", "runtime=cpu"]
 SCRATCH = [*SMALL, "episodes=4", "algorithm=from_scratch", "algorithm.steps=1"]
 
@@ -20,6 +22,17 @@ def test_the_choice_and_the_test_are_printed(mlx: Any) -> None:
     assert rows[3].startswith("+- is the half-width of a 95 % interval over 4 episodes")
     assert rows[6].startswith("2-way 1-shot on 4 episodes of test classes, gaussian")
     assert "select: algorithm.lr=" in err
+
+
+def test_the_table_names_the_protocol_that_chooses(capsys: Any) -> None:
+    score = {"name": "test/accuracy", "way": 5, "shot": 1, "value": 0.5, "interval": 0.1}
+    result = {**score, "learner": "Maml", "normalisation": "inductive", "interval_classes": None}
+    row = {**result, "name": "val/accuracy", "values": {"algorithm.lr": 1}, "chosen": True}
+    views.evaluation({"results": [result], "selected": [row], "data": {"name": "glyphs"}})
+    title = "select: 5-way 1-shot on 0 episodes of val classes, glyphs, inductive\n"
+    assert capsys.readouterr().out.startswith(title)
+    views.lineage([{"id": "a1", "stage": "evaluate", "metric": result, "selected": [row], "data": {"name": "glyphs"}}])
+    assert title in capsys.readouterr().out
 
 
 def test_it_may_be_typed_without_braces(mlx: Any) -> None:

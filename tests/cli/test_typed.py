@@ -37,6 +37,7 @@ ANSWERS = {
     "evaluate ckpt=best shot=0": "ckpt=latest",
     "meta-train checkpoint=a init=b": ("init_from=a", "init_from=b"),
     "evaluate checkpoint=a": "ckpt=a",
+    "evaluate ckpt=null run_id=x": "mlx runs",
     "pretrain -v": "mlx show latest",
     "-m meta-train algorithm=[maml,protonet]": "-m algorithm=maml,protonet",
     "meta-train algorithm=[maml,protonet]": "-m algorithm=maml,protonet",

@@ -63,8 +63,11 @@ def test_a_tier_without_claims_passes_if_everything_runs(mlx, own, monkeypatch, 
     answer = mlx("verify", "-cd", "mine", "experiment=second", "tier=smoke", "--json")
     assert answer.code == 0, answer.err
     record = json.loads(answer.out)
-    assert (record["experiment"], record["tier"], record["passed"], record["results"]) == ("second", "smoke", True, [])
+    assert (record["experiment"], record["tier"], record["passed"], record["results"]) == ("second", "smoke", None, [])
     assert [c.training[c.stages[0]].steps for c in (configs[0].first, configs[0])] == [2, 2]
+    answer = mlx("verify", "-cd", "mine", "experiment=second", "tier=smoke")
+    assert answer.code == 0 and "PASS" not in answer.out
+    assert f"it ran, and claims nothing: second, tier smoke, {tmp_path}/verify.json" in answer.out
 
 
 def test_a_claim_that_is_not_met_has_an_exit_code_of_its_own(mlx, own, monkeypatch, tmp_path):
@@ -85,7 +88,7 @@ def test_a_claim_that_is_not_met_has_an_exit_code_of_its_own(mlx, own, monkeypat
         ([], "mlx verify needs one experiment: mlx verify experiment=NAME"),
         (["experiment=[first,second]"], "mlx verify needs one experiment"),
         (["experiment=second", "seed=1"], "seed is not for mlx verify"),
-        (["experiment=second", "tier=tiny"], "must be one of smoke, short, full"),
+        (["experiment=second", "tier=tiny"], "there is no tier tiny; the experiment has only smoke, short"),
         (["experiment=second", "tier=full"], "there is no tier full; the experiment has only smoke, short"),
         (["experiment=secnd"], "there is no experiment 'secnd'"),
         (["experiment=bare"], "experiment bare claims nothing: its file has no tiers"),

@@ -48,6 +48,11 @@ def test_words(said, expected):
             ["data.root=a b", "runtime.stop_on=[SIGHUP]"],
             "mlx transfer init_from=a1 'data.root=a b' 'runtime.stop_on=[SIGHUP]'",
         ),
+        (
+            "transfer",
+            ["data@also.x=glyphs", "+data@also.x.y=z", "data=omniglot"],
+            "mlx meta-train init_from=a1 data=omniglot",
+        ),
         ("evaluate", ["data=omniglot"], "mlx show a1"),
         ("evaluate", ["runs_dir=my runs"], "mlx show a1 --runs-dir 'my runs'"),
         ("run", [], "mlx show a1"),
@@ -305,12 +310,13 @@ def test_a_run_of_a_chain_is_shown_with_its_table_and_its_settings(capsys):
 
 def test_the_worst_episodes_and_the_hardest_classes_are_told() -> None:
     hardest = [
-        {"name": "Greek/07", "value": 0.631, "interval": 0.03},
-        {"name": "a", "value": 0.7, "interval": None},
+        {"name": "Greek/07", "value": 0.631, "interval": 0.03, "episodes": 3},
+        {"name": "a", "value": 0.7, "interval": 3.177, "episodes": 2},
     ]
     one = {"name": "test/accuracy", "worst_decile": 0.712, "hardest": hardest, "normalisation": "inductive"}
     assert phrases.hardest([one]) == (
-        "worst tenth of episodes 71.2 %;\nhardest classes (+- over their episodes): Greek/07 63.1 +- 3.0 %, a 70.0 %"
+        "worst tenth of episodes 71.2 %;\n"
+        "hardest classes (+- over their episodes): Greek/07 63.1 +- 3.0 % in 3 episodes, a 70.0 % in 2 episodes"
     )
     error = {"name": "test/mse", "worst_decile": 2.5, "hardest": [], "normalisation": "none"}
     assert phrases.hardest([error]) == "worst tenth of episodes 2.5"
@@ -324,6 +330,11 @@ def test_calibration_is_told_before_and_after() -> None:
     assert phrases.calibration(found, "") == (
         "calibration: ECE 5.5 %, negative log-likelihood 1.573;\n"
         "with temperature 0.347, fitted on 50 validation episodes: ECE 2.8 %, negative log-likelihood 1.4"
+    )
+    found["calibration"]["after"]["nll"] = 1.6
+    assert phrases.calibration(found, "").endswith(
+        "negative log-likelihood 1.6;\nthis temperature makes the log-likelihood of test answers worse; "
+        "calibration=500 may fit a better one, on more validation episodes"
     )
     found["calibration"]["temperature"] = None
     told = phrases.calibration(found, "inductive")
@@ -362,3 +373,10 @@ def test_fixed_episodes_have_an_error_rate(capsys) -> None:
     assert "error rate over the 20 fixed episodes" in capsys.readouterr().out
     views.evaluation({"results": [found]})
     assert "error rate" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("more", "told"), [({"over": {"episodes": 2, "trainings": 1}}, "2"), ({}, "the")])
+def test_the_last_line_of_a_stage_says_over_how_many_episodes(capsys, more, told) -> None:
+    metric = {"name": "val/accuracy", "value": 0.417, "interval": 3.177, "step": 2, **more}
+    telling.Progress().finish({"stage": "meta-train", "seconds": 1, "metric": metric})
+    assert f"val accuracy 41.7 +- 317.7 % (95 % over {told} episodes) in 1 s" in capsys.readouterr().err

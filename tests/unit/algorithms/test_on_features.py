@@ -14,6 +14,7 @@ from torch.nn.functional import cross_entropy, normalize
 from metalearn_cli.algorithms.on_features import OnFeatures
 from metalearn_cli.core.build import build
 from metalearn_cli.core.errors import ConfigError, UserError
+from metalearn_cli.core.items import Facts
 from metalearn_cli.core.random import seeded
 from metalearn_cli.stages.learner import check_learner
 
@@ -83,7 +84,7 @@ def test_keeps_the_contract_of_learners(classifier: Any, target: str) -> None:
 
 
 def test_logistic_regression_is_refused_for_numbers() -> None:
-    (problem,) = check_learner(OnFeatures(), regression=True, precision="32-true")
+    (problem,) = check_learner(OnFeatures(), Facts("vector", (6,), "real", 0, outputs=1), "32-true")
     assert problem.message == "OnFeatures classifies, but this data's targets are numbers; use maml"
 
 

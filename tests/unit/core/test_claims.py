@@ -51,8 +51,9 @@ def test_each_fault_has_its_key_and_a_sentence(tiers, key, told):
 @pytest.mark.parametrize(
     ("name", "tiers", "told"),
     [
-        ("tiny", TIERS, "must be one of smoke, short, full, got 'tiny'"),
-        (None, TIERS, "must be one of smoke, short, full, got None"),
+        ("tiny", {}, "must be one of smoke, short, full, got 'tiny'"),
+        (None, {}, "must be one of smoke, short, full, got None"),
+        ("tiny", TIERS, "there is no tier tiny; the experiment has only smoke, short"),
         ("full", TIERS, "there is no tier full; the experiment has only smoke, short"),
         ("smoke", {}, "there is no tier smoke; only an experiment has it: experiment=NAME"),
     ],

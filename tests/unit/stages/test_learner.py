@@ -94,7 +94,7 @@ class Numbers(ProtoNet):
     ],
 )
 def test_what_a_learner_cannot_do(algorithm, regression, precision, key, told):
-    (problem,) = check_learner(algorithm, regression, precision)
+    (problem,) = check_learner(algorithm, facts(6)._replace(outputs=int(regression)), precision)
     assert problem.key == key and told in problem.message
 
 
@@ -103,14 +103,22 @@ def test_what_a_learner_cannot_do(algorithm, regression, precision, key, told):
     [(Maml(), True, "bf16-mixed"), (Maml(), False, "32-true"), (ProtoNet(), False, "16-mixed"), (Numbers(), True, "")],
 )
 def test_what_it_can(algorithm, regression, precision):
-    assert check_learner(algorithm, regression, precision) == []
+    assert check_learner(algorithm, facts(6)._replace(outputs=int(regression)), precision) == []
+
+
+@pytest.mark.parametrize("shape", [(6,), (1, 16), {"a": (1, 16, 16)}])
+def test_a_learner_of_maps_is_for_images(shape):
+    (problem,) = check_learner(OfMaps(), facts(6)._replace(shape=shape), "32-true")
+    told = "OfMaps compares feature maps, which only images have; use protonet, which takes any items"
+    assert problem == ("algorithm", told, "")
+    assert check_learner(OfMaps(), facts(1, 16, 16), "32-true") == []
 
 
 def test_a_trait_that_there_is_not_is_refused():
     learner = Scaled()
     learner.traits = learner.traits._replace(sees="feature")
     with pytest.raises(ConfigError, match=r"Scaled\.traits\.sees must be one of items, features, maps, got 'feature'"):
-        check_learner(learner, False, "32-true")
+        check_learner(learner, facts(6), "32-true")
 
 
 def test_features_that_are_not_finite_are_refused():

@@ -11,6 +11,7 @@ from PIL import Image
 from metalearn_cli import stages
 from metalearn_cli.core.build import build
 from metalearn_cli.core.errors import NonFiniteError
+from metalearn_cli.core.items import Facts
 from metalearn_cli.core.random import seeded
 from metalearn_cli.data.common.dataset import Dataset
 from metalearn_cli.data.common.splits import SPLITS, Split
@@ -105,7 +106,7 @@ def test_impossible_episodes_of_both_splits_at_once(refused):
 
 
 def test_16_bit_with_inner_gradients_is_refused():
-    (problem,) = check_learner(build(MAML, "algorithm"), False, "16-mixed")
+    (problem,) = check_learner(build(MAML, "algorithm"), Facts("vector", (6,), "real", 2), "16-mixed")
     assert problem.key == "runtime.precision" and "use bf16-mixed or 32-true" in problem.message
 
 
@@ -301,7 +302,10 @@ def test_a_learner_that_uses_queries_is_transductive(refused, go, probes):
     found = refused("meta-train", algorithm=TOGETHER, normalisation="inductive")
     assert found == {"normalisation": "Together learns from the queries together; it must be transductive"}
     assert go("meta-train", algorithm=TOGETHER)["status"] == "completed"
-    results = go("evaluate", normalisation=["inductive"])["results"]
+    assert refused("evaluate", normalisation=["inductive"]) == found
+    chained = refused("run", stages=["meta-train"], algorithm=TOGETHER, evaluate__normalisation=["inductive"])
+    assert chained == {"evaluate.normalisation": found["normalisation"]}
+    results = go("evaluate", normalisation=["inductive", "transductive"])["results"]
     assert [result["normalisation"] for result in results] == ["transductive"]
 
 
@@ -364,5 +368,9 @@ def test_a_learner_of_maps(go, images, probes, normalisation):
 
 
 def test_a_learner_of_maps_needs_a_backbone_that_has_them(refused, probes):
-    found = refused("meta-train", algorithm={"_target_": "probes.algorithms.of_maps.OfMaps"})
-    assert found == {"backbone": "OfMaps compares feature maps, which this backbone does not have; use conv4"}
+    of_maps = {"_target_": "probes.algorithms.of_maps.OfMaps"}
+    told = {"algorithm": "OfMaps compares feature maps, which only images have; use protonet, which takes any items"}
+    assert refused("meta-train", algorithm=of_maps) == told  # on vectors
+    mlp, data = "metalearn_cli.backbones.mlp.Mlp", "metalearn_cli.data.gaussian.gaussian"
+    untrained = {"ckpt": None, "backbone": {"_target_": mlp}, "data": {"_target_": data}}
+    assert refused("evaluate", **untrained, algorithm=of_maps) == told

@@ -83,7 +83,10 @@ def test_test_classes_are_not_read_before_the_choice(go: Any, monkeypatch: pytes
 @pytest.mark.parametrize(
     ("select", "message"),
     [
-        ({"algorithm.rate": [1]}, "algorithm.rate: no such setting of FromScratch"),
+        (
+            {"algorithm.rate": [1]},
+            "algorithm.rate: no such setting of FromScratch; it has algorithm.lr, algorithm.steps",
+        ),
         ({"algorithm.stes": [1]}, "algorithm.stes: no such setting of FromScratch; did you mean algorithm.steps?"),
         ({"algorithm.lr": []}, "algorithm.lr: must be a list of one or more values, got []"),
         ({"algorithm.lr": 0.1}, "algorithm.lr: must be a list of one or more values, got 0.1"),
@@ -125,7 +128,10 @@ def test_a_chain_selects_for_the_learner_and_not_for_the_floors(go: Any, listed:
     ("changes", "message"),
     [
         ({"stages": ["transfer"]}, "chooses settings of the learner that meta-train trains, and stages has no meta-"),
-        ({"stages": ["meta-train"]}, "algorithm.inner_lr: no such setting of ProtoNet"),
+        (
+            {"stages": ["meta-train"]},
+            "algorithm.inner_lr: no such setting of ProtoNet, which has none; leave select out",
+        ),
     ],
 )
 def test_a_chain_without_such_a_learner(refused: Any, changes: dict[str, Any], message: str) -> None:

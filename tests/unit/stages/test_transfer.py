@@ -5,6 +5,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import on_cpu
@@ -231,8 +232,8 @@ def test_an_untrained_classifier_is_no_teacher(go, refused):
     parent = go("transfer", steps=20)
     done = go("transfer", init_from=parent["id"], **HARMFUL)
     found = refused("transfer", method=DISTILL, teacher=done["id"])["teacher"]
-    assert found.endswith("has an untrained classifier, as transfer brought no improvement; name a later one")
     last = Path(done["folder"]) / "checkpoints" / done["last"]
+    assert found.endswith(f"as transfer brought no improvement; name a later one, as in teacher={last}")
     assert go("transfer", method=DISTILL, teacher=str(last))["teacher"]["step"] == 5
 
 
@@ -322,8 +323,9 @@ def test_a_teacher_is_learnt_from_and_recorded(go, probes, manifest, tensors, re
 
 def test_a_teacher_of_another_split_is_told(go, ready):
     teacher = go("transfer")["folder"]
-    assert "it was trained" not in " ".join(ready("transfer", method=DISTILL, teacher=teacher, seed=3).notes)
-    told = " ".join(ready("transfer", method=DISTILL, teacher=teacher, data=OTHER).notes)
+    hints = {**DISTILL, "weight": 0.0, "features": 1.0}  # of features alone, which any data may teach
+    assert "it was trained" not in " ".join(ready("transfer", method=hints, teacher=teacher, seed=3).notes)
+    told = " ".join(ready("transfer", method=hints, teacher=teacher, data=OTHER).notes)
     assert "it was trained on other data of this name (another split or other settings)" in told
 
 
@@ -343,8 +345,28 @@ def test_a_teacher_without_a_classifier_of_these_classes_is_refused(go, refused,
     assert found["teacher"].endswith("has no classifier; name a run of transfer")
     other = go("transfer", data={**OTHER, "classes": 20})
     found = refused("transfer", method=DISTILL, teacher=other["id"])
-    assert "is a classifier of other classes: " in found["teacher"]
+    told = "is a classifier of other classes than those that this gaussian trains on; "
+    assert found["teacher"].endswith(f"{told}type data.classes=20 data.seed=1, or name a run of transfer on this data")
     assert "there is no run 'nope'" in refused("transfer", method=DISTILL, teacher="nope")["teacher"]
+
+
+def test_a_teacher_of_the_same_number_of_other_classes_is_refused(go, refused, ready, tmp_path):
+    """Names tell classes apart where a file has them; a generator gives others by another seed."""
+    generated = go("transfer", data={**OTHER, "seed": 2})["folder"]
+    found = refused("transfer", method=DISTILL, teacher=generated, data=OTHER)["teacher"]
+    assert "other classes" in found and "; type data.seed=2, or name a run of transfer on this data" in found
+    y = np.repeat([f"bird{k}" for k in range(12)], 20)
+    x = np.random.default_rng(0).normal(size=(len(y), 6)).astype("f4")
+    for name, power in {"one": 1, "other": 3}.items():
+        np.savez(tmp_path / f"{name}.npz", x=x**power, y=y)
+    birds = {"_target_": "metalearn_cli.data.arrays.arrays", "root": str(tmp_path / "one.npz"), "seed": 0, "fold": None}
+    teacher = go("transfer", data=birds)["folder"]
+    found = refused("transfer", method=DISTILL, teacher=teacher, data={**birds, "seed": 1})["teacher"]
+    assert "; type data.seed=0, or name" in found
+    found = refused("transfer", method=DISTILL, teacher=teacher, data={**birds, "fold": "1/3"})["teacher"]
+    assert "; type data.fold=null, or name" in found
+    more = {**birds, "root": str(tmp_path / "other.npz")}
+    assert "other data of this name" in " ".join(ready("transfer", method=DISTILL, teacher=teacher, data=more).notes)
 
 
 def test_a_teacher_of_another_data_set_is_refused(go, refused, images, monkeypatch):

@@ -72,11 +72,16 @@ def test_seeds_of_all_stages_tell_trainings_apart(pair, tmp_path):
 def test_what_was_selected_may_differ_from_seed_to_seed(tmp_path):
     def selected(name, seed, lr):
         training(tmp_path, f"t-{name}", seed)
-        config = {"select": {"algorithm.lr": [0.1, 0.2]}}
-        algorithm = {"_target_": "x.ProtoNet", "lr": lr}
-        return evaluation(tmp_path, f"e-{name}", SCORES, parent=f"t-{name}", config=config, algorithm=algorithm)
+        config = {"select": {"algorithm": {"lr": [0.1, 0.2]}}}
+        table = [{"values": {"algorithm.lr": value}, "chosen": value == lr} for value in (0.1, 0.2)]
+        facts = {"algorithm": {"_target_": "x.ProtoNet", "lr": lr}, "selected": table}
+        return evaluation(tmp_path, f"e-{name}", SCORES, parent=f"t-{name}", config=config, **facts)
 
-    assert len(grouped([selected("a", 0, 0.1), selected("b", 1, 0.2)])) == 1
+    assert names_of(grouped([selected("a", 0, 0.1), selected("b", 1, 0.2)])) == ["ProtoNet (lr=0.1 or 0.2, selected)"]
+    plain = {"algorithm": {"_target_": "x.ProtoNet", "lr": 0.3}}
+    training(tmp_path, "t-c", 0)
+    fixed = evaluation(tmp_path, "e-c", SCORES, parent="t-c", **plain)
+    assert names_of(grouped([selected("d", 0, 0.1), fixed])) == ["ProtoNet (lr=0.1, selected)", "ProtoNet"]
 
 
 def test_nobody_knows_the_settings_of_a_training_that_is_gone(tmp_path):
