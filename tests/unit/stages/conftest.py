@@ -36,11 +36,11 @@ def nothing_slow(monkeypatch: pytest.MonkeyPatch) -> None:
 def given(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Dataset]:
     """Return a function that gives every stage, in place of the data it asks for, items [3 * 60, ...] of a kind."""
 
-    def give(items: Items, kind: Kind, vocabulary: int | dict[str, int] = 0) -> Dataset:
+    def give(items: Items, kind: Kind, vocabulary: int | dict[str, int] = 0, tokenizer: str = "") -> Dataset:
         thirds = {s: each(lambda t, i=i: t[60 * i : 60 * (i + 1)], items) for i, s in enumerate(SPLITS)}  # type: ignore[misc]
         names = {s: tuple(f"{s}{k}" for k in range(6)) for s in SPLITS}
         splits = {s: Split(thirds[s], torch.full((6,), 10), names[s]) for s in SPLITS}
-        data = Dataset.of(f"{kind}s", "any", splits, kind, vocabulary=vocabulary)
+        data = Dataset.of(f"{kind}s", "any", splits, kind, {"tokenizer": tokenizer}, vocabulary)
         monkeypatch.setattr(session, "_loaded", lambda spec: data)
         return data
 
