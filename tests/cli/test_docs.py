@@ -106,6 +106,7 @@ def test_the_commands_of_the_page_on_sweeps(mlx: Callable, monkeypatch: pytest.M
         assert code == 0, f"mlx {shlex.join(words)}\n{err}"
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_page_on_reports(mlx: Callable, tmp_path: Path) -> None:
     found = commands("report.md")
     assert len(found) >= 5
