@@ -77,7 +77,8 @@ def _trained(name: str, words: list[str]) -> dict[str, Any]:
     run = _mlx(*words)
     shape = [w for w in words if w.startswith(("way=", "shot="))]
     scored = _mlx("evaluate", f"ckpt={run['id']}", *shape, *SCORED)
-    losses = [json.loads(line) for line in (Path(run["folder"]) / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (Path(run["folder"]) / "metrics.jsonl").read_text().splitlines()]
+    losses = [line for line in lines if "train/loss" in line]  # transfer scores its start before the first step
     return {
         "name": name,
         "weights": _weights(Path(run["checkpoint"])),
