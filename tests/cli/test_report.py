@@ -1,4 +1,4 @@
-"""`mlx report`: the page, the tables, and that runs of strangers can do no harm."""
+"""`mlx report`: the page, the tables, and that untrusted runs can do no harm."""
 
 import base64
 import csv
