@@ -38,6 +38,7 @@ from metalearn_cli.core.check import shown
 from metalearn_cli.core.claims import Tier, check_tier, parse_tiers
 from metalearn_cli.core.config import QUERY, STAGES, WAY, ChainConfig, DataConfig, SweepConfig, parse, parse_chain
 from metalearn_cli.core.errors import ConfigError, Problem, UserError
+from metalearn_cli.core.nested import leaves
 from metalearn_cli.core.stages import TRAINING
 from metalearn_cli.records.runs import read_config
 
@@ -383,7 +384,7 @@ def typed_settings(run: Mapping[str, Any], composer: Composer | None = None) -> 
         words = _choices(composer, config)
         usual = composer.chosen(words)
         # a setting that refers to another one is left out: a cosine is as long as the stage
-        following = dict(_leaves(usual.unresolved))
+        following = dict(leaves(usual.unresolved))
         differing = _differences(config, usual.values | {"way": WAY, "query": QUERY})
         typed = [w for w in differing if not str(following.get(w.partition("=")[0])).startswith("$")]
         chosen = composer.chosen([]).config.hydra.runtime.choices
@@ -412,16 +413,8 @@ def _choices(composer: Composer, config: Mapping[str, Any]) -> list[str]:
 
 def _differences(values: Mapping[str, Any], usual: Mapping[str, Any]) -> list[str]:
     """Return words for the values that differ from the usual ones."""
-    known = dict(_leaves(usual))
-    return [f"{key}={_written(v)}" for key, v in _leaves(values) if key not in known or known[key] != v]
-
-
-def _leaves(values: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+    known = dict(leaves(usual))
+    return [f"{key}={_written(v)}" for key, v in leaves(values) if key not in known or known[key] != v]
 
 
 def _written(value: Any) -> str:

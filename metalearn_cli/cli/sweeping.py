@@ -18,6 +18,7 @@ from metalearn_cli.core.check import as_typed
 from metalearn_cli.core.config import STAGES, digest
 from metalearn_cli.core.errors import ConfigError, Problem, Stopped, UserError
 from metalearn_cli.core.importing import importing
+from metalearn_cli.core.nested import leaves
 from metalearn_cli.core.stages import TABLE
 from metalearn_cli.records.runs import find_checkpoint, sha256_of
 from metalearn_cli.records.sweeps import OF_JOB, Outcome
@@ -172,7 +173,7 @@ def _identities(compositions: Sequence[Composition]) -> list[str]:
     Files that they name count with their place and the time of their last change: if either is another, the job's own
     process finds by their contents whether it is done.
     """
-    where = [dict(_leaves({key: one.values.get(key) for key in _ELSEWHERE})) for one in compositions]
+    where = [dict(leaves({key: one.values.get(key) for key in _ELSEWHERE})) for one in compositions]
     varied = {key for own in where for key in own if len({json.dumps(other.get(key)) for other in where}) > 1}
     found = []
     for composition, own in zip(compositions, where, strict=True):
@@ -183,14 +184,6 @@ def _identities(compositions: Sequence[Composition]) -> list[str]:
         varying = {key: value for key, value in own.items() if key in varied}
         found.append(digest([composition.composer.stage, _stamped(what), varying])[:16])
     return found
-
-
-def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _stamped(values: Any) -> Any:

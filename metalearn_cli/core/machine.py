@@ -32,19 +32,20 @@ def gpus() -> list[str]:
 
 def free_memory() -> int | None:
     """Return the bytes of memory that new processes can have; None where the system does not tell."""
-    found = re.search(r"^MemAvailable: +(\d+) kB", _read(MEMINFO), re.MULTILINE)
+    found = re.search(r"^MemAvailable: +(\d+) kB", contents(MEMINFO), re.MULTILINE)
     free = [int(found[1]) * 1024] if found else []
     for limit, used in (
         ("memory.max", "memory.current"),
         ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
     ):
-        most, now = _read(CGROUP / limit).strip(), _read(CGROUP / used).strip()
+        most, now = contents(CGROUP / limit).strip(), contents(CGROUP / used).strip()
         if most.isdigit() and now.isdigit():  # not "max"
             free.append(max(0, int(most) - int(now)))
     return min(free, default=None)
 
 
-def _read(path: Path) -> str:
+def contents(path: Path) -> str:
+    """Return what a file of the system holds, "" if it cannot be read."""
     try:
         return path.read_text()
     except OSError:

@@ -30,7 +30,7 @@ from torch.utils._pytree import tree_map_only
 from metalearn_cli.core.config import Runtime as RuntimeConfig
 from metalearn_cli.core.errors import ConfigError, NonFiniteError, Problem
 from metalearn_cli.core.importing import importing
-from metalearn_cli.core.machine import cores, too_many_threads
+from metalearn_cli.core.machine import contents, cores, too_many_threads
 from metalearn_cli.core.network import Apply, Params
 from metalearn_cli.engine.ranks import Launch, Ranks, launched
 
@@ -68,7 +68,7 @@ def _quota() -> float | None:
     Their paths may be paths outside of the container, which are not visible here: then only visible parts count.
     """
     quotas = []
-    for line in _read(CGROUP).splitlines():
+    for line in contents(CGROUP).splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers and "cpu" not in controllers.split(","):
             continue
@@ -76,19 +76,12 @@ def _quota() -> float | None:
         inside = PurePosixPath(path.lstrip("/"))
         for folder in (top / part for top in tops for part in (inside, *inside.parents)):
             if controllers:
-                given = f"{_read(folder / 'cpu.cfs_quota_us')} {_read(folder / 'cpu.cfs_period_us')}".split()
+                given = f"{contents(folder / 'cpu.cfs_quota_us')} {contents(folder / 'cpu.cfs_period_us')}".split()
             else:
-                given = _read(folder / "cpu.max").split()
+                given = contents(folder / "cpu.max").split()
             if len(given) == 2 and given[0].isdigit() and given[1].isdigit() and int(given[1]):  # not "max" nor -1
                 quotas.append(int(given[0]) / int(given[1]))
     return min(quotas, default=None)
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text()
-    except OSError:
-        return ""
 
 
 def available() -> dict[str, int]:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from metalearn_cli.core.errors import ConfigError, Problem, UserError
+from metalearn_cli.core.nested import leaves
 from metalearn_cli.records.metrics import TIMES
 from metalearn_cli.records.runs import Run, as_json, flushing, naming
 
@@ -67,7 +68,7 @@ class Tracking:
         self._note, self._folder = note, run.folder
         self._trackers: dict[str, Tracker] = {}
         self._pending: dict[str, list[Line]] = {name: [] for name in names}
-        flat = dict(_flat(settings))
+        flat = dict(leaves(settings))
         for name in names:
             try:
                 self._trackers[name] = TRACKERS[name](run, flat)
@@ -347,15 +348,6 @@ def _steps(lines: Sequence[Line], first: int) -> Iterator[tuple[int, dict[str, f
         together = list(of_step)
         if step >= first:
             yield step, _values(together), together[-1].get("seconds", 0.0)
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Return settings by dotted keys."""
-    for key, value in settings.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _text(value: Any) -> str:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from metalearn_cli.core.errors import UserError
+from metalearn_cli.core.nested import leaves
 from metalearn_cli.core.stages import TRAINING
 from metalearn_cli.records import runs
 from metalearn_cli.stages.scores import Scores, check_scores
@@ -156,7 +157,7 @@ def _described(evaluation: Run, listing: Listing) -> tuple[dict[str, Any], tuple
     """Return the settings of an evaluation and of the trainings before it, flat; their stages; and their seeds."""
     known = {info["id"]: info for info in reversed(listing(runs.beside_of(Path(evaluation["folder"]))))}
     config = runs.read_config(Path(evaluation["folder"]))
-    settings = _flat(_kept(evaluation, config), "evaluate")
+    settings = dict(leaves(_kept(evaluation, config), "evaluate."))
     for key in _chosen(evaluation):  # it may differ from seed to seed
         settings.pop(f"evaluate.{key}", None)
     weights, parent = config.get("weights_seed"), evaluation.get("parent")
@@ -171,7 +172,8 @@ def _described(evaluation: Run, listing: Listing) -> tuple[dict[str, Any], tuple
         config, stage = runs.read_config(Path(run["folder"])), run["stage"]
         data = run.get("data") or {}
         kept = {**_kept(run, config), "data": f"{data.get('name')} {str(data.get('fingerprint'))[:12]}"}
-        settings |= _flat(kept, f"{stage} {stages.count(stage) + 1}" if stage in stages else stage)
+        name = f"{stage} {stages.count(stage) + 1}" if stage in stages else stage
+        settings |= dict(leaves(kept, f"{name}."))
         seeds.append(config.get("seed"))
         stages.append(stage)
         parent = run.get("parent")
@@ -183,14 +185,6 @@ def _kept(run: Run, config: Mapping[str, Any]) -> dict[str, Any]:
     kept = {key: value for key, value in config.items() if key not in _APART}
     kept["algorithm"] = run.get("algorithm") or config.get("algorithm")
     return {**kept, "precision": (config.get("runtime") or {}).get("precision")}
-
-
-def _flat(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        name = f"{prefix}.{key}"
-        found |= _flat(value, name) if isinstance(value, Mapping) else {name: value}
-    return found
 
 
 def names_of(groups: Sequence[Group]) -> list[str]:
