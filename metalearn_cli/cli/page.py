@@ -1,6 +1,6 @@
 """The page of `mlx report`: one HTML file with its own style, script and pictures, which loads nothing.
 
-Text of runs may be untrusted. `tag` escapes all that is not `Html`, and the page's policy allows only the style and the
+Text of runs may be untrusted: what is not `Html` is escaped, and the page's policy allows only the style and the
 script of its template, and no requests.
 """
 
@@ -11,10 +11,26 @@ import hashlib
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
+from metalearn_cli.cli.drawing import (
+    LEFT,
+    RIGHT,
+    Html,
+    across,
+    axes,
+    drawing,
+    escaped,
+    interval_bar,
+    marker,
+    panel,
+    scale,
+    short,
+    shown_value,
+    tag,
+    words,
+)
 from metalearn_cli.cli.phrases import duration, hardest, measured, over, spread, verdict, with_intervals
 from metalearn_cli.core.errors import UserError
 from metalearn_cli.core.metric import metric_named
@@ -29,34 +45,14 @@ _OF_A_RUN = 4  # most pictures of a run
 _WIDTH, _COLOURS = 800, 48  # of a picture
 _AXES = 7  # most settings of the picture of settings
 _KEYS = 12  # most curves that a panel names
-_TEXT = 60  # most characters of a value
+_EMBEDDING = (
+    "Each mark is an item, each colour and shape a class. Items side by side have similar features, "
+    "as far as two principal components show it."
+)
 _GAINS = (
     "A gain is the difference to the row above, episode by episode. "
     "A stage helps or hurts if all intervals of its gain exclude 0."
 )
-_CONTROL = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
-
-
-class Html(str):
-    """Text that is HTML already."""
-
-
-def tag(name: str, *content: str | Iterable[str], **attributes: object) -> Html:
-    """Return an element; content and attributes are escaped, unless they are `Html`.
-
-    Args:
-        name: of the element.
-        content: texts or elements, or lists of them.
-        attributes: their names with _ for -, and with _ at the end where Python has a word of its own.
-    """
-    parts = [part for own in content for part in ([own] if isinstance(own, str) else own)]
-    inner = "".join(part if isinstance(part, Html) else _escaped(part) for part in parts)
-    named = "".join(f' {key.rstrip("_").replace("_", "-")}="{_escaped(str(v))}"' for key, v in attributes.items())
-    return Html(f"<{name}{named}>{inner}</{name}>")
-
-
-def _escaped(text: str) -> str:
-    return escape(text.translate(_CONTROL)).encode("utf-8", "replace").decode()
 
 
 def page(record: Record, made: str) -> str:
@@ -82,7 +78,7 @@ def page(record: Record, made: str) -> str:
 def _title(record: Record) -> str:
     number = len(record["runs"])
     only = record["runs"][0]
-    return _escaped(f"{only['stage']} {only['id']}" if number == 1 else f"{number} runs") + " - mlx report"
+    return escaped(f"{only['stage']} {only['id']}" if number == 1 else f"{number} runs") + " - mlx report"
 
 
 class _Page:
@@ -103,8 +99,8 @@ class _Page:
         """Return all sections that have something to show."""
         parts = [self.head(), self.results(), self.settings()]
         parts += [self.gains(run) for run in self.runs if run["table"]]
-        parts += [self.curves(), self.pictures(), self.lineage(), self.again(), tag("p", made, class_="faint")]
-        return [part for part in parts if part]
+        parts += [self.curves(), self.embeddings(), self.pictures(), self.lineage(), self.again()]
+        return [*filter(None, parts), tag("p", made, class_="faint")]
 
     def head(self) -> Html:
         """Return the title, and what is unfinished or could not be read."""
@@ -140,7 +136,7 @@ class _Page:
         learners = ["learner"] * any(_learner(result) for _, result in scored)
         rows = []
         for run, result in scored:
-            bar = _bar(result["value"], result.get("interval"), *scales[result["name"]]) if result else ""
+            bar = interval_bar(result["value"], result.get("interval"), *scales[result["name"]]) if result else ""
             unfinished = "" if run["status"] == "completed" else f"{run['status']} "
             cells = [
                 tag("td", self.swatch(run), run["id"], class_="id"),
@@ -148,7 +144,7 @@ class _Page:
                 tag("td", bar),
                 tag("td", str(result.get("name") or "")),
                 *(tag("td", _learner(result)) for _ in learners),
-                *(tag("td", _value(run["settings"].get(key, run.get(key)))) for key in keys),
+                *(tag("td", shown_value(run["settings"].get(key, run.get(key)))) for key in keys),
             ]
             rows.append(tag("tr", cells, data_run=run["id"]))
         heads = ["run", "result", "", "metric", *learners, *("of" if key == "parent" else key for key in keys)]
@@ -172,24 +168,25 @@ class _Page:
         apart = max(150, 880 // len(keys))
         width, top, bottom = 60 + apart * len(keys), 40, 230
         places = [30 + apart * index for index in range(len(columns))]
-        axes = [_axis(column, top, bottom) for column in columns]
+        scales = [scale(column, top, bottom) for column in columns]
         lines: list[Html] = []
         labels: list[Html] = []
-        for x, key, (_, ticks) in zip(places, [*keys, name], axes, strict=True):
+        for x, key, (_, ticks) in zip(places, [*keys, name], scales, strict=True):
             anchor, side = ("end", -5) if x == places[-1] else ("start", 5)
             share = x == places[-1] and metric_named(name).unit == "share"
             lines.append(tag("line", x1=x, x2=x, y1=top, y2=bottom, class_="axis"))
-            labels.append(_text(x - 4 * side, 16, _short(key, 20), anchor))
+            labels.append(words(x - 4 * side, 16, short(key, 20), anchor))
             for value, y in ticks:
-                label = f"{100 * value:.1f} %" if share else _short(_value(value), 16)
-                labels.append(_text(x + side, y - 3, label, anchor))
+                label = f"{100 * value:.1f} %" if share else short(shown_value(value), 16)
+                labels.append(words(x + side, y - 3, label, anchor))
         for index, run in enumerate(done):
-            points = " ".join(f"{x},{heights[index]:.1f}" for x, (heights, _) in zip(places, axes, strict=True))
+            points = " ".join(f"{x},{heights[index]:.1f}" for x, (heights, _) in zip(places, scales, strict=True))
             title, kind = tag("title", f"{run['id']}: {measured(run)}"), f"curve {self.colours[run['id']]}"
             lines.append(tag("polyline", title, points=points, class_=kind, data_run=run["id"]))
         more = len(self.record["varying"]) - len(keys)
         told = [tag("p", f"{more} more settings differ: {', '.join(self.record['varying'][_AXES:])}")] * (more > 0)
-        return _section("Settings and results", [_drawing([*lines, *labels], width, 250), *told])
+        slices = tag("div", self.slices(name, done, keys), class_="grid")
+        return _section("Settings and results", [drawing([*lines, *labels], width, 250), *told, slices])
 
     def gains(self, run: Record) -> Html:
         """Return the tables of a chain: what is scored after each stage, and how much the stage gains."""
@@ -204,16 +201,16 @@ class _Page:
         for label, rows in tables.items():
             lines = []
             for row in rows:
-                gain = row.get("gain")
+                gain, half = row.get("gain"), row.get("gain_interval")
                 known = gain is not None and "gain_interval" in row
                 lines.append(
                     tag(
                         "tr",
                         tag("td", "untrained" if row["after"] == "nothing" else row["after"]),
                         tag("td", _score(row), class_="n"),
-                        tag("td", _bar(row["value"], row.get("interval"), *scores[row["name"]])),
+                        tag("td", interval_bar(row["value"], row.get("interval"), *scores[row["name"]])),
                         tag("td", with_intervals(row, "gain_") if gain is not None else "", class_="n"),
-                        tag("td", _bar(gain, row.get("gain_interval"), -reach, reach) if gain is not None else ""),
+                        tag("td", interval_bar(gain, half, -reach, reach)),
                         tag("td", verdict(row) if known else ""),
                     )
                 )
@@ -233,39 +230,50 @@ class _Page:
             keys = [tag("span", self.swatch(run), run["id"], class_="key", data_run=run["id"]) for run, _ in lines]
             more = [tag("span", f"and {len(keys) - _KEYS} more", class_="key")] * (len(keys) > _KEYS)
             caption = tag("figcaption", keys[:_KEYS], more)
-            figures.append(tag("figure", tag("h3", f"{stage}: {_short(name)}"), self.panel(name, lines), caption))
+            figures.append(tag("figure", tag("h3", f"{stage}: {short(name)}"), self.panel(name, lines), caption))
         return _section("Learning curves", [tag("div", figures, class_="grid")]) if figures else Html()
 
     def panel(self, name: str, lines: Sequence[tuple[Record, list[list[float]]]]) -> Html:
         """Return the curves of one metric over steps."""
-        steps = [step for _, points in lines for step, _ in points]
         values = [value for _, points in lines for _, value in points]
-        left, right, top, bottom = 52, 470, 10, 210
-        low, high, last = min(values), max(values), max(steps) or 1
-        margin = (high - low) * 0.04 or abs(high) * 0.04 or 1
-        low, high = low - margin, high + margin
-        share = metric_named(name).unit == "share"
-
-        def place(step: float, value: float) -> tuple[float, float]:
-            return left + (right - left) * step / last, bottom - (bottom - top) * (value - low) / (high - low)
-
-        parts = []
-        for tick in _ticks(low, high):
-            y = round(place(0, tick)[1], 1)
-            label = f"{100 * tick:.4g} %" if share else f"{tick:.4g}"
-            parts += [tag("line", x1=left, x2=right, y1=y, y2=y, class_="axis"), _text(left - 6, y + 4, label, "end")]
-        for tick in _ticks(0, last):
-            parts.append(_text(place(tick, low)[0], bottom + 16, f"{tick:.6g}", "middle"))
-        parts.append(_text(right, bottom + 32, "step", "end"))
+        along, marks = across(0, max(step for _, points in lines for step, _ in points))
+        up, parts = axes(min(values), max(values), marks, "step", metric_named(name).unit == "share")
         for run, points in lines:
-            at = [place(*point) for point in points]
+            at = [(along(step), up(value)) for step, value in points]
             title = tag("title", f"{run['id']}: {points[-1][1]:.4g} at step {points[-1][0]}")
             marked = {"class_": f"curve {self.colours[run['id']]}", "data_run": run["id"]}
-            parts.append(tag("polyline", title, points=" ".join(f"{x:.1f},{y:.1f}" for x, y in at), **marked))
+            parts.append(tag("polyline", title, points=" ".join(f"{x},{y}" for x, y in at), **marked))
             if len(at) == 1:
                 marked["class_"] = marked["class_"].replace("curve", "dot")
-                parts.append(tag("circle", title, cx=f"{at[0][0]:.1f}", cy=f"{at[0][1]:.1f}", r=3, **marked))
-        return tag("svg", parts, viewBox="0 0 480 246", class_="all", role="img", aria_label=f"{name} over steps")
+                parts.append(tag("circle", title, cx=at[0][0], cy=at[0][1], r=3, **marked))
+        return panel(parts, f"{name} over steps")
+
+    def slices(self, name: str, done: Sequence[Record], keys: Sequence[str]) -> list[Html]:
+        """Return a panel for each setting: the results of the runs over its values."""
+        values = [run["metric"]["value"] for run in done]
+        share = metric_named(name).unit == "share"
+        figures = []
+        for key in keys:
+            places, ticks = scale([run["settings"].get(key) for run in done], RIGHT - 40, LEFT + 40)
+            marks = [(short(shown_value(value), 16), x) for value, x in ticks]
+            up, parts = axes(min(values), max(values), marks, short(key, 40), share)
+            for run, x, value in zip(done, places, values, strict=True):
+                title, kind = tag("title", f"{run['id']}: {measured(run)}"), f"dot {self.colours[run['id']]}"
+                parts.append(tag("circle", title, cx=round(x, 1), cy=up(value), r=4, class_=kind, data_run=run["id"]))
+            figures.append(
+                tag("figure", tag("h3", f"{name} over {short(key, 40)}"), panel(parts, f"{name} over {key}"))
+            )
+        return figures
+
+    def embeddings(self) -> Html:
+        """Return a panel for each embedding map; evaluations with the same map, as of two learners, are one."""
+        figures: dict[Html, list[str]] = {}
+        for run in self.every:
+            if run["embedding"]:
+                figures.setdefault(_embedding(run["embedding"]), []).append(run["id"])
+        shown = [tag("figure", tag("h3", ", ".join(names)), picture) for picture, names in figures.items()]
+        told = tag("p", _EMBEDDING, class_="faint")
+        return _section("Where unseen classes lie", [told, tag("div", shown, class_="grid")]) if shown else Html()
 
     def pictures(self) -> Html:
         """Return the pictures that the runs left: sample episodes with answers, reconstructions, and others."""
@@ -283,7 +291,7 @@ class _Page:
                     figures.append(tag("p", str(error), class_="warn"))
                     continue
                 source = f"data:image/png;base64,{base64.b64encode(data).decode()}"
-                image = Html(f'<img src="{source}" alt="{_escaped(told)}" width="{width}" height="{height}">')
+                image = Html(f'<img src="{source}" alt="{escaped(told)}" width="{width}" height="{height}">')
                 figures.append(tag("figure", image, tag("figcaption", told)))
         more = [tag("p", f"{left} more pictures are in the folders of the runs.", class_="faint")] * (left > 0)
         body = [tag("div", figures, class_="grid"), *more]
@@ -328,11 +336,11 @@ class _Page:
             parts.append(tag("rect", title, x=x, y=round(y - 19, 1), width=180, height=38, rx=5, class_=f"node{kind}"))
             label = run["stage"] if len(together) == 1 else f"{run['stage']}, {len(together)} runs"
             unfinished = f", {run['status']}" * (run["status"] != "completed")
-            parts.append(_text(x + 8, y - 3, _short(label + unfinished, 24)))
+            parts.append(words(x + 8, y - 3, short(label + unfinished, 24)))
             name = run["id"] if len(together) == 1 else f"{run['id']}, ..."
-            parts.append(tag("text", _short(name, 24), x=x + 8, y=round(y + 13, 1), class_="faint"))
+            parts.append(tag("text", short(name, 24), x=x + 8, y=round(y + 13, 1), class_="faint"))
         width, height = 10 + (max(depth for depth, _, _ in boxes) + 1) * across, 10 + rows * down
-        return _section("Where they come from", [_drawing(parts, width, height)])
+        return _section("Where they come from", [drawing(parts, width, height)])
 
     def again(self) -> Html:
         """Return the command of each run, with the versions and checksums that tell whether it is the same."""
@@ -364,6 +372,22 @@ def _boxes(found: Sequence[Record]) -> list[list[Record]]:
     return [[run] for run in found if run["stage"] != "evaluate"] + [scored] * bool(scored)
 
 
+def _embedding(found: Mapping[str, Any]) -> Html:
+    """Return the picture of an embedding map, see `records.embedding`, with a mark for each of its classes."""
+    points, (first, second) = found["points"], found["variance"]
+    names = list(dict.fromkeys(name for name, _, _ in points))
+    columns = [[point[column] for point in points] for column in (1, 2)]
+    along, marks = across(min(columns[0]), max(columns[0]))
+    told = f"first component, {100 * first:.0f} % of the variance; upwards the second, {100 * second:.0f} %"
+    up, parts = axes(min(columns[1]), max(columns[1]), marks, told)
+    parts += [marker(along(x), up(y), names.index(name), tag("title", name)) for name, x, y in points]
+    keys = []
+    for index, name in enumerate(names):
+        sign = tag("svg", marker(6, 5, index), class_="swatch", viewBox="0 0 12 10", aria_hidden="true")
+        keys.append(tag("span", sign, short(name, 30), class_="key"))
+    return Html(panel(parts, "map of features") + tag("figcaption", keys))
+
+
 def _section(heading: str, content: Iterable[str]) -> Html:
     return tag("section", tag("h2", heading), content)
 
@@ -380,27 +404,6 @@ def _folded(heading: str, content: Iterable[str]) -> Html:
 
 def _rank(stage: str) -> int:
     return [*TABLE, stage].index(stage)
-
-
-def _drawing(parts: Iterable[Html], width: float, height: float) -> Html:
-    """Return an SVG picture that keeps its size and can be moved on a narrow screen."""
-    drawing = tag("svg", parts, viewBox=f"0 0 {width} {height}", width=width, height=height, class_="all fixed")
-    return tag("div", drawing, class_="wide")
-
-
-def _text(x: float, y: float, text: str, anchor: str = "start") -> Html:
-    return tag("text", text, x=round(x, 1), y=round(y, 1), text_anchor=anchor)
-
-
-def _short(text: str, most: int = _TEXT) -> str:
-    return text if len(text) <= most else f"{text[: most - 3]}..."
-
-
-def _value(value: Any) -> str:
-    """Return a setting as a table shows it."""
-    if value is None:
-        return "-"
-    return f"{value:.6g}" if isinstance(value, float) else _short(str(value))
 
 
 def _score(result: Record) -> str:
@@ -427,48 +430,3 @@ def _scales(results: Iterable[Record]) -> dict[str, tuple[float, float]]:
         else:
             found.setdefault(result["name"], (0.0, 1.0))
     return found
-
-
-def _bar(value: float | None, half: float | None, low: float, high: float) -> Html:
-    """Return a value as a dot and its interval as a line, between two ends; with a line at 0 if it is between them."""
-    if value is None:
-        return Html()
-    size = high - low or 1
-
-    def at(number: float) -> float:
-        return round(6 + 158 * (number - low) / size, 1)
-
-    zero = [tag("line", x1=at(0), x2=at(0), y1=2, y2=20, class_="zero")] * (low < 0 < high)
-    half = half or 0
-    parts = [tag("line", x1=6, x2=164, y1=20, y2=20, class_="axis"), *zero]
-    parts.append(tag("line", x1=at(value - half), x2=at(value + half), y1=11, y2=11, class_="curve c0"))
-    parts.append(tag("circle", cx=at(value), cy=11, r=4, class_="dot c0"))
-    return tag("svg", parts, class_="bar", viewBox="0 0 170 22")
-
-
-def _axis(values: Sequence[Any], top: float, bottom: float) -> tuple[list[float], list[tuple[Any, float]]]:
-    """Return the height of each value on an axis, and its marks: numbers by size, anything else one by one."""
-    numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
-    if len(numbers) < len(values):
-        names = sorted({_value(value) for value in values})
-        step = (bottom - top) / max(1, len(names) - 1)
-        height = {name: bottom - index * step for index, name in enumerate(names)}
-        return [height[_value(value)] for value in values], list(height.items())
-    low, high = min(numbers), max(numbers)
-    log = low > 0 and high / low >= 50
-    size = (math.log(high / low) if log else high - low) or 1
-
-    def at(value: float) -> float:
-        return bottom - (bottom - top) * (math.log(value / low) if log else value - low) / size
-
-    marks = sorted(set(numbers)) if len(set(numbers)) <= 6 else [low, high]
-    return [at(value) for value in values], [(value, at(value)) for value in marks]
-
-
-def _ticks(low: float, high: float) -> list[float]:
-    """Return three to six round numbers between two."""
-    size = high - low
-    unit = 10.0 ** math.floor(math.log10(size / 3)) if size > 0 else 1.0
-    step = next(unit * factor for factor in (1, 2, 5, 10) if size / (unit * factor) <= 5.5)
-    first = math.ceil(low / step)
-    return [round(step * index, 12) for index in range(first, math.floor(high / step) + 1)]

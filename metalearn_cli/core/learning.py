@@ -57,6 +57,18 @@ def cosines(z_QD: Tensor, other_ND: Tensor) -> Tensor:
     return normalize(z_QD, dim=-1) @ normalize(other_ND, dim=-1).T
 
 
+def principal(z_ND: Tensor) -> tuple[Tensor, Tensor]:
+    """Return features in the two directions in which they vary most [N, 2], and the share of the variance of each [2].
+
+    A direction points to where the largest of its coordinates is positive, so that the result is the same everywhere.
+    """
+    u, s, _ = torch.linalg.svd(z_ND - z_ND.mean(0), full_matrices=False)
+    points = torch.nn.functional.pad(u * s, (0, 2))[:, :2]
+    largest = points.gather(0, points.abs().argmax(0)[None])
+    share = torch.nn.functional.pad(s.square() / s.square().sum().clamp(min=torch.finfo(s.dtype).tiny), (0, 2))[:2]
+    return points * torch.where(largest < 0, -1.0, 1.0), share
+
+
 def solved(matrix: Tensor, right: Tensor) -> Tensor:
     """Return the solution [..., S, O] of matrix [..., S, S] @ solution = right; torch solves none in 16 bits."""
     wide = torch.promote_types(right.dtype, torch.float32)

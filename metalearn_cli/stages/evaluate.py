@@ -11,14 +11,19 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from metalearn_cli.core.config import Normalisation, plain
+from metalearn_cli.core.learning import principal
 from metalearn_cli.core.metric import metric_named
 from metalearn_cli.core.types import ALL, Episode, Reporter, Sampler
 from metalearn_cli.engine.evaluation import Outcomes, score_episodes
 from metalearn_cli.records import runs
+from metalearn_cli.records.embedding import Embedding, write_embedding
 from metalearn_cli.records.log import working_on
 from metalearn_cli.records.plots import reliability_picture
 from metalearn_cli.records.trackers import tracking
@@ -76,6 +81,8 @@ def evaluate(evaluation: Evaluation, reporter: Reporter, run: runs.Run | None = 
             advance = partial(_after, reporter.advance, trials * config.episodes + each)
             more = _results(evaluation.within, advance, run.folder / PLACES[WITHIN])
             results = [{**r, "drawn": POOLED} for r in results] + [{**r, "drawn": WITHIN} for r in more]
+        if evaluation.mapped and (found := _embedding(evaluation, evaluation.mapped)):
+            write_embedding(found, run.folder)
         told.log([{"step": 0, **dict(map(_tracked, results))}])
         told.pictures(0)
         run.update(
@@ -255,3 +262,18 @@ def _draw_reliability(calibration: Mapping[str, Calibrated], folder: Path) -> No
         panels[f"{label}before"] = found.before
         panels[f"{label}after, temperature {found.temperature or 1:.3g}"] = found.after
     reliability_picture(panels, folder / RELIABILITY)
+
+
+def _embedding(evaluation: Evaluation, draw: Draw) -> Embedding | None:
+    """Return the features of some items of unseen classes in two dimensions; None if they are not finite."""
+    learner, sampler = draw.on_features() if draw.on_features else (evaluation.learner, draw.sampler)
+    episode = evaluation.runtime.cast(sampler.batch(0, 1).map(itemgetter(0)))
+    with torch.no_grad(), enough_memory("evaluate", evaluation.config):
+        z = learner.net.features(learner.net.params, episode.support_x).double().cpu()
+    if not z.isfinite().all():
+        return None
+    places, variance = principal(z)
+    (names,) = sampler.classes(1)
+    classes = [names[int(index)] for index in episode.support_y]
+    first, second = variance.tolist()
+    return Embedding((first, second), [(name, *place) for name, place in zip(classes, places.tolist(), strict=True)])

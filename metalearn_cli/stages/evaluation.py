@@ -49,6 +49,7 @@ from metalearn_cli.stages.select import combinations, with_values
 from metalearn_cli.stages.session import Session
 
 _BATCHES, _BATCH = 20, 100  # training items whose features a learner's statistics are of
+_CLASSES, _SHOWN = 10, 20  # of the embedding map: most classes, and most items of each
 
 FLOORS = {
     False: {"_target_": "metalearn_cli.algorithms.nearest_centroid.NearestCentroid"},
@@ -74,6 +75,7 @@ class Evaluation:
     learner: Learner
     tested: Draw
     fitting: Draw | None  # what a temperature is fitted on; None without `config.calibration`
+    mapped: Draw | None  # one episode, whose labelled items `records.embedding` is of; None for a regression
     protocols: tuple[Normalisation | None, ...]  # (None,) if the network has no batch statistics
     parent: Checkpoint | None
     data: dict[str, Any]
@@ -145,6 +147,7 @@ def prepare_evaluation(config: EvaluateConfig, session: Session, given: Mapping[
         learner=learner,
         tested=tested,
         fitting=fitting,
+        mapped=_mapped(learner, config, inputs),
         protocols=_protocols(config, learner),
         parent=inputs.parent,
         data=describe_data(inputs.data, inputs.data_spec),
@@ -418,6 +421,16 @@ def _draws(learner: Learner, config: EvaluateConfig, inputs: _Inputs, data: Data
     tested = draw(tested_episodes(config, data), config.episodes)
     fitting = draw(fitting_episodes(config, data), config.calibration) if config.calibration else None
     return tested, fitting
+
+
+def _mapped(learner: Learner, config: EvaluateConfig, inputs: _Inputs) -> Draw | None:
+    """Return an episode with as many items of each class as there are, but for one query; None for a regression."""
+    data = inputs.data
+    if data.facts.regression or getattr(data, "fixed", {}):
+        return None
+    limits = data.limits
+    sampler = data.episodes(config.split, min(limits.way, _CLASSES), min(limits.items - 1, _SHOWN), 1, config.seed)
+    return Draw(sampler, 1, scored_on_features(learner, sampler, 1, inputs.backbone, inputs.runtime))
 
 
 def _protocols(config: EvaluateConfig, learner: Learner) -> tuple[Normalisation | None, ...]:

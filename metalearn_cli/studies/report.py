@@ -15,6 +15,7 @@ from typing import Any
 from metalearn_cli.core.check import LONGEST, in_shell, shown
 from metalearn_cli.core.errors import UserError
 from metalearn_cli.records import runs
+from metalearn_cli.records.embedding import read_embedding
 from metalearn_cli.records.metrics import TIMES, read_metrics
 from metalearn_cli.studies.sides import Listing, Run
 
@@ -37,10 +38,10 @@ def gathered(named: Sequence[Run], command: Callable[[Run], Sequence[str] | None
         command: returns the words of the command that makes a run again, None if unknown.
 
     Returns:
-        `runs`: the named ones, each with its facts, `settings`, `results`, `curves`, `pictures`, `command`,
-        `versions`; `others`: likewise, those that they come from or that score them; `varying`: the settings in which
-        the named runs differ; `unfinished`: the ids of runs that are not completed; `problems`: what could not be
-        read, as sentences.
+        `runs`: the named ones, each with its facts, `settings`, `results`, `curves`, `embedding`, `pictures`,
+        `command`, `versions`; `others`: likewise, those that they come from or that score them; `varying`: the
+        settings in which the named runs differ; `unfinished`: the ids of runs that are not completed; `problems`: what
+        could not be read, as sentences.
     """
     listing, problems = cache(runs.list_runs), dict[str, None]()
     own = {str(Path(run["folder"]).resolve()): run for run in named}
@@ -101,7 +102,7 @@ def _told(run: Run, family: Mapping[str, Run], problems: dict[str, None]) -> dic
     facts |= {"parent": _parent(run), "folder": run.get("folder"), "table": run.get("table")}
     facts |= {"error": str(run["error"])[:LONGEST] if run.get("error") else None, "results": _results(run)}
     facts |= {"data": {key: data.get(key) for key in ("name", "protocol", "fingerprint")}}
-    facts |= {"settings": {}, "curves": {}, "pictures": [], "command": None, "checkpoint": None}
+    facts |= {"settings": {}, "curves": {}, "pictures": [], "embedding": None, "command": None, "checkpoint": None}
     if folder is None:
         return facts
     with _noting(problems):
@@ -110,6 +111,9 @@ def _told(run: Run, family: Mapping[str, Run], problems: dict[str, None]) -> dic
         facts["curves"] = _curves(folder)
         if run["status"] == "completed" and run.get("steps") and not facts["curves"]:
             raise UserError(f"{folder / 'metrics.jsonl'} is missing or empty")
+    with _noting(problems):
+        if found := read_embedding(folder):
+            facts["embedding"] = found._asdict()
     facts["pictures"] = [str(path) for path in sorted(folder.glob("plots/*.png")) if path != folder / _CURVES]
     if run.get("best"):
         with _noting(problems):

@@ -12,6 +12,7 @@ from faults.folders import scalars
 from PIL import Image
 
 from metalearn_cli.records.checkpoint import open_checkpoint, read_resume, read_tensors
+from metalearn_cli.records.embedding import read_embedding
 
 ROOT = Path(__file__).parents[2]
 WORDS = (
@@ -90,6 +91,11 @@ def is_class_scores(run: Path) -> None:
     assert all(0 <= float(row["accuracy"]) <= 1 and int(row["queries"]) >= 3 for row in rows)
 
 
+def is_embedding(run: Path) -> None:
+    found = read_embedding(run)
+    assert found and len({name for name, _, _ in found.points}) >= 2 and 0 < sum(found.variance) <= 1 + 1e-3
+
+
 def is_tensorboard(run: Path) -> None:
     assert {step for step, name, _ in scalars(run / "tensorboard") if name == "train/loss"} == {1, 2, 3, 4}
 
@@ -127,6 +133,7 @@ FILES = {
     "resume.pt": (is_resume, TRAINED),
     "episodes.csv": (is_episodes, ("evaluate",)),
     "classes.csv": (is_class_scores, ("evaluate",)),
+    "embedding.csv": (is_embedding, ("evaluate",)),
     "TensorBoard": (is_tensorboard, TRAINED),
     "PNG": (is_picture, TRAINED),
 }

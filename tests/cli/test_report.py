@@ -14,6 +14,8 @@ import pytest
 from PIL import Image
 from unit.studies.evaluations import DATA, STARTED, evaluation, training, write
 
+from metalearn_cli.records.embedding import Embedding, write_embedding
+
 EVIL = "<script>alert(1)</script>\"'&</style><img src=x onerror=alert(2)>"
 SCORES = [0.1, 0.5, 0.9, 0.4]
 VOID = {"meta", "img", "br"}
@@ -180,6 +182,26 @@ def test_a_damaged_picture_and_a_lost_file_get_a_line(mlx, runs):
     told = " ".join(Page(report(mlx, "t0", "t1")).texts)
     assert "episode.png cannot be read" in told
     assert "config.json is missing" in told
+
+
+def test_maps_of_features(mlx, runs):
+    """A map that two evaluations share is drawn once; a damaged one gets a line."""
+    found = Embedding((0.5, 0.25), [("a & b", 0, 1), ("a & b", 1, 2), ("c", 3, -1)])
+    evaluation(runs, "e1", SCORES, parent="t0")
+    for name in ("e0", "e1"):
+        write_embedding(found, runs / "evaluate" / name)
+    text = report(mlx, "t0")
+    page = Page(text)
+    assert [tag for tag, attributes in page.found if attributes.get("aria-label") == "map of features"] == ["svg"]
+    assert "first component, 50 % of the variance; upwards the second, 25 %" in page.texts
+    assert {"e0, e1", "e1, e0"} & set(page.texts)
+    (runs / "evaluate" / "e1" / "embedding.csv").write_text("class,one,two\na,nan,1\n")
+    assert "embedding.csv is damaged; evaluate again to write it anew" in " ".join(Page(report(mlx, "t0")).texts)
+
+
+def test_results_over_each_setting(mlx, runs):
+    told = " ".join(Page(report(mlx, "stage=meta-train")).texts)
+    assert "val/accuracy over optimizer.lr" in told and "val/accuracy over algorithm" in told
 
 
 def test_the_formats(mlx, runs):

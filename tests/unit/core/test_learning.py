@@ -11,6 +11,7 @@ from metalearn_cli.core.learning import (
     class_means,
     descend,
     one_hot,
+    principal,
     score,
     square_distances,
     task_loss,
@@ -77,6 +78,26 @@ def test_descend(steps, first_order):
     (two,) = torch.autograd.grad(expected["w"].sum(), start["w"])
     assert torch.equal(one, two)
     assert torch.equal(one, torch.ones(2)) is (first_order or not steps)  # of a constant step the derivative is none
+
+
+def test_principal_directions_are_those_of_the_covariance():
+    z = torch.randn(30, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64) * torch.arange(1.0, 6)
+    points, share = principal(z)
+    values, vectors = torch.linalg.eigh(z.T.cov())
+    torch.testing.assert_close(share, values.flip(0)[:2] / values.sum())
+    for column, direction in zip(points.T, vectors.T.flip(0)[:2], strict=True):
+        wanted = (z - z.mean(0)) @ direction
+        torch.testing.assert_close(column, wanted if column @ wanted > 0 else -wanted)
+        assert column[column.abs().argmax()] > 0
+    torch.testing.assert_close(principal(z + 7)[0], points)
+
+
+def test_principal_directions_of_one_feature_and_of_equal_items():
+    points, share = principal(torch.tensor([[1.0], [2.0], [6.0]]))
+    torch.testing.assert_close(points, torch.tensor([[-2.0, 0.0], [-1.0, 0.0], [3.0, 0.0]]))
+    assert share.tolist() == [1, 0]
+    points, share = principal(torch.ones(4, 3))
+    assert not points.any() and not share.any()
 
 
 def test_descend_learns_through_what_is_given():
