@@ -41,6 +41,7 @@ EVERY_STAGE = {
         "gradient_checkpointing": False,
         "tuned": False,
         "stop_on": [],
+        "shard": False,
         "anomaly": False,
     },
     "way": 2,

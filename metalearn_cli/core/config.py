@@ -58,6 +58,8 @@ class Runtime:
     """Whether memory allocator and denormal numbers are set for speed, see `engine.runtime.tune`."""
     stop_on: list[Signal]
     """Signals besides SIGINT and SIGTERM on which a run saves a checkpoint and ends."""
+    shard: bool
+    """Whether the optimizer's state is divided among ranks, see `engine.shards`."""
     anomaly: bool
     """Name the operation behind a gradient that is NaN; slower."""
 

@@ -65,7 +65,7 @@ def make_optimizer(
     return made, build(scheduler, "scheduler", optimizer=made)
 
 
-def take_up(optimizer: Optimizer, scheduler: LRScheduler, memory: dict[str, Any], step: int) -> None:
+def take_up(optimizer: Optimizer, scheduler: LRScheduler, memory: dict[int, Any], step: int) -> None:
     """Restore optimizer and scheduler after `step` steps; learning rates come from the settings, which may be new."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch requires an optimizer step before each step of the scheduler

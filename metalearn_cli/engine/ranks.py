@@ -151,6 +151,25 @@ class Ranks:
             dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
         return box[0]
 
+    def sent(self, tensors: Sequence[Tensor], by: int) -> list[Tensor]:
+        """Return the tensors of the rank `by`, on each rank; all in one message."""
+        if self.world == 1 or not tensors:
+            return list(tensors)
+        flat = torch.cat([t.detach().reshape(-1) for t in tensors])
+        with _connected():
+            dist.broadcast(flat, src=by)
+        parts = flat.split([t.numel() for t in tensors])
+        return [part.view(t.shape) for t, part in zip(tensors, parts, strict=True)]
+
+    def collected(self, own: Value) -> list[Value]:
+        """Return the values of all ranks, in their order, on rank 0; nothing on the others."""
+        if self.world == 1:
+            return [own]
+        found: Any = [None] * self.world if self.rank == 0 else None
+        with _connected():
+            dist.gather_object(own, found)
+        return found or []
+
     def gathered(self, own: Sequence[Value]) -> list[Value]:
         """Return what all ranks have computed of what was dealt to them, in the order before it was dealt."""
         if self.world == 1:

@@ -163,6 +163,9 @@ def _problems_of_ranks(
     if config.anomaly:
         told = "finds the operation within one process; set it to false, or runtime.devices to 1"
         problems.append(Problem("runtime.anomaly", told))
+    if config.shard and config.precision == "16-mixed":
+        told = "does not work with 16-mixed, which scales all gradients at once; use bf16-mixed or 32-true"
+        problems.append(Problem("runtime.shard", told))
     return problems
 
 

@@ -7,6 +7,7 @@ import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from metalearn_cli.core.errors import NonFiniteError
 from metalearn_cli.core.network import Params
 from metalearn_cli.engine.runtime import Runtime
+from metalearn_cli.engine.shards import Shards
 
 _SIGNALS = 65
 """One more than the largest number of a signal."""
@@ -71,6 +73,17 @@ class Stepper:
         self.memory = Memory()
         self._skips, self._buffers, self._number = skips, buffers, number
         self._stepping = runtime.setup(optimizer)
+        self._shards: Shards | None = None
+
+    def share(self) -> None:
+        """Divide the optimizer's state among the ranks, which must be connected, if the settings say so."""
+        if self.runtime.config.shard and self.runtime.ranks.world > 1:
+            self._shards = Shards(self.runtime.ranks, self.optimizer)
+
+    def state(self) -> dict[int, Any]:
+        """Return the optimizer's state by the index of a tensor; all ranks call it, and rank 0 gets it."""
+        state: dict[int, Any] = self._shards.state() if self._shards else self.optimizer.state_dict()["state"]
+        return state
 
     def take(self, gradients: Callable[[], Mapping[str, Tensor]], where: str, signal: int = 0) -> int:
         """Take a step.
@@ -105,7 +118,11 @@ class Stepper:
                 raise NonFiniteError(f"the loss became {values['loss']:g}")
             if not math.isfinite(norm):
                 raise NonFiniteError(self.runtime.overflow(self.params))
+            if self._shards:
+                self._shards.drop()
             self._stepping.step()
+            if self._shards:
+                self._shards.exchange()
             self.memory.in_a_row = 0
             self.memory.window.append(values)
         except NonFiniteError as error:

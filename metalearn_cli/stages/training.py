@@ -75,11 +75,12 @@ def train_along(prepared: Prepared) -> None:
     _copy(params, job.params)
     take_up(stepper.optimizer, stepper.scheduler, optimizer, start)
     stepper.memory = Memory(**memory)
+    stepper.share()
     if job.on_features:
         job = job.on_features(job.params)
     drawn = Ahead(job.batches, config.steps)
     try:
-        fit(replace(job, batches=drawn), stepper, _plan(config, start, baseline), _Silent(prepared))
+        fit(replace(job, batches=drawn), stepper, _plan(config, start, baseline), _Silent(prepared, stepper))
     finally:
         drawn.close()
 
@@ -90,7 +91,7 @@ class _State(NamedTuple):
     start: int
     baseline: bool
     params: Params
-    optimizer: dict[str, Any]
+    optimizer: dict[int, Any]
     memory: dict[str, Any]
 
 
@@ -108,8 +109,8 @@ def _plan(config: Training, start: int, baseline: bool) -> Plan:
 class _Silent:
     """Where the loop of a rank other than 0 reports to (`engine.loop.RunLog`)."""
 
-    def __init__(self, prepared: Prepared) -> None:
-        self._ranks, self._patience = prepared.runtime.ranks, prepared.config.patience
+    def __init__(self, prepared: Prepared, stepper: Stepper) -> None:
+        self._stepper, self._patience = stepper, prepared.config.patience
 
     def advance(self, done: int) -> None:
         """Do nothing."""
@@ -118,11 +119,12 @@ class _Silent:
         """Do nothing."""
 
     def save(self, done: int, scores: dict[str, float]) -> None:
-        """Do nothing."""
+        """Send rank 0 this rank's part of the optimizer's state, if it is divided."""
+        self._stepper.state()
 
     def exhausted(self, done: int) -> bool:
         """Return what rank 0 has decided."""
-        return self._patience is not None and bool(self._ranks.largest(0))
+        return self._patience is not None and bool(self._stepper.runtime.ranks.largest(0))
 
 
 class _Progress:
@@ -205,8 +207,8 @@ class _Progress:
         config, ranks = self.config, self.stepper.runtime.ranks
         if ranks.world > 1:
             params = {name: p.detach().cpu() for name, p in self.job.params.items()}
-            state = self.stepper.optimizer.state_dict()["state"]
-            ranks.same(_State(self.start, self.baseline, params, state, asdict(self.stepper.memory)))
+            ranks.same(_State(self.start, self.baseline, params, self.stepper.state(), asdict(self.stepper.memory)))
+            self.stepper.share()
         drawn, waited = Ahead(self.job.batches, config.steps), 0.0
 
         def batches(step: int) -> Batch:
@@ -249,7 +251,7 @@ class _Progress:
         self.record.sync()  # all lines up to a checkpoint's step must be on disk
         params, kept = self.job.params, self.job.merged(self.job.params)
         unmerged = {name: params[name].detach().cpu() for name in params if kept[name] is not params[name]}
-        state = {"optimizer": self.stepper.optimizer.state_dict()["state"], "memory": asdict(self.stepper.memory)}
+        state = {"optimizer": self.stepper.state(), "memory": asdict(self.stepper.memory)}
         self.checkpoints.save(done, kept, state | ({"unmerged": unmerged} if unmerged else {}), scores)
         self.run.update(**self.checkpoints.summary(done), seconds=time.monotonic() - self.began)
         self.checkpoints.tidy()  # last, so that what run.json names is always there

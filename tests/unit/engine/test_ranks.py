@@ -118,6 +118,7 @@ def test_ranks_that_a_machine_does_not_have(environment, monkeypatch):
     wanted = "must be 1 on mps: several ranks are for cpu and gpu"
     assert problems(accelerator="mps", devices=2) == {"runtime.devices": wanted}
     assert problems(devices=2, anomaly=True).keys() == {"runtime.anomaly"}
+    assert "scales all gradients" in problems(devices=2, shard=True, precision="16-mixed")["runtime.shard"]
     environment(TORCHRUN)
     wanted = "must be 4, the number of processes that torchrun has started, or 1; got 2"
     assert problems(devices=2) == {"runtime.devices": wanted}

@@ -18,7 +18,7 @@ from metalearn_cli.core.errors import ConfigError, LostRankError, Stopped
 from metalearn_cli.engine.ranks import Crew
 from metalearn_cli.engine.runtime import Runtime
 from metalearn_cli.records import runs
-from metalearn_cli.records.checkpoint import open_checkpoint, read_tensors
+from metalearn_cli.records.checkpoint import open_checkpoint, read_resume, read_tensors
 from metalearn_cli.stages.evaluate import evaluate
 from metalearn_cli.stages.evaluation import prepare_evaluation
 from metalearn_cli.stages.following import JOBS, follow
@@ -30,6 +30,8 @@ MAML = {"_target_": "metalearn_cli.algorithms.maml.Maml", "inner_lr": 0.1}
 CONV4 = {"_target_": "metalearn_cli.backbones.conv4.Conv4", "hidden": 4}
 RESNET = {"_target_": "metalearn_cli.backbones.resnet18.resnet18", "hidden": 2}
 SGD = {"_target_": "torch.optim.SGD", "lr": 0.05}  # not Adam, which makes a step of any rounding error
+
+ADAM = {"_target_": "torch.optim.Adam", "lr": 0.01}
 
 JOBS_OF_BOTH = {
     "maml": ("meta-train", {"algorithm": MAML, "tasks": 3}),
@@ -57,7 +59,7 @@ def work(config, monkeypatch, said, tmp_path):
             return norm(runtime, params)
 
         monkeypatch.setattr(Runtime, "gradient_norm", recorded)
-        made = config(stage, optimizer=SGD, runtime__devices=devices, **changes)
+        made = config(stage, **{"optimizer": SGD, "runtime__devices": devices, **changes})
         done = train(prepare(stage, made, JOBS[stage], session), session, said)
         return {
             "gradients": gradients,
@@ -72,12 +74,22 @@ def work(config, monkeypatch, said, tmp_path):
             for name, (stage, changes) in JOBS_OF_BOTH.items():
                 changes = {"data": data, **changes} if "backbone" in changes else changes
                 found[name] = one(stage, session, devices, changes)
+            if devices > 1:  # bit for bit, so that even Adam gives the same
+                for name, shard in (("whole", False), ("divided", True)):
+                    changes = {"algorithm": MAML, "tasks": 3, "optimizer": ADAM, "runtime__shard": shard}
+                    found[name] = one("meta-train", session, devices, changes)
             ckpt = found["protonet"]["done"]["folder"]
             prepared = prepare_evaluation(config("evaluate", ckpt=ckpt, runtime__devices=devices, episodes=7), session)
             found["evaluate"] = {"done": evaluate(prepared, said)}
         return found
 
     return both
+
+
+def newest(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Return the tensors and the optimizer's state of the newest checkpoint of a run."""
+    checkpoint = open_checkpoint(max((folder / "checkpoints").glob("step-*")))
+    return read_tensors(checkpoint), read_resume(checkpoint)["optimizer"]
 
 
 def test_two_ranks_compute_what_one_computes(work):
@@ -90,11 +102,16 @@ def test_two_ranks_compute_what_one_computes(work):
         for tensor, mine in one["tensors"].items():
             torch.testing.assert_close(mine, two["tensors"][tensor], rtol=0, atol=1e-5)
         assert two["done"]["metric"]["value"] == pytest.approx(one["done"]["metric"]["value"], abs=1e-6)
+    whole, divided = (newest(Path(together[name]["done"]["folder"])) for name in ("whole", "divided"))
+    torch.testing.assert_close(whole, divided, rtol=0, atol=0)
+    assert len(whole[1]) > 2
     one, two = alone["evaluate"]["done"], together["evaluate"]["done"]
     assert two["episodes_hash"] == one["episodes_hash"]
     scores = [Path(done["folder"], "episodes.csv").read_text() for done in (one, two)]
     assert scores[0] == scores[1]
-    assert len(runs.list_runs(str(Path(two["folder"]).parents[1]))) == 2 * len(alone)  # rank 1 has made none
+    assert len(runs.list_runs(str(Path(two["folder"]).parents[1]))) == len(alone) + len(
+        together
+    )  # rank 1 has made none
 
 
 @pytest.fixture
