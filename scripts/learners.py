@@ -22,6 +22,7 @@ from metalearn_cli.core.build import locate
 from metalearn_cli.core.claims import Expectation, parse_tiers
 from metalearn_cli.core.metric import metric_named
 from metalearn_cli.core.types import Traits
+from metalearn_cli.records.names import choices, recorded_name
 from metalearn_cli.studies.verify import FILE
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -58,13 +59,20 @@ def main(folders: Iterable[str]) -> None:
     """Add the records of runs, and write the pages."""
     records = known = json.loads(RECORDS.read_text())
     for folder in folders:
-        new = json.loads((Path(folder) / FILE).read_text())
+        new = with_names(json.loads((Path(folder) / FILE).read_text()))
         known = [r for r in known if (r["experiment"], r["tier"]) != (new["experiment"], new["tier"])] + [new]
     if known != records:
         ordered = sorted(known, key=lambda r: (r["experiment"], r["tier"]))
         RECORDS.write_text(json.dumps(ordered, indent=1) + "\n")
     for name, text in pages().items():
         (ROOT / "docs" / name).write_text(text)
+
+
+def with_names(record: dict[str, Any]) -> dict[str, Any]:
+    """Return a record, where one of an earlier version names learners by their classes."""
+    for result in record["results"]:
+        result["expected"]["learner"] = recorded_name(result["expected"]["learner"])
+    return record
 
 
 def pages() -> dict[str, str]:
@@ -89,8 +97,7 @@ def learners(records: list[dict[str, Any]]) -> str:
                 needs.setdefault(needed(group, settings), []).append(f"`{name}`")
             facts += [f"{', '.join(names)}: {of}" if len(needs) > 1 else of for of, names in needs.items()]
             lines += [f"- {fact}" for fact in facts if fact]
-            name = next(iter(component.choices.values()))["_target_"].rpartition(".")[2]
-            if rows := [row for row in measured(records) if row[1].startswith(f"{name} ")]:
+            if rows := [row for row in measured(records) if row[1].partition(" ")[0] in component.choices]:
                 lines += ["", *table(["experiment", "result", "ours", "expected", "source"], rows)]
     return "\n".join(lines) + "\n"
 
@@ -98,19 +105,11 @@ def learners(records: list[dict[str, Any]]) -> str:
 def components(group: str) -> list[Component]:
     """Return the modules of a group, in the order of their names."""
     found: dict[str, Component] = {}
-    for path in sorted((ROOT / "configs" / group).glob("*.yaml")):
-        settings = with_bases(path)
-        module = str(settings["_target_"]).rpartition(".")[0]
+    for name, settings in sorted(choices(group).items()):
+        module = settings["_target_"].rpartition(".")[0]
         file = ROOT.joinpath(*module.split(".")).with_suffix(".py")
-        found.setdefault(module, Component(file, {})).choices[path.stem] = settings
+        found.setdefault(module, Component(file, {})).choices[name] = settings
     return sorted(found.values(), key=lambda component: component.path.stem)
-
-
-def with_bases(path: Path) -> dict[str, Any]:
-    """Return the settings of a config, over those of the configs that it extends."""
-    config: Any = OmegaConf.to_container(OmegaConf.load(path))
-    bases = [base for base in config.pop("defaults", []) if base != "_self_"]
-    return {k: v for base in bases for k, v in with_bases(path.with_name(f"{base}.yaml")).items()} | config
 
 
 def described(path: Path) -> list[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from metalearn_cli.cli.words import COMMANDS, DATA, FILTERS, STAGES, meant, option_lines
 from metalearn_cli.core import plugins
 from metalearn_cli.core.errors import UserError
+from metalearn_cli.core.places import config_dir
 from metalearn_cli.core.stages import TABLE
 
 _HIDDEN = ("hydra", "stage")  # groups that commands are made of; users do not choose from them
@@ -44,19 +45,6 @@ _EXAMPLES = {
     "validate": ("mlx validate meta-train way=20 shot=5",),
     "run": ("mlx run", "mlx run data=omniglot meta_train.steps=2000 optimizer@meta_train.optimizer=sgd"),
 }
-
-
-def config_dir() -> Path:
-    """Return the shipped configs: inside the package of a wheel, else at the top of the checkout.
-
-    Raises:
-        UserError: if they are in neither place.
-    """
-    package = Path(__file__).resolve().parent.parent
-    for folder in (package / "configs", package.parent / "configs"):
-        if (folder / "base.yaml").is_file():
-            return folder
-    raise UserError("the shipped configs/ folder was not found; reinstall metalearn-cli")
 
 
 def folders(extra: str = "") -> list[Path]:

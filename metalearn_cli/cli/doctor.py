@@ -14,12 +14,11 @@ import torch
 from torch import nn
 
 from metalearn_cli import __version__
-from metalearn_cli.cli.choices import config_dir
 from metalearn_cli.cli.composing import defaults
 from metalearn_cli.core.config import Precision
 from metalearn_cli.core.config import Runtime as RuntimeConfig
 from metalearn_cli.core.network import pure
-from metalearn_cli.core.places import expanded
+from metalearn_cli.core.places import config_dir, expanded
 from metalearn_cli.data.common.cache import cache_dir
 from metalearn_cli.engine.runtime import Runtime, available, unsupported, usual_threads
 

@@ -15,13 +15,13 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from metalearn_cli.cli import errors, telling
-from metalearn_cli.cli.choices import config_dir
 from metalearn_cli.cli.composing import HYDRA_ERRORS, OF_PLACES, Composer, Composition
 from metalearn_cli.cli.faults import check, check_sweep, originating
 from metalearn_cli.core import plugins
 from metalearn_cli.core.check import as_typed
 from metalearn_cli.core.errors import ConfigError, Problem, Stopped, UserError
 from metalearn_cli.core.importing import importing
+from metalearn_cli.core.places import config_dir
 from metalearn_cli.core.stages import TRAINING
 from metalearn_cli.data.common.sources import recognised
 from metalearn_cli.records.sweeps import OF_JOB

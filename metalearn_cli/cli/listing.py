@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from metalearn_cli.cli.choices import catalogue, config_dir, texts_of
 from metalearn_cli.cli.words import FILTERS, STAGES, closest, meant
 from metalearn_cli.core.errors import UserError
 from metalearn_cli.core.metric import metric_named
+from metalearn_cli.records.names import name_of, recorded_name
 from metalearn_cli.records.runs import find_run, list_runs, read_config
 
 _ORDERS = ("age", "metric")
@@ -31,44 +28,14 @@ def described(run: Mapping[str, Any]) -> dict[str, Any]:
     settings = shared if isinstance(shared, dict) else {}
     facts = {key: settings.get(key) for key in ("way", "shot", "seed")}
     results = run.get("results") or run.get("table") or [{}]
-    named = next((name for key in _LEARNERS if (name := _name(settings.get(key)))), None)
-    learner = results[-1].get("learner") or named
-    typed = _choices().get(_plain(learner), learner.lower()) if isinstance(learner, str) else None
-    return {**run, "learner": typed, **facts}
-
-
-def called(run: Mapping[str, Any], learner: str) -> str:
-    """Return what the learner of an evaluation is called.
-
-    It is its class, or the config whose settings are nearest if that extends another's, as fomaml extends maml.
-    """
-    spec = run.get("algorithm") or {}
-    found = {}
-    for path in (config_dir() / "algorithm").glob("*.yaml"):  # ours alone: those of others may be damaged
-        texts = texts_of("algorithm", path.stem)
-        settings = {key: value for text in texts for key, value in yaml.safe_load(text).items() if key != "defaults"}
-        if settings["_target_"] == spec.get("_target_"):
-            differing = sum(spec.get(key) != value for key, value in settings.items())
-            found[differing, len(texts)] = path.stem if len(texts) > 1 else learner
-    return found[min(found)] if found else learner
-
-
-@cache
-def _choices() -> dict[str, str]:
-    """Return the names of all learners as they are typed, by their plain form."""
-    groups = catalogue()
-    return {_plain(name): name for key in _LEARNERS for name in groups.get(key, ())}
+    trained = next((name_of(key, spec) for key in _LEARNERS if isinstance(spec := settings.get(key), dict)), None)
+    scored = results[-1].get("learner")
+    return {**run, "learner": recorded_name(scored) if scored else trained, **facts}
 
 
 def _plain(name: str) -> str:
-    """Return a name in the form that class and choice have in common: NearestCentroid is nearest_centroid."""
+    """Return a name in a form that a class and a config have in common: NearestCentroid is nearest_centroid."""
     return name.lower().replace("_", "")
-
-
-def _name(spec: Any) -> str | None:
-    """Return the name of a component, as in `maml` for a.b.maml.Maml."""
-    target = spec.get("_target_") if isinstance(spec, Mapping) else None
-    return target.split(".")[-1] if isinstance(target, str) else None
 
 
 def chosen(found: Sequence[Mapping[str, Any]], words: Sequence[str]) -> list[dict[str, Any]]:

@@ -21,7 +21,6 @@ from rich.text import Text
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from metalearn_cli.cli.errors import Fault
-from metalearn_cli.cli.listing import called
 from metalearn_cli.cli.phrases import duration, measured, number, sizes
 from metalearn_cli.cli.words import STAGES
 from metalearn_cli.core.errors import NOTE
@@ -171,7 +170,7 @@ class Progress:
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Show that the stage is done; `summary` is its run.json."""
         self.close()
-        by = f"{called(summary, learner)}, " if (learner := summary["metric"].get("learner")) else ""
+        by = f"{learner}, " if (learner := summary["metric"].get("learner")) else ""
         episodes = sizes(summary["metric"])["episodes"]
         over = f" (95 % over {episodes or 'the'} episodes)" * (summary["metric"].get("interval") is not None)
         self.note(f"{summary['stage']} done: {by}{measured(summary)}{over} in {duration(summary.get('seconds', 0))}")

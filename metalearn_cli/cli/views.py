@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from metalearn_cli.cli import telling
-from metalearn_cli.cli.listing import called, told
+from metalearn_cli.cli.listing import told
 from metalearn_cli.cli.phrases import (
     NO_CHANGE,
     age,
@@ -73,8 +73,7 @@ def evaluation(run: Run) -> None:
     first = run["results"][0]
     _selection(run)
     drawn = ["classes of an episode"] * ("drawn" in first)
-    name = called(run, first["learner"])
-    rows = [[name, r["normalisation"], *[r["drawn"] for _ in drawn], with_intervals(r)] for r in run["results"]]
+    rows = [[r["learner"], r["normalisation"], *[r["drawn"] for _ in drawn], with_intervals(r)] for r in run["results"]]
     telling.table(_title(first, run), ["learner", "normalisation", *drawn, f"!{_name(first)}"], rows)
     telling.say(_over(run["results"]))
     if first.get("fixed") and metric_named(first["name"]).unit == "share":

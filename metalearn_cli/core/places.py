@@ -1,4 +1,4 @@
-"""The user's folders: paths that begin with ~, and a substitute for a missing home folder."""
+"""Folders: that of the shipped configs, paths that begin with ~, and a substitute for a missing home folder."""
 
 from __future__ import annotations
 
@@ -12,6 +12,19 @@ from metalearn_cli.core.errors import UserError
 
 _NAMES = ("LOGNAME", "USER", "LNAME", "USERNAME")
 """Where Python looks for the user's name before it asks the system."""
+
+
+def config_dir() -> Path:
+    """Return the shipped configs: inside the package of a wheel, else at the top of the checkout.
+
+    Raises:
+        UserError: if they are in neither place.
+    """
+    package = Path(__file__).resolve().parent.parent
+    for folder in (package / "configs", package.parent / "configs"):
+        if (folder / "base.yaml").is_file():
+            return folder
+    raise UserError("the shipped configs/ folder was not found; reinstall metalearn-cli")
 
 
 def _stand_in() -> str:

@@ -25,6 +25,7 @@ from metalearn_cli.engine.evaluation import Outcomes, score_episodes
 from metalearn_cli.records import runs
 from metalearn_cli.records.embedding import Embedding, write_embedding
 from metalearn_cli.records.log import working_on
+from metalearn_cli.records.names import name_of
 from metalearn_cli.records.plots import reliability_picture
 from metalearn_cli.records.trackers import tracking
 from metalearn_cli.stages.crossing import trained_on
@@ -247,7 +248,7 @@ def _result(evaluation: Evaluation, protocol: str, scores: Scores) -> dict[str, 
         **({"calibration": calibration.told(config.calibration)} if calibration else {}),
         "normalisation": protocol,
         **({"fixed": True} if getattr(evaluation.sampler, "count", None) else {}),
-        "learner": type(evaluation.learner.algorithm).__name__,
+        "learner": name_of("algorithm", evaluation.algorithm),
         "random_head": evaluation.random_head,
         **({"trained_on": evaluation.seen} if evaluation.seen else {}),
         **numbers_of(evaluation.sampler, config),

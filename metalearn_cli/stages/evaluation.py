@@ -24,6 +24,7 @@ from metalearn_cli.engine.ranks import Crew
 from metalearn_cli.engine.runtime import Runtime
 from metalearn_cli.records.checkpoint import Checkpoint, load_into, read_classes
 from metalearn_cli.records.classes import told
+from metalearn_cli.records.names import name_of
 from metalearn_cli.records.trackers import check_installed
 from metalearn_cli.stages.crossing import check_items, crossed, trained_on
 from metalearn_cli.stages.evaluation_episodes import (
@@ -451,10 +452,10 @@ def _head_note(learner: Learner, choice: _Choice, config: EvaluateConfig, inputs
     # with a seed of its own, a chain draws a head on purpose, and says so in its table
     if not inputs.parent or not _has_random_head(learner.algorithm, choice) or config.weights_seed is not None:
         return ""
-    name, module = type(learner.algorithm).__name__, str(choice.spec["_target_"]).split(".")[-2]
+    name = name_of("algorithm", choice.spec)
     why = f"the checkpoint has no head of {name}'s, so that this scores an untrained, random one"
     run = inputs.parent.manifest["run"]
-    return f"warning: {why}; train one with: mlx meta-train init_from={run} algorithm={module}"
+    return f"warning: {why}; train one with: mlx meta-train init_from={run} algorithm={name}"
 
 
 def _data_note(learner: Learner, tested: Mapping[str, Any], inputs: _Inputs) -> str:

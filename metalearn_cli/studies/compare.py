@@ -18,6 +18,7 @@ from metalearn_cli.core.errors import UserError
 from metalearn_cli.core.metric import metric_named
 from metalearn_cli.records import runs
 from metalearn_cli.records.intervals import by_episodes, by_trainings, holm
+from metalearn_cli.records.names import recorded_name
 from metalearn_cli.stages.scores import INTERVALS, TRAININGS, mean_of
 from metalearn_cli.studies.sides import Run, Side, episodes_of, evaluations_of, grouped, names_of
 
@@ -142,7 +143,7 @@ def compared(sides: Sequence[Side], pairs: Sequence[Pair]) -> dict[str, Any]:
 
 def _means(side: Side, metric: str) -> Iterator[dict[str, Any]]:
     """Yield the mean score of a side under each protocol."""
-    learner = next(iter(side.evaluations.values()))["results"][0]["learner"]
+    learner = recorded_name(next(iter(side.evaluations.values()))["results"][0]["learner"])
     facts = {"side": side.name, "learner": learner, "name": metric, "seeds": list(side.scores)}
     for protocol in side.protocols:
         mean = mean_of(side.under(protocol, side.scores), side.classes)

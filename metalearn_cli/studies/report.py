@@ -17,6 +17,7 @@ from metalearn_cli.core.errors import UserError
 from metalearn_cli.records import runs
 from metalearn_cli.records.embedding import read_embedding
 from metalearn_cli.records.metrics import TIMES, read_metrics
+from metalearn_cli.records.names import name_of
 from metalearn_cli.studies.sides import Listing, Run
 
 POINTS = 200
@@ -178,7 +179,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "", depth: int = 0) -> dict[s
         if name.rpartition(".")[2] in _APART or any(name.endswith(apart) for apart in _APART if "." in apart):
             continue
         if key == "_target_":
-            found[prefix.rstrip(".")] = _choice(str(value))
+            found[prefix.rstrip(".")] = name_of(prefix.rstrip("."), values)
         elif isinstance(value, Mapping) and value and depth < _DEEPEST:
             found |= _flat(value, f"{name}.", depth + 1)
         else:
@@ -188,17 +189,10 @@ def _flat(values: Mapping[str, Any], prefix: str = "", depth: int = 0) -> dict[s
 
 
 def _name_choices(settings: dict[str, Any], words: Sequence[str]) -> None:
-    """Name components as they are typed where several choices are of one class: fomaml is Maml, too."""
+    """Name components as they were typed: by a config of the user's own, too."""
     for key, _, value in (word.partition("=") for word in words):
         if isinstance(settings.get(key), str):
             settings[key] = value
-
-
-def _choice(target: str) -> str:
-    """Return the name of a component as it is typed: matching_net for a.matching_net.MatchingNet, adam for a.b.Adam."""
-    module, _, name = target.rpartition(".")
-    module = module.rpartition(".")[2]
-    return module if module.replace("_", "").lower() == name.replace("_", "").lower() else name.lower()
 
 
 def _varying(settings: Sequence[Mapping[str, Any]]) -> list[str]:

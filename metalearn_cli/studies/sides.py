@@ -14,6 +14,7 @@ from metalearn_cli.core.errors import UserError
 from metalearn_cli.core.nested import leaves
 from metalearn_cli.core.stages import TRAINING
 from metalearn_cli.records import runs
+from metalearn_cli.records.names import name_of, recorded_name
 from metalearn_cli.stages.scores import Scores, check_scores
 
 Run = Mapping[str, Any]
@@ -210,7 +211,7 @@ def _selected(group: Group) -> str:
 
 
 def _learner(group: Group) -> str:
-    return str(next(iter(group.runs.values()))["results"][0]["learner"])
+    return recorded_name(next(iter(group.runs.values()))["results"][0]["learner"])
 
 
 def _differing(group: Group, groups: Sequence[Group]) -> Iterator[str]:
@@ -225,7 +226,9 @@ def _differing(group: Group, groups: Sequence[Group]) -> Iterator[str]:
         if key.startswith("evaluate.select."):  # the values that it chose from; the chosen one is named
             continue
         if last == "_target_":
-            name = str(value).rpartition(".")[2]
+            own = f"{component}."
+            spec = {k.removeprefix(own): v for k, v in group.settings.items() if k.startswith(own)}
+            name = name_of(component, spec)
             if name != _learner(group):
                 yield f"{component} {name}"
         elif len({own.get(f"{component}._target_") for own in having}) == 1:  # else another component

@@ -16,6 +16,7 @@ from metalearn_cli.core.machine import cores
 from metalearn_cli.core.metric import metric_named
 from metalearn_cli.core.types import Reporter
 from metalearn_cli.records import runs
+from metalearn_cli.records.names import name_of, recorded_name
 from metalearn_cli.stages.evaluation import FLOORS
 from metalearn_cli.stages.scores import INTERVALS, POOLED
 
@@ -68,20 +69,15 @@ def check_learners(config: ChainConfig, tier_name: str, tier: Tier) -> None:
     Raises:
         ConfigError: with every other one.
     """
-    trained = [_named(s.algorithm) for s in config.training.values() if isinstance(s, MetaTrainConfig)]
+    trained = [name_of("algorithm", s.algorithm) for s in config.training.values() if isinstance(s, MetaTrainConfig)]
     problems = []
     for index, expected in enumerate(tier.expect):
-        known = [*trained, _named(FLOORS[expected.metric == "mse"])]
+        known = [*trained, name_of("algorithm", FLOORS[expected.metric == "mse"])]
         if expected.learner not in known:
             message = f"the chain has no such learner; it has {' and '.join(known)}"
             problems.append(Problem(f"tiers.{tier_name}.expect.{index}.learner", message))
     if problems:
         raise ConfigError(problems)
-
-
-def _named(algorithm: Mapping[str, Any]) -> str:
-    """Return the name of a learner in results: that of its class."""
-    return str(algorithm["_target_"]).rpartition(".")[2]
 
 
 def _compared(table: Sequence[Mapping[str, Any]], expected: Expectation) -> dict[str, Any]:
@@ -107,4 +103,4 @@ def _meets(ours: Mapping[str, Any], expected: Expectation) -> bool:
 
 def _about(row: Mapping[str, Any]) -> tuple[str, ...]:
     metric = str(row["name"]).rpartition("/")[2]
-    return metric, row["learner"], row["normalisation"] or "none", row.get("drawn", POOLED)
+    return metric, recorded_name(row["learner"]), row["normalisation"] or "none", row.get("drawn", POOLED)

@@ -14,7 +14,7 @@ SCORES = [0.1, 0.5, 0.9, 0.4, 0.3, 0.6]
 @pytest.fixture
 def trainings(tmp_path):
     """Write three trainings of two learners, each with an evaluation; the runs of the first learner are the better."""
-    for learner, by in (("ProtoNet", 0.1), ("Anil", 0.0)):
+    for learner, by in (("protonet", 0.1), ("anil", 0.0)):
         for seed in range(3):
             name, target = f"{learner.lower()}-{seed}", {"_target_": f"x.{learner.lower()}.{learner}"}
             runs = tmp_path / "runs"
@@ -29,9 +29,9 @@ def test_learners_are_compared_with_all_their_seeds(mlx, trainings):
     assert answer.code == 0, answer.err
     lines = answer.out.splitlines()
     assert lines[0] == "2-way 1-shot on 6 episodes of test classes, gaussian (directions)"
-    assert any(line.startswith("ProtoNet   0, 1, 2   ") for line in lines)
-    assert any(line.startswith("ProtoNet - Anil") and line.endswith("better") for line in lines)
-    assert lines[-1].startswith("ProtoNet is better than Anil: the accuracy is higher by 10.00 +- ")
+    assert any(line.startswith("protonet   0, 1, 2   ") for line in lines)
+    assert any(line.startswith("protonet - anil") and line.endswith("better") for line in lines)
+    assert lines[-1].startswith("protonet is better than anil: the accuracy is higher by 10.00 +- ")
     assert "over 6 episodes and 3 seeds" in lines[-1]
 
 
@@ -56,7 +56,7 @@ def test_runs_of_another_folder(mlx, trainings, tmp_path):
     (tmp_path / "runs").rename(tmp_path / "there")
     answer = mlx("compare", "e-anil-0", "e-protonet-0", "--runs-dir", "there")
     assert answer.code == 0, answer.err
-    assert "ProtoNet is better than Anil" in answer.out
+    assert "protonet is better than anil" in answer.out
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from metalearn_cli.cli.choices import config_dir
 from metalearn_cli.cli.composing import Composer
 from metalearn_cli.cli.schema import schema
 from metalearn_cli.cli.words import STAGES
+from metalearn_cli.core.places import config_dir
 
 SHIPPED = ("", "experiment=smoke")
 

@@ -87,9 +87,9 @@ def test_the_commands_of_the_page_on_comparing(mlx: Callable, tmp_path: Path) ->
         code, out, err = mlx(*words, *short)
         assert code == 0, f"mlx {shlex.join(words)}\n{err}"
         if words == ["compare", "stage=run"]:
-            assert "ProtoNet" in out and "Anil" in out and "over 2 episodes and 3 seeds" in out
+            assert "protonet" in out and "anil" in out and "over 2 episodes and 3 seeds" in out
         if "ablate" in words:
-            assert "scored by ProtoNet" in out
+            assert "scored by protonet" in out
     assert list(tmp_path.glob("runs/run/*/ablate.json"))
 
 

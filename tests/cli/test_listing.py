@@ -9,7 +9,6 @@ import pytest
 from sources.images import fill
 
 from metalearn_cli.cli import choices
-from metalearn_cli.cli.listing import called
 from metalearn_cli.cli.words import COMMANDS
 from metalearn_cli.records.runs import sha256_of
 
@@ -218,20 +217,3 @@ def test_every_example_of_every_help_runs(mlx):
         kept = ["stage=run" if word.startswith("sweep=") else word for word in kept] if name == "report" else kept
         code, _, err = mlx(*kept, *sizes)
         assert code == 0, f"mlx {shlex.join(words)}\n{err}"
-
-
-@pytest.mark.parametrize(
-    ("target", "settings", "name"),
-    [
-        ("maml.Maml", {"first_order": False, "inner_lr": 0.1}, "Maml"),
-        ("maml.Maml", {"first_order": True, "inner_lr": 0.1}, "fomaml"),
-        ("anil.Anil", {"adapts": "body", "inner_lr": 0.1, "inner_steps": 1}, "boil"),
-        ("nearest_centroid.NearestCentroid", {}, "NearestCentroid"),  # as the floor has it
-        ("nearest_centroid.NearestCentroid", {"transform": "cl2n"}, "simple_shot"),
-        ("mine.Mine", {}, "Mine"),
-    ],
-)
-def test_a_learner_is_called_by_the_config_that_extends_another(target, settings, name):
-    spec = {"_target_": f"metalearn_cli.algorithms.{target}", **settings}
-    assert called({"algorithm": spec}, target.partition(".")[2]) == name
-    assert called({}, "Maml") == "Maml"

@@ -72,10 +72,10 @@ def runs(tmp_path):
             "gain_interval": 0.05,
         },
     ]
-    facts = {"name": "test/accuracy", "learner": "ProtoNet", "normalisation": "none"}
+    facts = {"name": "test/accuracy", "learner": "protonet", "normalisation": "none"}
     table = [{**facts, "over": {"episodes": 4, "trainings": 1}, **row} for row in rows]
     info = {"id": "chain", "stage": "run", "status": "completed", "started_at": STARTED, "data": DATA, "table": table}
-    info["evaluations"] = [{"after": "meta-train", "learner": "ProtoNet", "runs": ["e0"]}]
+    info["evaluations"] = [{"after": "meta-train", "learner": "protonet", "runs": ["e0"]}]
     info["typed"] = ["data=glyphs", "stages=[meta-train]", "algorithm.name=it's; rm"]
     write(folder / "run" / "chain", info, {"training": {}, "seeds": 1})
     return folder
@@ -213,7 +213,7 @@ def test_the_formats(mlx, runs):
     ]
     assert rows[2]["status"] == "died"
     answer = mlx("report", "chain", "--format", "md")
-    assert "| meta-train | ProtoNet | none | 60.0 +- 10.0 | +20.0 +- 5.0 | helps |" in answer.out
+    assert "| meta-train | protonet | none | 60.0 +- 10.0 | +20.0 +- 5.0 | helps |" in answer.out
     record = json.loads(mlx("report", "chain", "--format", "json").out)
     assert [run["id"] for run in record["runs"]] == ["chain"]
     assert not Path("report.html").exists()

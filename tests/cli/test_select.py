@@ -26,7 +26,7 @@ def test_the_choice_and_the_test_are_printed(mlx: Any) -> None:
 
 def test_the_table_names_the_protocol_that_chooses(capsys: Any) -> None:
     score = {"name": "test/accuracy", "way": 5, "shot": 1, "value": 0.5, "interval": 0.1}
-    result = {**score, "learner": "Maml", "normalisation": "inductive", "interval_classes": None}
+    result = {**score, "learner": "maml", "normalisation": "inductive", "interval_classes": None}
     row = {**result, "name": "val/accuracy", "values": {"algorithm.lr": 1}, "chosen": True}
     views.evaluation({"results": [result], "selected": [row], "data": {"name": "glyphs"}})
     title = "select: 5-way 1-shot on 0 episodes of val classes, glyphs, inductive\n"

@@ -7,6 +7,7 @@ import pytest
 
 from metalearn_cli import stages
 from metalearn_cli.cli import choices
+from metalearn_cli.core import places
 
 
 def lines_of(text, key):
@@ -193,7 +194,7 @@ def test_broken_config_of_the_users(mlx, stage, text, told):
 
 def test_a_broken_config_of_the_command_is_no_fault_of_the_words(mlx, stage, monkeypatch, tmp_path):
     broken = tmp_path / "configs"
-    shutil.copytree(choices.config_dir(), broken)
+    shutil.copytree(places.config_dir(), broken)
     (broken / "optimizer" / "adam.yaml").write_text("lr: [1\n")
     monkeypatch.setattr(choices, "config_dir", lambda: broken)
     answer = mlx("meta-train", "seed=1")

@@ -19,7 +19,7 @@ tiers:
   smoke: {settings: [transfer.steps=2, transfer.val_episodes=2, evaluate.episodes=4], minutes: 1}
   short: {minutes: 1}
 """
-CLAIM = "{learner: ProtoNet, normalisation: none, metric: accuracy, value: %s, tolerance: 0, source: a paper}"
+CLAIM = "{learner: protonet, normalisation: none, metric: accuracy, value: %s, tolerance: 0, source: a paper}"
 SECOND = f"""# @package _global_
 # Second.
 defaults:
@@ -71,14 +71,14 @@ def test_a_tier_without_claims_passes_if_everything_runs(mlx, own, monkeypatch, 
 
 
 def test_a_claim_that_is_not_met_has_an_exit_code_of_its_own(mlx, own, monkeypatch, tmp_path):
-    row = {"name": "test/accuracy", "learner": "ProtoNet", "normalisation": "none", "over": {"episodes": 5}}
+    row = {"name": "test/accuracy", "learner": "protonet", "normalisation": "none", "over": {"episodes": 5}}
     row |= {"value": 0.5, "interval": 0.1, "interval_classes": None, "interval_trainings": None}
     run = {"id": "id-1", "table": [row], "seconds": 90.0, "data": {}, "finished_at": "now", "folder": str(tmp_path)}
     monkeypatch.setattr(stages, "run", lambda *_: run)
     answer = mlx("verify", "-cd", "mine", "experiment=second")
     assert answer.code == 5, answer.err
     assert f"FAIL: second, tier short, {tmp_path}/verify.json" in answer.out
-    assert [line.split()[-1] for line in answer.out.splitlines() if line.startswith("ProtoNet")] == ["PASS", "FAIL"]
+    assert [line.split()[-1] for line in answer.out.splitlines() if line.startswith("protonet")] == ["PASS", "FAIL"]
     assert "time: 1 min 30 s; its file says 1 min 0 s on 2 cores" in answer.out
 
 

@@ -97,7 +97,7 @@ def row(gained, half=0.005, classes=0.02, name="test/accuracy", **changes):
     """Return a row of a chain's table."""
     return {
         "after": "transfer",
-        "learner": "ProtoNet",
+        "learner": "protonet",
         "name": name,
         "value": 0.5,
         "interval": 0.006,
@@ -160,11 +160,11 @@ RUN = {
         row(gained, after=after, learner=learner, value=value, normalisation=protocol)
         for protocol in ("transductive", "inductive")
         for after, learner, value, gained in (
-            ("nothing", "NearestCentroid", 0.36, None),
-            ("pretrain", "NearestCentroid", 0.53, 0.17),
-            ("transfer", "NearestCentroid", 0.532, 0.002),
-            ("transfer", "ProtoNet", 0.54, None),
-            ("meta-train", "ProtoNet", 0.5, -0.04),
+            ("nothing", "nearest_centroid", 0.36, None),
+            ("pretrain", "nearest_centroid", 0.53, 0.17),
+            ("transfer", "nearest_centroid", 0.532, 0.002),
+            ("transfer", "protonet", 0.54, None),
+            ("meta-train", "protonet", 0.5, -0.04),
         )
     ],
 }
@@ -190,7 +190,7 @@ def test_table_of_a_chain(capsys):
     assert ["pretrain", "53.0 +- 0.6 (2.1)", "+17.0 +- 0.5 (2.0)", "helps"] in rows
     assert ["transfer", "53.2 +- 0.6 (2.1)", "+0.2 +- 0.5 (2.0)", "not clear"] in rows
     assert ["meta-train", "50.0 +- 0.6 (2.1)", "-4.0 +- 0.5 (2.0)", "hurts"] in rows
-    assert [line.strip() for line in out.splitlines()].count("ProtoNet") == 2
+    assert [line.strip() for line in out.splitlines()].count("protonet") == 2
     assert "All numbers are from one training" in out
     assert "starts from" not in out
     assert out.rstrip().endswith(f"next: mlx show {ID}")

@@ -142,7 +142,7 @@ def test_a_record_replaces_the_earlier_one_of_its_tier_and_shows_on_both_pages(s
     (tmp_path / "records.json").write_text("[]")
     (tmp_path / "configs" / "experiment").mkdir(parents=True)
     (tmp_path / "docs").mkdir()
-    expected = {"learner": "ProtoNet", "normalisation": "none", "metric": "accuracy", "value": 98.8, "tolerance": 1}
+    expected = {"learner": "protonet", "normalisation": "none", "metric": "accuracy", "value": 98.8, "tolerance": 1}
     expected |= {"source": "a paper", "reruns": "98.2"}
     claim = {"tiers": {"short": {"minutes": 9, "expect": [expected]}}}
     (tmp_path / "configs" / "experiment" / "own.yaml").write_text(json.dumps(claim))
@@ -152,7 +152,7 @@ def test_a_record_replaces_the_earlier_one_of_its_tier_and_shows_on_both_pages(s
     learners.main([])
     assert "| not run | 98.8 (-1) | a paper | 98.2 |  | - / 9 |  |" in (tmp_path / "docs" / "results.md").read_text()
     result = {"value": 98.04, "interval": 0.2, "interval_classes": 0.6, "interval_trainings": None, "passed": True}
-    result |= {"expected": expected}
+    result |= {"expected": expected | {"learner": "ProtoNet"}}  # as an earlier version called it
     record = {"experiment": "own", "tier": "short", "results": [result], "minutes": {"run": 14.2, "claim": 9}}
     record |= {"machine": "2 cores"}
     for value in (90, 98.04):
@@ -161,7 +161,12 @@ def test_a_record_replaces_the_earlier_one_of_its_tier_and_shows_on_both_pages(s
     page = (tmp_path / "docs" / "results.md").read_text()
     assert "| 98.0 +- 0.2 (0.6) | 98.8 (-1) | a paper | 98.2 | PASS | 14 / 9 | 2 cores |" in page
     assert "90.0" not in page
-    assert next(learners.measured([record]))[:3] == ["own, short", "ProtoNet accuracy", "98.0 +- 0.2 (0.6)"]
+    (row,) = learners.measured(json.loads((tmp_path / "records.json").read_text()))
+    assert row[:3] == [
+        "own, short",
+        "protonet accuracy",
+        "98.0 +- 0.2 (0.6)",
+    ]
     claim["tiers"]["short"]["expect"] = [expected | {"value": 99}]
     (tmp_path / "configs" / "experiment" / "own.yaml").write_text(json.dumps(claim))
     assert "the claim has changed: run it again" in learners.pages()["results.md"]

@@ -4,7 +4,7 @@ from metalearn_cli.core.claims import Expectation, Tier, check_tier, parse_tiers
 from metalearn_cli.core.errors import ConfigError
 
 ONE = {
-    "learner": "ProtoNet",
+    "learner": "protonet",
     "normalisation": "none",
     "metric": "accuracy",
     "value": 98.8,

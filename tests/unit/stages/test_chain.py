@@ -40,12 +40,12 @@ def test_every_checkpoint_is_scored_by_one_learner_then_the_trained_one_by_itsel
     done = go("run", algorithm=MAML, evaluate__episodes=20)
     table, evaluations = done["table"], listed("evaluate")
     assert cells(table, "after", "learner") == [
-        ("nothing", "NearestCentroid"),
-        ("pretrain", "NearestCentroid"),
-        ("transfer", "NearestCentroid"),
-        ("meta-train", "NearestCentroid"),
-        ("transfer", "Maml"),
-        ("meta-train", "Maml"),
+        ("nothing", "nearest_centroid"),
+        ("pretrain", "nearest_centroid"),
+        ("transfer", "nearest_centroid"),
+        ("meta-train", "nearest_centroid"),
+        ("transfer", "maml"),
+        ("meta-train", "maml"),
     ]
     assert len({info["episodes_hash"] for info in evaluations}) == 1
     assert done["metric"] == {k: v for k, v in evaluations[-1]["metric"].items() if k != "hardest"}
@@ -102,17 +102,17 @@ def test_first_row_is_the_checkpoint_that_the_chain_starts_from(go):
     done = go("run", **ONE_TINY_STEP, init_from="latest:transfer")
     assert done["starts"] == {"meta-train": {"init_from": first["checkpoint"]}}
     assert cells(done["table"], "after", "learner", "gain") == [
-        ("start", "NearestCentroid", None),
-        ("meta-train", "NearestCentroid", 0.0),
-        ("start", "ProtoNet", None),
-        ("meta-train", "ProtoNet", 0.0),
+        ("start", "nearest_centroid", None),
+        ("meta-train", "nearest_centroid", 0.0),
+        ("start", "protonet", None),
+        ("meta-train", "protonet", 0.0),
     ]
 
 
 def test_the_learner_before_meta_training_has_the_weights_that_it_begins_with(go):
     """Also where its head, or the whole network, is drawn."""
     table = go("run", **ONE_TINY_STEP, algorithm=MAML, seed=3)["table"]
-    assert cells(table, "after", "learner", "gain")[2:] == [("nothing", "Maml", None), ("meta-train", "Maml", 0.0)]
+    assert cells(table, "after", "learner", "gain")[2:] == [("nothing", "maml", None), ("meta-train", "maml", 0.0)]
 
 
 def test_several_trainings_are_one_row_each_stage(go, listed, said):
@@ -184,7 +184,7 @@ def test_both_protocols_and_the_gain_of_each(go, images):
     table = go("run", stages=["meta-train"], backbone=CONV4, meta_train__steps=2)["table"]
     assert [(row["learner"], row["after"], row["normalisation"], row["gain"] is None) for row in table] == [
         (learner, after, protocol, after == "nothing")
-        for learner in ("NearestCentroid", "ProtoNet")
+        for learner in ("nearest_centroid", "protonet")
         for after in ("nothing", "meta-train")
         for protocol in ("transductive", "inductive")
     ]
@@ -194,9 +194,9 @@ def test_gain_of_regression_is_the_error_that_went_away(go):
     settings = {"stages": ["meta-train"], "data": SINUSOID, "way": 1, "shot": 5}
     table = go("run", **settings, algorithm={**MAML, "inner_lr": 0.01})["table"]
     assert cells(table, "after", "learner", "name") == [
-        ("nothing", "FromScratch", "test/mse"),  # which is the same whatever a checkpoint has learnt
-        ("nothing", "Maml", "test/mse"),
-        ("meta-train", "Maml", "test/mse"),
+        ("nothing", "from_scratch", "test/mse"),  # which is the same whatever a checkpoint has learnt
+        ("nothing", "maml", "test/mse"),
+        ("meta-train", "maml", "test/mse"),
     ]
     assert table[2]["gain"] == pytest.approx(table[1]["value"] - table[2]["value"])
     assert table[2]["interval_classes"] is None and "classes" not in table[2]["over"]
@@ -321,11 +321,11 @@ def test_an_evaluation_whose_scores_are_lost_is_done_again(go, said, listed):
 def test_a_head_that_nothing_has_trained_is_named(go):
     table = go("run", **SHORT, algorithm=MAML)["table"]
     assert cells(table, "after", "learner", "random_head") == [
-        ("nothing", "NearestCentroid", False),
-        ("transfer", "NearestCentroid", False),
-        ("meta-train", "NearestCentroid", False),
-        ("transfer", "Maml", True),
-        ("meta-train", "Maml", False),
+        ("nothing", "nearest_centroid", False),
+        ("transfer", "nearest_centroid", False),
+        ("meta-train", "nearest_centroid", False),
+        ("transfer", "maml", True),
+        ("meta-train", "maml", False),
     ]
 
 
@@ -378,7 +378,7 @@ def test_folds_are_trained_apart_and_told_in_one_table(go, listed, said):
 
 def _place(info):
     """Return where a row is in a table: the common learner's rows first."""
-    common = info["metric"]["learner"] == "NearestCentroid"
+    common = info["metric"]["learner"] == "nearest_centroid"
     return not common, ["nothing", "meta-train"].index((info["parent"] or {}).get("stage", "nothing"))
 
 

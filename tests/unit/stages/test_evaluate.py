@@ -48,7 +48,7 @@ def test_result_is_what_was_measured(go, manifest, said):
         "random_head": False,
         "over": {"episodes": 5, "classes": 4, "trainings": 1},
         "normalisation": "none",  # an mlp has no batch statistics
-        "learner": "Maml",
+        "learner": "maml",
         "way": 2,
         "shot": 1,
         "query": 3,
@@ -87,7 +87,7 @@ def test_same_episodes_for_every_learner_and_checkpoint(config, go):
     done.append(go("evaluate", ckpt=None, backbone=MLP, data=GAUSSIAN))
     assert len({run["episodes_hash"] for run in done}) == 1
     assert [run["results"][0]["learner"] for run in done] == [
-        *("Maml", "Maml", "ProtoNet", "NearestCentroid", "FromScratch", "NearestCentroid")
+        *("maml", "maml", "protonet", "nearest_centroid", "from_scratch", "nearest_centroid")
     ]
     assert len({run["key"] for run in done}) == 6
     other = [go("evaluate", **c)["episodes_hash"] for c in ({"seed": 1}, {"shot": 2}, {"split": "val"})]
@@ -127,7 +127,7 @@ def test_way_of_a_head_is_fixed(go, refused):
 
 def test_way_without_a_head_is_free(go):
     go("meta-train")
-    assert go("evaluate", way=4)["results"][0]["learner"] == "ProtoNet"
+    assert go("evaluate", way=4)["results"][0]["learner"] == "protonet"
 
 
 def test_untrained_needs_a_backbone_and_data(refused):
@@ -190,7 +190,7 @@ def test_regression(go):
     done = go("evaluate", way=1)
     assert done["metric"]["name"] == "test/mse"
     floor = go("evaluate", ckpt=None, backbone=MLP, data=SINUSOID, way=1)
-    assert floor["metric"]["learner"] == "FromScratch"
+    assert floor["metric"]["learner"] == "from_scratch"
     assert floor["episodes_hash"] == done["episodes_hash"]
 
 

@@ -184,7 +184,7 @@ def test_a_learner_without_tensors_has_nothing_to_learn_on_a_frozen_backbone(ref
         "backbone.train": f"{told}; score it with: mlx evaluate ckpt=null, or let blocks learn: backbone.train=last:1"
     }
     done = go("evaluate", ckpt=None, data=GAUSSIAN, algorithm=PROTONET, backbone=FROZEN)
-    assert done["results"][0]["learner"] == "ProtoNet"
+    assert done["results"][0]["learner"] == "protonet"
 
 
 @pytest.mark.parametrize("spec", [MLP, RUNNING], ids=["mlp", "running statistics"])

@@ -151,7 +151,7 @@ def test_regression_of_several_numbers(lines, go, manifest, tensors):
     scored = go("evaluate", episodes=12, **settings)
     assert scored["results"][0]["name"] == "test/mse"
     assert scored["results"][0]["over"]["tasks"] <= 6 and scored["results"][0]["interval_classes"] > 0
-    assert go("evaluate", ckpt=done["id"], algorithm=SCRATCH, **settings)["results"][0]["learner"] == "FromScratch"
+    assert go("evaluate", ckpt=done["id"], algorithm=SCRATCH, **settings)["results"][0]["learner"] == "from_scratch"
 
 
 def _lines(done):

@@ -66,7 +66,7 @@ def test_the_learner_of_a_checkpoint_keeps_its_other_settings(go: Any) -> None:
     go("meta-train", algorithm={**MAML, "inner_steps": 2})
     done = go("evaluate", select={"algorithm": {"inner_lr": [0.1, 0.3]}})
     assert done["algorithm"] in [{**MAML, "inner_steps": 2, "inner_lr": lr} for lr in (0.1, 0.3)]
-    assert done["selected"][0]["learner"] == "Maml"
+    assert done["selected"][0]["learner"] == "maml"
     assert not done["metric"]["random_head"]
 
 
@@ -118,7 +118,7 @@ def test_a_chain_selects_for_the_learner_and_not_for_the_floors(go: Any, listed:
     chain = {"stages": ["meta-train"], "algorithm": MAML, "evaluate__select": {"algorithm.inner_lr": [0.1, 0.2]}}
     done = go("run", **chain)
     found = {(info["metric"]["learner"], len(info.get("selected", ()))) for info in listed()}
-    assert found == {("NearestCentroid", 0), ("Maml", 2)}
+    assert found == {("nearest_centroid", 0), ("maml", 2)}
     before = len(listed())
     assert go("run", **chain)["table"] == done["table"]
     assert len(listed()) == before

@@ -42,7 +42,7 @@ def evaluation(
     parent, config = changes.pop("parent", None), changes.pop("config", {})
     folder = runs / "evaluate" / name
     episodes = len(next(iter(protocols.values())))
-    facts = {"name": "test/accuracy", "learner": "ProtoNet", "way": 2, "shot": 1, "query": 3, **changes.pop("fact", {})}
+    facts = {"name": "test/accuracy", "learner": "protonet", "way": 2, "shot": 1, "query": 3, **changes.pop("fact", {})}
     found = Scores({key: torch.tensor(own).double() for key, own in protocols.items()}, CLASSES[:episodes])
     means = {key: finite(mean_of(own[None], found.classes)) for key, own in found.protocols.items()}
     info = {

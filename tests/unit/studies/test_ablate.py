@@ -32,15 +32,15 @@ def chains(tmp_path, monkeypatch):
     def run(stage, config, reporter):
         calls.append(config.stages)
         name = f"chain-{len(calls)}"
-        level, before, rows = 0.0, "nothing", [scored(name, "NearestCentroid", "nothing", 0.0)]
+        level, before, rows = 0.0, "nothing", [scored(name, "nearest_centroid", "nothing", 0.0)]
         for stage in config.stages:
             if stage == "meta-train":
-                rows.append(scored(name, "Maml", before, level))
+                rows.append(scored(name, "maml", before, level))
             level += worth[stage]
             if "regression" not in calls:
-                rows.append(scored(name, "NearestCentroid", stage, level))
+                rows.append(scored(name, "nearest_centroid", stage, level))
             before = stage
-        rows.append(scored(name, "Maml", before, level))
+        rows.append(scored(name, "maml", before, level))
         info = {"id": name, "stage": "run", "status": "completed", "started_at": STARTED, "evaluations": rows}
         info |= {"table": [{"after": "meta-train", "name": "test/accuracy", "value": 0}]}
         return write(tmp_path / "run" / name, info, {})
@@ -54,12 +54,12 @@ def test_checkpoints_that_differ_in_one_stage_are_compared(chains, config, said)
     assert chains == [("pretrain", "transfer", "meta-train"), ("pretrain", "meta-train")]
     own = ["none", "P", "P+T", "P+M", "P+T+M"]
     there = [(row["learner"], row["side"]) for row in record["sides"]]
-    assert sorted(there) == sorted([*(("NearestCentroid", n) for n in own), *(("Maml", n) for n in own[1:])])
+    assert sorted(there) == sorted([*(("nearest_centroid", n) for n in own), *(("maml", n) for n in own[1:])])
     found = {(one["learner"], one["stage"], one["second"], one["first"]): one for one in record["comparisons"]}
     steps = [("transfer", "P", "P+T"), ("transfer", "P+M", "P+T+M")]
     steps += [("meta-train", "P", "P+M"), ("meta-train", "P+T", "P+T+M")]
-    expected = {(learner, *step) for learner in ("NearestCentroid", "Maml") for step in steps}
-    assert found.keys() == expected | {("NearestCentroid", "pretrain", "none", "P")}
+    expected = {(learner, *step) for learner in ("nearest_centroid", "maml") for step in steps}
+    assert found.keys() == expected | {("nearest_centroid", "pretrain", "none", "P")}
     for (_, stage, *_), one in found.items():
         assert one["verdict"] == {"pretrain": "no change", "transfer": "helps", "meta-train": "hurts"}[stage]
         assert one["crossed"]
@@ -68,9 +68,9 @@ def test_checkpoints_that_differ_in_one_stage_are_compared(chains, config, said)
 def test_a_sentence_says_what_each_stage_is_worth(chains, config, said):
     record = ablate(config("run"), said)
     one, two, three = record["conclusions"]
-    assert one == "pretrain changes no score in 6 episodes (none -> P, scored by NearestCentroid)."
-    assert two.startswith("transfer helps (P+M -> P+T+M, scored by Maml): the accuracy is higher by 20.00 +- ")
-    assert three.startswith("meta-train hurts (P+T -> P+T+M, scored by Maml): the accuracy is lower by 10.00 +- ")
+    assert one == "pretrain changes no score in 6 episodes (none -> P, scored by nearest_centroid)."
+    assert two.startswith("transfer helps (P+M -> P+T+M, scored by maml): the accuracy is higher by 20.00 +- ")
+    assert three.startswith("meta-train hurts (P+T -> P+T+M, scored by maml): the accuracy is lower by 10.00 +- ")
     written = json.loads((Path(record["folder"]) / "ablate.json").read_text())
     assert written == {key: value for key, value in record.items() if key != "folder"}
 
@@ -84,12 +84,12 @@ def test_a_chain_of_two_stages_is_run_once(chains, config, said):
 def test_a_learner_that_scored_one_checkpoint_alone_has_nothing_to_compare(chains, config, said):
     record = ablate(config("run", stages=["meta-train"]), said)
     assert {(one["learner"], one["second"], one["first"]) for one in record["comparisons"]} == {
-        ("NearestCentroid", "none", "M"),
-        ("Maml", "none", "M"),
+        ("nearest_centroid", "none", "M"),
+        ("maml", "none", "M"),
     }
     chains.append("regression")  # whose common learner starts from random weights, whatever the checkpoint
     record = ablate(config("run", stages=["meta-train"]), said)
-    assert {row["learner"] for row in record["sides"]} == {"Maml"}
+    assert {row["learner"] for row in record["sides"]} == {"maml"}
 
 
 def test_folds_are_refused_before_anything_runs(chains, config, said):

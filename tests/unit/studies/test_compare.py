@@ -39,60 +39,60 @@ def test_the_same_run_differs_by_0_with_an_interval_of_0(tmp_path: Path) -> None
     run = evaluation(tmp_path, "e", SCORES)
     (one,) = compare([run, run])["comparisons"]
     assert (one["gain"], one["gain_interval"], one["half_width"], one["p"], one["verdict"]) == (0, 0, 0, 1, "same")
-    assert one["sentence"] == "ProtoNet (e) and ProtoNet (e) have the same score in each of 6 episodes: 0 +- 0."
+    assert one["sentence"] == "protonet (e) and protonet (e) have the same score in each of 6 episodes: 0 +- 0."
 
 
 def test_with_one_seed_the_interval_is_over_episodes_only(tmp_path: Path) -> None:
-    one, two = sides(tmp_path, "Maml", [higher(0.1, 0.01)]) + sides(tmp_path, "Anil", [SCORES], first=4)
+    one, two = sides(tmp_path, "maml", [higher(0.1, 0.01)]) + sides(tmp_path, "anil", [SCORES], first=4)
     (found,) = compare([two, one])["comparisons"]
-    assert (found["first"], found["second"], found["verdict"]) == ("Anil", "Maml", "worse")
+    assert (found["first"], found["second"], found["verdict"]) == ("anil", "maml", "worse")
     assert (found["crossed"], found["half_width"]) == (False, pytest.approx(found["gain_interval"]))
-    assert found["sentence"].startswith("Maml is better than Anil: the accuracy is higher by ")
+    assert found["sentence"].startswith("maml is better than anil: the accuracy is higher by ")
     assert "percentage points (95 %, over 6 episodes only; p < 0.001)." in found["sentence"]
     assert "Other trainings may differ: 3 or more seeds would show how much." in found["sentence"]
 
 
 def test_with_several_seeds_the_interval_is_over_trainings_too(tmp_path: Path) -> None:
-    mine = sides(tmp_path, "Maml", [higher(by, 0.01) for by in (0.1, 0.12, 0.08, 0.11)])
-    found = compare([*mine, *sides(tmp_path, "Anil", [SCORES] * 4)])
+    mine = sides(tmp_path, "maml", [higher(by, 0.01) for by in (0.1, 0.12, 0.08, 0.11)])
+    found = compare([*mine, *sides(tmp_path, "anil", [SCORES] * 4)])
     (one,) = found["comparisons"]
-    assert (one["first"], one["verdict"], one["seeds"]) == ("Maml", "better", ["0", "1", "2", "3"])
+    assert (one["first"], one["verdict"], one["seeds"]) == ("maml", "better", ["0", "1", "2", "3"])
     assert (one["crossed"], one["half_width"]) == (True, pytest.approx(one["gain_interval_trainings"]))
     assert one["half_width"] > one["gain_interval"]
     assert "over 6 episodes and 4 seeds" in one["sentence"]
     assert [(row["side"], row["seeds"], len(row["runs"])) for row in found["sides"]] == [
-        ("Maml", ["0", "1", "2", "3"], 4),
-        ("Anil", ["0", "1", "2", "3"], 4),
+        ("maml", ["0", "1", "2", "3"], 4),
+        ("anil", ["0", "1", "2", "3"], 4),
     ]
 
 
 def test_seeds_of_one_side_alone_are_left_out(tmp_path: Path) -> None:
-    mine = sides(tmp_path, "Maml", [higher(0.1)] * 4)
-    (one,) = compare([*mine, *sides(tmp_path, "Anil", [SCORES] * 3, first=2)])["comparisons"]
+    mine = sides(tmp_path, "maml", [higher(0.1)] * 4)
+    (one,) = compare([*mine, *sides(tmp_path, "anil", [SCORES] * 3, first=2)])["comparisons"]
     assert (one["seeds"], one["left_out"], one["crossed"]) == (["2", "3"], 3, False)
     assert "Trainings left out, because the other side has no such seed: 3." in one["sentence"]
 
 
 def test_of_an_error_lower_is_better(tmp_path: Path) -> None:
     fact = {"name": "test/mse"}
-    mine = sides(tmp_path, "Maml", [higher(0.1, 0.01)], **fact)
-    (one,) = compare([*mine, *sides(tmp_path, "Cnp", [SCORES], **fact)])["comparisons"]
+    mine = sides(tmp_path, "maml", [higher(0.1, 0.01)], **fact)
+    (one,) = compare([*mine, *sides(tmp_path, "cnp", [SCORES], **fact)])["comparisons"]
     assert (one["verdict"], one["gain"] < 0) == ("worse", True)
-    assert one["sentence"].startswith("Cnp is better than Maml: the mse is lower by 0.095")
+    assert one["sentence"].startswith("cnp is better than maml: the mse is lower by 0.095")
     assert "percentage" not in one["sentence"]
 
 
 def test_a_difference_that_is_clear_alone_may_not_be_so_among_several(tmp_path: Path) -> None:
     gains = [0.087, 0.013] * 3
     better = [score + gain for score, gain in zip(SCORES, gains, strict=True)]
-    runs = [*sides(tmp_path, "Maml", [SCORES]), *sides(tmp_path, "Anil", [better])]
+    runs = [*sides(tmp_path, "maml", [SCORES]), *sides(tmp_path, "anil", [better])]
     alone = compare(runs)["comparisons"][0]
-    among = compare([*runs, *sides(tmp_path, "Cnp", [SCORES])])["comparisons"]
+    among = compare([*runs, *sides(tmp_path, "cnp", [SCORES])])["comparisons"]
     assert 0.05 / 3 < alone["p"] < 0.05
     assert (alone["verdict"], alone["p_adjusted"]) == ("worse", alone["p"])
-    assert [(one["first"], one["second"]) for one in among] == [("Maml", "Anil"), ("Maml", "Cnp"), ("Anil", "Cnp")]
+    assert [(one["first"], one["second"]) for one in among] == [("maml", "anil"), ("maml", "cnp"), ("anil", "cnp")]
     assert (among[0]["verdict"], among[0]["p_adjusted"]) == ("not clear", pytest.approx(3 * alone["p"]))
-    assert among[0]["sentence"].startswith("Whether Anil is better than Maml is not clear: ")
+    assert among[0]["sentence"].startswith("Whether anil is better than maml is not clear: ")
     assert "for 3 comparisons" in among[0]["sentence"]
     assert "As the only comparison it would be clear" in among[0]["sentence"]
 
@@ -100,8 +100,8 @@ def test_a_difference_that_is_clear_alone_may_not_be_so_among_several(tmp_path: 
 def test_what_is_clear_for_these_classes_may_not_be_for_others(tmp_path: Path) -> None:
     easy = [e % 9 == 0 or (e + 1 + e // 9) % 9 == 0 for e in range(300)]
     scores = [0.9 if own else 0.5 for own in easy]
-    mine = sides(tmp_path, "Maml", [scores])
-    (one,) = compare([*mine, *sides(tmp_path, "Anil", [[0.5] * 300])])["comparisons"]
+    mine = sides(tmp_path, "maml", [scores])
+    (one,) = compare([*mine, *sides(tmp_path, "anil", [[0.5] * 300])])["comparisons"]
     assert one["verdict"] == "better"
     assert one["gain_interval_classes"] > one["gain"]
     assert one["sentence"].endswith("Whether that holds for other test classes is not clear.")
@@ -109,8 +109,8 @@ def test_what_is_clear_for_these_classes_may_not_be_for_others(tmp_path: Path) -
 
 def test_without_batch_statistics_a_score_goes_with_each_protocol(tmp_path: Path) -> None:
     both = {"transductive": SCORES, "inductive": higher(-0.1)}
-    mine: Any = sides(tmp_path, "Maml", [both])  # type: ignore[list-item]
-    found = compare([*mine, *sides(tmp_path, "Anil", [SCORES])])["comparisons"]
+    mine: Any = sides(tmp_path, "maml", [both])  # type: ignore[list-item]
+    found = compare([*mine, *sides(tmp_path, "anil", [SCORES])])["comparisons"]
     assert [(one["normalisation"], one["verdict"], one["comparisons"]) for one in found] == [
         ("transductive", "same", 1),
         ("inductive", "worse", 1),
@@ -118,10 +118,10 @@ def test_without_batch_statistics_a_score_goes_with_each_protocol(tmp_path: Path
 
 
 def test_sides_without_a_common_protocol_are_refused(tmp_path: Path) -> None:
-    mine: Any = sides(tmp_path, "Maml", [{"transductive": SCORES}])  # type: ignore[list-item]
-    theirs: Any = sides(tmp_path, "Anil", [{"inductive": SCORES}])  # type: ignore[list-item]
+    mine: Any = sides(tmp_path, "maml", [{"transductive": SCORES}])  # type: ignore[list-item]
+    theirs: Any = sides(tmp_path, "anil", [{"inductive": SCORES}])  # type: ignore[list-item]
     with pytest.raises(
-        UserError, match="Maml is scored as transductive, Anil as inductive; evaluate both with the same"
+        UserError, match="maml is scored as transductive, anil as inductive; evaluate both with the same"
     ):
         compare([*mine, *theirs])
 
@@ -145,7 +145,7 @@ def test_runs_of_other_episodes_are_refused(tmp_path: Path, changes: dict[str, A
 
 
 def test_one_run_or_one_side_has_nothing_to_be_compared_with(tmp_path: Path) -> None:
-    runs = sides(tmp_path, "Maml", [SCORES] * 3)
+    runs = sides(tmp_path, "maml", [SCORES] * 3)
     with pytest.raises(UserError, match="one run has nothing to be compared with"):
         compare(runs[:1])
     with pytest.raises(UserError, match="all 3 runs have the same settings but the seed, so that they are one side"):
@@ -154,8 +154,8 @@ def test_one_run_or_one_side_has_nothing_to_be_compared_with(tmp_path: Path) -> 
 
 
 def test_sides_without_a_common_seed_are_refused(tmp_path: Path) -> None:
-    runs = [*sides(tmp_path, "Maml", [SCORES] * 2), *sides(tmp_path, "Anil", [SCORES] * 2, first=2)]
-    with pytest.raises(UserError, match="no seed is in both: Maml has 0, 1, Anil has 2, 3"):
+    runs = [*sides(tmp_path, "maml", [SCORES] * 2), *sides(tmp_path, "anil", [SCORES] * 2, first=2)]
+    with pytest.raises(UserError, match="no seed is in both: maml has 0, 1, anil has 2, 3"):
         compare(runs)
 
 

@@ -33,7 +33,7 @@ def trainings(tmp_path):
     found = []
     for index, name in enumerate(("protonet.ProtoNet", "matching_net.MatchingNet", "maml.Maml")):
         config = {
-            "algorithm": {"_target_": f"x.{name}"},
+            "algorithm": {"_target_": f"metalearn_cli.algorithms.{name}"},
             "optimizer": {"_target_": "torch.optim.Adam", "lr": 0.1 * index},
         }
         run = again(training(tmp_path / "runs", f"t{index}", **config), metric=METRIC, steps=5)

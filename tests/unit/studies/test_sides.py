@@ -2,11 +2,13 @@ import pytest
 from unit.studies.evaluations import DATA, STARTED, evaluation, training, write
 
 from metalearn_cli.core.errors import UserError
+from metalearn_cli.records.names import choices
 from metalearn_cli.records.runs import list_runs
 from metalearn_cli.studies import sides
 from metalearn_cli.studies.sides import Side, names_of
 
 SCORES = [0.1, 0.5, 0.9, 0.4]
+LEARNERS = {name: spec["_target_"] for name, spec in choices("algorithm").items()}
 
 
 def grouped(evaluations):
@@ -21,10 +23,10 @@ def evaluations_of(run):
 def pair(tmp_path):
     """Return a function that writes a training and its evaluation, and gives the evaluation."""
 
-    def pair(name, seed, learner="ProtoNet", fact=None, **config):
+    def pair(name, seed, learner="protonet", fact=None, **config):
         training(tmp_path, f"t-{name}", seed, **config)
         fact = {"learner": learner, **(fact or {})}
-        algorithm = config.get("algorithm") or {"_target_": f"x.{learner}"}
+        algorithm = config.get("algorithm") or {"_target_": LEARNERS[learner]}
         return evaluation(tmp_path, f"e-{name}", SCORES, parent=f"t-{name}", fact=fact, algorithm=algorithm)
 
     return pair
@@ -34,7 +36,7 @@ def test_trainings_that_differ_in_the_seed_and_in_places_are_one_side(pair):
     found = [pair("a", 0), pair("b", 1, runs_dir="elsewhere", data={"root": "moved"}), pair("c", 7)]
     (group,) = grouped(found)
     assert {seed: run["id"] for seed, run in group.runs.items()} == {"0": "e-a", "1": "e-b", "7": "e-c"}
-    assert names_of([group]) == ["ProtoNet"]
+    assert names_of([group]) == ["protonet"]
 
 
 def test_the_same_settings_and_seed_again_are_a_side_of_their_own(pair):
@@ -44,21 +46,21 @@ def test_the_same_settings_and_seed_again_are_a_side_of_their_own(pair):
         ["e-a", "e-b"],
         ["e-again-a", "e-again-b"],
     ]
-    assert names_of(groups) == ["ProtoNet (e-a)", "ProtoNet (e-again-a)"]
+    assert names_of(groups) == ["protonet (e-a)", "protonet (e-again-a)"]
 
 
 def test_sides_are_called_by_their_learner_and_what_differs(pair):
     adam, sgd = ({"_target_": f"torch.optim.{name}", "lr": lr} for name, lr in (("Adam", 0.1), ("SGD", 0.2)))
-    assert names_of(grouped([pair("a", 0, "Maml", steps=5), pair("b", 0, "Anil", steps=5)])) == ["Maml", "Anil"]
+    assert names_of(grouped([pair("a", 0, "maml", steps=5), pair("b", 0, "anil", steps=5)])) == ["maml", "anil"]
     longer = [pair("c", 0, steps=5, scheduler={"T_max": 5}), pair("d", 0, steps=9, scheduler={"T_max": 9})]
-    assert names_of(grouped(longer)) == ["ProtoNet, meta-train.steps 5", "ProtoNet, meta-train.steps 9"]
+    assert names_of(grouped(longer)) == ["protonet, meta-train.steps 5", "protonet, meta-train.steps 9"]
     other = [pair("e", 0, optimizer=adam), pair("f", 0, optimizer=sgd)]
-    assert names_of(grouped(other)) == ["ProtoNet, meta-train.optimizer Adam", "ProtoNet, meta-train.optimizer SGD"]
+    assert names_of(grouped(other)) == ["protonet, meta-train.optimizer adam", "protonet, meta-train.optimizer sgd"]
 
 
 def test_a_checkpoint_that_others_start_from_is_told_by_its_stages(pair, tmp_path):
-    untrained = evaluation(tmp_path, "e-none", SCORES, algorithm={"_target_": "x.ProtoNet"})
-    assert names_of(grouped([pair("a", 3), untrained])) == ["ProtoNet, after meta-train", "ProtoNet, untrained"]
+    untrained = evaluation(tmp_path, "e-none", SCORES, algorithm={"_target_": LEARNERS["protonet"]})
+    assert names_of(grouped([pair("a", 3), untrained])) == ["protonet, after meta-train", "protonet, untrained"]
 
 
 def test_seeds_of_all_stages_tell_trainings_apart(pair, tmp_path):
@@ -74,14 +76,14 @@ def test_what_was_selected_may_differ_from_seed_to_seed(tmp_path):
         training(tmp_path, f"t-{name}", seed)
         config = {"select": {"algorithm": {"lr": [0.1, 0.2]}}}
         table = [{"values": {"algorithm.lr": value}, "chosen": value == lr} for value in (0.1, 0.2)]
-        facts = {"algorithm": {"_target_": "x.ProtoNet", "lr": lr}, "selected": table}
+        facts = {"algorithm": {"_target_": LEARNERS["protonet"], "lr": lr}, "selected": table}
         return evaluation(tmp_path, f"e-{name}", SCORES, parent=f"t-{name}", config=config, **facts)
 
-    assert names_of(grouped([selected("a", 0, 0.1), selected("b", 1, 0.2)])) == ["ProtoNet (lr=0.1 or 0.2, selected)"]
-    plain = {"algorithm": {"_target_": "x.ProtoNet", "lr": 0.3}}
+    assert names_of(grouped([selected("a", 0, 0.1), selected("b", 1, 0.2)])) == ["protonet (lr=0.1 or 0.2, selected)"]
+    plain = {"algorithm": {"_target_": LEARNERS["protonet"], "lr": 0.3}}
     training(tmp_path, "t-c", 0)
     fixed = evaluation(tmp_path, "e-c", SCORES, parent="t-c", **plain)
-    assert names_of(grouped([selected("d", 0, 0.1), fixed])) == ["ProtoNet (lr=0.1, selected)", "ProtoNet"]
+    assert names_of(grouped([selected("d", 0, 0.1), fixed])) == ["protonet (lr=0.1, selected)", "protonet"]
 
 
 def test_nobody_knows_the_settings_of_a_training_that_is_gone(tmp_path):
@@ -141,3 +143,8 @@ def test_scores_that_are_not_those_of_the_run_are_refused(tmp_path):
     file.write_text(file.read_text().replace(",0.5,", ",0.75,"))
     with pytest.raises(UserError, match=r"does not have the scores of run\.json"):
         Side.of("one", {"0": run})
+
+
+def test_a_side_of_an_earlier_version_is_called_as_it_is_typed(pair):
+    found = [pair("a", 0, "maml", fact={"learner": "Maml"}), pair("b", 0, "anil", fact={"learner": "Anil"})]
+    assert names_of(grouped(found)) == ["maml", "anil"]

@@ -8,12 +8,12 @@ from metalearn_cli.core.claims import Expectation, Tier
 from metalearn_cli.core.errors import ConfigError, UserError
 from metalearn_cli.studies.verify import verify
 
-ROW = {"name": "test/accuracy", "learner": "ProtoNet", "normalisation": "none", "over": {"episodes": 6}}
+ROW = {"name": "test/accuracy", "learner": "protonet", "normalisation": "none", "over": {"episodes": 6}}
 ROW |= {"value": 0.9, "interval": 0.01, "interval_classes": 0.04, "interval_trainings": None}
 
 
 def expected(value, tolerance=0.0, **changes):
-    own = {"learner": "ProtoNet", "normalisation": "none", "metric": "accuracy", "source": "a paper", "reruns": None}
+    own = {"learner": "protonet", "normalisation": "none", "metric": "accuracy", "source": "a paper", "reruns": None}
     return Expectation(value=value, tolerance=tolerance, **own | changes)
 
 
@@ -56,8 +56,8 @@ def test_a_result_that_is_not_finite_fails(verified):
 
 
 def test_all_expectations_must_be_met_by_the_last_checkpoint(verified, tmp_path):
-    rows = [ROW | {"value": 0.99}, ROW, ROW | {"learner": "NearestCentroid", "value": 0.5}]
-    record = verified(rows, expected(95), expected(40, learner="NearestCentroid"))
+    rows = [ROW | {"value": 0.99}, ROW, ROW | {"learner": "nearest_centroid", "value": 0.5}]
+    record = verified(rows, expected(95), expected(40, learner="nearest_centroid"))
     assert [result["passed"] for result in record["results"]] == [False, True]
     assert record["passed"] is False
     assert record["minutes"] == {"run": 1.5, "claim": 2}
@@ -67,13 +67,18 @@ def test_all_expectations_must_be_met_by_the_last_checkpoint(verified, tmp_path)
 
 def test_a_learner_that_the_chain_has_not_is_refused_before_anything_runs(verified, monkeypatch):
     with pytest.raises(ConfigError) as refused:
-        verified([ROW], expected(90, learner="Maml"))
+        verified([ROW], expected(90, learner="maml"))
     (problem,) = refused.value.problems
     assert problem.key == "tiers.short.expect.0.learner"
-    assert problem.message == "the chain has no such learner; it has ProtoNet and NearestCentroid"
+    assert problem.message == "the chain has no such learner; it has protonet and nearest_centroid"
+
+
+def test_a_result_of_an_earlier_version_has_the_class_of_its_learner(verified):
+    record = verified([ROW | {"learner": "ProtoNet"}], expected(90))
+    assert record["passed"] and record["results"][0]["expected"]["learner"] == "protonet"
 
 
 def test_a_result_that_the_chain_has_not_is_refused(verified):
-    told = "expects accuracy ProtoNet inductive pooled, but its results are accuracy ProtoNet none pooled"
+    told = "expects accuracy protonet inductive pooled, but its results are accuracy protonet none pooled"
     with pytest.raises(UserError, match=told):
         verified([ROW], expected(90, normalisation="inductive"))
