@@ -23,7 +23,7 @@ from metalearn_cli.core.stages import TABLE, TRAINING
 SEEDS = 2**32
 """How many seeds there are."""
 
-WAY, QUERY, TRAIN_QUERY = 5, 15, 5
+WAY, SHOT, QUERY, TRAIN_QUERY = 5, 1, 15, 5
 """What null stands for in `way`, `query` and `train_query` where the data allows it."""
 
 Count = Annotated[int, Range(1)]
@@ -93,15 +93,15 @@ class Common:
     runtime: Runtime
     way: Count | None
     """Classes per episode on which few-shot accuracy is measured; null = 5, or as many as the data allows."""
-    shot: Count
-    """Labelled items per class (the support set)."""
+    shot: Count | None
+    """Labelled items per class (the support set); null = 1."""
     query: Count | None
     """Items per class to classify (the query set); null = 15, or as many as the data allows."""
 
     @property
     def episode(self) -> EpisodeShape:
         """The numbers of an episode, once they are fitted to the data; see `stages.preparing.fitted`."""
-        assert self.way is not None and self.query is not None
+        assert self.way is not None and self.shot is not None and self.query is not None
         return EpisodeShape(self.way, self.shot, self.query)
 
 
@@ -173,7 +173,7 @@ class MetaTrainConfig(Training):
 
 @dataclass(frozen=True)
 class EvaluateConfig(Common):
-    """`mlx evaluate`."""
+    """`mlx evaluate`; null for `way` and `shot` is first what the checkpoint's own learner was validated with."""
 
     ckpt: str | None
     """As init_from; null evaluates an untrained `backbone` on `data`."""

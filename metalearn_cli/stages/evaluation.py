@@ -126,7 +126,8 @@ def prepare_evaluation(config: EvaluateConfig, session: Session, given: Mapping[
     if config.algorithm is not None or given:
         config = replace(config, algorithm=choice.spec)  # what is recorded is what was used
     algorithm = _algorithm(choice.spec, inputs, config)
-    asked, config = config, fitted(config, inputs.data, inputs.model.get("way") if choice.trained else None)
+    trained = inputs.model if choice.trained else {}
+    asked, config = config, fitted(config, inputs.data, trained)
     sampler = tested_episodes(config, inputs.data)
     fresh = _fresh(algorithm, choice.spec, config, inputs)
     _try(fresh, sampler, config, inputs.runtime)
@@ -135,7 +136,7 @@ def prepare_evaluation(config: EvaluateConfig, session: Session, given: Mapping[
     tested, fitting = _draws(learner, config, inputs, inputs.data)
     notes = [
         _opening(config, inputs),
-        *([varying_note(sampler)] if config.varying else fitted_note(asked, config, inputs.data)),
+        *([varying_note(sampler)] if config.varying else fitted_note(asked, config, inputs.data, trained)),
         *loaded,
         _head_note(learner, choice, config, inputs),
         _data_note(learner, numbers_of(sampler, config), inputs),
@@ -453,7 +454,7 @@ def _head_note(learner: Learner, choice: _Choice, config: EvaluateConfig, inputs
     if not inputs.parent or not _has_random_head(learner.algorithm, choice) or config.weights_seed is not None:
         return ""
     name = name_of("algorithm", choice.spec)
-    why = f"the checkpoint has no head of {name}'s, so that this scores an untrained, random one"
+    why = f"the checkpoint has no head for {name}, so that this scores an untrained, random one"
     run = inputs.parent.manifest["run"]
     return f"warning: {why}; train one with: mlx meta-train init_from={run} algorithm={name}"
 

@@ -106,6 +106,7 @@ def meta_train(config: MetaTrainConfig, session: Session) -> Job:
             "algorithm": dict(config.algorithm),
             "way": config.episode.way if algorithm.traits.head else None,
             "episode": {"way": samplers["train"].way, "shot": config.train_shot or config.shot},
+            "val_episode": {"way": config.episode.way, "shot": config.episode.shot},
             "normalisation": config.normalisation,
         },
         data=describe_data(data, config.data),

@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from metalearn_cli.core.build import Spec, build, files_of, mapped
-from metalearn_cli.core.config import QUERY, WAY, Common, Training, digest, plain
+from metalearn_cli.core.config import QUERY, SHOT, WAY, Common, Training, digest, plain
 from metalearn_cli.core.errors import ConfigError, Problem, UserError, gathered, raise_all
 from metalearn_cli.core.metric import ACCURACY, MSE, SAME_CLASSES, Metric
 from metalearn_cli.core.network import BACKBONE, Network, Params
@@ -80,27 +80,39 @@ def seen_before(earlier: Sequence[Mapping[str, Any]], data: Dataset, spec: Spec,
 CommonT = TypeVar("CommonT", bound=Common)
 
 
-def fitted(config: CommonT, data: Dataset, trained_way: int | None = None) -> CommonT:
-    """Return settings with `way` and `query` as numbers.
+_USUAL = {"way": WAY, "shot": SHOT, "query": QUERY}
+
+
+def fitted(config: CommonT, data: Dataset, trained: Mapping[str, Any] = {}) -> CommonT:
+    """Return settings with `way`, `shot` and `query` as numbers.
 
     Args:
         config: the settings; None stands for the usual number, or the largest that every split allows.
         data: the data.
-        trained_way: what `way` is where a checkpoint's head fixes it.
+        trained: what a checkpoint records on its learner: these numbers are then the usual ones.
     """
-    most = data.limits
-    way = config.way or trained_way or min(WAY, max(most.way, 1 if data.facts.regression else 2))
-    return replace(config, way=way, query=config.query or min(QUERY, max(most.items - config.shot, 1)))
+    most, usual = data.limits, _USUAL | _of_training(trained)
+    shot = config.shot or usual["shot"]
+    most_way = max(most.way, 1 if data.facts.regression else 2)
+    way = config.way or trained.get("way") or min(usual["way"], most_way)
+    return replace(config, way=way, shot=shot, query=config.query or min(usual["query"], max(most.items - shot, 1)))
 
 
-def fitted_note(asked: Common, config: Common, data: Dataset) -> list[str]:
-    """Return a line if the data allows fewer classes or items in an episode than usual."""
-    unusual = [
-        f"{key} {value} (usually {usual})"
-        for key, value, usual in (("way", config.way, WAY), ("query", config.query, QUERY))
-        if getattr(asked, key) is None and value != usual and not data.facts.regression
-    ]
-    return [f"as many as {data.name} allows: {', '.join(unusual)}"] * bool(unusual)
+def fitted_note(asked: Common, config: Common, data: Dataset, trained: Mapping[str, Any] = {}) -> list[str]:
+    """Return lines on the numbers that `fitted` has chosen: those of a checkpoint, and those below the usual."""
+    before = _of_training(trained)
+    chosen = {key: getattr(config, key) for key in _USUAL if getattr(asked, key) is None}
+    taken = [f"{key} {value}" for key, value in chosen.items() if value == before.get(key)]
+    usual = _USUAL | before
+    fewer = [f"{key} {value} (usually {usual[key]})" for key, value in chosen.items() if value != usual[key]]
+    notes = [f"as in the checkpoint's training: {', '.join(taken)}"] * bool(taken)
+    return notes + [f"as many as {data.name} allows: {', '.join(fewer)}"] * (not data.facts.regression and bool(fewer))
+
+
+def _of_training(trained: Mapping[str, Any]) -> dict[str, int]:
+    """Return the numbers of the episodes that a checkpoint's learner was validated on, as far as they are recorded."""
+    head = {"way": trained["way"]} if trained.get("way") else {}
+    return {**trained.get("val_episode", {}), **head}
 
 
 def as_seen(images: Tensor, data: Dataset) -> Tensor:

@@ -87,7 +87,7 @@ def test_same_episodes_for_every_learner_and_checkpoint(config, go):
     done.append(go("evaluate", ckpt=None, backbone=MLP, data=GAUSSIAN))
     assert len({run["episodes_hash"] for run in done}) == 1
     assert [run["results"][0]["learner"] for run in done] == [
-        *("maml", "maml", "protonet", "nearest_centroid", "from_scratch", "nearest_centroid")
+        *("maml", "fomaml", "protonet", "nearest_centroid", "from_scratch", "nearest_centroid")
     ]
     assert len({run["key"] for run in done}) == 6
     other = [go("evaluate", **c)["episodes_hash"] for c in ({"seed": 1}, {"shot": 2}, {"split": "val"})]
@@ -128,6 +128,36 @@ def test_way_of_a_head_is_fixed(go, refused):
 def test_way_without_a_head_is_free(go):
     go("meta-train")
     assert go("evaluate", way=4)["results"][0]["learner"] == "protonet"
+
+
+@pytest.mark.parametrize(("algorithm", "way"), [(MAML, 3), (PROTONET, 3), (PROTONET, 4)])
+def test_way_and_shot_are_those_of_the_checkpoint_unless_they_are_typed(go, said, algorithm, way):
+    go("meta-train", algorithm=algorithm, way=way, shot=2, train_shot=1)
+    said.notes.clear()
+    done = go("evaluate", way=None, shot=None)
+    assert (done["results"][0]["way"], done["results"][0]["shot"]) == (way, 2)
+    assert f"as in the checkpoint's training: way {way}, shot 2" in said.notes
+    said.notes.clear()
+    typed = go("evaluate", way=None, shot=1)["results"][0]
+    assert (typed["way"], typed["shot"]) == (way, 1)
+    assert f"as in the checkpoint's training: way {way}" in said.notes
+
+
+def test_another_learner_has_the_usual_way_and_shot(go, said):
+    go("meta-train", way=3, shot=2)
+    said.notes.clear()
+    (result,) = go("evaluate", way=None, shot=None, algorithm=NEAREST)["results"]
+    assert (result["way"], result["shot"]) == (4, 1)  # the data has four test classes
+    assert "as many as gaussian allows: way 4 (usually 5)" in said.notes
+    assert not any("checkpoint's training" in note for note in said.notes)
+
+
+def test_the_way_of_a_checkpoint_is_as_large_as_other_data_allows(go, said):
+    go("meta-train", way=4)
+    said.notes.clear()
+    other = {**GAUSSIAN, "items": 120, "classes": 12}
+    assert go("evaluate", way=None, data=other)["results"][0]["way"] == 3
+    assert "as many as gaussian allows: way 3 (usually 4)" in said.notes
 
 
 def test_untrained_needs_a_backbone_and_data(refused):
@@ -254,7 +284,7 @@ def test_a_head_that_nothing_trained_is_warned_of(go, said):
     said.notes.clear()
     go("evaluate", algorithm=MAML)
     (warning,) = [note for note in said.notes if note.startswith("warning: ")]
-    assert "no head of Maml's" in warning and f"mlx meta-train init_from={trained['id']} algorithm=" in warning
+    assert "no head for maml," in warning and f"mlx meta-train init_from={trained['id']} algorithm=" in warning
     go("meta-train", algorithm=MAML)
     said.notes.clear()
     go("evaluate", algorithm=FOMAML)
