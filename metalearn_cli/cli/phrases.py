@@ -137,7 +137,13 @@ def measured(run: Mapping[str, Any]) -> str:
     metric = run.get("metric")
     if not metric:
         return "-"
-    return f"{metric['name'].replace('/', ' ')} {spread(metric['name'], metric['value'], metric.get('interval'))}"
+    return f"{metric['name'].replace('/', ' ')} {scored(metric)}"
+
+
+def scored(found: Mapping[str, Any]) -> str:
+    """Return a score with its interval over episodes, and its protocol if it has one: "85.0 +- 0.4 % transductive"."""
+    protocol = found.get("normalisation") or "none"
+    return spread(found["name"], found["value"], found.get("interval")) + f" {protocol}" * (protocol != "none")
 
 
 def verdict(row: Mapping[str, Any]) -> str:

@@ -22,8 +22,8 @@ from metalearn_cli.cli.phrases import (
     next_command,
     over,
     runs_option,
+    scored,
     sizes,
-    spread,
     verdict,
     with_intervals,
 )
@@ -104,7 +104,7 @@ def _selection(run: Run) -> None:
 
 def _with_episodes(found: Run) -> str:
     """Return the score of a training with its interval, and over what that is."""
-    measure = spread(found["name"], found["value"], found["interval"])
+    measure = scored(found)
     if found["interval"] is None:
         return measure
     return f"{measure} (95 % over {sizes(found)['episodes'] or 'the'} validation episodes)"
@@ -299,7 +299,7 @@ def sweep(name: str, folder: Path, outcomes: Sequence[Outcome], words: Sequence[
     for row in points:
         given = {**row["settings"], "seed": ", ".join(row["seeds"])}
         ids = row["runs"]
-        result = f"{row['name'].replace('/', ' ')} {spread(row['name'], row['value'], row['interval'])}"
+        result = measured({"metric": row})
         shown = str(ids[0]) if len(ids) == 1 else f"{len(ids)} runs"
         rows.append([*(given.get(key, "") for key in keys), shown, "completed", result])
     for outcome in outcomes:

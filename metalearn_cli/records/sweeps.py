@@ -113,7 +113,7 @@ def table(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
 
     Returns:
         Rows with `settings` (without the seed), the `seeds` and `runs` that are completed, `name` and `value` of the
-        metric, its `interval`, and `over`, what that is an interval over: seeds or episodes.
+        metric, its `normalisation`, its `interval`, and `over`, what that is an interval over: seeds or episodes.
     """
     points: dict[tuple[tuple[str, str], ...], list[Outcome]] = {}
     for outcome in outcomes:
@@ -138,6 +138,7 @@ def _row(settings: dict[str, str], found: Sequence[Outcome]) -> dict[str, Any]:
         "seeds": [outcome.settings["seed"] for outcome in found if "seed" in outcome.settings],
         "runs": [run.get("id") for run in runs],
         "name": metrics[0]["name"],
+        "normalisation": metrics[0].get("normalisation", "none"),
         "value": math.fsum(values) / len(values) if known else None,
         "interval": interval,
         "over": over,

@@ -113,6 +113,7 @@ def meta_train(config: MetaTrainConfig, session: Session) -> Job:
         pictures=pictures,
         notes=(f"{config.tasks} tasks a step, {tasks.description}",),
         learns_from=("tasks", config.tasks),
+        normalisation=config.normalisation if net.batch_statistics or algorithm.traits.uses_queries else "none",
     )
     if algorithm.traits.sees == "maps":
         return job

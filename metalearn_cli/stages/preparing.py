@@ -140,6 +140,11 @@ def few_shot_probe(
     return validation(learner, sampler, config.val_episodes, runtime)
 
 
+def probe_protocol(net: Network) -> str:
+    """Return the protocol of `few_shot_probe`."""
+    return "transductive" if net.batch_statistics else "none"
+
+
 def validation(
     learner: Learner, sampler: Sampler, episodes: int, runtime: Runtime
 ) -> Callable[[Params], dict[str, float]]:
@@ -332,6 +337,8 @@ def prepare(
     _check_rates(stage, job)
     runtime = session.runtime(config.runtime)
     notes = [f"{stage}: {runtime.description}; data {job.data['name']} ({job.data['protocol']})", *short, *job.notes]
+    if job.normalisation != "none":
+        notes.append(f"the validation {job.metric.name} is {job.normalisation}")
     if weights := config.backbone.get("weights"):
         use = "not used, as init_from has all tensors" if parent else "all tensors are from this file"
         notes.append(f"backbone.weights {weights}: {use}")

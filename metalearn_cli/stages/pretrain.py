@@ -21,7 +21,7 @@ from metalearn_cli.engine.loop import Job
 from metalearn_cli.records.plots import image_grid
 from metalearn_cli.stages.frozen import is_frozen
 from metalearn_cli.stages.learner import fresh_backbone
-from metalearn_cli.stages.preparing import INSTEAD, as_seen, check_dealt, describe_data, few_shot_probe
+from metalearn_cli.stages.preparing import INSTEAD, as_seen, check_dealt, describe_data, few_shot_probe, probe_protocol
 from metalearn_cli.stages.quality import of_features, of_model
 from metalearn_cli.stages.session import Session
 
@@ -124,6 +124,7 @@ def pretrain(config: PretrainConfig, session: Session) -> Job:
         follow=follow,
         pictures=pictures,
         learns_from=("items", config.batch_size),
+        normalisation=probe_protocol(net),
     )
 
 

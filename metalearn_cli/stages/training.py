@@ -316,7 +316,8 @@ class _Progress:
         """Return the entry of run.json on a metric, measured after a step with others."""
         half = values.get(f"{name}_interval")
         over = {} if half is None else {"over": {"episodes": self.config.val_episodes, "trainings": 1}}
-        return {"name": name, "value": values[name], "interval": half, "step": values["step"], **over}
+        protocol = {"normalisation": self.job.normalisation}
+        return {"name": name, "value": values[name], "interval": half, "step": values["step"], **over, **protocol}
 
 
 def _copy(source: Params, target: Params) -> None:

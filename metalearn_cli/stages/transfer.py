@@ -38,6 +38,7 @@ from metalearn_cli.stages.preparing import (
     few_shot_probe,
     named_checkpoint,
     of_another_fold,
+    probe_protocol,
 )
 from metalearn_cli.stages.session import Session
 
@@ -147,6 +148,7 @@ def transfer(config: TransferConfig, session: Session) -> Job:
         merged=partial(merged, method, net),
         begin=begin if hasattr(method, "loss") else None,
         learns_from=("items", config.batch_size),
+        normalisation=probe_protocol(net),
         baseline=True,
     )
     if hasattr(method, "loss") or taught or more:  # these need the items

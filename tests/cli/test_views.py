@@ -380,3 +380,21 @@ def test_the_last_line_of_a_stage_says_over_how_many_episodes(capsys, more, told
     metric = {"name": "val/accuracy", "value": 0.417, "interval": 3.177, "step": 2, **more}
     telling.Progress().finish({"stage": "meta-train", "seconds": 1, "metric": metric})
     assert f"val accuracy 41.7 +- 317.7 % (95 % over {told} episodes) in 1 s" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("protocol", "told"), [("inductive", "0.5 % inductive"), ("none", "0.5 %"), (None, "0.5 %")])
+def test_a_score_is_told_with_its_protocol_everywhere(capsys, protocol, told) -> None:
+    metric = {"name": "val/accuracy", "value": 0.6, "interval": 0.005, "step": 5, "normalisation": protocol}
+    run = {"id": ID, "stage": "pretrain", "status": "completed", "metric": metric, "steps": 9, "seconds": 3}
+    with telling.reporting() as reporter:
+        reporter.finish(run)
+    assert f"val accuracy 60.0 +- {told} (95 % over the episodes)" in capsys.readouterr().err
+    for show in (
+        lambda: views.result(run),
+        lambda: views.runs([run], "runs"),
+        lambda: views.lineage([run]),
+        lambda: sweep([Outcome({"way": "5"}, run=run)]),
+    ):
+        show()
+        (line,) = (line for line in capsys.readouterr().out.splitlines() if "60.0 +- " in line)
+        assert told in line and ("inductive" in line) == (protocol == "inductive")

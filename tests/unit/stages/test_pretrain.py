@@ -136,3 +136,17 @@ def test_pictures_that_fail_do_not_lose_the_run(go, monkeypatch, caplog):
 def test_items_of_a_picture_are_different():
     x = torch.tensor([[1.0, 2.0], [3.0, 4.0], [1.0, 2.0], [5.0, 6.0]])
     assert torch.equal(_different(x), x[[0, 1, 3]])
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "transfer", "meta-train"])
+def test_a_validation_names_its_protocol(go, images, said, stage):
+    mine = {"normalisation": "inductive"} if stage == "meta-train" else {}
+    done = go(stage, backbone=CONV4, steps=1, **mine)
+    protocol = mine.get("normalisation", "transductive")
+    assert done["metric"]["normalisation"] == protocol
+    assert f"the validation accuracy is {protocol}" in said.notes
+
+
+def test_a_validation_without_batch_statistics_has_no_protocol(go, said):
+    assert go("pretrain")["metric"]["normalisation"] == "none"
+    assert not any(note.startswith("the validation") for note in said.notes)
