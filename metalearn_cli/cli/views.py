@@ -82,6 +82,8 @@ def evaluation(run: Run) -> None:
         telling.say(f"{hardest(run['results'])}.")
     for r in run["results"] if "calibration" in first else ():
         telling.say(f"{calibration(r, label_of(r, run['results']))}.")
+    if "folder" in run and (picture := Path(run["folder"], "plots", "fits.png")).is_file():
+        telling.say(f"picture of the first fits: {picture}")
     if "calibration" in first and "folder" in run:
         pictures = [f"{run['folder']}/plots/reliability.png"]
         pictures += [f"{run['folder']}/within/plots/reliability.png"] if drawn else []

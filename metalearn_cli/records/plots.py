@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -264,38 +264,56 @@ def episode_picture(episode: Episode, logits: Tensor, names: Sequence[str], path
     _save(figure, path)
 
 
-def curve_picture(episode: Episode, fit: Fit, path: Path) -> None:
-    """Draw one episode of a regression from one number to one number: its points, and the fit before and after.
+class Curve(NamedTuple):
+    """A learner's fit of one episode of a regression from one number to one number.
+
+    Attributes:
+        episode: of x [S or Q, 1] and y [S or Q, 1].
+        x: where the fit is known, the queries first, [G, 1].
+        fit: the answers there, of [G, 1].
+    """
+
+    episode: Episode
+    x: Tensor
+    fit: Fit
+
+
+def curve_picture(curves: Sequence[Curve], title: str, path: Path) -> None:
+    """Draw curves, a panel for each: points of an episode, and the fit before and after.
 
     A band shows two standard deviations on both sides, where the learner has them.
 
     Args:
-        episode: of x [S or Q, 1] and y [S or Q, 1].
-        fit: the learner's answers, of [Q, 1].
+        curves: the curves.
+        title: what they are.
         path: the PNG file.
     """
-    query_x = cast(Tensor, episode.query_x)[:, 0]
-    order = query_x.argsort()
-    x, after = query_x[order], fit.after[order, 0]
-    figure = _figure(5.0, 3.4)
-    axis = figure.subplots()
-    axis.plot(x, episode.query_y[order, 0], color=_STYLES["train"][0], marker=".", label="queries")
-    if fit.before is not None:
-        axis.plot(x, fit.before[order, 0], color="gray", linestyle=":", label="before adaptation")
-    colour, style = _STYLES["val"]
-    if fit.spread is not None:
-        half = 2 * fit.spread[order, 0]
-        axis.fill_between(
-            x, after - half, after + half, color=colour, alpha=0.2, linewidth=0, label="2 standard deviations"
-        )
-    axis.plot(x, after, color=colour, linestyle=style, marker="x", label="predicted")
-    axis.plot(cast(Tensor, episode.support_x)[:, 0], episode.support_y[:, 0], "ko", label="support")
-    axis.set_xlabel("x")
-    axis.set_ylabel("y")
-    axis.grid(alpha=0.3)
-    figure.legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False)
-    error = (fit.after - episode.query_y).square().mean().item()
-    figure.suptitle(f"one validation episode: mse {error:.4g} on all {len(after)} queries", fontsize=10)
+    figure = _figure(max(5.0, 3.4 * len(curves)), 3.8)
+    axes = list(figure.subplots(1, len(curves), squeeze=False).flat)
+    for axis, (episode, places, fit) in zip(axes, curves, strict=True):
+        order = places[:, 0].argsort()
+        x, after = places[order, 0], fit.after[order, 0]
+        if fit.before is not None:
+            axis.plot(x, fit.before[order, 0], color="gray", linestyle=":", label="before adaptation")
+        colour, style = _STYLES["val"]
+        label = "predicted" if fit.before is None else "after adaptation"
+        if fit.spread is not None:
+            half = 2 * fit.spread[order, 0]
+            band = f"{label} +- 2 standard deviations"
+            axis.fill_between(x, after - half, after + half, color=colour, alpha=0.2, linewidth=0, label=band)
+        axis.plot(x, after, color=colour, linestyle=style, label=label)
+        query_x, support_x = (cast(Tensor, part)[:, 0] for part in (episode.query_x, episode.support_x))
+        axis.plot(query_x, episode.query_y[:, 0], "o", color=_STYLES["train"][0], markersize=4, label="queries")
+        axis.plot(support_x, episode.support_y[:, 0], "ks", markersize=6, label="support")
+        axis.set_xlabel("x")
+        axis.grid(alpha=0.3)
+        number = len(episode.query_y)
+        error = (fit.after[:number] - episode.query_y).square().mean().item()
+        axis.set_title(f"mse {error:.4g} on {number} queries", fontsize=10)
+    axes[0].set_ylabel("y")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    figure.suptitle(title, fontsize=10)
     _save(figure, path)
 
 

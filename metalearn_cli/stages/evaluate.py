@@ -29,6 +29,7 @@ from metalearn_cli.records.names import name_of
 from metalearn_cli.records.plots import reliability_picture
 from metalearn_cli.records.trackers import tracking
 from metalearn_cli.stages.crossing import trained_on
+from metalearn_cli.stages.curves import draw_curves, is_curve
 from metalearn_cli.stages.evaluation import Candidate, Draw, Evaluation
 from metalearn_cli.stages.evaluation_episodes import numbers_of
 from metalearn_cli.stages.preparing import enough_memory, metric_of
@@ -47,7 +48,8 @@ from metalearn_cli.stages.scores import (
 
 log = logging.getLogger("metalearn_cli")
 
-RELIABILITY = "plots/reliability.png"
+RELIABILITY, FITS = "plots/reliability.png", "plots/fits.png"
+_DRAWN = 3  # episodes of a regression whose fits are drawn
 
 
 def _ignore(done: int) -> None:
@@ -167,6 +169,7 @@ def _results(evaluation: Evaluation, advance: Callable[[int], None], folder: Pat
     kept.write_classes(folder, metric_of(evaluation.sampler).name)
     if kept.calibration:
         _draw_reliability(kept.calibration, folder)
+    _draw_fits(evaluation, folder)
     return [_result(evaluation, protocol, kept) for protocol in kept.protocols]
 
 
@@ -253,6 +256,21 @@ def _result(evaluation: Evaluation, protocol: str, scores: Scores) -> dict[str, 
         **({"trained_on": evaluation.seen} if evaluation.seen else {}),
         **numbers_of(evaluation.sampler, config),
     }
+
+
+def _draw_fits(evaluation: Evaluation, folder: Path) -> None:
+    """Draw plots/fits.png, the first episodes of a regression from one number to one number."""
+    config, runtime, protocol = evaluation.config, evaluation.runtime, evaluation.protocols[0]
+    if not evaluation.sampler.regression:
+        return
+    steps = range(min(_DRAWN, config.episodes))
+    first = [runtime.cast(evaluation.sampler.batch(step, 1)).map(itemgetter(0)) for step in steps]
+    if not is_curve(first[0]):
+        return
+    named = ", ".join(filter(None, [name_of("algorithm", evaluation.algorithm), protocol]))
+    title = f"{named}: the first {len(first)} of {config.episodes} {config.split} episodes"
+    learner = evaluation.learner._replace(normalisation=protocol or "transductive")
+    draw_curves(learner, first, title, folder / FITS)
 
 
 def _draw_reliability(calibration: Mapping[str, Calibrated], folder: Path) -> None:

@@ -26,7 +26,8 @@ from metalearn_cli.core.types import Algorithm, Dataset, Episode, Sampler
 from metalearn_cli.engine.episodes import OWN, Learner, fitted, trained
 from metalearn_cli.engine.loop import Job
 from metalearn_cli.engine.tasks import Tasks
-from metalearn_cli.records.plots import curve_picture, episode_picture
+from metalearn_cli.records.plots import episode_picture
+from metalearn_cli.stages.curves import draw_curves, is_curve
 from metalearn_cli.stages.frozen import on_features
 from metalearn_cli.stages.learner import check_learner, check_protocols, fresh_learner, fresh_network, try_learner
 from metalearn_cli.stages.preparing import as_seen, describe_data, metric_of, validation
@@ -75,16 +76,14 @@ def meta_train(config: MetaTrainConfig, session: Session) -> Job:
         raise ConfigError([Problem("runtime.task_batching", reason)])
 
     def pictures(tensors: Params, folder: Path) -> None:
-        facts = data.facts
-        is_curve = (facts.shape, facts.outputs) == ((1,), 1)
-        if facts.kind != "image" and not is_curve:
+        episode, drawn = runtime.cast(samplers["val"].batch(0, 1)).map(itemgetter(0)), valid.of(tensors)
+        if is_curve(episode):
+            return draw_curves(drawn, [episode], "a validation episode", folder / "episode.png")
+        if data.facts.kind != "image":
             return
-        episode = runtime.cast(samplers["val"].batch(0, 1)).map(itemgetter(0))
         with torch.no_grad():
-            fit = fitted(valid.of(tensors), episode.support_x, episode.support_y, episode.query_x)
+            fit = fitted(drawn, episode.support_x, episode.support_y, episode.query_x)
         shown, fit = tree_map_only(Tensor, lambda t: t.float().cpu(), (episode, fit))
-        if is_curve:
-            return curve_picture(shown, fit, folder / "episode.png")
         shown = shown._replace(**{x: as_seen(getattr(shown, x), data) for x in ("support_x", "query_x")})
         (names,) = samplers["val"].classes(1)
         episode_picture(shown, fit.after, names, folder / "episode.png")

@@ -101,12 +101,13 @@ def fitted(config: CommonT, data: Dataset, trained: Mapping[str, Any] = {}) -> C
 def fitted_note(asked: Common, config: Common, data: Dataset, trained: Mapping[str, Any] = {}) -> list[str]:
     """Return lines on the numbers that `fitted` has chosen: those of a checkpoint, and those below the usual."""
     before = _of_training(trained)
-    chosen = {key: getattr(config, key) for key in _USUAL if getattr(asked, key) is None}
+    keys = ("shot",) if data.facts.regression else ("way", "shot", "query")
+    chosen = {key: getattr(config, key) for key in keys if getattr(asked, key) is None}
     taken = [f"{key} {value}" for key, value in chosen.items() if value == before.get(key)]
     usual = _USUAL | before
     fewer = [f"{key} {value} (usually {usual[key]})" for key, value in chosen.items() if value != usual[key]]
     notes = [f"as in the checkpoint's training: {', '.join(taken)}"] * bool(taken)
-    return notes + [f"as many as {data.name} allows: {', '.join(fewer)}"] * (not data.facts.regression and bool(fewer))
+    return notes + [f"as many as {data.name} allows: {', '.join(fewer)}"] * bool(fewer)
 
 
 def _of_training(trained: Mapping[str, Any]) -> dict[str, int]:

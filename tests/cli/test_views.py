@@ -398,3 +398,15 @@ def test_a_score_is_told_with_its_protocol_everywhere(capsys, protocol, told) ->
         show()
         (line,) = (line for line in capsys.readouterr().out.splitlines() if "60.0 +- " in line)
         assert told in line and ("inductive" in line) == (protocol == "inductive")
+
+
+def test_the_picture_of_the_first_fits_is_named(capsys, tmp_path) -> None:
+    result = row(None, name="test/mse", normalisation="none", **{k: v for k, v in REGRESSION.items() if k != "name"})
+    run = {"id": ID, "stage": "evaluate", "results": [result], "folder": str(tmp_path)}
+    views.evaluation(run)
+    assert "picture" not in capsys.readouterr().out
+    picture = tmp_path / "plots" / "fits.png"
+    picture.parent.mkdir()
+    picture.touch()
+    views.evaluation(run)
+    assert f"picture of the first fits: {picture}\n" in capsys.readouterr().out

@@ -12,6 +12,7 @@ from PIL import Image
 from metalearn_cli.core.types import Episode, Fit
 from metalearn_cli.records import plots
 from metalearn_cli.records.plots import (
+    Curve,
     curve_picture,
     episode_picture,
     image_grid,
@@ -197,17 +198,20 @@ def test_episode_picture_names_what_was_predicted_and_what_is_shown(tmp_path, te
 
 
 def test_curve_picture_tells_queries_and_fits_apart(tmp_path, texts):
-    x = torch.tensor([[2.0], [1.0], [3.0]])
+    x, between = torch.tensor([[2.0], [1.0], [3.0]]), torch.tensor([[2.0], [1.0], [3.0], [1.5]])
     episode = Episode(x, 2 * x, x, x.square())
-    curve_picture(episode, Fit(None, x.square() + 1, None), tmp_path / "x.png")
-    assert "before adaptation" not in texts[1]
-    curve_picture(episode, Fit(-x, x.square() + 1, 0.5 * x), tmp_path / "x.png")
-    assert texts[1]["queries"] == ("-", [1.0, 4.0, 9.0])
+    curve_picture([Curve(episode, x, Fit(None, x.square() + 1, None))], "one", tmp_path / "x.png")
+    assert "before adaptation" not in texts[1] and "after adaptation" not in texts[1]
     assert texts[1]["predicted"] == ("--", [2.0, 5.0, 10.0])
-    assert texts[1]["before adaptation"] == (":", [-1.0, -2.0, -3.0])
-    assert "2 standard deviations" in texts[0][1] - texts[0][0]
+    fit = Fit(-between, between.square() + 1, 0.5 * between)
+    curve_picture([Curve(episode, between, fit)] * 2, "two", tmp_path / "x.png")
+    assert texts[1]["queries"] == ("None", [4.0, 1.0, 9.0])
+    assert texts[1]["after adaptation"] == ("--", [2.0, 3.25, 5.0, 10.0])
+    assert texts[1]["before adaptation"] == (":", [-1.0, -1.5, -2.0, -3.0])
+    assert "after adaptation +- 2 standard deviations" in texts[0][1] - texts[0][0]
     assert texts[1]["support"][1] == [4.0, 2.0, 6.0]
-    assert "one validation episode: mse 1 on all 3 queries" in texts[0][0]
+    assert {"two", "x", "y", "mse 1 on 3 queries"} <= texts[0][1]
+    assert opened(tmp_path / "x.png").width > 600
 
 
 def test_episode_picture_tells_right_from_wrong(tmp_path):

@@ -17,8 +17,8 @@ from metalearn_cli.data.common.dataset import Dataset
 from metalearn_cli.data.common.splits import Split
 from metalearn_cli.records import runs
 from metalearn_cli.records.calibration import calibration_of, temperature_of
+from metalearn_cli.stages import curves, session
 from metalearn_cli.stages import evaluate as module_function
-from metalearn_cli.stages import session
 from metalearn_cli.stages.evaluation import prepare_evaluation
 from metalearn_cli.stages.scores import CLASSES, FILE, Scores, check_scores
 from metalearn_cli.stages.session import Session
@@ -31,6 +31,7 @@ SCRATCH = {"_target_": "metalearn_cli.algorithms.from_scratch.FromScratch", "ste
 MLP = {"_target_": "metalearn_cli.backbones.mlp.Mlp", "hidden": 8}
 CONV4 = {"_target_": "metalearn_cli.backbones.conv4.Conv4", "hidden": 2}
 GAUSSIAN = {"_target_": "metalearn_cli.data.gaussian.gaussian", "items": 160, "features": 6, "classes": 16}
+CNP = {"_target_": "metalearn_cli.algorithms.cnp.Cnp", "hidden": 4}
 CAVIA = {"_target_": "metalearn_cli.algorithms.cavia.Cavia"}
 MANY = {**GAUSSIAN, "items": 280, "classes": 28}
 SINUSOID = {"_target_": "metalearn_cli.data.sinusoid.sinusoid"}
@@ -222,6 +223,31 @@ def test_regression(go):
     floor = go("evaluate", ckpt=None, backbone=MLP, data=SINUSOID, way=1)
     assert floor["metric"]["learner"] == "from_scratch"
     assert floor["episodes_hash"] == done["episodes_hash"]
+
+
+@pytest.mark.parametrize(("algorithm", "adapts"), [(MAML, True), (CNP, False)], ids=["maml", "cnp"])
+@pytest.mark.parametrize("data", ["sinusoid", "harmonic"])
+def test_the_first_fits_of_a_regression_are_drawn(go, monkeypatch, algorithm, adapts, data):
+    drawn = []
+    monkeypatch.setattr(curves, "curve_picture", lambda *args: drawn.append(args))
+    spec = {"_target_": f"metalearn_cli.data.{data}.{data}"}
+    done = go("evaluate", ckpt=None, backbone=MLP, data=spec, way=1, algorithm=algorithm, episodes=5)
+    ((found, title, path),) = drawn
+    name = "maml" if adapts else "cnp"
+    assert (title, path) == (f"{name}: the first 3 of 5 test episodes", Path(done["folder"]) / "plots" / "fits.png")
+    errors = []
+    for curve in found:
+        assert (curve.fit.before is not None) == adapts and (curve.fit.spread is None) == adapts
+        assert len(curve.x) == len(curve.fit.after) == 203  # the 3 queries, and the places between them
+        every = torch.cat([curve.episode.support_x, curve.episode.query_x])
+        assert torch.equal(torch.stack(curve.x.aminmax()), torch.stack(every.aminmax()))
+        errors.append((curve.fit.after[:3] - curve.episode.query_y).square().mean())
+    assert torch.allclose(torch.stack(errors), Scores.read(Path(done["folder"]), 5).protocols["none"][:3].float())
+
+
+def test_other_evaluations_have_no_picture_of_fits(go):
+    done = go("evaluate", ckpt=None, backbone=MLP, data=GAUSSIAN)
+    assert not (Path(done["folder"]) / "plots").exists()
 
 
 def test_no_checkpoint(config, said):

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,7 @@ from metalearn_cli.data.common.dataset import Dataset
 from metalearn_cli.data.common.splits import SPLITS, Split
 from metalearn_cli.records import plots, runs
 from metalearn_cli.records.log import logging_runs
-from metalearn_cli.stages import session, training
+from metalearn_cli.stages import curves, session, training
 from metalearn_cli.stages.learner import check_learner
 from metalearn_cli.stages.session import Session
 
@@ -51,6 +50,7 @@ def test_run_and_what_it_leaves_behind(go, manifest, said):
         "algorithm": MAML,
         "way": 2,
         "episode": {"way": 2, "shot": 1},
+        "val_episode": {"way": 2, "shot": 1},
         "normalisation": "transductive",
     }
     assert manifest(done)["data"]["spec"]["items"] == 160
@@ -180,13 +180,12 @@ def test_double_precision_survives_the_hand_off(go, tensors):
 
 def test_a_curve_is_drawn_before_and_after_adaptation(go, monkeypatch):
     drawn = []
-    stage = importlib.import_module("metalearn_cli.stages.meta_train")  # the package has a function of that name
-    monkeypatch.setattr(stage, "curve_picture", lambda episode, fit, path: drawn.append((fit, path.name)))
+    monkeypatch.setattr(curves, "curve_picture", lambda *args: drawn.append(args))
     go("meta-train", data=SINUSOID, way=1, algorithm=MAML, steps=1)
-    ((fit, name),) = drawn
-    assert name == "episode.png"
-    assert not torch.equal(fit.before, fit.after)
-    assert fit.spread is None
+    (((curve,), title, path),) = drawn
+    assert (title, path.name) == ("a validation episode", "episode.png")
+    assert not torch.equal(curve.fit.before, curve.fit.after)
+    assert curve.fit.spread is None
 
 
 @pytest.mark.parametrize("normalisation", ["transductive", "inductive"])
