@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 import re
 import sys
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from metalearn_cli.core import plugins
+from metalearn_cli.core import plugins, types
 
 PAGE = Path(__file__).parents[2] / "docs" / "extending.md"
 SMALL = ["steps=3", "val_episodes=3", "query=3", "backbone=tiny_net", "backbone.hidden=4", "runtime.threads=1"]
@@ -49,6 +50,13 @@ def run(installed: Path, mlx: Callable[..., Any]) -> Callable[..., dict[str, Any
         return json.loads(out)
 
     return call
+
+
+@pytest.mark.parametrize("component", [types.Algorithm, types.Method, types.Model])
+def test_every_optional_member_is_on_the_page(component: Any) -> None:
+    members = re.findall(r"^`(\w+)[(: ]", inspect.cleandoc(component.__doc__), re.MULTILINE)
+    assert len(members) >= 4
+    assert [name for name in members if not re.search(rf"^\| `{name}\b", PAGE.read_text(), re.MULTILINE)] == []
 
 
 def test_they_are_listed_and_their_settings_checked(run, mlx):
