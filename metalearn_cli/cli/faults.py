@@ -24,6 +24,7 @@ from metalearn_cli.cli.words import closest
 from metalearn_cli.core.check import LONGEST, in_shell, shown
 from metalearn_cli.core.config import STAGES, Sweep
 from metalearn_cli.core.errors import ConfigError, Problem, UserError
+from metalearn_cli.core.nested import leaves
 from metalearn_cli.core.stages import TABLE, TRAINING
 
 TYPED = "the command line"
@@ -251,7 +252,7 @@ def _typed_out(values: Mapping[str, Any], problems: Iterable[Problem]) -> Iterat
             yield problem
             continue
         before = problem.key.rpartition(".")[0]
-        for rest in [f".{leaf}" for leaf in _leaves(value)] if isinstance(value, Mapping) else [""]:
+        for rest in [f".{leaf}" for leaf, _ in leaves(value)] if isinstance(value, Mapping) else [""]:
             near = f"{before}.{problem.hint}{rest}".lstrip(".")
             known = problem.hint and (not rest or _find(values, near) is not _ABSENT)
             yield problem._replace(key=problem.key + rest, hint=near if known else "")
@@ -308,7 +309,7 @@ def _instead(
         known = inside == advice or _find(values, inside.partition("=")[0]) is not _ABSENT
         if known and (found := _fitting(composer, values, key, inside, chosen)):
             return found, row.why if row else ""
-    of_command = [place for place in _leaves(values) if place.partition(".")[0] in composer.usual]
+    of_command = [place for place, _ in leaves(values) if place.partition(".")[0] in composer.usual]
     places = [p for p in of_command if p.endswith(f".{word}") and p != key and p.startswith(group)]
     places = places or [p for p in of_command if group and p.endswith(f"_{word}") and p.startswith(f"{group}.")]
     if places:
@@ -361,14 +362,6 @@ def _fitting(composer: Composer, values: Mapping[str, Any], key: str, advice: st
             return advice  # the component is the checkpoint's
         return " or ".join(f"{group}={choice} {advice}" for choice in choices) if len(choices) <= FEW else ""
     return ""
-
-
-def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}"
 
 
 def _examine(composer: Composer, words: list[str], wrong: bool) -> tuple[Composition | None, list[Fault]]:

@@ -21,3 +21,13 @@ def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield from leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+def within(flat: Mapping[str, Any], group: str) -> dict[str, Any]:
+    """Return the pairs of a group, with the keys that they have in it.
+
+    >>> within({"optimizer.lr": 0.1, "steps": 5}, "optimizer")
+    {'lr': 0.1}
+    """
+    own = f"{group}."
+    return {key.removeprefix(own): value for key, value in flat.items() if key.startswith(own)}

@@ -14,6 +14,7 @@ from typing import Any
 from metalearn_cli.core.build import Spec, problems_of, types_of
 from metalearn_cli.core.check import shown
 from metalearn_cli.core.errors import ConfigError, Problem
+from metalearn_cli.core.nested import leaves
 
 _OF = "algorithm."
 
@@ -29,7 +30,8 @@ def combinations(select: Mapping[str, Any], spec: Spec, split: str) -> list[dict
     Raises:
         ConfigError: with all that is wrong with them.
     """
-    found = dict(_flat(select))
+    # {algorithm: {lr: [0]}} is what `select.algorithm.lr=[0]` gives
+    found = dict(leaves(select))
     problems = [problem for key, values in found.items() for problem in _wrong(key, values, spec)]
     if select and split != "test":
         message = f"must be test with select, which chooses by validation classes, got {split!r}"
@@ -42,15 +44,6 @@ def combinations(select: Mapping[str, Any], spec: Spec, split: str) -> list[dict
 def with_values(spec: Spec, values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of a learner with the values of a combination."""
     return {**spec, **{key.removeprefix(_OF): value for key, value in values.items()}}
-
-
-def _flat(select: Mapping[str, Any], prefix: str = "") -> Any:
-    """Yield pairs of key and value; {algorithm: {lr: [0]}} is what `select.algorithm.lr=[0]` gives."""
-    for key, value in select.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _wrong(key: str, values: Any, spec: Spec) -> list[Problem]:

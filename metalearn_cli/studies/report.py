@@ -14,6 +14,7 @@ from typing import Any
 
 from metalearn_cli.core.check import LONGEST, in_shell, shown
 from metalearn_cli.core.errors import UserError
+from metalearn_cli.core.nested import leaves, within
 from metalearn_cli.records import runs
 from metalearn_cli.records.embedding import read_embedding
 from metalearn_cli.records.metrics import TIMES, read_metrics
@@ -23,7 +24,8 @@ from metalearn_cli.studies.sides import Listing, Run
 POINTS = 200
 """Most points of a curve."""
 
-_APART = {"runs_dir", "runtime", "init_from", "ckpt", "teacher", "tracker", "scheduler.T_max", "scheduler.total_steps"}
+_APART = {"runs_dir", "runtime", "init_from", "ckpt", "teacher", "tracker"}
+_APART_IN_GROUPS = ("scheduler.T_max", "scheduler.total_steps")
 """Settings that say where something is or how fast, or that follow from others."""
 _OF_CHAINS = ("training", "own", "first", "stages")
 _DEEPEST = 8  # levels of settings that are told apart
@@ -172,19 +174,17 @@ def _settings(run: Run, family: Mapping[str, Run]) -> dict[str, Any]:
     return found
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "", depth: int = 0) -> dict[str, Any]:
+def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for key, value in values.items():
-        name = f"{prefix}{key}"
-        if name.rpartition(".")[2] in _APART or any(name.endswith(apart) for apart in _APART if "." in apart):
+    flat = dict(leaves(_bounded(values)))
+    for name, value in flat.items():
+        group, _, key = name.rpartition(".")
+        if _APART.intersection(name.split(".")) or name.endswith(_APART_IN_GROUPS):
             continue
         if key == "_target_":
-            found[prefix.rstrip(".")] = name_of(prefix.rstrip("."), values)
-        elif isinstance(value, Mapping) and value and depth < _DEEPEST:
-            found |= _flat(value, f"{name}.", depth + 1)
+            found[group] = name_of(group, within(flat, group))
         else:
-            plain = isinstance(value, str | int | float) or value is None
-            found[name] = _bounded(value) if plain else shown(value)
+            found[name] = value if isinstance(value, str | int | float) or value is None else shown(value)
     return found
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from metalearn_cli.core.errors import UserError
-from metalearn_cli.core.nested import leaves
+from metalearn_cli.core.nested import leaves, within
 from metalearn_cli.core.stages import TRAINING
 from metalearn_cli.records import runs
 from metalearn_cli.records.names import name_of, recorded_name
@@ -226,9 +226,7 @@ def _differing(group: Group, groups: Sequence[Group]) -> Iterator[str]:
         if key.startswith("evaluate.select."):  # the values that it chose from; the chosen one is named
             continue
         if last == "_target_":
-            own = f"{component}."
-            spec = {k.removeprefix(own): v for k, v in group.settings.items() if k.startswith(own)}
-            name = name_of(component, spec)
+            name = name_of(component, within(group.settings, component))
             if name != _learner(group):
                 yield f"{component} {name}"
         elif len({own.get(f"{component}._target_") for own in having}) == 1:  # else another component
