@@ -133,6 +133,9 @@ class Method(Protocol):
     `whole_batch = True`: its loss compares items of a batch with each other, so that a batch cannot be dealt to several
     ranks; batch statistics do not count, as ranks share them.
 
+    `keeps_start = True`: what it gives stays near, or is made of, the tensors that transfer starts from, so that random
+    ones make no sense; a line says so where they are.
+
     `merged(net, own) -> Params`: the network's tensors combined with the own ones (LoRA): these are trained, evaluated
     and saved.
 

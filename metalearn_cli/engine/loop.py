@@ -48,6 +48,7 @@ class Job:
         on_features: (params) -> the same job on features of the data, which are computed once from the tensors that
             training starts or resumes with; None if the backbone learns, or its features depend on more than an item.
         learns_from: what a step learns from, "items" or "tasks", and how many of them.
+        keeps_start: whether random initial tensors make no sense, see `core.types.Method`.
         normalisation: the protocol of batch statistics under which `evaluate` scores; "none" where there are none.
         baseline: whether the initial tensors are scored and saved, too, and handed on if training gives nothing better.
     """
@@ -70,6 +71,7 @@ class Job:
     on_features: Callable[[Params], Job] | None = None
     learns_from: tuple[str, int] = ("items", 0)
     normalisation: str = "none"
+    keeps_start: bool = False
     baseline: bool = False
 
 

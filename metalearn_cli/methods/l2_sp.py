@@ -26,6 +26,8 @@ class L2Sp:
         beta: strength of the pull to zero, >= 0.
     """
 
+    keeps_start = True
+
     def __init__(self, alpha: Annotated[float, Range(0)] = 0.01, beta: Annotated[float, Range(0)] = 0.01) -> None:
         self.alpha, self.beta = alpha, beta
 

@@ -12,6 +12,8 @@ from metalearn_cli.core.network import Network
 class LinearProbe:
     """Train a new linear classifier on the frozen backbone."""
 
+    keeps_start = True
+
     def rates(self, net: Network) -> dict[str, float]:
         """Return learning-rate multiplier 1 for the classifier's tensors; all others do not change."""
         return dict.fromkeys(net.head_names, 1.0)

@@ -27,6 +27,8 @@ class Lora:
         alpha: the products are multiplied by alpha / R, > 0.
     """
 
+    keeps_start = True
+
     def __init__(self, rank: Annotated[int, Range(1)] = 4, alpha: Annotated[float, Above(0)] = 4.0) -> None:
         self.rank, self.alpha = rank, alpha
 

@@ -34,6 +34,7 @@ from metalearn_cli.stages.preparing import (
     fitted_note,
     identity,
     prepare,
+    random_start,
 )
 from metalearn_cli.stages.scores import INTERVALS, OF_ONE, PLACES, POOLED, Scores, mean_of, worst_decile
 from metalearn_cli.stages.session import Session
@@ -362,13 +363,13 @@ def _check(config: ChainConfig, make_jobs: dict[str, MakeJob], session: Session)
         first = stage == config.stages[0]
         before = len(errors)
         with gathered(errors):
-            prepared = prepare(
-                stage, settings if first else replace(settings, init_from=None), make_jobs[stage], session
-            )
+            settings = settings if first else replace(settings, init_from=None)
+            prepared = prepare(stage, settings, make_jobs[stage], session)
         if len(errors) > before:
             errors[-1] = _in_section(errors[-1], stage, config)
             continue
-        notes += prepared.notes
+        starts_here = first and not config.first  # else there will be a checkpoint
+        notes += [note for note in prepared.notes if starts_here or note != random_start(settings)]
         inductive = "transductive" not in config.evaluate.normalisation  # not every learner can be that
         if isinstance(settings, MetaTrainConfig) and (config.evaluate.varying or inductive):
             with gathered(errors):

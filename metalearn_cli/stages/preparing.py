@@ -343,6 +343,8 @@ def prepare(
     if weights := config.backbone.get("weights"):
         use = "not used, as init_from has all tensors" if parent else "all tensors are from this file"
         notes.append(f"backbone.weights {weights}: {use}")
+    if job.keeps_start and not recorded and (told := random_start(config)):
+        notes.append(told)
     if gone:
         notes.append(f"init_from {config.init_from} is gone; it is not needed, as the run has checkpoints of its own")
     if parent:
@@ -363,6 +365,16 @@ def prepare(
     specs = [config.data, *getattr(config, "also", {}).values()]
     own = classes.joined([*earlier, *(_trained_on(stage, session.data(s, runtime), s) for s in specs)])
     return Prepared(stage, config, runtime, job, parent.parent_entry if parent else recorded, own, tuple(notes))
+
+
+def random_start(config: Training) -> str:
+    """Return a warning that a stage starts from random weights, "" if it does not."""
+    if config.init_from is not None or files_of(config.backbone, "backbone"):
+        return ""
+    return (
+        "warning: this method keeps to the weights that it starts from, and these are random, so that its features are"
+        " nearly those of an untrained network; name a checkpoint with init_from=RUN"
+    )
 
 
 def _loaded(job: Job, parent: Checkpoint, reinit: Sequence[str]) -> tuple[Params, str]:

@@ -8,7 +8,7 @@ features, not this classifier. What transfer starts from competes as step 0: whe
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any, cast
 
@@ -28,6 +28,7 @@ from metalearn_cli.core.types import Dataset, Method
 from metalearn_cli.engine.loop import Job
 from metalearn_cli.engine.runtime import Runtime
 from metalearn_cli.records.checkpoint import Checkpoint, load_into, read_classes
+from metalearn_cli.records.names import name_of
 from metalearn_cli.stages.frozen import on_features
 from metalearn_cli.stages.learner import fresh_backbone
 from metalearn_cli.stages.preparing import (
@@ -143,7 +144,8 @@ def transfer(config: TransferConfig, session: Session) -> Job:
         },
         data=described,
         teacher=teacher.parent_entry if teacher else None,
-        notes=_told(config, teacher, data),
+        notes=(*_told(config, teacher, data), *_repeated(config, data, more)),
+        keeps_start=getattr(method, "keeps_start", False),
         buffers=tuple(net.constants),
         merged=partial(merged, method, net),
         begin=begin if hasattr(method, "loss") else None,
@@ -183,6 +185,16 @@ def _told(config: TransferConfig, teacher: Checkpoint | None, data: Dataset) -> 
         )
         other = f"; it was trained on {named}"
     return (f"teacher {config.teacher} -> {teacher.folder}{other}",)
+
+
+def _repeated(config: TransferConfig, data: Dataset, more: Mapping[str, Dataset]) -> Iterator[str]:
+    """Yield a warning for each further data set that is the same as one before it."""
+    method, before = name_of("method", config.method), {data.fingerprint: "data"}
+    for name, other in more.items():
+        if same := before.get(other.fingerprint):
+            told = f"also.{name} is the same data as {same}, so that {method} learns nothing new from it"
+            yield f"warning: {told}; choose other data with data@also.{name}=NAME"
+        before.setdefault(other.fingerprint, f"also.{name}")
 
 
 def _check(config: TransferConfig, method: Method, data: Dataset, more: Mapping[str, Dataset]) -> None:

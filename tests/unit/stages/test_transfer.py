@@ -501,3 +501,32 @@ def test_frozen_parameters_of_a_backbone_stay_as_they_are(go, tensors, monkeypat
 def start_of_mlp():
     net = fresh_network(BACKBONE, Facts("vector", (6,), "real", 8), 8, seed=0, runtime=on_cpu())
     return net.params | net.constants
+
+
+def warnings(ready, **changes):
+    return [note for note in ready("transfer", **changes).notes if note.startswith("warning: ")]
+
+
+@pytest.mark.parametrize("method", [PROBE, L2_SP, LOW_RANK], ids=["probe", "l2_sp", "lora"])
+def test_a_method_that_keeps_to_random_weights_is_warned_of(go, ready, method):
+    (warning,) = warnings(ready, method=method)
+    assert "these are random" in warning and "init_from=RUN" in warning
+    assert not warnings(ready, method=method, init_from=go("transfer", steps=1)["id"])
+    assert not warnings(ready)
+
+
+def test_a_chain_says_so_of_its_first_stage_alone(config, said):
+    told = "these are random"
+    assert any(told in note for note in stages.check("run", config("run", stages=["transfer"], transfer__method=PROBE)))
+    assert not any(told in note for note in stages.check("run", config("run", transfer__method=PROBE)))
+
+
+def test_the_same_data_twice_is_warned_of(ready):
+    (warning,) = warnings(ready, method=CORAL, also={"unlabelled": {**OTHER, "seed": 0}})
+    assert warning == (
+        "warning: also.unlabelled is the same data as data, so that coral learns nothing new from it; choose other data"
+        " with data@also.unlabelled=NAME"
+    )
+    assert not warnings(ready, method=CORAL, also={"unlabelled": OTHER})
+    (warning,) = warnings(ready, method=MULTITASK, also={"one": OTHER, "two": OTHER})
+    assert "also.two is the same data as also.one, so that multitask" in warning
