@@ -79,7 +79,10 @@ def over_classes(scores: Tensor, classes: Sequence[Sequence[str]], folds: int = 
     Within a fold, it is a jackknife: for each class, how much the mean changes without the episodes that have this
     class. The part of this change that is due to fewer episodes, not to the class, is subtracted, and the variance over
     episodes is added once. Folds share no classes, so that their variances add. Student's t has one degree of freedom
-    less than there are classes, for each fold.
+    less than there are classes or episodes, whichever are fewer, for each fold.
+
+    It is never narrower than the interval over episodes: if classes seem to differ less than chance makes them, their
+    own part of the variance is 0, and that of the episodes remains.
 
     Args:
         scores: [E], E >= 2 for each fold.
@@ -98,12 +101,12 @@ def over_classes(scores: Tensor, classes: Sequence[Sequence[str]], folds: int = 
     variances = [own for own in found if own is not None]
     if len(variances) < folds:
         return None
-    freedom = sum(names - 1 for _, names in variances)
+    freedom = sum(own for _, own in variances)
     return student_t(freedom) * math.sqrt(sum(variance for variance, _ in variances)) / folds
 
 
 def _class_variance(scores: Tensor, classes: Sequence[Sequence[str]]) -> tuple[float, int] | None:
-    """Return the jackknife variance of the mean of scores [E], and the number of classes; see `over_classes`."""
+    """Return the jackknife variance of the mean of scores [E], and degrees of freedom; see `over_classes`."""
     names = sorted({name for episode in classes for name in episode})
     index = {name: k for k, name in enumerate(names)}
     absent = np.ones((len(scores), len(names)), dtype=bool)
@@ -118,7 +121,7 @@ def _class_variance(scores: Tensor, classes: Sequence[Sequence[str]]) -> tuple[f
     chance = ((score_E - score_E.mean())[:, None] * weight_EK) ** 2
     by_class = (len(names) - 1) / len(names) * (((without_K - without_K.mean()) ** 2).sum() - chance.sum())
     by_episode = score_E.var(ddof=1) / len(score_E)
-    return max(by_class, 0.0) + by_episode, len(names)
+    return max(by_class, 0.0) + by_episode, min(len(names), len(score_E)) - 1
 
 
 def over_trainings(scores: Tensor) -> float:
@@ -130,7 +133,8 @@ def by_trainings(scores: Tensor) -> Spread:
     """Return the spread, over trainings and episodes, of the mean of scores [S, E]; S, E >= 2.
 
     Every training is scored on the same episodes, so the two are crossed: the variance is that of a two-way layout
-    without repetition, with Satterthwaite's degrees of freedom.
+    without repetition, with Satterthwaite's degrees of freedom. A part of it, that of trainings or of episodes, whose
+    estimate is negative is 0, so that the spread is never smaller than that over the episodes alone.
 
     Source: Satterthwaite 1946, "An approximate distribution of estimates of variance components".
     """
@@ -142,7 +146,7 @@ def by_trainings(scores: Tensor) -> Spread:
     squares = torch.stack(
         [episodes * by_training.var(), trainings * by_episode.var(), rest.square().sum() / freedom[2]]
     )
-    variance = max(squares[0] + squares[1] - squares[2], squares[2]).item()
+    variance = (squares[2] + (squares[:2] - squares[2]).clamp(min=0).sum()).item()
     if variance == 0:
         return Spread(0.0, 1.0)
     degrees = variance**2 / (squares.square() / freedom).sum().item()

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from metalearn_cli.records.intervals import Spread, holm, over_classes, over_episodes, over_trainings
 from metalearn_cli.records.student import student_t
+from metalearn_cli.stages.scores import mean_of
 
 WAY = 5
 
@@ -136,3 +137,21 @@ def test_folds_have_classes_of_their_own_and_variances_that_add():
     both = over_classes(torch.cat([scores, scores + 9]), [*classes, *other], folds=2)  # folds that differ in their mean
     assert both == pytest.approx(one / student_t(5) * student_t(10) / math.sqrt(2))
     assert over_classes(torch.cat([scores, scores]), [*classes, *[("a", "b")] * 60], folds=2) is None
+
+
+@pytest.mark.parametrize("episodes", [10, 40, 400])
+def test_no_interval_is_narrower_than_that_over_episodes(episodes: int) -> None:
+    source = torch.Generator().manual_seed(3)
+    narrow = dict.fromkeys(["classes", "folds", "trainings"], 0)
+    for _ in range(40):
+        _, names = drawn(source, episodes, 60)
+        scores = torch.rand(3, episodes, generator=source, dtype=torch.float64)  # neither class nor training matters
+        for part, found in (
+            ("classes", mean_of(scores[:1], names)["interval_classes"]),
+            ("trainings", mean_of(scores, names)["interval_trainings"]),
+        ):
+            narrow[part] += found < mean_of(scores[:1] if part == "classes" else scores, names)["interval"]
+        split = [*names, *[tuple(f"other {name}" for name in episode) for episode in names]]
+        folded = mean_of(torch.cat([scores[:1], scores[1:2]], 1), split, folds=2)
+        narrow["folds"] += folded["interval_classes"] < folded["interval"]
+    assert narrow == {"classes": 0, "folds": 0, "trainings": 0}
