@@ -40,7 +40,23 @@ RULE = """\
 Each row is a claim of an experiment. Accuracies are in percent. After +- is the half-width of the 95 % interval over
 episodes and, in brackets, over classes or groups of them, then over trainings where there are several. A result passes
 if it is better than expected, or worse by no more than the tolerance, which is in brackets after the expected value,
-and the half-width over episodes together."""
+and the half-width over episodes together. Minutes are those of our run, and those that the experiment's file claims
+on 2 cores."""
+
+
+LEGEND = """\
+Each section is one Python module: its names in commands, its source, its idea, and its number of lines with comments.
+A learner is for tasks whose targets are classes, numbers (a regression) or both. It sees the items themselves, the
+features that the backbone gives them, or the backbone's last feature maps. A head is a last layer with one output for
+each class. In tables of results, accuracies are in percent; [results.md](results.md) has all results and says how to
+read them, [protocols.md](protocols.md) says what an accuracy means."""
+
+OF_METHODS = {
+    "unlabelled": "items of another data set, without labels: `data@also.unlabelled=NAME`",
+    "also": "one or more other labelled data sets: `data@also.ANY_WORD=NAME`",
+    "taught": "a second checkpoint: `teacher=RUN`",
+    "taught_features": "a second checkpoint: `teacher=RUN`",
+}
 
 
 class Component(NamedTuple):
@@ -84,8 +100,7 @@ def pages() -> dict[str, str]:
 def learners(records: list[dict[str, Any]]) -> str:
     """Return the page on learners, models and methods."""
     lines = ["# Learners, models and methods", WRITTEN, ""]
-    lines += ["Each is one module; its idea and source are those of the module, the lines are all of its lines."]
-    lines += ["[protocols.md](protocols.md) says what an accuracy means, [results.md](results.md) has all results."]
+    lines += [LEGEND]
     for group, (title, how) in GROUPS.items():
         lines += [f"\n## {title}", f"\n{how}"]
         for component in components(group):
@@ -98,7 +113,7 @@ def learners(records: list[dict[str, Any]]) -> str:
             facts += [f"{', '.join(names)}: {of}" if len(needs) > 1 else of for of, names in needs.items()]
             lines += [f"- {fact}" for fact in facts if fact]
             if rows := [row for row in measured(records) if row[1].partition(" ")[0] in component.choices]:
-                lines += ["", *table(["experiment", "result", "ours", "expected", "source"], rows)]
+                lines += ["", *table(["experiment", "result", "ours", "expected", "source", "verdict"], rows)]
     return "\n".join(lines) + "\n"
 
 
@@ -124,8 +139,11 @@ def needed(group: str, settings: Mapping[str, Any]) -> str:
     if group == "algorithm":
         traits = locate(target, group)(**{k: v for k, v in settings.items() if k != "_target_"}).traits
         return ", ".join(of_traits(traits))
-    asks = getattr(locate(target, group), "asks", ())
-    return f"needs {' and '.join(asks)}" if isinstance(asks, tuple) and asks else ""
+    if group == "model":
+        return ""
+    method = locate(target, group)(**{k: v for k, v in settings.items() if k != "_target_"})
+    asked = dict.fromkeys(OF_METHODS[name] for name in getattr(method, "asks", ()))
+    return f"needs {' and '.join(asked)}" if asked else ""
 
 
 def of_traits(traits: Traits) -> Iterator[str]:
@@ -146,7 +164,7 @@ def of_traits(traits: Traits) -> Iterator[str]:
 
 def results(records: list[dict[str, Any]]) -> str:
     """Return the page that sets our results beside the expected ones."""
-    columns = ["command", "result", "ours", "expected", "source", "re-runs", "", "minutes / claimed", "machine"]
+    columns = ["command", "result", "ours", "expected", "source", "re-runs", "verdict", "minutes / claimed", "machine"]
     rows = []
     by_name = {(record["experiment"], record["tier"]): record for record in records}
     for path in sorted((ROOT / "configs" / "experiment").glob("*.yaml")):
@@ -170,13 +188,18 @@ def found(record: Mapping[str, Any] | None, expected: Expectation) -> Mapping[st
 
 def compared(result: Mapping[str, Any] | None, expected: Expectation) -> list[str]:
     """Return the cells of a result beside the expected one; its verdict is of the claim as it is now."""
-    sign = "-" if metric_named(expected.metric).higher_is_better else "+"
-    wanted = [f"{expected.value:g} ({sign}{expected.tolerance:g})", expected.source, str(expected.reruns or "")]
+    cells = [wanted(expected), expected.source, str(expected.reruns or "")]
     if result is None:
-        return ["not run", *wanted, ""]
+        return ["not run", *cells, ""]
     if replace(Expectation(**result["expected"]), source="", reruns=None) != replace(expected, source="", reruns=None):
-        return [ours(result), *wanted, "the claim has changed: run it again"]
-    return [ours(result), *wanted, "PASS" if result["passed"] else "FAIL"]
+        return [ours(result), *cells, "the claim has changed: run it again"]
+    return [ours(result), *cells, "PASS" if result["passed"] else "FAIL"]
+
+
+def wanted(expected: Expectation) -> str:
+    """Return an expected value with its tolerance."""
+    sign = "-" if metric_named(expected.metric).higher_is_better else "+"
+    return f"{expected.value:g} ({sign}{expected.tolerance:g})"
 
 
 def spent(record: Mapping[str, Any] | None, minutes: float) -> list[str]:
@@ -187,12 +210,12 @@ def spent(record: Mapping[str, Any] | None, minutes: float) -> list[str]:
 
 
 def measured(records: list[dict[str, Any]]) -> Iterator[list[str]]:
-    """Yield a row for each result: experiment, what it is, ours, expected, source."""
+    """Yield a row for each result: experiment, what it is, ours, expected with its tolerance, source, verdict."""
     for record in records:
         for result in record["results"]:
             expected = Expectation(**result["expected"])
-            name = f"{record['experiment']}, {record['tier']}"
-            yield [name, about(expected), ours(result), f"{expected.value:g}", expected.source]
+            name, passed = f"{record['experiment']}, {record['tier']}", "PASS" if result["passed"] else "FAIL"
+            yield [name, about(expected), ours(result), wanted(expected), expected.source, passed]
 
 
 def about(expected: Expectation) -> str:
