@@ -20,7 +20,7 @@ _OF_METHOD = "data@also."  # more data for a method of transfer
 NO_CHANGE = "no change"
 """The verdict on a stage after which each episode has the same score."""
 
-_ENOUGH = 3  # episodes of a class from which its interval is shown: that of two is too wide to say anything
+_ENOUGH = 10  # episodes of a class from which its interval is shown: that of a few may be wider than 100 %
 
 _UNITS = {"groups": "groups of classes"}
 

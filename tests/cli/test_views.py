@@ -310,13 +310,13 @@ def test_a_run_of_a_chain_is_shown_with_its_table_and_its_settings(capsys):
 
 def test_the_worst_episodes_and_the_hardest_classes_are_told() -> None:
     hardest = [
-        {"name": "Greek/07", "value": 0.631, "interval": 0.03, "episodes": 3},
-        {"name": "a", "value": 0.7, "interval": 3.177, "episodes": 2},
+        {"name": "Greek/07", "value": 0.631, "interval": 0.03, "episodes": 10},
+        {"name": "a", "value": 0.7, "interval": 1.434, "episodes": 9},
     ]
     one = {"name": "test/accuracy", "worst_decile": 0.712, "hardest": hardest, "normalisation": "inductive"}
     assert phrases.hardest([one]) == (
         "worst tenth of episodes 71.2 %;\n"
-        "hardest classes (+- over their episodes): Greek/07 63.1 +- 3.0 % in 3 episodes, a 70.0 % in 2 episodes"
+        "hardest classes (+- over their episodes): Greek/07 63.1 +- 3.0 % in 10 episodes, a 70.0 % in 9 episodes"
     )
     error = {"name": "test/mse", "worst_decile": 2.5, "hardest": [], "normalisation": "none"}
     assert phrases.hardest([error]) == "worst tenth of episodes 2.5"
