@@ -22,7 +22,7 @@ from metalearn_cli.core.errors import ConfigError
 
 RUNTIME = {"accelerator": "cpu", "devices": 1, "precision": "32-true", "threads": None}
 RUNTIME |= {"task_batching": "auto", "task_chunk": None, "task_compile": False, "gradient_checkpointing": False}
-RUNTIME |= {"tuned": False, "stop_on": [], "anomaly": False}
+RUNTIME |= {"tuned": False, "stop_on": [], "shard": False, "anomaly": False}
 COMMON = {"seed": 0, "runs_dir": "runs", "tracker": [], "way": 5, "shot": 1, "query": 15, "runtime": RUNTIME}
 ADAM = {"_target_": "torch.optim.Adam", "lr": 0.001}
 CONSTANT = {"_target_": "torch.optim.lr_scheduler.ConstantLR"}
