@@ -47,6 +47,8 @@ class Tier:
     minutes: Annotated[float, Above(0)]
     """Time on 2 cores, without that of an experiment that runs before."""
     expect: list[Expectation]
+    bound: str | None = None
+    """What keeps results from the expected ones, where they fail."""
 
 
 OPTIONAL = {
@@ -95,7 +97,7 @@ def _tier(name: str, values: Any) -> Tier:
     if not isinstance(values, Mapping):
         raise ConfigError([Problem("", f"must be a group of settings, minutes and expect, got {shown(values)}")])
     expected = values.get("expect", [])
-    tier = parse(Tier, {"settings": [], **values, "expect": []})
+    tier = parse(Tier, {"settings": [], "bound": None, **values, "expect": []})
     if wrong := mismatch(expected, list):
         raise ConfigError([Problem("expect", wrong)])
     if name == "smoke" and expected:
