@@ -184,7 +184,21 @@ def results(records: list[dict[str, Any]]) -> str:
             if claim.bound:
                 bounds += ["", f"- {path.stem}{f', tier {tier}' * (tier != 'short')}: {claim.bound}"]
     published = PUBLISHED.read_text().rstrip()
-    lines = ["# Results", WRITTEN, "", RULE, "", *table(columns, rows), "", BOUNDS, *bounds, "", "## Published figures", "", published]
+    lines = [
+        "# Results",
+        WRITTEN,
+        "",
+        RULE,
+        "",
+        *table(columns, rows),
+        "",
+        BOUNDS,
+        *bounds,
+        "",
+        "## Published figures",
+        "",
+        published,
+    ]
     return "\n".join(lines) + "\n"
 
 

@@ -24,7 +24,8 @@ from metalearn_cli.core.types import Reporter
 from metalearn_cli.records import runs
 from metalearn_cli.records.log import working_on
 from metalearn_cli.stages.again import all_of, evaluated, trained
-from metalearn_cli.stages.evaluation import FLOORS, prepare_evaluation
+from metalearn_cli.stages.evaluation import prepare_evaluation
+from metalearn_cli.stages.evaluation_inputs import FLOORS
 from metalearn_cli.stages.preparing import (
     CommonT,
     MakeJob,

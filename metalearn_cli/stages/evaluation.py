@@ -6,14 +6,14 @@ intervals. It is the only stage that reads test classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
 
-from metalearn_cli.core.build import Spec, build, problems_of
+from metalearn_cli.core.build import Spec, build
 from metalearn_cli.core.config import EvaluateConfig, Normalisation
 from metalearn_cli.core.errors import ConfigError, Problem, UserError, gathered, raise_all
 from metalearn_cli.core.network import BACKBONE, Params
@@ -25,7 +25,6 @@ from metalearn_cli.engine.runtime import Runtime
 from metalearn_cli.records.checkpoint import Checkpoint, load_into, read_classes
 from metalearn_cli.records.classes import told
 from metalearn_cli.records.names import name_of
-from metalearn_cli.records.trackers import check_installed
 from metalearn_cli.stages.crossing import check_items, crossed, trained_on
 from metalearn_cli.stages.evaluation_episodes import (
     fitting_episodes,
@@ -34,16 +33,14 @@ from metalearn_cli.stages.evaluation_episodes import (
     varying_note,
     within_one_group,
 )
+from metalearn_cli.stages.evaluation_inputs import Choice, Inputs, chosen_learner, open_inputs
 from metalearn_cli.stages.frozen import ONCE, scored_on_features
 from metalearn_cli.stages.learner import check_learner, check_protocols, fresh_learner, fresh_network, try_learner
 from metalearn_cli.stages.preparing import (
-    check_folds,
     describe_data,
-    enough_memory,
     fitted,
     fitted_note,
     key_of,
-    named_checkpoint,
     seen_before,
 )
 from metalearn_cli.stages.select import combinations, with_values
@@ -51,12 +48,6 @@ from metalearn_cli.stages.session import Session
 
 _BATCHES, _BATCH = 20, 100  # training items whose features a learner's statistics are of
 _CLASSES, _SHOWN = 10, 20  # of the embedding map: most classes, and most items of each
-
-FLOORS = {
-    False: {"_target_": "metalearn_cli.algorithms.nearest_centroid.NearestCentroid"},
-    True: {"_target_": "metalearn_cli.algorithms.from_scratch.FromScratch"},
-}
-"""The learner for checkpoints without one, by whether the data is a regression."""
 
 
 class Draw(NamedTuple):
@@ -120,8 +111,8 @@ def prepare_evaluation(config: EvaluateConfig, session: Session, given: Mapping[
         ConfigError: with what the checkpoint, the data or the machine cannot do.
         UserError: likewise.
     """
-    inputs = _inputs(config, session)
-    choice = _choice(config.algorithm, inputs, given)
+    inputs = open_inputs(config, session)
+    choice = chosen_learner(config.algorithm, inputs, given)
     candidates = _candidates(config, choice.spec, inputs.parent, session)
     if config.algorithm is not None or given:
         config = replace(config, algorithm=choice.spec)  # what is recorded is what was used
@@ -167,129 +158,6 @@ def prepare_evaluation(config: EvaluateConfig, session: Session, given: Mapping[
     return replace(evaluation, within=replace(evaluation, tested=tested, fitting=fitting))
 
 
-class _Inputs(NamedTuple):
-    """What an evaluation is of: a network, which a checkpoint may have trained, and data.
-
-    Attributes:
-        runtime: device and number format.
-        parent: the checkpoint; None for an untrained network.
-        backbone: the settings of the network.
-        data: the data.
-        data_spec: its settings.
-    """
-
-    runtime: Runtime
-    parent: Checkpoint | None
-    backbone: Spec
-    data: Dataset
-    data_spec: Spec
-
-    @property
-    def model(self) -> Mapping[str, Any]:
-        """What the checkpoint records on its network and learner; {} without one."""
-        return self.parent.manifest["model"] if self.parent else {}
-
-
-def _inputs(config: EvaluateConfig, session: Session) -> _Inputs:
-    """Open the checkpoint and the data.
-
-    Raises:
-        ConfigError: if they cannot be used, or not with these settings.
-        UserError: likewise.
-    """
-    errors: list[UserError] = []
-    parent = None
-    with gathered(errors):
-        check_installed(config.tracker)
-    with gathered(errors):
-        parent = named_checkpoint("evaluate", "ckpt", config, session)
-    with gathered(errors), enough_memory("evaluate", config):
-        runtime = session.runtime(config.runtime)
-        if config.data is not None:
-            session.data(config.data, runtime)
-    raise_all(errors)
-    _check(config, parent)
-    model, recorded = (parent.manifest["model"], parent.manifest["data"]) if parent else ({}, {})
-    backbone: Any = model.get("backbone") or config.backbone
-    data_spec: Any = config.data or recorded.get("spec")
-    needed = {"backbone": backbone, "data": data_spec}
-    if absent := [key for key, spec in needed.items() if spec is None]:
-        raise ConfigError([Problem(key, f"ckpt=null needs one; choose it with {key}=NAME") for key in absent])
-    with enough_memory("evaluate", config):
-        data = session.data(data_spec, runtime)
-    if parent:
-        check_folds("ckpt", parent, describe_data(data, data_spec))
-    return _Inputs(runtime, parent, backbone, data, data_spec)
-
-
-def _check(config: EvaluateConfig, parent: Checkpoint | None) -> None:
-    """Check that settings fit the checkpoint, and that its components may be built.
-
-    Raises:
-        ConfigError: with all problems.
-    """
-    if parent:
-        model, recorded = parent.manifest["model"], parent.manifest["data"]
-        specs = {"backbone": model.get("backbone"), "algorithm": model.get("algorithm"), "data": recorded.get("spec")}
-        wrong = [p for key, spec in specs.items() if spec is not None for p in problems_of(spec, key)]
-        if wrong:
-            manifest = parent.folder / "manifest.json"
-            raise ConfigError([Problem("ckpt", f"{manifest}: {p.key} {p.message}") for p in wrong])
-        if config.backbone is not None:
-            raise ConfigError([Problem("backbone", "is only for ckpt=null: a checkpoint has its own")])
-    if not config.normalisation:
-        raise ConfigError([Problem("normalisation", "must name at least one of transductive, inductive")])
-
-
-class _Choice(NamedTuple):
-    """The learner to score.
-
-    Attributes:
-        spec: its settings.
-        trained: whether it is the checkpoint's, but for its settings.
-        notes: lines that say what is not as its file or the checkpoint has it.
-    """
-
-    spec: dict[str, Any]
-    trained: bool
-    notes: Sequence[str] = ()
-
-
-def _choice(chosen: Spec | None, inputs: _Inputs, given: Mapping[str, Any] | None) -> _Choice:
-    """Return the learner to score: the chosen one, or the checkpoint's, or one that needs no training.
-
-    Args:
-        chosen: the learner that the user chose, with the settings of its file and those given.
-        inputs: of the evaluation.
-        given: see `prepare_evaluation`.
-
-    Raises:
-        ConfigError: if settings are given that the learner does not have, or of no learner.
-    """
-    trained: Any = inputs.model.get("algorithm")
-    if trained is None and chosen is None and given:
-        message = "there is no learner to set it of: the checkpoint has none; choose one with algorithm=NAME"
-        raise ConfigError([Problem(f"algorithm.{key}", message) for key in given])
-    spec = dict(chosen or trained or FLOORS[inputs.data.facts.regression])
-    same = trained is not None and spec.get("_target_") == trained.get("_target_")
-    if given is None or not same:
-        return _Choice(spec, same)
-    spec = {**trained, **given}
-    if problems := problems_of(spec, "algorithm"):
-        raise ConfigError(problems)
-    notes = [
-        f"algorithm.{key}: {value!r}, not {trained.get(key)!r} as in the checkpoint"
-        for key, value in given.items()
-        if value != trained.get(key)
-    ]
-    for key, value in (chosen or {}).items():
-        if value != spec.get(key, value):
-            notes.append(
-                f"algorithm.{key}: {spec[key]!r} as in the checkpoint; for {value!r} type algorithm.{key}={value}"
-            )
-    return _Choice(spec, True, notes)
-
-
 def _candidates(
     config: EvaluateConfig, spec: Spec, parent: Checkpoint | None, session: Session
 ) -> tuple[Candidate, ...]:
@@ -317,7 +185,7 @@ def _candidates(
     return tuple(Candidate(values, partial(prepared, values)) for values in found)
 
 
-def _algorithm(spec: Spec, inputs: _Inputs, config: EvaluateConfig) -> Algorithm:
+def _algorithm(spec: Spec, inputs: Inputs, config: EvaluateConfig) -> Algorithm:
     """Build the algorithm of the learner, and check that it and the checkpoint fit the data.
 
     Raises:
@@ -332,7 +200,7 @@ def _algorithm(spec: Spec, inputs: _Inputs, config: EvaluateConfig) -> Algorithm
     return algorithm
 
 
-def _fresh(algorithm: Algorithm, spec: Spec, config: EvaluateConfig, inputs: _Inputs) -> Learner:
+def _fresh(algorithm: Algorithm, spec: Spec, config: EvaluateConfig, inputs: Inputs) -> Learner:
     """Return the learner with random tensors.
 
     Args:
@@ -368,7 +236,7 @@ def _try(learner: Learner, sampler: Sampler, config: EvaluateConfig, runtime: Ru
     try_learner(of_its_way(learner, first) if config.varying else learner, first, runtime)
 
 
-def _loaded(fresh: Learner, choice: _Choice, config: EvaluateConfig, inputs: _Inputs) -> tuple[Learner, list[str]]:
+def _loaded(fresh: Learner, choice: Choice, config: EvaluateConfig, inputs: Inputs) -> tuple[Learner, list[str]]:
     """Return the learner with the tensors that the checkpoint has trained, on the device, and lines on them.
 
     These are all tensors if the learner is the checkpoint's own, else those of the backbone.
@@ -397,19 +265,19 @@ def _from_scratch(algorithm: Algorithm) -> bool:
     return algorithm.traits.head and not algorithm.traits.learns
 
 
-def _has_random_head(algorithm: Algorithm, choice: _Choice) -> bool:
+def _has_random_head(algorithm: Algorithm, choice: Choice) -> bool:
     """Whether a learner has a head that should have been trained, and no checkpoint brought it."""
     return algorithm.traits.head and algorithm.traits.learns and not choice.trained
 
 
-def _seen(split: str, inputs: _Inputs) -> dict[str, Any] | None:
+def _seen(split: str, inputs: Inputs) -> dict[str, Any] | None:
     """Return which classes of a split training has seen, see `seen_before`."""
     if not inputs.parent:
         return None
     return seen_before(read_classes(inputs.parent), inputs.data, inputs.data_spec, split)
 
 
-def _draws(learner: Learner, config: EvaluateConfig, inputs: _Inputs, data: Dataset) -> tuple[Draw, Draw | None]:
+def _draws(learner: Learner, config: EvaluateConfig, inputs: Inputs, data: Dataset) -> tuple[Draw, Draw | None]:
     """Return the episodes of the result, and those that a temperature is fitted on, from some data.
 
     Raises:
@@ -425,7 +293,7 @@ def _draws(learner: Learner, config: EvaluateConfig, inputs: _Inputs, data: Data
     return tested, fitting
 
 
-def _mapped(learner: Learner, config: EvaluateConfig, inputs: _Inputs) -> Draw | None:
+def _mapped(learner: Learner, config: EvaluateConfig, inputs: Inputs) -> Draw | None:
     """Return an episode with as many items of each class as there are, but for one query; None for a regression."""
     data = inputs.data
     if data.facts.regression or getattr(data, "fixed", {}):
@@ -441,14 +309,14 @@ def _protocols(config: EvaluateConfig, learner: Learner) -> tuple[Normalisation 
     return tuple(config.normalisation) if learner.net.batch_statistics else (None,)
 
 
-def _opening(config: EvaluateConfig, inputs: _Inputs) -> str:
+def _opening(config: EvaluateConfig, inputs: Inputs) -> str:
     """Return a line on the device and the data."""
     data = inputs.data
     drawn_from = f"{'tasks' if data.facts.regression else 'classes'} of {config.split}"
     return f"evaluate: {inputs.runtime.description}; data {data.name} ({data.protocol}), {drawn_from}"
 
 
-def _head_note(learner: Learner, choice: _Choice, config: EvaluateConfig, inputs: _Inputs) -> str:
+def _head_note(learner: Learner, choice: Choice, config: EvaluateConfig, inputs: Inputs) -> str:
     """Return a warning of a random head beside a checkpoint, or ""."""
     # with a seed of its own, a chain draws a head on purpose, and says so in its table
     if not inputs.parent or not _has_random_head(learner.algorithm, choice) or config.weights_seed is not None:
@@ -459,7 +327,7 @@ def _head_note(learner: Learner, choice: _Choice, config: EvaluateConfig, inputs
     return f"warning: {why}; train one with: mlx meta-train init_from={run} algorithm={name}"
 
 
-def _data_note(learner: Learner, tested: Mapping[str, Any], inputs: _Inputs) -> str:
+def _data_note(learner: Learner, tested: Mapping[str, Any], inputs: Inputs) -> str:
     """Return a line on how data and episodes differ from those of training, or ""; `tested` are their numbers."""
     if not inputs.parent or _from_scratch(learner.algorithm):
         return ""
@@ -472,7 +340,7 @@ def _seen_note(seen: Mapping[str, Any] | None) -> str:
     return f"warning: {told(seen)}; the score is too high for classes that training has not seen"
 
 
-def _base(learner: Learner, seed: int, inputs: _Inputs) -> Callable[[], Params] | None:
+def _base(learner: Learner, seed: int, inputs: Inputs) -> Callable[[], Params] | None:
     """Return what measures a learner's own tensors, see `Algorithm.base`; None if they are not statistics."""
     if not learner.own or not hasattr(learner.algorithm, "base"):
         return None

@@ -17,7 +17,7 @@ from metalearn_cli.core.metric import metric_named
 from metalearn_cli.core.types import Reporter
 from metalearn_cli.records import runs
 from metalearn_cli.records.names import name_of, recorded_name
-from metalearn_cli.stages.evaluation import FLOORS
+from metalearn_cli.stages.evaluation_inputs import FLOORS
 from metalearn_cli.stages.scores import INTERVALS, POOLED
 
 FILE = "verify.json"
