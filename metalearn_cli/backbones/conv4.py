@@ -32,14 +32,16 @@ class Block(nn.Module):
         # a bias would cancel in the batch normalisation that follows; its gradient would be rounding noise
         self.conv = nn.Conv2d(channels, hidden, 3, stride=2 if pool == "stride" else 1, padding=1, bias=norm != "batch")
         self.norm = make_norm(norm, hidden, pool == "max")
+        self.ends_in_norm = norm == "batch"  # the layer includes ReLU and pooling
         self.pool = pool
 
     def forward(self, x: Tensor) -> Tensor:
         """Return [B, hidden, H // 2, W // 2], rounded up with a stride."""
-        if isinstance(self.norm, BatchNormReluPool):
-            few = self.conv.in_channels <= FEW
-            return self.norm.of_convolution(self.conv, x) if few else self.norm(self.conv(x))
+        if isinstance(self.norm, BatchNormReluPool) and self.conv.in_channels <= FEW:
+            return self.norm.of_convolution(self.conv, x)
         x = self.norm(self.conv(x))
+        if self.ends_in_norm:
+            return x
         # the same as pooling after ReLU, on a quarter of the pixels
         return relu(max_pool2d(x, 2) if self.pool == "max" else x)
 

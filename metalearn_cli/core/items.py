@@ -49,6 +49,12 @@ class Facts(NamedTuple):
         return self.outputs > 0
 
     @property
+    def record(self) -> dict[str, Any]:
+        """What a checkpoint records of it, besides the shape: all that a backbone is built from."""
+        plain = self._asdict()
+        return {key: plain[key] for key in ("kind", "values", "classes", "outputs", "vocabulary", "tokenizer")}
+
+    @property
     def plain_shape(self) -> Any:
         """The shape of one item as in JSON: a list, or a dict of lists."""
         return {n: list(s) for n, s in self.shape.items()} if isinstance(self.shape, Mapping) else list(self.shape)

@@ -38,6 +38,10 @@ def _is_size(value: Any) -> bool:
     return isinstance(value, list) and all(map(COUNT.holds, value))
 
 
+def _each(value: Any, leaf: Leaf) -> bool:
+    return all(map(leaf.holds, value.values())) if isinstance(value, dict) else leaf.holds(value)
+
+
 TEXT = Leaf("text", lambda value: isinstance(value, str))
 NUMBER = Leaf("a number", lambda value: isinstance(value, int | float) and not isinstance(value, bool))  # NaN fits
 MEASURED = Leaf("a number or null", lambda value: value is None or NUMBER.holds(value))  # null: it was not finite
@@ -50,6 +54,9 @@ TRUTH = Leaf("true or false", lambda value: isinstance(value, bool))
 MOMENT = Leaf("a time with its zone, as in 2026-01-31T12:00:00+00:00", _is_moment)
 OBJECT = Leaf("an object", lambda value: isinstance(value, dict))
 
+VALUES = Leaf("text, or a text for each part of an item", lambda value: _each(value, TEXT))
+IDS = Leaf("a whole number >= 0, or one for each part of an item", lambda value: _each(value, COUNT))
+
 PARENT = {"run": TEXT, "stage": TEXT, "step?": COUNT, "checkpoint": TEXT, "sha256": TEXT}
 DATA = {
     "name?": TEXT,
@@ -60,6 +67,7 @@ DATA = {
     "also?": {"*": OBJECT},
     "preprocessing?": OBJECT,
 }
+FACTS = {"kind": TEXT, "values": VALUES, "classes": COUNT, "outputs": COUNT, "vocabulary": IDS, "tokenizer": TEXT}
 SEEN = {"split": TEXT, "classes": COUNT, "of": COUNT, "stages": [TEXT], "names": [TEXT]}
 _CALIBRATION = {"ece": MEASURED, "nll": MEASURED}
 
@@ -131,6 +139,7 @@ MANIFEST = {
     "model": {
         "backbone?": OBJECT,
         "shape?": SIZE,
+        "facts?": FACTS,
         "algorithm?": OBJECT,
         "way?": COUNT,
         "episode?": {"*": COUNT},

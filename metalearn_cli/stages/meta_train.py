@@ -102,6 +102,7 @@ def meta_train(config: MetaTrainConfig, session: Session) -> Job:
         model={
             "backbone": without_weights(config.backbone),
             "shape": data.facts.plain_shape,
+            "facts": data.facts.record,
             "algorithm": dict(config.algorithm),
             "way": config.episode.way if algorithm.traits.head else None,
             "episode": {"way": samplers["train"].way, "shot": config.train_shot or config.shot},

@@ -117,6 +117,7 @@ def pretrain(config: PretrainConfig, session: Session) -> Job:
         model={
             "backbone": without_weights(config.backbone),
             "shape": data.facts.plain_shape,
+            "facts": data.facts.record,
             "model": dict(config.model),
         },
         data=describe_data(data, config.data),

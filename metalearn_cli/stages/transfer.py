@@ -140,6 +140,7 @@ def transfer(config: TransferConfig, session: Session) -> Job:
         model={
             "backbone": without_weights(config.backbone),
             "shape": data.facts.plain_shape,
+            "facts": data.facts.record,
             "method": dict(config.method),
         },
         data=described,

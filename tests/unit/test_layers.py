@@ -1,4 +1,4 @@
-"""Imports point down only: cli -> studies -> stages -> the packages in the middle, unknown to each other -> core."""
+"""Imports point down only: cli -> studies, deploy -> stages -> the middle, unknown to each other -> core."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "metalearn_cli"
 MIDDLE = {"backbones", "models", "methods", "algorithms", "data", "engine", "records"}
 BELOW = {"core": {"core"}, **{m: {m, "core"} for m in MIDDLE}, "stages": {"stages", "core", *MIDDLE}}
-BELOW["studies"] = {"studies", *BELOW["stages"]}
+BELOW |= {layer: {layer, *BELOW["stages"]} for layer in ("studies", "deploy")}
 ONLY_IN = {
     "hydra": ("cli/*.py",),
     "omegaconf": ("cli/*.py",),
@@ -57,6 +57,7 @@ def test_the_middle_is_complete() -> None:
     assert {path.relative_to(PACKAGE).parts[0] for path in MODULES if path.parent != PACKAGE} == {
         "cli",
         "studies",
+        "deploy",
         "stages",
         "core",
         *MIDDLE,

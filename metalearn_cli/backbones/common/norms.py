@@ -59,7 +59,7 @@ class BatchNormReluPool(nn.Module):
             y = relu(_over_ranks(x.to(precise), self.weight.to(precise), self.bias.to(precise)))
             return (max_pool2d(y, 2) if self.pool else y).to(x.dtype)
         if _few_launches(x):
-            y = relu(batch_norm(x, None, None, self.weight.to(precise), self.bias.to(precise), training=True, eps=_EPS))
+            y = relu(batch_norm(x, None, None, self.weight.to(precise), self.bias.to(precise), training=True, eps=EPS))
             return max_pool2d(y, 2) if self.pool else y
         tensors = [t.to(precise) for t in (x, self.weight, self.bias)]
         y = cast(Tensor, _Forward.apply(*tensors, reference() or len(x), self.pool)[0])
@@ -89,7 +89,7 @@ class BatchNormReluPool(nn.Module):
             # image by image, because one long product would lose digits
             covariance = (centred @ centred.mT).mean(0) / patches.shape[2]
             rows = kernels.flatten(1)
-            steep = weight * ((rows @ covariance * rows).sum(1) + _EPS).rsqrt()
+            steep = weight * ((rows @ covariance * rows).sum(1) + EPS).rsqrt()
             level = bias - steep * (rows @ mean)
         normalising = (rows * steep[:, None]).to(x.dtype).mT.expand(len(x), -1, -1)
         height = (x.shape[2] + 2 * padding[0] - conv.kernel_size[0]) // conv.stride[0] + 1
@@ -120,13 +120,13 @@ class BatchNorm(nn.Module):
         if total():
             return _over_ranks(y, weight, bias).to(x.dtype)
         if reference() is None and not torch._C._are_functorch_transforms_active():
-            return batch_norm(y, None, None, weight, bias, training=True, eps=_EPS).to(x.dtype)
+            return batch_norm(y, None, None, weight, bias, training=True, eps=EPS).to(x.dtype)
         others = (0, *range(2, x.ndim))
         first = y[: reference()]
         mean = first.mean(others, keepdim=True)
         variance = (first - mean).square().mean(others, keepdim=True)
         weight, bias = (t.view(-1, *[1] * (x.ndim - 2)) for t in (weight, bias))
-        return ((y - mean) * (weight * (variance + _EPS).rsqrt()) + bias).to(x.dtype)
+        return ((y - mean) * (weight * (variance + EPS).rsqrt()) + bias).to(x.dtype)
 
 
 def make_plain_norm(norm: AnyNorm, channels: int, dimensions: int = 2) -> nn.Module:
@@ -161,7 +161,7 @@ def _over_ranks(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Return x [B, C, ...], normalised with the statistics of the first R items of every rank."""
     mean, variance = moments(x[: reference()])
     weight, bias = (t.view(-1, *[1] * (x.ndim - 2)) for t in (weight, bias))
-    return (x - mean) * (weight * (variance + _EPS).rsqrt()) + bias
+    return (x - mean) * (weight * (variance + EPS).rsqrt()) + bias
 
 
 def _few_launches(x: Tensor) -> bool:
@@ -175,7 +175,7 @@ def _few_launches(x: Tensor) -> bool:
     return x.is_cuda and not batched and reference() is None and _get_current_dispatch_mode() is None
 
 
-_EPS = 1e-5
+EPS = 1e-5  # added to variances
 _AT_ONCE = 25  # images pooled at a time, so that they are still in the processor's cache
 
 
@@ -270,7 +270,7 @@ class _Forward(_Op):
         count = _count(x, reference)
         mean = _sum(first) / count
         squares = _sum((first - mean).square_())
-        scale = torch.add(_EPS, squares, alpha=1 / count).rsqrt_()
+        scale = torch.add(EPS, squares, alpha=1 / count).rsqrt_()
         pooled, index = _pooled(x, weight) if pool else (x, None)
         n = (pooled - mean).mul_(scale)
         wide = _wide(weight)

@@ -47,6 +47,14 @@ def test_run_and_what_it_leaves_behind(go, manifest, said):
     assert manifest(done)["model"] == {
         "backbone": {"_target_": "metalearn_cli.backbones.mlp.Mlp", "hidden": 8, "layers": 3},
         "shape": [6],
+        "facts": {
+            "kind": "vector",
+            "values": "real",
+            "classes": 8,
+            "outputs": 0,
+            "vocabulary": 0,
+            "tokenizer": "",
+        },
         "algorithm": MAML,
         "way": 2,
         "episode": {"way": 2, "shot": 1},

@@ -1,0 +1,1 @@
+"""Layer 3: what uses a trained learner: predict, enrol, export."""
