@@ -77,15 +77,25 @@ def text(
         UserError: if the data cannot be used; a DataError names each file.
     """
     check_roles(column, tuple(COLUMN))
-    source = source_of(root, WHAT)
-    if is_table(source.name) and source.is_file():
-        columns = columns_of(source)
-        manifest = _of_tables({source.name: columns}, {source.name: ""}, column)
-    else:
-        manifest = _of_files(files_in(source), column)
+    manifest = passages(source_of(root, WHAT), column)
     found = placed(manifest, split, seed, min_items)
     data = text_data("text", found, Coding(tokenizer, vocabulary, length), manifest.about)
     return data.within_groups("groups") if within else data
+
+
+def passages(source: Path, column: Mapping[str, str | None] = COLUMN) -> Manifest:
+    """Return the texts of a table, a folder or an archive, as `text` reads them; their sources are `Passage`s.
+
+    Args:
+        source: its path.
+        column: the columns of a table.
+
+    Raises:
+        UserError: if they cannot be used; a DataError names each file.
+    """
+    if is_table(source.name) and source.is_file():
+        return _of_tables({source.name: columns_of(source)}, {source.name: ""}, column)
+    return _of_files(files_in(source), column)
 
 
 def _of_files(files: Files, column: Mapping[str, str | None]) -> Manifest:

@@ -123,6 +123,31 @@ def pixels_of(image: Image.Image, shape: Shape) -> NDArray[np.uint8]:
     return _item(image, shape)[0]
 
 
+def as_before(image: Image.Image, preprocessing: Mapping[str, Any]) -> NDArray[np.uint8]:
+    """Return an image as an item [C, P, P], in the way of a data set.
+
+    Ink on paper may be dark on bright or bright on dark: the paper is what most of the image's border is.
+
+    Args:
+        image: an image that is perhaps not decoded yet.
+        preprocessing: of the data set.
+
+    Raises:
+        ValueError: if it is damaged; its text goes after the name of the file.
+    """
+    size, resampling = preprocessing["size"][0], preprocessing["resampling"]
+    if "polarity" not in preprocessing:
+        shape = Shape(size, preprocessing["channels"], preprocessing["fit"], resampling, preprocessing["bits"])
+        return pixels_of(image, shape)
+    try:
+        gray = np.asarray(_flat(ImageOps.exif_transpose(image), DEEPEST).convert("L"))
+    except UNREADABLE as error:
+        raise ValueError(f"cannot be read as an image: {error}") from error
+    border = np.concatenate([gray[0], gray[-1], gray[:, 0], gray[:, -1]])
+    ink = gray if np.median(border) <= ONE / 2 else ONE - gray
+    return np.asarray(_square(Image.fromarray(ink), Shape(size, 1, "pad", resampling)))[None]
+
+
 def _item(image: Image.Image, shape: Shape) -> tuple[NDArray[np.uint8], int]:
     """Return an image as an item, see `pixels_of`, and how many bits it uses, 0 if all are read in any case."""
     try:

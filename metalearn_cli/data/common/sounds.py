@@ -69,6 +69,11 @@ class Shape(NamedTuple):
         return (1, self.mels, max(1, math.ceil(self.length / round(self.rate * self.hop))))
 
 
+def shape_of(preprocessing: Mapping[str, Any]) -> Shape:
+    """Return how a recording became an item of a data set; without mel bands, their settings are 0."""
+    return Shape(**{name: preprocessing.get(name, 0) for name in Shape._fields})
+
+
 class _Unusable(ValueError):
     """Its text goes after the name of the file."""
 

@@ -1,0 +1,282 @@
+"""New files as items, in the way of the data that a learner was trained on.
+
+The readers are those of `data.common`; the preprocessing that a checkpoint records says how they read.
+
+Legend: N items, ... the shape of one item.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metalearn_cli.core.check import shown
+from metalearn_cli.core.errors import LISTED, ConfigError, DataError, Finding, UserError, gathered, raise_all
+from metalearn_cli.core.items import Facts
+from metalearn_cli.core.places import expanded
+from metalearn_cli.data.common import images, sounds
+from metalearn_cli.data.common.files import Files, files_in, files_named, is_archive, suffix, there
+from metalearn_cli.data.common.layouts import COLUMN, of_folders, of_source
+from metalearn_cli.data.common.rows import MOST_TEXT, Columns, Table, columns_of, decoded, is_table, named, word_of
+from metalearn_cli.data.common.splits import ONE
+from metalearn_cli.data.common.tables import vectors
+from metalearn_cli.data.common.texts import Passage, encoded
+from metalearn_cli.data.text import COLUMN as COLUMN_OF_TEXTS
+from metalearn_cli.data.text import passages
+
+ENDINGS = {"image": tuple(images.FORMATS), "audio": sounds.FORMATS}
+"""The ends of the names of files that are one item each, by the kind of item."""
+
+
+class Inputs(NamedTuple):
+    """Items that were read.
+
+    Attributes:
+        names: where each was found.
+        items: [N, ...].
+        labels: the class of each; () if they were not asked for.
+    """
+
+    names: tuple[str, ...]
+    items: Tensor
+    labels: tuple[str, ...] = ()
+
+
+class Reader(NamedTuple):
+    """How the files of some data become items.
+
+    Attributes:
+        facts: of the items.
+        preprocessing: how a file becomes one.
+        tokenizer: the folder of an encoder's own tokenizer, or "".
+        column: the columns of tables, by role (label, path, text), where they do not have usual names.
+    """
+
+    facts: Facts
+    preprocessing: Mapping[str, Any]
+    tokenizer: str = ""
+    column: Mapping[str, str] = {}
+
+    @property
+    def kind(self) -> str:
+        """What files are read as: image, audio, text or table; "" if they cannot be."""
+        known = self.preprocessing
+        if self.facts.kind == "image" and "size" in known:
+            return "image"
+        if self.facts.kind == "audio" and "rate" in known:
+            return "audio"
+        if self.facts.kind == "text" and "tokenizer" in known:
+            return "text"
+        return "table" if self.facts.kind == "vector" and "columns" in known else ""
+
+    def support(self, source: str) -> Inputs:
+        """Read labelled items: a folder with a folder for each class, an archive of it, or a table.
+
+        Raises:
+            UserError: if it cannot be used, or has fewer than two classes.
+        """
+        self._check_kind()
+        path = _existing(source)
+        with _about(source):
+            found = self._labelled(path)
+        classes = sorted(set(found.labels))
+        if len(classes) < 2:
+            told = f"has only the class {classes[0]}" if classes else "has no classes"
+            raise UserError(f"{source} {told}; two or more are needed, each with a folder or a label of its own")
+        order = sorted(range(len(found.labels)), key=lambda i: found.labels[i])  # whatever the order in the source
+        return Inputs(tuple(found.names[i] for i in order), found.items[order], tuple(found.labels[i] for i in order))
+
+    def queries(self, sources: Sequence[str]) -> Inputs:
+        """Read items without labels: files, folders, archives and tables; for texts also the texts themselves.
+
+        Raises:
+            UserError: if one of them cannot be used.
+        """
+        self._check_kind()
+        parts, errors = list[Inputs](), list[UserError]()
+        for source in sources:
+            with gathered(errors):
+                parts.append(self._queries(source))
+        raise_all(errors)
+        names = tuple(name for part in parts for name in part.names)
+        if not names:
+            raise UserError(f"{', '.join(sources)}: there is nothing to read")
+        return Inputs(names, torch.cat([part.items for part in parts if part.names]))
+
+    def of_files(self, paths: Sequence[str]) -> Tensor:
+        """Return the items [N, ...] of files of pictures or sounds.
+
+        Raises:
+            UserError: with those that cannot be read.
+        """
+        return torch.cat([self._decoded(files_named(p.parent, [p.name]), [p.name]) for p in map(_existing, paths)])
+
+    def of_texts(self, texts: Sequence[str]) -> Tensor:
+        """Return the ids [N, L] of texts."""
+        return encoded(texts, self.preprocessing, self.tokenizer).ids
+
+    def of_images(self, pictures: Sequence[Any]) -> Tensor:
+        """Return the items [N, C, P, P] of pictures of Pillow."""
+        return _floats(np.stack([images.as_before(picture, self.preprocessing) for picture in pictures]))
+
+    def of_rows(self, rows: Sequence[Mapping[str, Any]]) -> Tensor:
+        """Return the vectors [N, D] of rows of a table."""
+        names = dict.fromkeys(name for row in rows for name in row)
+        return self._rows({name: [row.get(name) for row in rows] for name in names})
+
+    def _check_kind(self) -> None:
+        if not self.kind:
+            told = "the learner was not trained on files of pictures, sounds, texts or a table, so that it reads none"
+            raise UserError(f"{told}; in Python it takes arrays: metalearn_cli.load(RUN)")
+
+    def _labelled(self, path: Path) -> Inputs:
+        if self.kind == "table":
+            columns = columns_of(path)
+            labels = [word_of(value) for value in self._column(columns, "label", path)]
+            if bare := [columns.place(row) for row, label in enumerate(labels) if not label]:
+                raise UserError(f"{path}, {bare[0]} has no label")
+            return Inputs(_places(columns, path), self._rows(columns), tuple(labels))
+        if self.kind == "text":
+            manifest, files = passages(path, {**COLUMN_OF_TEXTS, **self.column}), None
+        else:
+            endings = ENDINGS[self.kind]
+            manifest, files = of_source(path, {**COLUMN, **self.column}, lambda found: of_folders(found, endings))
+        _check(manifest.findings)
+        labels, sources = [e.class_name for e in manifest.entries], [e.source for e in manifest.entries]
+        items = self._decoded(files, sources) if files else self.of_texts([passage.text for passage in sources])
+        return Inputs(tuple(map(manifest.place, sources)), items, tuple(labels))
+
+    def _queries(self, source: str) -> Inputs:
+        path = Path(expanded(source))
+        if self.kind == "text" and not there(path) and not _is_file_name(source):
+            return Inputs((shown(source)[1:-1],), self.of_texts([source]))
+        path = _existing(source)
+        with _about(source):
+            if self.kind == "table":
+                columns = columns_of(path)
+                return Inputs(_places(columns, path), self._rows(columns))
+            if self.kind == "text":
+                found = self._texts(path)
+                return Inputs(tuple(p.where for p in found), self.of_texts([p.text for p in found]))
+            if not (is_table(path.name) or path.is_dir() or is_archive(path.name)):
+                return Inputs((source,), self._decoded(files_named(path.parent, [path.name]), [path.name]))
+            files, names = self._files(path)
+            return Inputs(tuple(names), self._decoded(files, names))
+
+    def _files(self, path: Path) -> tuple[Files, list[str]]:
+        """Return the files of a folder, archive or table, and the names of those that are items."""
+        if is_table(path.name):
+            names = [word_of(value) for value in self._column(columns_of(path), "path", path)]
+            files = files_named(path.parent, names)
+        else:
+            files = files_in(path)
+            names = sorted(name for name in files.names if suffix(name) in ENDINGS[self.kind])
+        _check(files.findings)
+        if not names:
+            raise UserError(f"{path} has no files of {', '.join(ENDINGS[self.kind])}")
+        return files, names
+
+    def _texts(self, path: Path) -> list[Passage]:
+        """Return the texts of a table, of the lines of a text file, or of the text files of a folder."""
+        if is_table(path.name):
+            columns = columns_of(path)
+            texts = self._column(columns, "text", path)
+            return [Passage(word_of(t), where) for t, where in zip(texts, _places(columns, path), strict=True)]
+        if path.is_dir() or is_archive(path.name):
+            files = files_in(path)
+            names = sorted(name for name in files.names if suffix(name) == ".txt")
+            return [Passage(decoded(files.read(name, MOST_TEXT), name), name) for name in names]
+        lines = enumerate(decoded(path.read_bytes(), path.name).split("\n"), 1)
+        return [Passage(line, f"{path.name}, line {number}") for number, line in lines if line.strip()]
+
+    def _column(self, columns: Columns, role: str, path: Path) -> Sequence[Any]:
+        found = named(columns, role, self.column, path)
+        assert found is not None  # it is needed
+        return found[1]
+
+    def _decoded(self, files: Files, names: Sequence[str]) -> Tensor:
+        """Return files as items.
+
+        Raises:
+            UserError: with those that cannot be read.
+        """
+        found, wrong = [], []
+        for name in names:
+            try:
+                found.append(self._decode(files, name))
+            except ValueError as error:
+                wrong.append(Finding(True, name, str(error)))
+        if wrong:
+            raise DataError(wrong)
+        return _floats(np.stack(found))
+
+    def _decode(self, files: Files, name: str) -> Any:
+        if self.kind == "image":
+            return images.as_before(images.opened(files.read(name, images.LARGEST)), self.preprocessing)
+        shape = sounds.shape_of(self.preprocessing)
+        return sounds.item_of(sounds.samples_of(files.read(name, sounds.LARGEST), shape), shape)
+
+    def _rows(self, columns: Columns) -> Tensor:
+        learnt = self.preprocessing["columns"]
+        if missing := [column["name"] for column in learnt if column["name"] not in columns]:
+            raise UserError(f"there is no column {', '.join(missing)}, which the learner was trained with")
+        try:
+            return torch.from_numpy(vectors(columns, learnt))
+        except ValueError as error:
+            raise UserError(f"the column {error}, as in training") from error
+
+
+def _floats(x: Any) -> Tensor:
+    """Return items as networks take them; bytes become numbers from 0 to 1."""
+    items = torch.from_numpy(np.ascontiguousarray(x))
+    return items.float() / ONE if items.dtype == torch.uint8 else items.float()
+
+
+def _existing(source: str) -> Path:
+    path = Path(expanded(source))
+    if not there(path):
+        raise UserError(f"there is no file or folder {shown(source)[1:-1]}")
+    return path
+
+
+def _is_file_name(text: str) -> bool:
+    """Whether a text that is no file was probably meant as one."""
+    return bool(suffix(text)) and " " not in text
+
+
+def _places(columns: Table, path: Path) -> tuple[str, ...]:
+    """Return where each row of a table is."""
+    return tuple(f"{path.name}, {columns.place(row)}" for row in range(len(next(iter(columns.values())))))
+
+
+def _check(findings: Sequence[Finding]) -> None:
+    """Raise what makes files useless.
+
+    Raises:
+        DataError: if anything does.
+    """
+    if blocking := [finding for finding in findings if finding.blocks]:
+        raise DataError(blocking)
+
+
+@contextmanager
+def _about(source: str) -> Iterator[None]:
+    """Within a block, have messages name a source, where the readers name the setting `data.root`.
+
+    Raises:
+        UserError: as the block does.
+    """
+    try:
+        yield
+    except DataError as error:
+        told = [f"{source if f.where == 'data.root' else f.where} {f.told}" for f in error.findings[:LISTED]]
+        more = len(error.findings) - len(told)
+        raise UserError("; ".join([*told, *[f"and {more} more"] * bool(more), *filter(None, [error.cure])])) from error
+    except ConfigError as error:
+        raise UserError("; ".join(p.message.replace("data.column.", "column.") for p in error.problems)) from error
