@@ -95,11 +95,24 @@ def read_tensors(checkpoint: Checkpoint) -> Params:
     Raises:
         UserError: if the file is damaged.
     """
-    path = checkpoint.folder / _TENSORS
+    return tensors_in(checkpoint.folder / _TENSORS)
+
+
+def tensors_in(path: Path) -> Params:
+    """Read a file of tensors, on the CPU.
+
+    Raises:
+        UserError: if it is damaged.
+    """
     try:
         return load_file(path)
     except (SafetensorError, LookupError, ValueError, RuntimeError, OSError) as error:
         raise UserError(f"{path} is damaged: {error}") from error
+
+
+def packed(tensors: Params) -> bytes:
+    """Return the contents of a file of tensors."""
+    return to_safetensors({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
 
 
 def read_resume(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -272,18 +285,17 @@ class Checkpoints:
         name = _name(step)
         if metrics and self._improves(metrics[self._metric]):
             self.best = {"name": name, "step": step, "metrics": dict(metrics)}
-        tensors = {n: p.detach().cpu().contiguous() for n, p in params.items()}
         resume = io.BytesIO()
         torch.save({**state, "best": self.best}, resume)
         # built here and written by `write_bytes`, because the libraries' own errors do not say that a disk is full
-        files = {_TENSORS: to_safetensors(tensors), _RESUME: resume.getvalue(), _CLASSES: self._classes}
+        files = {_TENSORS: packed(params), _RESUME: resume.getvalue(), _CLASSES: self._classes}
         temporary = self.folder / f".{name}"
         try:
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir()
             for file, data in files.items():
                 write_bytes(temporary / file, data)
-            write_bytes(temporary / _MANIFEST, sealed(self._manifest(step, tensors, metrics, files)))
+            write_bytes(temporary / _MANIFEST, sealed(self._manifest(step, params, metrics, files)))
             temporary.rename(self.folder / name)
             flush(self.folder)
         except BaseException:

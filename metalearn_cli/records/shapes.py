@@ -152,6 +152,23 @@ MANIFEST = {
     "files": {"*": {"sha256": SHA256, "bytes?": COUNT}},
 }
 
+ARTEFACT = {
+    "name": TEXT,
+    "classes": [TEXT],
+    "examples": [{"name": TEXT, "class": TEXT}],
+    "input": {**FACTS, "shape": SIZE, "dtype": TEXT},
+    "preprocessing": OBJECT,
+    "tokenizer": TEXT,
+    "statistics": TEXT,
+    "temperature": NUMBER,
+    "learner": {"backbone": OBJECT, "algorithm": OBJECT, "way?": COUNT},
+    "data": {"name?": TEXT, "protocol?": TEXT},
+    "source": PARENT,
+    "lineage": [{"run": TEXT, "stage": TEXT, "sha256?": SHA256}],
+    "result?": OBJECT,
+    "files": {"*": {"sha256": SHA256, "bytes": COUNT}},
+}
+
 CLASSES = {"trained_on": [{"stage": TEXT, "data": TEXT, "source?": TEXT, "classes": [TEXT]}]}
 
 RESUME = {

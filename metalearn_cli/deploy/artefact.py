@@ -1,0 +1,230 @@
+"""An artefact: a folder with a learner, its support set, and all that a program elsewhere needs to use it.
+
+    artefact.json         what it is: classes, preprocessing, result, where it comes from, sha256 of the other files
+    encoder.onnx          from items to embeddings and logits
+    classes.safetensors   what the learner has learnt of the classes, and the embeddings of their examples
+    learner.safetensors   the tensors of the trained learner, to learn further classes
+    support.safetensors   the examples, or their embeddings where these are enough
+    README.md             a page for people
+    predict.py            a program that uses it, without this package
+
+A changed artefact is a whole new folder, which then takes the place of the old one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metalearn_cli import __version__
+from metalearn_cli.core.check import shown
+from metalearn_cli.core.errors import InUseError, UserError
+from metalearn_cli.core.random import seeded
+from metalearn_cli.data.common.splits import ONE
+from metalearn_cli.deploy.card import card
+from metalearn_cli.deploy.deployed import Deployed, Support, deployed
+from metalearn_cli.deploy.exporting import CLOSE, SIZES, graph_of
+from metalearn_cli.deploy.trained import Trained, facts_of
+from metalearn_cli.records.checkpoint import packed, tensors_in
+from metalearn_cli.records.runs import as_json, flush, locked, read_json, sha256_of, write_bytes
+from metalearn_cli.records.shapes import ARTEFACT, FACTS, misshapen
+
+FORMAT = 1
+ABOUT = "artefact.json"
+_ENCODER, _CARD, _PROGRAM = "encoder.onnx", "README.md", "predict.py"
+_CLASSES, _LEARNER, _SUPPORT = (f"{name}.safetensors" for name in ("classes", "learner", "support"))
+_STATISTICS = "statistics."
+"""Prefix of the names of the fixed statistics of training items, among the tensors of a learner."""
+
+
+def is_artefact(path: Path) -> bool:
+    """Whether a folder is an artefact."""
+    return (path / ABOUT).is_file()
+
+
+def write_artefact(folder: Path, learner: Deployed, record: Mapping[str, Any]) -> dict[str, Any]:
+    """Write an artefact; if one is there, it stays until the new one is complete.
+
+    Args:
+        folder: where it goes.
+        learner: the learner with its support set.
+        record: what else is known of it: `result`, that of its evaluation or None, and `lineage`, its ancestors.
+
+    Returns:
+        the contents of artefact.json.
+
+    Raises:
+        UserError: if the learner cannot be exported.
+    """
+    trained, facts, support = learner.trained, learner.trained.facts, learner.support
+    graph = graph_of(learner.enrolled, _tried(trained))
+    about: dict[str, Any] = {
+        "format": FORMAT,
+        "metalearn-cli": __version__,
+        "name": folder.name,
+        "classes": list(learner.classes),
+        "examples": [{"name": n, "class": c} for n, c in zip(support.names, support.labels, strict=True)],
+        "input": {**facts.record, "shape": facts.plain_shape, "dtype": "int64" if facts.values == "ids" else "float32"},
+        "preprocessing": trained.preprocessing,
+        "tokenizer": trained.tokenizer,
+        "statistics": statistics_named(learner),
+        "temperature": 1.0,
+        "learner": {"backbone": trained.backbone, "algorithm": trained.algorithm, "way": trained.way},
+        "data": trained.data,
+        "source": trained.source,
+        **record,
+        "checked": {"items": list(SIZES), "within": CLOSE},
+    }
+    files = {
+        _ENCODER: graph,
+        _CLASSES: packed({**learner.enrolled.state, "embeddings": learner.enrolled.embedded.flatten(1)}),
+        _LEARNER: packed({**trained.tensors, **{_STATISTICS + n: t for n, t in trained.statistics.items()}}),
+        _SUPPORT: packed({"embeddings" if support.embedded else "items": _stored(support, facts.values)}),
+        _CARD: card(about).encode(),
+        _PROGRAM: Path(__file__).with_name("standalone.py").read_bytes(),
+    }
+    about["files"] = {n: {"sha256": hashlib.sha256(b).hexdigest(), "bytes": len(b)} for n, b in files.items()}
+    _put(folder, {**files, ABOUT: (as_json(about, indent=2) + "\n").encode()})
+    return about
+
+
+def read_artefact(folder: Path) -> tuple[Deployed, dict[str, Any]]:
+    """Read an artefact, and check the sha256 of every file.
+
+    Returns:
+        the learner with its support set, and the contents of artefact.json.
+
+    Raises:
+        UserError: if it is none, is damaged, or is of another version.
+    """
+    about = read_about(folder)
+    spec, found = about["learner"], tensors_in(folder / _LEARNER)
+    trained = Trained(
+        backbone=spec["backbone"],
+        algorithm=spec["algorithm"],
+        way=spec.get("way"),
+        facts=facts_of({name: about["input"][name] for name in ("shape", *FACTS)}),
+        tensors={name: t for name, t in found.items() if not name.startswith(_STATISTICS)},
+        statistics={n.removeprefix(_STATISTICS): t for n, t in found.items() if n.startswith(_STATISTICS)},
+        preprocessing=about["preprocessing"],
+        tokenizer=about["tokenizer"],
+        data=about["data"],
+        source=about["source"],
+    )
+    stored = tensors_in(folder / _SUPPORT)
+    embedded = "embeddings" in stored
+    x = next(iter(stored.values()))
+    x = x.float() / ONE if x.dtype == torch.uint8 else x
+    names, labels = (tuple(example[key] for example in about["examples"]) for key in ("name", "class"))
+    if len(names) != len(x):
+        raise UserError(f"{folder / ABOUT} is damaged: it names {len(names)} examples, and there are {len(x)}")
+    return deployed(trained, Support(names, labels, x, embedded)), about
+
+
+def read_about(folder: Path) -> dict[str, Any]:
+    """Read artefact.json, and check the other files.
+
+    Raises:
+        UserError: see `read_artefact`.
+    """
+    before = _aside(folder, "old")
+    if not folder.exists() and before.exists():  # a change was killed between its last two steps
+        before.rename(folder)
+    if not is_artefact(folder):
+        raise UserError(f"{folder} is no artefact: it has no {ABOUT}; make one with: mlx export support=EXAMPLES")
+    about = read_json(folder / ABOUT)
+    if about.get("format") != FORMAT:
+        told = f"format {shown(about.get('format'))}; it reads format {FORMAT}"
+        raise UserError(f"{folder / ABOUT} has a format that this version does not read ({told}); export it again")
+    if wrong := misshapen(about, ARTEFACT):
+        raise UserError(f"{folder / ABOUT} is damaged: {wrong}")
+    for name in (_ENCODER, _CLASSES, _LEARNER, _SUPPORT):
+        path = folder / name
+        if not path.is_file():
+            raise UserError(f"{path} is missing")
+        if sha256_of(path) != about["files"].get(name, {}).get("sha256"):
+            raise UserError(f"{path} is damaged: its sha256 is not the one in {ABOUT}")
+    return about
+
+
+@contextmanager
+def changing(folder: Path) -> Iterator[None]:
+    """Within a block, keep other processes from changing an artefact.
+
+    Raises:
+        InUseError: if another one does so.
+    """
+    lock = locked(_aside(folder, "lock"))
+    if lock is None:
+        raise InUseError(f"{folder} is being changed by another mlx process; try again")
+    try:
+        yield
+    finally:
+        shutil.rmtree(_aside(folder, "lock"), ignore_errors=True)
+        lock.close()
+
+
+def statistics_named(learner: Deployed) -> str:
+    """Return which items give the batch statistics: support, train, or none for a network without them."""
+    if learner.trained.statistics:
+        return "train"
+    return "support" if learner.enrolled.learner.net.batch_statistics else "none"
+
+
+def _stored(support: Support, values: Any) -> Tensor:
+    """Return the examples as they are stored: pictures as bytes."""
+    if support.embedded or values != "unit":
+        return support.x
+    rounded = (support.x * ONE).round().byte()
+    return rounded if torch.equal(rounded.float() / ONE, support.x) else support.x
+
+
+def _tried(trained: Trained) -> Tensor:
+    """Return random items to compare the graph with torch on.
+
+    Raises:
+        UserError: if items are made of parts.
+    """
+    shape, most = trained.facts.shape, trained.facts.vocabulary
+    if not isinstance(shape, tuple):
+        raise UserError("items of several parts cannot be exported yet")
+    with seeded(0, "export"):
+        if trained.facts.values == "ids":
+            assert isinstance(most, int)
+            return torch.randint(1, most, (max(SIZES), *shape))
+        draw = torch.rand if trained.facts.values == "unit" else torch.randn
+        return draw(max(SIZES), *shape)
+
+
+def _put(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write files into a new folder, and put it in the place of the old one."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    new, old = _aside(folder, "new"), _aside(folder, "old")
+    shutil.rmtree(new, ignore_errors=True)
+    try:
+        new.mkdir()
+        for name, content in files.items():
+            write_bytes(new / name, content)
+        if folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            folder.rename(old)
+        new.rename(folder)
+        flush(folder.parent)
+    except BaseException:
+        if not folder.exists() and old.exists():
+            old.rename(folder)
+        shutil.rmtree(new, ignore_errors=True)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _aside(folder: Path, what: str) -> Path:
+    """Return the name of a folder beside an artefact."""
+    return folder.with_name(f".{folder.name}.{what}")

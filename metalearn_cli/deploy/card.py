@@ -1,0 +1,75 @@
+"""The page of an artefact for people."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+STATISTICS = {
+    "support": "those of the examples: a further class changes the other answers a little",
+    "train": "those of training items: a further class changes no other answer",
+    "none": "none: the network has no batch statistics",
+}
+
+
+def card(about: Mapping[str, Any]) -> str:
+    """Return README.md of an artefact, from the contents of its artefact.json."""
+    examples = Counter(example["class"] for example in about["examples"])
+    algorithm, backbone = (about["learner"][key]["_target_"].rpartition(".")[2] for key in ("algorithm", "backbone"))
+    shape, sizes = about["input"]["shape"], ", ".join(map(str, about["checked"]["items"]))
+    lines = [
+        f"# {about['name']}",
+        "",
+        f"A few-shot classifier: {algorithm} on {backbone}, trained with metalearn-cli {about['metalearn-cli']} on "
+        f"{about['data']['name']} ({about['data']['protocol']}).",
+        "",
+        "## What it knows",
+        "",
+        "| class | examples |",
+        "|---|---|",
+        *(f"| {_plain(name)} | {count} |" for name, count in sorted(examples.items())),
+        "",
+        "It answers with one of these classes, whatever it is shown.",
+        "",
+        "## How good it is",
+        "",
+        result(about["result"]),
+        "",
+        "## How to use it",
+        "",
+        "    mlx predict . FILE|FOLDER",
+        "    mlx enrol . NAME FILES      # one more class; nothing is trained",
+        "    python predict.py FILE      # without this package: onnxruntime, numpy, Pillow",
+        "",
+        f"`encoder.onnx` takes `items` [N, {', '.join(map(str, shape))}] ({about['input']['dtype']}) and gives "
+        "`embeddings` and `logits` [N, classes], in the order of `classes` in artefact.json. It was compared with "
+        f"torch for {sizes} items: equal within {about['checked']['within']:g}.",
+        "",
+        f"Batch statistics: {STATISTICS[about['statistics']]}.",
+        "",
+        "## Where it comes from",
+        "",
+        *(f"- {one['stage']} {one['run']}, sha256 {one['sha256'] or 'unknown'}" for one in about["lineage"]),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def result(found: Mapping[str, Any] | None) -> str:
+    """Return a sentence on the result of an evaluation, or that there is none."""
+    if found is None:
+        return "It was not evaluated; run `mlx evaluate` on its checkpoint before you export it."
+    numbers = f"{found.get('way')}-way {found.get('shot')}-shot"
+    value, interval = found.get("value"), found.get("interval")
+    told = "unknown" if value is None else f"{100 * value:.1f}"
+    half = f" +- {100 * interval:.1f}" if interval is not None else ""
+    over = (found.get("over") or {}).get("episodes")
+    measured = f"{told}{half} % accuracy, {numbers}, on {over} episodes of classes that training has not seen"
+    how = f"{found.get('normalisation')}; 95 % interval over episodes; evaluation {found.get('run')}"
+    return f"{measured} ({how}). These are test classes of the training data: yours may be easier or harder."
+
+
+def _plain(text: str) -> str:
+    """Return a name without the marks of a table."""
+    return " ".join(text.replace("|", "\\|").split())

@@ -1,0 +1,133 @@
+"""A learner with its support set as one ONNX graph, checked against torch.
+
+Legend: N items, D features, W classes, ... the shape of one item.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from metalearn_cli.core.errors import UserError
+from metalearn_cli.deploy.enrolled import Enrolled
+
+INPUT, OUTPUTS = "items", ["embeddings", "logits"]
+SIZES = (1, 7, 75)
+"""Numbers of items for which the graph is compared with torch."""
+
+CLOSE = 1e-5
+"""The largest difference allowed, as a share of the largest value."""
+
+
+class _Whole(nn.Module):
+    """From items [N, ...] to their embeddings [N, D] and logits [N, W]."""
+
+    def __init__(self, enrolled: Enrolled) -> None:
+        super().__init__()
+        self.encoder = enrolled.encoder
+        self._enrolled = enrolled
+
+    def forward(self, items: Tensor) -> tuple[Tensor, Tensor]:
+        (algorithm, net, own, *_), _, state, *_ = self._enrolled
+        run: Any = self.encoder.maps if algorithm.traits.sees == "maps" else self.encoder
+        z = run(items)
+        return z.flatten(1), algorithm.predict(net, own, state, z)
+
+
+def check_installed() -> None:
+    """Check that the packages of the extra are there.
+
+    Raises:
+        UserError: with those that are not.
+    """
+    if missing := [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]:
+        raise UserError(f"exporting needs {', '.join(missing)}: pip install 'metalearn-cli[export]'")
+
+
+def graph_of(enrolled: Enrolled, tried: Tensor) -> bytes:
+    """Return a learner as an ONNX graph; the same learner gives the same bytes.
+
+    Args:
+        enrolled: the learner with its support set.
+        tried: items [N, ...] to compare the graph with torch on, as many as the largest of `SIZES`.
+
+    Raises:
+        UserError: if it cannot be exported, or only for a fixed number of items, or gives other answers.
+    """
+    check_installed()
+    whole, name = _Whole(enrolled).eval(), type(enrolled.learner.algorithm).__name__
+    try:
+        with torch.no_grad(), _quietly():
+            made: Any = torch.onnx.export(
+                whole,
+                (tried[:3],),
+                dynamo=True,
+                dynamic_shapes=({0: torch.export.Dim("items")},),
+                input_names=[INPUT],
+                output_names=OUTPUTS,
+                verbose=False,
+            )
+    except Exception as error:  # the exporter raises what its many parts raise
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(f"{name} on this network cannot be exported to ONNX: {reason}") from error
+    graph = made.model_proto
+    first = graph.graph.input[0].type.tensor_type.shape.dim[0]
+    if not first.dim_param:
+        told = f"the graph of {name} on this network takes only {first.dim_value} items at a time"
+        raise UserError(f"{told}, so that it cannot be exported; train another learner, such as protonet")
+    _without_traces(graph)
+    content: bytes = graph.SerializeToString(deterministic=True)
+    _compare(content, whole, tried)
+    return content
+
+
+def _compare(content: bytes, whole: nn.Module, tried: Tensor) -> None:
+    """Compare the graph with torch.
+
+    Raises:
+        UserError: if they differ by too much, or an answer is another.
+    """
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    for number in SIZES:
+        x = tried[:number]
+        with torch.no_grad():
+            wanted = [part.numpy() for part in whole(x)]
+        given = session.run(OUTPUTS, {INPUT: x.numpy()})
+        pairs = list(zip(given, wanted, strict=True))
+        differ = max(float(np.abs(g - w).max() / max(np.abs(w).max(), 1e-9)) for g, w in pairs)
+        if not differ <= CLOSE:
+            told = f"the graph gives other numbers than torch for {number} items (by {differ:.1g} of the largest)"
+            raise UserError(f"{told}; please report it with the settings of the learner")
+
+
+def _without_traces(model: Any) -> None:
+    """Remove what the exporter notes of its own files, which differs from place to place."""
+    graph = model.graph
+    parts = (model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer)
+    for part in parts:
+        part.ClearField("doc_string")
+        part.ClearField("metadata_props")
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Within a block, hear nothing of the exporter's own parts and their deprecations."""
+    log = logging.getLogger("torch.onnx")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(level)

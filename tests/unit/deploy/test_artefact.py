@@ -1,0 +1,222 @@
+"""An artefact has all that its learner needs, and changes as a whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sources import images
+from trainings import GRAY, meta_trained
+
+import metalearn_cli
+from metalearn_cli.core.errors import InUseError, UserError
+from metalearn_cli.deploy import artefact
+from metalearn_cli.deploy.artefact import changing, read_about, read_artefact, write_artefact
+from metalearn_cli.deploy.deployed import (
+    Deployed,
+    Support,
+    deployed,
+    named,
+    predicted,
+    reader_of,
+    with_class,
+    without_class,
+)
+from metalearn_cli.deploy.inputs import Inputs
+from metalearn_cli.deploy.record import record_of
+
+RECORD = {"result": None, "lineage": [{"run": "r", "stage": "meta-train", "sha256": None}]}
+
+
+@pytest.fixture(scope="module")
+def of_pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return meta_trained("images", tmp_path_factory.mktemp("pictures"), GRAY)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write examples of three classes."""
+    folder = tmp_path_factory.mktemp("files")
+    for k, name in enumerate(("crow", "jay", "wren")):
+        (folder / name).mkdir()
+        for i in range(3):
+            images.picture(10 * k + i, "L").save(folder / name / f"{i}.png")
+    return folder
+
+
+@pytest.fixture(params=["support", "train"])
+def learner(request: pytest.FixtureRequest, of_pictures: Path, files: Path) -> Deployed:
+    trained = named(str(of_pictures), "runs", request.param)
+    return deployed(trained, Support(*_of(reader_of(trained, {}).support(str(files)))))
+
+
+@pytest.fixture(autouse=True)
+def without_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write something else in place of the ONNX graph, whose exporter need not be installed."""
+    monkeypatch.setattr(artefact, "graph_of", lambda enrolled, tried: enrolled.embedded.numpy().tobytes())
+
+
+def _of(found: Inputs) -> Any:
+    return found.names, found.labels, found.items
+
+
+def queries(learner: Deployed, files: Path) -> Inputs:
+    return reader_of(learner.trained, {}).queries([str(files)])
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_what_is_read_answers_as_what_was_written(learner, files, tmp_path, of_pictures):
+    about = write_artefact(tmp_path / "birds", learner, RECORD)
+    shutil.move(of_pictures, tmp_path / "away")  # nothing else is needed
+    try:
+        again, read = read_artefact(tmp_path / "birds")
+        assert read == json.loads(json.dumps(about)) and read["examples"][0] == {"name": "crow/0.png", "class": "crow"}
+        wanted = predicted(learner, queries(learner, files))
+        for one, two in zip(predicted(again, queries(again, files)), wanted, strict=True):
+            assert one["class"] == two["class"] and one["nearest"] == two["nearest"]
+            assert one["probability"] == pytest.approx(two["probability"], abs=1e-6)
+        found = metalearn_cli.load(str(tmp_path / "birds"))
+        assert found.classes_.tolist() == ["crow", "jay", "wren"]
+        assert found.predict([files / "jay" / "0.png"]).tolist() == [wanted[3]["class"]]
+        found.fit(np.zeros((2, 1, 16, 16), np.uint8), [0, 1])  # other classes
+    finally:
+        shutil.move(tmp_path / "away", of_pictures)
+
+
+def test_a_class_that_comes_and_goes_leaves_the_same_bytes(learner, files, tmp_path):
+    write_artefact(tmp_path / "birds", learner, RECORD)
+    before = contents(tmp_path / "birds")
+    again, _ = read_artefact(tmp_path / "birds")
+    write_artefact(tmp_path / "birds", with_class(again, "egret", queries(again, files / "jay")), RECORD)
+    more, about = read_artefact(tmp_path / "birds")
+    assert more.classes == ("crow", "egret", "jay", "wren")
+    assert about["examples"][3] == {"name": "egret/0.png", "class": "egret"}
+    assert len(predicted(more, queries(more, files))[0]["probabilities"]) == 4
+    write_artefact(tmp_path / "birds", without_class(more, "egret"), RECORD)
+    assert contents(tmp_path / "birds") == before
+    assert [path.name for path in tmp_path.iterdir()] == ["birds"]
+
+
+def test_only_statistics_of_training_items_leave_other_answers_as_they_are(learner, files):
+    def difference(of: Deployed) -> np.ndarray:
+        found = [answer["probabilities"] for answer in predicted(of, queries(of, files))]
+        return np.array([np.log(p["crow"] / p["jay"]) for p in found])
+
+    more = with_class(learner, "egret", queries(learner, files / "wren"))
+    same = np.allclose(difference(learner), difference(more), atol=1e-4)
+    assert same == bool(learner.trained.statistics)
+
+
+def test_pictures_are_stored_as_bytes(learner, tmp_path):
+    write_artefact(tmp_path / "birds", learner, RECORD)
+    kept = artefact.tensors_in(tmp_path / "birds" / "support.safetensors")
+    if learner.trained.statistics:
+        assert kept.keys() == {"embeddings"}
+    else:
+        assert kept["items"].dtype == torch.uint8 and kept["items"].shape == (9, 1, 16, 16)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda of, more: with_class(of, "jay", more), "the class jay exists, with 3 examples; take another name"),
+        (lambda of, more: without_class(of, "crw"), r"there is no class crw; did you mean crow\?"),
+        (lambda of, more: without_class(of, "zzz"), "there is no class zzz; there are crow, jay, wren"),
+        (lambda of, more: without_class(without_class(of, "jay"), "crow"), "there would be a single class"),
+    ],
+)
+def test_what_cannot_be_changed_is_told(learner, files, change, told):
+    with pytest.raises(UserError, match=told):
+        change(learner, queries(learner, files / "jay"))
+
+
+def test_on_a_full_disk_the_old_version_stands(learner, files, tmp_path, monkeypatch):
+    write_artefact(tmp_path / "birds", learner, RECORD)
+    before, written = contents(tmp_path / "birds"), list[str]()
+
+    def full(path: Path, data: bytes) -> None:
+        written.append(path.name)
+        if path.name == "support.safetensors":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        path.write_bytes(data)
+
+    monkeypatch.setattr(artefact, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_artefact(tmp_path / "birds", with_class(learner, "egret", queries(learner, files / "jay")), RECORD)
+    assert len(written) > 1 and contents(tmp_path / "birds") == before
+    assert [path.name for path in tmp_path.iterdir()] == ["birds"]
+
+
+def test_a_change_that_was_killed_between_its_last_steps_is_undone(learner, tmp_path):
+    write_artefact(tmp_path / "birds", learner, RECORD)
+    (tmp_path / "birds").rename(tmp_path / ".birds.old")
+    assert read_about(tmp_path / "birds")["classes"] == ["crow", "jay", "wren"]
+
+
+def test_two_changes_at_once_are_refused(tmp_path):
+    with changing(tmp_path / "birds"):
+        with pytest.raises(InUseError, match="is being changed by another mlx process"), changing(tmp_path / "birds"):
+            pass
+    with changing(tmp_path / "birds"):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (lambda f: (f / "artefact.json").unlink(), "is no artefact: it has no artefact.json"),
+        (lambda f: _edit(f, format=2), "has a format that this version does not read .format 2; it reads format 1."),
+        (lambda f: _edit(f, classes="crow"), "artefact.json is damaged: classes must be a list"),
+        (lambda f: _edit(f, examples=[]), "damaged: it names 0 examples, and there are 9"),
+        (lambda f: (f / "learner.safetensors").unlink(), "learner.safetensors is missing"),
+        (lambda f: (f / "support.safetensors").write_bytes(b"x"), "support.safetensors is damaged: its sha256"),
+        (lambda f: _edit(f, learner={"backbone": {"_target_": "os.system"}, "algorithm": {}}), "may not be built"),
+    ],
+)
+def test_damage_is_told(learner, tmp_path, damage, told):
+    write_artefact(tmp_path / "birds", learner, RECORD)
+    damage(tmp_path / "birds")
+    with pytest.raises(UserError, match=told):
+        read_artefact(tmp_path / "birds")
+
+
+def _edit(folder: Path, **changes: Any) -> None:
+    about = json.loads((folder / "artefact.json").read_text())
+    (folder / "artefact.json").write_text(json.dumps({**about, **changes}))
+
+
+def test_the_card_says_what_it_is(learner, tmp_path):
+    result = {"value": 0.815, "interval": 0.006, "way": 5, "shot": 1, "over": {"episodes": 1000}, "run": "r9"}
+    write_artefact(tmp_path / "birds", learner, {**RECORD, "result": {**result, "normalisation": "inductive"}})
+    card = (tmp_path / "birds" / "README.md").read_text()
+    assert "81.5 +- 0.6 % accuracy, 5-way 1-shot, on 1000 episodes" in card and "| jay | 3 |" in card
+    write_artefact(tmp_path / "others", learner, RECORD)
+    assert "It was not evaluated" in (tmp_path / "others" / "README.md").read_text()
+
+
+def test_the_record_has_the_result_of_the_same_checkpoint(of_pictures, tmp_path):
+    runs = of_pictures.parents[3]
+    source = named(str(of_pictures), "runs", "support").source
+    assert record_of(source, "ProtoNet", str(runs))["result"] is None
+    folder = runs / "evaluate" / "e1"
+    folder.mkdir(parents=True)
+    scores = [
+        {"name": "test/accuracy", "value": v, "normalisation": n, "learner": "ProtoNet", "way": 3, "shot": 1}
+        for v, n in ((0.9, "transductive"), (0.8, "inductive"))
+    ]
+    info = {"id": "e1", "stage": "evaluate", "status": "completed", "parent": source, "results": scores}
+    (folder / "run.json").write_text(json.dumps(info))
+    found = record_of(source, "ProtoNet", str(runs))
+    shutil.rmtree(runs / "evaluate")
+    assert found["result"]["value"] == 0.8 and found["result"]["run"] == "e1"
+    assert found["lineage"] == [{"run": source["run"], "stage": "meta-train", "sha256": source["sha256"]}]

@@ -1,0 +1,152 @@
+"""The ONNX graph gives what torch gives, for any number of items, and so does the program beside it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from contract.components import specs
+from sources import images
+from trainings import GRAY, meta_trained
+
+from metalearn_cli.core.build import build
+from metalearn_cli.core.errors import UserError
+from metalearn_cli.core.items import Facts
+from metalearn_cli.core.network import network
+from metalearn_cli.core.random import seeded
+from metalearn_cli.data.common.images import drawing
+from metalearn_cli.deploy import exporting
+from metalearn_cli.deploy.artefact import write_artefact
+from metalearn_cli.deploy.deployed import Support, deployed, named, predicted, reader_of
+from metalearn_cli.deploy.enrolled import Enrolled, enrol
+from metalearn_cli.deploy.exporting import SIZES, check_installed, graph_of
+from metalearn_cli.deploy.inputs import Reader
+from metalearn_cli.stages.learner import fresh_backbone, fresh_learner
+
+needs_onnx = pytest.mark.skipif(
+    any(exporting.find_spec(name) is None for name in ("onnx", "onnxscript", "onnxruntime")),
+    reason="needs the extra export",
+)
+IMAGES = Facts("image", (1, 16, 16), "unit", 3)
+BACKBONES: dict[str, tuple[dict[str, Any], Facts]] = {
+    "conv4": ({"hidden": 4}, IMAGES),
+    "resnet12": ({"hidden": 2, "norm": "batch"}, IMAGES),
+    "mlp": ({"hidden": 4}, Facts("vector", (6,), "real", 3)),
+    "transformer": ({"hidden": 8, "layers": 1}, Facts("text", (5,), "ids", 3, vocabulary=9)),
+    "cnn1d": ({"hidden": 4}, Facts("audio", (80,), "real", 3)),
+}
+CASES = [("conv4", name) for name in ("protonet", "maml", "r2d2", "feat", "matching_net", "nearest_centroid")]
+CASES += [(name, "protonet") for name in BACKBONES if name != "conv4"]
+
+
+def items(facts: Facts, count: int) -> torch.Tensor:
+    with seeded(0, "items"):
+        if facts.values == "ids":
+            return torch.randint(1, 9, (count, *facts.shape))
+        return torch.rand(count, *facts.shape)
+
+
+def learnt(backbone: str, algorithm: str) -> Enrolled:
+    settings, facts = BACKBONES[backbone]
+    module = fresh_backbone(specs("backbone")[backbone] | settings, facts, seed=0)
+    built = build(specs("algorithm")[algorithm], "algorithm")
+    learner = fresh_learner(built, network(module, 3 if built.traits.head else None), 3, "inductive", seed=0).at(1.0)
+    return enrol(learner, module, items(facts, 6), torch.arange(3).repeat(2), {})
+
+
+@needs_onnx
+@pytest.mark.slow  # the exporter takes seconds for each
+@pytest.mark.parametrize(("backbone", "algorithm"), CASES)
+def test_the_graph_gives_what_torch_gives(backbone, algorithm):
+    """`graph_of` compares them itself, for 1, 7 and 75 items, and checks that their number is free."""
+    import onnx
+
+    found = onnx.load_from_string(graph_of(learnt(backbone, algorithm), items(BACKBONES[backbone][1], max(SIZES))))
+    onnx.checker.check_model(found)
+    assert found.graph.input[0].type.tensor_type.shape.dim[0].dim_param
+    if (backbone, algorithm) == ("conv4", "maml"):
+        assert {node.op_type for node in found.graph.node} <= {
+            "Conv",
+            "Relu",
+            "MaxPool",
+            "Reshape",
+            "Transpose",
+            "Gemm",
+        }
+
+
+@needs_onnx
+@pytest.mark.slow
+def test_a_graph_of_a_fixed_number_of_items_is_refused():
+    with pytest.raises(UserError, match="RelationNet on this network takes only 3 items at a time"):
+        graph_of(learnt("conv4", "relation_net"), items(IMAGES, max(SIZES)))
+
+
+@needs_onnx
+def test_another_answer_is_refused(monkeypatch):
+    import onnxruntime
+
+    class Other:
+        def __init__(self, *args: object, **kwargs: object) -> None:
+            pass
+
+        def run(self, names, given):
+            return [torch.zeros(len(given["items"]), n).numpy() for n in (4, 3)]
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Other)
+    whole = exporting._Whole(learnt("conv4", "protonet"))
+    with pytest.raises(UserError, match="gives other numbers than torch for 1 items"):
+        exporting._compare(b"", whole, items(IMAGES, 75))
+
+
+def test_missing_packages_are_named(monkeypatch):
+    monkeypatch.setattr(exporting, "find_spec", lambda name: None if name == "onnxscript" else object())
+    with pytest.raises(UserError, match=r"exporting needs onnxscript: pip install 'metalearn-cli\[export\]'"):
+        check_installed()
+
+
+@needs_onnx
+@pytest.mark.slow
+def test_the_program_of_an_artefact_gives_the_same_answers(tmp_path):
+    trained = named(str(meta_trained("images", tmp_path / "data", GRAY)), "runs", "support")
+    for k, name in enumerate(("crow", "jay")):
+        (tmp_path / "files" / name).mkdir(parents=True)
+        for i, mode in enumerate(("L", "RGB", "RGBA", "P", "1")):
+            images.picture(10 * k + i, mode).save(tmp_path / "files" / name / f"{i}.png")
+    found = reader_of(trained, {}).support(str(tmp_path / "files"))
+    learner = deployed(trained, Support(found.names, found.labels, found.items))
+    write_artefact(tmp_path / "birds", learner, {"result": None, "lineage": []})
+    files = [str(tmp_path / "files" / name) for name in found.names]
+    program = [sys.executable, "-I", str(tmp_path / "birds" / "predict.py")]
+    out = subprocess.run([*program, *files], capture_output=True, text=True, check=True).stdout
+    wanted = predicted(learner, reader_of(trained, {}).queries(files))
+    for line, answer in zip(out.splitlines(), wanted, strict=True):
+        file, name, p = line.split("\t")
+        assert (file, name) == (answer["file"], answer["class"]) and float(p) == pytest.approx(
+            answer["probability"], abs=2e-3
+        )
+    assert len(Path(program[-1]).read_text().splitlines()) < 70
+
+
+SQUARED = {"size": [16, 16], "resampling": "bicubic", "bits": 16, "divide_by": 255}
+KINDS = {"RGB": "jpg", "L": "png", "RGBA": "png", "P": "gif", "1": "png", "LA": "png"}
+
+
+@pytest.mark.parametrize(
+    "how", [*({**SQUARED, "channels": c, "fit": f} for c in (1, 3) for f in ("crop", "pad", "squash")), drawing(16)]
+)
+def test_the_program_reads_pictures_as_training_did(how, tmp_path):
+    program = Path(exporting.__file__).with_name("standalone.py").read_text()
+    (tmp_path / "artefact.json").write_text(json.dumps({"input": {"kind": "image"}, "preprocessing": how}))
+    names: dict[str, Any] = {"__name__": "predict", "__file__": str(tmp_path / "predict.py")}
+    exec(program.replace("import onnxruntime\n", ""), names)
+    reader = Reader(Facts("image", (how["channels"], 16, 16), "unit", 2), how)
+    for i, (mode, ending) in enumerate(KINDS.items()):
+        file = str(tmp_path / f"{i}.{ending}")
+        images.picture(i, mode).resize((90, 60)).save(file)
+        assert torch.equal(torch.from_numpy(names["items_in"](file)), reader.of_files([file])), mode
