@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from metalearn_cli.cli.words import COMMANDS, DATA, FILTERS, STAGES, meant, option_lines
+from metalearn_cli.cli.words import COMMANDS, DATA, DEPLOYING, FILTERS, STAGES, meant, option_lines
 from metalearn_cli.core import plugins
 from metalearn_cli.core.errors import UserError
 from metalearn_cli.core.places import config_dir
@@ -40,6 +40,15 @@ _EXAMPLES = {
         "mlx report stage=evaluate --format csv",
     ),
     "ablate": ("mlx ablate data=clinc150 seeds=5",),
+    "predict": (
+        "mlx predict support=examples/ photo.jpg more_photos/",
+        "mlx predict ckpt=latest:meta-train support=examples.csv new.csv --csv",
+        "mlx predict exports/examples photo.jpg",
+    ),
+    "export": ("mlx export support=examples/", "mlx export ckpt=latest:meta-train support=examples/ name=birds"),
+    "enrol": ("mlx enrol exports/birds wren wren-1.jpg wren-2.jpg",),
+    "unenrol": ("mlx unenrol exports/birds wren",),
+    "classes": ("mlx classes exports/birds",),
     "runs": ("mlx runs", "mlx runs stage=meta-train status=completed sort=metric"),
     "show": ("mlx show latest", "mlx show latest:meta-train"),
     "validate": ("mlx validate meta-train way=20 shot=5",),
@@ -139,6 +148,11 @@ def help_text(command: str, extra: str = "") -> str:
         "report": "RUN [...]",
         "ablate": "[key=value ...]",
         "resume": "RUN [key=value ...]",
+        "predict": "support=EXAMPLES|ARTEFACT FILE|FOLDER|TABLE [...] [key=value ...]",
+        "export": "support=EXAMPLES [key=value ...]",
+        "enrol": "ARTEFACT NAME FILE|FOLDER|TABLE [...]",
+        "unenrol": "ARTEFACT NAME",
+        "classes": "ARTEFACT",
         "ls": "[GROUP [NAME]]",
         "cat": "GROUP/NAME",
         "cp": "GROUP/NAME FOLDER/COPY.yaml",
@@ -168,6 +182,13 @@ def help_text(command: str, extra: str = "") -> str:
         lines += ["settings, KEY=VALUE, with their defaults:", *_setting_lines(config), ""]
     if command == "runs":
         lines += ["filters and order, KEY=VALUE:", *(f"  {name}: {what}" for name, what in FILTERS.items()), ""]
+    if command in DEPLOYING:
+        width = max(map(len, DEPLOYING[command]))
+        lines += [
+            "settings, KEY=VALUE:",
+            *(f"  {key:<{width}}  {what}" for key, what in DEPLOYING[command].items()),
+            "",
+        ]
     if command == "compare":
         lines += [
             "RUN is an id, the beginning of one, latest, latest:STAGE or a folder; a training stands for its newest",

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import redirect_stderr
 from itertools import pairwise
 
-from metalearn_cli.cli.words import COMMANDS, DATA, OPTIONS, SHELLS, STAGES
+from metalearn_cli.cli.words import COMMANDS, DATA, DEPLOYING, OPTIONS, SHELLS, STAGES
 from metalearn_cli.core.places import expanded
 from metalearn_cli.core.stages import TABLE
 
@@ -69,6 +69,8 @@ def query(argv: Sequence[str]) -> int:
             config = stage or "data-check"
             others = [word for word in words if word not in (command, stage, "check")]
             return _of_hydra(config, " ".join(["mlx", *others, current]), argv)
+    elif command in DEPLOYING:
+        candidates = _of_value(current, "") or [f"{key}=" for key in DEPLOYING[command]]
     else:
         candidates = _of_command(command, _own_folder(words))
     print("\n".join(c for c in candidates if c.startswith(current)))

@@ -196,6 +196,54 @@ def _resume(words: Words) -> int:
     return errors.DONE
 
 
+def _predict(words: Words) -> int:
+    from metalearn_cli.cli import deploying, telling, views
+
+    with telling.reporting() as reporter:
+        found = deploying.predict(words, _runs_dir(words), reporter)
+    if "--csv" in words.options:
+        _show(words, found, lambda: print(deploying.csv_of(found), end=""))
+        return errors.DONE
+    _show(words, found, lambda: views.answers(found))
+    return errors.DONE
+
+
+def _export(words: Words) -> int:
+    from metalearn_cli.cli import deploying, telling, views
+
+    with telling.reporting():
+        found = deploying.export(words, _runs_dir(words))
+    _show(words, found, lambda: views.exported(found))
+    return errors.DONE
+
+
+def _enrol(words: Words) -> int:
+    from metalearn_cli.cli import deploying, telling, views
+
+    with telling.reporting():
+        found = deploying.enrol(words)
+    _show(words, found, lambda: views.enrolled(found))
+    return errors.DONE
+
+
+def _unenrol(words: Words) -> int:
+    from metalearn_cli.cli import deploying, telling, views
+
+    with telling.reporting():
+        found = deploying.unenrol(_expect(words, "ARTEFACT NAME", several=True))
+    _show(words, found, lambda: views.enrolled(found))
+    return errors.DONE
+
+
+def _classes(words: Words) -> int:
+    from metalearn_cli.cli import deploying, telling, views
+
+    with telling.reporting():
+        found = deploying.classes(_expect(words, "ARTEFACT")[0])
+    _show(words, found, lambda: views.enrolled(found))
+    return errors.DONE
+
+
 def _ls(words: Words) -> int:
     from metalearn_cli.cli import choices, views
 
@@ -347,6 +395,11 @@ _COMMANDS: dict[str, Callable[[Words], int]] = {
     "report": _report,
     "ablate": _ablate,
     "resume": _resume,
+    "predict": _predict,
+    "export": _export,
+    "enrol": _enrol,
+    "unenrol": _unenrol,
+    "classes": _classes,
     "ls": _ls,
     "cat": _cat,
     "cp": _cp,

@@ -56,11 +56,11 @@ def table(record: Record) -> str:
         facts = [run["id"], run["stage"], run["status"], run["data"]["name"]]
         own = [run["settings"].get(key) for key in settings]
         for result in run["results"] or [{}]:
-            rows.writerow([_cell(value) for value in [*facts, *own, *(result.get(key) for key in _RESULT)]])
+            rows.writerow([cell(value) for value in [*facts, *own, *(result.get(key) for key in _RESULT)]])
     return file.getvalue()
 
 
-def _cell(value: Any) -> Any:
+def cell(value: Any) -> Any:
     """Return a value for a spreadsheet, which would run a text that begins like a formula."""
     return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 

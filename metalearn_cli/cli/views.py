@@ -495,3 +495,28 @@ def facts(found: Mapping[str, Mapping[str, str]]) -> None:
     """Show facts under headings."""
     for heading, entries in found.items():
         telling.table(heading, ["!", ""], [[name, value] for name, value in entries.items()])
+
+
+def answers(found: Mapping[str, Any]) -> None:
+    """Show the answers of `mlx predict`, a row for each item."""
+    rows = [
+        [a["file"], a["class"], f"{100 * a['probability']:.1f}", f"{a['distance']:.3g}", a["nearest"]]
+        for a in found["answers"]
+    ]
+    columns = ("file", "class", "probability %", "distance", "nearest example")
+    telling.table("", columns, rows, right=("probability %", "distance"))
+
+
+def exported(found: Mapping[str, Any]) -> None:
+    """Show what `mlx export` has written."""
+    telling.table("", ("!file", "bytes"), [[n, str(f["bytes"])] for n, f in found["files"].items()], right=("bytes",))
+    telling.say(found["told"])
+    folder = shlex.quote(found["folder"])
+    telling.say(f"next: mlx predict {folder} FILE")
+    telling.say(f"      mlx enrol {folder} NAME FILES")
+
+
+def enrolled(found: Mapping[str, Any]) -> None:
+    """Show the classes of an artefact."""
+    rows = [[name, str(count)] for name, count in found["classes"].items()]
+    telling.table(found["artefact"], ("class", "examples"), rows, right=("examples",))

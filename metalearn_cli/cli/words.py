@@ -20,6 +20,11 @@ COMMANDS = {
     "report": "write a page with the results, curves and pictures of runs",
     "ablate": "run the chain with and without its stages, and say what each is worth",
     "resume": "complete an interrupted run",
+    "predict": "classify files by a few labelled examples, with a trained learner",
+    "export": "write a trained learner and its examples into a folder that runs anywhere (ONNX)",
+    "enrol": "add a class to an exported learner; nothing is trained",
+    "unenrol": "take a class out of an exported learner",
+    "classes": "list the classes of an exported learner, and their examples",
     "ls": "list the choices: data, networks, learners, recipes",
     "cat": "print the file of a choice",
     "cp": "copy a choice into your own folder of configs",
@@ -48,6 +53,18 @@ FILTERS = {
     "sort": "age (newest first, the default) or metric (best first)",
 }
 """Filters of `mlx runs`, and its order."""
+_ANSWERING = {
+    "ckpt": "what is trained: latest (the default), latest:STAGE, the id of a run, or a folder",
+    "support": "the examples: a folder with a folder for each class, an archive of it, or a table",
+    "statistics": "what a network with batch statistics takes them from: support (the default) or train",
+    "column.label": "the column of the classes in a table, if it has no usual name; so column.path, column.text",
+}
+DEPLOYING = {
+    "predict": _ANSWERING,
+    "export": {**_ANSWERING, "name": "of the folder exports/NAME (default: that of the examples)"},
+    "enrol": {"column.path": "the column of the files in a table, if it has no usual name; so column.text"},
+}
+"""The settings of the commands that use a trained learner."""
 REPORTS = (REPORT := "html", "md", "json", "csv")
 """The formats of `mlx report`; the first one if none is named."""
 TAKING_SETTINGS = (*STAGES, "verify", "ablate", "validate", "data")
@@ -76,7 +93,7 @@ class Option(NamedTuple):
     default: str = ""
 
 
-_WITH_RUNS = ("compare", "report", "resume", "runs", "show", "doctor")
+_WITH_RUNS = ("compare", "report", "resume", "predict", "export", "runs", "show", "doctor")
 _RUNS_DIR = Option("--runs-dir", "", "DIR", "folder of all runs (default: runs)", _WITH_RUNS)
 _COMPOSING = (*STAGES, "verify", "ablate", "validate", "ls", "cat", "cp", "schema", "data")
 _INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
@@ -86,6 +103,7 @@ OPTIONS = (
     _RUNS_DIR,
     Option("--out", "", "FILE", f"file to write (default: report.{REPORT}; stdout for other formats)", ("report",)),
     Option("--format", "", "NAME", f"{', '.join(REPORTS)} (default: {REPORT})", ("report",), REPORTS),
+    Option("--csv", "", "", "print the answers as CSV", ("predict",)),
     Option("--bench", "", "", "time a meta-training step with each task batching and precision", ("doctor",)),
     Option("--multirun", "-m", "", "run each of comma-separated values; see mlx ls sweep local", (*STAGES, "validate")),
     Option("--config-dir", "-cd", "DIR", "a folder with your own configs", _COMPOSING),

@@ -1,0 +1,214 @@
+"""The commands that use a trained learner: their words, and what they print besides tables."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import shlex
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from metalearn_cli.cli.reporting import cell
+from metalearn_cli.cli.words import DEPLOYING, Words, meant
+from metalearn_cli.core.errors import UserError
+from metalearn_cli.core.importing import importing
+from metalearn_cli.core.places import expanded
+from metalearn_cli.core.types import Reporter
+
+_COLUMN = "column."
+
+
+def predict(words: Words, runs_dir: str, reporter: Reporter) -> dict[str, Any]:
+    """Classify files, with a checkpoint and examples or with an artefact, see `deploy.deployed.predicted`.
+
+    Args:
+        words: the command line.
+        runs_dir: the folder of all runs.
+        reporter: gets a line on what is used.
+
+    Returns:
+        the checkpoint, the classes with their numbers of examples, and the answers.
+
+    Raises:
+        UserError: if something cannot be used.
+    """
+    settings, sources = _read(words)
+    exported = bool(sources) and (Path(expanded(sources[0])) / "artefact.json").is_file()
+    if not exported and "support" not in settings:
+        raise UserError("support is missing: support=FOLDER, a folder with a folder of examples for each class")
+    if len(sources) == exported:
+        raise UserError(f"there is nothing to predict: {_typed(words)} FILE|FOLDER|TABLE")
+    with importing():
+        from metalearn_cli.deploy import artefact, deployed
+    if exported:
+        if extra := settings.keys() - DEPLOYING["enrol"].keys() - {f"{_COLUMN}text"}:
+            raise UserError(f"{', '.join(sorted(extra))} is not for an artefact, which has its own: {sources[0]}")
+        name, *sources = sources
+        learner, _ = artefact.read_artefact(Path(expanded(name)))
+    else:
+        name = settings.get("ckpt", "latest")
+        learner = _learnt(settings, runs_dir)
+        name = f"{name} -> {learner.trained.source['checkpoint']}"
+    reader = deployed.reader_of(learner.trained, _columns(settings))
+    sizes = learner.support.sizes
+    told = ", ".join(f"{own} {count}" for own, count in sizes.items())
+    reporter.note(f"predict: {name}; {len(sizes)} classes: {told}")
+    found = deployed.predicted(learner, reader.queries(sources))
+    return {"ckpt": learner.trained.source, "classes": dict(sizes), "answers": found}
+
+
+def export(words: Words, runs_dir: str) -> dict[str, Any]:
+    """Write an artefact into exports/NAME, see `deploy.artefact`.
+
+    Returns:
+        its `folder`, `files`, `result`, and `told`, a sentence on the result.
+
+    Raises:
+        UserError: if something cannot be used.
+    """
+    settings, others = _read(words)
+    if others:
+        raise UserError(f"mlx export takes no {others[0]!r}; see: mlx export --help")
+    if "support" not in settings:
+        raise UserError("support is missing: support=FOLDER, a folder with a folder of examples for each class")
+    name = settings.get("name") or Path(expanded(settings["support"])).resolve().stem
+    folder = Path("exports") / name
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise UserError(f"name must be a name without folders, got {name!r}")
+    if folder.exists():
+        raise UserError(f"{folder} exists; remove it, or choose another name: name=NAME")
+    with importing():
+        from metalearn_cli.deploy import artefact, card, exporting
+        from metalearn_cli.deploy.record import record_of
+    exporting.check_installed()
+    learner = _learnt(settings, runs_dir)
+    kind = type(learner.enrolled.learner.algorithm).__name__
+    about = artefact.write_artefact(folder, learner, record_of(learner.trained.source, kind, runs_dir))
+    return {
+        "folder": str(folder),
+        "files": about["files"],
+        "result": about["result"],
+        "told": card.result(about["result"]),
+    }
+
+
+def enrol(words: Words) -> dict[str, Any]:
+    """Add a class to an artefact.
+
+    Returns:
+        what `classes` returns.
+
+    Raises:
+        UserError: if something cannot be used; the artefact is then unchanged.
+    """
+    settings, others = _read(words)
+    if len(others) < 3:
+        raise UserError("mlx enrol needs an artefact, the name of a class and its files: mlx enrol ARTEFACT NAME FILES")
+    folder, name, *files = others
+
+    def added(learner: Any) -> Any:
+        from metalearn_cli.deploy.deployed import reader_of, with_class
+
+        return with_class(learner, name, reader_of(learner.trained, _columns(settings)).queries(files))
+
+    return _changed(folder, added)
+
+
+def unenrol(words: Sequence[str]) -> dict[str, Any]:
+    """Take a class out of an artefact.
+
+    Args:
+        words: the artefact and the class.
+
+    Returns:
+        what `classes` returns.
+
+    Raises:
+        UserError: if something cannot be used; the artefact is then unchanged.
+    """
+    if len(words) != 2:
+        raise UserError("mlx unenrol needs an artefact and the name of a class: mlx unenrol ARTEFACT NAME")
+    folder, name = words
+
+    def removed(learner: Any) -> Any:
+        from metalearn_cli.deploy.deployed import without_class
+
+        return without_class(learner, name)
+
+    return _changed(folder, removed)
+
+
+def classes(folder: str) -> dict[str, Any]:
+    """Return the `classes` of an artefact, each with its number of examples.
+
+    Raises:
+        UserError: if it is none, or damaged.
+    """
+    with importing():
+        from metalearn_cli.deploy.artefact import read_about
+    about = read_about(Path(expanded(folder)))
+    return {"artefact": folder, "classes": dict(Counter(sorted(example["class"] for example in about["examples"])))}
+
+
+def _changed(name: str, change: Callable[[Any], Any]) -> dict[str, Any]:
+    """Replace an artefact by a changed one."""
+    with importing():
+        from metalearn_cli.deploy import artefact, exporting
+    exporting.check_installed()
+    folder = Path(expanded(name))
+    with artefact.changing(folder):
+        learner, about = artefact.read_artefact(folder)
+        artefact.write_artefact(folder, change(learner), {key: about.get(key) for key in ("result", "lineage")})
+    return classes(name)
+
+
+def _learnt(settings: Mapping[str, str], runs_dir: str) -> Any:
+    """Return the learner of a checkpoint with the examples that settings name, see `deploy.deployed.deployed`."""
+    from metalearn_cli.deploy.deployed import Support, deployed, named, reader_of
+
+    statistics: Any = settings.get("statistics", "support")
+    trained = named(settings.get("ckpt", "latest"), runs_dir, statistics)
+    found = reader_of(trained, _columns(settings)).support(settings["support"])
+    return deployed(trained, Support(found.names, found.labels, found.items))
+
+
+def csv_of(found: Mapping[str, Any]) -> str:
+    """Return answers as CSV, a row for each item."""
+    file = io.StringIO()
+    rows = csv.writer(file, lineterminator="\n")
+    columns = ("file", "class", "probability", "distance", "nearest")
+    rows.writerow(columns)
+    rows.writerows([cell(answer[name]) for name in columns] for answer in found["answers"])
+    return file.getvalue()
+
+
+def _columns(settings: Mapping[str, str]) -> dict[str, str]:
+    """Return the columns that settings name, by role."""
+    return {key.removeprefix(_COLUMN): value for key, value in settings.items() if key.startswith(_COLUMN)}
+
+
+def _read(words: Words) -> tuple[dict[str, str], list[str]]:
+    """Return the settings of a command line and its other words; a word that names a file is no setting.
+
+    Raises:
+        UserError: for a setting that the command does not have.
+    """
+    listed = DEPLOYING[words.command]
+    known = dict.fromkeys([*listed, *(f"{_COLUMN}{role}" for role in ("path", "text"))])
+    settings, others = dict[str, str](), list[str]()
+    for word in words.rest:
+        key, equals, value = word.partition("=")
+        if equals and key in known:
+            settings[key] = value
+        elif equals and key.replace(".", "").replace("_", "").isalnum() and not Path(word).exists():
+            raise UserError(f"mlx {words.command} has no setting {key}{meant(key, known)}; it has {', '.join(known)}")
+        else:
+            others.append(word)
+    return settings, others
+
+
+def _typed(words: Words) -> str:
+    return shlex.join(["mlx", words.command, *words.rest])

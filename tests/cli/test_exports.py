@@ -1,0 +1,124 @@
+"""`mlx export`, `enrol`, `unenrol` and `classes`, without the exporter of ONNX, which need not be installed."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from sources import images
+from sources.text import sentence
+from trainings import GRAY, meta_trained
+
+from metalearn_cli.deploy import artefact, exporting
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def of_pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return meta_trained("images", tmp_path_factory.mktemp("pictures"), GRAY)
+
+
+@pytest.fixture(autouse=True)
+def without_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exporting, "find_spec", lambda name: object())
+    monkeypatch.setattr(artefact, "graph_of", lambda enrolled, tried: enrolled.embedded.numpy().tobytes())
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, of_pictures: Path) -> Path:
+    """Go to a folder with a run, examples of two classes, and files of a third."""
+    monkeypatch.chdir(tmp_path)
+    Path("runs").symlink_to(of_pictures.parents[3])
+    for k, place in enumerate(("examples/crow", "examples/jay", "more/wren", "new")):
+        Path(place).mkdir(parents=True)
+        for i in range(3):
+            images.picture(10 * k + i, "L").save(Path(place) / f"{i}.png")
+    return tmp_path
+
+
+def test_a_learner_is_exported_and_answers_as_before(mlx: Callable, folder: Path) -> None:
+    code, out, err = mlx("export", "support=examples", "name=birds", "--json")
+    assert code == 0, err
+    told = json.loads(out)
+    assert told["folder"] == "exports/birds" and told["result"] is None
+    assert set(told["files"]) | {"artefact.json"} == {path.name for path in Path("exports/birds").iterdir()}
+    before, after = (
+        json.loads(mlx("predict", *words, "new", "--json").out) for words in (["support=examples"], ["exports/birds"])
+    )
+    for one, two in zip(before["answers"], after["answers"], strict=True):
+        assert one["probability"] == pytest.approx(two.pop("probability"), abs=1e-6)
+        assert {key: one[key] for key in ("file", "class", "nearest")} == {
+            k: two[k] for k in ("file", "class", "nearest")
+        }
+
+
+def test_classes_come_and_go(mlx: Callable, folder: Path) -> None:
+    assert mlx("export", "support=examples").code == 0
+    birds = Path("exports/examples")
+    before = {path.name: path.read_bytes() for path in birds.iterdir()}
+    code, out, _ = mlx("enrol", str(birds), "wren", "more/wren/0.png", "more/wren/1.png")
+    assert code == 0 and out.split() == f"{birds} class examples {'─' * 16} crow 3 jay 3 wren 2".split()
+    assert json.loads(mlx("classes", str(birds), "--json").out)["classes"] == {"crow": 3, "jay": 3, "wren": 2}
+    assert (
+        json.loads(mlx("predict", str(birds), "more/wren/0.png", "--json").out)["answers"][0]["nearest"] == "wren/0.png"
+    )
+    code, out, _ = mlx("unenrol", str(birds), "wren", "--json")
+    assert code == 0 and json.loads(out)["classes"] == {"crow": 3, "jay": 3}
+    assert {path.name: path.read_bytes() for path in birds.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("export", "support is missing: support=FOLDER"),
+        ("export support=examples", "exports/examples exists; remove it, or choose another name: name=NAME"),
+        ("export support=examples name=a/b", "name must be a name without folders, got 'a/b'"),
+        ("export support=examples new", "mlx export takes no 'new'"),
+        ("enrol exports/examples wren", "mlx enrol needs an artefact, the name of a class and its files"),
+        ("enrol exports/examples jay new", "the class jay exists, with 3 examples"),
+        ("enrol exports/examples wren gone", "there is no file or folder gone"),
+        ("enrol examples wren new", "examples is no artefact: it has no artefact.json"),
+        ("unenrol exports/examples", "mlx unenrol needs an artefact and the name of a class"),
+        ("unenrol exports/examples jay", "without jay there would be a single class"),
+        ("unenrol exports/examples jya", "there is no class jya; did you mean jay?"),
+        ("predict exports/examples ckpt=latest new", "ckpt is not for an artefact, which has its own"),
+        ("predict exports/examples", "there is nothing to predict"),
+        ("classes examples", "examples is no artefact"),
+    ],
+)
+def test_what_cannot_be_used_is_told(mlx: Callable, folder: Path, words: str, told: str) -> None:
+    assert mlx("export", "support=examples").code == 0
+    before = {path: path.read_bytes() for path in Path("exports").rglob("*") if path.is_file()}
+    code, out, err = mlx(*words.split())
+    assert (code, out) == (2, "") and told in err
+    assert {path: path.read_bytes() for path in Path("exports").rglob("*") if path.is_file()} == before
+
+
+def test_packages_that_are_missing_are_named_before_any_work(
+    mlx: Callable, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporting, "find_spec", lambda name: None)
+    code, _, err = mlx("export", "support=examples")
+    assert code == 2 and "pip install 'metalearn-cli[export]'" in err and not Path("exports").exists()
+
+
+def test_the_commands_of_the_page(mlx: Callable, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "docs" / "deploy.md").read_text(), flags=re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines() if line.startswith("mlx ")]
+    assert len(lines) == 7
+    for line in lines:
+        if "# texts" in line:
+            texts = meta_trained("text", tmp_path_factory.mktemp("texts"))
+            Path("runs").unlink()
+            Path("runs").symlink_to(texts.parents[3])
+            rows = [f'"{sentence(k, i)}",{k}' for k in range(2) for i in range(2)]
+            Path("questions.csv").write_text("\n".join(["text,label", *rows]))
+            shutil.copy("questions.csv", "more_questions.csv")
+        code, _, err = mlx(*shlex.split(line, comments=True)[1:])
+        assert code == 0, f"{line}\n{err}"

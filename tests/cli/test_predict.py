@@ -1,0 +1,108 @@
+"""`mlx predict`: files, folders, tables and texts in, a class for each out."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from sources import images
+from sources.text import sentence
+from trainings import GRAY, meta_trained
+
+
+@pytest.fixture(scope="module")
+def of_pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return meta_trained("images", tmp_path_factory.mktemp("pictures"), GRAY)
+
+
+@pytest.fixture(scope="module")
+def of_texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return meta_trained("text", tmp_path_factory.mktemp("texts"))
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Go to a folder with examples of three classes, and two new files."""
+    monkeypatch.chdir(tmp_path)
+    for k, name in enumerate(("crow", "jay", "wren")):
+        (tmp_path / "examples" / name).mkdir(parents=True)
+        for i in range(3):
+            images.picture(10 * k + i, "L").save(tmp_path / "examples" / name / f"{i}.png")
+    (tmp_path / "new").mkdir()
+    for i in range(2):
+        shutil.copy(tmp_path / "examples" / "jay" / f"{i}.png", tmp_path / "new" / f"{i}.png")
+    return tmp_path
+
+
+def test_each_file_gets_a_class(mlx: Callable, of_pictures: Path, folder: Path) -> None:
+    code, out, err = mlx("predict", f"ckpt={of_pictures}", "support=examples", "new", "new/0.png", "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert found["classes"] == {"crow": 3, "jay": 3, "wren": 3}
+    assert found["ckpt"]["checkpoint"] == str(of_pictures)
+    assert [answer["file"] for answer in found["answers"]] == ["0.png", "1.png", "new/0.png"]
+    for answer, nearest in zip(found["answers"], ("jay/0.png", "jay/1.png", "jay/0.png"), strict=True):
+        assert answer["nearest"] == nearest
+        assert (
+            answer["probability"] == max(answer["probabilities"].values()) == answer["probabilities"][answer["class"]]
+        )
+        assert sum(answer["probabilities"].values()) == pytest.approx(1, abs=1e-6)
+    first, _, again = found["answers"]
+    assert first["probability"] == pytest.approx(again["probability"], abs=1e-6)  # whatever is beside it
+    assert "3 classes: crow 3, jay 3, wren 3" in err
+
+
+def test_a_table_or_csv_of_the_answers(mlx: Callable, of_pictures: Path, folder: Path) -> None:
+    words = ("predict", f"ckpt={of_pictures}", "support=examples", "new")
+    code, out, _ = mlx(*words)
+    assert code == 0
+    assert out.splitlines()[0].split() == ["file", "class", "probability", "%", "distance", "nearest", "example"]
+    assert "0.png" in out and "jay/0.png" in out
+    code, out, _ = mlx(*words, "--csv")
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert code == 0 and [row["file"] for row in rows] == ["0.png", "1.png"]
+    assert {"class", "probability", "distance", "nearest"} <= rows[0].keys()
+
+
+def test_the_newest_run_is_used(mlx: Callable, of_pictures: Path, folder: Path) -> None:
+    runs = str(of_pictures.parents[3])
+    code, _, err = mlx("predict", "support=examples", "new", "--runs-dir", runs)
+    assert code == 0 and f"predict: latest -> {of_pictures}" in err
+    code, _, err = mlx("predict", "support=examples", "new")
+    assert code == 2 and "ckpt=latest: no completed run of pretrain or transfer or meta-train in runs" in err
+
+
+def test_texts_are_typed(mlx: Callable, of_texts: Path, tmp_path: Path) -> None:
+    rows = [f'"{sentence(k, i)}",{topic}' for k, topic in enumerate(("music", "food")) for i in range(3)]
+    Path("examples.csv").write_text("\n".join(["text,label", *rows]))
+    code, out, err = mlx("predict", f"ckpt={of_texts}", "support=examples.csv", sentence(0, 1), "--json")
+    assert code == 0, err
+    (answer,) = json.loads(out)["answers"]
+    assert answer["file"] == sentence(0, 1) and answer["nearest"] == "examples.csv, line 3"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["new"], "support is missing: support=FOLDER, a folder with a folder of examples for each class"),
+        (["support=examples"], "support=examples FILE|FOLDER|TABLE"),
+        (["suport=examples", "new"], "mlx predict has no setting suport; did you mean support?; it has ckpt, support"),
+        (["support=gone", "new"], "there is no file or folder gone"),
+        (["support=examples", "gone.png"], "there is no file or folder gone.png"),
+        (["support=examples/jay", "new"], "examples/jay has 3 files in one folder, such as 0.png: a class is a folder"),
+        (["support=examples", "new", "statistics=query"], "statistics must be support or train, got 'query'"),
+        (["support=examples", "notes.txt"], "notes.txt is no image"),
+    ],
+)
+def test_what_cannot_be_used_is_told(
+    mlx: Callable, of_pictures: Path, folder: Path, words: list[str], told: str
+) -> None:
+    Path("notes.txt").write_text("not a picture")
+    code, out, err = mlx("predict", f"ckpt={of_pictures}", *words)
+    assert (code, out) == (2, "") and told in err
+    assert "Traceback" not in err
