@@ -9,14 +9,16 @@ import shlex
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from metalearn_cli.cli.reporting import cell
+from metalearn_cli.cli.phrases import cell
 from metalearn_cli.cli.words import DEPLOYING, Words, meant
 from metalearn_cli.core.errors import UserError
 from metalearn_cli.core.importing import importing
 from metalearn_cli.core.places import expanded
-from metalearn_cli.core.types import Reporter
+
+if TYPE_CHECKING:
+    from metalearn_cli.core.types import Reporter
 
 _COLUMN = "column."
 
@@ -49,18 +51,23 @@ def predict(words: Words, runs_dir: str, reporter: Reporter) -> dict[str, Any]:
         name, *sources = sources
         learner, _ = artefact.read_artefact(Path(expanded(name)))
     else:
+        episodes, keep = _calibration(settings, 0)
         name = settings.get("ckpt", "latest")
-        learner = _learnt(settings, runs_dir)
+        learner = _calibrated(_learnt(settings, runs_dir), episodes, keep, reporter)
         name = f"{name} -> {learner.trained.source['checkpoint']}"
     reader = deployed.reader_of(learner.trained, _columns(settings))
     sizes = learner.support.sizes
     told = ", ".join(f"{own} {count}" for own, count in sizes.items())
     reporter.note(f"predict: {name}; {len(sizes)} classes: {told}")
-    found = deployed.predicted(learner, reader.queries(sources))
-    return {"ckpt": learner.trained.source, "classes": dict(sizes), "answers": found}
+    queries = reader.queries(sources)
+    unlike = deployed.warnings_of(learner, queries)
+    for way in unlike:
+        reporter.note(f"warning: unlike the examples, so that answers are less sure than they look: {way}")
+    found = deployed.predicted(learner, queries)
+    return {"ckpt": learner.trained.source, "classes": dict(sizes), "unlike": unlike, "answers": found}
 
 
-def export(words: Words, runs_dir: str) -> dict[str, Any]:
+def export(words: Words, runs_dir: str, reporter: Reporter) -> dict[str, Any]:
     """Write an artefact into exports/NAME, see `deploy.artefact`.
 
     Returns:
@@ -74,6 +81,7 @@ def export(words: Words, runs_dir: str) -> dict[str, Any]:
         raise UserError(f"mlx export takes no {others[0]!r}; see: mlx export --help")
     if "support" not in settings:
         raise UserError("support is missing: support=FOLDER, a folder with a folder of examples for each class")
+    episodes, keep = _calibration(settings, 100)
     name = settings.get("name") or Path(expanded(settings["support"])).resolve().stem
     folder = Path("exports") / name
     if not re.fullmatch(r"\w[\w.-]*", name):
@@ -85,6 +93,12 @@ def export(words: Words, runs_dir: str) -> dict[str, Any]:
         from metalearn_cli.deploy.record import record_of
     exporting.check_installed()
     learner = _learnt(settings, runs_dir)
+    try:
+        learner = _calibrated(learner, episodes, keep, reporter)
+    except UserError as error:
+        if "calibration" in settings:
+            raise
+        reporter.note(f"not calibrated: {error}")
     kind = type(learner.enrolled.learner.algorithm).__name__
     about = artefact.write_artefact(folder, learner, record_of(learner.trained.source, kind, runs_dir))
     return {
@@ -179,10 +193,36 @@ def csv_of(found: Mapping[str, Any]) -> str:
     """Return answers as CSV, a row for each item."""
     file = io.StringIO()
     rows = csv.writer(file, lineterminator="\n")
-    columns = ("file", "class", "probability", "distance", "nearest")
+    columns = ("file", "class", "probability", "distance", "nearest", "unknown")
     rows.writerow(columns)
     rows.writerows([cell(answer[name]) for name in columns] for answer in found["answers"])
     return file.getvalue()
+
+
+def _calibration(settings: Mapping[str, str], usual: int) -> tuple[int, float]:
+    """Return the settings of the calibration: how many episodes, and the share of items that stay known.
+
+    Raises:
+        UserError: if they are no such numbers.
+    """
+    episodes, keep = settings.get("calibration", str(usual)), settings.get("unknown.keep", "0.95")
+    if not episodes.isdecimal():
+        raise UserError(f"calibration must be a whole number of episodes, 0 for none, got {episodes!r}")
+    if not re.fullmatch(r"0?\.\d*[1-9]\d*", keep):
+        raise UserError(f"unknown.keep must be a number between 0 and 1, got {keep!r}")
+    return int(episodes), float(keep)
+
+
+def _calibrated(learner: Any, episodes: int, keep: float, reporter: Reporter) -> Any:
+    """Return a learner that was calibrated on validation episodes, if there are to be any."""
+    if not episodes:
+        return learner
+    from metalearn_cli.deploy.calibrating import told
+    from metalearn_cli.deploy.deployed import with_calibration
+
+    learner = with_calibration(learner, episodes, keep)
+    reporter.note(told(learner.calibration))
+    return learner
 
 
 def _columns(settings: Mapping[str, str]) -> dict[str, str]:

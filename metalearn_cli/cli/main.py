@@ -211,8 +211,8 @@ def _predict(words: Words) -> int:
 def _export(words: Words) -> int:
     from metalearn_cli.cli import deploying, telling, views
 
-    with telling.reporting():
-        found = deploying.export(words, _runs_dir(words))
+    with telling.reporting() as reporter:
+        found = deploying.export(words, _runs_dir(words), reporter)
     _show(words, found, lambda: views.exported(found))
     return errors.DONE
 

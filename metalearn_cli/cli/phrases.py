@@ -203,3 +203,8 @@ def runs_option(words: Sequence[str]) -> list[str]:
             quoted = re.fullmatch(r"(['\"])(.*)\1", value := word.split("=", 1)[1])  # by Hydra's rules, not the shell's
             return ["--runs-dir", quoted[2].replace(f"\\{quoted[1]}", quoted[1]) if quoted else value]
     return []
+
+
+def cell(value: Any) -> Any:
+    """Return a value for a spreadsheet, which would run a text that begins like a formula."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value

@@ -14,7 +14,7 @@ from typing import Any
 from metalearn_cli import __version__
 from metalearn_cli.cli.composing import Composer, typed_settings
 from metalearn_cli.cli.page import page
-from metalearn_cli.cli.phrases import over, verdict, with_intervals
+from metalearn_cli.cli.phrases import cell, over, verdict, with_intervals
 from metalearn_cli.core.errors import UserError
 from metalearn_cli.core.stages import TABLE
 from metalearn_cli.records import runs
@@ -58,11 +58,6 @@ def table(record: Record) -> str:
         for result in run["results"] or [{}]:
             rows.writerow([cell(value) for value in [*facts, *own, *(result.get(key) for key in _RESULT)]])
     return file.getvalue()
-
-
-def cell(value: Any) -> Any:
-    """Return a value for a spreadsheet, which would run a text that begins like a formula."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
 def markdown(record: Record) -> str:

@@ -503,7 +503,11 @@ def answers(found: Mapping[str, Any]) -> None:
         [a["file"], a["class"], f"{100 * a['probability']:.1f}", f"{a['distance']:.3g}", a["nearest"]]
         for a in found["answers"]
     ]
-    columns = ("file", "class", "probability %", "distance", "nearest example")
+    columns = ["file", "class", "probability %", "distance", "nearest example"]
+    if any(a["unknown"] is not None for a in found["answers"]):
+        columns.append("unknown")
+        for row, answer in zip(rows, found["answers"], strict=True):
+            row.append("yes" if answer["unknown"] else "")
     telling.table("", columns, rows, right=("probability %", "distance"))
 
 

@@ -26,8 +26,10 @@ from torch import Tensor
 from metalearn_cli import __version__
 from metalearn_cli.core.check import shown
 from metalearn_cli.core.errors import InUseError, UserError
+from metalearn_cli.core.network import Params
 from metalearn_cli.core.random import seeded
 from metalearn_cli.data.common.splits import ONE
+from metalearn_cli.deploy.calibrating import of_record
 from metalearn_cli.deploy.card import card
 from metalearn_cli.deploy.deployed import Deployed, Support, deployed
 from metalearn_cli.deploy.exporting import CLOSE, SIZES, graph_of
@@ -75,7 +77,7 @@ def write_artefact(folder: Path, learner: Deployed, record: Mapping[str, Any]) -
         "preprocessing": trained.preprocessing,
         "tokenizer": trained.tokenizer,
         "statistics": statistics_named(learner),
-        "temperature": 1.0,
+        "calibration": learner.calibration and learner.calibration._asdict(),
         "learner": {"backbone": trained.backbone, "algorithm": trained.algorithm, "way": trained.way},
         "data": trained.data,
         "source": trained.source,
@@ -86,7 +88,7 @@ def write_artefact(folder: Path, learner: Deployed, record: Mapping[str, Any]) -
         _ENCODER: graph,
         _CLASSES: packed({**learner.enrolled.state, "embeddings": learner.enrolled.embedded.flatten(1)}),
         _LEARNER: packed({**trained.tensors, **{_STATISTICS + n: t for n, t in trained.statistics.items()}}),
-        _SUPPORT: packed({"embeddings" if support.embedded else "items": _stored(support, facts.values)}),
+        _SUPPORT: packed(_stored(support, facts.values)),
         _CARD: card(about).encode(),
         _PROGRAM: Path(__file__).with_name("standalone.py").read_bytes(),
     }
@@ -120,12 +122,15 @@ def read_artefact(folder: Path) -> tuple[Deployed, dict[str, Any]]:
     )
     stored = tensors_in(folder / _SUPPORT)
     embedded = "embeddings" in stored
-    x = next(iter(stored.values()))
+    if not embedded and "items" not in stored:
+        raise UserError(f"{folder / _SUPPORT} is damaged: it has no examples")
+    x = stored["embeddings" if embedded else "items"]
     x = x.float() / ONE if x.dtype == torch.uint8 else x
     names, labels = (tuple(example[key] for example in about["examples"]) for key in ("name", "class"))
     if len(names) != len(x):
         raise UserError(f"{folder / ABOUT} is damaged: it names {len(names)} examples, and there are {len(x)}")
-    return deployed(trained, Support(names, labels, x, embedded)), about
+    support = Support(names, labels, x, embedded, stored.get("looks"))
+    return deployed(trained, support, of_record(about.get("calibration"))), about
 
 
 def read_about(folder: Path) -> dict[str, Any]:
@@ -178,12 +183,12 @@ def statistics_named(learner: Deployed) -> str:
     return "support" if learner.enrolled.learner.net.batch_statistics else "none"
 
 
-def _stored(support: Support, values: Any) -> Tensor:
+def _stored(support: Support, values: Any) -> Params:
     """Return the examples as they are stored: pictures as bytes."""
-    if support.embedded or values != "unit":
-        return support.x
-    rounded = (support.x * ONE).round().byte()
-    return rounded if torch.equal(rounded.float() / ONE, support.x) else support.x
+    if support.embedded:
+        return {"embeddings": support.x} | ({} if support.looks is None else {"looks": support.looks})
+    rounded = (support.x * ONE).round().byte() if values == "unit" else support.x
+    return {"items": rounded if torch.equal(rounded.float() / ONE, support.x) else support.x}
 
 
 def _tried(trained: Trained) -> Tensor:

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from metalearn_cli.deploy.calibrating import of_record, told
+
 STATISTICS = {
     "support": "those of the examples: a further class changes the other answers a little",
     "train": "those of training items: a further class changes no other answer",
@@ -35,6 +37,7 @@ def card(about: Mapping[str, Any]) -> str:
         "## How good it is",
         "",
         result(about["result"]),
+        *(["", f"Calibration: {told(found)}."] if (found := of_record(about["calibration"])) else []),
         "",
         "## How to use it",
         "",
@@ -58,14 +61,14 @@ def card(about: Mapping[str, Any]) -> str:
 
 def result(found: Mapping[str, Any] | None) -> str:
     """Return a sentence on the result of an evaluation, or that there is none."""
-    if found is None:
+    if not found:
         return "It was not evaluated; run `mlx evaluate` on its checkpoint before you export it."
     numbers = f"{found.get('way')}-way {found.get('shot')}-shot"
     value, interval = found.get("value"), found.get("interval")
-    told = "unknown" if value is None else f"{100 * value:.1f}"
+    percent = "unknown" if value is None else f"{100 * value:.1f}"
     half = f" +- {100 * interval:.1f}" if interval is not None else ""
     over = (found.get("over") or {}).get("episodes")
-    measured = f"{told}{half} % accuracy, {numbers}, on {over} episodes of classes that training has not seen"
+    measured = f"{percent}{half} % accuracy, {numbers}, on {over} episodes of classes that training has not seen"
     how = f"{found.get('normalisation')}; 95 % interval over episodes; evaluation {found.get('run')}"
     return f"{measured} ({how}). These are test classes of the training data: yours may be easier or harder."
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
-from pathlib import PurePath
+from pathlib import Path, PurePath
+from statistics import median
 from typing import Any, NamedTuple
 
 import torch
@@ -17,10 +18,12 @@ from torch import Tensor
 from metalearn_cli.core.errors import UserError
 from metalearn_cli.core.places import expanded
 from metalearn_cli.core.stages import TABLE
+from metalearn_cli.deploy.calibrating import Calibration, calibrated
 from metalearn_cli.deploy.enrolled import Enrolled, answers, embedded, enrol, learnt, needs_items
 from metalearn_cli.deploy.folding import folded
 from metalearn_cli.deploy.inputs import ENDINGS, Inputs, Reader
-from metalearn_cli.deploy.trained import Statistics, Trained, learner_of, of_checkpoint
+from metalearn_cli.deploy.looks import looks_of, unlike
+from metalearn_cli.deploy.trained import Statistics, Trained, data_of, learner_of, of_checkpoint
 from metalearn_cli.records.checkpoint import open_checkpoint
 from metalearn_cli.records.runs import find_checkpoint
 
@@ -33,17 +36,32 @@ class Support(NamedTuple):
         labels: the class of each.
         x: the items [S, ...], or their embeddings where the learner needs no more to learn a further class.
         embedded: whether they are embeddings.
+        looks: of pictures, see `looks_of`; None of other items, or before `deployed` has computed them.
     """
 
     names: tuple[str, ...]
     labels: tuple[str, ...]
     x: Tensor
     embedded: bool = False
+    looks: Tensor | None = None
 
     @property
     def sizes(self) -> Counter[str]:
         """The number of examples of each class, sorted by class."""
         return Counter(sorted(self.labels))
+
+    def of(self, numbers: Sequence[int]) -> Support:
+        """Return the examples of these numbers."""
+        names, labels = (tuple(values[i] for i in numbers) for values in (self.names, self.labels))
+        looks = None if self.looks is None else self.looks[numbers]
+        return Support(names, labels, self.x[numbers], self.embedded, looks)
+
+    def joined(self, other: Support) -> Support:
+        """Return these examples and those of another class, class by class."""
+        labels = (*self.labels, *other.labels)
+        looks = None if self.looks is None or other.looks is None else torch.cat([self.looks, other.looks])
+        every = Support((*self.names, *other.names), labels, torch.cat([self.x, other.x]), self.embedded, looks)
+        return every.of(sorted(range(len(labels)), key=lambda i: labels[i]))
 
 
 class Deployed(NamedTuple):
@@ -54,12 +72,14 @@ class Deployed(NamedTuple):
         support: the examples.
         classes: the names [W] of the classes, sorted.
         enrolled: what was learnt.
+        calibration: what validation episodes have shown; None without them.
     """
 
     trained: Trained
     support: Support
     classes: tuple[str, ...]
     enrolled: Enrolled
+    calibration: Calibration | None = None
 
 
 def reader_of(trained: Trained, column: Mapping[str, str]) -> Reader:
@@ -77,8 +97,13 @@ def named(ckpt: str, runs_dir: str, statistics: Statistics) -> Trained:
     return of_checkpoint(open_checkpoint(folder), statistics)
 
 
-def deployed(trained: Trained, support: Support) -> Deployed:
+def deployed(trained: Trained, support: Support, calibration: Calibration | None = None) -> Deployed:
     """Have a learner learn the classes of some examples.
+
+    Args:
+        trained: the learner.
+        support: the examples.
+        calibration: see `Deployed`.
 
     Raises:
         UserError: if it cannot.
@@ -89,10 +114,22 @@ def deployed(trained: Trained, support: Support) -> Deployed:
     if support.embedded:
         found = learnt(learner, folded(backbone, trained.statistics), support.x, y)
     else:
+        support = support._replace(looks=looks_of(support.x, trained.facts))
         found = enrol(learner, backbone, support.x, y, trained.statistics)
         if not needs_items(learner, trained.statistics):
             support = support._replace(x=found.embedded, embedded=True)
-    return Deployed(trained, support, classes, found)
+    return Deployed(trained, support, classes, found, calibration)
+
+
+def with_calibration(learner: Deployed, episodes: int, keep: float) -> Deployed:
+    """Return a learner that was calibrated on validation episodes with as many classes and examples.
+
+    Raises:
+        UserError: if its data are gone, or have no such episodes.
+    """
+    data = data_of(open_checkpoint(Path(learner.trained.source["checkpoint"])))
+    way, shot = len(learner.classes), int(median(learner.support.sizes.values()))
+    return learner._replace(calibration=calibrated(learner.trained, data, way, shot, episodes, keep))
 
 
 def predicted(learner: Deployed, queries: Inputs) -> list[dict[str, Any]]:
@@ -100,9 +137,12 @@ def predicted(learner: Deployed, queries: Inputs) -> list[dict[str, Any]]:
 
     Returns:
         a dict with `file`, `class`, its `probability` and the `probabilities` of all classes; `distance` to the nearest
-        centre of a class, where items are embedded; and `nearest`, the support item that is nearest there.
+        centre of a class, where items are embedded; `nearest`, the support item that is nearest there; and `unknown`,
+        whether the distance says that it is of no class, None if that was not calibrated.
     """
-    found = answers(learner.enrolled, queries.items)
+    calibration = learner.calibration
+    threshold = calibration.threshold if calibration else None
+    found = answers(learner.enrolled, queries.items, calibration.temperature if calibration else 1.0)
     rows = zip(queries.names, found.probabilities, found.distances, found.nearest, strict=True)
     return [
         {
@@ -112,9 +152,18 @@ def predicted(learner: Deployed, queries: Inputs) -> list[dict[str, Any]]:
             "probabilities": dict(zip(learner.classes, p.tolist(), strict=True)),
             "distance": float(distance),
             "nearest": learner.support.names[int(nearest)],
+            "unknown": None if threshold is None else float(distance) > threshold,
         }
         for name, p, distance, nearest in rows
     ]
+
+
+def warnings_of(learner: Deployed, queries: Inputs) -> list[str]:
+    """Return in which ways some pictures are unlike the examples, each with their names."""
+    looks = looks_of(queries.items, learner.trained.facts)
+    if looks is None or learner.support.looks is None:
+        return []
+    return unlike(learner.support.looks, looks, queries.names)
 
 
 def with_class(learner: Deployed, name: str, examples: Inputs) -> Deployed:
@@ -130,14 +179,14 @@ def with_class(learner: Deployed, name: str, examples: Inputs) -> Deployed:
     """
     if name in learner.classes:
         raise UserError(f"the class {name} exists, with {learner.support.sizes[name]} examples; take another name")
-    x, support = examples.items, learner.support
-    if support.embedded:
+    x, names, trained = examples.items, examples.names, learner.trained
+    looks = looks_of(x, trained.facts)
+    if learner.support.embedded:
         x = embedded(learner.enrolled.learner, learner.enrolled.encoder, x)
-    own = examples.names
-    if learner.trained.facts.kind in ENDINGS:  # as in a folder of the class
-        own = tuple(f"{name}/{PurePath(file).name}" for file in own)
-    names, labels = (*support.names, *own), (*support.labels, *[name] * len(own))
-    return deployed(learner.trained, _sorted(names, labels, torch.cat([support.x, x]), support))
+    if trained.facts.kind in ENDINGS:  # as in a folder of the class
+        names = tuple(f"{name}/{PurePath(file).name}" for file in names)
+    own = Support(names, (name,) * len(names), x, learner.support.embedded, looks)
+    return deployed(trained, learner.support.joined(own), learner.calibration)
 
 
 def without_class(learner: Deployed, name: str) -> Deployed:
@@ -152,13 +201,5 @@ def without_class(learner: Deployed, name: str) -> Deployed:
         raise UserError(f"there is no class {name}{hint}")
     if len(learner.classes) == 2:
         raise UserError(f"without {name} there would be a single class; two or more are needed")
-    support = learner.support
-    kept = [i for i, label in enumerate(support.labels) if label != name]
-    names, labels = (tuple(values[i] for i in kept) for values in (support.names, support.labels))
-    return deployed(learner.trained, _sorted(names, labels, support.x[kept], support))
-
-
-def _sorted(names: Sequence[str], labels: Sequence[str], x: Tensor, like: Support) -> Support:
-    """Return examples class by class, of the same kind as others."""
-    order = sorted(range(len(labels)), key=lambda i: labels[i])
-    return Support(tuple(names[i] for i in order), tuple(labels[i] for i in order), x[order], like.embedded)
+    kept = [i for i, label in enumerate(learner.support.labels) if label != name]
+    return deployed(learner.trained, learner.support.of(kept), learner.calibration)

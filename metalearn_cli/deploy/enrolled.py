@@ -129,9 +129,14 @@ def answers(enrolled: Enrolled, x: Items, temperature: float = 1.0) -> Answers:
     logits, flat = answered(enrolled, z), z.flatten(1)
     return Answers(
         probabilities=(logits / temperature).softmax(1),
-        distances=torch.cdist(flat, enrolled.centres).amin(1),
+        distances=distances(enrolled, z),
         nearest=torch.cdist(flat, enrolled.embedded.flatten(1)).argmin(1),
     )
+
+
+def distances(enrolled: Enrolled, z: Tensor) -> Tensor:
+    """Return the distance [Q] of each embedded item to the nearest of the classes' centres."""
+    return torch.cdist(z.flatten(1), enrolled.centres).amin(1)
 
 
 def answered(enrolled: Enrolled, z: Tensor) -> Tensor:

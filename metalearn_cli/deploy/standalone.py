@@ -15,6 +15,7 @@ from PIL import Image, ImageOps
 
 HERE = Path(__file__).resolve().parent
 ABOUT = json.loads((HERE / "artefact.json").read_text(encoding="utf-8"))
+TEMPERATURE = (ABOUT.get("calibration") or {"temperature": 1.0})["temperature"]
 
 
 def items_in(path: str) -> Any:
@@ -48,7 +49,7 @@ def main(paths: list[str]) -> None:
     network = onnxruntime.InferenceSession(str(HERE / "encoder.onnx"), providers=["CPUExecutionProvider"])
     for path in paths:
         (logits,) = network.run(["logits"], {"items": items_in(path)})
-        shares = np.exp((logits - logits.max(1, keepdims=True)) / ABOUT["temperature"])
+        shares = np.exp((logits - logits.max(1, keepdims=True)) / TEMPERATURE)
         for p in shares / shares.sum(1, keepdims=True):
             print(f"{path}\t{ABOUT['classes'][int(p.argmax())]}\t{p.max():.3f}")
 

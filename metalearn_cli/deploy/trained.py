@@ -69,7 +69,7 @@ def of_checkpoint(checkpoint: Checkpoint, statistics: Statistics = "support") ->
         raise UserError(f"statistics must be support or train, got {statistics!r}")
     model, data = checkpoint.manifest["model"], checkpoint.manifest["data"]
     recorded = model.get("facts")
-    facts = facts_of({**recorded, "shape": model["shape"]}) if recorded else _data(data).facts
+    facts = facts_of({**recorded, "shape": model["shape"]}) if recorded else data_of(checkpoint).facts
     if facts.regression:
         raise UserError(f"{checkpoint.folder} predicts numbers; only classes can be predicted here")
     algorithm = model.get("algorithm") or FLOORS[False]
@@ -99,7 +99,7 @@ def of_checkpoint(checkpoint: Checkpoint, statistics: Statistics = "support") ->
     if learner.algorithm.traits.sees == "items":
         told = f"{name} adapts the network to the support items, so that the statistics must be of these"
         raise UserError(f"{told}; type statistics=support")
-    x, _ = _data(data).batch("train", "all", REFERENCE, seed=0, step=0)
+    x, _ = data_of(checkpoint).batch("train", "all", REFERENCE, seed=0, step=0)
     return trained._replace(statistics=statistics_of(backbone, x))
 
 
@@ -144,11 +144,12 @@ def learner_of(trained: Trained, way: int) -> tuple[Learner, nn.Module]:
     return fresh.of(own), backbone
 
 
-def _data(record: Mapping[str, Any]) -> Dataset:
-    """Build the data that a checkpoint was trained on, from their record.
+def data_of(checkpoint: Checkpoint) -> Dataset:
+    """Build the data that a checkpoint was trained on.
 
     Raises:
         UserError: if they are gone.
     """
-    data: Dataset = in_fold(build(record["spec"], "data"), record["spec"])
+    spec = checkpoint.manifest["data"]["spec"]
+    data: Dataset = in_fold(build(spec, "data"), spec)
     return data

@@ -14,7 +14,8 @@ from sources import images
 from sources.text import sentence
 from trainings import GRAY, meta_trained
 
-from metalearn_cli.deploy import artefact, exporting
+from metalearn_cli.core.errors import UserError
+from metalearn_cli.deploy import artefact, deployed, exporting
 
 ROOT = Path(__file__).parents[2]
 
@@ -43,7 +44,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, of_pictures: Path) -
 
 
 def test_a_learner_is_exported_and_answers_as_before(mlx: Callable, folder: Path) -> None:
-    code, out, err = mlx("export", "support=examples", "name=birds", "--json")
+    code, out, err = mlx("export", "support=examples", "name=birds", "calibration=0", "--json")
     assert code == 0, err
     told = json.loads(out)
     assert told["folder"] == "exports/birds" and told["result"] is None
@@ -58,8 +59,37 @@ def test_a_learner_is_exported_and_answers_as_before(mlx: Callable, folder: Path
         }
 
 
+def test_probabilities_are_calibrated_and_the_unknown_is_told(mlx: Callable, folder: Path) -> None:
+    code, _, err = mlx("export", "support=examples", "calibration=4", "unknown.keep=0.5")
+    assert (
+        code == 0 and "fitted on 4 validation episodes of 2 classes with 3 examples each; within a distance of" in err
+    )
+    about = json.loads(Path("exports/examples/artefact.json").read_text())["calibration"]
+    words = ["calibration=4", "unknown.keep=0.5"]
+    for own in (["support=examples", *words], ["exports/examples"]):
+        answers = json.loads(mlx("predict", *own, "new", "examples/jay/0.png", "--json").out)["answers"]
+        for answer in answers:
+            assert answer["unknown"] == (answer["distance"] > about["threshold"])
+    out = mlx("predict", "exports/examples", "new").out
+    assert out.splitlines()[0].split()[-1] == "unknown"
+
+
+def test_without_its_data_a_learner_is_exported_uncalibrated(
+    mlx: Callable, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(checkpoint: object) -> None:
+        raise UserError("data.root: there is no photos")
+
+    monkeypatch.setattr(deployed, "data_of", gone)
+    code, _, err = mlx("export", "support=examples")
+    assert code == 0 and "not calibrated: data.root: there is no photos" in err
+    assert json.loads(Path("exports/examples/artefact.json").read_text())["calibration"] is None
+    code, _, err = mlx("export", "support=examples", "calibration=5", "name=other")
+    assert code == 2 and "there is no photos" in err and not Path("exports/other").exists()
+
+
 def test_classes_come_and_go(mlx: Callable, folder: Path) -> None:
-    assert mlx("export", "support=examples").code == 0
+    assert mlx("export", "support=examples", "calibration=0").code == 0
     birds = Path("exports/examples")
     before = {path.name: path.read_bytes() for path in birds.iterdir()}
     code, out, _ = mlx("enrol", str(birds), "wren", "more/wren/0.png", "more/wren/1.png")
@@ -80,6 +110,8 @@ def test_classes_come_and_go(mlx: Callable, folder: Path) -> None:
         ("export support=examples", "exports/examples exists; remove it, or choose another name: name=NAME"),
         ("export support=examples name=a/b", "name must be a name without folders, got 'a/b'"),
         ("export support=examples new", "mlx export takes no 'new'"),
+        ("export support=examples calibration=many", "calibration must be a whole number of episodes"),
+        ("export support=examples unknown.keep=1", "unknown.keep must be a number between 0 and 1, got '1'"),
         ("enrol exports/examples wren", "mlx enrol needs an artefact, the name of a class and its files"),
         ("enrol exports/examples jay new", "the class jay exists, with 3 examples"),
         ("enrol exports/examples wren gone", "there is no file or folder gone"),
@@ -93,7 +125,7 @@ def test_classes_come_and_go(mlx: Callable, folder: Path) -> None:
     ],
 )
 def test_what_cannot_be_used_is_told(mlx: Callable, folder: Path, words: str, told: str) -> None:
-    assert mlx("export", "support=examples").code == 0
+    assert mlx("export", "support=examples", "calibration=0").code == 0
     before = {path: path.read_bytes() for path in Path("exports").rglob("*") if path.is_file()}
     code, out, err = mlx(*words.split())
     assert (code, out) == (2, "") and told in err
@@ -111,14 +143,13 @@ def test_packages_that_are_missing_are_named_before_any_work(
 def test_the_commands_of_the_page(mlx: Callable, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "docs" / "deploy.md").read_text(), flags=re.DOTALL)
     lines = [line for block in blocks for line in block.splitlines() if line.startswith("mlx ")]
-    assert len(lines) == 7
+    assert len(lines) == 8
     for line in lines:
+        more: list[str] = []
         if "# texts" in line:
-            texts = meta_trained("text", tmp_path_factory.mktemp("texts"))
-            Path("runs").unlink()
-            Path("runs").symlink_to(texts.parents[3])
+            more = ["--runs-dir", str(meta_trained("text", tmp_path_factory.mktemp("texts")).parents[3])]
             rows = [f'"{sentence(k, i)}",{k}' for k in range(2) for i in range(2)]
             Path("questions.csv").write_text("\n".join(["text,label", *rows]))
             shutil.copy("questions.csv", "more_questions.csv")
-        code, _, err = mlx(*shlex.split(line, comments=True)[1:])
+        code, _, err = mlx(*shlex.split(line, comments=True)[1:], *more)
         assert code == 0, f"{line}\n{err}"

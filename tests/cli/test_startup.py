@@ -45,6 +45,11 @@ def test_typos_are_told_without_torch(tmp_path):
         assert told in answer
 
 
+def test_what_is_wrong_with_a_prediction_is_told_without_torch(tmp_path):
+    found, err = run(tmp_path, ["predict", "suport=x"], ["predict", "new"], ["export", "x"], ["enrol", "x"])
+    assert found == [["2"]] * 4, err
+
+
 def test_what_does_not_train_takes_no_compiler(tmp_path):
     commands = [
         ["validate", "pretrain", *TOY],

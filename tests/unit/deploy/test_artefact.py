@@ -18,6 +18,7 @@ import metalearn_cli
 from metalearn_cli.core.errors import InUseError, UserError
 from metalearn_cli.deploy import artefact
 from metalearn_cli.deploy.artefact import changing, read_about, read_artefact, write_artefact
+from metalearn_cli.deploy.calibrating import Calibration
 from metalearn_cli.deploy.deployed import (
     Deployed,
     Support,
@@ -31,6 +32,7 @@ from metalearn_cli.deploy.deployed import (
 from metalearn_cli.deploy.inputs import Inputs
 from metalearn_cli.deploy.record import record_of
 
+CALIBRATION = Calibration(0.5, 1.5, 0.95, 0.4, 3, 3, 10)
 RECORD = {"result": None, "lineage": [{"run": "r", "stage": "meta-train", "sha256": None}]}
 
 
@@ -53,7 +55,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(params=["support", "train"])
 def learner(request: pytest.FixtureRequest, of_pictures: Path, files: Path) -> Deployed:
     trained = named(str(of_pictures), "runs", request.param)
-    return deployed(trained, Support(*_of(reader_of(trained, {}).support(str(files)))))
+    return deployed(trained, Support(*_of(reader_of(trained, {}).support(str(files)))), CALIBRATION)
 
 
 @pytest.fixture(autouse=True)
@@ -82,7 +84,7 @@ def test_what_is_read_answers_as_what_was_written(learner, files, tmp_path, of_p
         assert read == json.loads(json.dumps(about)) and read["examples"][0] == {"name": "crow/0.png", "class": "crow"}
         wanted = predicted(learner, queries(learner, files))
         for one, two in zip(predicted(again, queries(again, files)), wanted, strict=True):
-            assert one["class"] == two["class"] and one["nearest"] == two["nearest"]
+            assert all(one[key] == two[key] for key in ("class", "nearest", "unknown"))
             assert one["probability"] == pytest.approx(two["probability"], abs=1e-6)
         found = metalearn_cli.load(str(tmp_path / "birds"))
         assert found.classes_.tolist() == ["crow", "jay", "wren"]
@@ -120,7 +122,7 @@ def test_pictures_are_stored_as_bytes(learner, tmp_path):
     write_artefact(tmp_path / "birds", learner, RECORD)
     kept = artefact.tensors_in(tmp_path / "birds" / "support.safetensors")
     if learner.trained.statistics:
-        assert kept.keys() == {"embeddings"}
+        assert kept.keys() == {"embeddings", "looks"}
     else:
         assert kept["items"].dtype == torch.uint8 and kept["items"].shape == (9, 1, 16, 16)
 
@@ -199,6 +201,7 @@ def test_the_card_says_what_it_is(learner, tmp_path):
     result = {"value": 0.815, "interval": 0.006, "way": 5, "shot": 1, "over": {"episodes": 1000}, "run": "r9"}
     write_artefact(tmp_path / "birds", learner, {**RECORD, "result": {**result, "normalisation": "inductive"}})
     card = (tmp_path / "birds" / "README.md").read_text()
+    assert "temperature 0.5, fitted on 10 validation episodes of 3 classes with 3 examples each" in card
     assert "81.5 +- 0.6 % accuracy, 5-way 1-shot, on 1000 episodes" in card and "| jay | 3 |" in card
     write_artefact(tmp_path / "others", learner, RECORD)
     assert "It was not evaluated" in (tmp_path / "others" / "README.md").read_text()
