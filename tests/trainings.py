@@ -25,9 +25,15 @@ BACKBONES: dict[str, dict[str, Any]] = {
 
 
 def meta_trained(kind: str, folder: Path, of_data: dict[str, Any] | None = None, **changes: Any) -> Path:
-    """Write data of a kind into a folder, meta-train on them, and return the checkpoint.
+    """Return the checkpoint of a meta-training, see `trained`."""
+    return trained("meta-train", kind, folder, of_data, **changes)
+
+
+def trained(stage: str, kind: str, folder: Path, of_data: dict[str, Any] | None = None, **changes: Any) -> Path:
+    """Write data of a kind into a folder, train on them, and return the checkpoint.
 
     Args:
+        stage: the command.
         kind: of data.
         folder: where they go, and the folder of runs.
         of_data: changes of the settings of the data.
@@ -36,8 +42,8 @@ def meta_trained(kind: str, folder: Path, of_data: dict[str, Any] | None = None,
     folder.mkdir(exist_ok=True)
     data = {"_target_": f"metalearn_cli.data.{kind}.{kind}", **SOURCES[kind].write(folder), **(of_data or {})}
     own = {"steps": 1, "val_episodes": 2, "way": 3, "backbone": BACKBONES[kind], "data": data}
-    config: Any = parse(STAGES["meta-train"], smallest("meta-train", folder / "runs", **{**own, **changes}))
+    config: Any = parse(STAGES[stage], smallest(stage, folder / "runs", **{**own, **changes}))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "learning_curves", lambda *args: None)
-        run = stages.run("meta-train", config, Said())
+        run = stages.run(stage, config, Said())
     return Path(run["folder"]) / "checkpoints" / run["best"]

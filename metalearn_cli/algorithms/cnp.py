@@ -73,7 +73,8 @@ class Cnp:
     def _answers(self, own: Params, state: State, x: Tensor) -> Tensor:
         """Return mean and raw standard deviation [Q, W, 2]."""
         code = state["code"]
-        pairs = [x[:, None].expand(-1, len(code), -1), code.expand(len(x), -1, -1)]
+        count = x.shape[0]  # not len(x), which fixes the number of items of an exported graph
+        pairs = [x[:, None].expand(-1, len(code), -1), code.expand(count, -1, -1)]
         answers: Tensor = self._run(own, torch.cat(pairs, dim=2), "decoder")
         return answers
 

@@ -61,9 +61,10 @@ class RelationNet:
     def predict(self, net: Network, own: Params, state: State, x: Tensor) -> Tensor:
         """Return the logits [Q, W] of maps x [Q, C, H, W']; their sigmoid is the paper's relation score."""
         ways = state["maps"]
-        pairs = torch.cat([ways.expand(len(x), *ways.shape), x[:, None].expand(len(x), len(ways), *x.shape[1:])], dim=2)
+        count = x.shape[0]  # not len(x), which fixes the number of items of an exported graph
+        pairs = torch.cat([ways.expand(count, *ways.shape), x[:, None].expand(count, len(ways), *x.shape[1:])], dim=2)
         scores: Tensor = self._compare(own, pairs.flatten(0, 1))
-        return scores.view(len(x), len(ways))
+        return scores.view(count, len(ways))
 
     def episode(self, net: Network, own: Params, episode: Episode, way: int) -> EpisodeOutput:
         """Return the squared error of the relation scores, and the logits."""

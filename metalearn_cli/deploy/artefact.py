@@ -130,7 +130,10 @@ def read_artefact(folder: Path) -> tuple[Deployed, dict[str, Any]]:
     if len(names) != len(x):
         raise UserError(f"{folder / ABOUT} is damaged: it names {len(names)} examples, and there are {len(x)}")
     support = Support(names, labels, x, embedded, stored.get("looks"))
-    return deployed(trained, support, of_record(about.get("calibration"))), about
+    try:
+        return deployed(trained, support, of_record(about.get("calibration"))), about
+    except (RuntimeError, ValueError, TypeError, LookupError) as error:  # whatever the tensors' shapes lead to
+        raise UserError(f"the parts of {folder} do not fit each other: {str(error).partition(chr(10))[0]}") from error
 
 
 def read_about(folder: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -63,6 +63,7 @@ class FewShotClassifier:
 
     _estimator_type = "classifier"
     _enrolled: Enrolled
+    _learnt: _Learnt
     classes_: NDArray[Any]
 
     def __init__(self, source: str, statistics: Statistics = "support") -> None:
@@ -88,7 +89,8 @@ class FewShotClassifier:
         classes, codes = np.unique(labels, return_inverse=True)
         if len(classes) < 2:
             raise UserError(f"all items are of the class {labels[0]}; give examples of two classes or more")
-        self._learn(items, torch.from_numpy(codes.astype(np.int64)), classes)
+        self.classes_ = classes
+        self._learn(_Learnt(items, torch.from_numpy(codes.astype(np.int64))))
         return self
 
     adapt = fit
@@ -138,9 +140,8 @@ class FewShotClassifier:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ = state
-        if "_support" in state:
-            items, y, embedded = state["_support"]
-            self._learn(items, y, state["classes_"], embedded)
+        if "_learnt" in state:
+            self._learn(self._learnt)
 
     def _opened(self) -> Trained:
         return self.__dict__.get("_trained") or _trained(self.source, self.statistics)
@@ -150,27 +151,45 @@ class FewShotClassifier:
         trained = self._opened()
         return Reader(trained.facts, trained.preprocessing, trained.tokenizer)
 
-    def _learn(self, x: Items, y: torch.Tensor, classes: NDArray[Any], embedded: bool = False) -> None:
+    def _learn(self, examples: _Learnt) -> None:
         trained = self._opened()
-        learner, backbone = learner_of(trained, len(classes))
-        if embedded:
-            self._enrolled = learnt(learner, folded(backbone, trained.statistics), cast(torch.Tensor, x), y)
+        learner, backbone = learner_of(trained, len(self.classes_))
+        if examples.embedded:
+            z = cast(torch.Tensor, examples.x)
+            self._enrolled = learnt(learner, folded(backbone, trained.statistics), z, examples.y)
         else:
-            self._enrolled = enrol(learner, backbone, x, y, trained.statistics)
-        self._support, self.classes_ = (x, y, embedded), classes
+            self._enrolled = enrol(learner, backbone, examples.x, examples.y, trained.statistics)
+        self._learnt = examples
 
     def _answers(self, x: Any) -> Answers:
         if "_enrolled" not in self.__dict__:
             raise UserError("no classes are learnt yet; call fit(x, y) with a few examples of each")
-        return answers(self._enrolled, items_of(x, self._reader))
+        return answers(self._enrolled, items_of(x, self._reader), self._learnt.temperature)
+
+
+class _Learnt(NamedTuple):
+    """Examples that were learnt.
+
+    Attributes:
+        x: items [S, ...], or their embeddings.
+        y: their classes [S], by number.
+        embedded: whether they are embeddings.
+        temperature: what logits are divided by.
+    """
+
+    x: Items
+    y: torch.Tensor
+    embedded: bool = False
+    temperature: float = 1.0
 
 
 def _exported(folder: Path) -> FewShotClassifier:
     """Return the learner of an artefact, with the classes that it knows."""
     learner, about = read_artefact(folder)
     made = FewShotClassifier(str(folder), about["statistics"])
-    classes, codes = np.unique(learner.support.labels, return_inverse=True)
-    made._learn(learner.support.x, torch.from_numpy(codes), classes, learner.support.embedded)
+    made.classes_, codes = np.unique(learner.support.labels, return_inverse=True)
+    temperature = learner.calibration.temperature if learner.calibration else 1.0
+    made._learn(_Learnt(learner.support.x, torch.from_numpy(codes), learner.support.embedded, temperature))
     return made
 
 

@@ -66,6 +66,7 @@ def graph_of(enrolled: Enrolled, tried: Tensor) -> bytes:
     whole, name = _Whole(enrolled).eval(), type(enrolled.learner.algorithm).__name__
     try:
         with torch.no_grad(), _quietly():
+            whole(tried[:3])  # what is made on first use must not be traced
             made: Any = torch.onnx.export(
                 whole,
                 (tried[:3],),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import pickle
 import shutil
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,9 @@ def test_what_is_read_answers_as_what_was_written(learner, files, tmp_path, of_p
         found = metalearn_cli.load(str(tmp_path / "birds"))
         assert found.classes_.tolist() == ["crow", "jay", "wren"]
         assert found.predict([files / "jay" / "0.png"]).tolist() == [wanted[3]["class"]]
+        p = found.predict_proba([files / "jay" / "0.png"])[0]
+        assert p == pytest.approx([*wanted[3]["probabilities"].values()], abs=1e-6)  # with the same temperature
+        assert np.array_equal(pickle.loads(pickle.dumps(found)).predict_proba([files / "jay" / "0.png"])[0], p)
         found.fit(np.zeros((2, 1, 16, 16), np.uint8), [0, 1])  # other classes
     finally:
         shutil.move(tmp_path / "away", of_pictures)
@@ -182,6 +186,9 @@ def test_two_changes_at_once_are_refused(tmp_path):
         (lambda f: _edit(f, examples=[]), "damaged: it names 0 examples, and there are 9"),
         (lambda f: (f / "learner.safetensors").unlink(), "learner.safetensors is missing"),
         (lambda f: (f / "support.safetensors").write_bytes(b"x"), "support.safetensors is damaged: its sha256"),
+        (lambda f: _tensors(f, "support", items=torch.zeros(9, 3, 16, 16)), "the parts of .* do not fit each other"),
+        (lambda f: _tensors(f, "support", other=torch.zeros(9)), "is damaged: it has no examples"),
+        (lambda f: _tensors(f, "learner", other=torch.zeros(9)), "has other tensors than its backbone"),
         (lambda f: _edit(f, learner={"backbone": {"_target_": "os.system"}, "algorithm": {}}), "may not be built"),
     ],
 )
@@ -190,6 +197,13 @@ def test_damage_is_told(learner, tmp_path, damage, told):
     damage(tmp_path / "birds")
     with pytest.raises(UserError, match=told):
         read_artefact(tmp_path / "birds")
+
+
+def _tensors(folder: Path, name: str, **tensors: torch.Tensor) -> None:
+    file = folder / f"{name}.safetensors"
+    file.write_bytes(artefact.packed(tensors))
+    files = json.loads((folder / "artefact.json").read_text())["files"]
+    _edit(folder, files={**files, file.name: {"sha256": artefact.sha256_of(file), "bytes": file.stat().st_size}})
 
 
 def _edit(folder: Path, **changes: Any) -> None:

@@ -7,6 +7,7 @@ import pickle
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,13 @@ import torch
 from PIL import Image
 from sources import audio, images
 from sources.text import sentence
-from trainings import GRAY, meta_trained
+from trainings import GRAY, meta_trained, trained
 
 import metalearn_cli
 from metalearn_cli import FewShotClassifier, UserError, load
 from metalearn_cli.deploy import classifier
+from metalearn_cli.deploy.trained import of_checkpoint
+from metalearn_cli.records.checkpoint import open_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +141,20 @@ def test_what_is_not_ready_is_told(of_pictures, tmp_path):
         load(with_head).fit(X, Y)
     with pytest.raises(UserError, match=r"Maml adapts the network .*type statistics=support"):
         load(with_head, statistics="train")
+
+
+def test_a_checkpoint_without_a_learner_gets_the_nearest_centroid(tmp_path):
+    found = load(str(trained("transfer", "images", tmp_path, GRAY))).fit(X, Y)
+    assert type(found._enrolled.learner.algorithm).__name__ == "NearestCentroid"
+    assert found.predict_proba(Q).shape == (5, 3)
+
+
+def test_an_older_checkpoint_takes_its_facts_from_the_data(of_pictures):
+    new = open_checkpoint(of_pictures)
+    model = {key: value for key, value in new.manifest["model"].items() if key != "facts"}
+    old = replace(new, manifest={**new.manifest, "model": model})
+    one, two = of_checkpoint(new), of_checkpoint(old)
+    assert one.facts._replace(groups=()) == two.facts._replace(groups=())
 
 
 def test_it_survives_pickling_without_its_checkpoint(learnt, of_pictures, tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ from contract.components import specs
 from sources import images
 from trainings import GRAY, meta_trained
 
+from metalearn_cli.algorithms.protonet import ProtoNet
 from metalearn_cli.core.build import build
 from metalearn_cli.core.errors import UserError
 from metalearn_cli.core.items import Facts
@@ -40,7 +41,10 @@ BACKBONES: dict[str, tuple[dict[str, Any], Facts]] = {
     "transformer": ({"hidden": 8, "layers": 1}, Facts("text", (5,), "ids", 3, vocabulary=9)),
     "cnn1d": ({"hidden": 4}, Facts("audio", (80,), "real", 3)),
 }
-CASES = [("conv4", name) for name in ("protonet", "maml", "r2d2", "feat", "matching_net", "nearest_centroid")]
+CASES = [
+    ("conv4", name)
+    for name in ("protonet", "maml", "r2d2", "feat", "matching_net", "nearest_centroid", "relation_net", "cnp")
+]
 CASES += [(name, "protonet") for name in BACKBONES if name != "conv4"]
 
 
@@ -80,11 +84,20 @@ def test_the_graph_gives_what_torch_gives(backbone, algorithm):
         }
 
 
+class OfThree(ProtoNet):
+    """A learner whose answers fix the number of queries."""
+
+    def predict(self, net, own, state, x):
+        return super().predict(net, own, state, x) + torch.zeros(len(x), 1)
+
+
 @needs_onnx
 @pytest.mark.slow
 def test_a_graph_of_a_fixed_number_of_items_is_refused():
-    with pytest.raises(UserError, match="RelationNet on this network takes only 3 items at a time"):
-        graph_of(learnt("conv4", "relation_net"), items(IMAGES, max(SIZES)))
+    made = learnt("conv4", "protonet")
+    made = made._replace(learner=made.learner._replace(algorithm=OfThree()))
+    with pytest.raises(UserError, match="OfThree on this network takes only 3 items at a time"):
+        graph_of(made, items(IMAGES, max(SIZES)))
 
 
 @needs_onnx
