@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from metalearn_cli.cli.phrases import cell
 from metalearn_cli.cli.words import DEPLOYING, Words, meant
-from metalearn_cli.core.errors import UserError
+from metalearn_cli.core.errors import UserError, gathered, raise_all
 from metalearn_cli.core.importing import importing
 from metalearn_cli.core.places import expanded
 
@@ -50,16 +50,15 @@ def predict(words: Words, runs_dir: str, reporter: Reporter) -> dict[str, Any]:
             raise UserError(f"{', '.join(sorted(extra))} is not for an artefact, which has its own: {sources[0]}")
         name, *sources = sources
         learner, _ = artefact.read_artefact(Path(expanded(name)))
+        queries = deployed.reader_of(learner.trained, _columns(settings)).queries(sources)
     else:
         episodes, keep = _calibration(settings, 0)
-        name = settings.get("ckpt", "latest")
-        learner = _calibrated(_learnt(settings, runs_dir), episodes, keep, reporter)
-        name = f"{name} -> {learner.trained.source['checkpoint']}"
-    reader = deployed.reader_of(learner.trained, _columns(settings))
+        learner, queries = _learnt(settings, runs_dir, sources)
+        learner = _calibrated(learner, episodes, keep, reporter)
+        name = f"{settings.get('ckpt', 'latest')} -> {learner.trained.source['checkpoint']}"
     sizes = learner.support.sizes
     told = ", ".join(f"{own} {count}" for own, count in sizes.items())
     reporter.note(f"predict: {name}; {len(sizes)} classes: {told}")
-    queries = reader.queries(sources)
     unlike = deployed.warnings_of(learner, queries)
     for way in unlike:
         reporter.note(f"warning: unlike the examples, so that answers are less sure than they look: {way}")
@@ -92,7 +91,7 @@ def export(words: Words, runs_dir: str, reporter: Reporter) -> dict[str, Any]:
         from metalearn_cli.deploy import artefact, card, exporting
         from metalearn_cli.deploy.record import record_of
     exporting.check_installed()
-    learner = _learnt(settings, runs_dir)
+    learner, _ = _learnt(settings, runs_dir)
     try:
         learner = _calibrated(learner, episodes, keep, reporter)
     except UserError as error:
@@ -179,14 +178,24 @@ def _changed(name: str, change: Callable[[Any], Any]) -> dict[str, Any]:
     return classes(name)
 
 
-def _learnt(settings: Mapping[str, str], runs_dir: str) -> Any:
-    """Return the learner of a checkpoint with the examples that settings name, see `deploy.deployed.deployed`."""
+def _learnt(settings: Mapping[str, str], runs_dir: str, sources: Sequence[str] = ()) -> tuple[Any, Any]:
+    """Return the learner of a checkpoint with the examples that settings name, and the items of other files.
+
+    Raises:
+        UserError: with what is wrong with the examples and with the files.
+    """
     from metalearn_cli.deploy.deployed import Support, deployed, named, reader_of
 
     statistics: Any = settings.get("statistics", "support")
     trained = named(settings.get("ckpt", "latest"), runs_dir, statistics)
-    found = reader_of(trained, _columns(settings)).support(settings["support"])
-    return deployed(trained, Support(found.names, found.labels, found.items))
+    reader, found, problems = reader_of(trained, _columns(settings)), list[Any](), list[UserError]()
+    with gathered(problems):
+        found.append(reader.support(settings["support"]))
+    with gathered(problems):
+        found.append(reader.queries(sources) if sources else None)
+    raise_all(problems)
+    support, queries = found
+    return deployed(trained, Support(support.names, support.labels, support.items)), queries
 
 
 def csv_of(found: Mapping[str, Any]) -> str:

@@ -66,6 +66,7 @@ def write_artefact(folder: Path, learner: Deployed, record: Mapping[str, Any]) -
         UserError: if the learner cannot be exported.
     """
     trained, facts, support = learner.trained, learner.trained.facts, learner.support
+    program = "texts" if facts.kind == "text" else "pictures"
     graph = graph_of(learner.enrolled, _tried(trained))
     about: dict[str, Any] = {
         "format": FORMAT,
@@ -90,7 +91,7 @@ def write_artefact(folder: Path, learner: Deployed, record: Mapping[str, Any]) -
         _LEARNER: packed({**trained.tensors, **{_STATISTICS + n: t for n, t in trained.statistics.items()}}),
         _SUPPORT: packed(_stored(support, facts.values)),
         _CARD: card(about).encode(),
-        _PROGRAM: Path(__file__).with_name("standalone.py").read_bytes(),
+        _PROGRAM: Path(__file__).with_name(f"standalone_{program}.py").read_bytes(),
     }
     about["files"] = {n: {"sha256": hashlib.sha256(b).hexdigest(), "bytes": len(b)} for n, b in files.items()}
     _put(folder, {**files, ABOUT: (as_json(about, indent=2) + "\n").encode()})

@@ -20,6 +20,7 @@ def card(about: Mapping[str, Any]) -> str:
     examples = Counter(example["class"] for example in about["examples"])
     algorithm, backbone = (about["learner"][key]["_target_"].rpartition(".")[2] for key in ("algorithm", "backbone"))
     shape, sizes = about["input"]["shape"], ", ".join(map(str, about["checked"]["items"]))
+    given = {"image": "FILE   ", "text": '"A TEXT"'}.get(about["input"]["kind"], "N.npy   ")
     lines = [
         f"# {about['name']}",
         "",
@@ -43,7 +44,7 @@ def card(about: Mapping[str, Any]) -> str:
         "",
         "    mlx predict . FILE|FOLDER",
         "    mlx enrol . NAME FILES      # one more class; nothing is trained",
-        "    python predict.py FILE      # without this package: onnxruntime, numpy, Pillow",
+        f"    python predict.py {given}  # without this package: onnxruntime, numpy, Pillow",
         "",
         f"`encoder.onnx` takes `items` [N, {', '.join(map(str, shape))}] ({about['input']['dtype']}) and gives "
         "`embeddings` and `logits` [N, classes], in the order of `classes` in artefact.json. It was compared with "

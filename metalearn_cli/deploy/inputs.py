@@ -8,6 +8,7 @@ Legend: N items, ... the shape of one item.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,11 +20,22 @@ from torch import Tensor
 from metalearn_cli.core.check import shown
 from metalearn_cli.core.errors import LISTED, ConfigError, DataError, Finding, UserError, gathered, raise_all
 from metalearn_cli.core.items import Facts
+from metalearn_cli.core.machine import cores
 from metalearn_cli.core.places import expanded
 from metalearn_cli.data.common import images, sounds
-from metalearn_cli.data.common.files import Files, files_in, files_named, is_archive, suffix, there
+from metalearn_cli.data.common.files import ARCHIVES, Files, files_in, files_named, is_archive, suffix, there
 from metalearn_cli.data.common.layouts import COLUMN, of_folders, of_source
-from metalearn_cli.data.common.rows import MOST_TEXT, Columns, Table, columns_of, decoded, is_table, named, word_of
+from metalearn_cli.data.common.rows import (
+    MOST_TEXT,
+    TABLES,
+    Columns,
+    Table,
+    columns_of,
+    decoded,
+    is_table,
+    named,
+    word_of,
+)
 from metalearn_cli.data.common.splits import ONE
 from metalearn_cli.data.common.tables import vectors
 from metalearn_cli.data.common.texts import Passage, encoded
@@ -206,14 +218,16 @@ class Reader(NamedTuple):
         Raises:
             UserError: with those that cannot be read.
         """
-        found, wrong = [], []
-        for name in names:
+
+        def decoded(name: str) -> Any:
             try:
-                found.append(self._decode(files, name))
+                return self._decode(files, name)
             except ValueError as error:
-                wrong.append(Finding(True, name, str(error)))
-        if wrong:
-            raise DataError(wrong)
+                return Finding(True, name, str(error))
+
+        with ThreadPoolExecutor(cores()) as pool:
+            found = list(pool.map(decoded, names))
+        _check([item for item in found if isinstance(item, Finding)])
         return _floats(np.stack(found))
 
     def _decode(self, files: Files, name: str) -> Any:
@@ -247,7 +261,7 @@ def _existing(source: str) -> Path:
 
 def _is_file_name(text: str) -> bool:
     """Whether a text that is no file was probably meant as one."""
-    return bool(suffix(text)) and " " not in text
+    return text.lower().endswith((".txt", *TABLES, *ARCHIVES))
 
 
 def _places(columns: Table, path: Path) -> tuple[str, ...]:

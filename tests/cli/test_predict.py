@@ -93,6 +93,7 @@ def test_texts_are_typed(mlx: Callable, of_texts: Path, tmp_path: Path) -> None:
         (["support=examples"], "support=examples FILE|FOLDER|TABLE"),
         (["suport=examples", "new"], "mlx predict has no setting suport; did you mean support?; it has ckpt, support"),
         (["support=gone", "new"], "there is no file or folder gone"),
+        (["support=gone", "new", "lost.png"], "there is no file or folder lost.png"),  # both are told
         (["support=examples", "gone.png"], "there is no file or folder gone.png"),
         (["support=examples/jay", "new"], "examples/jay has 3 files in one folder, such as 0.png: a class is a folder"),
         (["support=examples", "new", "statistics=query"], "statistics must be support or train, got 'query'"),

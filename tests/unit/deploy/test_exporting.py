@@ -21,6 +21,7 @@ from metalearn_cli.core.items import Facts
 from metalearn_cli.core.network import network
 from metalearn_cli.core.random import seeded
 from metalearn_cli.data.common.images import drawing
+from metalearn_cli.data.common.texts import encoded
 from metalearn_cli.deploy import exporting
 from metalearn_cli.deploy.artefact import write_artefact
 from metalearn_cli.deploy.deployed import Support, deployed, named, predicted, reader_of
@@ -154,12 +155,31 @@ KINDS = {"RGB": "jpg", "L": "png", "RGBA": "png", "P": "gif", "1": "png", "LA": 
     "how", [*({**SQUARED, "channels": c, "fit": f} for c in (1, 3) for f in ("crop", "pad", "squash")), drawing(16)]
 )
 def test_the_program_reads_pictures_as_training_did(how, tmp_path):
-    program = Path(exporting.__file__).with_name("standalone.py").read_text()
-    (tmp_path / "artefact.json").write_text(json.dumps({"input": {"kind": "image"}, "preprocessing": how}))
-    names: dict[str, Any] = {"__name__": "predict", "__file__": str(tmp_path / "predict.py")}
-    exec(program.replace("import onnxruntime\n", ""), names)
+    names = program("pictures", tmp_path, {"input": {"kind": "image"}, "preprocessing": how})
     reader = Reader(Facts("image", (how["channels"], 16, 16), "unit", 2), how)
     for i, (mode, ending) in enumerate(KINDS.items()):
         file = str(tmp_path / f"{i}.{ending}")
         images.picture(i, mode).resize((90, 60)).save(file)
         assert torch.equal(torch.from_numpy(names["items_in"](file)), reader.of_files([file])), mode
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"tokenizer": "bytes", "length": 12},
+        {"tokenizer": "words", "length": 12, "pieces": "a b ##a ##b ab ##ab ! caf ##\u00e9 the ##re"},
+    ],
+)
+def test_the_program_reads_texts_as_training_did(how, tmp_path):
+    names = program("texts", tmp_path, {"preprocessing": how})
+    for text in ("Abba! ab", "the Caf\u00e9 there, \uff21b", "x" * 99, "", "\u4f60\u597d baba"):
+        assert torch.equal(torch.from_numpy(names["ids_of"](text)), encoded([text], how).ids), text
+
+
+def program(kind: str, folder: Path, about: dict[str, Any]) -> dict[str, Any]:
+    """Return the names of a program beside an artefact, without onnxruntime, which need not be installed."""
+    (folder / "artefact.json").write_text(json.dumps(about))
+    text = Path(exporting.__file__).with_name(f"standalone_{kind}.py").read_text()
+    names: dict[str, Any] = {"__name__": "predict", "__file__": str(folder / "predict.py")}
+    exec(text.replace("import onnxruntime\n", ""), names)
+    return names

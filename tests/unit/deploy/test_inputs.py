@@ -76,6 +76,7 @@ def test_texts_are_given_themselves(tmp_path):
     found = reader.queries(["one word", str(lines)])
     assert found.names == ("one word", "lines.txt, line 1", "lines.txt, line 3")
     assert torch.equal(found.items[0], found.items[1]) and not torch.equal(found.items[0], found.items[2])
+    assert reader.queries(["U.S.A", "and/or"]).names == ("U.S.A", "and/or")
     with pytest.raises(UserError, match=r"there is no file or folder gone\.csv"):
         reader.queries(["gone.csv"])
 
