@@ -46,7 +46,7 @@ def predict(words: Words, runs_dir: str, reporter: Reporter) -> dict[str, Any]:
     with importing():
         from metalearn_cli.deploy import artefact, deployed
     if exported:
-        if extra := settings.keys() - DEPLOYING["enrol"].keys() - {f"{_COLUMN}text"}:
+        if extra := settings.keys() - DEPLOYING["enrol"].keys() - {f"{_COLUMN}text", "audit"}:
             raise UserError(f"{', '.join(sorted(extra))} is not for an artefact, which has its own: {sources[0]}")
         name, *sources = sources
         learner, _ = artefact.read_artefact(Path(expanded(name)))
@@ -62,8 +62,9 @@ def predict(words: Words, runs_dir: str, reporter: Reporter) -> dict[str, Any]:
     unlike = deployed.warnings_of(learner, queries)
     for way in unlike:
         reporter.note(f"warning: unlike the examples, so that answers are less sure than they look: {way}")
-    found = deployed.predicted(learner, queries)
-    return {"ckpt": learner.trained.source, "classes": dict(sizes), "unlike": unlike, "answers": found}
+    audited = _audited(settings, learner, reporter)
+    found = {"ckpt": learner.trained.source, "classes": dict(sizes), "unlike": unlike, **audited}
+    return {**found, "answers": deployed.predicted(learner, queries)}
 
 
 def export(words: Words, runs_dir: str, reporter: Reporter) -> dict[str, Any]:
@@ -220,6 +221,28 @@ def _calibration(settings: Mapping[str, str], usual: int) -> tuple[int, float]:
     if not re.fullmatch(r"0?\.\d*[1-9]\d*", keep):
         raise UserError(f"unknown.keep must be a number between 0 and 1, got {keep!r}")
     return int(episodes), float(keep)
+
+
+def _audited(settings: Mapping[str, str], learner: Any, reporter: Reporter) -> dict[str, Any]:
+    """Return the examples that look mislabelled, if they are asked for, and tell of them.
+
+    Raises:
+        UserError: if they cannot be found, or the setting is neither true nor false.
+    """
+    asked = settings.get("audit", "false")
+    if asked not in ("true", "false"):
+        raise UserError(f"audit must be true or false, got {asked!r}")
+    if asked == "false":
+        return {}
+    from metalearn_cli.deploy.deployed import suspects
+
+    found = suspects(learner)
+    for one in found:
+        told = f"learnt from all other examples, {one['example']} is taken for {one['answer']}, not {one['class']}"
+        reporter.note(f"audit: {told} (margin {one['margin']:.3g})")
+    if not found:
+        reporter.note("audit: each example is taken for its class, learnt from all others")
+    return {"suspects": found}
 
 
 def _calibrated(learner: Any, episodes: int, keep: float, reporter: Reporter) -> Any:

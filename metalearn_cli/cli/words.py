@@ -61,8 +61,9 @@ _ANSWERING = {
     "unknown.keep": "the share of items of its classes that is to stay known (default: 0.95)",
     "column.label": "the column of the classes in a table, if it has no usual name; so column.path, column.text",
 }
+_AUDIT = "name the examples that look mislabelled: true or false (the default)"
 DEPLOYING = {
-    "predict": _ANSWERING,
+    "predict": {**_ANSWERING, "audit": _AUDIT},
     "export": {**_ANSWERING, "name": "of the folder exports/NAME (default: that of the examples)"},
     "enrol": {"column.path": "the column of the files in a table, if it has no usual name; so column.text"},
 }

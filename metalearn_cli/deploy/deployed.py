@@ -19,7 +19,7 @@ from metalearn_cli.core.errors import UserError
 from metalearn_cli.core.places import expanded
 from metalearn_cli.core.stages import TABLE
 from metalearn_cli.deploy.calibrating import Calibration, calibrated
-from metalearn_cli.deploy.enrolled import Enrolled, answers, embedded, enrol, learnt, needs_items
+from metalearn_cli.deploy.enrolled import Enrolled, answered, answers, embedded, enrol, learnt, needs_items
 from metalearn_cli.deploy.folding import folded
 from metalearn_cli.deploy.inputs import ENDINGS, Inputs, Reader
 from metalearn_cli.deploy.looks import looks_of, unlike
@@ -156,6 +156,33 @@ def predicted(learner: Deployed, queries: Inputs) -> list[dict[str, Any]]:
         }
         for name, p, distance, nearest in rows
     ]
+
+
+def suspects(learner: Deployed) -> list[dict[str, Any]]:
+    """Return the examples that the learner takes for another class when it learns from all the others.
+
+    Returns:
+        for each the `example`, its `class`, the `answer`, and the `margin` of their logits; the largest margin first.
+
+    Raises:
+        UserError: if the learner adapts the network, so that it would have to do so for each example.
+    """
+    enrolled, support = learner.enrolled, learner.support
+    if enrolled.learner.algorithm.traits.sees == "items":
+        name = type(enrolled.learner.algorithm).__name__
+        raise UserError(f"audit=true is for learners that compare what the network gives; {name} adapts the network")
+    z, y = enrolled.embedded, torch.tensor([learner.classes.index(label) for label in support.labels])
+    found = []
+    for i, own in enumerate(y.tolist()):
+        others = torch.arange(len(y)) != i
+        if own not in y[others]:  # the only example of its class
+            continue
+        logits = answered(learnt(enrolled.learner, enrolled.encoder, z[others], y[others]), z[i : i + 1])[0]
+        answer = int(logits.argmax())
+        if answer != own:
+            facts = {"example": support.names[i], "class": learner.classes[own], "answer": learner.classes[answer]}
+            found.append({**facts, "margin": float(logits[answer] - logits[own])})
+    return sorted(found, key=lambda one: -one["margin"])
 
 
 def warnings_of(learner: Deployed, queries: Inputs) -> list[str]:

@@ -69,6 +69,17 @@ def test_a_table_or_csv_of_the_answers(mlx: Callable, of_pictures: Path, folder:
     assert {"class", "probability", "distance", "nearest"} <= rows[0].keys()
 
 
+def test_examples_that_look_mislabelled_are_named(mlx: Callable, of_pictures: Path, folder: Path) -> None:
+    shutil.copy("examples/jay/0.png", "examples/crow/9.png")
+    for i in (1, 2):
+        shutil.copy("examples/jay/0.png", f"examples/jay/{i}.png")
+    code, out, err = mlx("predict", f"ckpt={of_pictures}", "support=examples", "new", "audit=true", "--json")
+    assert code == 0, err
+    wrong = {one["example"]: one for one in json.loads(out)["suspects"]}["crow/9.png"]
+    assert (wrong["class"], wrong["answer"]) == ("crow", "jay") and wrong["margin"] > 0
+    assert "audit: learnt from all other examples, crow/9.png is taken for jay, not crow (margin" in err
+
+
 def test_the_newest_run_is_used(mlx: Callable, of_pictures: Path, folder: Path) -> None:
     runs = str(of_pictures.parents[3])
     code, _, err = mlx("predict", "support=examples", "new", "--runs-dir", runs)
@@ -92,6 +103,7 @@ def test_texts_are_typed(mlx: Callable, of_texts: Path, tmp_path: Path) -> None:
         (["new"], "support is missing: support=FOLDER, a folder with a folder of examples for each class"),
         (["support=examples"], "support=examples FILE|FOLDER|TABLE"),
         (["suport=examples", "new"], "mlx predict has no setting suport; did you mean support?; it has ckpt, support"),
+        (["support=examples", "new", "audit=yes"], "audit must be true or false, got 'yes'"),
         (["support=gone", "new"], "there is no file or folder gone"),
         (["support=gone", "new", "lost.png"], "there is no file or folder lost.png"),  # both are told
         (["support=examples", "gone.png"], "there is no file or folder gone.png"),

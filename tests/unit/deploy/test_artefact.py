@@ -27,6 +27,7 @@ from metalearn_cli.deploy.deployed import (
     named,
     predicted,
     reader_of,
+    suspects,
     with_class,
     without_class,
 )
@@ -129,6 +130,15 @@ def test_pictures_are_stored_as_bytes(learner, tmp_path):
         assert kept.keys() == {"embeddings", "looks"}
     else:
         assert kept["items"].dtype == torch.uint8 and kept["items"].shape == (9, 1, 16, 16)
+
+
+def test_an_example_in_the_wrong_folder_is_named(learner, files):
+    assert not [one for one in suspects(learner) if one["margin"] < 0]
+    labels = list(learner.support.labels)
+    x = learner.support.x[[0, 0, 0, 3, 3, 3, 6, 6, 0]]  # the last one is a crow among wrens
+    wrong = deployed(learner.trained, learner.support._replace(x=x, labels=tuple(labels)), None)
+    (first, *_) = suspects(wrong)
+    assert (first["example"], first["class"], first["answer"]) == ("wren/2.png", "wren", "crow") and first["margin"] > 0
 
 
 @pytest.mark.parametrize(
