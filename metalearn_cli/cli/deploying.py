@@ -99,8 +99,8 @@ def export(words: Words, runs_dir: str, reporter: Reporter) -> dict[str, Any]:
         if "calibration" in settings:
             raise
         reporter.note(f"not calibrated: {error}")
-    kind = type(learner.enrolled.learner.algorithm).__name__
-    about = artefact.write_artefact(folder, learner, record_of(learner.trained.source, kind, runs_dir))
+    record = record_of(learner.trained.source, learner.trained.algorithm, runs_dir)
+    about = artefact.write_artefact(folder, learner, record)
     return {
         "folder": str(folder),
         "files": about["files"],

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from metalearn_cli.deploy.calibrating import of_record, told
+from metalearn_cli.records.names import name_of
 
 STATISTICS = {
     "support": "those of the examples: a further class changes the other answers a little",
@@ -18,7 +19,7 @@ STATISTICS = {
 def card(about: Mapping[str, Any]) -> str:
     """Return README.md of an artefact, from the contents of its artefact.json."""
     examples = Counter(example["class"] for example in about["examples"])
-    algorithm, backbone = (about["learner"][key]["_target_"].rpartition(".")[2] for key in ("algorithm", "backbone"))
+    algorithm, backbone = (name_of(key, about["learner"][key]) for key in ("algorithm", "backbone"))
     shape, sizes = about["input"]["shape"], ", ".join(map(str, about["checked"]["items"]))
     given = {"image": "FILE   ", "text": '"A TEXT"'}.get(about["input"]["kind"], "N.npy   ")
     lines = [

@@ -234,7 +234,8 @@ def test_the_card_says_what_it_is(learner, tmp_path):
 def test_the_record_has_the_result_of_the_same_checkpoint(of_pictures, tmp_path):
     runs = of_pictures.parents[3]
     source = named(str(of_pictures), "runs", "support").source
-    assert record_of(source, "ProtoNet", str(runs))["result"] is None
+    protonet = {"_target_": "metalearn_cli.algorithms.protonet.ProtoNet"}
+    assert record_of(source, protonet, str(runs))["result"] is None
     folder = runs / "evaluate" / "e1"
     folder.mkdir(parents=True)
     scores = [
@@ -243,7 +244,7 @@ def test_the_record_has_the_result_of_the_same_checkpoint(of_pictures, tmp_path)
     ]
     info = {"id": "e1", "stage": "evaluate", "status": "completed", "parent": source, "results": scores}
     (folder / "run.json").write_text(json.dumps(info))
-    found = record_of(source, "ProtoNet", str(runs))
+    found = record_of(source, protonet, str(runs))
     shutil.rmtree(runs / "evaluate")
     assert found["result"]["value"] == 0.8 and found["result"]["run"] == "e1"
     assert found["lineage"] == [{"run": source["run"], "stage": "meta-train", "sha256": source["sha256"]}]
