@@ -13,7 +13,9 @@ A changed artefact is a whole new folder, which then takes the place of the old 
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -35,7 +37,7 @@ from metalearn_cli.deploy.deployed import Deployed, Support, deployed
 from metalearn_cli.deploy.exporting import CLOSE, SIZES, graph_of
 from metalearn_cli.deploy.trained import Trained, facts_of
 from metalearn_cli.records.checkpoint import packed, tensors_in
-from metalearn_cli.records.runs import as_json, flush, locked, read_json, sha256_of, write_bytes
+from metalearn_cli.records.runs import LACKING, as_json, flush, read_json, sha256_of, write_bytes
 from metalearn_cli.records.shapes import ARTEFACT, FACTS, misshapen
 
 FORMAT = 1
@@ -165,19 +167,30 @@ def read_about(folder: Path) -> dict[str, Any]:
 
 @contextmanager
 def changing(folder: Path) -> Iterator[None]:
-    """Within a block, keep other processes from changing an artefact.
+    """Within a block, keep other processes from changing the artefacts of a folder; without locks, they are not kept.
 
     Raises:
-        InUseError: if another one does so.
+        UserError: if the folder above the artefact does not exist.
+        InUseError: if another process changes one.
     """
-    lock = locked(_aside(folder, "lock"))
-    if lock is None:
-        raise InUseError(f"{folder} is being changed by another mlx process; try again")
+    if not folder.absolute().parent.is_dir():
+        raise UserError(f"there is no folder {folder}")
+    descriptor = os.open(folder.absolute().parent, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise InUseError(
+            f"an artefact in {folder.parent} is being changed by another mlx process; try again"
+        ) from error
+    except OSError as error:
+        if error.errno not in LACKING:
+            os.close(descriptor)
+            raise
     try:
         yield
     finally:
-        shutil.rmtree(_aside(folder, "lock"), ignore_errors=True)
-        lock.close()
+        os.close(descriptor)
 
 
 def statistics_named(learner: Deployed) -> str:

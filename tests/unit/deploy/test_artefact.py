@@ -185,6 +185,8 @@ def test_two_changes_at_once_are_refused(tmp_path):
     with changing(tmp_path / "birds"):
         pass
     assert not list(tmp_path.iterdir())
+    with pytest.raises(UserError, match=r"there is no folder .*gone/birds"), changing(tmp_path / "gone" / "birds"):
+        pass
 
 
 @pytest.mark.parametrize(
