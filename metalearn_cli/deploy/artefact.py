@@ -87,9 +87,11 @@ def write_artefact(folder: Path, learner: Deployed, record: Mapping[str, Any]) -
         **record,
         "checked": {"items": list(SIZES), "within": CLOSE},
     }
+    learnt = {f"state.{n}": t for n, t in learner.enrolled.state.items()}
+    learnt["embeddings"] = learner.enrolled.embedded.flatten(1)
     files = {
         _ENCODER: graph,
-        _CLASSES: packed({**learner.enrolled.state, "embeddings": learner.enrolled.embedded.flatten(1)}),
+        _CLASSES: packed({name: t.clone() for name, t in learnt.items()}),  # safetensors takes no views of each other
         _LEARNER: packed({**trained.tensors, **{_STATISTICS + n: t for n, t in trained.statistics.items()}}),
         _SUPPORT: packed(_stored(support, facts.values)),
         _CARD: card(about).encode(),

@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from contract.components import specs
 from sources import images
 from trainings import GRAY, meta_trained
 
 import metalearn_cli
+from metalearn_cli.core.build import build
 from metalearn_cli.core.errors import InUseError, UserError
 from metalearn_cli.deploy import artefact
 from metalearn_cli.deploy.artefact import changing, read_about, read_artefact, write_artefact
@@ -33,6 +35,7 @@ from metalearn_cli.deploy.deployed import (
 )
 from metalearn_cli.deploy.inputs import Inputs
 from metalearn_cli.deploy.record import record_of
+from metalearn_cli.deploy.trained import learner_of
 
 CALIBRATION = Calibration(0.5, 1.5, 0.95, 0.4, 3, 3, 10)
 RECORD = {"result": None, "lineage": [{"run": "r", "stage": "meta-train", "sha256": None}]}
@@ -97,6 +100,22 @@ def test_what_is_read_answers_as_what_was_written(learner, files, tmp_path, of_p
         found.fit(np.zeros((2, 1, 16, 16), np.uint8), [0, 1])  # other classes
     finally:
         shutil.move(tmp_path / "away", of_pictures)
+
+
+@pytest.mark.parametrize("name", ["matching_net", "r2d2", "finetune_at_test", "proto_maml", "baseline_pp"])
+def test_every_kind_of_state_is_written(name, of_pictures, files, tmp_path):
+    trained = named(str(of_pictures), "runs", "support")
+    spec = specs("algorithm")[name]
+    own = build(spec, "algorithm").init(learner_of(trained, 3)[0].net, 3)
+    tensors = trained.tensors | {f"learner.{key}": tensor for key, tensor in own.items()}
+    made = deployed(
+        trained._replace(algorithm=spec, tensors=tensors), Support(*_of(reader_of(trained, {}).support(str(files))))
+    )
+    write_artefact(tmp_path / "birds", made, RECORD)
+    again, _ = read_artefact(tmp_path / "birds")
+    assert again.enrolled.state.keys() == made.enrolled.state.keys()
+    for key, tensor in made.enrolled.state.items():
+        torch.testing.assert_close(again.enrolled.state[key], tensor)
 
 
 def test_a_class_that_comes_and_goes_leaves_the_same_bytes(learner, files, tmp_path):
