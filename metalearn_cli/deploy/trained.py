@@ -16,7 +16,7 @@ from metalearn_cli.core.types import Dataset
 from metalearn_cli.deploy.folding import statistics_of
 from metalearn_cli.engine.episodes import OWN, Learner
 from metalearn_cli.records.checkpoint import Checkpoint, read_tensors
-from metalearn_cli.stages.evaluation import FLOORS
+from metalearn_cli.stages.evaluation_inputs import FLOORS
 from metalearn_cli.stages.learner import fresh_backbone, fresh_learner
 from metalearn_cli.stages.session import in_fold
 
