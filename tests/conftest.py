@@ -22,6 +22,7 @@ from hydra._internal.config_repository import ConfigRepository
 from hydra.core.default_element import InputDefault
 from hydra.core.global_hydra import GlobalHydra
 from hydra.plugins.config_source import ConfigResult
+from lightning_fabric import fabric
 from omegaconf import DictConfig
 
 from metalearn_cli.cli.composing import Composer, Composition
@@ -133,6 +134,14 @@ def composed_once() -> Iterator[None]:
         patch.setattr(defaults_list, "_create_interpolation_map", choices_if_needed)
         patch.setattr(ConfigRepository, "load_config", read_once)
         patch.setattr(Composer, "compose", compose_once)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_callbacks_of_others() -> Iterator[None]:
+    """Have Fabric not search all installed packages for callbacks: it takes a tenth of a small training."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fabric, "_load_external_callbacks", lambda group: [])
         yield
 
 
