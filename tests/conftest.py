@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import logging
 import os
+import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +17,13 @@ from metalearn_cli.cli.main import WAITING, main
 os.environ |= WAITING  # as `mlx` does it, before torch is loaded
 
 import torch
+from hydra._internal import defaults_list
+from hydra._internal.config_repository import ConfigRepository
+from hydra.core.default_element import InputDefault
 from hydra.core.global_hydra import GlobalHydra
+from hydra.plugins.config_source import ConfigResult
+from lightning_fabric import fabric
+from omegaconf import DictConfig
 
 from metalearn_cli.cli.composing import Composer, Composition
 from metalearn_cli.core import machine
@@ -25,6 +31,8 @@ from metalearn_cli.core.config import STAGES, parse, parse_chain
 from metalearn_cli.core.config import Runtime as RuntimeConfig
 from metalearn_cli.engine import runtime
 from metalearn_cli.engine.runtime import Runtime
+from metalearn_cli.records import plots
+from metalearn_cli.stages import training
 
 PROTONET = {"_target_": "metalearn_cli.algorithms.protonet.ProtoNet"}
 EVERY_STAGE = {
@@ -95,22 +103,59 @@ OF_EVALUATE = {"ckpt": "latest", "backbone": None, "data": None, "algorithm": No
 
 @pytest.fixture(autouse=True, scope="session")
 def composed_once() -> Iterator[None]:
-    """Have Hydra compose the same words once: it takes 0.1 s, and the shipped configs stay as they are."""
-    known: dict[tuple[str, ...], Composition] = {}
-    compose = Composer.compose
+    """Have Hydra read each shipped file, and compose the same words, once: a composition takes 0.1 s."""
+    read, compose, choices_of = ConfigRepository.load_config, Composer.compose, defaults_list._create_interpolation_map
+    files: dict[tuple[str, str], bytes] = {}
+    known: dict[tuple[str, ...], bytes] = {}
 
-    def once(composer: Composer, words: Sequence[str]) -> Composition:
+    def read_once(repository: ConfigRepository, config_path: str) -> ConfigResult | None:
+        if any(source.provider == "command-line" for source in repository.sources):
+            return read(repository, config_path)  # files of the test's own, which may change
+        key = (str([source.path for source in repository.sources]), config_path)
+        if key not in files:
+            files[key] = pickle.dumps(read(repository, config_path))
+        return pickle.loads(files[key])  # much faster than a deep copy
+
+    def compose_once(composer: Composer, words: Sequence[str]) -> Composition:
         folders = composer.loader.config_search_path.get_path()
         if any(folder.provider == "command-line" for folder in folders):
-            return compose(composer, words)  # with files of the test's own, which may change
+            return compose(composer, words)
         key = (str(folders), composer.stage, *words)
         if key not in known:
-            known[key] = compose(composer, words)
-        return Composition(composer, known[key].words, copy.deepcopy(known[key].config))
+            composition = compose(composer, words)
+            known[key] = pickle.dumps((composition.words, composition.config))
+        return Composition(composer, *pickle.loads(known[key]))
+
+    def choices_if_needed(overrides: Any, defaults: list[InputDefault], self_added: bool) -> DictConfig:
+        wanted = any(default.is_interpolation() for default in defaults)
+        return choices_of(overrides, defaults, self_added) if wanted else DictConfig({})
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Composer, "compose", once)
+        patch.setattr(defaults_list, "_create_interpolation_map", choices_if_needed)
+        patch.setattr(ConfigRepository, "load_config", read_once)
+        patch.setattr(Composer, "compose", compose_once)
         yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_callbacks_of_others() -> Iterator[None]:
+    """Have Fabric not search all installed packages for callbacks: it takes a tenth of a small training."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fabric, "_load_external_callbacks", lambda group: [])
+        yield
+
+
+@pytest.fixture(autouse=True)
+def nothing_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out what takes longer than a small training: learning curves, and waiting for the disk."""
+    monkeypatch.setattr(training, "learning_curves", lambda *args: None)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+@pytest.fixture
+def curves(nothing_slow: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have trainings draw their learning curves all the same."""
+    monkeypatch.setattr(training, "learning_curves", plots.learning_curves)
 
 
 class Said:

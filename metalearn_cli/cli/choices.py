@@ -67,7 +67,8 @@ def folders(extra: str = "") -> list[Path]:
         raise UserError(f"--config-dir {extra}: there is no such folder")
     found = [config_dir(), *([Path(extra)] if extra else []), *plugins.config_dirs()]
     first: dict[Path, Path] = {}
-    for folder in dict.fromkeys(folder.resolve() for folder in found):
+    several = dict.fromkeys(folder.resolve() for folder in found) if len(found) > 1 else ()
+    for folder in several:
         for path in sorted([*folder.glob("*.yaml"), *folder.glob("*/*.yaml")]):
             if (other := first.setdefault(path.relative_to(folder), path)) != path:
                 raise UserError(f"{path} has the same name as {other}, which would hide it; rename it")

@@ -22,6 +22,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.sources_registry import SourcesRegistry
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.utils import setup_globals
@@ -91,7 +92,8 @@ class Composer:
             address = f"{VettedConfigSource.scheme()}://{folder.resolve()}"
             path.prepend("command-line", address, SearchPathQuery(provider="schema"))
         self.loader = ConfigLoaderImpl(path)
-        self.groups = self.loader.list_groups("")
+        self.repository = self.loader.repository  # asked itself: the loader copies it for each question
+        self.groups = self.repository.get_group_options("", ObjectType.GROUP)
         self._chosen: dict[tuple[str, ...], Composition] = {}
 
     @cached_property
@@ -106,14 +108,14 @@ class Composer:
         """Return the choices of a group whose own files have this setting."""
         return [
             name
-            for name in self.loader.get_group_options(group)
-            if (found := self.loader.repository.load_config(f"{group}/{name}")) and setting in found.config
+            for name in self.repository.get_group_options(group)
+            if (found := self.repository.load_config(f"{group}/{name}")) and setting in found.config
         ]
 
     def of_class(self, group: str, target: str) -> list[str]:
         """Return the choices of a group that may build this class: a file names it, or inherits what it builds."""
         files = {
-            name: self.loader.repository.load_config(f"{group}/{name}") for name in self.loader.get_group_options(group)
+            name: self.repository.load_config(f"{group}/{name}") for name in self.repository.get_group_options(group)
         }
         return [
             name
@@ -186,14 +188,14 @@ class Composer:
         name = f"data/{[*parts, chosen.get('data')][0]}"
         if not (self.stage in TRAINING or self.stage == "run") or "backbone" in chosen:
             return list(words)
-        found = self.loader.repository.load_config(name) if self.loader.repository.config_exists(name) else None
+        found = self.repository.load_config(name) if self.repository.config_exists(name) else None
         suited = found and found.header.get("backbone")
-        known = suited in self.loader.get_group_options("backbone")
+        known = suited in self.repository.get_group_options("backbone")
         return [*words, f"backbone={suited}"] if known else list(words)
 
     def file(self, config: str) -> str:
         """Return the path of a config for messages; the shipped folder is `configs`."""
-        result = self.loader.repository.load_config(config)
+        result = self.repository.load_config(config)
         if result is None:
             return config
         if result.provider == "main":
@@ -309,7 +311,8 @@ class Composition:
         """
         if name is None:
             return None
-        repository, known = self.composer.loader.repository, self.composer.loader.get_group_options("experiment")
+        repository = self.composer.repository
+        known = repository.get_group_options("experiment")
         line = [name]
         while line[-1] in known:
             file = repository.load_config(f"experiment/{line[-1]}")
@@ -347,7 +350,7 @@ class Composition:
         """The merged config files, in order: (name, section, contents)."""
         composer, found = self.composer, []
         for default in composer.loader.compute_defaults_list(composer.config, self.words, RunMode.RUN).defaults:
-            result = composer.loader.repository.load_config(str(default.config_path))
+            result = composer.repository.load_config(str(default.config_path))
             if result is not None and result.provider in ("main", "command-line"):
                 section = result.header["package"] if default.package is None else default.package
                 section = "" if section in (None, "_global_") else str(section)

@@ -329,7 +329,7 @@ def _instead(
         return "", f"{wanted[0]} is a setting of {', '.join(takers)}"
     groups = [advice.partition("=")[0] for advice in (row.here if row and not advised else ())]
     if groups and groups[0] in composer.usual:
-        options = composer.loader.get_group_options(groups[0])
+        options = composer.repository.get_group_options(groups[0])
         return "", f"{groups[0]}= takes one of {', '.join(options)}"
     return "", ""
 
@@ -340,7 +340,7 @@ def _offered(composer: Composer, advice: str) -> str:
     if group not in composer.groups:
         return advice
     name, blank, more = chosen.partition(" ")
-    near = closest(name, composer.loader.get_group_options(group))
+    near = closest(name, composer.repository.get_group_options(group))
     return f"{group}={near}{blank}{more}" if near else ""
 
 
@@ -491,7 +491,7 @@ def _broken(composer: Composer, error: Exception) -> Fault:
     if not isinstance(error, MissingConfigException) or not error.missing_cfg_file:
         return Fault("", _first_line(error))
     group, _, name = error.missing_cfg_file.partition("/")
-    options = composer.loader.get_group_options(group)
+    options = composer.repository.get_group_options(group)
     there = f"there are {', '.join(options)}" if options else "there are none"
     if group == "data" and ("/" in name or Path(name).exists()):
         there += f"; how a file or folder of your own is read: mlx data make {name}"
@@ -503,7 +503,7 @@ def _broken(composer: Composer, error: Exception) -> Fault:
 
 def _chosen(composer: Composer, name: str, groups: Iterable[str]) -> str:
     """Return the choice of the component with this name, in upper or lower case, or ""."""
-    found = [(group, closest(name, composer.loader.get_group_options(group))) for group in groups]
+    found = [(group, closest(name, composer.repository.get_group_options(group))) for group in groups]
     return next((f"{group}={near}" for group, near in found if near and near.lower() == name.lower()), "")
 
 

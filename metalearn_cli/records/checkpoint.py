@@ -19,6 +19,7 @@ import shutil
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -365,8 +366,6 @@ class Checkpoints:
     def _manifest(
         self, step: int, tensors: Params, metrics: Mapping[str, float], files: Mapping[str, bytes]
     ) -> dict[str, Any]:
-        versions = {"python": platform.python_version(), "metalearn-cli": __version__}
-        versions |= {package: importlib.metadata.version(package) for package in ("torch", "safetensors")}
         return {
             "format": FORMAT,
             **self._facts,
@@ -374,9 +373,16 @@ class Checkpoints:
             "metrics": finite(metrics),
             "created_at": now(),
             "signature": {name: _signature(t) for name, t in tensors.items()},
-            "versions": versions,
+            "versions": _versions(),
             "files": {n: {"sha256": hashlib.sha256(b).hexdigest(), "bytes": len(b)} for n, b in files.items()},
         }
+
+
+@cache
+def _versions() -> dict[str, str]:
+    """Return the versions of what wrote a checkpoint; to look them up takes longer than to save a small one."""
+    installed = {package: importlib.metadata.version(package) for package in ("torch", "safetensors")}
+    return {"python": platform.python_version(), "metalearn-cli": __version__, **installed}
 
 
 def _signature(tensor: Tensor) -> str:

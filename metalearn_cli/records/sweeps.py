@@ -19,7 +19,6 @@ from metalearn_cli.core.errors import UserError
 from metalearn_cli.core.metric import metric_named
 from metalearn_cli.records.runs import read_json, write_json, write_text
 from metalearn_cli.records.shapes import SWEEP, misshapen
-from metalearn_cli.records.student import student_t
 
 RESULTS = "results.json"
 OF_JOB = ("MLX_SWEEP_ID", "MLX_JOB_ID")
@@ -132,6 +131,8 @@ def _row(settings: dict[str, str], found: Sequence[Outcome]) -> dict[str, Any]:
     if len(values) > 1:
         interval, over = None, "seeds"
         if known:
+            from metalearn_cli.records.student import student_t  # with numpy, which most users of this module need not
+
             interval = student_t(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
     return {
         "settings": settings,

@@ -12,6 +12,7 @@ def test_measures_every_way_and_every_precision(mlx, monkeypatch):
     monkeypatch.setattr(bench, "measure", lambda measure=bench.measure: measure(**small))
     monkeypatch.setattr(bench, "tune", lambda: None)
     monkeypatch.setattr(bench, "TURNS", 1)
+    monkeypatch.setattr(bench, "QUERY", 3)
     found = json.loads(mlx("doctor", "--bench", "--json").out)
     ways, precisions = (lines for heading, lines in found.items() if ": " in heading)
     assert ways.keys() == {"auto", "loop", "threads", "groups", "vmap"}

@@ -100,9 +100,11 @@ def test_the_data_set_is_sound_and_can_be_learnt_from(run):
     assert trained["data"]["name"] == "bars"
 
 
-def test_a_sweep_knows_them(installed, mlx):
+def test_a_sweep_knows_them(installed, mlx, stage):
     code, _, err = mlx("-m", "meta-train", "algorithm=learnt_steps,protonet", *SMALL)
     assert code == 0, err
+    targets = [config.algorithm["_target_"] for _, config in stage]
+    assert targets == ["my_pieces.algorithms.learnt_steps.LearntSteps", "metalearn_cli.algorithms.protonet.ProtoNet"]
 
 
 def test_without_the_package_they_are_not_known(mlx):

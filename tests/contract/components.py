@@ -43,7 +43,9 @@ def installed(site: Path) -> Iterator[None]:
 
 
 def make(spec: dict[str, Any], group: str, **objects: Any) -> Any:
-    """Build a component; the pieces are installed while it is built."""
+    """Build a component; if it is one of the pieces, they are installed while it is built."""
+    if not spec["_target_"].startswith("pieces."):
+        return build(spec, group, **objects)
     with TemporaryDirectory() as folder, installed(Path(folder) / "site"):
         return build(spec, group, **objects)
 

@@ -176,7 +176,7 @@ def test_the_order_of_queries_says_nothing_of_their_classes(data: Any, split: st
     if data.facts.regression:
         pytest.skip("tasks without classes")
     sampler = sampler_of(data, split)
-    right = torch.stack([sampler.batch(step, 1).query_y[0] for step in range(200)])
+    right = torch.stack([sampler.batch(step, 1).query_y[0] for step in range(100)])
     way = way_of(data)
     by_position = torch.arange(way * QUERY) // QUERY
     assert abs((right == by_position).float().mean().item() - 1 / way) < 0.05

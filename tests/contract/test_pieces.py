@@ -19,7 +19,6 @@ from metalearn_cli import stages
 from metalearn_cli.core import plugins
 from metalearn_cli.records import runs
 from metalearn_cli.records.checkpoint import open_checkpoint, read_tensors
-from metalearn_cli.stages import training
 
 pytestmark = pytest.mark.usefixtures("plugged")
 
@@ -41,13 +40,6 @@ TRAINED: list[tuple[str, str, dict[str, Any]]] = [
         if a.traits.learns
     ),
 ]
-
-
-@pytest.fixture(autouse=True)
-def nothing_slow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out what takes longer than the training: learning curves, and waiting for the disk."""
-    monkeypatch.setattr(training, "learning_curves", lambda *args: None)
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
 @pytest.fixture

@@ -89,8 +89,6 @@ def test_every_cut_is_found(checkpoint):
 @pytest.mark.parametrize("file", FILES)
 @pytest.mark.parametrize("damage", ["cut", "flip", "absent"])
 def test_run_goes_on_from_the_checkpoint_before(settings, said, tmp_path, monkeypatch, caplog, file, damage):
-    monkeypatch.setattr("metalearn_cli.stages.training.learning_curves", lambda *args: None)
-
     def values(folder):
         return parse(MetaTrainConfig, settings("meta-train", **SETTINGS, runs_dir=str(folder)))
 

@@ -16,11 +16,6 @@ SMALL = ("data=gaussian", "backbone=mlp", "query=3", "runtime.threads=1", "runti
 TRAINING = ("steps=6", "val_episodes=2", "every.evaluate=5")
 
 
-@pytest.fixture(autouse=True)
-def nothing_slow(monkeypatch):
-    monkeypatch.setattr("metalearn_cli.stages.training.learning_curves", lambda *args: None)
-
-
 @pytest.fixture
 def signalled(mlx, monkeypatch):
     """Return a function that runs a command and sends it signals in a step."""

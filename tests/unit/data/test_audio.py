@@ -185,15 +185,20 @@ def test_background_noise_is_no_word_and_numbers_have_names(tmp_path):
     assert {name for s in data.splits.values() for name in s.names} == {*esc50_source.NAMES, *esc50_source.MORE}
 
 
-def test_the_published_lists_split_the_sounds_where_they_lie(tmp_path):
-    settings = esc50_source.write(tmp_path)
+@pytest.fixture(scope="module")
+def sounds(tmp_path_factory):
+    """Write ESC-50's files once; each test writes its own lists beside them."""
+    return esc50_source.write(tmp_path_factory.mktemp("esc"))
+
+
+def test_the_published_lists_split_the_sounds_where_they_lie(sounds):
     names = [*esc50_source.NAMES, *esc50_source.MORE]
     parts = [names[:12], names[12:15], names[15:]]
-    esc50_source.lists(tmp_path / "ESC_paper_splits.npy", *parts)
-    data = esc50(**settings)
+    esc50_source.lists(Path(sounds["root"]) / "ESC_paper_splits.npy", *parts)
+    data = esc50(**sounds)
     assert [set(split.names) for split in data.splits.values()] == [set(own) for own in parts]
     assert data.protocol == "as given"
-    assert esc50(**settings, split="classes").protocol == "classes, seed 0"
+    assert esc50(**sounds, split="classes").protocol == "classes, seed 0"
 
 
 @pytest.mark.parametrize(
@@ -208,12 +213,11 @@ def test_the_published_lists_split_the_sounds_where_they_lie(tmp_path):
         (lambda parts: [*parts[:2], [*parts[2], Path()]], "asks for pathlib"),
     ],
 )
-def test_lists_that_do_not_fit_are_told(tmp_path, change, told):
-    settings = esc50_source.write(tmp_path)
+def test_lists_that_do_not_fit_are_told(sounds, change, told):
     names = [*esc50_source.NAMES, *esc50_source.MORE]
-    esc50_source.lists(tmp_path / "ESC_paper_splits.npy", *change([names[:12], names[12:18], names[18:]]))
+    esc50_source.lists(Path(sounds["root"]) / "ESC_paper_splits.npy", *change([names[:12], names[12:18], names[18:]]))
     with pytest.raises(DataError) as refused:
-        esc50(**settings)
+        esc50(**sounds)
     (finding,) = refused.value.findings
     assert finding.where == "ESC_paper_splits.npy" and told in finding.what
 
@@ -243,6 +247,7 @@ def test_the_benchmarks_say_where_they_looked(tmp_path, monkeypatch):
         fsdd()
 
 
+@pytest.mark.slow
 def test_real_recordings():
     root = Path(__file__).parents[4] / "shared" / "data" / "fsdd"
     if not root.is_dir():

@@ -21,15 +21,8 @@ from metalearn_cli.data.common.dataset import Dataset
 from metalearn_cli.data.common.splits import SPLITS, Split
 from metalearn_cli.records import runs
 from metalearn_cli.records.checkpoint import open_checkpoint, read_tensors
-from metalearn_cli.stages import session, training
+from metalearn_cli.stages import session
 from metalearn_cli.stages.preparing import Prepared, prepare
-
-
-@pytest.fixture(autouse=True)
-def nothing_slow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out what takes longer than the training: learning curves, and waiting for the disk."""
-    monkeypatch.setattr(training, "learning_curves", lambda *args: None)
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
 @pytest.fixture

@@ -59,7 +59,7 @@ def work(config, monkeypatch, said, tmp_path):
             return norm(runtime, params)
 
         monkeypatch.setattr(Runtime, "gradient_norm", recorded)
-        made = config(stage, **{"optimizer": SGD, "runtime__devices": devices, **changes})
+        made = config(stage, **{"steps": 3, "optimizer": SGD, "runtime__devices": devices, **changes})
         done = train(prepare(stage, made, JOBS[stage], session), session, said)
         return {
             "gradients": gradients,
