@@ -224,14 +224,16 @@ def _located(composition: Composition, problems: Sequence[Problem]) -> list[Faul
     overrides = [composer.read(word) for word in composition.words]
     chosen = {_section(override) for override in overrides if composer.is_choice(override)}
     faults = []
-    for problem in _typed_out(composition.values, problems):
+    told = list(_typed_out(composition.values, problems))
+    known = _without(composition.values, {p.key for p in told if p.message.startswith("no such setting")})
+    for problem in told:
         value = _find(composition.values, problem.key)
         telling = isinstance(value, str | int | float) and shown(value) not in problem.message
         text = value if isinstance(value, str) and len(value) < LONGEST else shown(value)
         key = f"{problem.key} = {text}" if telling else problem.key
         message, hint = problem.message, problem.hint
         if message.startswith("no such setting"):
-            hint, why = _meant(composition, problem, _written(value), chosen)
+            hint, why = _meant(composition.composer, known, problem, _written(value), chosen)
             message = "; ".join(filter(None, (message, why)))
         elif hint:
             sweeps = isinstance(value, list) and not hint.startswith("[")  # of its values, each alone
@@ -265,9 +267,20 @@ def _written(value: Any) -> str:
     return text if len(text) < LONGEST else "..."
 
 
-def _meant(composition: Composition, problem: Problem, value: str, chosen: Collection[str]) -> tuple[str, str]:
+def _without(values: Mapping[str, Any], keys: Collection[str], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings without some, which are named by dotted keys."""
+    return {
+        name: _without(own, keys, f"{prefix}{name}.") if isinstance(own, Mapping) else own
+        for name, own in values.items()
+        if f"{prefix}{name}" not in keys
+    }
+
+
+def _meant(
+    composer: Composer, values: Mapping[str, Any], problem: Problem, value: str, chosen: Collection[str]
+) -> tuple[str, str]:
     """Return what to type for an unknown setting, as `_instead` does; the problem's hint is the closest key."""
-    composer, values, key = composition.composer, composition.values, problem.key
+    key = problem.key
     group, _, word = key.rpartition(".")
     instead, why = _instead(composer, values, key, value, chosen)
     near = problem.hint or ("" if group else closest(key, composer.groups))

@@ -17,7 +17,10 @@ ANSWERS = {
         "steps=20",
         "steps=N",
     ),
-    "run step=20": "pretrain.steps=20 or transfer.steps=20 or meta_train.steps=20",
+    "run step=20 pretrain.step=30": (  # a key that is wrong itself is not advised
+        "pretrain.steps=20 or transfer.steps=20 or meta_train.steps=20",
+        "pretrain.steps=30",
+    ),
     "run lr=0.1 pretrain.step=30 evaluate.episode=20 meta-train.steps=40 pretrain.epochs=3": (
         "pretrain.optimizer.lr=0.1 or transfer.optimizer.lr=0.1 or meta_train.optimizer.lr=0.1",
         "pretrain.steps=30",
