@@ -37,7 +37,7 @@ from metalearn_cli.cli.vet import DEEPEST, MOST, VettedConfigSource, too_complex
 from metalearn_cli.cli.words import closest
 from metalearn_cli.core.check import shown
 from metalearn_cli.core.claims import Tier, check_tier, parse_tiers
-from metalearn_cli.core.config import QUERY, STAGES, WAY, ChainConfig, DataConfig, SweepConfig, parse, parse_chain
+from metalearn_cli.core.config import QUERY, STAGES, WAY, ChainConfig, DataConfig, parse, parse_chain, parse_sweep
 from metalearn_cli.core.errors import ConfigError, Problem, UserError
 from metalearn_cli.core.nested import leaves
 from metalearn_cli.core.stages import TRAINING
@@ -53,10 +53,6 @@ _USUAL = ("hydra/launcher=basic", "hydra/sweeper=basic")
 
 OF_PLACES = re.compile(r"(tier|runs_dir|wait|runtime|runtime\..*|data\.root|backbone\.path)=")
 """Words that say where things are and which tier runs: they hold for an experiment that runs before, too."""
-
-
-_SETTINGS: dict[str, type[Any]] = {**STAGES, "sweep": SweepConfig}
-"""What the settings of each command are parsed into; those of the others, which read data alone, into DataConfig."""
 
 
 PARTS = "data.parts."
@@ -250,8 +246,10 @@ class Composition:
         try:
             if stage == "run":
                 found: Any = self._chain(values)
-            else:
-                found = parse(_SETTINGS.get(stage, DataConfig), values)
+            elif stage == "sweep":
+                found = parse_sweep(values)
+            else:  # the commands besides the stages read data alone
+                found = parse(STAGES.get(stage, DataConfig), values)
         except ConfigError as error:
             unfilled = {p.key for p in problems}
             raise ConfigError([*problems, *(p for p in error.problems if p.key not in unfilled)]) from error

@@ -22,8 +22,8 @@ from metalearn_cli.cli.lookups import impossible, missing
 from metalearn_cli.cli.typed import row_of, row_of_value
 from metalearn_cli.cli.words import closest
 from metalearn_cli.core.check import LONGEST, in_shell, shown
-from metalearn_cli.core.config import STAGES, Sweep
-from metalearn_cli.core.errors import ConfigError, Problem, UserError
+from metalearn_cli.core.config import STAGES
+from metalearn_cli.core.errors import ConfigError, Problem
 from metalearn_cli.core.nested import leaves
 from metalearn_cli.core.stages import TABLE, TRAINING
 
@@ -66,6 +66,11 @@ def check(composer: Composer, words: Sequence[str], multirun: bool) -> list[Comp
                 overrides.append(override)
         except HydraException as error:
             faults.append(_unreadable(composer, word, error))
+    if multirun:
+        told = "is for a search, which chooses numbers from an interval"
+        ranges = [override.get_key_element().lstrip("+") for override in overrides if override.is_interval_sweep()]
+        faults += [Fault(key, told, TYPED, "sweep=optuna") for key in ranges]
+        overrides = [override for override in overrides if not override.is_interval_sweep()]
     try:
         combinations = composer.combinations(overrides) if multirun else [[composer.forced(o) for o in overrides]]
     except HydraException as error:
@@ -81,42 +86,6 @@ def check(composer: Composer, words: Sequence[str], multirun: bool) -> list[Comp
     if faults:
         raise SettingsError(composer.stage, faults, _data_of(jobs))
     return jobs
-
-
-def check_sweep(stage: str, words: Sequence[str], extra: str) -> tuple[list[Composition], Sweep]:
-    """Return the settings of the jobs of a sweep, and those of the sweep itself.
-
-    Args:
-        stage: the command of each job.
-        words: the words of its settings; those of a sweep's file are added to them.
-        extra: the user's own folder of configs, or "".
-
-    Raises:
-        SettingsError: with everything that is wrong.
-        UserError: if there are no jobs.
-    """
-    faults: list[Fault] = []
-    jobs: list[Composition] = []
-    params: dict[str, Any] = {}
-    try:
-        (own,) = check(Composer("sweep", extra), [word for word in words if is_of_sweep(word)], multirun=False)
-        params = own.settings.sweep.params
-    except SettingsError as error:
-        faults += error.faults
-    typed = [word for word in words if not is_of_sweep(word)]
-    keys = {word.lstrip("+").partition("=")[0] for word in typed}
-    more = [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in params.items()]
-    try:
-        jobs = check(
-            Composer(stage, extra), [*(w for w in more if w.partition("=")[0] not in keys), *typed], multirun=True
-        )
-    except SettingsError as error:
-        faults += error.faults
-    if faults:
-        raise SettingsError(stage, faults)
-    if not jobs:
-        raise UserError("the sweep has no jobs: one of its ranges or lists is empty")
-    return jobs, own.settings.sweep
 
 
 def is_of_sweep(word: str) -> bool:

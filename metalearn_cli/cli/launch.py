@@ -16,7 +16,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from metalearn_cli.cli import errors, telling
 from metalearn_cli.cli.composing import HYDRA_ERRORS, OF_PLACES, Composer, Composition
-from metalearn_cli.cli.faults import check, check_sweep, originating
+from metalearn_cli.cli.faults import check, originating
+from metalearn_cli.cli.planning import check_sweep
 from metalearn_cli.core import plugins
 from metalearn_cli.core.check import as_typed
 from metalearn_cli.core.errors import ConfigError, Problem, Stopped, UserError
@@ -293,7 +294,7 @@ def validate(stage: str, words: Sequence[str], extra: str, multirun: bool) -> li
         UserError: with every problem.
     """
     with telling.reporting():
-        jobs = check_sweep(stage, words, extra)[0] if multirun else check(Composer(stage, extra), words, False)
+        jobs = check_sweep(stage, words, extra).jobs if multirun else check(Composer(stage, extra), words, False)
     with importing():
         from metalearn_cli import stages
     notes: list[str] = []

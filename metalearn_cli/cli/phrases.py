@@ -32,6 +32,14 @@ def number(name: str, value: float | None) -> str:
     return f"{100 * value:.1f} %" if _is_share(name) else f"{value:.4g}"
 
 
+def brief(typed: str) -> str:
+    """Return the value of a setting as it is typed, a number that a search has drawn with four digits."""
+    try:
+        return f"{float(typed):.4g}" if len(typed) > 9 and "." in typed else typed
+    except ValueError:
+        return typed
+
+
 def spread(name: str, value: float | None, half: float | None) -> str:
     """Return a measured value with the half-width of its 95 % interval."""
     if value is None or half is None:

@@ -44,8 +44,8 @@ def schema(name: str, extra: str = "") -> Schema:
     elif stage in STAGES:
         whole = _settings(config.STAGES[stage], _comments(stage, extra))
     elif stage in _SECTIONS:
-        cls, usual = _SECTIONS[stage]
-        whole = _settings(cls, _in(usual, extra))
+        parts = [_settings(cls, _in(usual, extra))["properties"] for cls, usual in _SECTIONS[stage].items()]
+        whole = _object({key: own for part in parts for key, own in part.items()})
     elif stage in _GROUPS:
         whole = {"$ref": f"#/definitions/{stage}"}
     else:
@@ -59,11 +59,11 @@ def schema(name: str, extra: str = "") -> Schema:
     return {"$schema": _DRAFT, "title": f"mlx {name}", **whole, "definitions": definitions}
 
 
-_SECTIONS: dict[str, tuple[type, str]] = {
-    "runtime": (config.Runtime, "runtime/auto"),
-    "sweep": (config.Sweep, "sweep/local"),
+_SECTIONS: dict[str, dict[type, str]] = {
+    "runtime": {config.Runtime: "runtime/auto"},
+    "sweep": {config.Sweep: "sweep/local", config.Search: "sweep/optuna"},
 }
-"""Groups whose files are settings of `mlx`, not of a component, each with the file that has the comments."""
+"""Groups whose files are settings of `mlx`, not of a component: their parts, each with a file that has its comments."""
 
 _GROUPS = ("algorithm", "backbone", "data", "method", "model", "optimizer", "scheduler")
 

@@ -12,17 +12,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from metalearn_cli.cli import errors, launch, telling
-from metalearn_cli.cli.composing import Composition
-from metalearn_cli.cli.faults import check_sweep, originating
+from metalearn_cli.cli.composing import Composer, Composition
+from metalearn_cli.cli.faults import originating
+from metalearn_cli.cli.planning import ELSEWHERE, Plan, as_words, check_sweep
 from metalearn_cli.core.check import as_typed
 from metalearn_cli.core.config import STAGES, digest
+from metalearn_cli.core.config import Search as SearchConfig
 from metalearn_cli.core.errors import ConfigError, Problem, Stopped, UserError
 from metalearn_cli.core.importing import importing
 from metalearn_cli.core.nested import leaves
 from metalearn_cli.core.stages import TABLE
 from metalearn_cli.records.runs import find_checkpoint, sha256_of
-from metalearn_cli.records.sweeps import OF_JOB, Outcome
+from metalearn_cli.records.sweeps import OF_JOB, Outcome, folder_of
 from metalearn_cli.studies import sweep as studies
+from metalearn_cli.studies.search import Search, needs_optuna
 from metalearn_cli.studies.slots import slots_of
 from metalearn_cli.studies.sweep import Job
 
@@ -31,9 +34,6 @@ COMMAND = (sys.executable, "-m", "metalearn_cli.cli.main")
 
 WEEK = 7 * 24 * 3600
 """Seconds for which a chain waits for a stage that it has in common with another one of the sweep."""
-
-_ELSEWHERE = ("runtime", "runs_dir", "tracker", "wait")
-"""Settings that say where and how a job runs: it is the same job with others, unless the sweep itself varies them."""
 
 _ON_DISK = ("root", "path", "weights")
 """Settings of data and backbones that name files."""
@@ -60,19 +60,25 @@ def run(stage: str, words: Sequence[str], extra: str) -> Found:
         InUseError: if another process runs this sweep.
     """
     with telling.reporting():
-        compositions, config = check_sweep(stage, words, extra)
+        plan = check_sweep(stage, words, extra)
+        config, search = plan.config.sweep, plan.config.search
+        if search:
+            needs_optuna()
         with _blamed(stage):
-            slots = slots_of(config, [one.values["runtime"] for one in compositions])
-    name = digest([stage, sorted(_identities(compositions))])[:8]
+            runtimes = [one.values["runtime"] for one in plan.jobs]
+            slots = slots_of(config, runtimes[:1] * search.trials if search else runtimes, apart=search is not None)
+    identities = _identities(plan.jobs)
+    name = digest([stage, plan.space, search.objective, identities[0]] if search else [stage, sorted(identities)])[:8]
     with _environment(name):
-        pinned = [_pinned(one) for one in compositions]
-        own = dict(zip(_identities(pinned), pinned, strict=True))
-        jobs = _jobs(own, extra)
-        watcher = telling.Jobs(jobs, live=bool(slots), latest=studies.last_line)
+        own = {} if search else _pinned(plan.jobs)
+        jobs = _search(plan, search) if search else _jobs(own, extra)
+        known, number = ([], jobs.number) if isinstance(jobs, Search) else (jobs, len(jobs))
+        watcher = telling.Jobs(known, live=bool(slots), latest=studies.last_line, number=number)
         command = shlex.join(["mlx", "-m", stage, *words, *_options(extra)])
-        sweep = studies.Sweep(name, jobs, {"stage": stage, "command": command}, watcher)
+        folder = folder_of(plan.jobs[0].values["runs_dir"], name)
+        sweep = studies.Sweep(folder, jobs, {"stage": stage, "command": command}, watcher)
         try:
-            with closing(watcher), sweep.open():
+            with _blamed(stage), closing(watcher), sweep.open():
                 if slots:
                     studies.at_once(sweep, slots, COMMAND, config.fail_fast)
                 else:
@@ -85,25 +91,33 @@ def run(stage: str, words: Sequence[str], extra: str) -> Found:
 def _jobs(compositions: Mapping[str, Composition], extra: str) -> list[Job]:
     """Return jobs from their settings, which are given by the jobs' ids."""
     differing = _differing([one.typed for one in compositions.values()])
-    return [
-        Job(
-            name,
-            settings,
-            (one.composer.stage, *_typed(one), "--json", *_options(extra)),
-            one.values["runs_dir"],
-        )
-        for (name, one), settings in zip(compositions.items(), differing, strict=True)
-    ]
+    return [_job(name, one, own) for (name, one), own in zip(compositions.items(), differing, strict=True)]
+
+
+def _job(name: str, composition: Composition, settings: dict[str, str]) -> Job:
+    """Return a job; chains in processes of their own wait for the stages that they share."""
+    stage, values = composition.composer.stage, composition.values
+    waits = [f"++wait={WEEK}"] if stage == "run" and not values["wait"] else []
+    options = ["--json", *_options(composition.composer.extra)]
+    return Job(name, settings, (stage, *composition.typed, *waits, *options), values["runs_dir"])
+
+
+def _search(plan: Plan, settings: SearchConfig) -> Search:
+    """Return the trials of a search."""
+    first = plan.jobs[0]
+
+    def make(point: dict[str, str], pins: Sequence[str]) -> Job:
+        composer = first.composer
+        words = [*plan.words, *as_words(point)]
+        one = _with(composer, [composer.forced(composer.read(word)) for word in words], pins)
+        return _job(_identities([one])[0], one, point)
+
+    steps = first.values["every"]["evaluate"], first.values["steps"]
+    return Search(settings, plan.space, steps, lambda: _pins(first), make)
 
 
 def _options(extra: str) -> list[str]:
     return ["--config-dir", extra] if extra else []
-
-
-def _typed(composition: Composition) -> list[str]:
-    """Return the words of a job in a process of its own; chains wait for the stages that they share."""
-    waits = composition.composer.stage == "run" and not composition.values["wait"]
-    return [*composition.typed, *[f"++wait={WEEK}"] * waits]
 
 
 def _attempt(job: Job, composition: Composition, sweep: str) -> Outcome:
@@ -140,8 +154,18 @@ def _blamed(stage: str) -> Iterator[None]:
         raise errors.SettingsError(stage, faults) from error
 
 
-def _pinned(composition: Composition) -> Composition:
-    """Return the settings of a job with the checkpoint that `latest` means now, so that it is the same for all jobs.
+def _pinned(compositions: Sequence[Composition]) -> dict[str, Composition]:
+    """Return the settings of jobs by their ids, with the checkpoint that `latest` means now: it is the same for all.
+
+    Raises:
+        SettingsError: if there is none.
+    """
+    pinned = [_with(one.composer, one.typed, pins) if (pins := _pins(one)) else one for one in compositions]
+    return dict(zip(_identities(pinned), pinned, strict=True))
+
+
+def _pins(composition: Composition) -> list[str]:
+    """Return words with the checkpoint that `latest` means now, for the settings that name it.
 
     Raises:
         SettingsError: if there is none.
@@ -158,13 +182,16 @@ def _pinned(composition: Composition) -> Composition:
             except UserError as error:
                 raise ConfigError([Problem(setting, str(error).removeprefix(f"{setting}={name}: "))]) from error
         words.append(f"++{setting}={as_typed(str(found))}")
-    if not words:
-        return composition
-    keys = {word.partition("=")[0] for word in words}
-    typed = [*(word for word in composition.typed if word.partition("=")[0] not in keys), *words]
-    pinned = composition.composer.compose(typed)
-    pinned.typed = typed
-    return pinned
+    return words
+
+
+def _with(composer: Composer, typed: Sequence[str], pins: Sequence[str]) -> Composition:
+    """Return the settings of some words with those of `_pins` in place of the ones that they replace."""
+    keys = {word.partition("=")[0] for word in pins}
+    words = [*(word for word in typed if word.partition("=")[0] not in keys), *pins]
+    composition = composer.compose(words)
+    composition.typed = words
+    return composition
 
 
 def _identities(compositions: Sequence[Composition]) -> list[str]:
@@ -173,11 +200,11 @@ def _identities(compositions: Sequence[Composition]) -> list[str]:
     Files that they name count with their place and the time of their last change: if either is another, the job's own
     process finds by their contents whether it is done.
     """
-    where = [dict(leaves({key: one.values.get(key) for key in _ELSEWHERE})) for one in compositions]
+    where = [dict(leaves({key: one.values.get(key) for key in ELSEWHERE})) for one in compositions]
     varied = {key for own in where for key in own if len({json.dumps(other.get(key)) for other in where}) > 1}
     found = []
     for composition, own in zip(compositions, where, strict=True):
-        what = {key: value for key, value in composition.values.items() if key not in (*_ELSEWHERE, "tiers")}
+        what = {key: value for key, value in composition.values.items() if key not in (*ELSEWHERE, "tiers")}
         for setting in {"init_from", "ckpt", "teacher"} & what.keys():
             manifest = Path(str(what[setting])) / "manifest.json"
             what[setting] = sha256_of(manifest) if manifest.is_file() else what[setting]

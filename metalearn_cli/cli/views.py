@@ -13,6 +13,7 @@ from metalearn_cli.cli.listing import told
 from metalearn_cli.cli.phrases import (
     NO_CHANGE,
     age,
+    brief,
     calibration,
     duration,
     error_rates,
@@ -302,11 +303,12 @@ def sweep(name: str, folder: Path, outcomes: Sequence[Outcome], words: Sequence[
         given = {**row["settings"], "seed": ", ".join(row["seeds"])}
         ids = row["runs"]
         result = measured({"metric": row})
+        result = ", ".join([result, *(measured({"metric": score}) for score in row.get("scores", ())[1:])])
         shown = str(ids[0]) if len(ids) == 1 else f"{len(ids)} runs"
-        rows.append([*(given.get(key, "") for key in keys), shown, "completed", result])
+        rows.append([*(brief(given.get(key, "")) for key in keys), shown, "completed", result])
     for outcome in outcomes:
         if not outcome.run:
-            own = [outcome.settings.get(key, "") for key in keys]
+            own = [brief(outcome.settings.get(key, "")) for key in keys]
             rows.append([*own, Path(outcome.folder).name or "-", outcome.status, outcome.error])
     counts = Counter(outcome.status for outcome in outcomes)
     number = f"{len(outcomes)} job{'s' * (len(outcomes) != 1)}"

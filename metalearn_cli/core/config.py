@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from difflib import get_close_matches
@@ -222,10 +223,23 @@ class Sweep:
 
 
 @dataclass(frozen=True)
+class Search:
+    """What `mlx -m` searches for, with Optuna."""
+
+    trials: Count
+    """How many points are tried."""
+    objective: str | list[str]
+    """The validation metrics of which the best is sought, such as val/accuracy."""
+    pruner: Literal["median", "hyperband", "none"]
+    """Which rule of Optuna stops trials that fall behind."""
+
+
+@dataclass(frozen=True)
 class SweepConfig:
-    """The settings of `mlx -m` itself."""
+    """The settings of `mlx -m` itself; parts that its file does not have are None."""
 
     sweep: Sweep
+    search: Search | None
 
 
 STAGES: dict[str, type[Common]] = {
@@ -273,6 +287,41 @@ def parse(cls: type[Config], values: Mapping[str, Any]) -> Config:
     if problems := [*homeless, *_problems(cls, values, "")]:
         raise ConfigError(problems)
     return _construct(cls, values)
+
+
+_PARTS: dict[str, type[Any]] = {"search": Search}
+"""The parts of a sweep's settings that some of its files have."""
+
+
+def parse_sweep(values: Mapping[str, Any]) -> SweepConfig:
+    """Turn the plain values of `sweep.*` into settings; a part is there if all of its settings are.
+
+    Raises:
+        ConfigError: as `parse`.
+    """
+    values, problems = _at_home(values["sweep"], "sweep")
+    classes = {name: cls for name, cls in _PARTS.items() if _hints(cls).keys() <= values.keys()}
+    own = {name: {key: values[key] for key in _hints(cls)} for name, cls in classes.items()}
+    known = {key for part in own.values() for key in part}
+    classes["sweep"], own["sweep"] = Sweep, {key: value for key, value in values.items() if key not in known}
+    problems += [p for name, cls in classes.items() for p in _problems(cls, own[name], "sweep.")]
+    if problems := [*problems, *_no_objectives(own.get("search", {}).get("objective"))]:
+        raise ConfigError(problems)
+    parts: dict[str, Any] = dict.fromkeys(_PARTS)
+    return SweepConfig(**parts | {name: _construct(cls, own[name]) for name, cls in classes.items()})
+
+
+def _no_objectives(value: Any) -> list[Problem]:
+    """Return the problems of a search's objectives that their types do not say."""
+    names = value if isinstance(value, list) else [value]
+    if not names or len({*map(str, names)}) < len(names):
+        return [Problem("sweep.objective", f"must be one metric or different ones, got {shown(value)}")]
+    told = "must be a validation metric, such as val/accuracy: what is chosen by a test makes its result too good"
+    return [
+        Problem("sweep.objective", f"{told}; got {name}", "" if names is value else f"val/{name.rpartition('/')[2]}")
+        for name in names
+        if isinstance(name, str) and not re.fullmatch(r"val/\w+", name)
+    ]
 
 
 def parse_chain(values: Mapping[str, Any], first: ChainConfig | None = None) -> ChainConfig:

@@ -9,11 +9,14 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from metalearn_cli.core.errors import UserError
-from metalearn_cli.core.types import Reporter
 from metalearn_cli.records.runs import as_json, flush, naming, write_text
 from metalearn_cli.records.shapes import COUNT, MEASURED, misshapen
+
+if TYPE_CHECKING:  # it imports torch
+    from metalearn_cli.core.types import Reporter
 
 log = logging.getLogger("metalearn_cli")
 

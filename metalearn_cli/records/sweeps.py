@@ -24,7 +24,7 @@ RESULTS = "results.json"
 OF_JOB = ("MLX_SWEEP_ID", "MLX_JOB_ID")
 """The variables that tell a process which job of which sweep it is."""
 
-_OF_RUN = ("id", "stage", "status", "seconds", "metric")
+_OF_RUN = ("id", "stage", "status", "seconds", "metric", "scores")
 
 
 class Outcome(NamedTuple):
@@ -32,11 +32,11 @@ class Outcome(NamedTuple):
 
     Attributes:
         settings: those in which the jobs of the sweep differ, as they are typed.
-        status: completed, refused, crashed, diverged, in use, killed, interrupted or not begun.
+        status: completed, pruned, refused, crashed, diverged, in use, killed, interrupted or not begun.
         error: why it is not completed, in a sentence.
         code: its exit code.
         folder: that of its run, or "" if it had none yet.
-        run: its run.json, if it is completed.
+        run: its run.json, if it is completed; in a search with `scores`, the values of all objectives.
     """
 
     settings: dict[str, str]
@@ -110,16 +110,20 @@ def discard(folder: Path, *jobs: Path) -> None:
 def table(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
     """Return a row for each point of a sweep, the best first: the mean over its seeds.
 
+    With several objectives, those come first to which no other point is superior in all of them.
+
     Returns:
         Rows with `settings` (without the seed), the `seeds` and `runs` that are completed, `name` and `value` of the
-        metric, its `normalisation`, its `interval`, and `over`, what that is an interval over: seeds or episodes.
+        metric, its `normalisation`, its `interval`, and `over`, what that is an interval over: seeds or episodes. In
+        a search also `scores`, the values of all objectives.
     """
     points: dict[tuple[tuple[str, str], ...], list[Outcome]] = {}
     for outcome in outcomes:
         if outcome.run:
             own = tuple((key, value) for key, value in outcome.settings.items() if key != "seed")
             points.setdefault(own, []).append(outcome)
-    return sorted((_row(dict(own), found) for own, found in points.items()), key=_rank)
+    rows = sorted((_row(dict(own), found) for own, found in points.items()), key=_rank)
+    return sorted(rows, key=lambda row: any(_superior(other, row) for other in rows))
 
 
 def _row(settings: dict[str, str], found: Sequence[Outcome]) -> dict[str, Any]:
@@ -143,7 +147,17 @@ def _row(settings: dict[str, str], found: Sequence[Outcome]) -> dict[str, Any]:
         "value": math.fsum(values) / len(values) if known else None,
         "interval": interval,
         "over": over,
+        **({"scores": scores} if (scores := runs[0].get("scores")) else {}),
     }
+
+
+def _superior(row: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether one of two points with several objectives is as good as the other in all of them, and better in one."""
+    pairs = list(zip(row.get("scores", ()), other.get("scores", ()), strict=True))
+    if len(pairs) < 2:
+        return False
+    ranks = [(_rank(mine), _rank(its)) for mine, its in pairs]
+    return all(mine <= its for mine, its in ranks) and any(mine < its for mine, its in ranks)
 
 
 def _rank(row: Mapping[str, Any]) -> tuple[str, bool, float]:

@@ -26,7 +26,7 @@ class Slot(NamedTuple):
     environment: dict[str, str]
 
 
-def slots_of(config: Sweep, runtimes: Sequence[Mapping[str, Any]]) -> list[Slot]:
+def slots_of(config: Sweep, runtimes: Sequence[Mapping[str, Any]], apart: bool = False) -> list[Slot]:
     """Return the slots of a sweep; none if its jobs can run in this process, one after the other.
 
     Jobs that differ in `runtime.tuned` cannot: the threads of a process keep how they treat denormal numbers.
@@ -34,6 +34,7 @@ def slots_of(config: Sweep, runtimes: Sequence[Mapping[str, Any]]) -> list[Slot]
     Args:
         config: the settings of the sweep.
         runtimes: the settings `runtime` of its jobs.
+        apart: whether each job has a process of its own in any case.
 
     Raises:
         ConfigError: if the GPUs or the memory do not allow so many jobs at once.
@@ -43,7 +44,7 @@ def slots_of(config: Sweep, runtimes: Sequence[Mapping[str, Any]]) -> list[Slot]
     threads = max(runtime["threads"] or 1 for runtime in runtimes)
     usual = most or max(1, cores() // threads)
     number = min(usual, len(runtimes)) if config.slots == "auto" else config.slots
-    if number == 1 and len({runtime["tuned"] for runtime in runtimes}) == 1:
+    if number == 1 and not apart and len({runtime["tuned"] for runtime in runtimes}) == 1:
         return []
     if found and number > max(most, 1):
         has = f"{len(found)} GPU{'s' * (len(found) > 1)}"

@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from metalearn_cli.core.errors import InUseError, Stopped
+from metalearn_cli.core.errors import InUseError, Stopped, UserError
 from metalearn_cli.engine.signals import first_signal, stop
 from metalearn_cli.records import sweeps
 from metalearn_cli.records.runs import is_held, list_runs, locked
@@ -79,20 +79,39 @@ class Watcher(Protocol):
         """These jobs are running; called often."""
 
 
+class Trials(Protocol):
+    """Makes the jobs of a sweep while it runs, see `studies.search`."""
+
+    number: int
+
+    def begin(self, folder: Path) -> Sequence[tuple[Job, Outcome | None]]:
+        """Return the jobs so far, with the outcome of those of which no run tells it; the sweep has this folder."""
+
+    def more(self) -> Job | None:
+        """Return one more job; None if there are all."""
+
+    def hopeless(self, running: Sequence[Job]) -> Sequence[tuple[Job, str]]:
+        """Return those of the running jobs that shall end early, each with a reason; called often."""
+
+    def ended(self, job: Job, outcome: Outcome) -> Outcome:
+        """Take note of what came of a job; return what shall be recorded."""
+
+
 class Sweep:
     """The jobs of a sweep and what came of them; the results are written whenever one ends.
 
     Args:
-        name: its id.
-        jobs: all of them, in their order.
+        folder: that of its results; its name is the sweep's id.
+        jobs: all of them, in their order, or what makes them.
         facts: more for results.json.
         watcher: is told.
     """
 
-    def __init__(self, name: str, jobs: Sequence[Job], facts: dict[str, Any], watcher: Watcher) -> None:
-        self.name, self.jobs, self.watcher = name, list(jobs), watcher
-        self.folder = sweeps.folder_of(jobs[0].runs_dir, name)
-        self._facts = {"sweep": name, **facts}
+    def __init__(self, folder: Path, jobs: Sequence[Job] | Trials, facts: dict[str, Any], watcher: Watcher) -> None:
+        self.folder, self.name, self.watcher = folder, folder.name, watcher
+        self.jobs = list(jobs) if isinstance(jobs, Sequence) else []
+        self._trials = None if isinstance(jobs, Sequence) else jobs
+        self._facts = {"sweep": self.name, **facts}
         self._found: dict[str, Outcome] = {}
 
     @contextmanager
@@ -106,6 +125,11 @@ class Sweep:
             told = f"this sweep is running in another process; see its results so far: mlx runs sweep={self.name}"
             raise InUseError(told)
         try:
+            if self._trials:
+                for job, outcome in self._trials.begin(self.folder):
+                    self.jobs.append(job)
+                    if outcome:
+                        self._note(job, outcome)
             self._skip()
             yield
         finally:
@@ -121,20 +145,36 @@ class Sweep:
         for runs_dir in dict.fromkeys(job.runs_dir for job in self.jobs):
             found = [info for info in list_runs(runs_dir) if info.get("job") and info["status"] == "completed"]
             done |= {info["job"]: info for info in reversed(found)}
-        for job in self.jobs:
+        for job in self.left():
             if info := done.get(job.id):
-                self._found[job.id] = _completed(job, info)
-                self.watcher.ended(job, self._found[job.id])
+                self._note(job, _completed(job, info))
 
     def left(self) -> list[Job]:
         """Return the jobs without an outcome."""
         return [job for job in self.jobs if job.id not in self._found]
 
+    def more(self) -> Job | None:
+        """Return one more job that is not done, if this sweep makes jobs while it runs."""
+        while self._trials and (job := self._trials.more()):
+            self.jobs.append(job)
+            done = [info for info in job.runs() if info["status"] == "completed"]
+            if not done:
+                return job
+            self.record(job, _completed(job, done[0]))
+        return None
+
+    def hopeless(self, running: Sequence[Job]) -> Sequence[tuple[Job, str]]:
+        """Return those of the running jobs that shall end early, each with a reason."""
+        return self._trials.hopeless(running) if self._trials else ()
+
     def record(self, job: Job, outcome: Outcome) -> None:
         """Record the outcome of a job."""
-        self._found[job.id] = outcome
-        self.watcher.ended(job, outcome)
+        self._note(job, outcome)
         sweeps.write(self.folder, self._facts, self.outcomes())
+
+    def _note(self, job: Job, outcome: Outcome) -> None:
+        self._found[job.id] = self._trials.ended(job, outcome) if self._trials else outcome
+        self.watcher.ended(job, self._found[job.id])
 
     def end(self, code: int) -> None:
         """Record that the jobs without an outcome are not begun, because of a signal or a failure with this code."""
@@ -148,7 +188,8 @@ class Sweep:
     def stopped(self, number: int) -> Stopped:
         """Return the exception that says what was done, and how to resume."""
         done = sum(outcome.run is not None for outcome in self._found.values())
-        return Stopped(number, f"{done} of {len(self.jobs)} jobs are done; resume with: {self._facts['command']}")
+        of = self._trials.number if self._trials else len(self.jobs)
+        return Stopped(number, f"{done} of {of} jobs are done; resume with: {self._facts['command']}")
 
 
 def in_turn(sweep: Sweep, attempt: Callable[[Job], Outcome], fail_fast: bool) -> None:
@@ -212,6 +253,11 @@ def at_once(sweep: Sweep, slots: Sequence[Slot], command: Sequence[str], fail_fa
                 if asked and pool.ending != 128 + asked[0]:
                     pool.end(128 + asked[0])
                 time.sleep(POLL)
+        except UserError:  # of a search, for which the jobs are of no use then
+            pool.end(2)
+            while pool.turn():
+                time.sleep(POLL)
+            raise
         except KeyboardInterrupt:  # the second one
             pool.kill()
             raise
@@ -259,6 +305,7 @@ class _Pool:
         self.waiting = sorted(sweep.left(), key=lambda job: not is_held(job.folder))
         self.running: dict[int, _Running] = {}
         self.tries: dict[str, int] = {}
+        self.hopeless: dict[str, str] = {}
         self.started = -math.inf
         self.ending: int | None = None
 
@@ -269,10 +316,23 @@ class _Pool:
                 del self.running[slot]
                 self._settle(running)
         free = [slot for slot in range(len(self.slots)) if slot not in self.running]
-        if self.waiting and free and self.ending is None and time.monotonic() - self.started >= STAGGER:
-            self._start(self.waiting.pop(0), free)
-        self.sweep.watcher.look([running.job for running in self.running.values()])
+        if free and self.ending is None:
+            if not self.waiting and (job := self.sweep.more()):
+                self.waiting.append(job)
+            if self.waiting and time.monotonic() - self.started >= STAGGER:
+                self._start(self.waiting.pop(0), free)
+        running_jobs = [running.job for running in self.running.values()]
+        self.sweep.watcher.look(running_jobs)
+        if self.ending is None:
+            self._prune(running_jobs)
         return bool(self.running or (self.waiting and self.ending is None))
+
+    def _prune(self, running: Sequence[Job]) -> None:
+        """Ask the jobs to end that fall behind the others of a search."""
+        for job, told in self.sweep.hopeless([job for job in running if job.id not in self.hopeless]):
+            (one,) = (own for own in self.running.values() if own.job.id == job.id)
+            if one.signal(signal.SIGTERM, self.sweep.name):
+                self.hopeless[job.id] = told
 
     def end(self, code: int) -> None:
         """Ask the jobs to save and end; those that wait are not begun."""
@@ -327,6 +387,8 @@ class _Pool:
                 outcome = Outcome(job.settings, "interrupted", "asked to stop", self.ending, _folder(job))
         else:
             outcome = self._outcome(job, process.returncode)
+        if job.id in self.hopeless and (outcome is None or not outcome.run):
+            outcome = Outcome(job.settings, "pruned", self.hopeless[job.id], folder=_folder(job))
         if outcome is not None:
             self.sweep.record(job, outcome)
             if self.fail_fast and outcome.code and self.ending is None:

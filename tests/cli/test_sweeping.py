@@ -10,17 +10,20 @@ import re
 import shutil
 import sys
 import weakref
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from metalearn_cli import stages
-from metalearn_cli.cli import sweeping, telling
+from metalearn_cli.cli import planning, sweeping, telling
+from metalearn_cli.cli.composing import Composer
 from metalearn_cli.core.errors import UserError
 from metalearn_cli.engine.runtime import release
 from metalearn_cli.records import runs, sweeps
 from metalearn_cli.stages.session import Session
 from metalearn_cli.studies import sweep as studies
+from metalearn_cli.studies.search import Names, Numbers
 
 SMALL = ("data=gaussian", "backbone=mlp", "way=2", "query=3", "runtime=cpu", "val_episodes=2", "steps=2")
 
@@ -111,6 +114,9 @@ def test_jobs_start_from_what_latest_meant_at_first(mlx, stage, monkeypatch):
     assert "MLX_SWEEP_ID" not in os.environ
 
 
+SEARCH = ("-m", "meta-train", "sweep=optuna")
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
@@ -120,9 +126,26 @@ def test_jobs_start_from_what_latest_meant_at_first(mlx, stage, monkeypatch):
         (("-m", "meta-train", "sweep.slots=0", "wayy=1,2"), "no such setting"),
         (("-m", "meta-train", "sweep.slot=2"), "did you mean: sweep.slots=2"),
         (("-m", "meta-train", "sweep.slots=1,2"), "is for the whole sweep: it has one value, got 1,2"),
-        (("-m", "meta-train", "sweep=lokal"), "there is no sweep 'lokal'; there are local"),
+        (("-m", "meta-train", "sweep=lokal"), "there is no sweep 'lokal'; there are local, optuna"),
         (("-m", "meta-train", "seed=1,2", "sweep.slots=9999"), "9999 jobs at once need"),
         (("-m", "meta-train", "seed=1,2", "no.such.key=1,2"), "no such setting"),
+        (("-m", "meta-train", "optimizer.lr=interval(0,1)"), "is for a search, which chooses numbers from an interval"),
+        (("-m", "meta-train", "sweep.trials=5", "shot=1,5"), "did you mean: sweep=optuna sweep.trials=5"),
+        ((*SEARCH, "shot=1"), "has nothing to choose; give a setting a range"),
+        ((*SEARCH, "seed=1,2"), "is not for a search, which would choose the luckiest one"),
+        ((*SEARCH, "runtime.threads=1,2"), "is not for a search: it says where or how a job runs"),
+        ((*SEARCH, "optimizer.lr=interval(1,0)"), "interval(1,0) has no numbers; write the lower one first"),
+        ((*SEARCH, "shot=range(5,5)"), "range(5,5) has no numbers"),
+        ((*SEARCH, "optimizer.lr=tag(lin,interval(0,1))"), "has the tag lin; there is log"),
+        ((*SEARCH, "optimizer.lr=tag(log,interval(0,1))"), "has the tag log, for which numbers must be > 0"),
+        ((*SEARCH, "shot=tag(log,range(1,9,2))"), "has the tag log, for which numbers must be > 0 and have no steps"),
+        ((*SEARCH, "shot=range(1,9)", "optimizer.lr=interval(-1,1)"), "optimizer.lr  must be a number >= 0, got -1.0"),
+        ((*SEARCH, "shot=1,5", "wayy=2"), "no such setting"),
+        ((*SEARCH, "shot=1,5", "sweep.objective=test/accuracy"), "did you mean: sweep.objective=val/accuracy"),
+        ((*SEARCH, "shot=1,5", "sweep.objective=[val/loss,val/loss]"), "must be one metric or different ones"),
+        ((*SEARCH, "shot=1,5", "sweep.objective=[]"), "must be one metric or different ones, got []"),
+        ((*SEARCH, "shot=1,5", "sweep.pruner=best"), "must be one of median, hyperband, none, got 'best'"),
+        (("-m", "evaluate", "shot=1,5", "sweep=optuna"), "chooses by validation results, so it needs a stage that t"),
     ],
 )
 def test_refused_before_the_first_job(mlx, stage, tmp_path, words, told):
@@ -148,6 +171,54 @@ def test_a_copy_of_the_shipped_sweep(mlx):
     assert copied["command"] == "mlx -m run --config-dir own sweep=mine"
     slots = json.loads(Path(copied["schema"]).read_text())["properties"]["slots"]
     assert {"type": "integer", "minimum": 1} in slots["anyOf"] and "jobs at once" in slots["description"]
+    assert "trials" in json.loads(mlx("schema", "sweep").out)["properties"]
+
+
+def test_the_space_of_a_search():
+    words = [
+        "steps=5", "optimizer.lr=tag(log,interval(1e-4,0.1))", "shot=range(1,9,2)", "way=int(interval(2,4))",
+        "backbone.hidden=range(0.1,0.8,0.2)", "algorithm=glob(proto*)", "data.size=choice(20,28)",
+        "query=tag(log,range(9,1,-1))",
+    ]  # fmt: skip
+    space, fixed = planning._space(Composer("meta-train"), words)
+    assert fixed == ["steps=5"]
+    assert space == {
+        "optimizer.lr": Numbers(1e-4, 0.1, log=True),
+        "shot": Numbers(1, 7, 2),
+        "way": Numbers(2, 4),
+        "backbone.hidden": Numbers(0.1, 0.7, 0.2),
+        "algorithm": Names(("proto_maml", "protonet")),
+        "data.size": Names(("20", "28")),
+        "query": Numbers(2, 9, 1, log=True),
+    }
+
+
+def test_a_search_is_known_by_what_it_searches(monkeypatch, tmp_path):
+    """The same command with more trials goes on with the search; another space or objective is another search."""
+    monkeypatch.chdir(tmp_path)
+    found = []
+
+    def at_once(sweep, slots, *rest):
+        job = sweep.jobs[0] if sweep.jobs else sweep._trials._make({"shot": "3", "optimizer.lr": "0.5"}, ["++way=2"])
+        found.append((sweep.name, len(slots), job))
+
+    monkeypatch.setattr(studies, "at_once", at_once)
+    monkeypatch.setattr(sweeping, "needs_optuna", lambda: None)
+    monkeypatch.setattr(studies.Sweep, "open", lambda sweep: nullcontext())
+
+    def search(*words):
+        sweeping.run("meta-train", ["shot=1,3", "way=5", "sweep=optuna", *words], "")
+        return found.pop()
+
+    usual = search("optimizer.lr=interval(0,1)")
+    name, slots, job = usual
+    assert slots == 1 and job.settings == {"shot": "3", "optimizer.lr": "0.5"}
+    assert job.words == ("meta-train", "++shot=3", "++optimizer.lr=0.5", "++way=2", "--json")
+    assert search("optimizer.lr=interval(0,1)", "sweep.trials=99", "sweep.pruner=none", "sweep.slots=2")[0] == name
+    assert search("optimizer.lr=interval(0,1)", "runtime.threads=1")[0] == name
+    others = [["optimizer.lr=interval(0,2)"], ["optimizer.lr=interval(0,1)", "query=3"]]
+    others += [["optimizer.lr=interval(0,1)", "sweep.objective=val/loss"]]
+    assert len({name, *(search(*words)[0] for words in others)}) == 4
 
 
 def test_fail_fast(mlx, stage, monkeypatch):
@@ -240,4 +311,4 @@ def test_the_settings_of_a_sweep_are_completed(mlx, monkeypatch):
         return mlx("-sc", "query=bash").out.split()
 
     assert candidates("mlx -m meta-train sweep.s") == ["sweep.slots=", "sweep.slots_per_gpu="]
-    assert candidates("mlx -m meta-train seed=1,2 sweep=") == ["sweep=local"]
+    assert candidates("mlx -m meta-train seed=1,2 sweep=") == ["sweep=local", "sweep=optuna"]

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,10 @@ WORDS = [
 ]
 
 
-def begin(folder: Path, *words: str) -> subprocess.Popen:
+def begin(folder: Path, *words: str, usual: Sequence[str] = WORDS) -> subprocess.Popen:
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     with (folder / "out").open("a") as out:
-        command = [sys.executable, "-m", "metalearn_cli.cli.main", *WORDS, *words]
+        command = [sys.executable, "-m", "metalearn_cli.cli.main", *usual, *words]
         return subprocess.Popen(command, stdout=out, stderr=out, cwd=folder, env=environment)
 
 
@@ -95,6 +96,26 @@ def test_twelve_jobs_come_to_the_same_whatever_is_killed(tmp_path: Path) -> None
     assert all("the loss became nan" in outcome.error for outcome in outcomes if not outcome.run)
     first, second = (table(path) for path in (whole, folder))
     assert first == second
+
+
+@pytest.mark.slow
+def test_ten_trials_of_a_search_are_ten_whatever_is_killed(tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    words = [*WORDS[:-2], "optimizer.lr=tag(log,interval(0.001,10))", "backbone.hidden=range(8,65,8)"]
+    words += ["sweep=optuna", "sweep.trials=10", "sweep.slots=2"]
+    for done in (2, 5):
+        scheduler = begin(tmp_path, usual=words)
+        until(lambda done=done: len(listed(tmp_path, "completed")) >= done and listed(tmp_path, "running"))
+        scheduler.kill()
+        scheduler.wait()
+    assert begin(tmp_path, usual=words).wait(timeout=300) in (0, 3)  # a trial may diverge
+    every = runs.list_runs(str(tmp_path / "runs"))
+    assert len(every) == 10 == len({info["job"] for info in every})
+    (name,) = (path.name for path in (tmp_path / "runs" / "sweeps").iterdir() if path.name != "jobs")
+    outcomes = sweeps.read(str(tmp_path / "runs"), name)
+    assert len(outcomes) == 10 and {o.status for o in outcomes} <= {"completed", "pruned", "diverged"}
+    values = [row["value"] for row in table(tmp_path)]
+    assert len(values) > 4 and values == sorted(values, reverse=True)
 
 
 def table(folder: Path) -> list[dict[str, Any]]:

@@ -29,6 +29,7 @@ def found(slots, *runtimes, per_gpu=1):
 def test_one_slot_is_this_process():
     assert found(1) == []
     assert found("auto", AUTO) == []  # one job
+    assert slots_of(Sweep(1, 1, False, {}), [CPU], apart=True)[0].environment == {"OMP_NUM_THREADS": "8"}
     # threads keep how they treat denormal numbers
     assert found(1, AUTO, {**AUTO, "tuned": False}) == [{"OMP_NUM_THREADS": "8"}]
 

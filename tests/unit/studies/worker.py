@@ -1,8 +1,9 @@
 """A job that needs no torch, and a scheduler of such jobs: what studies/sweep.py is tested with.
 
 worker.py run FOLDER NAME STEPS SECONDS [fail]: does steps, each a line in FOLDER/steps.txt, and prints the result as
-`mlx --json` does. One that was killed goes on where its lines end.
+`mlx --json` does: NAME percent. One that was killed goes on where its lines end.
 worker.py sweep FOLDER COUNT SLOTS STEPS SECONDS: a sweep of COUNT such jobs.
+worker.py search FOLDER COUNT SLOTS STEPS SECONDS: a search for the best NAME with COUNT such jobs, some of which fail.
 """
 
 from __future__ import annotations
@@ -13,10 +14,15 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from metalearn_cli.core import config
 from metalearn_cli.core.errors import Stopped
 from metalearn_cli.records import runs
+from metalearn_cli.records.sweeps import folder_of
+from metalearn_cli.studies.search import Numbers, Search, Space
 from metalearn_cli.studies.slots import Slot
 from metalearn_cli.studies.sweep import Job, Sweep, at_once
 
@@ -47,8 +53,19 @@ def job(folder: Path, name: str, *words: str) -> Job:
     return Job(name, {"seed": name}, ("run", str(folder), name, *words), str(folder))
 
 
-def sweep(folder: Path, jobs: list[Job], watcher: Quiet | None = None, name: str = "s1") -> Sweep:
-    return Sweep(name, jobs, {"stage": "meta-train", "command": "mlx -m again"}, watcher or Quiet())
+def sweep(folder: Path, jobs: list[Job] | Search, watcher: Quiet | None = None, name: str = "s1") -> Sweep:
+    facts = {"stage": "meta-train", "command": "mlx -m again"}
+    return Sweep(folder_of(str(folder), name), jobs, facts, watcher or Quiet())
+
+
+def search(folder: Path, trials: int, *words: str, space: Space | None = None, **settings: Any) -> Search:
+    given = {"trials": trials, "objective": "val/accuracy", "pruner": "none", **settings}
+
+    def make(point: dict[str, str], pins: Sequence[str]) -> Job:
+        fails = ["fail"] * (int(point["x"]) % 4 == 0)
+        return job(folder, point["x"], *words, *fails)._replace(settings=point)
+
+    return Search(config.Search(**given), space or {"x": Numbers(0, 99)}, (1, 4), lambda: ["pinned"], make)
 
 
 def slots(number: int) -> list[Slot]:
@@ -56,6 +73,7 @@ def slots(number: int) -> list[Slot]:
 
 
 COMMAND = (sys.executable, __file__)
+METRIC = {"name": "val/accuracy", "interval": None}
 
 
 def run(folder: Path, name: str, steps: int, seconds: float, fail: bool) -> int:
@@ -65,13 +83,18 @@ def run(folder: Path, name: str, steps: int, seconds: float, fail: bool) -> int:
     fcntl.flock(gpu, fcntl.LOCK_EX | fcntl.LOCK_NB)
     known = [info for info in runs.list_runs(str(folder)) if info.get("job") == os.environ["MLX_JOB_ID"]]
     facts = {"sweep": os.environ["MLX_SWEEP_ID"], "job": os.environ["MLX_JOB_ID"]}
-    own = runs.reopen(Path(known[0]["folder"])) if known else runs.create(str(folder), "meta-train", {}, **facts)
+    if known:
+        own = runs.reopen(Path(known[0]["folder"]))
+    else:
+        own = runs.create(str(folder), "meta-train", {}, **facts, steps=steps)
     log = folder / "steps.txt"
     try:
         for step in range(sum(line.split()[0] == name for line in log.read_text().splitlines()), steps):
             time.sleep(seconds)
             with log.open("a") as file:
                 file.write(f"{name} {step} {os.environ['CUDA_VISIBLE_DEVICES']}\n")
+            with (own.folder / "metrics.jsonl").open("a") as file:
+                file.write(json.dumps({"step": step + 1, "val/accuracy": int(name) / 100, "val/loss": 1.0}) + "\n")
         if fail:
             raise RuntimeError("it diverged")
     except SystemExit:
@@ -82,7 +105,7 @@ def run(folder: Path, name: str, steps: int, seconds: float, fail: bool) -> int:
         own.update(status="failed")
         print(json.dumps({"error": {"exit_code": 3, "kind": "diverged", "message": str(error)}}))
         return 3
-    own.update(status="completed", finished_at=runs.now(), metric={"name": "val/accuracy", "value": int(name) / 100})
+    own.update(status="completed", finished_at=runs.now(), metric={**METRIC, "value": int(name) / 100, "step": steps})
     print(json.dumps({**own.info, "folder": str(own.folder)}))
     return 0
 
@@ -92,7 +115,10 @@ def main(kind: str, folder: str, *words: str) -> int:
         name, steps, seconds, *fail = words
         return run(Path(folder), name, int(steps), float(seconds), bool(fail))
     count, number, *rest = words
-    jobs = [job(Path(folder), str(index), *rest) for index in range(int(count))]
+    if kind == "search":
+        jobs: Any = search(Path(folder), int(count), *rest)
+    else:
+        jobs = [job(Path(folder), str(index), *rest) for index in range(int(count))]
     watched = sweep(Path(folder), jobs)
     try:
         with watched.open():
