@@ -15,7 +15,7 @@ PEERS := .venv-bench
 
 .DEFAULT_GOAL := help
 STAGES := pretrain transfer meta-train evaluate
-.PHONY: help setup demo $(STAGES) chain smoke test test-all lint types format build clean bench bench-scaling check-gpu
+.PHONY: help setup demo $(STAGES) chain smoke test test-all test-slurm lint types format build clean bench bench-scaling check-gpu
 
 ##@ Start here
 
@@ -66,7 +66,10 @@ test: $(READY) ## the tests, without the slow ones
 	$(BIN)/pytest $(PARALLEL) $(ARGS)
 
 test-all: $(READY) ## all tests, with the slow ones
-	$(BIN)/pytest $(PARALLEL) -m '' $(ARGS)
+	$(BIN)/pytest $(PARALLEL) -m 'not slurm' $(ARGS)
+
+test-slurm: $(READY) ## a sweep on SLURM, from Debian's packages, unpacked for the test (needs root and apt-get)
+	$(BIN)/pytest -m slurm tests/faults/test_slurm.py $(ARGS)
 
 lint: $(READY) ## ruff: rules and format
 	$(BIN)/ruff check .

@@ -61,7 +61,12 @@ def schema(name: str, extra: str = "") -> Schema:
 
 _SECTIONS: dict[str, dict[type, str]] = {
     "runtime": {config.Runtime: "runtime/auto"},
-    "sweep": {config.Sweep: "sweep/local", config.Search: "sweep/optuna"},
+    "sweep": {
+        config.Sweep: "sweep/local",
+        config.Search: "sweep/optuna",
+        config.Slurm: "sweep/slurm",
+        config.Ray: "sweep/ray",
+    },
 }
 """Groups whose files are settings of `mlx`, not of a component: their parts, each with a file that has its comments."""
 

@@ -18,6 +18,7 @@ from metalearn_cli.cli.planning import ELSEWHERE, Plan, as_words, check_sweep
 from metalearn_cli.core.check import as_typed
 from metalearn_cli.core.config import STAGES, digest
 from metalearn_cli.core.config import Search as SearchConfig
+from metalearn_cli.core.config import Sweep as SweepSettings
 from metalearn_cli.core.errors import ConfigError, Problem, Stopped, UserError
 from metalearn_cli.core.importing import importing
 from metalearn_cli.core.nested import leaves
@@ -25,9 +26,12 @@ from metalearn_cli.core.stages import TABLE
 from metalearn_cli.records.runs import find_checkpoint, sha256_of
 from metalearn_cli.records.sweeps import OF_JOB, Outcome, folder_of
 from metalearn_cli.studies import sweep as studies
+from metalearn_cli.studies.processes import Processes
+from metalearn_cli.studies.ray import Ray
 from metalearn_cli.studies.search import Search, needs_optuna
 from metalearn_cli.studies.slots import slots_of
-from metalearn_cli.studies.sweep import Job
+from metalearn_cli.studies.slurm import Slurm
+from metalearn_cli.studies.sweep import Engine, Job
 
 COMMAND = (sys.executable, "-m", "metalearn_cli.cli.main")
 """What begins the command line of a job's process."""
@@ -65,27 +69,62 @@ def run(stage: str, words: Sequence[str], extra: str) -> Found:
         if search:
             needs_optuna()
         with _blamed(stage):
-            runtimes = [one.values["runtime"] for one in plan.jobs]
-            slots = slots_of(config, runtimes[:1] * search.trials if search else runtimes, apart=search is not None)
+            engine = _engine(plan)
     identities = _identities(plan.jobs)
     name = digest([stage, plan.space, search.objective, identities[0]] if search else [stage, sorted(identities)])[:8]
     with _environment(name):
         own = {} if search else _pinned(plan.jobs)
         jobs = _search(plan, search) if search else _jobs(own, extra)
         known, number = ([], jobs.number) if isinstance(jobs, Search) else (jobs, len(jobs))
-        watcher = telling.Jobs(known, live=bool(slots), latest=studies.last_line, number=number)
+        watcher = telling.Jobs(known, live=engine is not None, latest=studies.last_line, number=number)
         command = shlex.join(["mlx", "-m", stage, *words, *_options(extra)])
         folder = folder_of(plan.jobs[0].values["runs_dir"], name)
         sweep = studies.Sweep(folder, jobs, {"stage": stage, "command": command}, watcher)
         try:
             with _blamed(stage), closing(watcher), sweep.open():
-                if slots:
-                    studies.at_once(sweep, slots, COMMAND, config.fail_fast)
+                if engine:
+                    studies.at_once(sweep, engine, config.fail_fast)
                 else:
                     studies.in_turn(sweep, lambda job: _attempt(job, own[job.id], name), config.fail_fast)
         except Stopped as stop:
             errors.explain(stop)
     return Found(name, sweep.folder, sweep.outcomes())
+
+
+def _engine(plan: Plan) -> Engine | None:
+    """Return what starts the jobs of a sweep; None if they can run in this process.
+
+    Raises:
+        ConfigError: if so many at once are not possible.
+        UserError: if something that it needs is not there.
+    """
+    config, search, slurm, ray = plan.config.sweep, plan.config.search, plan.config.slurm, plan.config.ray
+    runtimes = [one.values["runtime"] for one in plan.jobs]
+    if search:
+        runtimes = runtimes[:1] * search.trials
+    if slurm and ray:
+        raise ConfigError([Problem("sweep", "must be slurm or ray, not both")])
+    if slurm and config.slots_per_gpu > 1:
+        told = "must be 1, because SLURM gives each job its GPU; got"
+        raise ConfigError([Problem("sweep.slots_per_gpu", f"{told} {config.slots_per_gpu}", "1")])
+    if slurm:
+        return Slurm(slurm, _in_queue(config, len(runtimes), search is not None), COMMAND)
+    if ray:
+        return Ray(ray, _in_queue(config, len(runtimes), search is not None), config.slots_per_gpu, COMMAND)
+    slots = slots_of(config, runtimes, apart=search is not None)
+    return Processes(slots, COMMAND) if slots else None
+
+
+def _in_queue(config: SweepSettings, number: int, search: bool) -> int:
+    """Return how many of all jobs are in the queue of a cluster at once.
+
+    Raises:
+        ConfigError: if that is not said.
+    """
+    if config.slots == "auto" and search:
+        told = "must be a number, because the trials of a search learn from those before; got auto"
+        raise ConfigError([Problem("sweep.slots", told, "4")])
+    return number if config.slots == "auto" else config.slots
 
 
 def _jobs(compositions: Mapping[str, Composition], extra: str) -> list[Job]:

@@ -235,11 +235,40 @@ class Search:
 
 
 @dataclass(frozen=True)
+class Slurm:
+    """What each job of a sweep asks SLURM for; null: what the cluster gives."""
+
+    partition: str | None
+    account: str | None
+    time: str | None
+    """As for sbatch: "4:00:00"; a number in YAML would be one of seconds or of minutes."""
+    gpus: Count | None
+    cpus: Count | None
+    mem: str | Count | None
+    """As for sbatch: "16G", or a number of MB."""
+    lines: list[str]
+    """More lines of its script: options in #SBATCH comments first, then commands."""
+
+
+@dataclass(frozen=True)
+class Ray:
+    """The cluster of Ray, and what each job of a sweep asks it for."""
+
+    address: str | None
+    """As for ray.init; null: RAY_ADDRESS, or a cluster on this machine, which is started if there is none."""
+    cpus: Count
+    gpus: Annotated[float, Range(0)] | None
+    """Less than 1: jobs share a GPU; null: one where there are any, or its share."""
+
+
+@dataclass(frozen=True)
 class SweepConfig:
     """The settings of `mlx -m` itself; parts that its file does not have are None."""
 
     sweep: Sweep
     search: Search | None
+    slurm: Slurm | None
+    ray: Ray | None
 
 
 STAGES: dict[str, type[Common]] = {
@@ -289,7 +318,7 @@ def parse(cls: type[Config], values: Mapping[str, Any]) -> Config:
     return _construct(cls, values)
 
 
-_PARTS: dict[str, type[Any]] = {"search": Search}
+_PARTS: dict[str, type[Any]] = {"search": Search, "slurm": Slurm, "ray": Ray}
 """The parts of a sweep's settings that some of its files have."""
 
 

@@ -1,8 +1,8 @@
 """`mlx -m`: the jobs of a sweep, in this process or at once in processes of their own.
 
 A sweep has no state besides the runs of its jobs, each of which records the `job` that it is. Thus the same command
-skips what is done and resumes what was stopped. A job's process holds the lock of the job's folder until it ends: one
-that outlived its scheduler is found by it, and waited for.
+skips what is done and resumes what was stopped. What starts the jobs, an `Engine`, knows those that outlived their
+scheduler: they are found and waited for.
 """
 
 from __future__ import annotations
@@ -11,10 +11,9 @@ import json
 import math
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -32,7 +31,7 @@ POLL = 0.05
 """Seconds between two looks at the processes."""
 
 TRIES = 3
-"""How often a job is started that something kills, such as a system that is short of memory."""
+"""How often a job is started without progress that something kills, such as a system that is short of memory."""
 
 
 class Job(NamedTuple):
@@ -54,6 +53,10 @@ class Job(NamedTuple):
     def folder(self) -> Path:
         """The folder of its lock, and of what its process prints."""
         return sweeps.folder_of_job(self.runs_dir, self.id)
+
+    def names(self, sweep: str) -> dict[str, str]:
+        """Return the variables that tell a process that it is this job of a sweep."""
+        return dict(zip(sweeps.OF_JOB, (sweep, self.id), strict=True))
 
     def runs(self) -> list[dict[str, Any]]:
         """Return the run.json of its runs, the newest first."""
@@ -135,7 +138,7 @@ class Sweep:
         finally:
             if any(outcome.folder or outcome.run for outcome in self._found.values()):
                 sweeps.write(self.folder, self._facts, self.outcomes())
-            else:
+            elif not self.left():  # else some may run on a cluster
                 sweeps.discard(self.folder, *(job.folder for job in self.jobs if not is_held(job.folder)))
             lock.close()
 
@@ -233,13 +236,75 @@ def _attempted(job: Job, attempt: Callable[[Job], Outcome], watcher: Watcher) ->
         return attempt(job)
 
 
-def at_once(sweep: Sweep, slots: Sequence[Slot], command: Sequence[str], fail_fast: bool) -> None:
+class End(NamedTuple):
+    """How a job ended, as far as what started it knows.
+
+    Attributes:
+        told: how, in words; "" if nobody knows, so that what it printed may be of an earlier start.
+        again: whether it shall be started again if it has no result.
+        advice: what to change if that is of no use, or "".
+    """
+
+    told: str
+    again: bool
+    advice: str = ""
+
+
+class Process(Protocol):
+    """A job that was started.
+
+    Attributes:
+        slot: the index of the slot in which it runs.
+        found: whether an earlier scheduler, or another sweep, has started it.
+    """
+
+    slot: int
+    found: bool
+
+    def end(self) -> End | None:
+        """Return how it ended, None while it runs; called often.
+
+        Raises:
+            LostJobsError: if that cannot be known.
+        """
+
+    def stop(self) -> bool:
+        """Ask it to save and end; return whether this sweep may do that."""
+
+    def kill(self) -> None:
+        """End it at once, if this process has started it."""
+
+
+class Engine(Protocol):
+    """Starts jobs: on this machine, see `studies.processes`, or on a cluster.
+
+    Attributes:
+        slots: where they run; as many at once as there are.
+    """
+
+    slots: Sequence[Slot]
+
+    def has(self, job: Job) -> bool:
+        """Whether a job runs, because an earlier scheduler has started it."""
+
+    def start(self, job: Job, sweep: str, slot: int) -> Process:
+        """Start a job for a sweep in a slot, unless it runs.
+
+        Raises:
+            LostJobsError: if it cannot be started.
+        """
+
+
+class LostJobsError(UserError):
+    """What runs the jobs cannot be reached, or starts no more; the jobs that run go on."""
+
+
+def at_once(sweep: Sweep, engine: Engine, fail_fast: bool) -> None:
     """Run the jobs that are left in processes of their own, as many at once as there are slots.
 
     Args:
         sweep: the sweep.
-        slots: where they run.
-        command: what begins the command line of each process; the words of the job follow.
+        engine: starts them.
         fail_fast: whether the first failure ends the sweep.
 
     Raises:
@@ -247,12 +312,14 @@ def at_once(sweep: Sweep, slots: Sequence[Slot], command: Sequence[str], fail_fa
     """
     asked: list[int] = []
     with first_signal((), asked.append):
-        pool = _Pool(sweep, slots, command, fail_fast)
+        pool = _Pool(sweep, engine, fail_fast)
         try:
             while pool.turn():
                 if asked and pool.ending != 128 + asked[0]:
                     pool.end(128 + asked[0])
                 time.sleep(POLL)
+        except LostJobsError:
+            raise
         except UserError:  # of a search, for which the jobs are of no use then
             pool.end(2)
             while pool.turn():
@@ -267,168 +334,117 @@ def at_once(sweep: Sweep, slots: Sequence[Slot], command: Sequence[str], fail_fa
         raise sweep.stopped(asked[0])
 
 
-class _Running(NamedTuple):
-    """A job that runs: in a child of this process or, without one, in a process that outlived its scheduler."""
-
-    job: Job
-    process: subprocess.Popen[bytes] | None
-
-    def ended(self) -> bool:
-        return not is_held(self.job.folder) if self.process is None else self.process.poll() is not None
-
-    def signal(self, number: int, sweep: str) -> bool:
-        """Send a signal; return whether a sweep may do that: no other one that lives has started the job."""
-        if self.process is not None:
-            self.process.send_signal(number)
-            return True
-        owner = _owner(self.job)
-        if owner is None or (owner["sweep"] != sweep and is_held(sweeps.folder_of(self.job.runs_dir, owner["sweep"]))):
-            return False
-        with suppress(ProcessLookupError):
-            os.kill(owner["pid"], number)
-        return True
-
-
 class _Pool:
-    """The processes of a sweep.
+    """The jobs of a sweep that run, and those that wait.
 
     Args:
         sweep: the sweep.
-        slots: where jobs run.
-        command: what begins the command line of each process.
+        engine: starts them.
         fail_fast: whether the first failure ends the sweep.
     """
 
-    def __init__(self, sweep: Sweep, slots: Sequence[Slot], command: Sequence[str], fail_fast: bool) -> None:
-        self.sweep, self.slots, self.command, self.fail_fast = sweep, slots, command, fail_fast
+    def __init__(self, sweep: Sweep, engine: Engine, fail_fast: bool) -> None:
+        self.sweep, self.engine, self.fail_fast = sweep, engine, fail_fast
         # first those that run already, so that there are never more at once than slots
-        self.waiting = sorted(sweep.left(), key=lambda job: not is_held(job.folder))
-        self.running: dict[int, _Running] = {}
-        self.tries: dict[str, int] = {}
+        self.waiting = sorted(sweep.left(), key=lambda job: not engine.has(job))
+        self.running: dict[int, tuple[Job, Process]] = {}
+        self.tries: dict[str, tuple[int, Any]] = {}
         self.hopeless: dict[str, str] = {}
         self.started = -math.inf
         self.ending: int | None = None
 
     def turn(self) -> bool:
         """Take note of jobs that ended, and start one that waits; return whether there are more to come."""
-        for slot, running in list(self.running.items()):
-            if running.ended():
+        for slot, (job, process) in list(self.running.items()):
+            if (end := process.end()) is not None:
                 del self.running[slot]
-                self._settle(running)
-        free = [slot for slot in range(len(self.slots)) if slot not in self.running]
+                self._settle(job, end)
+        free = [slot for slot in range(len(self.engine.slots)) if slot not in self.running]
         if free and self.ending is None:
-            if not self.waiting and (job := self.sweep.more()):
-                self.waiting.append(job)
+            if not self.waiting and (more := self.sweep.more()):
+                self.waiting.append(more)
             if self.waiting and time.monotonic() - self.started >= STAGGER:
-                self._start(self.waiting.pop(0), free)
-        running_jobs = [running.job for running in self.running.values()]
-        self.sweep.watcher.look(running_jobs)
+                self._start(self.waiting[0], free)
+        jobs = [job for job, _ in self.running.values()]
+        self.sweep.watcher.look(jobs)
         if self.ending is None:
-            self._prune(running_jobs)
+            self._prune(jobs)
         return bool(self.running or (self.waiting and self.ending is None))
 
-    def _prune(self, running: Sequence[Job]) -> None:
+    def _start(self, job: Job, free: Sequence[int]) -> None:
+        """Start the first job that waits in a free slot, or watch it if it runs already."""
+        process = self.engine.start(job, self.sweep.name, free[0])
+        self.waiting.pop(0)
+        self.running[process.slot if process.slot in free else free[0]] = job, process
+        if process.found:
+            return self.sweep.watcher.found(job)
+        self.started = time.monotonic()
+        tries, before = self.tries.get(job.id, (0, None))
+        now = [(info["id"], info.get("step")) for info in job.runs()]
+        self.tries[job.id] = (tries + 1 if now == before else 1), now
+        self.sweep.watcher.began(job, self.engine.slots[process.slot].name)
+
+    def _prune(self, jobs: Sequence[Job]) -> None:
         """Ask the jobs to end that fall behind the others of a search."""
-        for job, told in self.sweep.hopeless([job for job in running if job.id not in self.hopeless]):
-            (one,) = (own for own in self.running.values() if own.job.id == job.id)
-            if one.signal(signal.SIGTERM, self.sweep.name):
+        processes = {job.id: process for job, process in self.running.values()}
+        for job, told in self.sweep.hopeless([job for job in jobs if job.id not in self.hopeless]):
+            if processes[job.id].stop():
                 self.hopeless[job.id] = told
 
     def end(self, code: int) -> None:
         """Ask the jobs to save and end; those that wait are not begun."""
         self.ending = code
-        for slot, running in list(self.running.items()):
-            if not running.signal(signal.SIGTERM, self.sweep.name):
+        for slot, (job, process) in list(self.running.items()):
+            if not process.stop():
                 del self.running[slot]
-                told = Outcome(running.job.settings, "in use", "another sweep runs it", code, _folder(running.job))
-                self.sweep.record(running.job, told)
+                told = Outcome(job.settings, "in use", "another sweep runs it", code, _folder(job))
+                self.sweep.record(job, told)
         if self.running:
             self.sweep.watcher.note(f"waiting for {len(self.running)} jobs to save; again to kill them")
 
     def kill(self) -> None:
-        """End the children at once."""
-        for running in self.running.values():
-            if running.process is not None:
-                running.process.kill()
+        """End the jobs at once that this process has started."""
+        for _, process in self.running.values():
+            process.kill()
 
-    def _start(self, job: Job, free: Sequence[int]) -> None:
-        """Start a job in a free slot, or watch the process that runs it already."""
-        if (lock := locked(job.folder)) is None:
-            owner = _owner(job)
-            self.running[owner["slot"] if owner and owner["slot"] in free else free[0]] = _Running(job, None)
-            self.sweep.watcher.found(job)
-            return
-        with lock, (job.folder / "output.json").open("wb") as output, (job.folder / "log").open("ab") as log:
-            slot = free[0]
-            names = dict(zip(sweeps.OF_JOB, (self.sweep.name, job.id), strict=True))
-            process = subprocess.Popen(
-                [*self.command, *job.words],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=log,
-                env=os.environ | names | self.slots[slot].environment,
-                start_new_session=True,  # a Ctrl-C is for this process, which asks the jobs to save
-                pass_fds=[lock.fileno()],
-            )
-            self.running[slot] = _Running(job, process)
-            lock.truncate(0)
-            lock.write(json.dumps({"pid": process.pid, "sweep": self.sweep.name, "slot": slot}))
-        self.started = time.monotonic()
-        self.tries[job.id] = self.tries.get(job.id, 0) + 1
-        self.sweep.watcher.began(job, self.slots[slot].name)
-
-    def _settle(self, running: _Running) -> None:
+    def _settle(self, job: Job, end: End) -> None:
         """Record what came of a job that ended, or have it start again."""
-        job, process = running
-        if process is None:
-            done = [info for info in job.runs() if info["status"] == "completed"]
-            outcome = _completed(job, done[0]) if done else None
-            if not done and self.ending is not None:
-                outcome = Outcome(job.settings, "interrupted", "asked to stop", self.ending, _folder(job))
-        else:
-            outcome = self._outcome(job, process.returncode)
+        outcome = self._outcome(job, end)
         if job.id in self.hopeless and (outcome is None or not outcome.run):
             outcome = Outcome(job.settings, "pruned", self.hopeless[job.id], folder=_folder(job))
-        if outcome is not None:
-            self.sweep.record(job, outcome)
-            if self.fail_fast and outcome.code and self.ending is None:
-                self.end(outcome.code)
-        elif self.ending is None:
+        if outcome is None:
             self.waiting.insert(0, job)
+            return
+        self.sweep.record(job, outcome)
+        if self.fail_fast and outcome.code and self.ending is None:
+            self.end(outcome.code)
 
-    def _outcome(self, job: Job, code: int) -> Outcome | None:
-        """Return what came of a job whose process ended with a code; None if it shall start again."""
-        told = _told(job)
+    def _outcome(self, job: Job, end: End) -> Outcome | None:
+        """Return what came of a job that ended; None if it shall start again."""
+        told = _told(job) if end.told else {}
         if "id" in told:
             return _completed(job, told)
-        if error := told.get("error"):
-            ended = self.ending if self.ending is not None and error["exit_code"] > 128 else error["exit_code"]
-            return Outcome(job.settings, error["kind"], error["message"], ended, _folder(job))
-        killed = (
-            f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}; see {job.folder / 'log'}"
-        )
+        if done := [info for info in job.runs() if info["status"] == "completed"]:
+            return _completed(job, done[0])
+        error, folder = told.get("error"), _folder(job)
+        stopped = error is not None and error["exit_code"] > 128
+        if error and not (stopped and end.again):
+            ended = self.ending if self.ending is not None and stopped else error["exit_code"]
+            return Outcome(job.settings, error["kind"], error["message"], ended, folder)
         if self.ending is not None:  # a signal may come before the process can say that it was stopped
-            return Outcome(job.settings, "interrupted", killed, self.ending, _folder(job))
-        if code >= 0:
-            return Outcome(job.settings, "crashed", killed, 1, _folder(job))
-        if self.tries[job.id] < TRIES:
-            self.sweep.watcher.note(f"{_named(job)}: {killed}; it is resumed")
+            return Outcome(job.settings, "interrupted", end.told or "asked to stop", self.ending, folder)
+        if not end.again:
+            return Outcome(job.settings, "crashed", end.told, 1, folder)
+        tries, _ = self.tries.get(job.id, (0, None))
+        if tries < TRIES:
+            if end.told:
+                self.sweep.watcher.note(f"{_named(job)}: {end.told}; it is resumed")
             return None
-        told_of = f"{killed}, {TRIES} times; if memory is short, type fewer sweep.slots"
-        return Outcome(job.settings, "killed", told_of, 1, _folder(job))
+        return Outcome(job.settings, "killed", f"{end.told}, {TRIES} times; {end.advice}", 1, folder)
 
 
 def _completed(job: Job, info: dict[str, Any]) -> Outcome:
     return Outcome(job.settings, folder=str(info.get("folder") or ""), run=info)
-
-
-def _owner(job: Job) -> dict[str, Any] | None:
-    """Return what the lock of a job says of the process that holds it; None if it says nothing."""
-    try:
-        found = json.loads((job.folder / "lock").read_text())
-        return {"pid": int(found["pid"]), "sweep": str(found["sweep"]), "slot": int(found["slot"])}
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 def _told(job: Job) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def identified(monkeypatch):
 
     found: list[list[str]] = []
     monkeypatch.setattr(studies, "in_turn", in_turn)
-    monkeypatch.setattr(studies, "at_once", lambda sweep, slots, *rest: in_turn(sweep, *rest))
+    monkeypatch.setattr(studies, "at_once", lambda sweep, engine, *rest: in_turn(sweep, None, *rest))
 
     def ids(stage, *words):
         sweeping.run(stage, words, "")
@@ -126,7 +126,7 @@ SEARCH = ("-m", "meta-train", "sweep=optuna")
         (("-m", "meta-train", "sweep.slots=0", "wayy=1,2"), "no such setting"),
         (("-m", "meta-train", "sweep.slot=2"), "did you mean: sweep.slots=2"),
         (("-m", "meta-train", "sweep.slots=1,2"), "is for the whole sweep: it has one value, got 1,2"),
-        (("-m", "meta-train", "sweep=lokal"), "there is no sweep 'lokal'; there are local, optuna"),
+        (("-m", "meta-train", "sweep=lokal"), "there is no sweep 'lokal'; there are local, optuna, ray, slurm"),
         (("-m", "meta-train", "seed=1,2", "sweep.slots=9999"), "9999 jobs at once need"),
         (("-m", "meta-train", "seed=1,2", "no.such.key=1,2"), "no such setting"),
         (("-m", "meta-train", "optimizer.lr=interval(0,1)"), "is for a search, which chooses numbers from an interval"),
@@ -145,6 +145,11 @@ SEARCH = ("-m", "meta-train", "sweep=optuna")
         ((*SEARCH, "shot=1,5", "sweep.objective=[val/loss,val/loss]"), "must be one metric or different ones"),
         ((*SEARCH, "shot=1,5", "sweep.objective=[]"), "must be one metric or different ones, got []"),
         ((*SEARCH, "shot=1,5", "sweep.pruner=best"), "must be one of median, hyperband, none, got 'best'"),
+        (("-m", "meta-train", "shot=1,5", "sweep=slurm"), "sbatch and squeue and scancel cannot be found"),
+        (("-m", "meta-train", "shot=1,5", "sweep=slurm", "sweep.time=60"), "sweep.time  must be text or null, got 60"),
+        (("-m", "meta-train", "shot=1,5", "sweep=slurm", "sweep.slots_per_gpu=2"), "must be 1, because SLURM gives"),
+        (("-m", "meta-train", "shot=1,5", "sweep=ray", "sweep.cpus=0"), "sweep.cpus  must be a whole number >= 1"),
+        (("-m", "meta-train", "shot=1,5", "sweep.partition=gpu"), "did you mean: sweep=slurm sweep.partition=gpu"),
         (("-m", "evaluate", "shot=1,5", "sweep=optuna"), "chooses by validation results, so it needs a stage that t"),
     ],
 )
@@ -198,9 +203,9 @@ def test_a_search_is_known_by_what_it_searches(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     found = []
 
-    def at_once(sweep, slots, *rest):
+    def at_once(sweep, engine, fail_fast):
         job = sweep.jobs[0] if sweep.jobs else sweep._trials._make({"shot": "3", "optimizer.lr": "0.5"}, ["++way=2"])
-        found.append((sweep.name, len(slots), job))
+        found.append((sweep.name, len(engine.slots), job))
 
     monkeypatch.setattr(studies, "at_once", at_once)
     monkeypatch.setattr(sweeping, "needs_optuna", lambda: None)
@@ -219,6 +224,22 @@ def test_a_search_is_known_by_what_it_searches(monkeypatch, tmp_path):
     others = [["optimizer.lr=interval(0,2)"], ["optimizer.lr=interval(0,1)", "query=3"]]
     others += [["optimizer.lr=interval(0,1)", "sweep.objective=val/loss"]]
     assert len({name, *(search(*words)[0] for words in others)}) == 4
+
+
+def test_a_search_on_a_cluster(mlx, stage, monkeypatch):
+    """Settings of both are in one file of the user's own."""
+    Path("own/sweep").mkdir(parents=True)
+    Path("own/sweep/mine.yaml").write_text(
+        "# Both\ndefaults: [slurm]\ntrials: 9\nobjective: val/accuracy\npruner: none\npartition: low\n"
+    )
+    monkeypatch.setattr(sweeping, "needs_optuna", lambda: None)
+    words = ("-cd", "own", "-m", "meta-train", "sweep=mine", "shot=1,5")
+    assert "sweep.slots  must be a number, because the trials of a search learn from those before" in mlx(*words).err
+    found = []
+    monkeypatch.setattr(sweeping, "Slurm", lambda *given: found.append(given) or sys.exit(0))
+    with pytest.raises(SystemExit):
+        mlx(*words, "sweep.slots=3")
+    assert found[0][0].partition == "low" and found[0][1] == 3
 
 
 def test_fail_fast(mlx, stage, monkeypatch):
@@ -311,4 +332,9 @@ def test_the_settings_of_a_sweep_are_completed(mlx, monkeypatch):
         return mlx("-sc", "query=bash").out.split()
 
     assert candidates("mlx -m meta-train sweep.s") == ["sweep.slots=", "sweep.slots_per_gpu="]
-    assert candidates("mlx -m meta-train seed=1,2 sweep=") == ["sweep=local", "sweep=optuna"]
+    assert candidates("mlx -m meta-train seed=1,2 sweep=") == [
+        "sweep=local",
+        "sweep=optuna",
+        "sweep=ray",
+        "sweep=slurm",
+    ]

@@ -12,7 +12,7 @@ OPTIONAL = {
     *("h5py", "pyarrow", "scipy", "sklearn", "soundfile"),  # each with an extra for one kind of data
     *("huggingface_hub", "timm", "tokenizers", "torchvision", "transformers"),  # with hf, and beside it
     *("mlflow", "wandb"),  # trackers, each with an extra
-    "optuna",  # runs sweeps, with an extra
+    *("optuna", "ray"),  # run sweeps, each with an extra
     "torch_xla",  # on TPU machines only, which bring it
 }
 

@@ -17,6 +17,7 @@ from metalearn_cli.records import runs, sweeps
 from metalearn_cli.records.sweeps import Outcome
 from metalearn_cli.studies import search as searches
 from metalearn_cli.studies import sweep as module
+from metalearn_cli.studies.processes import Processes
 from metalearn_cli.studies.search import Names, Numbers
 from metalearn_cli.studies.sweep import at_once
 
@@ -43,7 +44,7 @@ def go(folder, trials, *words, number=1, watcher=None, **settings):
     """Run a search; return its outcomes."""
     watched = sweep(folder, search(folder, trials, *words, **settings), watcher)
     with watched.open():
-        at_once(watched, slots(number), COMMAND, fail_fast=False)
+        at_once(watched, Processes(slots(number), COMMAND), fail_fast=False)
     return watched.outcomes()
 
 
@@ -97,7 +98,8 @@ def test_ten_trials_of_a_search_that_is_killed_twice(folder):
 
 def test_trials_that_fall_behind_end_early_and_for_good(folder):
     """The best of five gets a result at each step; whatever is below half of them is stopped."""
-    outcomes = go(folder, 9, "4", "0.3", number=3, pruner="median")
+    odd = {"x": Numbers(1, 99, 2)}  # of these none fails
+    outcomes = go(folder, 9, "4", "0.3", number=3, pruner="median", space=odd)
     pruned = [outcome for outcome in outcomes if outcome.status == "pruned"]
     assert pruned and all(
         outcome.code == 0 and "of 4, where its val/accuracy was 0." in outcome.error for outcome in pruned
@@ -105,7 +107,7 @@ def test_trials_that_fall_behind_end_early_and_for_good(folder):
     best = max(int(outcome.settings["x"]) for outcome in outcomes if outcome.run)
     assert all(int(outcome.settings["x"]) < best for outcome in pruned)
     watcher = Quiet()
-    assert points(go(folder, 9, "4", "0.3", pruner="median", watcher=watcher)) == points(outcomes)
+    assert points(go(folder, 9, "4", "0.3", pruner="median", space=odd, watcher=watcher)) == points(outcomes)
     assert not [told for told in watcher.told if told[0] == "began"]
     assert [outcome.status for outcome in sweeps.read(str(folder), "s1")] == [outcome.status for outcome in outcomes]
 

@@ -17,7 +17,9 @@ from unit.studies.worker import COMMAND, Quiet, job, slots, sweep
 from metalearn_cli.core.errors import InUseError, Stopped
 from metalearn_cli.records import runs, sweeps
 from metalearn_cli.records.sweeps import Outcome
+from metalearn_cli.studies import processes
 from metalearn_cli.studies import sweep as module
+from metalearn_cli.studies.processes import Processes
 from metalearn_cli.studies.sweep import at_once, in_turn
 
 
@@ -40,7 +42,7 @@ def go(folder, jobs, number=2, fail_fast=False, watcher=None):
     """Run a sweep; return the status of each job."""
     watched = sweep(folder, jobs, watcher)
     with watched.open():
-        at_once(watched, slots(number), COMMAND, fail_fast)
+        at_once(watched, Processes(slots(number), COMMAND), fail_fast)
     return [outcome.status for outcome in watched.outcomes()]
 
 
@@ -95,7 +97,7 @@ def test_a_signal_stops_the_jobs_and_the_command_goes_on(folder):
     watched = sweep(folder, jobs, Interrupting())
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(Stopped, match="interrupted; 0 of 3 jobs are done; resume with: mlx -m again"), watched.open():
-        at_once(watched, slots(2), COMMAND, fail_fast=False)
+        at_once(watched, Processes(slots(2), COMMAND), fail_fast=False)
     assert signal.getsignal(signal.SIGINT) is before
     assert [(o.status, o.code) for o in watched.outcomes()] == [
         ("interrupted", 130), ("interrupted", 130), ("not begun", 130),
@@ -125,7 +127,7 @@ def test_a_signal_reaches_jobs_of_a_killed_scheduler_but_not_those_of_another(fo
         folder, [job(folder, str(n), "12", "0.1") for n in range(3)], Interrupting(), name="s2" if alive else "s1"
     )
     with pytest.raises(Stopped, match="stopped by SIGTERM"), watched.open():
-        at_once(watched, slots(2), COMMAND, fail_fast=False)
+        at_once(watched, Processes(slots(2), COMMAND), fail_fast=False)
     assert [o.status for o in watched.outcomes()] == [*(["in use"] if alive else ["interrupted"]) * 2, "not begun"]
     if alive:
         assert owner.wait(timeout=60) == 0
@@ -141,7 +143,7 @@ def test_a_killed_job_is_resumed_but_not_for_ever(folder):
             held = [info for info in runs.list_runs(str(folder)) if info["status"] == "running" and steps(folder)]
             if held and self.times:
                 self.times -= 1
-                os.kill(module._owner(running[0])["pid"], signal.SIGKILL)
+                os.kill(processes._owner(running[0])["pid"], signal.SIGKILL)
 
     watcher = Killing()
     assert go(folder, [job(folder, "1", "6", "0.1")], watcher=watcher) == ["completed"]
@@ -150,7 +152,7 @@ def test_a_killed_job_is_resumed_but_not_for_ever(folder):
     dying = (sys.executable, "-c", "import os; os.kill(os.getpid(), 9)")
     watched = sweep(folder, [job(folder, "2", "1", "0")])
     with watched.open():
-        at_once(watched, slots(1), dying, fail_fast=False)
+        at_once(watched, Processes(slots(1), dying), fail_fast=False)
     (outcome,) = watched.outcomes()
     assert outcome.status == "killed"
     assert outcome.error == "killed by SIGKILL, 3 times; if memory is short, type fewer sweep.slots"
@@ -159,7 +161,7 @@ def test_a_killed_job_is_resumed_but_not_for_ever(folder):
 def test_a_job_that_says_nothing_has_crashed(folder):
     watched = sweep(folder, [job(folder, "1", "1", "0")])
     with watched.open():
-        at_once(watched, slots(1), (sys.executable, "-c", "raise SystemExit(7)"), fail_fast=False)
+        at_once(watched, Processes(slots(1), (sys.executable, "-c", "raise SystemExit(7)")), fail_fast=False)
     assert watched.outcomes()[0].error == f"exit code 7; see {folder}/sweeps/jobs/1/log"
 
 

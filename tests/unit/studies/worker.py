@@ -3,6 +3,7 @@
 worker.py run FOLDER NAME STEPS SECONDS [fail]: does steps, each a line in FOLDER/steps.txt, and prints the result as
 `mlx --json` does: NAME percent. One that was killed goes on where its lines end.
 worker.py sweep FOLDER COUNT SLOTS STEPS SECONDS: a sweep of COUNT such jobs.
+worker.py slurm FOLDER COUNT SLOTS STEPS SECONDS: the same on SLURM.
 worker.py search FOLDER COUNT SLOTS STEPS SECONDS: a search for the best NAME with COUNT such jobs, some of which fail.
 """
 
@@ -22,9 +23,11 @@ from metalearn_cli.core import config
 from metalearn_cli.core.errors import Stopped
 from metalearn_cli.records import runs
 from metalearn_cli.records.sweeps import folder_of
+from metalearn_cli.studies.processes import Processes
 from metalearn_cli.studies.search import Numbers, Search, Space
 from metalearn_cli.studies.slots import Slot
-from metalearn_cli.studies.sweep import Job, Sweep, at_once
+from metalearn_cli.studies.slurm import Slurm
+from metalearn_cli.studies.sweep import Engine, Job, Sweep, at_once
 
 
 class Quiet:
@@ -120,9 +123,13 @@ def main(kind: str, folder: str, *words: str) -> int:
     else:
         jobs = [job(Path(folder), str(index), *rest) for index in range(int(count))]
     watched = sweep(Path(folder), jobs)
+    engine: Engine = Processes(slots(int(number)), COMMAND)
+    if kind == "slurm":
+        own = ["export CUDA_VISIBLE_DEVICES=$$"]
+        engine = Slurm(config.Slurm(None, None, None, None, None, None, lines=own), int(number), COMMAND)
     try:
         with watched.open():
-            at_once(watched, slots(int(number)), COMMAND, fail_fast=False)
+            at_once(watched, engine, fail_fast=False)
     except Stopped as stop:
         print(stop)
         return 128 + stop.number

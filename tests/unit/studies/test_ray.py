@@ -1,0 +1,83 @@
+"""What a task of Ray does; tests/faults/test_ray.py has a sweep on a cluster."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from metalearn_cli.core.config import Ray as Settings
+from metalearn_cli.core.errors import UserError
+from metalearn_cli.records.runs import is_held, locked
+from metalearn_cli.studies.ray import Ray, run
+
+SAVING = """
+import signal, sys, time
+def save(*_): print("saved", flush=True); sys.exit(143)
+signal.signal(signal.SIGTERM, save)
+print("began", file=sys.stderr, flush=True)
+time.sleep(60)
+"""
+
+
+def task(folder, *words):
+    """Start a process that does what a task does."""
+    code = (
+        f"import sys; from metalearn_cli.studies.ray import run; sys.exit(run({words!r}, {str(folder)!r}, '.', {{}}))"
+    )
+    return subprocess.Popen([sys.executable, "-c", code])
+
+
+def until(condition, seconds=60.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_a_task_runs_a_job(tmp_path):
+    code = "import os, sys; print(os.environ['MLX_JOB_ID'], os.getcwd()); print('log', file=sys.stderr); sys.exit(3)"
+    (tmp_path / "job").mkdir()
+    assert run([sys.executable, "-c", code], str(tmp_path / "job"), str(tmp_path), {"MLX_JOB_ID": "ab"}) == 3
+    assert (tmp_path / "job" / "output.json").read_text() == f"ab {tmp_path}\n"
+    assert (tmp_path / "job" / "log").read_text() == "log\n"
+    with locked(tmp_path / "job"):
+        assert run(["true"], str(tmp_path / "job"), str(tmp_path), {}) is None
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["cancelled", "killed"])
+def test_a_job_saves_when_its_task_is_cancelled_or_killed(tmp_path, number):
+    process = task(tmp_path, sys.executable, "-c", SAVING)
+    until(lambda: (tmp_path / "log").exists() and "began" in (tmp_path / "log").read_text())
+    os.kill(process.pid, number)
+    assert process.wait(timeout=60) == (143 if number == signal.SIGINT else -number)
+    until(lambda: not is_held(tmp_path))
+    assert (tmp_path / "output.json").read_text() == "saved\n"
+
+
+def test_without_ray(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UserError, match=r"sweep=ray needs Ray; type: pip install 'metalearn-cli\[ray\]'"):
+        Ray(Settings(None, 1, None), 1, 1, ())
+
+
+def test_a_cluster_that_is_not_there_or_too_small(monkeypatch):
+    ray = pytest.importorskip("ray")
+    monkeypatch.setattr(ray, "init", lambda **_: None)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0, "GPU": 1.0})
+    with pytest.raises(UserError, match=r"sweep.cpus: must be <= 2, which is what the cluster has, got 4"):
+        Ray(Settings(None, 4, None), 1, 1, ())
+    with pytest.raises(UserError, match=r"sweep.gpus: must be <= 1, which is what the cluster has, got 2"):
+        Ray(Settings(None, 1, 2), 1, 1, ())
+    assert Ray(Settings(None, 1, None), 3, 4, ())._task._default_options["num_gpus"] == 0.25
+
+    def unreachable(**_):
+        raise ConnectionError("Could not find any running Ray instance")
+
+    monkeypatch.setattr(ray, "init", unreachable)
+    with pytest.raises(UserError, match=r"sweep.address=auto: no cluster of Ray there: Could not find any running"):
+        Ray(Settings("auto", 1, None), 1, 1, ())
