@@ -107,9 +107,10 @@ class Search:
         """
         from optuna.trial import Trial, TrialState
 
+        pins = None if (folder / JOURNAL).exists() else self._pin()
         self._study = _opened(folder, self._objectives, self._pruner())
-        if "pinned" not in self._study.user_attrs:
-            self._study.set_user_attr("pinned", self._pin())
+        if "pinned" not in self._study.user_attrs:  # else the checkpoints stay those of the first command
+            self._study.set_user_attr("pinned", self._pin() if pins is None else pins)
         found = []
         for trial in self._study.trials:
             if trial.params.keys() != self._space.keys():  # the process was killed while it drew them
@@ -231,7 +232,8 @@ class Search:
         if self._settings.pruner == "median":
             return pruners.MedianPruner()
         if self._settings.pruner == "hyperband":
-            return pruners.HyperbandPruner(*self._steps)
+            first, last = self._steps
+            return pruners.HyperbandPruner(min(first, last), last)
         return pruners.NopPruner()
 
 

@@ -138,9 +138,16 @@ class Sweep:
         finally:
             if any(outcome.folder or outcome.run for outcome in self._found.values()):
                 sweeps.write(self.folder, self._facts, self.outcomes())
-            elif not self.left():  # else some may run on a cluster
+            elif self._untouched():
                 sweeps.discard(self.folder, *(job.folder for job in self.jobs if not is_held(job.folder)))
             lock.close()
+
+    def _untouched(self) -> bool:
+        """Whether there is nothing to keep: no job has a run or may still get one, and a search has no journal."""
+        if self.jobs and not self.left():
+            return True
+        begun = any(job.folder.exists() for job in self.jobs)
+        return not begun and [path.name for path in self.folder.iterdir()] == ["lock"]
 
     def _skip(self) -> None:
         """Record the jobs that are done."""

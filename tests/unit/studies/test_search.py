@@ -208,6 +208,45 @@ def test_a_journal_that_was_cut_off(folder):
         search(folder, 9).begin(folder)
 
 
+def test_a_search_that_cannot_begin_leaves_what_is_there(folder):
+    def no_checkpoint():
+        raise UserError("no completed run")
+
+    trials = search(folder, 2)
+    trials._pin = no_checkpoint
+    with pytest.raises(UserError, match="no completed run"), sweep(folder, trials).open():
+        pass
+    assert not (folder / "sweeps").exists()
+    journal = folder / "sweeps" / "s1" / searches.JOURNAL
+    journal.parent.mkdir(parents=True)
+    journal.write_text("{}\n{}\n")
+    with pytest.raises(UserError, match="is damaged"), sweep(folder, search(folder, 2)).open():
+        pass
+    assert journal.is_file()
+
+
+@pytest.mark.parametrize("pruner", ["median", "hyperband", "none"])
+def test_results_of_a_job_that_runs(folder, pruner):
+    trials = search(folder, 9, pruner=pruner, space={"x": Numbers(1, 10**6)})
+    trials.begin(folder)
+    for _ in range(6):
+        drawn(trials)
+    job = trials.more()
+    run = runs.create(str(folder), "meta-train", {}, job=job.id, steps=4)
+    lines = [{"step": 0, "val/accuracy": -9.0}, {"step": 1, "train/loss": 1.0}]
+    (run.folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert trials.hopeless([job]) == []
+    with (run.folder / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 4, "val/accuracy": -9.0}) + "\n")
+    assert trials.hopeless([job]) == []  # it is at its end
+    stored = optuna.load_study(
+        study_name=folder.name,
+        storage=optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(f"{folder}/journal.log")),
+    )
+    assert stored.trials[6].intermediate_values == {4: -9.0}
+    run.close()
+
+
 def test_without_optuna(monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(UserError, match=r"sweep=optuna needs Optuna; type: pip install 'metalearn-cli\[optuna\]'"):
