@@ -44,8 +44,11 @@ def schema(name: str, extra: str = "") -> Schema:
     elif stage in STAGES:
         whole = _settings(config.STAGES[stage], _comments(stage, extra))
     elif stage in _SECTIONS:
-        parts = [_settings(cls, _in(usual, extra))["properties"] for cls, usual in _SECTIONS[stage].items()]
-        whole = _object({key: own for part in parts for key, own in part.items()})
+        found: Schema = {}
+        for cls, usual in _SECTIONS[stage].items():
+            for key, own in _settings(cls, _in(usual, extra))["properties"].items():
+                found[key] = {"anyOf": [found[key], own]} if key in found else own
+        whole = _object(found)
     elif stage in _GROUPS:
         whole = {"$ref": f"#/definitions/{stage}"}
     else:

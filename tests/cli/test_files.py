@@ -144,7 +144,7 @@ THEIRS = {"dataset_spec.json", "model.safetensors", "preprocessor_config.json", 
 
 OTHERS = {
     *("data-my_photos.png", "reliability.png"),  # of `mlx data show` and of `calibration=N`
-    *("ablate.json", "output.json", "results.csv", "results.json"),  # of `mlx ablate` and of sweeps
+    *("ablate.json", "journal.log", "output.json", "results.csv", "results.json"),  # of `mlx ablate` and of sweeps
 }
 """Files of other commands, which their own tests open."""
 
