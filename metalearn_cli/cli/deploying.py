@@ -172,7 +172,7 @@ def _changed(name: str, change: Callable[[Any], Any]) -> dict[str, Any]:
     with importing():
         from metalearn_cli.deploy import artefact, exporting
     exporting.check_installed()
-    folder = Path(expanded(name))
+    folder = Path(expanded(name)).resolve()  # the folder itself, not a link to it
     with artefact.changing(folder):
         learner, about = artefact.read_artefact(folder)
         artefact.write_artefact(folder, change(learner), {key: about.get(key) for key in ("result", "lineage")})

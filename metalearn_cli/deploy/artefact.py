@@ -8,7 +8,7 @@
     README.md             a page for people
     predict.py            a program that uses it, without this package
 
-A changed artefact is a whole new folder, which then takes the place of the old one.
+A changed artefact is a whole new folder, which then takes the place of the old one; files of others that lie in it stay.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def read_about(folder: Path) -> dict[str, Any]:
     """
     before = _aside(folder, "old")
     if not folder.exists() and before.exists():  # a change was killed between its last two steps
-        before.rename(folder)
+        before.rename(folder.resolve())
     if not is_artefact(folder):
         raise UserError(f"{folder} is no artefact: it has no {ABOUT}; make one with: mlx export support=EXAMPLES")
     about = read_json(folder / ABOUT)
@@ -172,11 +172,14 @@ def changing(folder: Path) -> Iterator[None]:
     """Within a block, keep other processes from changing the artefacts of a folder; without locks, they are not kept.
 
     Raises:
-        UserError: if the folder above the artefact does not exist.
+        UserError: if the folder above the artefact does not exist, or this process is in the artefact.
         InUseError: if another process changes one.
     """
     if not folder.absolute().parent.is_dir():
         raise UserError(f"there is no folder {folder}")
+    if Path.cwd().is_relative_to(folder.resolve()):  # the shell would stay in the old folder, which is removed
+        above = folder.resolve().parent
+        raise UserError(f"a change replaces the folder that you are in; go to the one above it first: cd {above}")
     descriptor = os.open(folder.absolute().parent, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -237,6 +240,7 @@ def _put(folder: Path, files: Mapping[str, bytes]) -> None:
         for name, content in files.items():
             write_bytes(new / name, content)
         if folder.exists():
+            _copy_others(folder, new, files)
             shutil.rmtree(old, ignore_errors=True)
             folder.rename(old)
         new.rename(folder)
@@ -249,6 +253,18 @@ def _put(folder: Path, files: Mapping[str, bytes]) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def _copy_others(folder: Path, new: Path, files: Mapping[str, bytes]) -> None:
+    """Copy what else lies in a folder, such as a user's notes, into the new one."""
+    for path in folder.iterdir():
+        if path.name in files:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.copytree(path, new / path.name, symlinks=True)
+        else:
+            shutil.copy2(path, new / path.name, follow_symlinks=False)
+
+
 def _aside(folder: Path, what: str) -> Path:
     """Return the name of a folder beside an artefact."""
+    folder = folder.resolve()
     return folder.with_name(f".{folder.name}.{what}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -21,7 +22,10 @@ def card(about: Mapping[str, Any]) -> str:
     examples = Counter(example["class"] for example in about["examples"])
     algorithm, backbone = (name_of(key, about["learner"][key]) for key in ("algorithm", "backbone"))
     shape, sizes = about["input"]["shape"], ", ".join(map(str, about["checked"]["items"]))
-    given = {"image": "FILE   ", "text": '"A TEXT"'}.get(about["input"]["kind"], "N.npy   ")
+    kind, folder = about["input"]["kind"], shlex.quote(about["name"])
+    given = {"text": '"A TEXT"', "vector": "TABLE"}.get(kind, "FILE|FOLDER")
+    alone = {"image": "FILE", "text": '"A TEXT"'}.get(kind, "N.npy")
+    packages = "onnxruntime, numpy" if kind == "text" else "onnxruntime, numpy, Pillow"
     lines = [
         f"# {about['name']}",
         "",
@@ -43,9 +47,11 @@ def card(about: Mapping[str, Any]) -> str:
         "",
         "## How to use it",
         "",
-        "    mlx predict . FILE|FOLDER",
-        "    mlx enrol . NAME FILES      # one more class; nothing is trained",
-        f"    python predict.py {given}  # without this package: onnxruntime, numpy, Pillow",
+        "In the folder above this one:",
+        "",
+        f"    mlx predict {folder} {given}",
+        f"    mlx enrol {folder} NAME {given}  # one more class; nothing is trained",
+        f"    python {folder}/predict.py {alone}  # without this package; it needs {packages}",
         "",
         f"`encoder.onnx` takes `items` [N, {', '.join(map(str, shape))}] ({about['input']['dtype']}) and gives "
         "`embeddings` and `logits` [N, classes], in the order of `classes` in artefact.json. It was compared with "

@@ -77,7 +77,10 @@ def graph_of(enrolled: Enrolled, tried: Tensor) -> bytes:
                 verbose=False,
             )
     except Exception as error:  # the exporter raises what its many parts raise
-        reason = str(error).strip().partition("\n")[0]
+        cause = _cause(error)
+        if isinstance(cause, KeyboardInterrupt):
+            raise cause from error
+        reason = str(cause).strip().partition("\n")[0]
         raise UserError(f"{name} on this network cannot be exported to ONNX: {reason}") from error
     graph = made.model_proto
     first = graph.graph.input[0].type.tensor_type.shape.dim[0]
@@ -88,6 +91,13 @@ def graph_of(enrolled: Enrolled, tried: Tensor) -> bytes:
     content: bytes = graph.SerializeToString(deterministic=True)
     _compare(content, whole, tried)
     return content
+
+
+def _cause(error: BaseException) -> BaseException:
+    """Return what an error comes from: the exporter has wrapped it, also if it was Ctrl-C."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def _compare(content: bytes, whole: nn.Module, tried: Tensor) -> None:

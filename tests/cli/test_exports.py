@@ -103,6 +103,14 @@ def test_classes_come_and_go(mlx: Callable, folder: Path) -> None:
     assert {path.name: path.read_bytes() for path in birds.iterdir()} == before
 
 
+def test_a_link_to_an_artefact_stays_one(mlx: Callable, folder: Path) -> None:
+    assert mlx("export", "support=examples", "calibration=0").code == 0
+    Path("birds").symlink_to("exports/examples")
+    assert mlx("enrol", "birds", "wren", "more/wren").code == 0
+    assert Path("birds").is_symlink()
+    assert json.loads(mlx("classes", "exports/examples", "--json").out)["classes"]["wren"] == 3
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [

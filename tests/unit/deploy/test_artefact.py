@@ -197,6 +197,24 @@ def test_a_change_that_was_killed_between_its_last_steps_is_undone(learner, tmp_
     assert read_about(tmp_path / "birds")["classes"] == ["crow", "jay", "wren"]
 
 
+def test_an_artefact_is_read_from_within_and_changed_from_outside(learner, tmp_path, monkeypatch):
+    write_artefact(tmp_path / "birds", learner, RECORD)
+    monkeypatch.chdir(tmp_path / "birds")
+    assert read_about(Path())["name"] == "birds"
+    with pytest.raises(UserError, match="replaces the folder that you are in; .* first: cd "), changing(Path()):
+        pass
+
+
+def test_what_else_lies_in_an_artefact_stays(learner, files, tmp_path):
+    write_artefact(tmp_path / "birds", learner, RECORD)
+    (tmp_path / "birds" / "notes.txt").write_text("ours")
+    (tmp_path / "birds" / "more").mkdir()
+    (tmp_path / "birds" / "more" / "link").symlink_to("nowhere")
+    write_artefact(tmp_path / "birds", with_class(learner, "egret", queries(learner, files / "jay")), RECORD)
+    assert (tmp_path / "birds" / "notes.txt").read_text() == "ours"
+    assert (tmp_path / "birds" / "more" / "link").is_symlink()
+
+
 def test_two_changes_at_once_are_refused(tmp_path):
     with changing(tmp_path / "birds"):
         with pytest.raises(InUseError, match="is being changed by another mlx process"), changing(tmp_path / "birds"):
@@ -248,6 +266,7 @@ def test_the_card_says_what_it_is(learner, tmp_path):
     card = (tmp_path / "birds" / "README.md").read_text()
     assert "temperature 0.5, fitted on 10 validation episodes of 3 classes with 3 examples each" in card
     assert "81.5 +- 0.6 % accuracy, 5-way 1-shot, on 1000 episodes" in card and "| jay | 3 |" in card
+    assert "mlx predict birds FILE|FOLDER" in card and "mlx enrol birds NAME" in card
     write_artefact(tmp_path / "others", learner, RECORD)
     assert "It was not evaluated" in (tmp_path / "others" / "README.md").read_text()
 

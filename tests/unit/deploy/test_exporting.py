@@ -118,6 +118,20 @@ def test_another_answer_is_refused(monkeypatch):
         exporting._compare(b"", whole, items(IMAGES, 75))
 
 
+@pytest.mark.parametrize(("cause", "raised"), [(KeyboardInterrupt(), KeyboardInterrupt), (ValueError("no"), UserError)])
+def test_what_the_exporter_wraps_is_found(monkeypatch, cause, raised):
+    def export(*args: object, **settings: object) -> None:
+        try:
+            raise cause
+        except BaseException as error:
+            raise RuntimeError("Failed to export the model. This is step 1/3") from error
+
+    monkeypatch.setattr(exporting, "find_spec", lambda name: object())
+    monkeypatch.setattr(torch.onnx, "export", export)
+    with pytest.raises(raised, match="cannot be exported to ONNX: no$" if raised is UserError else None):
+        graph_of(learnt("conv4", "protonet"), items(IMAGES, 75))
+
+
 def test_missing_packages_are_named(monkeypatch):
     monkeypatch.setattr(exporting, "find_spec", lambda name: None if name == "onnxscript" else object())
     with pytest.raises(UserError, match=r"exporting needs onnxscript: pip install 'metalearn-cli\[export\]'"):
