@@ -149,7 +149,7 @@ def help_text(command: str, extra: str = "") -> str:
         "report": "RUN [...]",
         "ablate": "[key=value ...]",
         "resume": "RUN [key=value ...]",
-        "predict": "support=EXAMPLES|ARTEFACT FILE|FOLDER|TABLE [...] [key=value ...]",
+        "predict": "ARTEFACT|support=EXAMPLES FILE|FOLDER|TABLE [...] [key=value ...]",
         "export": "support=EXAMPLES [key=value ...]",
         "enrol": "ARTEFACT NAME FILE|FOLDER|TABLE [...]",
         "unenrol": "ARTEFACT NAME",

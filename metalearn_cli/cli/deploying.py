@@ -38,9 +38,11 @@ def predict(words: Words, runs_dir: str, reporter: Reporter) -> dict[str, Any]:
         UserError: if something cannot be used.
     """
     settings, sources = _read(words)
-    exported = bool(sources) and (Path(expanded(sources[0])) / "artefact.json").is_file()
+    exported = bool(sources) and _is_artefact(sources[0])
     if not exported and "support" not in settings:
         raise UserError("support is missing: support=FOLDER, a folder with a folder of examples for each class")
+    if not exported and _is_artefact(support := settings["support"]):
+        raise UserError(f"{support} is an artefact, which has its own examples: mlx predict {support} FILE")
     if len(sources) == exported:
         raise UserError(f"there is nothing to predict: {_typed(words)} FILE|FOLDER|TABLE")
     with importing():
@@ -86,8 +88,7 @@ def export(words: Words, runs_dir: str, reporter: Reporter) -> dict[str, Any]:
     folder = Path("exports") / name
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise UserError(f"name must be a name without folders, got {name!r}")
-    if folder.exists():
-        raise UserError(f"{folder} exists; remove it, or choose another name: name=NAME")
+    _check_new(folder)
     with importing():
         from metalearn_cli.deploy import artefact, card, exporting
         from metalearn_cli.deploy.record import record_of
@@ -100,7 +101,10 @@ def export(words: Words, runs_dir: str, reporter: Reporter) -> dict[str, Any]:
             raise
         reporter.note(f"not calibrated: {error}")
     record = record_of(learner.trained.source, learner.trained.algorithm, runs_dir)
-    about = artefact.write_artefact(folder, learner, record)
+    folder.parent.mkdir(exist_ok=True)
+    with artefact.changing(folder):
+        _check_new(folder)  # another process may have written it meanwhile
+        about = artefact.write_artefact(folder, learner, record)
     return {
         "folder": str(folder),
         "files": about["files"],
@@ -165,6 +169,21 @@ def classes(folder: str) -> dict[str, Any]:
         from metalearn_cli.deploy.artefact import read_about
     about = read_about(Path(expanded(folder)))
     return {"artefact": folder, "classes": dict(Counter(sorted(example["class"] for example in about["examples"])))}
+
+
+def _is_artefact(name: str) -> bool:
+    """Whether a name is that of the folder of an artefact."""
+    return bool(name) and (Path(expanded(name)) / "artefact.json").is_file()
+
+
+def _check_new(folder: Path) -> None:
+    """Check that a folder does not exist.
+
+    Raises:
+        UserError: if it does.
+    """
+    if folder.exists():
+        raise UserError(f"{folder} exists; remove it, or choose another name: name=NAME")
 
 
 def _changed(name: str, change: Callable[[Any], Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@
     README.md             a page for people
     predict.py            a program that uses it, without this package
 
-A changed artefact is a whole new folder, which then takes the place of the old one; files of others that lie in it stay.
+A changed artefact is a whole new folder, which then takes the place of the old one; other files in it stay.
 """
 
 from __future__ import annotations
@@ -134,6 +134,8 @@ def read_artefact(folder: Path) -> tuple[Deployed, dict[str, Any]]:
     names, labels = (tuple(example[key] for example in about["examples"]) for key in ("name", "class"))
     if len(names) != len(x):
         raise UserError(f"{folder / ABOUT} is damaged: it names {len(names)} examples, and there are {len(x)}")
+    if len(set(labels)) < 2 or about["classes"] != sorted(set(labels)):
+        raise UserError(f"{folder / ABOUT} is damaged: its classes are not those of its examples")
     support = Support(names, labels, x, embedded, stored.get("looks"))
     try:
         return deployed(trained, support, of_record(about.get("calibration"))), about

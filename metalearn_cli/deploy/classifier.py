@@ -86,7 +86,10 @@ class FewShotClassifier:
         items, labels = items_of(x, self._reader), np.asarray(y)
         if labels.shape != (size(items),):
             raise UserError(f"there are {size(items)} items, and labels of shape {list(labels.shape)}; give one each")
-        classes, codes = np.unique(labels, return_inverse=True)
+        try:
+            classes, codes = np.unique(labels, return_inverse=True)
+        except TypeError as error:  # they cannot be sorted
+            raise UserError(f"labels must all be strings, numbers or truth values: {error}") from error
         if len(classes) < 2:
             raise UserError(f"all items are of the class {labels[0]}; give examples of two classes or more")
         self.classes_ = classes

@@ -202,8 +202,10 @@ def with_class(learner: Deployed, name: str, examples: Inputs) -> Deployed:
         examples: items of it.
 
     Raises:
-        UserError: if it knows the class, or can have no further one.
+        UserError: if the name cannot be used, if it knows the class, or can have no further one.
     """
+    if not name.isprintable() or not name or name != name.strip():
+        raise UserError(f"the name of a class must be printable, without spaces around it, got {name!r}")
     if name in learner.classes:
         raise UserError(f"the class {name} exists, with {learner.support.sizes[name]} examples; take another name")
     x, names, trained = examples.items, examples.names, learner.trained

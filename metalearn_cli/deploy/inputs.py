@@ -165,6 +165,8 @@ class Reader(NamedTuple):
         return Inputs(tuple(map(manifest.place, sources)), items, tuple(labels))
 
     def _queries(self, source: str) -> Inputs:
+        if not source.strip():
+            raise UserError("one of the words is empty; give the name of a file or folder, or for texts a text")
         path = Path(expanded(source))
         if self.kind == "text" and not there(path) and not _is_file_name(source):
             return Inputs((shown(source)[1:-1],), self.of_texts([source]))
@@ -254,7 +256,7 @@ def _floats(x: Any) -> Tensor:
 
 def _existing(source: str) -> Path:
     path = Path(expanded(source))
-    if not there(path):
+    if not source or not there(path):  # "" would be the current folder
         raise UserError(f"there is no file or folder {shown(source)[1:-1]}")
     return path
 
@@ -289,7 +291,10 @@ def _about(source: str) -> Iterator[None]:
     try:
         yield
     except DataError as error:
-        told = [f"{source if f.where == 'data.root' else f.where} {f.told}" for f in error.findings[:LISTED]]
+        told = [
+            f"{source if f.where in ('data.root', Path(source).name) else f.where} {f.told}"
+            for f in error.findings[:LISTED]
+        ]
         more = len(error.findings) - len(told)
         raise UserError("; ".join([*told, *[f"and {more} more"] * bool(more), *filter(None, [error.cure])])) from error
     except ConfigError as error:

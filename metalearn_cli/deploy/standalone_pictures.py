@@ -48,7 +48,11 @@ def main(paths: list[str]) -> None:
     """Print the class of each item of each file, and its probability."""
     network = onnxruntime.InferenceSession(str(HERE / "encoder.onnx"), providers=["CPUExecutionProvider"])
     for path in paths:
-        (logits,) = network.run(["logits"], {"items": items_in(path)})
+        try:
+            items = items_in(path)
+        except (OSError, ValueError, Image.DecompressionBombError) as error:
+            sys.exit(f"{path} cannot be read: {error}")
+        (logits,) = network.run(["logits"], {"items": items})
         shares = np.exp((logits - logits.max(1, keepdims=True)) / TEMPERATURE)
         for p in shares / shares.sum(1, keepdims=True):
             print(f"{path}\t{ABOUT['classes'][int(p.argmax())]}\t{p.max():.3f}")

@@ -49,7 +49,10 @@ def main(given: list[str]) -> None:
     """Print the class of each text, and its probability."""
     network = onnxruntime.InferenceSession(str(HERE / "encoder.onnx"), providers=["CPUExecutionProvider"])
     for one in given:
-        lines = Path(one).read_text(encoding="utf-8").split("\n") if one.endswith(".txt") else [one]
+        try:
+            lines = Path(one).read_text(encoding="utf-8").split("\n") if one.endswith(".txt") else [one]
+        except (OSError, ValueError) as error:
+            sys.exit(f"{one} cannot be read: {error}")
         for text in filter(str.strip, lines):
             (logits,) = network.run(["logits"], {"items": ids_of(text)})
             shares = np.exp((logits[0] - logits[0].max()) / TEMPERATURE)

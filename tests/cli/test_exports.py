@@ -103,6 +103,14 @@ def test_classes_come_and_go(mlx: Callable, folder: Path) -> None:
     assert {path.name: path.read_bytes() for path in birds.iterdir()} == before
 
 
+def test_two_exports_at_once_do_not_mix(mlx: Callable, folder: Path) -> None:
+    Path("exports").mkdir()
+    with artefact.changing(Path("exports/birds")):
+        code, _, err = mlx("export", "support=examples", "calibration=0")
+    assert code == 4 and "is being changed by another mlx process" in err
+    assert not list(Path("exports").iterdir())
+
+
 def test_a_link_to_an_artefact_stays_one(mlx: Callable, folder: Path) -> None:
     assert mlx("export", "support=examples", "calibration=0").code == 0
     Path("birds").symlink_to("exports/examples")
@@ -129,6 +137,10 @@ def test_a_link_to_an_artefact_stays_one(mlx: Callable, folder: Path) -> None:
         ("unenrol exports/examples jya", "there is no class jya; did you mean jay?"),
         ("predict exports/examples ckpt=latest new", "ckpt is not for an artefact, which has its own"),
         ("predict exports/examples", "there is nothing to predict"),
+        (
+            "predict support=exports/examples new",
+            "which has its own examples: mlx predict exports/examples FILE",
+        ),
         ("classes examples", "examples is no artefact"),
     ],
 )

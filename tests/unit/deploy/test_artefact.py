@@ -164,6 +164,10 @@ def test_an_example_in_the_wrong_folder_is_named(learner, files):
     ("change", "told"),
     [
         (lambda of, more: with_class(of, "jay", more), "the class jay exists, with 3 examples; take another name"),
+        (lambda of, more: with_class(of, " jay", more), "must be printable, without spaces around it, got ' jay'"),
+        (lambda of, more: with_class(of, "", more), "must be printable"),
+        (lambda of, more: with_class(of, "j\nay", more), "must be printable"),
+        (lambda of, more: with_class(of, "j\udcff", more), "must be printable"),
         (lambda of, more: without_class(of, "crw"), r"there is no class crw; did you mean crow\?"),
         (lambda of, more: without_class(of, "zzz"), "there is no class zzz; there are crow, jay, wren"),
         (lambda of, more: without_class(without_class(of, "jay"), "crow"), "there would be a single class"),
@@ -201,7 +205,7 @@ def test_an_artefact_is_read_from_within_and_changed_from_outside(learner, tmp_p
     write_artefact(tmp_path / "birds", learner, RECORD)
     monkeypatch.chdir(tmp_path / "birds")
     assert read_about(Path())["name"] == "birds"
-    with pytest.raises(UserError, match="replaces the folder that you are in; .* first: cd "), changing(Path()):
+    with pytest.raises(UserError, match=r"replaces the folder that you are in; .* first: cd "), changing(Path()):
         pass
 
 
@@ -233,6 +237,7 @@ def test_two_changes_at_once_are_refused(tmp_path):
         (lambda f: _edit(f, format=2), "has a format that this version does not read .format 2; it reads format 1."),
         (lambda f: _edit(f, classes="crow"), "artefact.json is damaged: classes must be a list"),
         (lambda f: _edit(f, examples=[]), "damaged: it names 0 examples, and there are 9"),
+        (lambda f: _edit(f, classes=["wren", "jay", "crow"]), "damaged: its classes are not those of its examples"),
         (lambda f: (f / "learner.safetensors").unlink(), "learner.safetensors is missing"),
         (lambda f: (f / "support.safetensors").write_bytes(b"x"), "support.safetensors is damaged: its sha256"),
         (lambda f: _tensors(f, "support", items=torch.zeros(9, 3, 16, 16)), "the parts of .* do not fit each other"),

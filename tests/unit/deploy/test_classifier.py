@@ -134,6 +134,8 @@ def test_what_is_not_ready_is_told(of_pictures, tmp_path):
         load(str(of_pictures)).predict(Q)
     with pytest.raises(UserError, match="all items are of the class a; give examples of two classes"):
         load(str(of_pictures)).fit(X, ["a"] * 6)
+    with pytest.raises(UserError, match="labels must all be strings, numbers or truth values"):
+        load(str(of_pictures)).fit(X, [None] * 6)
     maml = {"_target_": "metalearn_cli.algorithms.maml.Maml", "inner_lr": 0.1, "inner_steps": 1}
     with_head = str(meta_trained("images", tmp_path, GRAY, algorithm=maml, way=2))
     assert load(with_head).fit(X[:4], Y[:4]).predict(Q).shape == (5,)

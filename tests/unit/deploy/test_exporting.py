@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -188,6 +189,15 @@ def test_the_program_reads_texts_as_training_did(how, tmp_path):
     names = program("texts", tmp_path, {"preprocessing": how})
     for text in ("Abba! ab", "the Caf\u00e9 there, \uff21b", "x" * 99, "", "\u4f60\u597d baba"):
         assert torch.equal(torch.from_numpy(names["ids_of"](text)), encoded([text], how).ids), text
+
+
+@pytest.mark.parametrize(("kind", "word"), [("pictures", "gone.png"), ("pictures", "."), ("texts", "gone.txt")])
+def test_the_program_names_what_it_cannot_read(kind, word, tmp_path):
+    about = {"input": {"kind": "image"}, "preprocessing": drawing(16), "classes": ["a", "b"]}
+    names = program(kind, tmp_path, about)
+    names["onnxruntime"] = SimpleNamespace(InferenceSession=lambda *args, **settings: None)
+    with pytest.raises(SystemExit, match=rf"^{word} cannot be read: "):
+        names["main"]([word])
 
 
 def program(kind: str, folder: Path, about: dict[str, Any]) -> dict[str, Any]:

@@ -119,6 +119,11 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
         (tmp_path / name).write_bytes(b"no picture")
     with pytest.raises(UserError, match=r"1\.png is no image .*2\.png is no image"):
         reader.queries([str(tmp_path / "1.png"), str(tmp_path / "2.png")])
+    with pytest.raises(UserError, match=f"^{tmp_path}/1.png is no image"):  # as it was typed
+        reader.queries([str(tmp_path / "1.png")])
+    for read in (reader.support, lambda word: reader.queries([word])):
+        with pytest.raises(UserError, match=r"there is no file or folder|one of the words is empty"):
+            read("")
     with pytest.raises(UserError, match=r"plants\.csv"):
         reader.queries([str(table.fill(tmp_path / "plants.csv"))])
 
