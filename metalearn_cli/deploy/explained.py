@@ -22,7 +22,7 @@ from metalearn_cli.data.common.tables import places_of
 from metalearn_cli.data.common.texts import PADDING, tokens_of
 from metalearn_cli.deploy.attributions import MOST, STEPS, Score, alike, gradients, occlusion, shuffled, spread, windows
 from metalearn_cli.deploy.deployed import Deployed, left_out, predicted
-from metalearn_cli.deploy.enrolled import Enrolled, answered, embedded, embedding, logits_of
+from metalearn_cli.deploy.enrolled import AT_ONCE, Enrolled, answered, embedded, embedding, logits_of
 from metalearn_cli.deploy.inputs import Inputs
 from metalearn_cli.records.plots import attribution_bars, attribution_map
 from metalearn_cli.records.runs import write_json
@@ -39,9 +39,9 @@ LETTERS = 40  # most letters of a file's name in the name of its picture
 
 
 class _Parts(NamedTuple):
-    """The parts of an item, as masks [M, ...]; those of a picture are windows [M, 1, H, W] and have no names."""
+    """The parts of an item, as masks [M, ...]; those of a picture are windows [M, 1, H, W], and names is None."""
 
-    names: tuple[str, ...]
+    names: tuple[str, ...] | None
     masks: Tensor
 
 
@@ -70,7 +70,10 @@ def explained(learner: Deployed, queries: Inputs, method: Method | None = None) 
     chosen: Method = method or ("gradients" if mapped else "occlusion")
     if chosen == "gradients" and not mapped:
         raise UserError("method=gradients is for pictures and recordings; type method=occlusion")
-    networks = [learner.enrolled, *(shuffled(learner.enrolled, queries.items, seed) for seed in range(NETWORKS))]
+    networks = [
+        learner.enrolled,
+        *(shuffled(learner.enrolled, queries.items[:AT_ONCE], seed) for seed in range(NETWORKS)),
+    ]
     answers = predicted(learner, queries)
     classes = [learner.classes.index(answer["class"]) for answer in answers]
     examples = _influences(learner, queries.items, classes)
@@ -79,9 +82,9 @@ def explained(learner: Deployed, queries: Inputs, method: Method | None = None) 
             **{key: answer[key] for key in ("file", "class", "probability")},
             "method": chosen,
             **_explanation(learner, [_score(learner, network, k) for network in networks], x, chosen),
-            "examples": own,
+            "examples": strongest,
         }
-        for answer, k, x, own in zip(answers, classes, queries.items, examples, strict=True)
+        for answer, k, x, strongest in zip(answers, classes, queries.items, examples, strict=True)
     ]
 
 
@@ -104,7 +107,7 @@ def write(folder: Path, learner: Deployed, queries: Inputs, found: Sequence[Mapp
         sanity = "" if one["sanity"] is None else f"; correlation with shuffled networks {one['sanity']:.2f}"
         title = f"{one['class']}, probability {one['probability']:.0%}{sanity}"
         if "parts" in one:
-            attribution_bars([p["part"] for p in one["parts"]], [p["value"] for p in one["parts"]], title, path)
+            attribution_bars([(own["part"], own["value"]) for own in one["parts"]], title, path)
         else:
             bands = mel_edges(known["mels"], known["rate"])[1:-1].tolist() if "mels" in known else []
             dark = "polarity" in known
@@ -127,12 +130,13 @@ def _explanation(learner: Deployed, scores: Sequence[Score], x: Tensor, method: 
     background, parts = _background(learner, x), _parts(learner, x)
     own = _weighed(scores[0], x, background, parts, method)
     others = [_weighed(score, x, background, parts, method, STEPS) for score in scores[1:]]  # only to compare with
-    there = torch.ones_like(own, dtype=torch.bool) if parts.names else (x - background).abs().amax(0) > INKED
+    there = (x - background).abs().amax(0) > INKED if parts.names is None else torch.ones_like(own, dtype=torch.bool)
     correlations = [r for other in others if (r := alike(own[there], other[there])) is not None]
     of_item, of_background = scores[0](torch.stack([x, background])).tolist()
-    named = [{"part": name, "value": value} for name, value in zip(parts.names, own.tolist(), strict=False)]
+    values = own.tolist()
+    named = [{"part": name, "value": value} for name, value in zip(parts.names or (), values, strict=False)]
     return {
-        **({"parts": named} if parts.names else {"values": own.tolist()}),
+        **({"values": values} if parts.names is None else {"parts": named}),
         "sum": float(own.sum()),
         "difference": of_item - of_background,
         "sanity": fmean(correlations) if correlations else None,
@@ -144,7 +148,7 @@ def _weighed(score: Score, x: Tensor, background: Tensor, parts: _Parts, method:
     if method == "gradients":
         return gradients(score, x, background, most).sum(0)
     values = occlusion(score, x, background, parts.masks)
-    return values if parts.names else spread(values, parts.masks[:, 0])
+    return spread(values, parts.masks[:, 0]) if parts.names is None else values
 
 
 def _score(learner: Deployed, enrolled: Enrolled, k: int) -> Score:
@@ -169,7 +173,7 @@ def _parts(learner: Deployed, x: Tensor) -> _Parts:
     """Return the parts of an item: windows, tokens or columns."""
     kind, known = learner.trained.facts.kind, learner.trained.preprocessing
     if kind in ("image", "audio"):
-        return _Parts((), windows(*x.shape[1:])[:, None])
+        return _Parts(None, windows(*x.shape[1:])[:, None])
     if kind == "text":
         masks = torch.eye(len(x), dtype=torch.bool)[x != PADDING]
         return _Parts(tuple(tokens_of(x[x != PADDING].tolist(), known, learner.trained.tokenizer)), masks)

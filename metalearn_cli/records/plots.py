@@ -31,6 +31,7 @@ _FRAME = "#b0b0b0"  # without it, a white image is not seen
 _PANELS = {"label_accuracy": "accuracy on training classes"}  # titles that say more than the metric's name
 _ACROSS = 3  # panels of learning curves in a row
 _POINTS = 1000  # most points of a series that are drawn
+_BARS = 40  # parts of an item that are drawn
 _ROWS, _SHOTS, _QUERIES = 10, 5, 8  # maximum numbers of classes, and of items per class, of a drawn episode
 # two colours that differ in print and for the colour-blind (Okabe & Ito 2008); the line styles differ without colour
 _STYLES = {"train": ("#0072B2", "-"), "val": ("#D55E00", "--")}
@@ -250,15 +251,17 @@ def attribution_map(
     _save(figure, path)
 
 
-def attribution_bars(names: Sequence[str], values: Sequence[float], title: str, path: Path) -> None:
-    """Draw what each part of an item speaks for, a bar for each: red for the answer, blue against it.
+def attribution_bars(parts: Sequence[tuple[str, float]], title: str, path: Path) -> None:
+    """Draw what each part of an item speaks for, a bar for each of the strongest: red for the answer, blue against it.
 
     Args:
-        names: of the parts.
-        values: of the parts; negative ones speak against the answer.
+        parts: the name and the value of each; negative ones speak against the answer.
         title: the title.
         path: the PNG file.
     """
+    strongest = sorted(range(len(parts)), key=lambda i: -abs(parts[i][1]))[:_BARS]
+    some = "" if len(parts) <= _BARS else f"; the strongest {_BARS} of {len(parts)}"
+    names, values = [parts[i][0] for i in sorted(strongest)], [parts[i][1] for i in sorted(strongest)]
     figure = _figure(6.0, 0.22 * len(names) + 1.2)
     axis = figure.subplots()
     axis.barh(range(len(names)), values, color=["#B2182B" if value > 0 else "#2166AC" for value in values])
@@ -269,7 +272,7 @@ def attribution_bars(names: Sequence[str], values: Sequence[float], title: str, 
         label.set_fontsize(8)
         label.set_parse_math(False)
     axis.invert_yaxis()
-    axis.set_xlabel("red: speaks for the answer, blue: against it", fontsize=8)
+    axis.set_xlabel(f"red: speaks for the answer, blue: against it{some}", fontsize=8)
     _head(figure, title)
     _save(figure, path)
 

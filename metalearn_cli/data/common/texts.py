@@ -113,7 +113,7 @@ def tokens_of(ids: Sequence[int], preprocessing: Mapping[str, Any], folder: str 
         return [ascii(chr(i - 1))[1:-1] for i in ids]
     if preprocessing["tokenizer"] == "words":
         pieces = preprocessing["pieces"].split(" ")
-        return ["?" if i == UNKNOWN else pieces[i - FIRST] for i in ids]
+        return ["[unknown]" if i == UNKNOWN else pieces[i - FIRST] for i in ids]
     from metalearn_cli.data.common.tokenizer import written
 
     return written(ids, folder)

@@ -7,6 +7,7 @@ from statistics import fmean
 
 import pytest
 import torch
+from PIL import Image
 from sources import images, text
 from trainings import GRAY, meta_trained
 
@@ -96,6 +97,20 @@ def test_the_value_of_a_token_is_what_is_lost_without_it(of_texts):
 
 def test_a_picture_of_each_and_all_numbers_are_written(of_texts, tmp_path: Path):
     learner, queries = of_texts
-    found = explained.explained(learner, queries._replace(names=("what $is$ this? 雨",)))
+    found = explained.explained(learner, queries._replace(names=("what $is$ this? \u96e8",)))
     (path,) = explained.write(tmp_path / "out", learner, queries, found)
-    assert path == str(tmp_path / "out" / "001-what-is-this-雨.png") and Path(path).stat().st_size > 1000
+    assert path == str(tmp_path / "out" / "001-what-is-this-\u96e8.png")
+    with Image.open(path) as picture:
+        before = picture.size
+    found[0]["parts"] = [{"part": f"$part {i}", "value": float(i % 7)} for i in range(5000)]
+    explained.write(tmp_path / "out", learner, queries, found)
+    with Image.open(path) as picture:  # the strongest parts of a long text
+        assert before[1] < picture.size[1] < 1500
+
+
+def test_a_text_without_tokens_has_no_parts(of_texts, tmp_path: Path):
+    learner, _ = of_texts
+    empty = Inputs(("empty",), reader_of(learner.trained, {}).of_texts([""]))
+    (one,) = found = explained.explained(learner, empty)
+    assert one["parts"] == [] and one["sanity"] is None and one["sum"] == 0
+    assert explained.write(tmp_path, learner, empty, found)
