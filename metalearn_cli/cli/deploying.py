@@ -81,7 +81,8 @@ def explain(words: Words, runs_dir: str, reporter: Reporter) -> dict[str, Any]:
 
     found = explained.explained(learner, queries, method)
     if not found[0]["examples"]:
-        reporter.note("examples have no influence of their own here: the learner adapts its network to all of them")
+        why = "each is the only one of its class, or the learner adapts its network to all of them"
+        reporter.note(f"the influence of examples is not known: {why}")
     sanity = [one["sanity"] for one in found if one["sanity"] is not None]
     if sanity and fmean(sanity) > _SAME:
         same = "networks with shuffled weights give nearly the same maps, so that these do not show what was learnt"
