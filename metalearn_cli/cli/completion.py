@@ -70,7 +70,8 @@ def query(argv: Sequence[str]) -> int:
             others = [word for word in words if word not in (command, stage, "check")]
             return _of_hydra(config, " ".join(["mlx", *others, current]), argv)
     elif command in DEPLOYING:
-        candidates = _of_value(current, "") or [f"{key}=" for key in DEPLOYING[command]]
+        named = current.partition("=")[0] in CHECKPOINTS  # method= is no method of transfer here
+        candidates = _of_value(current, "") if named else [f"{key}=" for key in DEPLOYING[command]]
     else:
         candidates = _of_command(command, _own_folder(words))
     print("\n".join(c for c in candidates if c.startswith(current)))

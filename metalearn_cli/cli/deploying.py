@@ -9,10 +9,11 @@ import shlex
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from metalearn_cli.cli.phrases import cell
-from metalearn_cli.cli.words import DEPLOYING, Words, meant
+from metalearn_cli.cli.words import ANSWERING, DEPLOYING, Words, meant
 from metalearn_cli.core.errors import UserError, gathered, raise_all
 from metalearn_cli.core.importing import importing
 from metalearn_cli.core.places import expanded
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from metalearn_cli.core.types import Reporter
 
 _COLUMN = "column."
+_SAME = 0.5  # correlation from which an explanation shows the item and not what was learnt
 
 
 def predict(words: Words, runs_dir: str, reporter: Reporter) -> dict[str, Any]:
@@ -38,35 +40,57 @@ def predict(words: Words, runs_dir: str, reporter: Reporter) -> dict[str, Any]:
         UserError: if something cannot be used.
     """
     settings, sources = _read(words)
-    exported = bool(sources) and _is_artefact(sources[0])
-    if not exported and "support" not in settings:
-        raise UserError("support is missing: support=FOLDER, a folder with a folder of examples for each class")
-    if not exported and _is_artefact(support := settings["support"]):
-        raise UserError(f"{support} is an artefact, which has its own examples: mlx predict {support} FILE")
-    if len(sources) == exported:
-        raise UserError(f"there is nothing to predict: {_typed(words)} FILE|FOLDER|TABLE")
-    with importing():
-        from metalearn_cli.deploy import artefact, deployed
-    if exported:
-        if extra := settings.keys() - DEPLOYING["enrol"].keys() - {f"{_COLUMN}text", "audit"}:
-            raise UserError(f"{', '.join(sorted(extra))} is not for an artefact, which has its own: {sources[0]}")
-        name, *sources = sources
-        learner, _ = artefact.read_artefact(Path(expanded(name)))
-        queries = deployed.reader_of(learner.trained, _columns(settings)).queries(sources)
-    else:
-        episodes, keep = _calibration(settings, 0)
-        learner, queries = _learnt(settings, runs_dir, sources)
+    episodes, keep = _calibration(settings, 0)
+    learner, queries = _asked(words, settings, sources, runs_dir, reporter)
+    if "support" in settings:
         learner = _calibrated(learner, episodes, keep, reporter)
-        name = f"{settings.get('ckpt', 'latest')} -> {learner.trained.source['checkpoint']}"
-    sizes = learner.support.sizes
-    told = ", ".join(f"{own} {count}" for own, count in sizes.items())
-    reporter.note(f"predict: {name}; {len(sizes)} classes: {told}")
+    from metalearn_cli.deploy import deployed
+
     unlike = deployed.warnings_of(learner, queries)
     for way in unlike:
         reporter.note(f"warning: unlike the examples, so that answers are less sure than they look: {way}")
     audited = _audited(settings, learner, reporter)
-    found = {"ckpt": learner.trained.source, "classes": dict(sizes), "unlike": unlike, **audited}
+    found = {"ckpt": learner.trained.source, "classes": dict(learner.support.sizes), "unlike": unlike, **audited}
     return {**found, "answers": deployed.predicted(learner, queries)}
+
+
+def explain(words: Words, runs_dir: str, reporter: Reporter) -> dict[str, Any]:
+    """Explain the answers to files, with a checkpoint and examples or with an artefact, see `deploy.explained`.
+
+    Args:
+        words: the command line.
+        runs_dir: the folder of all runs.
+        reporter: gets a line on what is used.
+
+    Returns:
+        `numbers`, the file of all numbers, and the `explanations`, each with its `picture`; without the values of
+        pixels, which are in the file.
+
+    Raises:
+        UserError: if something cannot be used.
+    """
+    settings, sources = _read(words)
+    method: Any = settings.get("method")
+    folder = Path(expanded(settings.get("out", "explained")))
+    if method not in (None, "gradients", "occlusion"):
+        raise UserError(f"method must be gradients or occlusion, got {method!r}")
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"out={folder} is no folder")
+    learner, queries = _asked(words, settings, sources, runs_dir, reporter)
+    from metalearn_cli.deploy import explained
+
+    found = explained.explained(learner, queries, method)
+    if not found[0]["examples"]:
+        why = "each is the only one of its class, or the learner adapts its network to all of them"
+        reporter.note(f"the influence of examples is not known: {why}")
+    sanity = [one["sanity"] for one in found if one["sanity"] is not None]
+    if sanity and fmean(sanity) > _SAME:
+        same = "networks with shuffled weights give nearly the same maps, so that these do not show what was learnt"
+        reporter.note(f"warning: {same} (mean correlation {fmean(sanity):.2f})")
+    pictures = explained.write(folder, learner, queries, found)
+    rows = [{**one, "picture": path} for one, path in zip(found, pictures, strict=True)]
+    told = [{key: value for key, value in row.items() if key != "values"} for row in rows]
+    return {"folder": str(folder), "numbers": str(folder / explained.NUMBERS), "explanations": told}
 
 
 def export(words: Words, runs_dir: str, reporter: Reporter) -> dict[str, Any]:
@@ -196,6 +220,38 @@ def _changed(name: str, change: Callable[[Any], Any]) -> dict[str, Any]:
         learner, about = artefact.read_artefact(folder)
         artefact.write_artefact(folder, change(learner), {key: about.get(key) for key in ("result", "lineage")})
     return classes(name)
+
+
+def _asked(
+    words: Words, settings: Mapping[str, str], sources: Sequence[str], runs_dir: str, reporter: Reporter
+) -> tuple[Any, Any]:
+    """Return the learner that a command line names, a checkpoint's or an artefact's, and the items of its files.
+
+    Raises:
+        UserError: if something cannot be used.
+    """
+    exported = bool(sources) and _is_artefact(sources[0])
+    if not exported and "support" not in settings:
+        raise UserError("support is missing: support=FOLDER, a folder with a folder of examples for each class")
+    if not exported and _is_artefact(support := settings["support"]):
+        raise UserError(f"{support} is an artefact, which has its own examples: mlx {words.command} {support} FILE")
+    if len(sources) == exported:
+        raise UserError(f"there is nothing to {words.command}: {_typed(words)} FILE|FOLDER|TABLE")
+    if exported and (extra := sorted(settings.keys() & ANSWERING)):
+        raise UserError(f"{', '.join(extra)} is not for an artefact, which has its own: {sources[0]}")
+    with importing():
+        from metalearn_cli.deploy import artefact, deployed
+    if exported:
+        name, *sources = sources
+        learner, _ = artefact.read_artefact(Path(expanded(name)))
+        queries = deployed.reader_of(learner.trained, _columns(settings)).queries(sources)
+    else:
+        learner, queries = _learnt(settings, runs_dir, sources)
+        name = f"{settings.get('ckpt', 'latest')} -> {learner.trained.source['checkpoint']}"
+    sizes = learner.support.sizes
+    told = ", ".join(f"{own} {count}" for own, count in sizes.items())
+    reporter.note(f"{words.command}: {name}; {len(sizes)} classes: {told}")
+    return learner, queries
 
 
 def _learnt(settings: Mapping[str, str], runs_dir: str, sources: Sequence[str] = ()) -> tuple[Any, Any]:

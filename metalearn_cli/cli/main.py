@@ -209,6 +209,15 @@ def _predict(words: Words) -> int:
     return errors.DONE
 
 
+def _explain(words: Words) -> int:
+    from metalearn_cli.cli import deploying, telling, views
+
+    with telling.reporting() as reporter:
+        found = deploying.explain(words, _runs_dir(words), reporter)
+    _show(words, found, lambda: views.explanations(found))
+    return errors.DONE
+
+
 def _export(words: Words) -> int:
     from metalearn_cli.cli import deploying, telling, views
 
@@ -397,6 +406,7 @@ _COMMANDS: dict[str, Callable[[Words], int]] = {
     "ablate": _ablate,
     "resume": _resume,
     "predict": _predict,
+    "explain": _explain,
     "export": _export,
     "enrol": _enrol,
     "unenrol": _unenrol,

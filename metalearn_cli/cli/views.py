@@ -513,6 +513,24 @@ def answers(found: Mapping[str, Any]) -> None:
     telling.table("", columns, rows, right=("probability %", "distance"))
 
 
+def explanations(found: Mapping[str, Any]) -> None:
+    """Show the explanations of `mlx explain`, a row for each item."""
+    rows = [
+        [
+            one["file"],
+            one["class"],
+            f"{100 * one['probability']:.1f}",
+            "-" if one["sanity"] is None else f"{one['sanity']:.2f}",
+            next((f"{own['example']} ({own['influence']:+.3g})" for own in one["examples"]), "-"),
+            one["picture"],
+        ]
+        for one in found["explanations"]
+    ]
+    columns = ("file", "class", "probability %", "sanity", "strongest example", "picture")
+    telling.table("", columns, rows, right=("probability %", "sanity"))
+    telling.say(f"numbers: {found['numbers']}")
+
+
 def exported(found: Mapping[str, Any]) -> None:
     """Show what `mlx export` has written."""
     telling.table("", ("!file", "bytes"), [[n, str(f["bytes"])] for n, f in found["files"].items()], right=("bytes",))

@@ -21,6 +21,7 @@ COMMANDS = {
     "ablate": "run the chain with and without its stages, and say what each is worth",
     "resume": "complete an interrupted run",
     "predict": "classify files by a few labelled examples, with a trained learner",
+    "explain": "show which parts of files, and which examples, speak for a learner's answers",
     "export": "write a trained learner and its examples into a folder that runs anywhere (ONNX)",
     "enrol": "add a class to an exported learner; nothing is trained",
     "unenrol": "take a class out of an exported learner",
@@ -53,7 +54,7 @@ FILTERS = {
     "sort": "age (newest first, the default) or metric (best first)",
 }
 """Filters of `mlx runs`, and its order."""
-_ANSWERING = {
+ANSWERING = {
     "ckpt": "what is trained: latest (the default), latest:STAGE, the id of a run, or a folder",
     "support": "the examples: a folder with a folder for each class, an archive of it, or a table",
     "statistics": "what a network with batch statistics takes them from: support (the default) or train",
@@ -61,10 +62,16 @@ _ANSWERING = {
     "unknown.keep": "the share of items of its classes that is to stay known (default: 0.95)",
     "column.label": "the column of the classes in a table, if it has no usual name; so column.path, column.text",
 }
+"""The settings of an answer by a checkpoint; an artefact has its own."""
 _AUDIT = "name the examples that look mislabelled: true or false (the default)"
 DEPLOYING = {
-    "predict": {**_ANSWERING, "audit": _AUDIT},
-    "export": {**_ANSWERING, "name": "of the folder exports/NAME (default: that of the examples)"},
+    "predict": {**ANSWERING, "audit": _AUDIT},
+    "explain": {
+        **{key: ANSWERING[key] for key in ("ckpt", "support", "statistics", "column.label")},
+        "method": "gradients (the default for pictures and recordings) or occlusion (for texts and tables, too)",
+        "out": "the folder of pictures and numbers (default: explained)",
+    },
+    "export": {**ANSWERING, "name": "of the folder exports/NAME (default: that of the examples)"},
     "enrol": {"column.path": "the column of the files in a table, if it has no usual name; so column.text"},
 }
 """The settings of the commands that use a trained learner."""
@@ -96,7 +103,7 @@ class Option(NamedTuple):
     default: str = ""
 
 
-_WITH_RUNS = ("compare", "report", "resume", "predict", "export", "runs", "show", "doctor")
+_WITH_RUNS = ("compare", "report", "resume", "predict", "explain", "export", "runs", "show", "doctor")
 _RUNS_DIR = Option("--runs-dir", "", "DIR", "folder of all runs (default: runs)", _WITH_RUNS)
 _COMPOSING = (*STAGES, "verify", "ablate", "validate", "ls", "cat", "cp", "schema", "data")
 _INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")

@@ -6,7 +6,7 @@ Legend: S support items, W classes.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path, PurePath
 from statistics import median
@@ -171,18 +171,29 @@ def suspects(learner: Deployed) -> list[dict[str, Any]]:
     if enrolled.learner.algorithm.traits.sees == "items":
         name = type(enrolled.learner.algorithm).__name__
         raise UserError(f"audit=true is for learners that compare what the network gives; {name} adapts the network")
-    z, y = enrolled.embedded, torch.tensor([learner.classes.index(label) for label in support.labels])
     found = []
-    for i, own in enumerate(y.tolist()):
-        others = torch.arange(len(y)) != i
-        if own not in y[others]:  # the only example of its class
-            continue
-        logits = answered(learnt(enrolled.learner, enrolled.encoder, z[others], y[others]), z[i : i + 1])[0]
+    for i, without in left_out(learner):
+        own = learner.classes.index(support.labels[i])
+        logits = answered(without, enrolled.embedded[i : i + 1])[0]
         answer = int(logits.argmax())
         if answer != own:
             facts = {"example": support.names[i], "class": learner.classes[own], "answer": learner.classes[answer]}
             found.append({**facts, "margin": float(logits[answer] - logits[own])})
     return sorted(found, key=lambda one: -one["margin"])
+
+
+def left_out(learner: Deployed) -> Iterator[tuple[int, Enrolled]]:
+    """Yield the number of each example, and what is learnt from all the others; not the only example of a class.
+
+    Args:
+        learner: a learner that compares what the network gives.
+    """
+    enrolled = learner.enrolled
+    z, y = enrolled.embedded, torch.tensor([learner.classes.index(label) for label in learner.support.labels])
+    for i, own in enumerate(y.tolist()):
+        others = torch.arange(len(y)) != i
+        if own in y[others]:
+            yield i, learnt(enrolled.learner, enrolled.encoder, z[others], y[others])
 
 
 def warnings_of(learner: Deployed, queries: Inputs) -> list[str]:

@@ -92,9 +92,14 @@ def needs_items(learner: Learner, statistics: Params) -> bool:
     return learner.algorithm.traits.sees == "items" or (learner.net.batch_statistics and not statistics)
 
 
+def embedding(learner: Learner, encoder: nn.Module) -> Any:
+    """Return the function from items to features [N, D] or maps [N, C, H, W], whichever the learner compares."""
+    return encoder.maps if learner.algorithm.traits.sees == "maps" else encoder
+
+
 def embedded(learner: Learner, encoder: nn.Module, x: Items) -> Tensor:
-    """Return the features [N, D] or maps [N, C, H, W] of items, whichever the learner compares."""
-    run: Any = encoder.maps if learner.algorithm.traits.sees == "maps" else encoder
+    """Return the features or maps of items, see `embedding`."""
+    run = embedding(learner, encoder)
     with torch.no_grad():
         return torch.cat([run(_some(x, first)) for first in range(0, size(x), AT_ONCE)])
 
@@ -141,9 +146,14 @@ def distances(enrolled: Enrolled, z: Tensor) -> Tensor:
 
 def answered(enrolled: Enrolled, z: Tensor) -> Tensor:
     """Return the logits [Q, W] of embedded query items."""
-    algorithm, net, own, *_ = enrolled.learner
     with torch.no_grad():
-        return algorithm.predict(net, own, enrolled.state, z)
+        return logits_of(enrolled, z)
+
+
+def logits_of(enrolled: Enrolled, z: Tensor) -> Tensor:
+    """Return the logits [Q, W] of embedded query items, with their gradients."""
+    algorithm, net, own, *_ = enrolled.learner
+    return algorithm.predict(net, own, enrolled.state, z)
 
 
 def _used(learner: Learner, state: State, x: Items) -> Params:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from metalearn_cli.core.errors import UserError
-from metalearn_cli.deploy.enrolled import Enrolled
+from metalearn_cli.deploy.enrolled import Enrolled, embedding, logits_of
 
 INPUT, OUTPUTS = "items", ["embeddings", "logits"]
 SIZES = (1, 7, 75)
@@ -36,10 +36,8 @@ class _Whole(nn.Module):
         self._enrolled = enrolled
 
     def forward(self, items: Tensor) -> tuple[Tensor, Tensor]:
-        (algorithm, net, own, *_), _, state, *_ = self._enrolled
-        run: Any = self.encoder.maps if algorithm.traits.sees == "maps" else self.encoder
-        z = run(items)
-        return z.flatten(1), algorithm.predict(net, own, state, z)
+        z = embedding(self._enrolled.learner, self.encoder)(items)
+        return z.flatten(1), logits_of(self._enrolled, z)
 
 
 def check_installed() -> None:

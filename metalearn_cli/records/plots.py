@@ -31,6 +31,7 @@ _FRAME = "#b0b0b0"  # without it, a white image is not seen
 _PANELS = {"label_accuracy": "accuracy on training classes"}  # titles that say more than the metric's name
 _ACROSS = 3  # panels of learning curves in a row
 _POINTS = 1000  # most points of a series that are drawn
+_BARS = 40  # parts of an item that are drawn
 _ROWS, _SHOTS, _QUERIES = 10, 5, 8  # maximum numbers of classes, and of items per class, of a drawn episode
 # two colours that differ in print and for the colour-blind (Okabe & Ito 2008); the line styles differ without colour
 _STYLES = {"train": ("#0072B2", "-"), "val": ("#D55E00", "--")}
@@ -208,6 +209,77 @@ def spectrograms(images: Mapping[str, Tensor], seconds: float, bands: Sequence[f
     rows[-1].set_xlabel(f"time in s, of {seconds:g} s each; upwards: frequency in Hz; bright: loud", fontsize=8)
     figure.suptitle(title, fontsize=11)
     _save(figure, path)
+
+
+def attribution_map(
+    item: Tensor, values: Tensor, title: str, path: Path, dark: bool, seconds: float = 0.0, bands: Sequence[float] = ()
+) -> None:
+    """Draw an item, and beside it what each of its pixels speaks for: red for the answer, blue against it.
+
+    Args:
+        item: a picture or spectrogram [C, H, W] with values in [0, 1].
+        values: of the pixels [H, W]; negative ones speak against the answer.
+        title: the title.
+        path: the PNG file.
+        dark: whether a picture of one channel is drawn dark on white, as ink.
+        seconds: that a spectrogram lasts; 0 for a picture.
+        bands: the middle frequencies [H] of its bands, in Hz; () for a picture.
+    """
+    figure = _figure(7.0, 3.4)
+    left, right = figure.subplots(1, 2)
+    most = float(values.abs().max()) or 1.0
+    plain = (item if len(item) == 3 else item.expand(3, -1, -1)).permute(1, 2, 0).clamp(0, 1)
+    sound = len(bands) > 0
+    plain = 1 - plain if dark or sound else plain
+    placed: dict[str, Any] = {"interpolation": "nearest"}
+    if sound:
+        placed |= {"origin": "lower", "aspect": "auto", "extent": (0, seconds, -0.5, len(bands) - 0.5)}
+    left.imshow(plain.numpy(), **placed)
+    right.imshow((0.6 + 0.4 * plain).numpy(), **placed)  # pale, below the map
+    shown = right.imshow(values.numpy(), cmap="RdBu_r", vmin=-most, vmax=most, alpha=0.75, **placed)
+    for axis in (left, right):
+        if not sound:
+            axis.set_xticks([])
+            axis.set_yticks([])
+            continue
+        marked = [len(bands) * k // 4 for k in range(4)]
+        axis.set_yticks(marked, [f"{bands[k]:.0f}" for k in marked], fontsize=7)
+        axis.set_xlabel("time in s; upwards: frequency in Hz", fontsize=8)
+    bar = figure.colorbar(shown, ax=right)
+    bar.set_label("red: speaks for the answer, blue: against it", fontsize=8)
+    _head(figure, title)
+    _save(figure, path)
+
+
+def attribution_bars(parts: Sequence[tuple[str, float]], title: str, path: Path) -> None:
+    """Draw what each part of an item speaks for, a bar for each of the strongest: red for the answer, blue against it.
+
+    Args:
+        parts: the name and the value of each; negative ones speak against the answer.
+        title: the title.
+        path: the PNG file.
+    """
+    strongest = sorted(range(len(parts)), key=lambda i: -abs(parts[i][1]))[:_BARS]
+    some = "" if len(parts) <= _BARS else f"; the strongest {_BARS} of {len(parts)}"
+    names, values = [parts[i][0] for i in sorted(strongest)], [parts[i][1] for i in sorted(strongest)]
+    figure = _figure(6.0, 0.22 * len(names) + 1.2)
+    axis = figure.subplots()
+    axis.barh(range(len(names)), values, color=["#B2182B" if value > 0 else "#2166AC" for value in values])
+    axis.axvline(0, color="black", linewidth=0.6)
+    axis.set_yticks(range(len(names)), names, fontsize=8)
+    for label, name in zip(axis.get_yticklabels(), names, strict=True):
+        label.set_fontproperties(font_of(name))
+        label.set_fontsize(8)
+        label.set_parse_math(False)
+    axis.invert_yaxis()
+    axis.set_xlabel(f"red: speaks for the answer, blue: against it{some}", fontsize=8)
+    _head(figure, title)
+    _save(figure, path)
+
+
+def _head(figure: Figure, title: str) -> None:
+    """Write a title that has names of any script."""
+    figure.suptitle(title, font=font_of(title), fontsize=10).set_parse_math(False)
 
 
 def _label(axis: Axes, name: str) -> None:

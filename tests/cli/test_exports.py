@@ -88,6 +88,18 @@ def test_without_its_data_a_learner_is_exported_uncalibrated(
     assert code == 2 and "there is no photos" in err and not Path("exports/other").exists()
 
 
+def test_answers_of_an_artefact_are_explained_as_before(mlx: Callable, folder: Path) -> None:
+    assert mlx("export", "support=examples", "calibration=0").code == 0
+    before, after = (
+        json.loads(mlx("explain", *words, "new/0.png", "--json").out)["explanations"]
+        for words in (["support=examples"], ["exports/examples"])
+    )
+    assert before[0]["sum"] == pytest.approx(after[0]["sum"], abs=1e-5)
+    assert [one["example"] for one in before[0]["examples"]] == [one["example"] for one in after[0]["examples"]]
+    code, _, err = mlx("explain", "exports/examples", "ckpt=latest", "new")
+    assert code == 2 and "ckpt is not for an artefact, which has its own" in err
+
+
 def test_classes_come_and_go(mlx: Callable, folder: Path) -> None:
     assert mlx("export", "support=examples", "calibration=0").code == 0
     birds = Path("exports/examples")
@@ -163,7 +175,7 @@ def test_packages_that_are_missing_are_named_before_any_work(
 def test_the_commands_of_the_page(mlx: Callable, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "docs" / "deploy.md").read_text(), flags=re.DOTALL)
     lines = [line for block in blocks for line in block.splitlines() if line.startswith("mlx ")]
-    assert len(lines) == 8
+    assert len(lines) == 10
     for line in lines:
         more: list[str] = []
         if "# texts" in line:

@@ -194,6 +194,16 @@ def vectors(columns: Mapping[str, Sequence[Any]], learnt: Sequence[Mapping[str, 
     return np.column_stack(features).astype(np.float32)
 
 
+def places_of(learnt: Sequence[Mapping[str, Any]]) -> dict[str, slice]:
+    """Return which features of a vector each column became; `learnt` is as `learn` returns it."""
+    found, start = dict[str, slice](), 0
+    for column in learnt:
+        width = len(column["categories"]) if "categories" in column else 1 + column["indicator"]
+        found[column["name"]] = slice(start, start + width)
+        start += width
+    return found
+
+
 def problems_of_columns(
     columns: Columns,
     classes: Mapping[str, Sequence[str]],

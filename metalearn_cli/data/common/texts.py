@@ -101,6 +101,24 @@ def encoded(texts: Sequence[str], preprocessing: Mapping[str, Any], folder: str 
     return Encoded(found.ids, found.cut)
 
 
+def tokens_of(ids: Sequence[int], preprocessing: Mapping[str, Any], folder: str | Path = "") -> list[str]:
+    """Return the tokens of ids as they are written, the opposite of `encoded`.
+
+    Args:
+        ids: without padding.
+        preprocessing: of the data set.
+        folder: its tokenizer's, if that is neither "words" nor "bytes".
+    """
+    if preprocessing["tokenizer"] == "bytes":
+        return [ascii(chr(i - 1))[1:-1] for i in ids]
+    if preprocessing["tokenizer"] == "words":
+        pieces = preprocessing["pieces"].split(" ")
+        return ["[unknown]" if i == UNKNOWN else pieces[i - FIRST] for i in ids]
+    from metalearn_cli.data.common.tokenizer import written
+
+    return written(ids, folder)
+
+
 def text_data(name: str, found: Placed, coding: Coding, about: Mapping[str, Any] | None = None) -> Dataset:
     """Return the data set of a manifest of passages, from the cache if the same was built before.
 

@@ -79,3 +79,11 @@ def tokenized(texts: Sequence[str], folder: str | Path, length: int) -> Tokenize
             "ids": "the tokenizer's plus 1; 0 pads",
         },
     )
+
+
+def written(ids: Sequence[int], folder: str | Path) -> list[str]:
+    """Return the tokens of ids that `tokenized` has returned for the same folder, without padding."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(Path(folder, "tokenizer.json")))
+    return [str(tokenizer.id_to_token(i - 1)) for i in ids]

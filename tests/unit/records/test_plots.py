@@ -224,3 +224,15 @@ def test_episode_picture_tells_right_from_wrong(tmp_path):
         image = opened(tmp_path / f"{name}.png")
         colours = {colour for _, colour in image.getcolors(image.width * image.height)}
         assert colours & {green, red} == expected
+
+
+def test_attributions_are_red_where_they_speak_for_the_answer_and_blue_against_it(tmp_path):
+    values = torch.zeros(4, 4)
+    values[0, 0], values[3, 3] = 1, -2
+    path = tmp_path / "map.png"
+    plots.attribution_map(torch.zeros(1, 4, 4), values, "a $b$ c", path, dark=True)
+    picture = np.asarray(Image.open(path).convert("RGB")).astype(int)
+    height, width = picture.shape[:2]
+    right = picture[:, width // 2 : width * 4 // 5]
+    red, blue = ((right[..., k] - right[..., 2 - k] > 60).nonzero() for k in (0, 2))
+    assert red[0].mean() < height / 2 < blue[0].mean() and red[1].mean() < blue[1].mean()

@@ -10,7 +10,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from metalearn_cli.data.common.rows import Columns
-from metalearn_cli.data.common.tables import learn, number_of, problems_of_columns, text_of, vectors
+from metalearn_cli.data.common.tables import learn, number_of, places_of, problems_of_columns, text_of, vectors
 
 COLUMNS: Columns = {
     "width": ["1", "", "2.5", "4", "NA", "30"],
@@ -138,3 +138,15 @@ def test_many_categories_are_refused() -> None:
     values = [f"n{i % 1001}" for i in range(2002)]
     (told,) = problems(values, "ab" * 1001)
     assert "has 1001 categories; at most 1000 become features; data.ignore=[c]" in told
+
+
+def test_places_are_where_a_column_changes_a_vector():
+    learnt = learn(COLUMNS, TRAIN)
+    before = vectors(COLUMNS, learnt)
+    places = places_of(learnt)
+    assert list(places) == [column["name"] for column in learnt]
+    for name, value in (("width", ""), ("colour", "new"), ("mass", 9)):
+        changed = (vectors({**COLUMNS, name: [value] * 6}, learnt) != before).any(0)
+        inside = np.zeros(before.shape[1], bool)
+        inside[places[name]] = True
+        assert changed[inside].all() and not changed[~inside].any(), name

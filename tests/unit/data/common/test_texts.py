@@ -9,7 +9,7 @@ import pytest
 from metalearn_cli.core.errors import ConfigError, UserError
 from metalearn_cli.data.common import texts
 from metalearn_cli.data.common.manifest import Entry, Placed
-from metalearn_cli.data.common.texts import Coding, Passage, encoded, filled, pieces_of, text_data, words_of
+from metalearn_cli.data.common.texts import Coding, Passage, encoded, filled, pieces_of, text_data, tokens_of, words_of
 from metalearn_cli.data.text import text
 
 WORDS = Coding("words", 64, 6)
@@ -39,6 +39,13 @@ def test_pieces_are_joined_from_the_commonest_pairs():
     assert letters == ["##e", "##w", "##s", "##t", "##o", "l", "n", "##d", "##i", "w", "##r"]  # by their number
     assert joined[:5] == ["##es", "##est", "##ow", "low", "##ew"]
     assert {"lower", "newest", "widest"} < set(joined)
+
+
+def test_tokens_are_written_as_they_were_read():
+    words = {"tokenizer": "words", "length": 6, "pieces": "low ##er ##est"}
+    assert tokens_of(encoded(["low lower z"], words).ids[0, :4].tolist(), words) == ["low", "low", "##er", "[unknown]"]
+    as_bytes = {"tokenizer": "bytes", "length": 4}
+    assert tokens_of(encoded(["a\n\u00e9"], as_bytes).ids[0].tolist(), as_bytes) == ["a", "\\n", "\\xc3", "\\xa9"]
 
 
 def test_long_words_are_learnt_by_some_of_their_parts(monkeypatch):

@@ -8,7 +8,7 @@ import pytest
 from encoders import WORDS, tokenizer_into
 
 from metalearn_cli.core.errors import UserError
-from metalearn_cli.data.common.tokenizer import tokenized
+from metalearn_cli.data.common.tokenizer import tokenized, written
 
 UNK, CLS, SEP = 1, 2, 3  # the ids in the data: the tokenizer's plus one
 
@@ -20,6 +20,12 @@ def test_ids_are_the_tokenizers_plus_one_and_zero_pads(tmp_path: Path) -> None:
     assert found.ids.tolist() == [[CLS, the, cat, sat, SEP, 0], [CLS, UNK, SEP, 0, 0, 0], [CLS, SEP, 0, 0, 0, 0]]
     assert found.vocabulary == 1 + len(WORDS)
     assert found.cut == 0
+
+
+def test_ids_are_written_as_the_tokenizers_tokens(tmp_path: Path) -> None:
+    pytest.importorskip("tokenizers", reason="tokenizers is not installed")
+    (ids, *_) = tokenized(["the cat sat"], tokenizer_into(tmp_path), length=5)
+    assert written(ids[0].tolist(), tmp_path) == [WORDS[CLS - 1], "the", "cat", "sat", WORDS[SEP - 1]]
 
 
 def test_ids_may_have_gaps(tmp_path: Path) -> None:
