@@ -283,12 +283,12 @@ def _draw_reliability(calibration: Mapping[str, Calibrated], folder: Path) -> No
     reliability_picture(panels, folder / RELIABILITY)
 
 
-def _embedding(evaluation: Evaluation, draw: Draw) -> Embedding | None:
+def _embedding(evaluation: Evaluation, sampler: Sampler) -> Embedding | None:
     """Return the features of some items of unseen classes in two dimensions; None if they are not finite."""
-    learner, sampler = draw.on_features() if draw.on_features else (evaluation.learner, draw.sampler)
+    net = evaluation.learner.net
     episode = evaluation.runtime.cast(sampler.batch(0, 1).map(itemgetter(0)))
     with torch.no_grad(), enough_memory("evaluate", evaluation.config):
-        z = learner.net.features(learner.net.params, episode.support_x).double().cpu()
+        z = net.features(net.params, episode.support_x).double().cpu()
     if not z.isfinite().all():
         return None
     places, variance = principal(z)

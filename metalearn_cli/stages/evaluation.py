@@ -67,7 +67,7 @@ class Evaluation:
     learner: Learner
     tested: Draw
     fitting: Draw | None  # what a temperature is fitted on; None without `config.calibration`
-    mapped: Draw | None  # one episode, whose labelled items `records.embedding` is of; None for a regression
+    mapped: Sampler | None  # of an episode, whose labelled items `records.embedding` is of; None for a regression
     protocols: tuple[Normalisation | None, ...]  # (None,) if the network has no batch statistics
     parent: Checkpoint | None
     data: dict[str, Any]
@@ -140,7 +140,7 @@ def prepare_evaluation(config: EvaluateConfig, session: Session, given: Mapping[
         learner=learner,
         tested=tested,
         fitting=fitting,
-        mapped=_mapped(learner, config, inputs),
+        mapped=_mapped(config, inputs.data),
         protocols=_protocols(config, learner),
         parent=inputs.parent,
         data=describe_data(inputs.data, inputs.data_spec),
@@ -293,14 +293,12 @@ def _draws(learner: Learner, config: EvaluateConfig, inputs: Inputs, data: Datas
     return tested, fitting
 
 
-def _mapped(learner: Learner, config: EvaluateConfig, inputs: Inputs) -> Draw | None:
+def _mapped(config: EvaluateConfig, data: Dataset) -> Sampler | None:
     """Return an episode with as many items of each class as there are, but for one query; None for a regression."""
-    data = inputs.data
     if data.facts.regression or getattr(data, "fixed", {}):
         return None
     limits = data.limits
-    sampler = data.episodes(config.split, min(limits.way, _CLASSES), min(limits.items - 1, _SHOWN), 1, config.seed)
-    return Draw(sampler, 1, scored_on_features(learner, sampler, 1, inputs.backbone, inputs.runtime))
+    return data.episodes(config.split, min(limits.way, _CLASSES), min(limits.items - 1, _SHOWN), 1, config.seed)
 
 
 def _protocols(config: EvaluateConfig, learner: Learner) -> tuple[Normalisation | None, ...]:
