@@ -98,6 +98,7 @@ def write_artefact(folder: Path, learner: Deployed, record: Mapping[str, Any]) -
         _PROGRAM: Path(__file__).with_name(f"standalone_{program}.py").read_bytes(),
     }
     about["files"] = {n: {"sha256": hashlib.sha256(b).hexdigest(), "bytes": len(b)} for n, b in files.items()}
+    about["sha256"] = _hash(about)
     _put(folder, {**files, ABOUT: (as_json(about, indent=2) + "\n").encode()})
     return about
 
@@ -160,6 +161,8 @@ def read_about(folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder / ABOUT} has a format that this version does not read ({told}); export it again")
     if wrong := misshapen(about, ARTEFACT):
         raise UserError(f"{folder / ABOUT} is damaged: {wrong}")
+    if about["sha256"] != _hash(about):
+        raise UserError(f"{folder / ABOUT} was changed after it was written; export it again")
     for name in (_ENCODER, _CLASSES, _LEARNER, _SUPPORT):
         path = folder / name
         if not path.is_file():
@@ -167,6 +170,12 @@ def read_about(folder: Path) -> dict[str, Any]:
         if sha256_of(path) != about["files"].get(name, {}).get("sha256"):
             raise UserError(f"{path} is damaged: its sha256 is not the one in {ABOUT}")
     return about
+
+
+def _hash(about: Mapping[str, Any]) -> str:
+    """Return the sha256 of the contents of artefact.json, without the entry that holds it."""
+    rest = {name: value for name, value in about.items() if name != "sha256"}
+    return hashlib.sha256(as_json(rest).encode()).hexdigest()
 
 
 @contextmanager

@@ -175,6 +175,7 @@ ARTEFACT = {
     "lineage": [{"run": TEXT, "stage": TEXT, "sha256?": SHA256}],
     "result?": OBJECT,
     "files": {"*": {"sha256": SHA256, "bytes": COUNT}},
+    "sha256": SHA256,
 }
 
 CLASSES = {"trained_on": [{"stage": TEXT, "data": TEXT, "source?": TEXT, "classes": [TEXT]}]}

@@ -238,6 +238,10 @@ def test_two_changes_at_once_are_refused(tmp_path):
         (lambda f: _edit(f, classes="crow"), "artefact.json is damaged: classes must be a list"),
         (lambda f: _edit(f, examples=[]), "damaged: it names 0 examples, and there are 9"),
         (lambda f: _edit(f, classes=["wren", "jay", "crow"]), "damaged: its classes are not those of its examples"),
+        (
+            lambda f: _replace(f, '"temperature": ', '"temperature": 1'),
+            "artefact.json was changed after it was written",
+        ),
         (lambda f: (f / "learner.safetensors").unlink(), "learner.safetensors is missing"),
         (lambda f: (f / "support.safetensors").write_bytes(b"x"), "support.safetensors is damaged: its sha256"),
         (lambda f: _tensors(f, "support", items=torch.zeros(9, 3, 16, 16)), "the parts of .* do not fit each other"),
@@ -253,6 +257,12 @@ def test_damage_is_told(learner, tmp_path, damage, told):
         read_artefact(tmp_path / "birds")
 
 
+def _replace(folder: Path, old: str, new: str) -> None:
+    file = folder / "artefact.json"
+    assert old in file.read_text()
+    file.write_text(file.read_text().replace(old, new))
+
+
 def _tensors(folder: Path, name: str, **tensors: torch.Tensor) -> None:
     file = folder / f"{name}.safetensors"
     file.write_bytes(artefact.packed(tensors))
@@ -261,8 +271,9 @@ def _tensors(folder: Path, name: str, **tensors: torch.Tensor) -> None:
 
 
 def _edit(folder: Path, **changes: Any) -> None:
-    about = json.loads((folder / "artefact.json").read_text())
-    (folder / "artefact.json").write_text(json.dumps({**about, **changes}))
+    """Change artefact.json as its own writer would, so that only what it says is wrong."""
+    about = {**json.loads((folder / "artefact.json").read_text()), **changes}
+    (folder / "artefact.json").write_text(json.dumps({**about, "sha256": artefact._hash(about)}))
 
 
 def test_the_card_says_what_it_is(learner, tmp_path):
