@@ -133,10 +133,11 @@ def _explanation(learner: Deployed, scores: Sequence[Score], x: Tensor, method: 
     there = (x - background).abs().amax(0) > INKED if parts.names is None else torch.ones_like(own, dtype=torch.bool)
     correlations = [r for other in others if (r := alike(own[there], other[there])) is not None]
     of_item, of_background = scores[0](torch.stack([x, background])).tolist()
-    values = own.tolist()
-    named = [{"part": name, "value": value} for name, value in zip(parts.names or (), values, strict=False)]
+    values: Any = own.tolist()
+    if parts.names is not None:
+        values = [{"part": name, "value": value} for name, value in zip(parts.names, values, strict=True)]
     return {
-        **({"values": values} if parts.names is None else {"parts": named}),
+        "values" if parts.names is None else "parts": values,
         "sum": float(own.sum()),
         "difference": of_item - of_background,
         "sanity": fmean(correlations) if correlations else None,

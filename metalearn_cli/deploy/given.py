@@ -80,8 +80,9 @@ def _of_numbers(x: Tensor, reader: Reader) -> Tensor:
         raise UserError(f"the learner takes items of shape {list(shape)}, got {list(x.shape[1:])}")
     if values == "ids":
         most = reader.facts.vocabulary
-        if x.is_floating_point() or not isinstance(most, int) or not 0 <= int(x.min()) <= int(x.max()) < most:
-            raise UserError(f"the learner takes ids, whole numbers from 0 to {int(most) - 1}")  # type: ignore[arg-type]
+        assert isinstance(most, int)  # items of one part have one vocabulary
+        if x.is_floating_point() or not 0 <= int(x.min()) <= int(x.max()) < most:
+            raise UserError(f"the learner takes ids, whole numbers from 0 to {most - 1}")
         return x.long()
     found = x.float() / ONE if x.dtype == torch.uint8 and values == "unit" else x.float()
     if not torch.isfinite(found).all():

@@ -1,7 +1,7 @@
 """A search: Optuna chooses the jobs of a sweep while it runs, and stops those that fall behind.
 
 The state of a search is Optuna's journal in the folder of the sweep. A trial whose job has not ended stays open in it:
-the same command goes on with that trial, not with a new one. Optuna is imported where it is used.
+the same command resumes that trial and does not draw a new one. Optuna is imported where it is used.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def needs_optuna() -> None:
         UserError: if it is not.
     """
     try:
-        import optuna  # noqa: F401
+        import optuna  # noqa: F401  # only to see whether it is installed
     except ImportError as error:
         raise UserError("sweep=optuna needs Optuna; type: pip install 'metalearn-cli[optuna]'") from error
 
