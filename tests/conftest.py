@@ -15,6 +15,7 @@ import pytest
 from metalearn_cli.cli.main import WAITING, main
 
 os.environ |= WAITING  # as `mlx` does it, before torch is loaded
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the processes of the tests share the cores
 
 import torch
 from hydra._internal import defaults_list
@@ -123,7 +124,7 @@ def composed_once() -> Iterator[None]:
         key = (str(folders), composer.stage, *words)
         if key not in known:
             composition = compose(composer, words)
-            known[key] = pickle.dumps((composition.words, composition.config))
+            known[key] = pickle.dumps((composition.words, composition.config, composition.choices))
         return Composition(composer, *pickle.loads(known[key]))
 
     def choices_if_needed(overrides: Any, defaults: list[InputDefault], self_added: bool) -> DictConfig:
@@ -147,8 +148,9 @@ def no_callbacks_of_others() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def nothing_slow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out what takes longer than a small training: learning curves, and waiting for the disk."""
+    """Leave out what takes longer than a small training: learning curves, freeing memory, and waiting for the disk."""
     monkeypatch.setattr(training, "learning_curves", lambda *args: None)
+    monkeypatch.setattr(runtime, "release", lambda: None)
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 

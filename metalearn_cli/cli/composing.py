@@ -161,11 +161,17 @@ class Composer:
         """
         words = self.completed(words)
         with _stumbling():
-            composition = Composition(self, words, self.loader.load_configuration(self.config, words, RunMode.RUN))
+            composition = self._composed(words)
             if own := composition.of_tier:
-                words = [*own, *words]  # what is typed replaces what the tier sets
-                composition = Composition(self, words, self.loader.load_configuration(self.config, words, RunMode.RUN))
+                composition = self._composed([*own, *words])  # what is typed replaces what the tier sets
         return composition
+
+    def _composed(self, words: Sequence[str]) -> Composition:
+        config = self.loader.load_configuration(self.config, [*words], RunMode.RUN)
+        choices = config.hydra.runtime.choices
+        with open_dict(config):
+            del config["hydra"]
+        return Composition(self, words, config, dict(choices))
 
     def chosen(self, words: Sequence[str]) -> Composition:
         """Compose settings as `compose` does, the same words once: it takes 0.1 s."""
@@ -206,17 +212,21 @@ class Composition:
     Args:
         composer: the composer.
         words: the words, as Hydra got them.
-        config: Hydra's result.
+        config: Hydra's result, without Hydra's own part.
+        choices: the name of the config that is chosen of each group.
 
     Attributes:
         typed: the words without those that were added to them.
     """
 
-    def __init__(self, composer: Composer, words: Sequence[str], config: DictConfig) -> None:
+    def __init__(
+        self, composer: Composer, words: Sequence[str], config: DictConfig, choices: Mapping[str, str | None]
+    ) -> None:
         self.composer = composer
         self.words = list(words)
         self.typed = list(words)
         self.config = config
+        self.choices = choices
 
     @property
     def unresolved(self) -> Any:
@@ -225,7 +235,7 @@ class Composition:
 
     @property
     def values(self) -> dict[str, Any]:
-        """The plain values, without Hydra's part.
+        """The plain values.
 
         Raises:
             ConfigError: if there are too many, because references multiply values.
@@ -359,11 +369,8 @@ class Composition:
     @cached_property
     def _filled(self) -> tuple[dict[str, Any], list[Problem]]:
         """The plain values, and what could not be filled in."""
-        config = self.config.copy()
-        with open_dict(config):
-            config.pop("hydra", None)
         problems: list[Problem] = []
-        return _plain(config, "", problems, iter(range(MOST))), problems
+        return _plain(self.config, "", problems, iter(range(MOST))), problems
 
 
 def defaults(stage: str) -> Any:
@@ -388,7 +395,7 @@ def typed_settings(run: Mapping[str, Any], composer: Composer | None = None) -> 
         following = dict(leaves(usual.unresolved))
         differing = _differences(config, usual.values | {"way": WAY, "query": QUERY})
         typed = [w for w in differing if not str(following.get(w.partition("=")[0])).startswith("$")]
-        chosen = composer.chosen([]).config.hydra.runtime.choices
+        chosen = composer.chosen([]).choices
         return [word for word in words if word != f"{(group := word.partition('=')[0])}={chosen[group]}"] + typed
     except (HydraException, UserError):
         return None  # of another version, or with components that are not installed

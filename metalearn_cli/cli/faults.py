@@ -184,7 +184,7 @@ def originating(composition: Composition) -> Iterator[None]:
 
 def _data_of(jobs: Sequence[Composition]) -> str:
     """Return the data set that the first of some jobs has chosen; "" if there is none."""
-    return next((job.config.hydra.runtime.choices.get("data") or "" for job in jobs), "")
+    return next((job.choices.get("data") or "" for job in jobs), "")
 
 
 def _located(composition: Composition, problems: Sequence[Problem]) -> list[Fault]:
@@ -257,7 +257,7 @@ def _meant(
     if near and "." not in near:
         offered = _offered(composer, hint)
         hint = _fitting(composer, values, key, offered, chosen)
-        if not hint and near in composer.compose([]).config.hydra.runtime.choices:
+        if not hint and near in composer.compose([]).choices:
             hint = offered  # experiment, which is not among the values
     unknown = group and _find(composer.usual, group) is _ABSENT  # the section itself may be mistyped
     found = (hint or instead) if unknown else (instead or hint)
@@ -444,9 +444,7 @@ def _refused(composer: Composer, override: Override, accepted: Sequence[str], er
     if isinstance(error, YAMLError):
         return Fault(f"{key}={value}", _first_line(error), TYPED)
     if composer.is_choice(override):
-        choices = [
-            c for c in composer.compose(accepted).config.hydra.runtime.choices if not c.startswith(("hydra/", "stage@"))
-        ]
+        choices = [c for c in composer.compose(accepted).choices if not c.startswith(("hydra/", "stage@"))]
         also = next((f"{p}also" for p in ("", "transfer.") if _find(composer.usual, f"{p}also") is not _ABSENT), "")
         if also and override.package and override.key_or_group == "data" and key not in choices:
             hint = f"data@{also}.{override.package.rpartition('.')[2]}={value}"

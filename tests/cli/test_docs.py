@@ -52,6 +52,7 @@ def sources() -> None:
     Path("my_questions.csv").write_text("\n".join(["question,topic", *rows]) + "\n")
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_page_on_own_data(mlx: Callable, sources: None) -> None:
     found = commands("own-data.md")
     assert len(found) >= 8
@@ -67,6 +68,7 @@ def test_the_commands_of_the_page_on_own_data(mlx: Callable, sources: None) -> N
         assert code == 0, f"mlx {shlex.join(words)}\n{err}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("page", "least"), [("configs.md", 10), ("trackers.md", 2)])
 def test_the_commands_of_the_pages_on_configs_and_trackers(mlx: Callable, page: str, least: int) -> None:
     toy = ["data=gaussian", "backbone=mlp", "way=2", "query=2"]

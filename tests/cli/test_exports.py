@@ -172,6 +172,7 @@ def test_packages_that_are_missing_are_named_before_any_work(
     assert code == 2 and "pip install 'metalearn-cli[export]'" in err and not Path("exports").exists()
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_page(mlx: Callable, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "docs" / "deploy.md").read_text(), flags=re.DOTALL)
     lines = [line for block in blocks for line in block.splitlines() if line.startswith("mlx ")]

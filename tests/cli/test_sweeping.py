@@ -19,6 +19,7 @@ from metalearn_cli import stages
 from metalearn_cli.cli import planning, sweeping, telling
 from metalearn_cli.cli.composing import Composer
 from metalearn_cli.core.errors import UserError
+from metalearn_cli.engine import runtime
 from metalearn_cli.engine.runtime import release
 from metalearn_cli.records import runs, sweeps
 from metalearn_cli.stages.session import Session
@@ -267,6 +268,7 @@ def test_jobs_in_this_process_know_nothing_of_each_other(mlx, monkeypatch):
     gc.disable()
     try:
         monkeypatch.setattr(stages, "Session", Watched)
+        monkeypatch.setattr(runtime, "release", release)
         alone = json.loads(mlx("meta-train", *SMALL, "seed=2", "--json").out)
         release()
         words = ("-m", "meta-train", *SMALL, "seed=1,2", "runtime.threads=1,2", "runs_dir=x", "--json")

@@ -243,7 +243,7 @@ def check(mlx: Callable[..., Any], folder: Path, *command: str) -> None:
     assert not left, left
 
 
-QUICK = 6
+QUICK = 3
 COUNT = int(os.environ.get("MLX_FAULTS", "0"))
 
 

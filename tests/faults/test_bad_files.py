@@ -26,7 +26,7 @@ from metalearn_cli.core.config import STAGES, parse
 from metalearn_cli.records.checkpoint import FORMAT, sealed
 
 CHARACTERS = 6  # of each small set
-QUICK = 10
+QUICK = 5
 COUNT = int(os.environ.get("MLX_FAULTS", "0"))
 
 Mlx = Callable[..., Any]

@@ -301,7 +301,8 @@ def test_what_requires_gradients_goes_on_to_do_so():
 
 
 @pytest.mark.usefixtures("two_cores")
-def test_threads_are_those_of_the_runtime_that_is_used():
+def test_threads_are_those_of_the_runtime_that_is_used(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS")
     before = torch.get_num_threads()
     try:
         one, two = on_cpu(threads=1), on_cpu(threads=None)

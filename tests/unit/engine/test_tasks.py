@@ -282,7 +282,8 @@ def test_a_part_is_gone_before_the_next_one(batching, chunk, held):
     assert sizes == [0] * (4 // held)
 
 
-def test_what_auto_comes_to():
+def test_what_auto_comes_to(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS")
     assert Tasks(runtime(), 4).batching == "threads"
     assert Tasks(runtime(), 1).batching == "loop"
     assert Tasks(runtime(threads=1), 4).batching == "loop"

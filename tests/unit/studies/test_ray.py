@@ -27,7 +27,9 @@ time.sleep(60)
 def task(folder, *words):
     """Start a process that does what a task does."""
     code = (
-        f"import sys; from metalearn_cli.studies.ray import run; sys.exit(run({words!r}, {str(folder)!r}, '.', {{}}))"
+        "import signal, sys; from metalearn_cli.studies.ray import run; "
+        "signal.signal(signal.SIGINT, signal.default_int_handler); "  # tests in the background of a shell ignore it
+        f"sys.exit(run({words!r}, {str(folder)!r}, '.', {{}}))"
     )
     return subprocess.Popen([sys.executable, "-c", code])
 

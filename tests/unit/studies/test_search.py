@@ -79,6 +79,7 @@ def test_more_trials_go_on_where_the_search_ended(folder):
     assert values == sorted(values, reverse=True) and values[0] == study(folder).best_value
 
 
+@pytest.mark.slow
 def test_ten_trials_of_a_search_that_is_killed_twice(folder):
     words = [sys.executable, COMMAND[1], "search", str(folder), "10", "2", "4", "0.05"]
     for wanted in (5, 18):

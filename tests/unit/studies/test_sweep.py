@@ -173,6 +173,7 @@ def test_two_schedulers_on_one_sweep(folder):
     assert not (folder / "sweeps").exists()  # nothing was begun
 
 
+@pytest.mark.slow
 def test_twelve_jobs_survive_killed_schedulers_killed_jobs_and_a_ctrl_c(folder):
     words = [sys.executable, COMMAND[1], "sweep", str(folder), "12", "2", "4", "0.05"]
 
