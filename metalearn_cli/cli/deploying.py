@@ -7,7 +7,8 @@ import io
 import re
 import shlex
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -44,6 +45,8 @@ def predict(words: Words, runs_dir: str, reporter: Reporter) -> dict[str, Any]:
     learner, queries = _asked(words, settings, sources, runs_dir, reporter)
     if "support" in settings:
         learner = _calibrated(learner, episodes, keep, reporter)
+    elif learner.calibration:
+        _tell(learner.calibration, reporter)
     from metalearn_cli.deploy import deployed
 
     unlike = deployed.warnings_of(learner, queries)
@@ -51,7 +54,8 @@ def predict(words: Words, runs_dir: str, reporter: Reporter) -> dict[str, Any]:
         reporter.note(f"warning: unlike the examples, so that answers are less sure than they look: {way}")
     audited = _audited(settings, learner, reporter)
     found = {"ckpt": learner.trained.source, "classes": dict(learner.support.sizes), "unlike": unlike, **audited}
-    return {**found, "answers": deployed.predicted(learner, queries)}
+    calibration = learner.calibration and learner.calibration._asdict()
+    return {**found, "calibration": calibration, "answers": deployed.predicted(learner, queries)}
 
 
 def explain(words: Words, runs_dir: str, reporter: Reporter) -> dict[str, Any]:
@@ -125,8 +129,7 @@ def export(words: Words, runs_dir: str, reporter: Reporter) -> dict[str, Any]:
             raise
         reporter.note(f"not calibrated: {error}")
     record = record_of(learner.trained.source, learner.trained.algorithm, runs_dir)
-    folder.parent.mkdir(exist_ok=True)
-    with artefact.changing(folder):
+    with _made(folder.parent), artefact.changing(folder):
         _check_new(folder)  # another process may have written it meanwhile
         about = artefact.write_artefact(folder, learner, record)
     return {
@@ -154,7 +157,7 @@ def enrol(words: Words) -> dict[str, Any]:
     def added(learner: Any) -> Any:
         from metalearn_cli.deploy.deployed import reader_of, with_class
 
-        return with_class(learner, name, reader_of(learner.trained, _columns(settings)).queries(files))
+        return with_class(learner, name, reader_of(learner.trained, _columns(settings)).of_class(name, files))
 
     return _changed(folder, added)
 
@@ -208,6 +211,20 @@ def _check_new(folder: Path) -> None:
     """
     if folder.exists():
         raise UserError(f"{folder} exists; remove it, or choose another name: name=NAME")
+
+
+@contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """Make a folder for a block; if it fails, the folder goes again, unless it was there or something is in it."""
+    new = not folder.exists()
+    folder.mkdir(exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            if new:
+                folder.rmdir()
+        raise
 
 
 def _changed(name: str, change: Callable[[Any], Any]) -> dict[str, Any]:
@@ -324,12 +341,17 @@ def _calibrated(learner: Any, episodes: int, keep: float, reporter: Reporter) ->
     """Return a learner that was calibrated on validation episodes, if there are to be any."""
     if not episodes:
         return learner
-    from metalearn_cli.deploy.calibrating import told
     from metalearn_cli.deploy.deployed import with_calibration
 
     learner = with_calibration(learner, episodes, keep)
-    reporter.note(told(learner.calibration))
+    _tell(learner.calibration, reporter)
     return learner
+
+
+def _tell(calibration: Any, reporter: Reporter) -> None:
+    from metalearn_cli.deploy.calibrating import told
+
+    reporter.note(told(calibration))
 
 
 def _columns(settings: Mapping[str, str]) -> dict[str, str]:

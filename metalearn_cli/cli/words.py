@@ -72,9 +72,11 @@ DEPLOYING = {
         "out": "the folder of pictures and numbers (default: explained)",
     },
     "export": {**ANSWERING, "name": "of the folder exports/NAME (default: that of the examples)"},
-    "enrol": {"column.path": "the column of the files in a table, if it has no usual name; so column.text"},
+    "enrol": {"column.label": f"{ANSWERING['column.label']}; column.label= for none"},
 }
 """The settings of the commands that use a trained learner."""
+NAMING = ("predict", "explain", "enrol", "unenrol")
+"""The commands whose words may be names of classes and files, which may begin with a dash."""
 REPORTS = (REPORT := "html", "md", "json", "csv")
 """The formats of `mlx report`; the first one if none is named."""
 TAKING_SETTINGS = (*STAGES, "verify", "ablate", "validate", "data")
@@ -156,7 +158,7 @@ def parse(argv: Sequence[str]) -> Words:
     """Parse a command line; options may come before or after the command.
 
     An unknown option is kept in `rest`, with its value: it may be meant as a setting, and the check of the settings
-    then shows how to write it.
+    then shows how to write it. After the word -- there are no options.
 
     Raises:
         UserError: for an unknown command, a misspelt option, one without its value, or one of another command.
@@ -165,6 +167,9 @@ def parse(argv: Sequence[str]) -> Words:
     options, rest, tokens, unknown = {}, [], list(argv), []
     while tokens:
         word = tokens.pop(0)
+        if word == "--":
+            rest += tokens
+            break
         if not word.startswith("-"):
             rest.append(word)
             continue
@@ -201,9 +206,10 @@ def parse(argv: Sequence[str]) -> Words:
         value = value or " ".join(rest) or "..."
         raise UserError(f"there is no option --{name}; did you mean: mlx runs {name}={value}")
     if unknown and command not in TAKING_SETTINGS:
-        raise UserError(
-            f"there is no option {unknown[0]}; see: {' '.join(['mlx', *[command][: bool(command)], '--help'])}"
-        )
+        hint = f"see: {' '.join(['mlx', *[command][: bool(command)], '--help'])}"
+        if command in NAMING:
+            hint += f"; if it is a name, all names go behind --, as in: mlx {command} -- ARTEFACT {unknown[0]}"
+        raise UserError(f"there is no option {unknown[0]}; {hint}")
     folder = next((word.partition("=")[2] for word in rest if word.startswith("runs_dir=")), "")
     if folder and command in _RUNS_DIR.commands:
         raise UserError(f"mlx {command} has no setting runs_dir; did you mean: --runs-dir {folder}")

@@ -21,7 +21,7 @@ from metalearn_cli.core.stages import TABLE
 from metalearn_cli.deploy.calibrating import Calibration, calibrated
 from metalearn_cli.deploy.enrolled import Enrolled, answered, answers, embedded, enrol, learnt, needs_items
 from metalearn_cli.deploy.folding import folded
-from metalearn_cli.deploy.inputs import ENDINGS, Inputs, Reader
+from metalearn_cli.deploy.inputs import ENDINGS, Inputs, Reader, check_class
 from metalearn_cli.deploy.looks import looks_of, unlike
 from metalearn_cli.deploy.trained import Statistics, Trained, data_of, learner_of, of_checkpoint
 from metalearn_cli.records.checkpoint import open_checkpoint
@@ -215,8 +215,7 @@ def with_class(learner: Deployed, name: str, examples: Inputs) -> Deployed:
     Raises:
         UserError: if the name cannot be used, if it knows the class, or can have no further one.
     """
-    if not name.isprintable() or not name or name != name.strip():
-        raise UserError(f"the name of a class must be printable, without spaces around it, got {name!r}")
+    check_class(name)
     if name in learner.classes:
         raise UserError(f"the class {name} exists, with {learner.support.sizes[name]} examples; take another name")
     x, names, trained = examples.items, examples.names, learner.trained

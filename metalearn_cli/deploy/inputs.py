@@ -7,10 +7,10 @@ Legend: N items, ... the shape of one item.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -59,6 +59,11 @@ class Inputs(NamedTuple):
     items: Tensor
     labels: tuple[str, ...] = ()
 
+    def of(self, numbers: Sequence[int]) -> Inputs:
+        """Return the items of these numbers."""
+        names, labels = (tuple(values[i] for i in numbers if values) for values in (self.names, self.labels))
+        return Inputs(names, self.items[numbers], labels)
+
 
 class Reader(NamedTuple):
     """How the files of some data become items.
@@ -87,22 +92,32 @@ class Reader(NamedTuple):
             return "text"
         return "table" if self.facts.kind == "vector" and "columns" in known else ""
 
-    def support(self, source: str) -> Inputs:
-        """Read labelled items: a folder with a folder for each class, an archive of it, or a table.
+    def labelled(self, source: str) -> Inputs:
+        """Read labelled items in their order: a folder with a folder for each class, an archive of it, or a table.
 
         Raises:
-            UserError: if it cannot be used, or has fewer than two classes.
+            UserError: if it cannot be used.
         """
         self._check_kind()
         path = _existing(source)
         with _about(source):
             found = self._labelled(path)
+        for name in sorted(set(found.labels)):
+            check_class(name)
+        return found
+
+    def support(self, source: str) -> Inputs:
+        """Read labelled items class by class, see `labelled`.
+
+        Raises:
+            UserError: if they cannot be used, or are of fewer than two classes.
+        """
+        found = self.labelled(source)
         classes = sorted(set(found.labels))
         if len(classes) < 2:
             told = f"has only the class {classes[0]}" if classes else "has no classes"
             raise UserError(f"{source} {told}; two or more are needed, each with a folder or a label of its own")
-        order = sorted(range(len(found.labels)), key=lambda i: found.labels[i])  # whatever the order in the source
-        return Inputs(tuple(found.names[i] for i in order), found.items[order], tuple(found.labels[i] for i in order))
+        return found.of(sorted(range(len(found.labels)), key=lambda i: found.labels[i]))
 
     def queries(self, sources: Sequence[str]) -> Inputs:
         """Read items without labels: files, folders, archives and tables; for texts also the texts themselves.
@@ -110,11 +125,23 @@ class Reader(NamedTuple):
         Raises:
             UserError: if one of them cannot be used.
         """
+        return self._all(sources, self._queries)
+
+    def of_class(self, name: str, sources: Sequence[str]) -> Inputs:
+        """Read items of a class, from what `queries` takes; of a table with a column of labels, those with its name.
+
+        Raises:
+            UserError: if one of them cannot be used, or has items of several classes.
+        """
+        return self._all(sources, lambda source: self._of_class(name, source))
+
+    def _all(self, sources: Sequence[str], read: Callable[[str], Inputs]) -> Inputs:
+        """Read each source, and return the items of all."""
         self._check_kind()
         parts, errors = list[Inputs](), list[UserError]()
         for source in sources:
             with gathered(errors):
-                parts.append(self._queries(source))
+                parts.append(read(source))
         raise_all(errors)
         names = tuple(name for part in parts for name in part.names)
         if not names:
@@ -183,6 +210,26 @@ class Reader(NamedTuple):
             files, names = self._files(path)
             return Inputs(tuple(names), self._decoded(files, names))
 
+    def _of_class(self, name: str, source: str) -> Inputs:
+        found, path = self._queries(source), Path(expanded(source))
+        if there(path) and is_table(path.name):
+            columns = columns_of(path)
+            with _about(source):
+                column = named(columns, "label", self.column, path, needed=False)
+            learnt = [own["name"] for own in self.preprocessing.get("columns", ())]
+            if column is None or (column[0] in learnt and "label" not in self.column):
+                return found
+            labels = [word_of(value) for value in column[1]]
+            if name not in labels:
+                told = f"{source} has no items of the class {name}; its column {column[0]} has {_some(set(labels))}"
+                raise UserError(f"{told}; with column.label= all its items are of the class")
+            return found.of([i for i, label in enumerate(labels) if label == name])
+        folders = {str(PurePosixPath(own).parent) for own in found.names}
+        if len(folders) > 1:
+            told = f"{source} has items in several folders, {_some(folders)}, and a class is one folder"
+            raise UserError(f"{told}; name that one: {source.rstrip('/')}/{name if name in folders else min(folders)}")
+        return found
+
     def _files(self, path: Path) -> tuple[Files, list[str]]:
         """Return the files of a folder, archive or table, and the names of those that are items."""
         if is_table(path.name):
@@ -246,6 +293,22 @@ class Reader(NamedTuple):
             return torch.from_numpy(vectors(columns, learnt))
         except ValueError as error:
             raise UserError(f"the column {error}, as in training") from error
+
+
+def check_class(name: str) -> None:
+    """Check the name of a class.
+
+    Raises:
+        UserError: if it cannot be used.
+    """
+    if not name.isprintable() or not name or name != name.strip():
+        raise UserError(f"the name of a class must be printable, without spaces around it, got {name!r}")
+
+
+def _some(names: Collection[str]) -> str:
+    """Return the first of some names."""
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return f"{', '.join(sorted(names)[:LISTED])}{more}"
 
 
 def _floats(x: Any) -> Tensor:
