@@ -22,6 +22,10 @@ from metalearn_cli.core.places import expanded
 if TYPE_CHECKING:
     from metalearn_cli.core.types import Reporter
 
+PREDICTED = ("file", "class", "probability", "distance", "nearest", "unknown")
+STREAMED = ("item", "class", "answer", "right")
+"""The columns of answers as CSV."""
+
 _COLUMN = "column."
 _SAME = 0.5  # correlation from which an explanation shows the item and not what was learnt
 
@@ -198,6 +202,36 @@ def classes(folder: str) -> dict[str, Any]:
     return {"artefact": folder, "classes": dict(Counter(sorted(example["class"] for example in about["examples"])))}
 
 
+def stream(words: Words) -> dict[str, Any]:
+    """Give labelled items to an artefact's learner one by one, see `deploy.streamed`.
+
+    Returns:
+        the `artefact`, what `deploy.streamed.streamed` returns, and whether the items were `saved`.
+
+    Raises:
+        UserError: if something cannot be used; the artefact is then unchanged.
+    """
+    settings, others = _read(words)
+    if len(others) != 2:
+        raise UserError("mlx stream needs an artefact and its labelled items: mlx stream ARTEFACT FOLDER|TABLE")
+    name, source = others
+    shuffled, saved = _chosen(settings, "order", "given", "shuffled"), _chosen(settings, "save", "false", "true")
+    share, seed = _share(settings, "held_out", "0.2"), _whole(settings, "seed", "0", "a whole number")
+    replay = _whole(settings, "replay", "1", "a number of items, 1 or more", 1) if "replay" in settings else None
+    with importing():
+        from metalearn_cli.deploy import artefact, deployed, exporting, streamed
+    if saved:
+        exporting.check_installed()
+    learner, _ = artefact.read_artefact(Path(expanded(name)))
+    learning = streamed.learning_of(learner, replay, seed)
+    items = deployed.reader_of(learner.trained, _columns(settings)).labelled(source)
+    parts = streamed.parts_of(items.labels, share, shuffled, seed)
+    found = streamed.streamed(learner, items, parts, learning)
+    if saved:
+        _changed(name, lambda now: deployed.with_examples(now, items.of(parts.stream)))
+    return {"artefact": name, "saved": saved, **found}
+
+
 def _is_artefact(name: str) -> bool:
     """Whether a name is that of the folder of an artefact."""
     return bool(name) and (Path(expanded(name)) / "artefact.json").is_file()
@@ -291,11 +325,10 @@ def _learnt(settings: Mapping[str, str], runs_dir: str, sources: Sequence[str] =
     return deployed(trained, Support(support.names, support.labels, support.items)), queries
 
 
-def csv_of(found: Mapping[str, Any]) -> str:
+def csv_of(found: Mapping[str, Any], columns: Sequence[str]) -> str:
     """Return answers as CSV, a row for each item."""
     file = io.StringIO()
     rows = csv.writer(file, lineterminator="\n")
-    columns = ("file", "class", "probability", "distance", "nearest", "unknown")
     rows.writerow(columns)
     rows.writerows([cell(answer[name]) for name in columns] for answer in found["answers"])
     return file.getvalue()
@@ -307,12 +340,30 @@ def _calibration(settings: Mapping[str, str], usual: int) -> tuple[int, float]:
     Raises:
         UserError: if they are no such numbers.
     """
-    episodes, keep = settings.get("calibration", str(usual)), settings.get("unknown.keep", "0.95")
-    if not episodes.isdecimal():
-        raise UserError(f"calibration must be a whole number of episodes, 0 for none, got {episodes!r}")
-    if not re.fullmatch(r"0?\.\d*[1-9]\d*", keep):
-        raise UserError(f"unknown.keep must be a number between 0 and 1, got {keep!r}")
-    return int(episodes), float(keep)
+    episodes = _whole(settings, "calibration", str(usual), "a whole number of episodes, 0 for none")
+    return episodes, _share(settings, "unknown.keep", "0.95")
+
+
+def _whole(settings: Mapping[str, str], key: str, usual: str, what: str, least: int = 0) -> int:
+    typed = settings.get(key, usual)
+    if not typed.isdecimal() or int(typed) < least:
+        raise UserError(f"{key} must be {what}, got {typed!r}")
+    return int(typed)
+
+
+def _share(settings: Mapping[str, str], key: str, usual: str) -> float:
+    typed = settings.get(key, usual)
+    if not re.fullmatch(r"0?\.\d*[1-9]\d*", typed):
+        raise UserError(f"{key} must be a number between 0 and 1, got {typed!r}")
+    return float(typed)
+
+
+def _chosen(settings: Mapping[str, str], key: str, usual: str, other: str) -> bool:
+    """Return whether the second of two values was chosen."""
+    typed = settings.get(key, usual)
+    if typed not in (usual, other):
+        raise UserError(f"{key} must be {other} or {usual}, got {typed!r}")
+    return typed == other
 
 
 def _audited(settings: Mapping[str, str], learner: Any, reporter: Reporter) -> dict[str, Any]:
@@ -321,10 +372,7 @@ def _audited(settings: Mapping[str, str], learner: Any, reporter: Reporter) -> d
     Raises:
         UserError: if they cannot be found, or the setting is neither true nor false.
     """
-    asked = settings.get("audit", "false")
-    if asked not in ("true", "false"):
-        raise UserError(f"audit must be true or false, got {asked!r}")
-    if asked == "false":
+    if not _chosen(settings, "audit", "false", "true"):
         return {}
     from metalearn_cli.deploy.deployed import suspects
 

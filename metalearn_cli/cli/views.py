@@ -25,6 +25,7 @@ from metalearn_cli.cli.phrases import (
     runs_option,
     scored,
     sizes,
+    spread,
     verdict,
     with_intervals,
 )
@@ -529,6 +530,27 @@ def explanations(found: Mapping[str, Any]) -> None:
     columns = ("file", "class", "probability %", "sanity", "strongest example", "picture")
     telling.table("", columns, rows, right=("probability %", "sanity"))
     telling.say(f"numbers: {found['numbers']}")
+
+
+def streamed(found: Mapping[str, Any]) -> None:
+    """Show how well a learner of `mlx stream` has answered and learnt."""
+    labels = {
+        "prequential": "right before it is learnt (prequential accuracy)",
+        "repeated": "right if the answer is the class of the item before",
+        "held_out": "right at the end, of items held out",
+        "forgetting": "forgotten: lower at the end than after the last item of the class",
+    }
+    rows = []
+    for key, label in labels.items():
+        ((unit, number),) = found[key]["over"].items()
+        rows.append([label, spread("accuracy", found[key]["value"], found[key]["interval"]), f"{number} {unit}"])
+    telling.table(f"stream {found['artefact']}", ["", "!share", "!over"], rows)
+    classes = f"{found['known']} classes known before, {found['new']} new"
+    telling.say(f"{found['items']} items in the stream, {classes}; it learns {found['learning']}.")
+    telling.say("+- is the half-width of a 95 % interval. A stream that comes class by class flatters the first share;")
+    telling.say("compare it with the second. The third is of items that were taken out before the stream began.")
+    if found["saved"]:
+        telling.say(f"{found['artefact']} has the items of the stream as examples now.")
 
 
 def exported(found: Mapping[str, Any]) -> None:

@@ -26,6 +26,7 @@ COMMANDS = {
     "enrol": "add a class to an exported learner; nothing is trained",
     "unenrol": "take a class out of an exported learner",
     "classes": "list the classes of an exported learner, and their examples",
+    "stream": "give labelled items to an exported learner one by one, and score it",
     "ls": "list the choices: data, networks, learners, recipes",
     "cat": "print the file of a choice",
     "cp": "copy a choice into your own folder of configs",
@@ -73,9 +74,17 @@ DEPLOYING = {
     },
     "export": {**ANSWERING, "name": "of the folder exports/NAME (default: that of the examples)"},
     "enrol": {"column.label": f"{ANSWERING['column.label']}; column.label= for none"},
+    "stream": {
+        "order": "given: as in the table or folder (the default); or shuffled",
+        "held_out": "the share of each class that is not in the stream, but scored at its end (default: 0.2)",
+        "seed": "of what is held out, and of a shuffled order (default: 0)",
+        "replay": "items of a class that are remembered, by learners without class means (default: 10)",
+        "save": "put the items of the stream into the artefact: true or false (the default)",
+        "column.label": ANSWERING["column.label"],
+    },
 }
 """The settings of the commands that use a trained learner."""
-NAMING = ("predict", "explain", "enrol", "unenrol")
+NAMING = ("predict", "explain", "enrol", "unenrol", "stream")
 """The commands whose words may be names of classes and files, which may begin with a dash."""
 REPORTS = (REPORT := "html", "md", "json", "csv")
 """The formats of `mlx report`; the first one if none is named."""
@@ -115,7 +124,7 @@ OPTIONS = (
     _RUNS_DIR,
     Option("--out", "", "FILE", f"file to write (default: report.{REPORT}; stdout for other formats)", ("report",)),
     Option("--format", "", "NAME", f"{', '.join(REPORTS)} (default: {REPORT})", ("report",), REPORTS),
-    Option("--csv", "", "", "print the answers as CSV", ("predict",)),
+    Option("--csv", "", "", "print the answers as CSV", ("predict", "stream")),
     Option("--bench", "", "", "time a meta-training step with each task batching and precision", ("doctor",)),
     Option("--multirun", "-m", "", "run each of comma-separated values; see mlx ls sweep local", (*STAGES, "validate")),
     Option("--config-dir", "-cd", "DIR", "a folder with your own configs", _COMPOSING),

@@ -218,13 +218,22 @@ def with_class(learner: Deployed, name: str, examples: Inputs) -> Deployed:
     check_class(name)
     if name in learner.classes:
         raise UserError(f"the class {name} exists, with {learner.support.sizes[name]} examples; take another name")
-    x, names, trained = examples.items, examples.names, learner.trained
+    return with_examples(learner, examples._replace(labels=(name,) * len(examples.names)))
+
+
+def with_examples(learner: Deployed, examples: Inputs) -> Deployed:
+    """Return a learner that has more examples, of classes that it knows or of others; nothing is trained.
+
+    Raises:
+        UserError: if it can have no further class.
+    """
+    x, names, labels, trained = examples.items, examples.names, examples.labels, learner.trained
     looks = looks_of(x, trained.facts)
     if learner.support.embedded:
         x = embedded(learner.enrolled.learner, learner.enrolled.encoder, x)
     if trained.facts.kind in ENDINGS:  # as in a folder of the class
-        names = tuple(f"{name}/{PurePath(file).name}" for file in names)
-    own = Support(names, (name,) * len(names), x, learner.support.embedded, looks)
+        names = tuple(f"{label}/{PurePath(file).name}" for label, file in zip(labels, names, strict=True))
+    own = Support(names, labels, x, learner.support.embedded, looks)
     return deployed(trained, learner.support.joined(own), learner.calibration)
 
 
