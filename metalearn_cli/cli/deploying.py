@@ -322,7 +322,7 @@ def _learnt(settings: Mapping[str, str], runs_dir: str, sources: Sequence[str] =
         found.append(reader.queries(sources) if sources else None)
     raise_all(problems)
     support, queries = found
-    return deployed(trained, Support(support.names, support.labels, support.items)), queries
+    return deployed(trained, Support(support.names, support.labels, support.items, looks=support.looks)), queries
 
 
 def csv_of(found: Mapping[str, Any], columns: Sequence[str]) -> str:

@@ -218,10 +218,11 @@ def statistics_named(learner: Deployed) -> str:
 
 def _stored(support: Support, values: Any) -> Params:
     """Return the examples as they are stored: pictures as bytes."""
+    looks = {} if support.looks is None else {"looks": support.looks}
     if support.embedded:
-        return {"embeddings": support.x} | ({} if support.looks is None else {"looks": support.looks})
+        return {"embeddings": support.x, **looks}
     rounded = (support.x * ONE).round().byte() if values == "unit" else support.x
-    return {"items": rounded if torch.equal(rounded.float() / ONE, support.x) else support.x}
+    return {"items": rounded if torch.equal(rounded.float() / ONE, support.x) else support.x, **looks}
 
 
 def _tried(trained: Trained) -> Tensor:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from metalearn_cli.core.errors import UserError
+from metalearn_cli.core.items import Facts
 from metalearn_cli.core.places import expanded
 from metalearn_cli.core.stages import TABLE
 from metalearn_cli.deploy.calibrating import Calibration, calibrated
@@ -36,7 +37,7 @@ class Support(NamedTuple):
         labels: the class of each.
         x: the items [S, ...], or their embeddings where the learner needs no more to learn a further class.
         embedded: whether they are embeddings.
-        looks: of pictures, see `looks_of`; None of other items, or before `deployed` has computed them.
+        looks: see `looks`; None of items that have none, and of pictures before `deployed` has computed them.
     """
 
     names: tuple[str, ...]
@@ -114,7 +115,7 @@ def deployed(trained: Trained, support: Support, calibration: Calibration | None
     if support.embedded:
         found = learnt(learner, folded(backbone, trained.statistics), support.x, y)
     else:
-        support = support._replace(looks=looks_of(support.x, trained.facts))
+        support = support._replace(looks=_looks(support.looks, support.x, trained.facts))
         found = enrol(learner, backbone, support.x, y, trained.statistics)
         if not needs_items(learner, trained.statistics):
             support = support._replace(x=found.embedded, embedded=True)
@@ -197,11 +198,16 @@ def left_out(learner: Deployed) -> Iterator[tuple[int, Enrolled]]:
 
 
 def warnings_of(learner: Deployed, queries: Inputs) -> list[str]:
-    """Return in which ways some pictures are unlike the examples, each with their names."""
-    looks = looks_of(queries.items, learner.trained.facts)
+    """Return in which ways some items are unlike the examples, each with their names."""
+    facts = learner.trained.facts
+    looks = _looks(queries.looks, queries.items, facts)
     if looks is None or learner.support.looks is None:
         return []
-    return unlike(learner.support.looks, looks, queries.names)
+    return unlike(facts.kind, learner.support.looks, looks, queries.names)
+
+
+def _looks(given: Tensor | None, x: Tensor, facts: Facts) -> Tensor | None:
+    return looks_of(x, facts) if given is None else given
 
 
 def with_class(learner: Deployed, name: str, examples: Inputs) -> Deployed:
@@ -228,7 +234,7 @@ def with_examples(learner: Deployed, examples: Inputs) -> Deployed:
         UserError: if it can have no further class.
     """
     x, names, labels, trained = examples.items, examples.names, examples.labels, learner.trained
-    looks = looks_of(x, trained.facts)
+    looks = _looks(examples.looks, x, trained.facts)
     if learner.support.embedded:
         x = embedded(learner.enrolled.learner, learner.enrolled.encoder, x)
     if trained.facts.kind in ENDINGS:  # as in a folder of the class

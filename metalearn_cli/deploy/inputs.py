@@ -41,7 +41,9 @@ from metalearn_cli.data.common.tables import vectors
 from metalearn_cli.data.common.texts import Passage, encoded
 from metalearn_cli.data.text import COLUMN as COLUMN_OF_TEXTS
 from metalearn_cli.data.text import passages
+from metalearn_cli.deploy import looks
 
+_Read = tuple[Tensor, Tensor | None]  # items and their looks
 ENDINGS = {"image": tuple(images.FORMATS), "audio": sounds.FORMATS}
 """The ends of the names of files that are one item each, by the kind of item."""
 
@@ -53,16 +55,18 @@ class Inputs(NamedTuple):
         names: where each was found.
         items: [N, ...].
         labels: the class of each; () if they were not asked for.
+        looks: of texts and recordings, whose items do not show them, see `looks`; None of others.
     """
 
     names: tuple[str, ...]
     items: Tensor
     labels: tuple[str, ...] = ()
+    looks: Tensor | None = None
 
     def of(self, numbers: Sequence[int]) -> Inputs:
         """Return the items of these numbers."""
         names, labels = (tuple(values[i] for i in numbers if values) for values in (self.names, self.labels))
-        return Inputs(names, self.items[numbers], labels)
+        return Inputs(names, self.items[numbers], labels, None if self.looks is None else self.looks[numbers])
 
 
 class Reader(NamedTuple):
@@ -146,7 +150,8 @@ class Reader(NamedTuple):
         names = tuple(name for part in parts for name in part.names)
         if not names:
             raise UserError(f"{', '.join(sources)}: there is nothing to read")
-        return Inputs(names, torch.cat([part.items for part in parts if part.names]))
+        looks = [part.looks for part in parts if part.looks is not None]
+        return Inputs(names, torch.cat([p.items for p in parts if p.names]), looks=torch.cat(looks) if looks else None)
 
     def of_files(self, paths: Sequence[str]) -> Tensor:
         """Return the items [N, ...] of files of pictures or sounds.
@@ -154,7 +159,7 @@ class Reader(NamedTuple):
         Raises:
             UserError: with those that cannot be read.
         """
-        return torch.cat([self._decoded(files_named(p.parent, [p.name]), [p.name]) for p in map(_existing, paths)])
+        return torch.cat([self._decoded(files_named(p.parent, [p.name]), [p.name])[0] for p in map(_existing, paths)])
 
     def of_texts(self, texts: Sequence[str]) -> Tensor:
         """Return the ids [N, L] of texts."""
@@ -188,15 +193,15 @@ class Reader(NamedTuple):
             manifest, files = of_source(path, {**COLUMN, **self.column}, lambda found: of_folders(found, endings))
         _check(manifest.findings)
         labels, sources = [e.class_name for e in manifest.entries], [e.source for e in manifest.entries]
-        items = self._decoded(files, sources) if files else self.of_texts([passage.text for passage in sources])
-        return Inputs(tuple(map(manifest.place, sources)), items, tuple(labels))
+        read = self._decoded(files, sources) if files else self._encoded([passage.text for passage in sources])
+        return Inputs(tuple(map(manifest.place, sources)), read[0], tuple(labels), read[1])
 
     def _queries(self, source: str) -> Inputs:
         if not source.strip():
             raise UserError("one of the words is empty; give the name of a file or folder, or for texts a text")
         path = Path(expanded(source))
         if self.kind == "text" and not there(path) and not _is_file_name(source):
-            return Inputs((shown(source)[1:-1],), self.of_texts([source]))
+            return _unlabelled((shown(source)[1:-1],), self._encoded([source]))
         path = _existing(source)
         with _about(source):
             if self.kind == "table":
@@ -204,11 +209,11 @@ class Reader(NamedTuple):
                 return Inputs(_places(columns, path), self._rows(columns))
             if self.kind == "text":
                 found = self._texts(path)
-                return Inputs(tuple(p.where for p in found), self.of_texts([p.text for p in found]))
+                return _unlabelled([p.where for p in found], self._encoded([p.text for p in found]))
             if not (is_table(path.name) or path.is_dir() or is_archive(path.name)):
-                return Inputs((source,), self._decoded(files_named(path.parent, [path.name]), [path.name]))
+                return _unlabelled([source], self._decoded(files_named(path.parent, [path.name]), [path.name]))
             files, names = self._files(path)
-            return Inputs(tuple(names), self._decoded(files, names))
+            return _unlabelled(names, self._decoded(files, names))
 
     def _of_class(self, name: str, source: str) -> Inputs:
         found, path = self._queries(source), Path(expanded(source))
@@ -261,8 +266,12 @@ class Reader(NamedTuple):
         assert found is not None  # it is needed
         return found[1]
 
-    def _decoded(self, files: Files, names: Sequence[str]) -> Tensor:
-        """Return files as items.
+    def _encoded(self, texts: Sequence[str]) -> _Read:
+        """Return texts as items, and their looks."""
+        return self.of_texts(texts), looks.of_texts(texts)
+
+    def _decoded(self, files: Files, names: Sequence[str]) -> _Read:
+        """Return files as items, and their looks.
 
         Raises:
             UserError: with those that cannot be read.
@@ -277,13 +286,17 @@ class Reader(NamedTuple):
         with ThreadPoolExecutor(cores()) as pool:
             found = list(pool.map(decoded, names))
         _check([item for item in found if isinstance(item, Finding)])
-        return _floats(np.stack(found))
+        seen = torch.tensor([look for _, look in found]) if self.kind == "audio" else None
+        return _floats(np.stack([item for item, _ in found])), seen
 
-    def _decode(self, files: Files, name: str) -> Any:
+    def _decode(self, files: Files, name: str) -> tuple[Any, Any]:
+        """Return a file as an item, and the looks of a recording."""
         if self.kind == "image":
-            return images.as_before(images.opened(files.read(name, images.LARGEST)), self.preprocessing)
-        shape = sounds.shape_of(self.preprocessing)
-        return sounds.item_of(sounds.samples_of(files.read(name, sounds.LARGEST), shape), shape)
+            return images.as_before(images.opened(files.read(name, images.LARGEST)), self.preprocessing), None
+        shape, content = sounds.shape_of(self.preprocessing), files.read(name, sounds.LARGEST)
+        samples = sounds.samples_of(content, shape)
+        _, seconds = sounds.recorded(content)
+        return sounds.item_of(samples, shape), looks.of_recording(samples, shape.rate, seconds)
 
     def _rows(self, columns: Columns) -> Tensor:
         learnt = self.preprocessing["columns"]
@@ -293,6 +306,10 @@ class Reader(NamedTuple):
             return torch.from_numpy(vectors(columns, learnt))
         except ValueError as error:
             raise UserError(f"the column {error}, as in training") from error
+
+
+def _unlabelled(names: Sequence[str], read: _Read) -> Inputs:
+    return Inputs(tuple(names), read[0], looks=read[1])
 
 
 def check_class(name: str) -> None:

@@ -171,6 +171,8 @@ def test_texts_of_a_class_are_enrolled(mlx: Callable, tmp_path_factory: pytest.T
     assert mlx("export", f"ckpt={checkpoint}", "support=two.csv", "calibration=0").code == 0
     code, out, err = mlx("enrol", "exports/two", "2", "three.csv", "--json")
     assert code == 0 and json.loads(out)["classes"] == {"0": 2, "1": 2, "2": 2}, err
+    short = json.loads(mlx("predict", "exports/two", "do", sentence(0, 1), "--json").out)
+    assert short["unlike"] == ["shorter: do"]  # than the examples that the artefact was made with
 
 
 def test_names_of_classes_are_checked_before_an_export(mlx: Callable, folder: Path) -> None:
