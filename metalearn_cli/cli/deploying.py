@@ -24,7 +24,11 @@ if TYPE_CHECKING:
 
 PREDICTED = ("file", "class", "probability", "distance", "nearest", "unknown")
 STREAMED = ("item", "class", "answer", "right")
-"""The columns of answers as CSV."""
+MAPPED = ("item", "class", "new", "x", "y")
+"""The columns of answers and of maps as CSV."""
+
+METHODS = ("gradients", "occlusion", "permutation", "pca", "tsne", "network")
+"""Of `mlx explain`."""
 
 _COLUMN = "column."
 _SAME = 0.5  # correlation from which an explanation shows the item and not what was learnt
@@ -63,7 +67,7 @@ def predict(words: Words, runs_dir: str, reporter: Reporter) -> dict[str, Any]:
 
 
 def explain(words: Words, runs_dir: str, reporter: Reporter) -> dict[str, Any]:
-    """Explain the answers to files, with a checkpoint and examples or with an artefact, see `deploy.explained`.
+    """Explain a learner, of a checkpoint or an artefact: its answers, its map, its network, or what columns are worth.
 
     Args:
         words: the command line.
@@ -71,26 +75,103 @@ def explain(words: Words, runs_dir: str, reporter: Reporter) -> dict[str, Any]:
         reporter: gets a line on what is used.
 
     Returns:
-        `numbers`, the file of all numbers, and the `explanations`, each with its `picture`; without the values of
-        pixels, which are in the file.
+        what the function of the method returns.
 
     Raises:
         UserError: if something cannot be used.
     """
     settings, sources = _read(words)
-    method: Any = settings.get("method")
+    method = settings.get("method", "")
+    if method and method not in METHODS:
+        raise UserError(f"method must be one of {', '.join(METHODS)}, got {method!r}{meant(method, METHODS)}")
+    if "episodes" in settings and method != "permutation":
+        raise UserError("episodes is for method=permutation; leave it out")
     folder = Path(expanded(settings.get("out", "explained")))
-    if method not in (None, "gradients", "occlusion"):
-        raise UserError(f"method must be gradients or occlusion, got {method!r}")
     if folder.exists() and not folder.is_dir():
         raise UserError(f"out={folder} is no folder")
-    learner, queries = _asked(words, settings, sources, runs_dir, reporter)
+    if method == "permutation":
+        episodes = _whole(settings, "episodes", "100", "a number of episodes, 2 or more", 2)
+        return _columns_worth(_alone(words, settings, sources, runs_dir), folder, episodes)
+    if method == "network":
+        with importing():
+            from metalearn_cli.deploy.blocks import blocks
+        return blocks(_alone(words, settings, sources, runs_dir))
+    few = method in ("pca", "tsne")  # the examples alone may do
+    learner, queries = _asked(words, settings, sources, runs_dir, reporter, few)
+    return _map(learner, queries, method, folder) if few else _reasons(learner, queries, method, folder, reporter)
+
+
+def _alone(words: Words, settings: Mapping[str, str], sources: Sequence[str], runs_dir: str) -> Any:
+    """Return what was trained, for what needs neither examples nor files.
+
+    Raises:
+        UserError: if something else is named.
+    """
+    exported = bool(sources) and _is_artefact(sources[0])
+    if others := [*sources[exported:], *(f"{key}=" for key in ("support", "statistics") if key in settings)]:
+        told = f"method={settings['method']} takes no {others[0]}"
+        raise UserError(f"{told}; type: mlx explain ckpt=latest method={settings['method']}")
+    if exported and "ckpt" in settings:
+        raise UserError(f"ckpt is not for an artefact, which has its own: {sources[0]}")
+    with importing():
+        from metalearn_cli.deploy import artefact, deployed
+    if exported:
+        return artefact.read_artefact(Path(expanded(sources[0])))[0].trained
+    return deployed.named(settings.get("ckpt", "latest"), runs_dir, "support")
+
+
+def _columns_worth(trained: Any, folder: Path, episodes: int) -> dict[str, Any]:
+    """Return what `deploy.importance` finds of the columns of a table, with its `picture` and its `numbers`."""
+    from metalearn_cli.deploy import importance
+    from metalearn_cli.records.plots import attribution_bars
+    from metalearn_cli.records.runs import write_json
+
+    found = importance.importance(trained, episodes)
+    picture, numbers = folder / "columns.png", folder / "columns.json"
+    own = found["columns"]
+    title = f"accuracy {found['accuracy']:.1%}, {found['way']}-way {found['shot']}-shot, {episodes} validation episodes"
+    told = "by how much it falls when the column is permuted, with its 95 % interval"
+    attribution_bars([(c["column"], c["fall"]) for c in own], title, picture, told, [c["interval"] for c in own])
+    write_json(numbers, found)
+    return {"folder": str(folder), "picture": str(picture), "numbers": str(numbers), **found}
+
+
+def _map(learner: Any, queries: Any, method: Any, folder: Path) -> dict[str, Any]:
+    """Return what `deploy.mapping` finds, with its `picture`, a page, and its `numbers`, a CSV."""
+    from metalearn_cli.cli import page
+    from metalearn_cli.deploy.mapping import mapped
+    from metalearn_cli.records.runs import write_text
+
+    found = mapped(learner, queries, method)
+    points = [
+        page.Point(f"{own['item']}: {own['class']}", own["class"], own["x"], own["y"], own["new"])
+        for own in found["points"]
+    ]
+    axis = page.of_components(*found["variance"]) if found["variance"] else "t-SNE: near items are alike"
+    told = "Each mark is an item, each colour and shape a class. Hollow marks are files, with the class of the answer."
+    picture, numbers = folder / "map.html", folder / "map.csv"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(picture, page.map_page("Where the items of classes lie", told, points, axis))
+    write_text(numbers, csv_of(found["points"], MAPPED))
+    return {"folder": str(folder), "picture": str(picture), "numbers": str(numbers), **found}
+
+
+def _reasons(learner: Any, queries: Any, method: Any, folder: Path, reporter: Reporter) -> dict[str, Any]:
+    """Return why a learner gives its answers, see `deploy.explained`.
+
+    Returns:
+        `numbers`, the file of all numbers, and the `explanations`, each with its `picture`; without the values of
+        pixels, which are in the file.
+    """
     from metalearn_cli.deploy import explained
 
     found = explained.explained(learner, queries, method)
     if not found[0]["examples"]:
         why = "each is the only one of its class, or the learner adapts its network to all of them"
         reporter.note(f"the influence of examples is not known: {why}")
+    if sure := [one["file"] for one in found if one["sum"] == 0 != one["difference"]]:
+        why = "is 1 to the last digit, whatever is left out; an artefact has calibrated ones: mlx export"
+        reporter.note(f"warning: the probability of the answer to {sure[0]} {why}")
     sanity = [one["sanity"] for one in found if one["sanity"] is not None]
     if sanity and fmean(sanity) > _SAME:
         same = "networks with shuffled weights give nearly the same maps, so that these do not show what was learnt"
@@ -274,9 +355,22 @@ def _changed(name: str, change: Callable[[Any], Any]) -> dict[str, Any]:
 
 
 def _asked(
-    words: Words, settings: Mapping[str, str], sources: Sequence[str], runs_dir: str, reporter: Reporter
+    words: Words,
+    settings: Mapping[str, str],
+    sources: Sequence[str],
+    runs_dir: str,
+    reporter: Reporter,
+    few: bool = False,
 ) -> tuple[Any, Any]:
     """Return the learner that a command line names, a checkpoint's or an artefact's, and the items of its files.
+
+    Args:
+        words: the command line.
+        settings: those of it.
+        sources: its other words.
+        runs_dir: the folder of all runs.
+        reporter: gets a line on what is used.
+        few: whether there may be no files; the items are then None.
 
     Raises:
         UserError: if something cannot be used.
@@ -286,7 +380,7 @@ def _asked(
         raise UserError("support is missing: support=FOLDER, a folder with a folder of examples for each class")
     if not exported and _is_artefact(support := settings["support"]):
         raise UserError(f"{support} is an artefact, which has its own examples: mlx {words.command} {support} FILE")
-    if len(sources) == exported:
+    if len(sources) == exported and not few:
         raise UserError(f"there is nothing to {words.command}: {_typed(words)} FILE|FOLDER|TABLE")
     if exported and (extra := sorted(settings.keys() & ANSWERING)):
         raise UserError(f"{', '.join(extra)} is not for an artefact, which has its own: {sources[0]}")
@@ -295,7 +389,8 @@ def _asked(
     if exported:
         name, *sources = sources
         learner, _ = artefact.read_artefact(Path(expanded(name)))
-        queries = deployed.reader_of(learner.trained, _columns(settings)).queries(sources)
+        reader = deployed.reader_of(learner.trained, _columns(settings))
+        queries = reader.queries(sources) if sources else None
     else:
         learner, queries = _learnt(settings, runs_dir, sources)
         name = f"{settings.get('ckpt', 'latest')} -> {learner.trained.source['checkpoint']}"
@@ -325,12 +420,12 @@ def _learnt(settings: Mapping[str, str], runs_dir: str, sources: Sequence[str] =
     return deployed(trained, Support(support.names, support.labels, support.items, looks=support.looks)), queries
 
 
-def csv_of(found: Mapping[str, Any], columns: Sequence[str]) -> str:
-    """Return answers as CSV, a row for each item."""
+def csv_of(found: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
+    """Return facts of items as CSV, a row for each."""
     file = io.StringIO()
     rows = csv.writer(file, lineterminator="\n")
     rows.writerow(columns)
-    rows.writerows([cell(answer[name]) for name in columns] for answer in found["answers"])
+    rows.writerows([cell(answer[name]) for name in columns] for answer in found)
     return file.getvalue()
 
 

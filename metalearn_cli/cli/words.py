@@ -69,7 +69,9 @@ DEPLOYING = {
     "predict": {**ANSWERING, "audit": _AUDIT},
     "explain": {
         **{key: ANSWERING[key] for key in ("ckpt", "support", "statistics", "column.label")},
-        "method": "gradients (the default for pictures and recordings) or occlusion (for texts and tables, too)",
+        "method": "gradients (the default for pictures and recordings), occlusion (for texts and tables, too), "
+        "permutation (what columns of a table are worth), pca or tsne (a map of classes) or network (its blocks)",
+        "episodes": "validation episodes of method=permutation (default: 100)",
         "out": "the folder of pictures and numbers (default: explained)",
     },
     "export": {**ANSWERING, "name": "of the folder exports/NAME (default: that of the examples)"},

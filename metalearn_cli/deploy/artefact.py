@@ -29,13 +29,12 @@ from metalearn_cli import __version__
 from metalearn_cli.core.check import shown
 from metalearn_cli.core.errors import InUseError, UserError
 from metalearn_cli.core.network import Params
-from metalearn_cli.core.random import seeded
 from metalearn_cli.data.common.splits import ONE
 from metalearn_cli.deploy.calibrating import of_record
 from metalearn_cli.deploy.card import card
 from metalearn_cli.deploy.deployed import Deployed, Support, deployed
 from metalearn_cli.deploy.exporting import CLOSE, SIZES, graph_of
-from metalearn_cli.deploy.trained import Trained, facts_of
+from metalearn_cli.deploy.trained import Trained, facts_of, random_items
 from metalearn_cli.records.checkpoint import packed, tensors_in
 from metalearn_cli.records.runs import LACKING, as_json, flush, read_json, sha256_of, write_bytes
 from metalearn_cli.records.shapes import ARTEFACT, FACTS, misshapen
@@ -231,15 +230,9 @@ def _tried(trained: Trained) -> Tensor:
     Raises:
         UserError: if items are made of parts.
     """
-    shape, most = trained.facts.shape, trained.facts.vocabulary
-    if not isinstance(shape, tuple):
+    if not isinstance(items := random_items(trained.facts, max(SIZES)), Tensor):
         raise UserError("items of several parts cannot be exported yet")
-    with seeded(0, "export"):
-        if trained.facts.values == "ids":
-            assert isinstance(most, int)
-            return torch.randint(1, most, (max(SIZES), *shape))
-        draw = torch.rand if trained.facts.values == "unit" else torch.randn
-        return draw(max(SIZES), *shape)
+    return items
 
 
 def _put(folder: Path, files: Mapping[str, bytes]) -> None:

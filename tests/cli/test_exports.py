@@ -254,7 +254,7 @@ def test_packages_that_are_missing_are_named_before_any_work(
 def test_the_commands_of_the_page(mlx: Callable, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "docs" / "deploy.md").read_text(), flags=re.DOTALL)
     lines = [line for block in blocks for line in block.splitlines() if line.startswith("mlx ")]
-    assert len(lines) == 13
+    assert len(lines) == 16
     shutil.copytree("examples", "sightings")
     for line in lines:
         more: list[str] = []
@@ -263,5 +263,7 @@ def test_the_commands_of_the_page(mlx: Callable, folder: Path, tmp_path_factory:
             rows = [f'"{sentence(k, i)}",{k}' for k in range(2) for i in range(2)]
             Path("questions.csv").write_text("\n".join(["text,label", *rows]))
             shutil.copy("questions.csv", "more_questions.csv")
+        if "# for tables" in line:
+            more = ["--runs-dir", str(meta_trained("table", tmp_path_factory.mktemp("table")).parents[3]), "episodes=2"]
         code, _, err = mlx(*shlex.split(line, comments=True)[1:], *more)
         assert code == 0, f"{line}\n{err}"
