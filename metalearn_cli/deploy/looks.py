@@ -17,6 +17,7 @@ from torch import Tensor
 from metalearn_cli.core.errors import LISTED
 from metalearn_cli.core.items import Facts
 
+_EXTREME = 0.01  # the share of pixels that are the darkest, and of those that are the brightest, of a picture
 _SILENT = 1e-5  # loudness of silence, of 1
 
 
@@ -38,7 +39,7 @@ class Measure(NamedTuple):
 
 _LENGTH = Measure("shorter", "longer", factor=2.0)
 MEASURES = {
-    "image": (Measure("darker", "brighter", room=0.1), Measure("less contrast", "more contrast", factor=2.0)),
+    "image": (Measure("darker", "brighter", room=0.1), Measure("less contrast", "more contrast", factor=1.5)),
     "text": (_LENGTH,),
     "audio": (_LENGTH, Measure("quieter", "louder", room=10.0)),
 }
@@ -50,7 +51,9 @@ def looks_of(x: Tensor, facts: Facts) -> Tensor | None:
     if facts.kind != "image" or facts.values != "unit":
         return None
     flat = x.flatten(1)
-    return torch.stack([flat.mean(1), flat.std(1)], 1)
+    few = max(1, round(_EXTREME * flat.shape[1]))
+    low, high = flat.kthvalue(few, 1).values, flat.kthvalue(flat.shape[1] + 1 - few, 1).values
+    return torch.stack([flat.mean(1), high - low], 1)  # a thin drawing has as much contrast as a bold one
 
 
 def of_texts(texts: Sequence[str]) -> Tensor:

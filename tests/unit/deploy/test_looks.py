@@ -32,6 +32,15 @@ def test_what_differs_is_named(x, told):
     assert unlike("image", looks, looks_of(x, FACTS), "abcdefg"[: len(x)]) == told
 
 
+def test_bold_and_thin_drawings_have_the_same_contrast():
+    x = torch.zeros(2, 1, 8, 8)
+    x[0, 0, :, 2] = x[1, 0, :, 2:5] = 1
+    looks = looks_of(x, FACTS)
+    assert looks is not None and looks[:, 1].tolist() == [1, 1]
+    faded = looks_of(0.5 * x + 0.2, FACTS)
+    assert "less contrast: thin, bold" in unlike("image", looks, faded, ["thin", "bold"])
+
+
 def test_texts_differ_in_their_length():
     examples = of_texts(["a" * 10, "b" * 20])
     found = of_texts(["", "a" * 4, "a" * 6, "a" * 39, "a" * 41, "a" * 400])

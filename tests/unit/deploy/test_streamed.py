@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from trainings import meta_trained
+from trainings import CONV4, GRAY, meta_trained
 
 from metalearn_cli.core.errors import UserError
 from metalearn_cli.deploy.deployed import Deployed, Support, deployed, predicted, with_examples
@@ -120,6 +120,20 @@ def test_a_share_of_each_class_is_held_out_and_the_rest_keeps_its_order():
     assert labels[parts_of(labels, 0.99, False, 0).stream[-1]] == "c"  # one of each class is always learnt
     with pytest.raises(UserError, match="1 of 6 items would be held out, and two or more are needed"):
         parts_of(["a"] * 4 + ["b"] * 2, 0.2, False, 0)
+
+
+def test_a_learner_that_adapts_its_network_needs_one_without_batch_statistics(tmp_path: Path):
+    maml = {"_target_": "metalearn_cli.algorithms.maml.Maml", "inner_steps": 1}
+    x, labels = torch.rand(4, 1, 16, 16), ("a", "a", "b", "b")
+
+    def learnt(norm: str) -> Deployed:
+        backbone = {**CONV4, "norm": norm}
+        checkpoint = meta_trained("images", tmp_path / norm, GRAY, algorithm=maml, way=2, backbone=backbone)
+        return deployed(of_checkpoint(open_checkpoint(checkpoint)), Support(tuple("1234"), labels, x))
+
+    with pytest.raises(UserError, match="Maml cannot have others: train a learner such as protonet"):
+        learning_of(learnt("batch"), None, 0)
+    assert isinstance(learning_of(learnt("group"), None, 0), Head)
 
 
 def test_means_replay_nothing(checkpoint):
