@@ -91,17 +91,17 @@ def explain(words: Words, runs_dir: str, reporter: Reporter) -> dict[str, Any]:
         raise UserError(f"out={folder} is no folder")
     if method == "permutation":
         episodes = _whole(settings, "episodes", "100", "a number of episodes, 2 or more", 2)
-        return _columns_worth(_alone(words, settings, sources, runs_dir), folder, episodes)
+        return _columns_worth(_alone(settings, sources, runs_dir), folder, episodes)
     if method == "network":
         with importing():
             from metalearn_cli.deploy.blocks import blocks
-        return blocks(_alone(words, settings, sources, runs_dir))
+        return blocks(_alone(settings, sources, runs_dir))
     few = method in ("pca", "tsne")  # the examples alone may do
     learner, queries = _asked(words, settings, sources, runs_dir, reporter, few)
     return _map(learner, queries, method, folder) if few else _reasons(learner, queries, method, folder, reporter)
 
 
-def _alone(words: Words, settings: Mapping[str, str], sources: Sequence[str], runs_dir: str) -> Any:
+def _alone(settings: Mapping[str, str], sources: Sequence[str], runs_dir: str) -> Any:
     """Return what was trained, for what needs neither examples nor files.
 
     Raises:

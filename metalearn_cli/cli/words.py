@@ -21,7 +21,7 @@ COMMANDS = {
     "ablate": "run the chain with and without its stages, and say what each is worth",
     "resume": "complete an interrupted run",
     "predict": "classify files by a few labelled examples, with a trained learner",
-    "explain": "show which parts of files, and which examples, speak for a learner's answers",
+    "explain": "show what speaks for a learner's answers: parts of files, examples; draw its classes and network",
     "export": "write a trained learner and its examples into a folder that runs anywhere (ONNX)",
     "enrol": "add a class to an exported learner; nothing is trained",
     "unenrol": "take a class out of an exported learner",

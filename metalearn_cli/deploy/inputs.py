@@ -232,7 +232,9 @@ class Reader(NamedTuple):
         folders = {str(PurePosixPath(own).parent) for own in found.names}
         if len(folders) > 1:
             told = f"{source} has items in several folders, {_some(folders)}, and a class is one folder"
-            raise UserError(f"{told}; name that one: {source.rstrip('/')}/{name if name in folders else min(folders)}")
+            one = f"{source.rstrip('/')}/{name if name in folders else max(folders)}"
+            cure = "unpack it, and name that one" if is_archive(path.name) else f"name that one: {one}"
+            raise UserError(f"{told}; {cure}")
         return found
 
     def _files(self, path: Path) -> tuple[Files, list[str]]:

@@ -134,6 +134,9 @@ def test_a_folder_of_classes_is_not_one_class(mlx: Callable, folder: Path) -> No
     code, _, err = mlx("enrol", "exports/examples", "wren", "more/")
     told = "more/ has items in several folders, heron, wren, and a class is one folder; name that one: more/wren"
     assert code == 2 and told in err
+    shutil.make_archive("more", "zip", "more")
+    code, _, err = mlx("enrol", "exports/examples", "wren", "more.zip")
+    assert code == 2 and "more.zip has items in several folders, heron, wren" in err and "; unpack it" in err
     shutil.rmtree("more/heron")
     code, out, err = mlx("enrol", "exports/examples", "wren", "more", "--json")
     assert code == 0 and json.loads(out)["classes"]["wren"] == 3, err
