@@ -46,7 +46,10 @@ _EXAMPLES = {
         "mlx predict exports/examples photo.jpg",
     ),
     "explain": ("mlx explain support=examples/ photo.jpg", "mlx explain exports/examples photo.jpg method=occlusion"),
-    "export": ("mlx export support=examples/", "mlx export ckpt=latest:meta-train support=examples/ name=birds"),
+    "export": (
+        "mlx export support=examples/",
+        "mlx export ckpt=latest:meta-train support=examples/ name=birds quantize=int8",
+    ),
     "enrol": ("mlx enrol exports/birds wren wren-1.jpg wren-2.jpg",),
     "unenrol": ("mlx unenrol exports/birds wren",),
     "classes": ("mlx classes exports/birds",),

@@ -535,6 +535,13 @@ def exported(found: Mapping[str, Any]) -> None:
     """Show what `mlx export` has written."""
     telling.table("", ("!file", "bytes"), [[n, str(f["bytes"])] for n, f in found["files"].items()], right=("bytes",))
     telling.say(found["told"])
+    rows = [[kind, str(e["bytes"]), f"{1000 * e['seconds']:.3f}"] for kind, e in found["encoder"].items()]
+    columns = ("encoder.onnx", "bytes", "ms an item")
+    telling.table("", columns, rows, right=columns[1:])
+    if found["quantize"]:
+        before, after = (found["encoder"][kind]["seconds"] for kind in ("float", "int8"))
+        slower = "slower" if after > before else "faster"
+        telling.say(f"Here int8 is {slower} than float, {after / before:.2f} times as long for one item.")
     folder = shlex.quote(found["folder"])
     telling.say(f"next: mlx predict {folder} FILE")
     telling.say(f"      mlx enrol {folder} NAME FILES")

@@ -71,7 +71,11 @@ DEPLOYING = {
         "method": "gradients (the default for pictures and recordings) or occlusion (for texts and tables, too)",
         "out": "the folder of pictures and numbers (default: explained)",
     },
-    "export": {**ANSWERING, "name": "of the folder exports/NAME (default: that of the examples)"},
+    "export": {
+        **ANSWERING,
+        "name": "of the folder exports/NAME (default: that of the examples)",
+        "quantize": "int8: the graph in 8-bit integers; says what that costs on the test episodes",
+    },
     "enrol": {"column.path": "the column of the files in a table, if it has no usual name; so column.text"},
 }
 """The settings of the commands that use a trained learner."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from metalearn_cli.core.errors import UserError
+from metalearn_cli.core.items import Items
+from metalearn_cli.core.machine import median_seconds
 from metalearn_cli.deploy.enrolled import Enrolled, embedding, logits_of
 
 INPUT, OUTPUTS = "items", ["embeddings", "logits"]
@@ -40,14 +42,18 @@ class _Whole(nn.Module):
         return z.flatten(1), logits_of(self._enrolled, z)
 
 
-def check_installed() -> None:
-    """Check that the packages of the extra are there.
+def check_installed(what: str = "exporting", packages: Sequence[str] = ("onnx", "onnxscript", "onnxruntime")) -> None:
+    """Check that packages of the extra are there.
+
+    Args:
+        what: what needs them.
+        packages: their names.
 
     Raises:
         UserError: with those that are not.
     """
-    if missing := [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]:
-        raise UserError(f"exporting needs {', '.join(missing)}: pip install 'metalearn-cli[export]'")
+    if missing := [name for name in packages if find_spec(name) is None]:
+        raise UserError(f"{what} needs {', '.join(missing)}: pip install 'metalearn-cli[export]'")
 
 
 def graph_of(enrolled: Enrolled, tried: Tensor) -> bytes:
@@ -63,7 +69,7 @@ def graph_of(enrolled: Enrolled, tried: Tensor) -> bytes:
     check_installed()
     whole, name = _Whole(enrolled).eval(), type(enrolled.learner.algorithm).__name__
     try:
-        with torch.no_grad(), _quietly():
+        with torch.no_grad(), quietly():
             whole(tried[:3])  # what is made on first use must not be traced
             made: Any = torch.onnx.export(
                 whole,
@@ -104,9 +110,7 @@ def _compare(content: bytes, whole: nn.Module, tried: Tensor) -> None:
     Raises:
         UserError: if they differ by too much, or an answer is another.
     """
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    session = session_of(content)
     for number in SIZES:
         x = tried[:number]
         with torch.no_grad():
@@ -119,6 +123,31 @@ def _compare(content: bytes, whole: nn.Module, tried: Tensor) -> None:
             raise UserError(f"{told}; please report it with the settings of the learner")
 
 
+def session_of(content: bytes) -> Any:
+    """Return what runs a graph on the processor.
+
+    Raises:
+        UserError: if onnxruntime is not installed.
+    """
+    check_installed("an exported graph", ["onnxruntime"])
+    import onnxruntime
+
+    return onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+
+
+def outputs_of(session: Any, items: Items) -> tuple[Tensor, Tensor]:
+    """Return the embeddings [N, D] and logits [N, W] that a graph gives for items [N, ...]."""
+    assert isinstance(items, Tensor)  # those of several parts are not exported
+    z, logits = map(torch.from_numpy, session.run(OUTPUTS, {INPUT: items.numpy()}))
+    return z, logits
+
+
+def latency(content: bytes, items: Tensor) -> float:
+    """Return the seconds that a graph takes for one item: the median of many."""
+    session = session_of(content)
+    return median_seconds(lambda: session.run(OUTPUTS, {INPUT: items[:1].numpy()}))
+
+
 def _without_traces(model: Any) -> None:
     """Remove what the exporter notes of its own files, which differs from place to place."""
     graph = model.graph
@@ -129,7 +158,7 @@ def _without_traces(model: Any) -> None:
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """Within a block, hear nothing of the exporter's own parts and their deprecations."""
     log = logging.getLogger("torch.onnx")
     level = log.level

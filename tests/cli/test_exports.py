@@ -28,7 +28,9 @@ def of_pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def without_graph(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exporting, "find_spec", lambda name: object())
-    monkeypatch.setattr(artefact, "graph_of", lambda enrolled, tried: enrolled.embedded.numpy().tobytes())
+    for module in (artefact, exporting):
+        monkeypatch.setattr(module, "graph_of", lambda enrolled, tried: enrolled.embedded.numpy().tobytes())
+    monkeypatch.setattr(exporting, "latency", lambda graph, items: len(graph) / 1e6)
 
 
 @pytest.fixture
@@ -47,7 +49,9 @@ def test_a_learner_is_exported_and_answers_as_before(mlx: Callable, folder: Path
     code, out, err = mlx("export", "support=examples", "name=birds", "calibration=0", "--json")
     assert code == 0, err
     told = json.loads(out)
-    assert told["folder"] == "exports/birds" and told["result"] is None
+    assert told["folder"] == "exports/birds" and told["result"] is None and told["quantize"] is None
+    size = told["files"]["encoder.onnx"]["bytes"]
+    assert told["encoder"] == {"float": {"bytes": size, "seconds": size / 1e6}}
     assert set(told["files"]) | {"artefact.json"} == {path.name for path in Path("exports/birds").iterdir()}
     before, after = (
         json.loads(mlx("predict", *words, "new", "--json").out) for words in (["support=examples"], ["exports/birds"])
