@@ -547,6 +547,33 @@ def exported(found: Mapping[str, Any]) -> None:
     telling.say(f"      mlx enrol {folder} NAME FILES")
 
 
+def compressed(found: Mapping[str, Any], runs_dir: str) -> None:
+    """Show what `mlx compress` has made, beside what it was made from."""
+    networks = found["networks"]
+    rows = [
+        [
+            {"trained": "trained", "prune": "pruned", "distill": "distilled"}[kind],
+            str(network["parameters"]),
+            f"{network['bytes'] / 1000:.0f}",
+            f"{1000 * network['seconds']:.3f}",
+            *(scored(result) for result in network["results"]),
+        ]
+        for kind, network in zip(("trained", found["method"]), networks, strict=True)
+    ]
+    scores = [f"!{_name(result)}" for result in networks[0]["results"]]
+    sizes = ("parameters", "kB", "ms an item")
+    telling.table(_title(networks[0]["results"][0], found), ["network", *sizes, *scores], rows, right=sizes)
+    for change in found["changes"]:
+        under = "" if change["normalisation"] == "none" else f", {change['normalisation']}"
+        size = f"{100 * change['gain']:+.2f} +- {100 * change['half_width']:.2f} percentage points"
+        telling.say(
+            f"change of the accuracy{under}: {size} (95 %, in pairs over {change['over']['episodes']} episodes)"
+        )
+    telling.say("ms an item: of the backbone in torch, statistics fixed, the median of 200 calls with one item")
+    typed = ["mlx", "export", f"ckpt={found['run']}", "support=EXAMPLES"]
+    telling.say(f"next: {shlex.join([*typed, *['--runs-dir', runs_dir] * (runs_dir != 'runs')])}")
+
+
 def enrolled(found: Mapping[str, Any]) -> None:
     """Show the classes of an artefact."""
     rows = [[name, str(count)] for name, count in found["classes"].items()]

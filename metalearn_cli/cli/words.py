@@ -23,6 +23,7 @@ COMMANDS = {
     "predict": "classify files by a few labelled examples, with a trained learner",
     "explain": "show which parts of files, and which examples, speak for a learner's answers",
     "export": "write a trained learner and its examples into a folder that runs anywhere (ONNX)",
+    "compress": "make a trained network smaller by pruning or distillation, and say what that costs",
     "enrol": "add a class to an exported learner; nothing is trained",
     "unenrol": "take a class out of an exported learner",
     "classes": "list the classes of an exported learner, and their examples",
@@ -76,6 +77,14 @@ DEPLOYING = {
         "name": "of the folder exports/NAME (default: that of the examples)",
         "quantize": "int8: the graph in 8-bit integers; says what that costs on the test episodes",
     },
+    "compress": {
+        "ckpt": ANSWERING["ckpt"],
+        "method": "prune (the default): take channels out and train on; distill: a narrower network learns its answers",
+        "amount": "the share of the channels that is taken away, between 0 and 1 (default: 0.5)",
+        "backbone": "for distill: another network as the student, in place of a narrower one",
+        "steps": "of the training; likewise each setting of its stage, of transfer (distill) and of evaluate;",
+        "evaluate.episodes": "with its section, as in mlx run, a setting is for this stage alone",
+    },
     "enrol": {"column.path": "the column of the files in a table, if it has no usual name; so column.text"},
 }
 """The settings of the commands that use a trained learner."""
@@ -107,7 +116,7 @@ class Option(NamedTuple):
     default: str = ""
 
 
-_WITH_RUNS = ("compare", "report", "resume", "predict", "explain", "export", "runs", "show", "doctor")
+_WITH_RUNS = ("compare", "report", "resume", "predict", "explain", "export", "compress", "runs", "show", "doctor")
 _RUNS_DIR = Option("--runs-dir", "", "DIR", "folder of all runs (default: runs)", _WITH_RUNS)
 _COMPOSING = (*STAGES, "verify", "ablate", "validate", "ls", "cat", "cp", "schema", "data")
 _INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
