@@ -61,7 +61,7 @@ def test_words_go_to_those_that_have_them(mlx: Callable, asked: list[Any]) -> No
     (own,) = asked
     assert own.amount == 0.25 and own.transfer is None and own.student is None
     changes = {"steps": 1, "val_episodes": 2, "query": 3, "tasks": 3, "optimizer.lr": 0.5}
-    assert (own.changes == changes and own.given is None) or own.given == {}
+    assert own.changes == changes
     assert (own.evaluate.episodes, own.evaluate.query, own.evaluate.normalisation) == (3, 3, ["inductive"])
 
 
@@ -69,9 +69,8 @@ def test_a_student_is_narrower_or_chosen(mlx: Callable, asked: list[Any]) -> Non
     mlx("compress", "ckpt=latest", "method=distill", "steps=7", "batch_size=9")
     mlx("compress", "ckpt=latest", "method=distill", "backbone=mlp", "backbone.hidden=9", "method.weight=0.1")
     first, second = asked
-    assert (
-        first.student is None and first.transfer["method"]["weight"] == 0 and first.transfer["method"]["features"] == 1
-    )
+    assert first.student is None
+    assert (first.transfer["method"]["weight"], first.transfer["method"]["features"]) == (0, 1)
     assert (first.transfer["steps"], first.transfer["batch_size"], first.changes) == (7, 9, {"steps": 7})
     assert second.student["_target_"].endswith("Mlp") and second.student["hidden"] == 9
     assert (second.transfer["method"]["weight"], second.transfer["method"]["features"]) == (0.1, 0)

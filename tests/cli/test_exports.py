@@ -10,12 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from sources import images
 from sources.text import sentence
 from trainings import GRAY, meta_trained
 
+import metalearn_cli
 from metalearn_cli.core.errors import UserError
-from metalearn_cli.deploy import artefact, deployed, exporting
+from metalearn_cli.deploy import artefact, deployed, exporting, quantizing
 
 ROOT = Path(__file__).parents[2]
 
@@ -142,6 +144,7 @@ def test_a_link_to_an_artefact_stays_one(mlx: Callable, folder: Path) -> None:
         ("export support=examples", "exports/examples exists; remove it, or choose another name: name=NAME"),
         ("export support=examples name=a/b", "name must be a name without folders, got 'a/b'"),
         ("export support=examples new", "mlx export takes no 'new'"),
+        ("export support=examples name=small quantize=int4", "quantize must be int8, got 'int4'"),
         ("export support=examples calibration=many", "calibration must be a whole number of episodes"),
         ("export support=examples unknown.keep=1", "unknown.keep must be a number between 0 and 1, got '1'"),
         ("enrol exports/examples wren", "mlx enrol needs an artefact, the name of a class and its files"),
@@ -176,11 +179,54 @@ def test_packages_that_are_missing_are_named_before_any_work(
     assert code == 2 and "pip install 'metalearn-cli[export]'" in err and not Path("exports").exists()
 
 
+CHANGE = {"float": 0.5, "int8": 0.4, "gain": -0.1, "half_width": 0.2, "evaluation": "e", "over": {"episodes": 2}}
+MADE = {
+    "type": "int8",
+    "items": {"split": "train", "count": 9, "sha256": "0" * 64},
+    "float_sha256": "1" * 64,
+    "change": CHANGE,
+}
+
+
+def test_what_integers_cost_is_told(mlx: Callable, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, _, err = mlx("export", "support=examples", "calibration=0", "quantize=int8")
+    assert code == 2 and "type first: mlx evaluate" in err and not Path("exports").exists()
+    assert mlx("evaluate", "episodes=2", "query=2").code == 0
+    monkeypatch.setattr(quantizing, "int8", lambda learner, episodes, graph: (b"integers" * len(graph), MADE))
+    monkeypatch.setattr(deployed, "session_of", lambda graph: graph)
+    monkeypatch.setattr(deployed, "outputs_of", lambda graph, x: (torch.ones(len(x), 4), torch.eye(len(x), 2)))
+    code, out, err = mlx("export", "support=examples", "calibration=0", "quantize=int8")
+    assert code == 0, err
+    assert "In 8-bit integers the accuracy is 40.0 %, 50.0 % in floats: -10.00 +- 20.00 percentage points" in out
+    assert "Here int8 is slower than float, 8.00 times as long for one item." in out
+    about = json.loads(Path("exports/examples/artefact.json").read_text())
+    assert about["quantize"] == MADE and "In 8-bit integers" in Path("exports/examples/README.md").read_text()
+    answers = json.loads(mlx("predict", "exports/examples", "new", "--json").out)["answers"]
+    assert [answer["class"] for answer in answers] == ["crow", "jay", "crow"]
+    for words in ("enrol exports/examples wren more/wren", "unenrol exports/examples jay"):
+        code, _, err = mlx(*words.split())
+        assert code == 2 and "export it anew with other examples: mlx export support=EXAMPLES quantize=int8" in err
+    code, _, err = mlx("explain", "exports/examples", "new")
+    assert code == 2 and "explain its checkpoint, or an artefact in floats" in err
+    with pytest.raises(UserError, match="load its checkpoint, or classify with mlx predict or predict.py"):
+        metalearn_cli.load("exports/examples")
+
+
+SHORT = {
+    "evaluate": "episodes=2 query=2",
+    "compress": "steps=1 val_episodes=2 query=2 evaluate.episodes=2",
+}
+"""Settings that make commands of the page short."""
+
+
 @pytest.mark.slow
-def test_the_commands_of_the_page(mlx: Callable, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_the_commands_of_the_page(
+    mlx: Callable, folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "docs" / "deploy.md").read_text(), flags=re.DOTALL)
     lines = [line for block in blocks for line in block.splitlines() if line.startswith("mlx ")]
-    assert len(lines) == 10
+    assert len(lines) == 14
+    monkeypatch.setattr(quantizing, "int8", lambda learner, episodes, graph: (graph, MADE))
     for line in lines:
         more: list[str] = []
         if "# texts" in line:
@@ -188,5 +234,7 @@ def test_the_commands_of_the_page(mlx: Callable, folder: Path, tmp_path_factory:
             rows = [f'"{sentence(k, i)}",{k}' for k in range(2) for i in range(2)]
             Path("questions.csv").write_text("\n".join(["text,label", *rows]))
             shutil.copy("questions.csv", "more_questions.csv")
+        if words := SHORT.get(line.split()[1]):
+            more = words.split()
         code, _, err = mlx(*shlex.split(line, comments=True)[1:], *more)
         assert code == 0, f"{line}\n{err}"

@@ -146,6 +146,7 @@ OTHERS = {
     *("data-my_photos.png", "reliability.png"),  # of `mlx data show` and of `calibration=N`
     "fits.png",  # of an evaluated regression
     *("artefact.json", "classes.safetensors", "learner.safetensors", "support.safetensors"),  # of `mlx export`
+    "compress.json",  # of `mlx compress`
     *("ablate.json", "journal.log", "output.json", "results.csv", "results.json"),  # of `mlx ablate` and of sweeps
 }
 """Files of other commands, which their own tests open."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from contract.components import specs
+from encoders import TRANSFORMERS, WORDS, encoder_into, weights_into
 from sources import images
 from trainings import GRAY, meta_trained
 
@@ -59,7 +61,7 @@ def items(facts: Facts, count: int) -> torch.Tensor:
 
 def learnt(backbone: str, algorithm: str) -> Enrolled:
     settings, facts = BACKBONES[backbone]
-    module = fresh_backbone(specs("backbone")[backbone] | settings, facts, seed=0)
+    module = fresh_backbone(specs("backbone").get(backbone, {}) | settings, facts, seed=0)
     built = build(specs("algorithm")[algorithm], "algorithm")
     learner = fresh_learner(built, network(module, 3 if built.traits.head else None), 3, "inductive", seed=0).at(1.0)
     return enrol(learner, module, items(facts, 6), torch.arange(3).repeat(2), {})
@@ -84,6 +86,36 @@ def test_the_graph_gives_what_torch_gives(backbone, algorithm):
             "Transpose",
             "Gemm",
         }
+
+
+HF, TIMM = "metalearn_cli.backbones.hf.Hf", "metalearn_cli.backbones.timm.Timm"
+FOREIGN = {
+    "text": Facts("text", (7,), "ids", 3, vocabulary=1 + len(WORDS)),
+    "image": Facts("image", (3, 16, 16), "unit", 3),
+    "audio": Facts("audio", (1, 300), "real", 3),
+    "test_vit": Facts("image", (3, 32, 32), "unit", 3),
+    "test_resnet": Facts("image", (3, 32, 32), "unit", 3),
+    "test_convnext": Facts("image", (3, 64, 64), "unit", 3),
+    "speaker": Facts("audio", (1600,), "real", 3),
+}
+
+
+@needs_onnx
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FOREIGN)
+def test_encoders_of_others_are_exported(name, tmp_path, monkeypatch):
+    facts, spec = FOREIGN[name], {"_target_": "metalearn_cli.backbones.speaker.Speaker"}
+    if name in TRANSFORMERS:
+        pytest.importorskip("transformers")
+        spec = {"_target_": HF, "path": str(encoder_into(tmp_path / name, name))}
+        if name == "text":
+            own = hashlib.sha256((tmp_path / name / "tokenizer.json").read_bytes()).hexdigest()
+            facts = facts._replace(tokenizer=own)
+    elif name != "speaker":
+        spec = {"_target_": TIMM, "name": name, "weights": str(weights_into(tmp_path, name))}
+    monkeypatch.setitem(BACKBONES, name, (spec, facts))
+    made = learnt(name, "protonet")
+    assert graph_of(made, items(facts, max(SIZES)))
 
 
 class OfThree(ProtoNet):
