@@ -56,7 +56,7 @@ def card(about: Mapping[str, Any]) -> str:
         "",
         f"`encoder.onnx` takes `items` [N, {', '.join(map(str, shape))}] ({about['input']['dtype']}) and gives "
         "`embeddings` and `logits` [N, classes], in the order of `classes` in artefact.json. It was compared with "
-        f"torch for {sizes} items: equal within {about['checked']['within']:g} of the largest number, or torch's rounding.",
+        f"torch for {sizes} items: equal within {about['checked']['within']:g}, or ten times torch's own rounding.",
         "",
         f"Batch statistics: {STATISTICS[about['statistics']]}.",
         "",

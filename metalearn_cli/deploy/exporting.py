@@ -30,7 +30,7 @@ SIZES = (1, 7, 75)
 CLOSE = 1e-5
 """The largest difference allowed, as a share of the largest value."""
 
-ROUNDINGS = 4
+ROUNDINGS = 10
 """How many times torch's own error it may be instead, where rounding is more than that: in deep networks, say."""
 
 
@@ -72,7 +72,8 @@ def graph_of(enrolled: Enrolled, tried: Tensor) -> bytes:
         UserError: if it cannot be exported, or only for a fixed number of items, or gives other answers.
     """
     check_installed()
-    whole, name = _Whole(enrolled).eval(), type(enrolled.learner.algorithm).__name__
+    whole, name = _Whole(enrolled), type(enrolled.learner.algorithm).__name__
+    whole.eval()
     try:
         with torch.no_grad(), quietly():
             whole(tried[:3])  # what is made on first use must not be traced
@@ -109,7 +110,7 @@ def _cause(error: BaseException) -> BaseException:
     return error
 
 
-def _compare(content: bytes, whole: nn.Module, tried: Tensor) -> None:
+def _compare(content: bytes, whole: _Whole, tried: Tensor) -> None:
     """Compare the graph with torch.
 
     Raises:

@@ -208,7 +208,7 @@ def test_what_integers_cost_is_told(mlx: Callable, folder: Path, monkeypatch: py
         assert code == 2 and "export it anew with other examples: mlx export support=EXAMPLES quantize=int8" in err
     code, _, err = mlx("explain", "exports/examples", "new")
     assert code == 2 and "explain its checkpoint, or an artefact in floats" in err
-    with pytest.raises(UserError, match="load its checkpoint, or classify with mlx predict or predict.py"):
+    with pytest.raises(UserError, match=r"load its checkpoint, or classify with mlx predict or predict\.py"):
         metalearn_cli.load("exports/examples")
 
 
