@@ -88,7 +88,7 @@ class Asked(NamedTuple):
         if not (folder / "config.json").is_file():
             told = f"{self.checkpoint.folder} is not in the folder of its run, which has the settings of its training"
             raise UserError(f"{told}; name the run")
-        values = runs.read_config(folder)
+        values = stages.recorded_settings(folder, self.stage)
         stages.change(values, self.changes)
         own = {"backbone": self.backbone, "init_from": start, "reinit": [], "runs_dir": self.runs_dir}
         config: Any = parse(STAGES[self.stage], values | own)

@@ -1,7 +1,7 @@
-"""Pruning: the channels of a chain of layers that matter least are taken out, which leaves a narrower network.
+"""Pruning: the channels of a chain of layers with the smallest weights are taken out, which leaves a narrower network.
 
-Source: Liu et al. 2017, https://arxiv.org/abs/1708.06519 (the scale of a channel's normalisation says how much it
-matters); Li et al. 2017, https://arxiv.org/abs/1608.08710 (without normalisation, the size of its weights).
+Source: Li et al. 2017, https://arxiv.org/abs/1608.08710. The scales of batch normalisation (Liu et al. 2017) say less
+here: nothing has drawn them to zero in training.
 
 Legend: O output channels, I input channels.
 """
@@ -41,7 +41,7 @@ def narrower(spec: Spec, amount: float) -> dict[str, Any]:
 
 
 def pruned(trained: nn.Module, narrow: nn.Module) -> Params:
-    """Return the tensors of a narrower backbone: those of a trained one, without the channels that matter least.
+    """Return the tensors of a narrower backbone: those of a trained one, without the channels of the smallest weights.
 
     Args:
         trained: the trained backbone: a chain of blocks with one layer of weights each, and a normalisation or none.
@@ -59,8 +59,7 @@ def pruned(trained: nn.Module, narrow: nn.Module) -> Params:
         layers = [name for name in own if tensors[name].ndim > 1]
         if len(layers) != 1 or layers[0] not in shapes:
             raise _no_chain(trained)
-        scales = [found[n] for n in own if n.endswith("weight") and n not in layers]
-        kept_O = _strongest(found[layers[0]], scales, shapes[layers[0]][0])
+        kept_O = _largest(found[layers[0]], shapes[layers[0]][0])
         outputs = len(found[layers[0]])
         for name in own:
             if len(found[name]) != outputs:
@@ -74,16 +73,9 @@ def pruned(trained: nn.Module, narrow: nn.Module) -> Params:
     return found
 
 
-def _strongest(weight: Tensor, scales: list[Tensor], count: int) -> Tensor:
-    """Return the numbers of the channels that matter most, sorted.
-
-    Args:
-        weight: of a layer [O, I, ...].
-        scales: those of its normalisation [O], if it has one.
-        count: how many.
-    """
-    strength = scales[0].abs() if scales else weight.flatten(1).norm(dim=1)
-    return strength.topk(count).indices.sort().values
+def _largest(weight: Tensor, count: int) -> Tensor:
+    """Return the numbers of the output channels of a weight [O, I, ...] that have the largest ones, sorted."""
+    return weight.flatten(1).norm(dim=1).topk(count).indices.sort().values
 
 
 def _of_inputs(weight: Tensor, kept: Tensor, inputs: int) -> Tensor:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from functools import cache
 from operator import itemgetter
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from metalearn_cli import stages
 from metalearn_cli.core.config import EvaluateConfig, parse
 from metalearn_cli.core.errors import UserError
 from metalearn_cli.core.learning import score
@@ -30,7 +30,7 @@ from metalearn_cli.deploy.enrolled import answered, learnt
 from metalearn_cli.deploy.exporting import INPUT, OUTPUTS, SIZES, outputs_of, quietly, session_of
 from metalearn_cli.deploy.trained import data_of, dataset, learner_of
 from metalearn_cli.records.checkpoint import open_checkpoint
-from metalearn_cli.records.runs import find_run, read_config
+from metalearn_cli.records.runs import find_run
 from metalearn_cli.stages.evaluation_episodes import tested_episodes
 from metalearn_cli.stages.scores import gain_of
 
@@ -92,9 +92,9 @@ def tested(result: Mapping[str, Any] | None, runs_dir: str) -> Tested:
     if not result:
         raise UserError("quantize=int8 tells what it costs on test episodes; type first: mlx evaluate")
     run = find_run(runs_dir, result["run"])
-    config = parse(EvaluateConfig, read_config(Path(run["folder"])))
     shape = {key: result[key] for key in ("way", "shot", "query") if result.get(key)}
-    sampler, count = tested_episodes(replace(config, **shape), dataset(run["data"]["spec"])), config.episodes
+    config = parse(EvaluateConfig, stages.recorded_settings(Path(run["folder"]), "evaluate") | shape)
+    sampler, count = tested_episodes(config, dataset(run["data"]["spec"])), config.episodes
     if (found := sampler.hash(count)) != run["episodes_hash"]:
         raise UserError(f"the data of {run['id']} have changed since: its episodes are others; evaluate again")
     return Tested(sampler, count, {"evaluation": run["id"], "episodes_hash": found, **shape})

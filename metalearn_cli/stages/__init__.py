@@ -112,7 +112,7 @@ def resume(folder: str, reporter: Reporter, changes: Mapping[str, Any], wait: fl
         raise ConfigError([Problem("wait", wrong)])
     with first_signal((), stop):
         runs.wait_for(Path(folder), wait)
-    info, values = runs.find_run("", folder), runs.read_config(Path(folder))
+    info = runs.find_run("", folder)
     stage = info["stage"]
     if stage not in JOBS:
         raise UserError(f"{info['id']} is a run of {stage}, which cannot be resumed; run it again: mlx {stage}")
@@ -122,10 +122,7 @@ def resume(folder: str, reporter: Reporter, changes: Mapping[str, Any], wait: fl
     if fixed:
         message = f"is fixed once a run has begun; begin a new one with: mlx {stage} init_from={info['id']}"
         raise ConfigError([Problem(key, message) for key in fixed])
-    try:
-        parse(STAGES[stage], values)
-    except ConfigError as error:
-        raise UserError(f"{Path(folder) / 'config.json'} is damaged, or of another version: {error}") from error
+    values = recorded_settings(Path(folder), stage)
     for setting, entry in {"init_from": info.get("parent"), "teacher": info.get("teacher")}.items():
         if entry and values.get(setting):
             values[setting] = runs.found_again(entry["checkpoint"], runs.beside_of(Path(folder)), values["runs_dir"])
@@ -206,6 +203,20 @@ def _process(runtime: Runtime) -> Iterator[None]:
         tune()
     with first_signal(runtime.stop_on, stop), logging_runs():
         yield
+
+
+def recorded_settings(folder: Path, stage: str) -> dict[str, Any]:
+    """Return the settings that a run of a stage was started with, as plain values.
+
+    Raises:
+        UserError: if they are missing, damaged, or not those of this version.
+    """
+    values = runs.read_config(folder)
+    try:
+        parse(STAGES[stage], values)
+    except ConfigError as error:
+        raise UserError(f"{folder / 'config.json'} is damaged, or of another version: {error}") from error
+    return values
 
 
 def change(values: dict[str, Any], changes: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:

@@ -177,3 +177,14 @@ def test_what_is_in_integers_answers_by_its_graph_and_does_not_change(learner, i
         with_class(learner, "owl", Inputs(("d",), x[:1]))
     with pytest.raises(UserError, match=anew):
         without_class(learner, "crow")
+
+
+def test_an_evaluation_of_another_version_is_named(learner, evaluation, monkeypatch):
+    read = stages.runs.read_config
+
+    def older(folder: Path) -> dict[str, Any]:
+        return {key: value for key, value in read(folder).items() if key != "varying"}
+
+    monkeypatch.setattr(stages.runs, "read_config", older)
+    with pytest.raises(UserError, match=r"config\.json is damaged, or of another version: .*varying"):
+        of_evaluation(learner, evaluation)
