@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
@@ -62,7 +63,10 @@ def compress(words: Words, runs_dir: str) -> dict[str, Any]:
         try:
             return compressing.compress(asked, reporter)
         except Stopped as stop:
-            raise Stopped(stop.number, "resume with: the same command" if reporter.folder else "") from stop
+            rest = [word for word in words.rest if not word.startswith("ckpt=")]
+            there = ["--runs-dir", runs_dir] * (runs_dir != "runs")
+            again = shlex.join(["mlx", "compress", f"ckpt={folder}", *rest, *there])
+            raise Stopped(stop.number, f"resume with: {again}") from stop  # latest is another by now
 
 
 def _read(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:

@@ -99,3 +99,23 @@ def test_what_is_wrong_is_told(mlx: Callable, words: str, told: str) -> None:
     code, out, err = mlx("compress", *words.split())
     assert (code, out) == (2, "") and told in err
     assert sorted(Path("runs").rglob("*")) == before
+
+
+def test_what_is_interrupted_says_how_it_goes_on(mlx: Callable, asked: list[Any], of_pictures: Path) -> None:
+    code, _, err = mlx("compress", f"ckpt={of_pictures}", "amount=0.25", "evaluate.normalisation=[inductive]")
+    resume = f"mlx compress ckpt={of_pictures} amount=0.25 'evaluate.normalisation=[inductive]'"
+    assert code == 130 and f"resume with: {resume}" in err
+
+
+def test_latest_is_no_network_that_was_only_pruned(mlx: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, made = compressing.stages.run, list[str]()
+
+    def nothing(stage: str, config: Any, *args: Any, **facts: Any) -> Any:
+        made.append(config.init_from)
+        raise Stopped(2, "")
+
+    monkeypatch.setattr(compressing.stages, "run", nothing)
+    assert mlx("compress", "amount=0.75", *QUICK).code == 130
+    monkeypatch.setattr(compressing.stages, "run", run)
+    code, _, err = mlx("evaluate", "episodes=2", "query=2")
+    assert code == 0 and made[0] not in err
