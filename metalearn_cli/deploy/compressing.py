@@ -112,6 +112,8 @@ def compress(asked: Asked, reporter: Reporter) -> dict[str, Any]:
         UserError: if the network cannot be made smaller, or cannot be trained.
         Stopped: after a signal.
     """
+    if facts_of_checkpoint(asked.checkpoint).regression:
+        raise UserError(f"{asked.checkpoint.folder} predicts numbers; only networks of classifiers can be made smaller")
     if asked.transfer is None:
         start = _pruned(asked, reporter)
     else:

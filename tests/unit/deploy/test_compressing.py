@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 from conftest import Said, smallest
+from contract.components import specs
 from trainings import GRAY, trained
 
+from metalearn_cli import stages
 from metalearn_cli.core.config import STAGES, parse
 from metalearn_cli.core.errors import UserError
 from metalearn_cli.deploy import compressing
@@ -128,6 +130,14 @@ def test_what_cannot_be_done_is_told_before_anything_is(learner, tmp_path):
     refused(own._replace(checkpoint=moved), "is not in the folder of its run, which has the settings of its training")
     method = {"_target_": "metalearn_cli.methods.distill.Distill"}
     refused(own._replace(transfer=distilling(method)), "teacher: .* has no classifier; name a run of transfer")
+
+
+def test_a_regression_is_refused(tmp_path):
+    data = {"_target_": "metalearn_cli.data.sinusoid.sinusoid"}
+    own = {"steps": 1, "val_episodes": 2, "way": 1, "data": data, "algorithm": specs("algorithm")["maml"]}
+    config: Any = parse(STAGES["meta-train"], smallest("meta-train", tmp_path, **own))
+    run = stages.run("meta-train", config, Said())
+    refused(asked(Path(run["checkpoint"])), "predicts numbers; only networks of classifiers can be made smaller")
 
 
 def test_a_frozen_network_is_to_be_distilled(tmp_path):
