@@ -71,9 +71,9 @@ class Asked(NamedTuple):
         Raises:
             UserError: if there is none.
         """
-        return dict(
-            self.student or narrower(without_weights(self.checkpoint.manifest["model"]["backbone"]), self.amount)
-        )
+        own = without_weights(self.checkpoint.manifest["model"]["backbone"])
+        learning = {"train": "all"} if "train" in own else {}
+        return dict(self.student or narrower(own | learning, self.amount))
 
     def config(self, start: str) -> Training:
         """Return the settings with which the stage trains the smaller network.
@@ -149,7 +149,7 @@ def _pruned(asked: Asked, reporter: Reporter) -> str:
         UserError: if the network cannot be pruned.
     """
     checkpoint, manifest, spec = asked.checkpoint, asked.checkpoint.manifest, asked.backbone
-    if (learning := spec.get("train", "all")) != "all":
+    if (learning := manifest["model"]["backbone"].get("train", "all")) != "all":
         raise UserError(
             f"the backbone is frozen (backbone.train={learning}), so that pruning cannot be repaired; {DISTIL}"
         )

@@ -140,8 +140,11 @@ def test_a_regression_is_refused(tmp_path):
     refused(asked(Path(run["checkpoint"])), "predicts numbers; only networks of classifiers can be made smaller")
 
 
-def test_a_frozen_network_is_to_be_distilled(tmp_path):
+def test_a_frozen_network_is_to_be_distilled(tmp_path, quick):
     backbone = {"_target_": "metalearn_cli.backbones.mlp.Mlp", "hidden": 8, "train": "none"}
     algorithm = {"_target_": "metalearn_cli.algorithms.feat.Feat"}  # which has tensors of its own to train
     frozen = trained("meta-train", "table", tmp_path, backbone=backbone, algorithm=algorithm)
+    record = compress(asked(frozen, transfer=distilling()), Said())
+    student = open_checkpoint(Path(record["checkpoint"])).manifest["model"]["backbone"]
+    assert (student["hidden"], student["train"]) == (4, "all")
     refused(asked(frozen), r"the backbone is frozen \(backbone.train=none\).*; type method=distill")
