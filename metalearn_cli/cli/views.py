@@ -25,6 +25,7 @@ from metalearn_cli.cli.phrases import (
     runs_option,
     scored,
     sizes,
+    spread,
     verdict,
     with_intervals,
 )
@@ -549,25 +550,21 @@ def exported(found: Mapping[str, Any]) -> None:
 
 def compressed(found: Mapping[str, Any], runs_dir: str) -> None:
     """Show what `mlx compress` has made, beside what it was made from."""
-    networks = found["networks"]
-    rows = [
-        [
-            {"trained": "trained", "prune": "pruned", "distill": "distilled"}[kind],
-            str(network["parameters"]),
-            f"{network['bytes'] / 1000:.0f}",
-            f"{1000 * network['seconds']:.3f}",
-            *(scored(result) for result in network["results"]),
-        ]
-        for kind, network in zip(("trained", found["method"]), networks, strict=True)
-    ]
-    scores = [f"!{_name(result)}" for result in networks[0]["results"]]
+    protocols, rows = [change["normalisation"] for change in found["changes"]], []
+    for kind, network in zip(("trained", found["method"]), found["networks"], strict=True):
+        results = {result["normalisation"]: result for result in reversed(network["results"])}  # from all classes first
+        own = [results.get(name) or results["none"] for name in protocols]
+        named = {"trained": "trained", "prune": "pruned", "distill": "distilled"}[kind]
+        size = [str(network["parameters"]), f"{network['bytes'] / 1000:.0f}", f"{1000 * network['seconds']:.3f}"]
+        rows.append([named, *size, *(spread(result["name"], result["value"], result["interval"]) for result in own)])
     sizes = ("parameters", "kB", "ms an item")
-    telling.table(_title(networks[0]["results"][0], found), ["network", *sizes, *scores], rows, right=sizes)
+    scores = [f"!accuracy, {name}" if name != "none" else "!accuracy" for name in protocols]
+    telling.table(_title(found["networks"][0]["results"][0], found), ["network", *sizes, *scores], rows, right=sizes)
     for change in found["changes"]:
         under = "" if change["normalisation"] == "none" else f", {change['normalisation']}"
-        size = f"{100 * change['gain']:+.2f} +- {100 * change['half_width']:.2f} percentage points"
+        points = f"{100 * change['gain']:+.2f} +- {100 * change['half_width']:.2f} percentage points"
         telling.say(
-            f"change of the accuracy{under}: {size} (95 %, in pairs over {change['over']['episodes']} episodes)"
+            f"change of the accuracy{under}: {points} (95 %, in pairs over {change['over']['episodes']} episodes)"
         )
     telling.say("ms an item: of the backbone in torch, statistics fixed, the median of 200 calls with one item")
     typed = ["mlx", "export", f"ckpt={found['run']}", "support=EXAMPLES"]

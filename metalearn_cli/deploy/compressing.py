@@ -209,8 +209,8 @@ def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[dict[s
     """Return what the second of two evaluations on the same episodes has gained, under each protocol."""
     count = before["results"][0]["over"]["episodes"]
     first, second = (Scores.read(Path(run["folder"]), count) for run in (before, after))
-    common = [name for name in first.protocols if name in second.protocols]
+    names = second.protocols if "none" in first.protocols else first.protocols  # "none" goes with each
     return [
-        {"normalisation": name, **gain_of((second.protocols[name] - first.protocols[name])[None], first.classes)}
-        for name in common
+        {"normalisation": name, **gain_of((second.under(name) - first.under(name))[None], first.classes)}
+        for name in names
     ]

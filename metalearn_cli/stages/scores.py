@@ -90,6 +90,10 @@ class Scores(NamedTuple):
     by_class: Mapping[str, Sequence[ClassScore]] = {}
     calibration: Mapping[str, Calibrated] = {}
 
+    def under(self, protocol: str) -> Tensor:
+        """Return the scores [E] under a protocol, or the only ones where there are no batch statistics."""
+        return self.protocols[protocol if protocol in self.protocols else "none"]
+
     def write(self, folder: Path) -> None:
         """Write episodes.csv: a line per episode, its classes, and their shots, separated by semicolons."""
         text = io.StringIO(newline="")

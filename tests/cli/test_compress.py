@@ -56,6 +56,17 @@ def test_a_table_says_what_pruning_costs(mlx: Callable, of_pictures: Path) -> No
     assert found["data"]["name"] == "images"
 
 
+def test_a_student_without_batch_statistics_is_compared_under_each_protocol(mlx: Callable, of_pictures: Path) -> None:
+    quick = [word for word in QUICK if "normalisation" not in word]
+    words = ["method=distill", "backbone=mlp", "backbone.hidden=9", "batch_size=4", *quick]
+    code, out, err = mlx("compress", f"ckpt={of_pictures}", *words)
+    assert code == 0, err
+    assert "accuracy, transductive   accuracy, inductive" in out.splitlines()[1]
+    (distilled,) = (line.split() for line in out.splitlines() if line.startswith("distilled"))
+    assert distilled[-8:-4] == distilled[-4:]  # the same scores
+    assert out.count("change of the accuracy, ") == 2
+
+
 def test_words_go_to_those_that_have_them(mlx: Callable, asked: list[Any]) -> None:
     mlx("compress", "ckpt=latest", "amount=0.25", *QUICK, "tasks=3", "optimizer.lr=0.5")
     (own,) = asked

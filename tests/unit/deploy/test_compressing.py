@@ -99,6 +99,7 @@ def test_a_student_learns_from_the_whole_network(checkpoint, quick):
     record = compress(asked(checkpoint, transfer=distilling(), student=student), Said())
     assert open_checkpoint(Path(record["checkpoint"])).manifest["model"]["backbone"] == student
     assert record["amount"] is None
+    assert [change["normalisation"] for change in record["changes"]] == ["transductive", "inductive"]
 
 
 def test_settings_of_the_training_are_changed(checkpoint, quick):
