@@ -17,8 +17,8 @@ from metalearn_cli.core.errors import UserError
 from metalearn_cli.deploy import deployed as deploying
 from metalearn_cli.deploy import quantizing
 from metalearn_cli.deploy.deployed import Deployed, Support, deployed, named, predicted, with_class, without_class
-from metalearn_cli.deploy.enrolled import embedded
-from metalearn_cli.deploy.exporting import INPUT, OUTPUTS, outputs_of, session_of
+from metalearn_cli.deploy.enrolled import answered, embedded
+from metalearn_cli.deploy.exporting import INPUT, OUTPUTS, latency, outputs_of, session_of
 from metalearn_cli.deploy.inputs import Inputs
 from metalearn_cli.deploy.quantizing import Quantized, check_quantizable, int8, quantized, scores_of
 from metalearn_cli.deploy.record import record_of
@@ -102,6 +102,7 @@ def test_the_encoder_is_in_integers_and_the_head_in_floats():
     (scale,) = (tensor for tensor in found.initializer if tensor.name == "w_scale")
     assert list(scale.dims) == [8]  # of each channel
     assert found.input[0].type.tensor_type.shape.dim[0].dim_param
+    assert 0 < latency(made, x) < 1
     for floats, integers in zip(outputs_of(session_of(graph), x), outputs_of(session_of(made), x), strict=True):
         assert 0 < (floats - integers).abs().max() < 0.05 * floats.abs().max()
 
@@ -188,3 +189,27 @@ def test_an_evaluation_of_another_version_is_named(learner, evaluation, monkeypa
     monkeypatch.setattr(stages.runs, "read_config", older)
     with pytest.raises(UserError, match=r"config\.json is damaged, or of another version: .*varying"):
         of_evaluation(learner, evaluation)
+
+
+def test_maps_that_a_graph_flattens_are_maps_again(tmp_path, monkeypatch):
+    checkpoint = meta_trained("images", tmp_path, GRAY, algorithm=specs("algorithm")["relation_net"], way=2)
+    own = {"ckpt": str(checkpoint), "episodes": EPISODES, "way": 2, "shot": 2, "normalisation": ["inductive"]}
+    config: Any = parse(STAGES["evaluate"], smallest("evaluate", tmp_path / "runs", **own))
+    stages.run("evaluate", config, Said())
+    learner = learner_of(checkpoint)
+    episodes, seen = of_evaluation(learner, {"runs": str(tmp_path / "runs")}), list[torch.Size]()
+
+    def outputs(session: bytes, items: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        z = embedded(learner.enrolled.learner, learner.enrolled.encoder, items)
+        seen.append(z.shape[1:])
+        return z.flatten(1), z.flatten(1)
+
+    def answers(enrolled: Any, z: torch.Tensor) -> torch.Tensor:
+        seen.append(z.shape[1:])
+        return answered(enrolled, z)
+
+    monkeypatch.setattr(quantizing, "session_of", lambda graph: graph)
+    monkeypatch.setattr(quantizing, "outputs_of", outputs)
+    monkeypatch.setattr(quantizing, "answered", answers)
+    assert len(scores_of(learner, b"a graph", episodes)) == EPISODES
+    assert len(set(seen)) == 1 and len(seen[0]) == 3
