@@ -7,7 +7,8 @@ import io
 import re
 import shlex
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -21,6 +22,14 @@ from metalearn_cli.core.places import expanded
 
 if TYPE_CHECKING:
     from metalearn_cli.core.types import Reporter
+
+PREDICTED = ("file", "class", "probability", "distance", "nearest", "unknown")
+STREAMED = ("item", "class", "answer", "right")
+MAPPED = ("item", "class", "new", "x", "y")
+"""The columns of answers and of maps as CSV."""
+
+METHODS = ("gradients", "occlusion", "permutation", "pca", "tsne", "network")
+"""Of `mlx explain`."""
 
 _COLUMN = "column."
 _SAME = 0.5  # correlation from which an explanation shows the item and not what was learnt
@@ -45,6 +54,8 @@ def predict(words: Words, runs_dir: str, reporter: Reporter) -> dict[str, Any]:
     learner, queries = _asked(words, settings, sources, runs_dir, reporter)
     if "support" in settings:
         learner = _calibrated(learner, episodes, keep, reporter)
+    elif learner.calibration:
+        _tell(learner.calibration, reporter)
     from metalearn_cli.deploy import deployed
 
     unlike = deployed.warnings_of(learner, queries)
@@ -52,11 +63,12 @@ def predict(words: Words, runs_dir: str, reporter: Reporter) -> dict[str, Any]:
         reporter.note(f"warning: unlike the examples, so that answers are less sure than they look: {way}")
     audited = _audited(settings, learner, reporter)
     found = {"ckpt": learner.trained.source, "classes": dict(learner.support.sizes), "unlike": unlike, **audited}
-    return {**found, "answers": deployed.predicted(learner, queries)}
+    calibration = learner.calibration and learner.calibration._asdict()
+    return {**found, "calibration": calibration, "answers": deployed.predicted(learner, queries)}
 
 
 def explain(words: Words, runs_dir: str, reporter: Reporter) -> dict[str, Any]:
-    """Explain the answers to files, with a checkpoint and examples or with an artefact, see `deploy.explained`.
+    """Explain a learner, of a checkpoint or an artefact: its answers, its map, its network, or what columns are worth.
 
     Args:
         words: the command line.
@@ -64,20 +76,94 @@ def explain(words: Words, runs_dir: str, reporter: Reporter) -> dict[str, Any]:
         reporter: gets a line on what is used.
 
     Returns:
-        `numbers`, the file of all numbers, and the `explanations`, each with its `picture`; without the values of
-        pixels, which are in the file.
+        what the function of the method returns.
 
     Raises:
         UserError: if something cannot be used.
     """
     settings, sources = _read(words)
-    method: Any = settings.get("method")
+    method = settings.get("method", "")
+    if method and method not in METHODS:
+        raise UserError(f"method must be one of {', '.join(METHODS)}, got {method!r}{meant(method, METHODS)}")
+    if "episodes" in settings and method != "permutation":
+        raise UserError("episodes is for method=permutation; leave it out")
     folder = Path(expanded(settings.get("out", "explained")))
-    if method not in (None, "gradients", "occlusion"):
-        raise UserError(f"method must be gradients or occlusion, got {method!r}")
     if folder.exists() and not folder.is_dir():
         raise UserError(f"out={folder} is no folder")
-    learner, queries = _asked(words, settings, sources, runs_dir, reporter)
+    if method == "permutation":
+        episodes = _whole(settings, "episodes", "100", "a number of episodes, 2 or more", 2)
+        return _columns_worth(_alone(settings, sources, runs_dir), folder, episodes)
+    if method == "network":
+        with importing():
+            from metalearn_cli.deploy.blocks import blocks
+        return blocks(_alone(settings, sources, runs_dir))
+    few = method in ("pca", "tsne")  # the examples alone may do
+    learner, queries = _asked(words, settings, sources, runs_dir, reporter, few)
+    return _map(learner, queries, method, folder) if few else _reasons(learner, queries, method, folder, reporter)
+
+
+def _alone(settings: Mapping[str, str], sources: Sequence[str], runs_dir: str) -> Any:
+    """Return what was trained, for what needs neither examples nor files.
+
+    Raises:
+        UserError: if something else is named.
+    """
+    exported = bool(sources) and _is_artefact(sources[0])
+    if others := [*sources[exported:], *(f"{key}=" for key in ("support", "statistics") if key in settings)]:
+        told = f"method={settings['method']} takes no {others[0]}"
+        raise UserError(f"{told}; type: mlx explain ckpt=latest method={settings['method']}")
+    if exported and "ckpt" in settings:
+        raise UserError(f"ckpt is not for an artefact, which has its own: {sources[0]}")
+    with importing():
+        from metalearn_cli.deploy import artefact, deployed
+    if exported:
+        return artefact.read_artefact(Path(expanded(sources[0])))[0].trained
+    return deployed.named(settings.get("ckpt", "latest"), runs_dir, "support")
+
+
+def _columns_worth(trained: Any, folder: Path, episodes: int) -> dict[str, Any]:
+    """Return what `deploy.importance` finds of the columns of a table, with its `picture` and its `numbers`."""
+    from metalearn_cli.deploy import importance
+    from metalearn_cli.records.plots import attribution_bars
+    from metalearn_cli.records.runs import write_json
+
+    found = importance.importance(trained, episodes)
+    picture, numbers = folder / "columns.png", folder / "columns.json"
+    own = found["columns"]
+    title = f"accuracy {found['accuracy']:.1%}, {found['way']}-way {found['shot']}-shot, {episodes} validation episodes"
+    told = "by how much it falls when the column is permuted, with its 95 % interval"
+    attribution_bars([(c["column"], c["fall"]) for c in own], title, picture, told, [c["interval"] for c in own])
+    write_json(numbers, found)
+    return {"folder": str(folder), "picture": str(picture), "numbers": str(numbers), **found}
+
+
+def _map(learner: Any, queries: Any, method: Any, folder: Path) -> dict[str, Any]:
+    """Return what `deploy.mapping` finds, with its `picture`, a page, and its `numbers`, a CSV."""
+    from metalearn_cli.cli import page
+    from metalearn_cli.deploy.mapping import mapped
+    from metalearn_cli.records.runs import write_text
+
+    found = mapped(learner, queries, method)
+    points = [
+        page.Point(f"{own['item']}: {own['class']}", own["class"], own["x"], own["y"], own["new"])
+        for own in found["points"]
+    ]
+    axis = page.of_components(*found["variance"]) if found["variance"] else "t-SNE: near items are alike"
+    told = "Each mark is an item, each colour and shape a class. Hollow marks are files, with the class of the answer."
+    picture, numbers = folder / "map.html", folder / "map.csv"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(picture, page.map_page("Where the items of classes lie", told, points, axis))
+    write_text(numbers, csv_of(found["points"], MAPPED))
+    return {"folder": str(folder), "picture": str(picture), "numbers": str(numbers), **found}
+
+
+def _reasons(learner: Any, queries: Any, method: Any, folder: Path, reporter: Reporter) -> dict[str, Any]:
+    """Return why a learner gives its answers, see `deploy.explained`.
+
+    Returns:
+        `numbers`, the file of all numbers, and the `explanations`, each with its `picture`; without the values of
+        pixels, which are in the file.
+    """
     learner.check_floats("explain its checkpoint, or an artefact in floats")
     from metalearn_cli.deploy import explained
 
@@ -85,6 +171,9 @@ def explain(words: Words, runs_dir: str, reporter: Reporter) -> dict[str, Any]:
     if not found[0]["examples"]:
         why = "each is the only one of its class, or the learner adapts its network to all of them"
         reporter.note(f"the influence of examples is not known: {why}")
+    if sure := [one["file"] for one in found if one["sum"] == 0 != one["difference"]]:
+        why = "is 1 to the last digit, whatever is left out; an artefact has calibrated ones: mlx export"
+        reporter.note(f"warning: the probability of the answer to {sure[0]} {why}")
     sanity = [one["sanity"] for one in found if one["sanity"] is not None]
     if sanity and fmean(sanity) > _SAME:
         same = "networks with shuffled weights give nearly the same maps, so that these do not show what was learnt"
@@ -137,8 +226,7 @@ def export(words: Words, runs_dir: str, reporter: Reporter) -> dict[str, Any]:
     if smaller:
         reporter.note("quantize: answering the test episodes in floats and in integers")
         graphs["int8"], record["quantize"] = smaller(graphs["float"])
-    folder.parent.mkdir(exist_ok=True)
-    with artefact.changing(folder):
+    with _made(folder.parent), artefact.changing(folder):
         _check_new(folder)  # another process may have written it meanwhile
         about = artefact.write_artefact(folder, learner, record, list(graphs.values())[-1])
     told = [card.result(about["result"]), *([card.change(about)] if smaller else [])]
@@ -164,7 +252,7 @@ def enrol(words: Words) -> dict[str, Any]:
     def added(learner: Any) -> Any:
         from metalearn_cli.deploy.deployed import reader_of, with_class
 
-        return with_class(learner, name, reader_of(learner.trained, _columns(settings)).queries(files))
+        return with_class(learner, name, reader_of(learner.trained, _columns(settings)).of_class(name, files))
 
     return _changed(folder, added)
 
@@ -205,6 +293,37 @@ def classes(folder: str) -> dict[str, Any]:
     return {"artefact": folder, "classes": dict(Counter(sorted(example["class"] for example in about["examples"])))}
 
 
+def stream(words: Words) -> dict[str, Any]:
+    """Give labelled items to an artefact's learner one by one, see `deploy.streamed`.
+
+    Returns:
+        the `artefact`, what `deploy.streamed.streamed` returns, and whether the items were `saved`.
+
+    Raises:
+        UserError: if something cannot be used; the artefact is then unchanged.
+    """
+    settings, others = _read(words)
+    if len(others) != 2:
+        raise UserError("mlx stream needs an artefact and its labelled items: mlx stream ARTEFACT FOLDER|TABLE")
+    name, source = others
+    shuffled, saved = _chosen(settings, "order", "given", "shuffled"), _chosen(settings, "save", "false", "true")
+    share, seed = _share(settings, "held_out", "0.2"), _whole(settings, "seed", "0", "a whole number")
+    replay = _whole(settings, "replay", "1", "a number of items, 1 or more", 1) if "replay" in settings else None
+    with importing():
+        from metalearn_cli.deploy import artefact, deployed, exporting, streamed
+    if saved:
+        exporting.check_installed()
+    learner, _ = artefact.read_artefact(Path(expanded(name)))
+    learner.check_floats("stream to an artefact in floats")
+    learning = streamed.learning_of(learner, replay, seed)
+    items = deployed.reader_of(learner.trained, _columns(settings)).labelled(source)
+    parts = streamed.parts_of(items.labels, share, shuffled, seed)
+    found = streamed.streamed(learner, items, parts, learning)
+    if saved:
+        _changed(name, lambda now: deployed.with_examples(now, items.of(parts.stream)))
+    return {"artefact": name, "saved": saved, **found}
+
+
 def _is_artefact(name: str) -> bool:
     """Whether a name is that of the folder of an artefact."""
     return bool(name) and (Path(expanded(name)) / "artefact.json").is_file()
@@ -220,6 +339,20 @@ def _check_new(folder: Path) -> None:
         raise UserError(f"{folder} exists; remove it, or choose another name: name=NAME")
 
 
+@contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """Make a folder for a block; if it fails, the folder goes again, unless it was there or something is in it."""
+    new = not folder.exists()
+    folder.mkdir(exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            if new:
+                folder.rmdir()
+        raise
+
+
 def _changed(name: str, change: Callable[[Any], Any]) -> dict[str, Any]:
     """Replace an artefact by a changed one."""
     with importing():
@@ -233,9 +366,22 @@ def _changed(name: str, change: Callable[[Any], Any]) -> dict[str, Any]:
 
 
 def _asked(
-    words: Words, settings: Mapping[str, str], sources: Sequence[str], runs_dir: str, reporter: Reporter
+    words: Words,
+    settings: Mapping[str, str],
+    sources: Sequence[str],
+    runs_dir: str,
+    reporter: Reporter,
+    few: bool = False,
 ) -> tuple[Any, Any]:
     """Return the learner that a command line names, a checkpoint's or an artefact's, and the items of its files.
+
+    Args:
+        words: the command line.
+        settings: those of it.
+        sources: its other words.
+        runs_dir: the folder of all runs.
+        reporter: gets a line on what is used.
+        few: whether there may be no files; the items are then None.
 
     Raises:
         UserError: if something cannot be used.
@@ -245,7 +391,7 @@ def _asked(
         raise UserError("support is missing: support=FOLDER, a folder with a folder of examples for each class")
     if not exported and _is_artefact(support := settings["support"]):
         raise UserError(f"{support} is an artefact, which has its own examples: mlx {words.command} {support} FILE")
-    if len(sources) == exported:
+    if len(sources) == exported and not few:
         raise UserError(f"there is nothing to {words.command}: {_typed(words)} FILE|FOLDER|TABLE")
     if exported and (extra := sorted(settings.keys() & ANSWERING)):
         raise UserError(f"{', '.join(extra)} is not for an artefact, which has its own: {sources[0]}")
@@ -254,7 +400,8 @@ def _asked(
     if exported:
         name, *sources = sources
         learner, _ = artefact.read_artefact(Path(expanded(name)))
-        queries = deployed.reader_of(learner.trained, _columns(settings)).queries(sources)
+        reader = deployed.reader_of(learner.trained, _columns(settings))
+        queries = reader.queries(sources) if sources else None
     else:
         learner, queries = _learnt(settings, runs_dir, sources)
         name = f"{settings.get('ckpt', 'latest')} -> {learner.trained.source['checkpoint']}"
@@ -281,7 +428,7 @@ def _learnt(settings: Mapping[str, str], runs_dir: str, sources: Sequence[str] =
         found.append(reader.queries(sources) if sources else None)
     raise_all(problems)
     support, queries = found
-    return deployed(trained, Support(support.names, support.labels, support.items)), queries
+    return deployed(trained, Support(support.names, support.labels, support.items, looks=support.looks)), queries
 
 
 def _quantizer(learner: Any, result: Mapping[str, Any] | None, runs_dir: str) -> Callable[[bytes], Any]:
@@ -296,13 +443,12 @@ def _quantizer(learner: Any, result: Mapping[str, Any] | None, runs_dir: str) ->
     return partial(quantizing.int8, learner, quantizing.tested(result, runs_dir))
 
 
-def csv_of(found: Mapping[str, Any]) -> str:
-    """Return answers as CSV, a row for each item."""
+def csv_of(found: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
+    """Return facts of items as CSV, a row for each."""
     file = io.StringIO()
     rows = csv.writer(file, lineterminator="\n")
-    columns = ("file", "class", "probability", "distance", "nearest", "unknown")
     rows.writerow(columns)
-    rows.writerows([cell(answer[name]) for name in columns] for answer in found["answers"])
+    rows.writerows([cell(answer[name]) for name in columns] for answer in found)
     return file.getvalue()
 
 
@@ -312,12 +458,30 @@ def _calibration(settings: Mapping[str, str], usual: int) -> tuple[int, float]:
     Raises:
         UserError: if they are no such numbers.
     """
-    episodes, keep = settings.get("calibration", str(usual)), settings.get("unknown.keep", "0.95")
-    if not episodes.isdecimal():
-        raise UserError(f"calibration must be a whole number of episodes, 0 for none, got {episodes!r}")
-    if not re.fullmatch(r"0?\.\d*[1-9]\d*", keep):
-        raise UserError(f"unknown.keep must be a number between 0 and 1, got {keep!r}")
-    return int(episodes), float(keep)
+    episodes = _whole(settings, "calibration", str(usual), "a whole number of episodes, 0 for none")
+    return episodes, _share(settings, "unknown.keep", "0.95")
+
+
+def _whole(settings: Mapping[str, str], key: str, usual: str, what: str, least: int = 0) -> int:
+    typed = settings.get(key, usual)
+    if not typed.isdecimal() or int(typed) < least:
+        raise UserError(f"{key} must be {what}, got {typed!r}")
+    return int(typed)
+
+
+def _share(settings: Mapping[str, str], key: str, usual: str) -> float:
+    typed = settings.get(key, usual)
+    if not re.fullmatch(r"0?\.\d*[1-9]\d*", typed):
+        raise UserError(f"{key} must be a number between 0 and 1, got {typed!r}")
+    return float(typed)
+
+
+def _chosen(settings: Mapping[str, str], key: str, usual: str, other: str) -> bool:
+    """Return whether the second of two values was chosen."""
+    typed = settings.get(key, usual)
+    if typed not in (usual, other):
+        raise UserError(f"{key} must be {other} or {usual}, got {typed!r}")
+    return typed == other
 
 
 def _audited(settings: Mapping[str, str], learner: Any, reporter: Reporter) -> dict[str, Any]:
@@ -326,10 +490,7 @@ def _audited(settings: Mapping[str, str], learner: Any, reporter: Reporter) -> d
     Raises:
         UserError: if they cannot be found, or the setting is neither true nor false.
     """
-    asked = settings.get("audit", "false")
-    if asked not in ("true", "false"):
-        raise UserError(f"audit must be true or false, got {asked!r}")
-    if asked == "false":
+    if not _chosen(settings, "audit", "false", "true"):
         return {}
     from metalearn_cli.deploy.deployed import suspects
 
@@ -346,12 +507,17 @@ def _calibrated(learner: Any, episodes: int, keep: float, reporter: Reporter) ->
     """Return a learner that was calibrated on validation episodes, if there are to be any."""
     if not episodes:
         return learner
-    from metalearn_cli.deploy.calibrating import told
     from metalearn_cli.deploy.deployed import with_calibration
 
     learner = with_calibration(learner, episodes, keep)
-    reporter.note(told(learner.calibration))
+    _tell(learner.calibration, reporter)
     return learner
+
+
+def _tell(calibration: Any, reporter: Reporter) -> None:
+    from metalearn_cli.deploy.calibrating import told
+
+    reporter.note(told(calibration))
 
 
 def _columns(settings: Mapping[str, str]) -> dict[str, str]:

@@ -203,7 +203,7 @@ def _predict(words: Words) -> int:
     with telling.reporting() as reporter:
         found = deploying.predict(words, _runs_dir(words), reporter)
     if "--csv" in words.options:
-        _show(words, found, lambda: print(deploying.csv_of(found), end=""))
+        _show(words, found, lambda: print(deploying.csv_of(found["answers"], deploying.PREDICTED), end=""))
         return errors.DONE
     _show(words, found, lambda: views.answers(found))
     return errors.DONE
@@ -214,7 +214,7 @@ def _explain(words: Words) -> int:
 
     with telling.reporting() as reporter:
         found = deploying.explain(words, _runs_dir(words), reporter)
-    _show(words, found, lambda: views.explanations(found))
+    _show(words, found, lambda: views.explained(found))
     return errors.DONE
 
 
@@ -261,6 +261,18 @@ def _classes(words: Words) -> int:
     with telling.reporting():
         found = deploying.classes(_expect(words, "ARTEFACT")[0])
     _show(words, found, lambda: views.enrolled(found))
+    return errors.DONE
+
+
+def _stream(words: Words) -> int:
+    from metalearn_cli.cli import deploying, telling, views
+
+    with telling.reporting():
+        found = deploying.stream(words)
+    if "--csv" in words.options:
+        _show(words, found, lambda: print(deploying.csv_of(found["answers"], deploying.STREAMED), end=""))
+        return errors.DONE
+    _show(words, found, lambda: views.streamed(found))
     return errors.DONE
 
 
@@ -422,6 +434,7 @@ _COMMANDS: dict[str, Callable[[Words], int]] = {
     "enrol": _enrol,
     "unenrol": _unenrol,
     "classes": _classes,
+    "stream": _stream,
     "ls": _ls,
     "cat": _cat,
     "cp": _cp,

@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from metalearn_cli.cli.drawing import (
     LEFT,
@@ -62,6 +62,24 @@ def page(record: Record, made: str) -> str:
         record: see `studies.report.gathered`.
         made: when and by what version, for the end of the page.
     """
+    return _framed(_title(record), _Page(record).sections(made))
+
+
+def map_page(title: str, told: str, points: Sequence[Point], axis: str) -> str:
+    """Return the page of a map of items.
+
+    Args:
+        title: of the page.
+        told: what is shown.
+        points: the items.
+        axis: what is shown across and upwards.
+    """
+    figure = tag("figure", _map(points, axis))
+    return _framed(escaped(title), [tag("h1", title), tag("p", told, class_="faint"), figure])
+
+
+def _framed(title: str, sections: Iterable[Html]) -> str:
+    """Return a page with its style and script, whose policy allows nothing else."""
     template = (Path(__file__).parent / "page.html").read_text()
     style, script = (re.search(f"<{name}>(.*?)</{name}>", template, re.DOTALL) for name in ("style", "script"))
     assert style and script
@@ -71,14 +89,32 @@ def page(record: Record, made: str) -> str:
         "base-uri 'none'; form-action 'none'"
     )
     head, tail = template.split("@@BODY@@")
-    head = head.replace("@@POLICY@@", policy).replace("@@TITLE@@", _title(record))
-    return head + "\n".join(_Page(record).sections(made)) + tail
+    head = head.replace("@@POLICY@@", policy).replace("@@TITLE@@", title)
+    return head + "\n".join(sections) + tail
 
 
 def _title(record: Record) -> str:
     number = len(record["runs"])
     only = record["runs"][0]
     return escaped(f"{only['stage']} {only['id']}" if number == 1 else f"{number} runs") + " - mlx report"
+
+
+class Point(NamedTuple):
+    """An item of a map.
+
+    Attributes:
+        title: what is shown of it when it is pointed at.
+        name: of its class.
+        x: its place across.
+        y: its place upwards.
+        new: whether it is no example of the class.
+    """
+
+    title: str
+    name: str
+    x: float
+    y: float
+    new: bool = False
 
 
 class _Page:
@@ -374,13 +410,23 @@ def _boxes(found: Sequence[Record]) -> list[list[Record]]:
 
 def _embedding(found: Mapping[str, Any]) -> Html:
     """Return the picture of an embedding map, see `records.embedding`, with a mark for each of its classes."""
-    points, (first, second) = found["points"], found["variance"]
-    names = list(dict.fromkeys(name for name, _, _ in points))
-    columns = [[point[column] for point in points] for column in (1, 2)]
-    along, marks = across(min(columns[0]), max(columns[0]))
-    told = f"first component, {100 * first:.0f} % of the variance; upwards the second, {100 * second:.0f} %"
-    up, parts = axes(min(columns[1]), max(columns[1]), marks, told)
-    parts += [marker(along(x), up(y), names.index(name), tag("title", name)) for name, x, y in points]
+    return _map([Point(name, name, x, y) for name, x, y in found["points"]], of_components(*found["variance"]))
+
+
+def of_components(first: float, second: float) -> str:
+    """Return what a map of principal components shows across and upwards."""
+    return f"first component, {100 * first:.0f} % of the variance; upwards the second, {100 * second:.0f} %"
+
+
+def _map(points: Sequence[Point], axis: str) -> Html:
+    """Return the picture of a map, with a mark for each class; those of new items are hollow."""
+    names = list(dict.fromkeys(point.name for point in points))
+    xs, ys = [point.x for point in points], [point.y for point in points]
+    along, marks = across(min(xs), max(xs))
+    up, parts = axes(min(ys), max(ys), marks, axis)
+    for point in points:
+        mark = marker(along(point.x), up(point.y), names.index(point.name), tag("title", point.title))
+        parts.append(tag("g", mark, class_="new") if point.new else mark)
     keys = []
     for index, name in enumerate(names):
         sign = tag("svg", marker(6, 5, index), class_="swatch", viewBox="0 0 12 10", aria_hidden="true")

@@ -514,8 +514,44 @@ def answers(found: Mapping[str, Any]) -> None:
     telling.table("", columns, rows, right=("probability %", "distance"))
 
 
-def explanations(found: Mapping[str, Any]) -> None:
-    """Show the explanations of `mlx explain`, a row for each item."""
+def explained(found: Mapping[str, Any]) -> None:
+    """Show what `mlx explain` has found, by its method."""
+    shown = {"explanations": _explanations, "columns": _columns_worth, "points": _map, "blocks": _network}
+    next(show for key, show in shown.items() if key in found)(found)
+
+
+def _columns_worth(found: Mapping[str, Any]) -> None:
+    """Show by how much accuracy falls without each column of a table."""
+    rows = [[own["column"], spread("accuracy", own["fall"], own["interval"])] for own in found["columns"]]
+    accuracy = spread("accuracy", found["accuracy"], found["interval"])
+    title = f"{found['way']}-way {found['shot']}-shot, accuracy {accuracy} on {found['episodes']} validation episodes"
+    telling.table(title, ["column", "!falls by, when it is permuted"], rows)
+    if found["sanity"] is not None:
+        telling.say(f"sanity: rank correlation with networks of shuffled weights {found['sanity']:.2f}")
+    telling.say(f"picture: {found['picture']}\nnumbers: {found['numbers']}")
+
+
+def _map(found: Mapping[str, Any]) -> None:
+    """Show where the map of items is."""
+    new = sum(point["new"] for point in found["points"])
+    telling.say(f"{len(found['points']) - new} examples and {new} files by {found['method']}")
+    telling.say(f"picture: {found['picture']}\nnumbers: {found['numbers']}")
+
+
+def _network(found: Mapping[str, Any]) -> None:
+    """Show the blocks of a network."""
+    rows = [["", "input", _listing(found["input"]), "", ""]]
+    for number, block in enumerate(found["blocks"], start=1):
+        output = "-" if block["output"] is None else _listing(block["output"])
+        learns = " and ".join(block["learn"]) or "never"
+        rows.append([str(number), block["layers"], output, f"{block['parameters']:,}", learns])
+    columns = ["!", "layers", "!output", "!parameters", "learns"]
+    telling.table(f"{found['backbone']} with {found['learner']}", columns, rows, right=("parameters",))
+    telling.say(f"{found['parameters']:,} parameters")
+
+
+def _explanations(found: Mapping[str, Any]) -> None:
+    """Show why files get their answers, a row for each."""
     rows = [
         [
             one["file"],
@@ -530,6 +566,27 @@ def explanations(found: Mapping[str, Any]) -> None:
     columns = ("file", "class", "probability %", "sanity", "strongest example", "picture")
     telling.table("", columns, rows, right=("probability %", "sanity"))
     telling.say(f"numbers: {found['numbers']}")
+
+
+def streamed(found: Mapping[str, Any]) -> None:
+    """Show how well a learner of `mlx stream` has answered and learnt."""
+    labels = {
+        "prequential": "right before it is learnt (prequential accuracy)",
+        "repeated": "right if the answer is the class of the item before",
+        "held_out": "right at the end, of items held out",
+        "forgetting": "forgotten: lower at the end than after the last item of the class",
+    }
+    rows = []
+    for key, label in labels.items():
+        ((unit, number),) = found[key]["over"].items()
+        rows.append([label, spread("accuracy", found[key]["value"], found[key]["interval"]), f"{number} {unit}"])
+    telling.table(f"stream {found['artefact']}", ["", "!share", "!over"], rows)
+    classes = f"{found['known']} classes known before, {found['new']} new"
+    telling.say(f"{found['items']} items in the stream, {classes}; it learns {found['learning']}.")
+    telling.say("+- is the half-width of a 95 % interval. A stream that comes class by class flatters the first share;")
+    telling.say("compare it with the second. The third is of items that were taken out before the stream began.")
+    if found["saved"]:
+        telling.say(f"{found['artefact']} has the items of the stream as examples now.")
 
 
 def exported(found: Mapping[str, Any]) -> None:

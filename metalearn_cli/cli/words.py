@@ -21,12 +21,13 @@ COMMANDS = {
     "ablate": "run the chain with and without its stages, and say what each is worth",
     "resume": "complete an interrupted run",
     "predict": "classify files by a few labelled examples, with a trained learner",
-    "explain": "show which parts of files, and which examples, speak for a learner's answers",
+    "explain": "show what speaks for a learner's answers: parts of files, examples; draw its classes and network",
     "export": "write a trained learner and its examples into a folder that runs anywhere (ONNX)",
     "compress": "make a trained network smaller by pruning or distillation, and say what that costs",
     "enrol": "add a class to an exported learner; nothing is trained",
     "unenrol": "take a class out of an exported learner",
     "classes": "list the classes of an exported learner, and their examples",
+    "stream": "give labelled items to an exported learner one by one, and score it",
     "ls": "list the choices: data, networks, learners, recipes",
     "cat": "print the file of a choice",
     "cp": "copy a choice into your own folder of configs",
@@ -69,7 +70,9 @@ DEPLOYING = {
     "predict": {**ANSWERING, "audit": _AUDIT},
     "explain": {
         **{key: ANSWERING[key] for key in ("ckpt", "support", "statistics", "column.label")},
-        "method": "gradients (the default for pictures and recordings) or occlusion (for texts and tables, too)",
+        "method": "gradients (the default for pictures and recordings), occlusion (for texts and tables, too), "
+        "permutation (what columns of a table are worth), pca or tsne (a map of classes) or network (its blocks)",
+        "episodes": "validation episodes of method=permutation (default: 100)",
         "out": "the folder of pictures and numbers (default: explained)",
     },
     "export": {
@@ -85,9 +88,19 @@ DEPLOYING = {
         "steps": "of the training; likewise each setting of its stage, of transfer (distill) and of evaluate;",
         "evaluate.episodes": "with its section, as in mlx run, a setting is for this stage alone",
     },
-    "enrol": {"column.path": "the column of the files in a table, if it has no usual name; so column.text"},
+    "enrol": {"column.label": f"{ANSWERING['column.label']}; column.label= for none"},
+    "stream": {
+        "order": "given: as in the table or folder (the default); or shuffled",
+        "held_out": "the share of each class that is not in the stream, but scored at its end (default: 0.2)",
+        "seed": "of what is held out, and of a shuffled order (default: 0)",
+        "replay": "items of a class that are remembered, by learners without class means (default: 10)",
+        "save": "put the items of the stream into the artefact: true or false (the default)",
+        "column.label": ANSWERING["column.label"],
+    },
 }
 """The settings of the commands that use a trained learner."""
+NAMING = ("predict", "explain", "enrol", "unenrol", "stream")
+"""The commands whose words may be names of classes and files, which may begin with a dash."""
 REPORTS = (REPORT := "html", "md", "json", "csv")
 """The formats of `mlx report`; the first one if none is named."""
 TAKING_SETTINGS = (*STAGES, "verify", "ablate", "validate", "data")
@@ -126,7 +139,7 @@ OPTIONS = (
     _RUNS_DIR,
     Option("--out", "", "FILE", f"file to write (default: report.{REPORT}; stdout for other formats)", ("report",)),
     Option("--format", "", "NAME", f"{', '.join(REPORTS)} (default: {REPORT})", ("report",), REPORTS),
-    Option("--csv", "", "", "print the answers as CSV", ("predict",)),
+    Option("--csv", "", "", "print the answers as CSV", ("predict", "stream")),
     Option("--bench", "", "", "time a meta-training step with each task batching and precision", ("doctor",)),
     Option("--multirun", "-m", "", "run each of comma-separated values; see mlx ls sweep local", (*STAGES, "validate")),
     Option("--config-dir", "-cd", "DIR", "a folder with your own configs", _COMPOSING),
@@ -169,7 +182,7 @@ def parse(argv: Sequence[str]) -> Words:
     """Parse a command line; options may come before or after the command.
 
     An unknown option is kept in `rest`, with its value: it may be meant as a setting, and the check of the settings
-    then shows how to write it.
+    then shows how to write it. After the word -- there are no options.
 
     Raises:
         UserError: for an unknown command, a misspelt option, one without its value, or one of another command.
@@ -178,6 +191,9 @@ def parse(argv: Sequence[str]) -> Words:
     options, rest, tokens, unknown = {}, [], list(argv), []
     while tokens:
         word = tokens.pop(0)
+        if word == "--":
+            rest += tokens
+            break
         if not word.startswith("-"):
             rest.append(word)
             continue
@@ -214,9 +230,10 @@ def parse(argv: Sequence[str]) -> Words:
         value = value or " ".join(rest) or "..."
         raise UserError(f"there is no option --{name}; did you mean: mlx runs {name}={value}")
     if unknown and command not in TAKING_SETTINGS:
-        raise UserError(
-            f"there is no option {unknown[0]}; see: {' '.join(['mlx', *[command][: bool(command)], '--help'])}"
-        )
+        hint = f"see: {' '.join(['mlx', *[command][: bool(command)], '--help'])}"
+        if command in NAMING:
+            hint += f"; if it is a name, all names go behind --, as in: mlx {command} -- ARTEFACT {unknown[0]}"
+        raise UserError(f"there is no option {unknown[0]}; {hint}")
     folder = next((word.partition("=")[2] for word in rest if word.startswith("runs_dir=")), "")
     if folder and command in _RUNS_DIR.commands:
         raise UserError(f"mlx {command} has no setting runs_dir; did you mean: --runs-dir {folder}")

@@ -29,13 +29,12 @@ from metalearn_cli import __version__
 from metalearn_cli.core.check import shown
 from metalearn_cli.core.errors import InUseError, UserError
 from metalearn_cli.core.network import Params
-from metalearn_cli.core.random import seeded
 from metalearn_cli.data.common.splits import ONE
 from metalearn_cli.deploy.calibrating import of_record
 from metalearn_cli.deploy.card import card
 from metalearn_cli.deploy.deployed import Deployed, Support, deployed
 from metalearn_cli.deploy.exporting import CLOSE, SIZES, graph_of
-from metalearn_cli.deploy.trained import Trained, facts_of
+from metalearn_cli.deploy.trained import Trained, facts_of, random_items
 from metalearn_cli.records.checkpoint import packed, tensors_in
 from metalearn_cli.records.runs import LACKING, as_json, flush, read_json, sha256_of, write_bytes
 from metalearn_cli.records.shapes import ARTEFACT, FACTS, misshapen
@@ -59,15 +58,9 @@ def items_to_try(learner: Deployed) -> Tensor:
     Raises:
         UserError: if items are made of parts.
     """
-    shape, most = learner.trained.facts.shape, learner.trained.facts.vocabulary
-    if not isinstance(shape, tuple):
+    if not isinstance(items := random_items(learner.trained.facts, max(SIZES)), Tensor):
         raise UserError("items of several parts cannot be exported yet")
-    with seeded(0, "export"):
-        if learner.trained.facts.values == "ids":
-            assert isinstance(most, int)
-            return torch.randint(1, most, (max(SIZES), *shape))
-        draw = torch.rand if learner.trained.facts.values == "unit" else torch.randn
-        return draw(max(SIZES), *shape)
+    return items
 
 
 def write_artefact(
@@ -242,10 +235,11 @@ def statistics_named(learner: Deployed) -> str:
 
 def _stored(support: Support, values: Any) -> Params:
     """Return the examples as they are stored: pictures as bytes."""
+    looks = {} if support.looks is None else {"looks": support.looks}
     if support.embedded:
-        return {"embeddings": support.x} | ({} if support.looks is None else {"looks": support.looks})
+        return {"embeddings": support.x, **looks}
     rounded = (support.x * ONE).round().byte() if values == "unit" else support.x
-    return {"items": rounded if torch.equal(rounded.float() / ONE, support.x) else support.x}
+    return {"items": rounded if torch.equal(rounded.float() / ONE, support.x) else support.x, **looks}
 
 
 def _put(folder: Path, files: Mapping[str, bytes]) -> None:

@@ -25,6 +25,9 @@ STEPS, MOST = 50, 400
 CLOSE = 0.01
 """The error of the sum of gradients with which points are enough, as a share of what it should be."""
 
+NETWORKS = 5
+"""Networks with shuffled weights that an explanation is compared with."""
+
 WINDOWS = 7  # side by side in the height and in the width of a picture; as many again lie between them
 
 
@@ -95,9 +98,14 @@ def shuffled(enrolled: Enrolled, x: Tensor, seed: int) -> Enrolled:
     encoder = copy.deepcopy(enrolled.encoder)
     with torch.no_grad(), seeded(seed, "shuffled"):
         for tensor in encoder.parameters():
-            tensor.copy_(tensor.flatten()[torch.randperm(tensor.numel())].view_as(tensor))
+            tensor.copy_(in_random_order(tensor))
     statistics = statistics_of(encoder, x) if enrolled.learner.net.batch_statistics else {}
     return enrolled._replace(encoder=folded(encoder, statistics))
+
+
+def in_random_order(tensor: Tensor) -> Tensor:
+    """Return the numbers of a tensor in an order that torch's generator draws."""
+    return tensor.flatten()[torch.randperm(tensor.numel())].view_as(tensor)
 
 
 def _slope(score: Score, x: Tensor, background: Tensor, steps: int) -> Tensor:

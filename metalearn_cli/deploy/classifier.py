@@ -6,7 +6,7 @@ Legend: S support items, N items, W classes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -18,13 +18,13 @@ from metalearn_cli.core.errors import UserError
 from metalearn_cli.core.items import Items, size
 from metalearn_cli.core.places import expanded
 from metalearn_cli.core.stages import TABLE
-from metalearn_cli.deploy.artefact import is_artefact, read_artefact
+from metalearn_cli.deploy.artefact import ABOUT, is_artefact, read_artefact
 from metalearn_cli.deploy.enrolled import Answers, Enrolled, answers, enrol, learnt
 from metalearn_cli.deploy.folding import folded
 from metalearn_cli.deploy.given import items_of
 from metalearn_cli.deploy.inputs import Reader
 from metalearn_cli.deploy.trained import Statistics, Trained, learner_of, of_checkpoint
-from metalearn_cli.records.checkpoint import open_checkpoint
+from metalearn_cli.records.checkpoint import MANIFEST_FILE, open_checkpoint
 from metalearn_cli.records.runs import find_checkpoint
 
 
@@ -64,6 +64,7 @@ class FewShotClassifier:
     _estimator_type = "classifier"
     _enrolled: Enrolled
     _learnt: _Learnt
+    _trained: Trained
     classes_: NDArray[Any]
 
     def __init__(self, source: str, statistics: Statistics = "support") -> None:
@@ -147,7 +148,12 @@ class FewShotClassifier:
             self._learn(self._learnt)
 
     def _opened(self) -> Trained:
-        return self.__dict__.get("_trained") or _trained(self.source, self.statistics)
+        if "_trained" not in self.__dict__:
+            folder = Path(self.source)
+            about = folder / (ABOUT if is_artefact(folder) else MANIFEST_FILE)
+            told = about.read_bytes() if about.is_file() else b""
+            self._trained = _trained(self.source, self.statistics, told)
+        return self._trained
 
     @property
     def _reader(self) -> Reader:
@@ -191,15 +197,22 @@ def _exported(folder: Path) -> FewShotClassifier:
     learner, about = read_artefact(folder)
     learner.check_floats("load its checkpoint, or classify with mlx predict or predict.py")
     made = FewShotClassifier(str(folder), about["statistics"])
+    made._trained = learner.trained
     made.classes_, codes = np.unique(learner.support.labels, return_inverse=True)
     temperature = learner.calibration.temperature if learner.calibration else 1.0
     made._learn(_Learnt(learner.support.x, torch.from_numpy(codes), learner.support.embedded, temperature))
     return made
 
 
-@cache
-def _trained(source: str, statistics: Statistics) -> Trained:
-    """Read a checkpoint or an artefact, once for all copies of a classifier."""
+@lru_cache(maxsize=8)
+def _trained(source: str, statistics: Statistics, about: bytes) -> Trained:
+    """Read a checkpoint or an artefact, once for all copies of a classifier.
+
+    Args:
+        source: its folder.
+        statistics: see `load`.
+        about: the file that says what it is, with the sha256 of the others: it may be replaced.
+    """
     if is_artefact(Path(source)):
         return read_artefact(Path(source))[0].trained
     return of_checkpoint(open_checkpoint(Path(source)), statistics)

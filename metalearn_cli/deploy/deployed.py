@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from metalearn_cli.core.errors import UserError
-from metalearn_cli.core.items import Items, size
+from metalearn_cli.core.items import Facts, Items, size
 from metalearn_cli.core.places import expanded
 from metalearn_cli.core.stages import TABLE
 from metalearn_cli.deploy.calibrating import Calibration, calibrated
@@ -35,7 +35,7 @@ from metalearn_cli.deploy.enrolled import (
 )
 from metalearn_cli.deploy.exporting import outputs_of, session_of
 from metalearn_cli.deploy.folding import folded
-from metalearn_cli.deploy.inputs import ENDINGS, Inputs, Reader
+from metalearn_cli.deploy.inputs import ENDINGS, Inputs, Reader, check_class
 from metalearn_cli.deploy.looks import looks_of, unlike
 from metalearn_cli.deploy.trained import Statistics, Trained, data_of, learner_of, of_checkpoint
 from metalearn_cli.records.checkpoint import open_checkpoint
@@ -52,7 +52,7 @@ class Support(NamedTuple):
         labels: the class of each.
         x: the items [S, ...], or their embeddings where the learner needs no more to learn a further class.
         embedded: whether they are embeddings.
-        looks: of pictures, see `looks_of`; None of other items, or before `deployed` has computed them.
+        looks: see `looks`; None of items that have none, and of pictures before `deployed` has computed them.
     """
 
     names: tuple[str, ...]
@@ -142,7 +142,7 @@ def deployed(trained: Trained, support: Support, calibration: Calibration | None
     if support.embedded:
         found = learnt(learner, folded(backbone, trained.statistics), support.x, y)
     else:
-        support = support._replace(looks=looks_of(support.x, trained.facts))
+        support = support._replace(looks=_looks(support.looks, support.x, trained.facts))
         found = enrol(learner, backbone, support.x, y, trained.statistics)
         if not needs_items(learner, trained.statistics):
             support = support._replace(x=found.embedded, embedded=True)
@@ -235,11 +235,16 @@ def left_out(learner: Deployed) -> Iterator[tuple[int, Enrolled]]:
 
 
 def warnings_of(learner: Deployed, queries: Inputs) -> list[str]:
-    """Return in which ways some pictures are unlike the examples, each with their names."""
-    looks = looks_of(queries.items, learner.trained.facts)
+    """Return in which ways some items are unlike the examples, each with their names."""
+    facts = learner.trained.facts
+    looks = _looks(queries.looks, queries.items, facts)
     if looks is None or learner.support.looks is None:
         return []
-    return unlike(learner.support.looks, looks, queries.names)
+    return unlike(facts.kind, learner.support.looks, looks, queries.names)
+
+
+def _looks(given: Tensor | None, x: Tensor, facts: Facts) -> Tensor | None:
+    return looks_of(x, facts) if given is None else given
 
 
 def with_class(learner: Deployed, name: str, examples: Inputs) -> Deployed:
@@ -253,18 +258,26 @@ def with_class(learner: Deployed, name: str, examples: Inputs) -> Deployed:
     Raises:
         UserError: if the name cannot be used, if it knows the class, or can have no further one.
     """
-    learner.check_floats(_ANEW)
-    if not name.isprintable() or not name or name != name.strip():
-        raise UserError(f"the name of a class must be printable, without spaces around it, got {name!r}")
+    check_class(name)
     if name in learner.classes:
         raise UserError(f"the class {name} exists, with {learner.support.sizes[name]} examples; take another name")
-    x, names, trained = examples.items, examples.names, learner.trained
-    looks = looks_of(x, trained.facts)
+    return with_examples(learner, examples._replace(labels=(name,) * len(examples.names)))
+
+
+def with_examples(learner: Deployed, examples: Inputs) -> Deployed:
+    """Return a learner that has more examples, of classes that it knows or of others; nothing is trained.
+
+    Raises:
+        UserError: if it can have no further class.
+    """
+    learner.check_floats(_ANEW)
+    x, names, labels, trained = examples.items, examples.names, examples.labels, learner.trained
+    looks = _looks(examples.looks, x, trained.facts)
     if learner.support.embedded:
         x = embedded(learner.enrolled.learner, learner.enrolled.encoder, x)
     if trained.facts.kind in ENDINGS:  # as in a folder of the class
-        names = tuple(f"{name}/{PurePath(file).name}" for file in names)
-    own = Support(names, (name,) * len(names), x, learner.support.embedded, looks)
+        names = tuple(f"{label}/{PurePath(file).name}" for label, file in zip(labels, names, strict=True))
+    own = Support(names, labels, x, learner.support.embedded, looks)
     return deployed(trained, learner.support.joined(own), learner.calibration)
 
 

@@ -20,7 +20,18 @@ from metalearn_cli.core.errors import UserError
 from metalearn_cli.data.common.sounds import mel_edges
 from metalearn_cli.data.common.tables import places_of
 from metalearn_cli.data.common.texts import PADDING, tokens_of
-from metalearn_cli.deploy.attributions import MOST, STEPS, Score, alike, gradients, occlusion, shuffled, spread, windows
+from metalearn_cli.deploy.attributions import (
+    MOST,
+    NETWORKS,
+    STEPS,
+    Score,
+    alike,
+    gradients,
+    occlusion,
+    shuffled,
+    spread,
+    windows,
+)
 from metalearn_cli.deploy.deployed import Deployed, left_out, predicted
 from metalearn_cli.deploy.enrolled import AT_ONCE, Enrolled, answered, embedded, embedding, logits_of
 from metalearn_cli.deploy.inputs import Inputs
@@ -31,9 +42,6 @@ Method = Literal["gradients", "occlusion"]
 """How the parts of an item are weighed."""
 
 NUMBERS = "explanations.json"
-NETWORKS = 5
-"""Networks with shuffled weights that an explanation is compared with."""
-
 INKED = 0.05  # of 1: pixels that differ more from the background are compared
 LETTERS = 40  # most letters of a file's name in the name of its picture
 
@@ -158,7 +166,7 @@ def _score(learner: Deployed, enrolled: Enrolled, k: int) -> Score:
 
     def score(x: Tensor) -> Tensor:
         z = embedding(enrolled.learner, enrolled.encoder)(x)
-        return (logits_of(enrolled, z) / temperature).log_softmax(1)[:, k]
+        return (logits_of(enrolled, z).double() / temperature).log_softmax(1)[:, k]  # of 1 - 1e-9, too
 
     return score
 
@@ -203,7 +211,7 @@ def _influences(learner: Deployed, x: Tensor, classes: Sequence[int]) -> list[li
     z, answers = embedded(learner.enrolled.learner, learner.enrolled.encoder, x), torch.tensor(classes)[:, None]
 
     def logarithms(enrolled: Enrolled) -> Tensor:
-        return (answered(enrolled, z) / temperature).log_softmax(1).gather(1, answers)[:, 0]
+        return (answered(enrolled, z).double() / temperature).log_softmax(1).gather(1, answers)[:, 0]
 
     whole, support = logarithms(learner.enrolled), learner.support
     lost = {i: (whole - logarithms(without)).tolist() for i, without in left_out(learner)}

@@ -7,10 +7,10 @@ Legend: N items, ... the shape of one item.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,7 +41,9 @@ from metalearn_cli.data.common.tables import vectors
 from metalearn_cli.data.common.texts import Passage, encoded
 from metalearn_cli.data.text import COLUMN as COLUMN_OF_TEXTS
 from metalearn_cli.data.text import passages
+from metalearn_cli.deploy import looks
 
+_Read = tuple[Tensor, Tensor | None]  # items and their looks
 ENDINGS = {"image": tuple(images.FORMATS), "audio": sounds.FORMATS}
 """The ends of the names of files that are one item each, by the kind of item."""
 
@@ -53,11 +55,18 @@ class Inputs(NamedTuple):
         names: where each was found.
         items: [N, ...].
         labels: the class of each; () if they were not asked for.
+        looks: of texts and recordings, whose items do not show them, see `looks`; None of others.
     """
 
     names: tuple[str, ...]
     items: Tensor
     labels: tuple[str, ...] = ()
+    looks: Tensor | None = None
+
+    def of(self, numbers: Sequence[int]) -> Inputs:
+        """Return the items of these numbers."""
+        names, labels = (tuple(values[i] for i in numbers if values) for values in (self.names, self.labels))
+        return Inputs(names, self.items[numbers], labels, None if self.looks is None else self.looks[numbers])
 
 
 class Reader(NamedTuple):
@@ -87,22 +96,32 @@ class Reader(NamedTuple):
             return "text"
         return "table" if self.facts.kind == "vector" and "columns" in known else ""
 
-    def support(self, source: str) -> Inputs:
-        """Read labelled items: a folder with a folder for each class, an archive of it, or a table.
+    def labelled(self, source: str) -> Inputs:
+        """Read labelled items in their order: a folder with a folder for each class, an archive of it, or a table.
 
         Raises:
-            UserError: if it cannot be used, or has fewer than two classes.
+            UserError: if it cannot be used.
         """
         self._check_kind()
         path = _existing(source)
         with _about(source):
             found = self._labelled(path)
+        for name in sorted(set(found.labels)):
+            check_class(name)
+        return found
+
+    def support(self, source: str) -> Inputs:
+        """Read labelled items class by class, see `labelled`.
+
+        Raises:
+            UserError: if they cannot be used, or are of fewer than two classes.
+        """
+        found = self.labelled(source)
         classes = sorted(set(found.labels))
         if len(classes) < 2:
             told = f"has only the class {classes[0]}" if classes else "has no classes"
             raise UserError(f"{source} {told}; two or more are needed, each with a folder or a label of its own")
-        order = sorted(range(len(found.labels)), key=lambda i: found.labels[i])  # whatever the order in the source
-        return Inputs(tuple(found.names[i] for i in order), found.items[order], tuple(found.labels[i] for i in order))
+        return found.of(sorted(range(len(found.labels)), key=lambda i: found.labels[i]))
 
     def queries(self, sources: Sequence[str]) -> Inputs:
         """Read items without labels: files, folders, archives and tables; for texts also the texts themselves.
@@ -110,16 +129,29 @@ class Reader(NamedTuple):
         Raises:
             UserError: if one of them cannot be used.
         """
+        return self._all(sources, self._queries)
+
+    def of_class(self, name: str, sources: Sequence[str]) -> Inputs:
+        """Read items of a class, from what `queries` takes; of a table with a column of labels, those with its name.
+
+        Raises:
+            UserError: if one of them cannot be used, or has items of several classes.
+        """
+        return self._all(sources, lambda source: self._of_class(name, source))
+
+    def _all(self, sources: Sequence[str], read: Callable[[str], Inputs]) -> Inputs:
+        """Read each source, and return the items of all."""
         self._check_kind()
         parts, errors = list[Inputs](), list[UserError]()
         for source in sources:
             with gathered(errors):
-                parts.append(self._queries(source))
+                parts.append(read(source))
         raise_all(errors)
         names = tuple(name for part in parts for name in part.names)
         if not names:
             raise UserError(f"{', '.join(sources)}: there is nothing to read")
-        return Inputs(names, torch.cat([part.items for part in parts if part.names]))
+        looks = [part.looks for part in parts if part.looks is not None]
+        return Inputs(names, torch.cat([p.items for p in parts if p.names]), looks=torch.cat(looks) if looks else None)
 
     def of_files(self, paths: Sequence[str]) -> Tensor:
         """Return the items [N, ...] of files of pictures or sounds.
@@ -127,7 +159,7 @@ class Reader(NamedTuple):
         Raises:
             UserError: with those that cannot be read.
         """
-        return torch.cat([self._decoded(files_named(p.parent, [p.name]), [p.name]) for p in map(_existing, paths)])
+        return torch.cat([self._decoded(files_named(p.parent, [p.name]), [p.name])[0] for p in map(_existing, paths)])
 
     def of_texts(self, texts: Sequence[str]) -> Tensor:
         """Return the ids [N, L] of texts."""
@@ -161,15 +193,15 @@ class Reader(NamedTuple):
             manifest, files = of_source(path, {**COLUMN, **self.column}, lambda found: of_folders(found, endings))
         _check(manifest.findings)
         labels, sources = [e.class_name for e in manifest.entries], [e.source for e in manifest.entries]
-        items = self._decoded(files, sources) if files else self.of_texts([passage.text for passage in sources])
-        return Inputs(tuple(map(manifest.place, sources)), items, tuple(labels))
+        read = self._decoded(files, sources) if files else self._encoded([passage.text for passage in sources])
+        return Inputs(tuple(map(manifest.place, sources)), read[0], tuple(labels), read[1])
 
     def _queries(self, source: str) -> Inputs:
         if not source.strip():
             raise UserError("one of the words is empty; give the name of a file or folder, or for texts a text")
         path = Path(expanded(source))
         if self.kind == "text" and not there(path) and not _is_file_name(source):
-            return Inputs((shown(source)[1:-1],), self.of_texts([source]))
+            return _unlabelled((shown(source)[1:-1],), self._encoded([source]))
         path = _existing(source)
         with _about(source):
             if self.kind == "table":
@@ -177,11 +209,33 @@ class Reader(NamedTuple):
                 return Inputs(_places(columns, path), self._rows(columns))
             if self.kind == "text":
                 found = self._texts(path)
-                return Inputs(tuple(p.where for p in found), self.of_texts([p.text for p in found]))
+                return _unlabelled([p.where for p in found], self._encoded([p.text for p in found]))
             if not (is_table(path.name) or path.is_dir() or is_archive(path.name)):
-                return Inputs((source,), self._decoded(files_named(path.parent, [path.name]), [path.name]))
+                return _unlabelled([source], self._decoded(files_named(path.parent, [path.name]), [path.name]))
             files, names = self._files(path)
-            return Inputs(tuple(names), self._decoded(files, names))
+            return _unlabelled(names, self._decoded(files, names))
+
+    def _of_class(self, name: str, source: str) -> Inputs:
+        found, path = self._queries(source), Path(expanded(source))
+        if there(path) and is_table(path.name):
+            columns = columns_of(path)
+            with _about(source):
+                column = named(columns, "label", self.column, path, needed=False)
+            learnt = [own["name"] for own in self.preprocessing.get("columns", ())]
+            if column is None or (column[0] in learnt and "label" not in self.column):
+                return found
+            labels = [word_of(value) for value in column[1]]
+            if name not in labels:
+                told = f"{source} has no items of the class {name}; its column {column[0]} has {_some(set(labels))}"
+                raise UserError(f"{told}; with column.label= all its items are of the class")
+            return found.of([i for i, label in enumerate(labels) if label == name])
+        folders = {str(PurePosixPath(own).parent) for own in found.names}
+        if len(folders) > 1:
+            told = f"{source} has items in several folders, {_some(folders)}, and a class is one folder"
+            one = f"{source.rstrip('/')}/{name if name in folders else max(folders)}"
+            cure = "unpack it, and name that one" if is_archive(path.name) else f"name that one: {one}"
+            raise UserError(f"{told}; {cure}")
+        return found
 
     def _files(self, path: Path) -> tuple[Files, list[str]]:
         """Return the files of a folder, archive or table, and the names of those that are items."""
@@ -214,8 +268,12 @@ class Reader(NamedTuple):
         assert found is not None  # it is needed
         return found[1]
 
-    def _decoded(self, files: Files, names: Sequence[str]) -> Tensor:
-        """Return files as items.
+    def _encoded(self, texts: Sequence[str]) -> _Read:
+        """Return texts as items, and their looks."""
+        return self.of_texts(texts), looks.of_texts(texts)
+
+    def _decoded(self, files: Files, names: Sequence[str]) -> _Read:
+        """Return files as items, and their looks.
 
         Raises:
             UserError: with those that cannot be read.
@@ -230,13 +288,17 @@ class Reader(NamedTuple):
         with ThreadPoolExecutor(cores()) as pool:
             found = list(pool.map(decoded, names))
         _check([item for item in found if isinstance(item, Finding)])
-        return _floats(np.stack(found))
+        seen = torch.tensor([look for _, look in found]) if self.kind == "audio" else None
+        return _floats(np.stack([item for item, _ in found])), seen
 
-    def _decode(self, files: Files, name: str) -> Any:
+    def _decode(self, files: Files, name: str) -> tuple[Any, Any]:
+        """Return a file as an item, and the looks of a recording."""
         if self.kind == "image":
-            return images.as_before(images.opened(files.read(name, images.LARGEST)), self.preprocessing)
-        shape = sounds.shape_of(self.preprocessing)
-        return sounds.item_of(sounds.samples_of(files.read(name, sounds.LARGEST), shape), shape)
+            return images.as_before(images.opened(files.read(name, images.LARGEST)), self.preprocessing), None
+        shape, content = sounds.shape_of(self.preprocessing), files.read(name, sounds.LARGEST)
+        samples = sounds.samples_of(content, shape)
+        _, seconds = sounds.recorded(content)
+        return sounds.item_of(samples, shape), looks.of_recording(samples, shape.rate, seconds)
 
     def _rows(self, columns: Columns) -> Tensor:
         learnt = self.preprocessing["columns"]
@@ -246,6 +308,26 @@ class Reader(NamedTuple):
             return torch.from_numpy(vectors(columns, learnt))
         except ValueError as error:
             raise UserError(f"the column {error}, as in training") from error
+
+
+def _unlabelled(names: Sequence[str], read: _Read) -> Inputs:
+    return Inputs(tuple(names), read[0], looks=read[1])
+
+
+def check_class(name: str) -> None:
+    """Check the name of a class.
+
+    Raises:
+        UserError: if it cannot be used.
+    """
+    if not name.isprintable() or not name or name != name.strip():
+        raise UserError(f"the name of a class must be printable, without spaces around it, got {name!r}")
+
+
+def _some(names: Collection[str]) -> str:
+    """Return the first of some names."""
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return f"{', '.join(sorted(names)[:LISTED])}{more}"
 
 
 def _floats(x: Any) -> Tensor:

@@ -1,49 +1,96 @@
-"""How pictures look, to name those that are unlike the examples: a learner's answers on such ones are worse.
+"""How items look, to name those that are unlike the examples: a learner's answers on such ones are worse.
 
-Legend: N pictures.
+Legend: N items, S examples, M measures.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from metalearn_cli.core.errors import LISTED
 from metalearn_cli.core.items import Facts
 
-ROOM = 0.1  # of brightness beyond that of all examples
-FACTOR = 2.0  # of contrast below the smallest, or above the largest, of the examples
+_EXTREME = 0.01  # the share of pixels that are the darkest, and of those that are the brightest, of a picture
+_SILENT = 1e-5  # loudness of silence, of 1
+
+
+class Measure(NamedTuple):
+    """A number of an item, and how far beyond those of all examples it may be.
+
+    Attributes:
+        below: what an item is whose number is too small.
+        above: what one is whose number is too large.
+        room: what is added.
+        factor: what is multiplied by.
+    """
+
+    below: str
+    above: str
+    room: float = 0.0
+    factor: float = 1.0
+
+
+_LENGTH = Measure("shorter", "longer", factor=2.0)
+MEASURES = {
+    "image": (Measure("darker", "brighter", room=0.1), Measure("less contrast", "more contrast", factor=1.5)),
+    "text": (_LENGTH,),
+    "audio": (_LENGTH, Measure("quieter", "louder", room=10.0)),
+}
+"""The measures of each kind of items: brightness and contrast, letters, seconds and decibels."""
 
 
 def looks_of(x: Tensor, facts: Facts) -> Tensor | None:
-    """Return the brightness and the contrast [N, 2] of pictures; None of other items."""
+    """Return the brightness and the contrast [N, 2] of pictures; None of other items, which do not show their own."""
     if facts.kind != "image" or facts.values != "unit":
         return None
     flat = x.flatten(1)
-    return torch.stack([flat.mean(1), flat.std(1)], 1)
+    few = max(1, round(_EXTREME * flat.shape[1]))
+    low, high = flat.kthvalue(few, 1).values, flat.kthvalue(flat.shape[1] + 1 - few, 1).values
+    return torch.stack([flat.mean(1), high - low], 1)  # a thin drawing has as much contrast as a bold one
 
 
-def unlike(examples: Tensor, found: Tensor, names: Sequence[str]) -> list[str]:
-    """Return in which ways some pictures are unlike the examples, each with their names.
+def of_texts(texts: Sequence[str]) -> Tensor:
+    """Return the number of letters [N, 1] of texts, also of those that an item does not hold."""
+    return torch.tensor([[float(len(text))] for text in texts])
+
+
+def of_recording(samples: NDArray[Any], rate: int, seconds: float) -> tuple[float, float]:
+    """Return the length and the loudness of a recording.
 
     Args:
-        examples: brightness and contrast of the examples [S, 2].
-        found: those of the pictures [N, 2].
-        names: of the pictures.
+        samples: its beginning, perhaps padded with silence.
+        rate: of these, per second.
+        seconds: that the whole of it lasts.
     """
-    (dark, flat), (bright, rich) = examples.amin(0), examples.amax(0)
-    brightness, contrast = found.T
-    outside = (brightness < dark - ROOM) | (brightness > bright + ROOM)
-    turned = outside & (1 - brightness >= dark - ROOM) & (1 - brightness <= bright + ROOM)
-    ways = {
-        "dark and bright are exchanged": turned,
-        "darker": (brightness < dark - ROOM) & ~turned,
-        "brighter": (brightness > bright + ROOM) & ~turned,
-        "less contrast": contrast < flat / FACTOR,
-        "more contrast": contrast > rich * FACTOR,
-    }
+    heard = samples[: math.ceil(rate * seconds)]
+    return seconds, 20 * math.log10(max(float(np.sqrt(np.square(heard).mean())), _SILENT))
+
+
+def unlike(kind: str, examples: Tensor, found: Tensor, names: Sequence[str]) -> list[str]:
+    """Return in which ways some items are unlike the examples, each with their names.
+
+    Args:
+        kind: of the items.
+        examples: the measures of the examples [S, M].
+        found: those of the items [N, M].
+        names: of the items.
+    """
+    ways: dict[str, Tensor] = {}
+    for measure, own, x in zip(MEASURES[kind], examples.T, found.T, strict=True):
+        low, high = own.amin() / measure.factor - measure.room, own.amax() * measure.factor + measure.room
+        below, above = x < low, x > high
+        if measure.below == "darker":
+            turned = (below | above) & (1 - x >= low) & (1 - x <= high)
+            ways["dark and bright are exchanged"] = turned
+            below, above = below & ~turned, above & ~turned
+        ways |= {measure.below: below, measure.above: above}
     return [f"{way}: {_listed(names, which)}" for way, which in ways.items() if which.any()]
 
 

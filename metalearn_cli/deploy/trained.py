@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from metalearn_cli.core.build import Spec, build, problems_of
 from metalearn_cli.core.errors import ConfigError, Problem, UserError
-from metalearn_cli.core.items import Facts
+from metalearn_cli.core.items import Facts, Items
 from metalearn_cli.core.network import BACKBONE, Params, network
+from metalearn_cli.core.random import seeded
 from metalearn_cli.core.types import Dataset
 from metalearn_cli.deploy.folding import statistics_of
 from metalearn_cli.engine.episodes import OWN, Learner
@@ -167,6 +168,25 @@ def _take(backbone: nn.Module, tensors: Params) -> None:
         for name, tensor in (*backbone.named_parameters(), *backbone.named_buffers()):
             if BACKBONE + name in tensors:
                 tensor.copy_(tensors[BACKBONE + name])
+
+
+def random_items(facts: Facts, count: int) -> Items:
+    """Return random items [N, ...], as they may be."""
+    shapes = facts.shape if isinstance(facts.shape, Mapping) else {"": facts.shape}
+
+    def part(name: str) -> Tensor:
+        shape, values, most = shapes[name], _of_part(facts.values, name), _of_part(facts.vocabulary, name)
+        if values == "ids":
+            return torch.randint(1, most, (count, *shape))
+        return (torch.rand if values == "unit" else torch.randn)(count, *shape)
+
+    with seeded(0, "items"):
+        found = {name: part(name) for name in shapes}
+    return found.get("", found)
+
+
+def _of_part(values: Any, name: str) -> Any:
+    return values[name] if isinstance(values, Mapping) else values
 
 
 def data_of(checkpoint: Checkpoint) -> Dataset:

@@ -40,7 +40,7 @@ from metalearn_cli.records.runs import finite, flush, now, read_json, sha256_of,
 from metalearn_cli.records.shapes import CLASSES, MANIFEST, RESUME, misshapen
 
 FORMAT = 2
-_TENSORS, _RESUME, _CLASSES, _MANIFEST = "model.safetensors", "resume.pt", "classes.json", "manifest.json"
+_TENSORS, _RESUME, _CLASSES, MANIFEST_FILE = "model.safetensors", "resume.pt", "classes.json", "manifest.json"
 _SEAL = "sha256"
 
 log = logging.getLogger("metalearn_cli")
@@ -73,18 +73,18 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     Raises:
         UserError: if a file is missing or damaged, or the format is another.
     """
-    manifest = read_json(folder / _MANIFEST)
+    manifest = read_json(folder / MANIFEST_FILE)
     manifest.pop(_SEAL, None)
     if manifest.get("format") != FORMAT:
         what = f"format {shown(manifest.get('format'))}"
         raise UserError(
-            f"{folder / _MANIFEST} has a format that this version does not read ({what}; it reads format {FORMAT})"
+            f"{folder / MANIFEST_FILE} has a format that this version does not read ({what}; it reads format {FORMAT})"
         )
     if wrong := misshapen(manifest, MANIFEST):
-        raise UserError(f"{folder / _MANIFEST} is damaged: {wrong}")
-    if (folder / _MANIFEST).read_bytes() != sealed(manifest):  # read again: the bytes are compared, not the values
-        raise UserError(f"{folder / _MANIFEST} is damaged: its contents have changed")
-    checkpoint = Checkpoint(folder, manifest, sha256_of(folder / _MANIFEST))
+        raise UserError(f"{folder / MANIFEST_FILE} is damaged: {wrong}")
+    if (folder / MANIFEST_FILE).read_bytes() != sealed(manifest):  # read again: the bytes are compared, not the values
+        raise UserError(f"{folder / MANIFEST_FILE} is damaged: its contents have changed")
+    checkpoint = Checkpoint(folder, manifest, sha256_of(folder / MANIFEST_FILE))
     for name in dict.fromkeys((_TENSORS, _RESUME, *manifest["files"])):  # those that are read, whatever it lists
         _verified(checkpoint, name)
     return checkpoint
@@ -296,7 +296,7 @@ class Checkpoints:
             temporary.mkdir()
             for file, data in files.items():
                 write_bytes(temporary / file, data)
-            write_bytes(temporary / _MANIFEST, sealed(self._manifest(step, params, metrics, files)))
+            write_bytes(temporary / MANIFEST_FILE, sealed(self._manifest(step, params, metrics, files)))
             temporary.rename(self.folder / name)
             flush(self.folder)
         except BaseException:

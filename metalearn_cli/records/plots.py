@@ -251,20 +251,30 @@ def attribution_map(
     _save(figure, path)
 
 
-def attribution_bars(parts: Sequence[tuple[str, float]], title: str, path: Path) -> None:
-    """Draw what each part of an item speaks for, a bar for each of the strongest: red for the answer, blue against it.
+def attribution_bars(
+    parts: Sequence[tuple[str, float]],
+    title: str,
+    path: Path,
+    told: str = "red: speaks for the answer, blue: against it",
+    halves: Sequence[float] | None = None,
+) -> None:
+    """Draw the values of parts, a bar for each of the strongest: red for positive ones, blue for others.
 
     Args:
-        parts: the name and the value of each; negative ones speak against the answer.
+        parts: the name and the value of each.
         title: the title.
         path: the PNG file.
+        told: what values mean.
+        halves: the half-widths of their intervals, if they have any.
     """
     strongest = sorted(range(len(parts)), key=lambda i: -abs(parts[i][1]))[:_BARS]
     some = "" if len(parts) <= _BARS else f"; the strongest {_BARS} of {len(parts)}"
     names, values = [parts[i][0] for i in sorted(strongest)], [parts[i][1] for i in sorted(strongest)]
     figure = _figure(6.0, 0.22 * len(names) + 1.2)
     axis = figure.subplots()
-    axis.barh(range(len(names)), values, color=["#B2182B" if value > 0 else "#2166AC" for value in values])
+    errors = None if halves is None else [halves[i] for i in sorted(strongest)]
+    colours = ["#B2182B" if value > 0 else "#2166AC" for value in values]
+    axis.barh(range(len(names)), values, xerr=errors, color=colours, capsize=3)
     axis.axvline(0, color="black", linewidth=0.6)
     axis.set_yticks(range(len(names)), names, fontsize=8)
     for label, name in zip(axis.get_yticklabels(), names, strict=True):
@@ -272,7 +282,7 @@ def attribution_bars(parts: Sequence[tuple[str, float]], title: str, path: Path)
         label.set_fontsize(8)
         label.set_parse_math(False)
     axis.invert_yaxis()
-    axis.set_xlabel(f"red: speaks for the answer, blue: against it{some}", fontsize=8)
+    axis.set_xlabel(f"{told}{some}", fontsize=8)
     _head(figure, title)
     _save(figure, path)
 

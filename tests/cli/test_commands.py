@@ -439,6 +439,7 @@ def test_doctor(mlx, tmp_path):
         ("mlx evaluate ckpt=latest:", {"ckpt=latest:pretrain", "ckpt=latest:meta-train"}, {"ckpt=latest"}),
         ("mlx explain ckpt=l", {"ckpt=latest"}, {"ckpt=b2"}),
         ("mlx explain me", {"method="}, set()),
+        ("mlx stream exports/birds he", {"held_out="}, {"seed="}),
         ("mlx explain method=", set(), {"method=finetune"}),
         ("mlx run init_from=latest:t", {"init_from=latest:transfer"}, {"init_from=latest:pretrain"}),
         ("mlx validate meta-train algorithm=ma", {"algorithm=maml"}, {"algorithm=protonet"}),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import shutil
 from collections.abc import Callable
@@ -86,6 +88,41 @@ def test_rows(mlx: Callable, tmp_path: Path, tmp_path_factory: pytest.TempPathFa
     assert found[0]["file"] == "examples.csv, line 2"
 
 
+def test_what_columns_are_worth(mlx: Callable, tmp_path_factory: pytest.TempPathFactory) -> None:
+    checkpoint = meta_trained("table", tmp_path_factory.mktemp("table"))
+    words = ("explain", f"ckpt={checkpoint}", "method=permutation", "episodes=3")
+    code, out, err = mlx(*words, "--json")
+    assert code == 0, err
+    told = json.loads(out)
+    assert {one["column"] for one in told["columns"]} == {"length", "width", "mass", "colour"}
+    assert json.loads(Path(told["numbers"]).read_text())["columns"] == told["columns"]
+    with Image.open(told["picture"]) as picture:
+        assert min(picture.size) > 100
+    out = mlx(*words).out
+    assert "3-way 1-shot, accuracy" in out and "on 3 validation episodes" in out and "sanity: " in out
+
+
+@pytest.mark.parametrize("method", ["pca", "tsne"])
+def test_a_map_of_examples_and_files(mlx: Callable, of_pictures: Path, folder: Path, method: str) -> None:
+    words = ("explain", f"ckpt={of_pictures}", "support=examples", f"method={method}")
+    code, out, err = mlx(*words, "new")
+    assert code == 0 and f"4 examples and 2 files by {method}" in out, err
+    page = Path("explained/map.html").read_text()
+    assert page.count('<g class="new">') == 2 and page.count("<title>crow/0.png: crow</title>") == 1
+    rows = list(csv.DictReader(io.StringIO(Path("explained/map.csv").read_text())))
+    assert [row["new"] for row in rows] == ["False"] * 4 + ["True"] * 2
+    assert rows[0].keys() == {"item", "class", "new", "x", "y"}
+    code, out, _ = mlx(*words, "--json")
+    assert code == 0 and len(json.loads(out)["points"]) == 4
+
+
+def test_the_blocks_of_a_network(mlx: Callable, of_pictures: Path) -> None:
+    code, out, err = mlx("explain", f"ckpt={of_pictures}", "method=network")
+    assert code == 0 and "Conv4 with ProtoNet" in out and "4x8x8" in out and "in training" in out, err
+    code, out, _ = mlx("explain", f"ckpt={of_pictures}", "method=network", "--json")
+    assert code == 0 and len(json.loads(out)["blocks"]) == 4
+
+
 def test_a_learner_that_adapts_its_network(
     mlx: Callable, folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -108,12 +145,34 @@ def test_maps_that_show_only_the_item_are_told(
     assert "networks with shuffled weights give nearly the same maps" in mlx(*words).err
 
 
+def test_an_answer_without_an_explanation_is_told(
+    mlx: Callable, of_pictures: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from metalearn_cli.deploy import explained
+
+    explain = explained.explained
+
+    def certain(*args: object) -> list[dict]:
+        return [{**one, "sum": 0.0, "difference": 30.0} for one in explain(*args)]
+
+    words = ("explain", f"ckpt={of_pictures}", "support=examples", "new")
+    assert "to the last digit" not in mlx(*words).err
+    monkeypatch.setattr(explained, "explained", certain)
+    assert "warning: the probability of the answer to 0.png is 1 to the last digit" in mlx(*words).err
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
         (["new"], "support is missing: support=FOLDER, a folder with a folder of examples for each class"),
         (["support=examples"], "there is nothing to explain: mlx explain"),
-        (["support=examples", "new", "method=lime"], "method must be gradients or occlusion, got 'lime'"),
+        (["support=examples", "new", "method=lime"], "method must be one of gradients, occlusion, permutation, pca"),
+        (["method=permutation", "new"], "takes no new; type: mlx explain ckpt=latest method=permutation"),
+        (["method=permutation"], "method=permutation is for tables; type method=gradients or method=occlusion"),
+        (["method=permutation", "episodes=1"], "episodes must be a number of episodes, 2 or more, got '1'"),
+        (["method=network", "support=examples"], "takes no support=; type: mlx explain ckpt=latest method=network"),
+        (["support=examples", "new", "episodes=5"], "episodes is for method=permutation; leave it out"),
+        (["method=pca"], "support is missing: support=FOLDER"),
         (["support=examples", "new", "metod=occlusion"], "mlx explain has no setting metod; did you mean method?"),
         (["support=examples", "new", "out=notes.txt"], "out=notes.txt is no folder"),
         (["support=examples", "gone.png"], "there is no file or folder gone.png"),

@@ -73,8 +73,10 @@ def test_probabilities_are_calibrated_and_the_unknown_is_told(mlx: Callable, fol
     about = json.loads(Path("exports/examples/artefact.json").read_text())["calibration"]
     words = ["calibration=4", "unknown.keep=0.5"]
     for own in (["support=examples", *words], ["exports/examples"]):
-        answers = json.loads(mlx("predict", *own, "new", "examples/jay/0.png", "--json").out)["answers"]
-        for answer in answers:
+        _, out, err = mlx("predict", *own, "new", "examples/jay/0.png", "--json")
+        told = json.loads(out)
+        assert told["calibration"] == pytest.approx(about) and "within a distance of" in err
+        for answer in told["answers"]:
             assert answer["unknown"] == (answer["distance"] > about["threshold"])
     out = mlx("predict", "exports/examples", "new").out
     assert out.splitlines()[0].split()[-1] == "unknown"
@@ -119,6 +121,85 @@ def test_classes_come_and_go(mlx: Callable, folder: Path) -> None:
     code, out, _ = mlx("unenrol", str(birds), "wren", "--json")
     assert code == 0 and json.loads(out)["classes"] == {"crow": 3, "jay": 3}
     assert {path.name: path.read_bytes() for path in birds.iterdir()} == before
+
+
+def test_names_may_begin_with_a_dash(mlx: Callable, folder: Path) -> None:
+    assert mlx("export", "support=examples", "calibration=0").code == 0
+    shutil.copy("new/0.png", "-0.png")
+    code, _, err = mlx("enrol", "exports/examples", "-wren", "-0.png")
+    told = "if it is a name, all names go behind --, as in: mlx enrol -- ARTEFACT -wren"
+    assert code == 2 and told in err
+    code, out, err = mlx("enrol", "--json", "--", "exports/examples", "-wren", "-0.png")
+    assert code == 0 and json.loads(out)["classes"] == {"-wren": 1, "crow": 3, "jay": 3}, err
+    assert mlx("unenrol", "--", "exports/examples", "-wren").code == 0
+
+
+def test_a_folder_of_classes_is_not_one_class(mlx: Callable, folder: Path) -> None:
+    assert mlx("export", "support=examples", "calibration=0").code == 0
+    shutil.copytree("new", "more/heron")
+    code, _, err = mlx("enrol", "exports/examples", "wren", "more/")
+    told = "more/ has items in several folders, heron, wren, and a class is one folder; name that one: more/wren"
+    assert code == 2 and told in err
+    shutil.make_archive("more", "zip", "more")
+    code, _, err = mlx("enrol", "exports/examples", "wren", "more.zip")
+    assert code == 2 and "more.zip has items in several folders, heron, wren" in err and "; unpack it" in err
+    shutil.rmtree("more/heron")
+    code, out, err = mlx("enrol", "exports/examples", "wren", "more", "--json")
+    assert code == 0 and json.loads(out)["classes"]["wren"] == 3, err
+
+
+def test_rows_of_a_class_are_enrolled(mlx: Callable, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    checkpoint = meta_trained("table", tmp_path_factory.mktemp("table"))
+    head, *rows = "species,length,width,mass,colour a,1,2,3,red a,1,3,NA,red b,5,NA,9,green c,5,5,7,blue".split()
+    Path("plants.csv").write_text("\n".join([head, *rows]))
+    Path("two.csv").write_text("\n".join([head, *rows[:3]]))
+    Path("bare.csv").write_text("\n".join(row.partition(",")[2] for row in [head, *rows]))
+    assert mlx("export", f"ckpt={checkpoint}", "support=two.csv", "calibration=0").code == 0
+
+    def enrolled(name: str, *words: str) -> dict[str, int]:
+        code, out, err = mlx("enrol", "exports/two", name, *words, "--json")
+        assert code == 0, err
+        found: dict[str, int] = json.loads(out)["classes"]
+        return found
+
+    assert enrolled("c", "plants.csv") == {"a": 2, "b": 1, "c": 1}
+    assert enrolled("all", "plants.csv", "column.label=")["all"] == 4
+    assert enrolled("bare", "bare.csv")["bare"] == 4
+    code, _, err = mlx("enrol", "exports/two", "d", "plants.csv")
+    told = "plants.csv has no items of the class d; its column species has a, b, c; with column.label= all its items"
+    assert code == 2 and told in err
+    code, _, err = mlx("enrol", "exports/two", "d", "plants.csv", "column.label=kind")
+    assert code == 2 and "plants.csv has no column 'kind'" in err
+
+
+def test_texts_of_a_class_are_enrolled(mlx: Callable, tmp_path_factory: pytest.TempPathFactory) -> None:
+    checkpoint = meta_trained("text", tmp_path_factory.mktemp("texts"))
+    rows = [f'"{sentence(k, i)}",{k}' for k in range(3) for i in range(2)]
+    Path("two.csv").write_text("\n".join(["text,label", *rows[:4]]))
+    Path("three.csv").write_text("\n".join(["text,label", *rows]))
+    assert mlx("export", f"ckpt={checkpoint}", "support=two.csv", "calibration=0").code == 0
+    code, out, err = mlx("enrol", "exports/two", "2", "three.csv", "--json")
+    assert code == 0 and json.loads(out)["classes"] == {"0": 2, "1": 2, "2": 2}, err
+    short = json.loads(mlx("predict", "exports/two", "do", sentence(0, 1), "--json").out)
+    assert short["unlike"] == ["shorter: do"]  # than the examples that the artefact was made with
+
+
+def test_names_of_classes_are_checked_before_an_export(mlx: Callable, folder: Path) -> None:
+    Path("examples/jay").rename("examples/ jay")
+    code, _, err = mlx("export", "support=examples", "calibration=0")
+    assert code == 2 and "the name of a class must be printable, without spaces around it, got ' jay'" in err
+
+
+def test_a_failed_export_leaves_no_folder(mlx: Callable, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object) -> None:
+        raise UserError("it has no graph")
+
+    monkeypatch.setattr(artefact, "write_artefact", refuse)
+    assert mlx("export", "support=examples", "calibration=0").code == 2
+    assert not Path("exports").exists()
+    Path("exports").mkdir()
+    assert mlx("export", "support=examples", "calibration=0").code == 2
+    assert Path("exports").exists()
 
 
 def test_two_exports_at_once_do_not_mix(mlx: Callable, folder: Path) -> None:
@@ -206,8 +287,9 @@ def test_what_integers_cost_is_told(mlx: Callable, folder: Path, monkeypatch: py
     for words in ("enrol exports/examples wren more/wren", "unenrol exports/examples jay"):
         code, _, err = mlx(*words.split())
         assert code == 2 and "export it anew with other examples: mlx export support=EXAMPLES quantize=int8" in err
-    code, _, err = mlx("explain", "exports/examples", "new")
-    assert code == 2 and "explain its checkpoint, or an artefact in floats" in err
+    for words, told in (("explain", "explain its checkpoint, or an artefact"), ("stream", "stream to an artefact")):
+        code, _, err = mlx(words, "exports/examples", "examples")
+        assert code == 2 and f"{told} in floats" in err
     with pytest.raises(UserError, match=r"load its checkpoint, or classify with mlx predict or predict\.py"):
         metalearn_cli.load("exports/examples")
 
@@ -225,8 +307,9 @@ def test_the_commands_of_the_page(
 ) -> None:
     blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "docs" / "deploy.md").read_text(), flags=re.DOTALL)
     lines = [line for block in blocks for line in block.splitlines() if line.startswith("mlx ")]
-    assert len(lines) == 14
+    assert len(lines) == 20
     monkeypatch.setattr(quantizing, "int8", lambda learner, episodes, graph: (graph, MADE))
+    shutil.copytree("examples", "sightings")
     for line in lines:
         more: list[str] = []
         if "# texts" in line:
@@ -236,5 +319,7 @@ def test_the_commands_of_the_page(
             shutil.copy("questions.csv", "more_questions.csv")
         if words := SHORT.get(line.split()[1]):
             more = words.split()
+        if "# for tables" in line:
+            more = ["--runs-dir", str(meta_trained("table", tmp_path_factory.mktemp("table")).parents[3]), "episodes=2"]
         code, _, err = mlx(*shlex.split(line, comments=True)[1:], *more)
         assert code == 0, f"{line}\n{err}"

@@ -145,6 +145,7 @@ THEIRS = {"dataset_spec.json", "model.safetensors", "preprocessor_config.json", 
 OTHERS = {
     *("data-my_photos.png", "reliability.png"),  # of `mlx data show` and of `calibration=N`
     "fits.png",  # of an evaluated regression
+    *("columns.json", "columns.png", "map.csv"),  # of `mlx explain`
     *("artefact.json", "classes.safetensors", "learner.safetensors", "support.safetensors"),  # of `mlx export`
     "compress.json",  # of `mlx compress`
     *("ablate.json", "journal.log", "output.json", "results.csv", "results.json"),  # of `mlx ablate` and of sweeps

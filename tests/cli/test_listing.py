@@ -182,7 +182,7 @@ SMALLER = {
     ],
     "data": [],
 }
-OF_FILES = ("predict", "export", "enrol", "unenrol", "classes")
+OF_FILES = ("predict", "explain", "export", "enrol", "unenrol", "classes", "stream")
 """Commands that need a learner of pictures; tests/cli/test_exports.py runs those of docs/deploy.md."""
 
 SMALLER["ablate"] = [*SMALLER["run"], "seeds=1"]

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from sources import images
+import soundfile
+from sources import audio, images
 from sources.text import sentence
 from trainings import GRAY, meta_trained
 
@@ -95,6 +96,26 @@ def test_texts_are_typed(mlx: Callable, of_texts: Path, tmp_path: Path) -> None:
     assert code == 0, err
     (answer,) = json.loads(out)["answers"]
     assert answer["file"] == sentence(0, 1) and answer["nearest"] == "examples.csv, line 3"
+
+
+def test_texts_and_recordings_unlike_the_examples_are_named(
+    mlx: Callable, of_texts: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    rows = [f'"{sentence(k, i)}",{topic}' for k, topic in enumerate(("music", "food")) for i in range(2)]
+    Path("examples.csv").write_text("\n".join(["text,label", *rows]))
+    long = " ".join([sentence(0, 1)] * 3)
+    code, out, err = mlx("predict", f"ckpt={of_texts}", "support=examples.csv", sentence(1, 2), long, "--json")
+    assert code == 0 and json.loads(out)["unlike"] == [f"longer: {long}"] and "warning: unlike the examples" in err
+    sounds = meta_trained("audio", tmp_path_factory.mktemp("sounds"))
+    for k, name in enumerate(("low", "high", "other")):
+        audio.save(Path("examples", name, "0.wav"), k)
+    samples, rate = soundfile.read("examples/other/0.wav")
+    soundfile.write("loud.wav", samples, rate)
+    soundfile.write("quiet.wav", samples[: len(samples) // 3] / 100, rate)
+    shutil.rmtree("examples/other")
+    words = ("predict", f"ckpt={sounds}", "support=examples", "loud.wav", "quiet.wav", "--json")
+    code, out, err = mlx(*words)
+    assert code == 0 and json.loads(out)["unlike"] == ["shorter: quiet.wav", "quieter: quiet.wav"], err
 
 
 @pytest.mark.parametrize(

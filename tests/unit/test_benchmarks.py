@@ -11,6 +11,8 @@ from types import ModuleType
 import pytest
 import torch
 
+from metalearn_cli.core.items import Facts
+
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
 
@@ -54,6 +56,20 @@ def test_numbers_have_three_digits_or_a_dash(common: ModuleType, value: float, t
 )
 def test_operations_of_a_step(common: ModuleType, name: str, gflop: float) -> None:
     assert common.WORKLOADS[name].flops / 1e9 == pytest.approx(gflop, abs=0.05)
+
+
+def test_shifted_items_and_their_table(script) -> None:
+    rejection = script("rejection")
+    pictures, texts = Facts("image", (1, 4, 4), "unit", 2), Facts("text", (8,), "ids", 2, vocabulary=9)
+    x = torch.rand(3, 1, 4, 4)
+    assert torch.allclose(rejection.shifted(x, pictures).std(), x.std() / 2)
+    ids = torch.tensor([[3, 4, 0, 0, 0, 0, 0, 0], [5, 6, 7, 0, 0, 0, 0, 0]])
+    thrice = rejection.shifted(ids, texts)
+    assert thrice.tolist() == [[3, 4, 3, 4, 3, 4, 0, 0], [5, 6, 7, 5, 6, 7, 5, 6]]
+    assert rejection.warned(ids, ids, texts).sum() == 0 and rejection.warned(ids[:1], thrice, texts).tolist() == [1, 1]
+    row = rejection.Row(5, 0.948, 0.38, 0.45, 0.055, 0.015, 0.928, 0, 0.224, 1)
+    told = "| 5 | 94.8 % | 38 % | 45 % | 5.5 %, 1.5 % | 92.8 %, 0 % | 22.4 %, 100 % |"
+    assert rejection.table([row]).splitlines()[-1] == told
 
 
 def test_a_goal_is_reached_missed_or_not_measured(script) -> None:

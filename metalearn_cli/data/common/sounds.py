@@ -129,7 +129,7 @@ def _fitted(mixed: NDArray[np.float32], rate: int, shape: Shape) -> NDArray[np.f
     return np.pad(mixed, (0, shape.length - len(mixed)))
 
 
-def _recorded(content: bytes) -> tuple[int, float]:
+def recorded(content: bytes) -> tuple[int, float]:
     """Return the samples per second of a recording, and its seconds."""
     import soundfile
 
@@ -256,7 +256,7 @@ def sound_data(
     def decode(source: Any) -> NDArray[Any]:
         content = read(source)
         mixed, _ = _read(content, shape)
-        rate, seconds = _recorded(content)
+        rate, seconds = recorded(content)
         rates.update([rate])
         lengths.append(seconds)
         if np.abs(mixed).max() <= QUIET:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -157,6 +158,18 @@ def test_an_older_checkpoint_takes_its_facts_from_the_data(of_pictures):
     old = replace(new, manifest={**new.manifest, "model": model})
     one, two = of_checkpoint(new), of_checkpoint(old)
     assert one.facts._replace(groups=()) == two.facts._replace(groups=())
+
+
+def test_a_checkpoint_that_was_replaced_is_read_again(of_pictures, tmp_path):
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(of_pictures, folder)
+    before = load(str(folder)).fit(X, Y)
+    wanted = before.predict_proba(Q)
+    assert load(str(folder))._opened() is before._opened()  # as long as it is the same
+    shutil.rmtree(folder)
+    shutil.copytree(meta_trained("images", tmp_path / "other", GRAY, steps=2, seed=1), folder)
+    assert np.array_equal(before.predict_proba(Q), wanted)  # what was opened stays
+    assert not np.allclose(load(str(folder)).fit(X, Y).predict_proba(Q), wanted, atol=1e-3)
 
 
 def test_it_survives_pickling_without_its_checkpoint(learnt, of_pictures, tmp_path, monkeypatch):

@@ -12,8 +12,10 @@ from sources import images, text
 from trainings import GRAY, meta_trained
 
 from metalearn_cli.deploy import explained
+from metalearn_cli.deploy.attributions import NETWORKS
+from metalearn_cli.deploy.calibrating import Calibration
 from metalearn_cli.deploy.deployed import Deployed, Support, deployed, predicted, reader_of
-from metalearn_cli.deploy.explained import NETWORKS
+from metalearn_cli.deploy.enrolled import answered
 from metalearn_cli.deploy.inputs import Inputs
 from metalearn_cli.deploy.trained import of_checkpoint
 from metalearn_cli.records.checkpoint import open_checkpoint
@@ -93,6 +95,16 @@ def test_the_value_of_a_token_is_what_is_lost_without_it(of_texts):
     both = predicted(learner, Inputs(("a", "b"), torch.stack([ids, hidden])))
     logs = [torch.tensor(answer["probabilities"][one["class"]]).log() for answer in both]
     assert one["parts"][2]["value"] == pytest.approx(float(logs[0] - logs[1]), abs=1e-5)
+
+
+def test_an_answer_that_is_nearly_certain_has_an_explanation(of_texts):
+    learner, queries = of_texts
+    logits = answered(learner.enrolled, learner.enrolled.encoder(queries.items))
+    sure = Calibration(float(logits.max() - logits.min()) / 25, None, 0.95, None, 2, 3, 4)  # 1 - 1e-11
+    learner = learner._replace(calibration=sure)
+    assert predicted(learner, queries)[0]["probability"] == 1  # in 32 bits
+    k = int(logits.argmax())
+    assert -1e-9 < float(explained._score(learner, learner.enrolled, k)(queries.items)) < 0
 
 
 def test_a_picture_of_each_and_all_numbers_are_written(of_texts, tmp_path: Path):

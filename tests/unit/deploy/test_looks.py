@@ -1,12 +1,13 @@
-"""Pictures that are unlike the examples are named, in the way they differ."""
+"""Items that are unlike the examples are named, in the way they differ."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from metalearn_cli.core.items import Facts
-from metalearn_cli.deploy.looks import looks_of, unlike
+from metalearn_cli.deploy.looks import looks_of, of_recording, of_texts, unlike
 
 FACTS = Facts("image", (1, 8, 8), "unit", 2)
 EXAMPLES = torch.zeros(4, 1, 8, 8)
@@ -28,7 +29,36 @@ for number, example in enumerate(EXAMPLES):  # ink 1 on 0
 def test_what_differs_is_named(x, told):
     looks = looks_of(EXAMPLES, FACTS)
     assert looks is not None and looks.shape == (4, 2)
-    assert unlike(looks, looks_of(x, FACTS), "abcdefg"[: len(x)]) == told
+    assert unlike("image", looks, looks_of(x, FACTS), "abcdefg"[: len(x)]) == told
+
+
+def test_bold_and_thin_drawings_have_the_same_contrast():
+    x = torch.zeros(2, 1, 8, 8)
+    x[0, 0, :, 2] = x[1, 0, :, 2:5] = 1
+    looks = looks_of(x, FACTS)
+    assert looks is not None and looks[:, 1].tolist() == [1, 1]
+    faded = looks_of(0.5 * x + 0.2, FACTS)
+    assert "less contrast: thin, bold" in unlike("image", looks, faded, ["thin", "bold"])
+
+
+def test_texts_differ_in_their_length():
+    examples = of_texts(["a" * 10, "b" * 20])
+    found = of_texts(["", "a" * 4, "a" * 6, "a" * 39, "a" * 41, "a" * 400])
+    assert unlike("text", examples, found, "abcdef") == ["shorter: a, b", "longer: e, f"]
+
+
+def test_recordings_differ_in_length_and_loudness():
+    noise = np.random.default_rng(0).normal(size=800).astype(np.float32)
+
+    def looks(*recordings: tuple[float, float]) -> torch.Tensor:
+        padded = [(np.pad(size * noise[: round(800 * min(s, 1))], (0, 800))[:800], s) for size, s in recordings]
+        return torch.tensor([of_recording(samples, 800, seconds) for samples, seconds in padded])
+
+    examples = looks((0.1, 0.5), (0.05, 1))
+    assert looks((0.1, 0.25))[0, 1] == pytest.approx(-20, abs=1)  # decibels, without the silence behind it
+    found = looks((0.1, 0.2), (0.1, 3), (0.001, 1), (0.5, 1), (0.02, 0.4), (0, 1))
+    told = ["shorter: a", "longer: b", "quieter: c, f", "louder: d"]
+    assert unlike("audio", examples, found, "abcdef") == told
 
 
 def test_other_items_have_no_looks():
