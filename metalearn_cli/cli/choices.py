@@ -51,7 +51,14 @@ _EXAMPLES = {
         "mlx explain exports/examples photos/ method=tsne",
         "mlx explain ckpt=latest method=network",
     ),
-    "export": ("mlx export support=examples/", "mlx export ckpt=latest:meta-train support=examples/ name=birds"),
+    "export": (
+        "mlx export support=examples/",
+        "mlx export ckpt=latest:meta-train support=examples/ name=birds quantize=int8",
+    ),
+    "compress": (
+        "mlx compress amount=0.5 steps=200",
+        "mlx compress ckpt=latest:meta-train method=distill backbone=conv4 backbone.hidden=16",
+    ),
     "enrol": ("mlx enrol exports/birds wren wren-1.jpg wren-2.jpg",),
     "unenrol": ("mlx unenrol exports/birds wren",),
     "classes": ("mlx classes exports/birds",),
@@ -159,6 +166,7 @@ def help_text(command: str, extra: str = "") -> str:
         "predict": "ARTEFACT|support=EXAMPLES FILE|FOLDER|TABLE [...] [key=value ...]",
         "explain": "[ARTEFACT|support=EXAMPLES] [FILE|FOLDER|TABLE ...] [key=value ...]",
         "export": "support=EXAMPLES [key=value ...]",
+        "compress": "[key=value ...]",
         "enrol": "ARTEFACT NAME FILE|FOLDER|TABLE [...]",
         "unenrol": "ARTEFACT NAME",
         "classes": "ARTEFACT",

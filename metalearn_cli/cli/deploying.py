@@ -9,6 +9,7 @@ import shlex
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -163,6 +164,7 @@ def _reasons(learner: Any, queries: Any, method: Any, folder: Path, reporter: Re
         `numbers`, the file of all numbers, and the `explanations`, each with its `picture`; without the values of
         pixels, which are in the file.
     """
+    learner.check_floats("explain its checkpoint, or an artefact in floats")
     from metalearn_cli.deploy import explained
 
     found = explained.explained(learner, queries, method)
@@ -186,7 +188,9 @@ def export(words: Words, runs_dir: str, reporter: Reporter) -> dict[str, Any]:
     """Write an artefact into exports/NAME, see `deploy.artefact`.
 
     Returns:
-        its `folder`, `files`, `result`, and `told`, a sentence on the result.
+        its `folder`, `files`, `result`, and `told`, a sentence on the result; `encoder`, the bytes of the graph and the
+        seconds that it takes for one item, in floats and, if asked for, in integers; and `quantize`, which says what
+        these have changed, see `deploy.quantizing`.
 
     Raises:
         UserError: if something cannot be used.
@@ -197,6 +201,8 @@ def export(words: Words, runs_dir: str, reporter: Reporter) -> dict[str, Any]:
     if "support" not in settings:
         raise UserError("support is missing: support=FOLDER, a folder with a folder of examples for each class")
     episodes, keep = _calibration(settings, 100)
+    if (kind := settings.get("quantize")) not in (None, "int8"):
+        raise UserError(f"quantize must be int8, got {kind!r}")
     name = settings.get("name") or Path(expanded(settings["support"])).resolve().stem
     folder = Path("exports") / name
     if not re.fullmatch(r"\w[\w.-]*", name):
@@ -207,22 +213,26 @@ def export(words: Words, runs_dir: str, reporter: Reporter) -> dict[str, Any]:
         from metalearn_cli.deploy.record import record_of
     exporting.check_installed()
     learner, _ = _learnt(settings, runs_dir)
+    record = record_of(learner.trained.source, learner.trained.algorithm, runs_dir)
+    smaller = _quantizer(learner, record["result"], runs_dir) if kind else None
     try:
         learner = _calibrated(learner, episodes, keep, reporter)
     except UserError as error:
         if "calibration" in settings:
             raise
         reporter.note(f"not calibrated: {error}")
-    record = record_of(learner.trained.source, learner.trained.algorithm, runs_dir)
+    tried = artefact.items_to_try(learner)
+    graphs = {"float": exporting.graph_of(learner.enrolled, tried)}
+    if smaller:
+        reporter.note("quantize: answering the test episodes in floats and in integers")
+        graphs["int8"], record["quantize"] = smaller(graphs["float"])
     with _made(folder.parent), artefact.changing(folder):
         _check_new(folder)  # another process may have written it meanwhile
-        about = artefact.write_artefact(folder, learner, record)
-    return {
-        "folder": str(folder),
-        "files": about["files"],
-        "result": about["result"],
-        "told": card.result(about["result"]),
-    }
+        about = artefact.write_artefact(folder, learner, record, list(graphs.values())[-1])
+    told = [card.result(about["result"]), *([card.change(about)] if smaller else [])]
+    kept = {key: about[key] for key in ("files", "result", "quantize")}
+    encoder = {kind: {"bytes": len(g), "seconds": exporting.latency(g, tried)} for kind, g in graphs.items()}
+    return {"folder": str(folder), **kept, "encoder": encoder, "told": " ".join(told)}
 
 
 def enrol(words: Words) -> dict[str, Any]:
@@ -304,6 +314,7 @@ def stream(words: Words) -> dict[str, Any]:
     if saved:
         exporting.check_installed()
     learner, _ = artefact.read_artefact(Path(expanded(name)))
+    learner.check_floats("stream to an artefact in floats")
     learning = streamed.learning_of(learner, replay, seed)
     items = deployed.reader_of(learner.trained, _columns(settings)).labelled(source)
     parts = streamed.parts_of(items.labels, share, shuffled, seed)
@@ -418,6 +429,18 @@ def _learnt(settings: Mapping[str, str], runs_dir: str, sources: Sequence[str] =
     raise_all(problems)
     support, queries = found
     return deployed(trained, Support(support.names, support.labels, support.items, looks=support.looks)), queries
+
+
+def _quantizer(learner: Any, result: Mapping[str, Any] | None, runs_dir: str) -> Callable[[bytes], Any]:
+    """Return the function that returns a graph in integers.
+
+    Raises:
+        UserError: if what it costs cannot be measured.
+    """
+    from metalearn_cli.deploy import quantizing
+
+    quantizing.check_quantizable(learner)
+    return partial(quantizing.int8, learner, quantizing.tested(result, runs_dir))
 
 
 def csv_of(found: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:

@@ -174,7 +174,7 @@ def attempt(composition: Composition, **facts: Any) -> Attempt:
     stage = composition.composer.stage
     try:
         with originating(composition), telling.reporting() as reporter:
-            given = {} if composition.given is None else {"given": composition.given}
+            given: dict[str, Any] = {} if composition.given is None else {"given": composition.given}
             typed: dict[str, Any] = {"typed": _typed(composition)} if stage == "run" else {}
             found = stages.run(stage, composition.settings, reporter, **given, **typed, **facts)
             return Attempt(found, folder=str(found.get("folder") or ""))

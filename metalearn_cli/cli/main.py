@@ -227,6 +227,16 @@ def _export(words: Words) -> int:
     return errors.DONE
 
 
+def _compress(words: Words) -> int:
+    with importing():
+        from metalearn_cli.cli import compressing, views
+
+    runs_dir = _runs_dir(words)
+    found = compressing.compress(words, runs_dir)
+    _show(words, found, lambda: views.compressed(found, runs_dir))
+    return errors.DONE
+
+
 def _enrol(words: Words) -> int:
     from metalearn_cli.cli import deploying, telling, views
 
@@ -420,6 +430,7 @@ _COMMANDS: dict[str, Callable[[Words], int]] = {
     "predict": _predict,
     "explain": _explain,
     "export": _export,
+    "compress": _compress,
     "enrol": _enrol,
     "unenrol": _unenrol,
     "classes": _classes,

@@ -593,9 +593,39 @@ def exported(found: Mapping[str, Any]) -> None:
     """Show what `mlx export` has written."""
     telling.table("", ("!file", "bytes"), [[n, str(f["bytes"])] for n, f in found["files"].items()], right=("bytes",))
     telling.say(found["told"])
+    rows = [[kind, str(e["bytes"]), f"{1000 * e['seconds']:.3f}"] for kind, e in found["encoder"].items()]
+    columns = ("encoder.onnx", "bytes", "ms an item")
+    telling.table("", columns, rows, right=columns[1:])
+    if found["quantize"]:
+        before, after = (found["encoder"][kind]["seconds"] for kind in ("float", "int8"))
+        slower = "slower" if after > before else "faster"
+        telling.say(f"Here int8 is {slower} than float, {after / before:.2f} times as long for one item.")
     folder = shlex.quote(found["folder"])
     telling.say(f"next: mlx predict {folder} FILE")
     telling.say(f"      mlx enrol {folder} NAME FILES")
+
+
+def compressed(found: Mapping[str, Any], runs_dir: str) -> None:
+    """Show what `mlx compress` has made, beside what it was made from."""
+    protocols, rows = [change["normalisation"] for change in found["changes"]], []
+    for kind, network in zip(("trained", found["method"]), found["networks"], strict=True):
+        results = {result["normalisation"]: result for result in reversed(network["results"])}  # from all classes first
+        own = [results.get(name) or results["none"] for name in protocols]
+        named = {"trained": "trained", "prune": "pruned", "distill": "distilled"}[kind]
+        size = [str(network["parameters"]), f"{network['bytes'] / 1000:.0f}", f"{1000 * network['seconds']:.3f}"]
+        rows.append([named, *size, *(spread(result["name"], result["value"], result["interval"]) for result in own)])
+    sizes = ("parameters", "kB", "ms an item")
+    scores = [f"!accuracy, {name}" if name != "none" else "!accuracy" for name in protocols]
+    telling.table(_title(found["networks"][0]["results"][0], found), ["network", *sizes, *scores], rows, right=sizes)
+    for change in found["changes"]:
+        under = "" if change["normalisation"] == "none" else f", {change['normalisation']}"
+        points = f"{100 * change['gain']:+.2f} +- {100 * change['half_width']:.2f} percentage points"
+        telling.say(
+            f"change of the accuracy{under}: {points} (95 %, in pairs over {change['over']['episodes']} episodes)"
+        )
+    telling.say("ms an item: of the backbone in torch, statistics fixed, the median of 200 calls with one item")
+    typed = ["mlx", "export", f"ckpt={found['run']}", "support=EXAMPLES"]
+    telling.say(f"next: {shlex.join([*typed, *['--runs-dir', runs_dir] * (runs_dir != 'runs')])}")
 
 
 def enrolled(found: Mapping[str, Any]) -> None:

@@ -23,6 +23,7 @@ COMMANDS = {
     "predict": "classify files by a few labelled examples, with a trained learner",
     "explain": "show what speaks for a learner's answers: parts of files, examples; draw its classes and network",
     "export": "write a trained learner and its examples into a folder that runs anywhere (ONNX)",
+    "compress": "make a trained network smaller by pruning or distillation, and say what that costs",
     "enrol": "add a class to an exported learner; nothing is trained",
     "unenrol": "take a class out of an exported learner",
     "classes": "list the classes of an exported learner, and their examples",
@@ -74,7 +75,19 @@ DEPLOYING = {
         "episodes": "validation episodes of method=permutation (default: 100)",
         "out": "the folder of pictures and numbers (default: explained)",
     },
-    "export": {**ANSWERING, "name": "of the folder exports/NAME (default: that of the examples)"},
+    "export": {
+        **ANSWERING,
+        "name": "of the folder exports/NAME (default: that of the examples)",
+        "quantize": "int8: the graph in 8-bit integers; says what that costs on the test episodes",
+    },
+    "compress": {
+        "ckpt": ANSWERING["ckpt"],
+        "method": "prune (the default): take channels out and train on; distill: a narrower network learns its answers",
+        "amount": "the share of the channels that is taken away, between 0 and 1 (default: 0.5)",
+        "backbone": "for distill: another network as the student, in place of a narrower one",
+        "steps": "of the training; likewise each setting of its stage, of transfer (distill) and of evaluate;",
+        "evaluate.episodes": "with its section, as in mlx run, a setting is for this stage alone",
+    },
     "enrol": {"column.label": f"{ANSWERING['column.label']}; column.label= for none"},
     "stream": {
         "order": "given: as in the table or folder (the default); or shuffled",
@@ -116,7 +129,7 @@ class Option(NamedTuple):
     default: str = ""
 
 
-_WITH_RUNS = ("compare", "report", "resume", "predict", "explain", "export", "runs", "show", "doctor")
+_WITH_RUNS = ("compare", "report", "resume", "predict", "explain", "export", "compress", "runs", "show", "doctor")
 _RUNS_DIR = Option("--runs-dir", "", "DIR", "folder of all runs (default: runs)", _WITH_RUNS)
 _COMPOSING = (*STAGES, "verify", "ablate", "validate", "ls", "cat", "cp", "schema", "data")
 _INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")

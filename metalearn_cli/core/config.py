@@ -150,7 +150,7 @@ class TransferConfig(Training):
     batch_size: Annotated[int, Range(2)]
     """Labelled items per step."""
     teacher: str | None
-    """A second checkpoint, with a classifier of the same classes, that a method learns from; named as init_from."""
+    """A second checkpoint that a method learns from, named as init_from; of transfer if its classifier teaches."""
     also: dict[str, Spec]
     """More data sets, whose items are added to each batch, by the names that the method uses."""
 

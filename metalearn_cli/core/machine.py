@@ -6,7 +6,10 @@ import os
 import re
 import shutil
 import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 
 from metalearn_cli.core.errors import Problem
 
@@ -42,6 +45,16 @@ def free_memory() -> int | None:
         if most.isdigit() and now.isdigit():  # not "max"
             free.append(max(0, int(most) - int(now)))
     return min(free, default=None)
+
+
+def median_seconds(run: Callable[[], object], calls: int = 200) -> float:
+    """Return the median of the seconds that some calls take; as many before them are not counted."""
+    seconds = list[float]()
+    for _ in range(2 * calls):
+        began = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - began)
+    return median(seconds[calls:])
 
 
 def contents(path: Path) -> str:

@@ -52,13 +52,28 @@ def is_artefact(path: Path) -> bool:
     return (path / ABOUT).is_file()
 
 
-def write_artefact(folder: Path, learner: Deployed, record: Mapping[str, Any]) -> dict[str, Any]:
+def items_to_try(learner: Deployed) -> Tensor:
+    """Return random items to compare the graph with torch on.
+
+    Raises:
+        UserError: if items are made of parts.
+    """
+    if not isinstance(items := random_items(learner.trained.facts, max(SIZES)), Tensor):
+        raise UserError("items of several parts cannot be exported yet")
+    return items
+
+
+def write_artefact(
+    folder: Path, learner: Deployed, record: Mapping[str, Any], graph: bytes | None = None
+) -> dict[str, Any]:
     """Write an artefact; if one is there, it stays until the new one is complete.
 
     Args:
         folder: where it goes.
         learner: the learner with its support set.
-        record: what else is known of it: `result`, that of its evaluation or None, and `lineage`, its ancestors.
+        record: what else is known of it: `result`, that of its evaluation or None; `lineage`, its ancestors; and
+            `quantize`, if the graph is in integers, see `quantizing.Quantized`.
+        graph: the learner's graph; None makes it.
 
     Returns:
         the contents of artefact.json.
@@ -68,7 +83,7 @@ def write_artefact(folder: Path, learner: Deployed, record: Mapping[str, Any]) -
     """
     trained, facts, support = learner.trained, learner.trained.facts, learner.support
     program = "texts" if facts.kind == "text" else "pictures"
-    graph = graph_of(learner.enrolled, _tried(trained))
+    graph = graph or graph_of(learner.enrolled, items_to_try(learner))
     about: dict[str, Any] = {
         "format": FORMAT,
         "metalearn-cli": __version__,
@@ -83,6 +98,7 @@ def write_artefact(folder: Path, learner: Deployed, record: Mapping[str, Any]) -
         "learner": {"backbone": trained.backbone, "algorithm": trained.algorithm, "way": trained.way},
         "data": trained.data,
         "source": trained.source,
+        "quantize": None,
         **record,
         "checked": {"items": list(SIZES), "within": CLOSE},
     }
@@ -138,9 +154,11 @@ def read_artefact(folder: Path) -> tuple[Deployed, dict[str, Any]]:
         raise UserError(f"{folder / ABOUT} is damaged: its classes are not those of its examples")
     support = Support(names, labels, x, embedded, stored.get("looks"))
     try:
-        return deployed(trained, support, of_record(about.get("calibration"))), about
+        learner = deployed(trained, support, of_record(about.get("calibration")))
     except (RuntimeError, ValueError, TypeError, LookupError) as error:  # whatever the tensors' shapes lead to
         raise UserError(f"the parts of {folder} do not fit each other: {str(error).partition(chr(10))[0]}") from error
+    integers = (folder / _ENCODER).read_bytes() if about.get("quantize") else None
+    return learner._replace(integers=integers), about
 
 
 def read_about(folder: Path) -> dict[str, Any]:
@@ -222,17 +240,6 @@ def _stored(support: Support, values: Any) -> Params:
         return {"embeddings": support.x, **looks}
     rounded = (support.x * ONE).round().byte() if values == "unit" else support.x
     return {"items": rounded if torch.equal(rounded.float() / ONE, support.x) else support.x, **looks}
-
-
-def _tried(trained: Trained) -> Tensor:
-    """Return random items to compare the graph with torch on.
-
-    Raises:
-        UserError: if items are made of parts.
-    """
-    if not isinstance(items := random_items(trained.facts, max(SIZES)), Tensor):
-        raise UserError("items of several parts cannot be exported yet")
-    return items
 
 
 def _put(folder: Path, files: Mapping[str, bytes]) -> None:

@@ -43,6 +43,7 @@ def card(about: Mapping[str, Any]) -> str:
         "## How good it is",
         "",
         result(about["result"]),
+        *(["", f"{change(about)} Its calibration was made in floats."] if about["quantize"] else []),
         *(["", f"Calibration: {told(found)}."] if (found := of_record(about["calibration"])) else []),
         "",
         "## How to use it",
@@ -55,7 +56,7 @@ def card(about: Mapping[str, Any]) -> str:
         "",
         f"`encoder.onnx` takes `items` [N, {', '.join(map(str, shape))}] ({about['input']['dtype']}) and gives "
         "`embeddings` and `logits` [N, classes], in the order of `classes` in artefact.json. It was compared with "
-        f"torch for {sizes} items: equal within {about['checked']['within']:g}.",
+        f"torch for {sizes} items: equal within {about['checked']['within']:g}, or ten times torch's own rounding.",
         "",
         f"Batch statistics: {STATISTICS[about['statistics']]}.",
         "",
@@ -79,6 +80,16 @@ def result(found: Mapping[str, Any] | None) -> str:
     measured = f"{percent}{half} % accuracy, {numbers}, on {over} episodes of classes that training has not seen"
     how = f"{found.get('normalisation')}; 95 % interval over episodes; evaluation {found.get('run')}"
     return f"{measured} ({how}). These are test classes of the training data: yours may be easier or harder."
+
+
+def change(about: Mapping[str, Any]) -> str:
+    """Return a sentence on what 8-bit integers have changed, from the contents of artefact.json."""
+    found = about["quantize"]["change"]
+    before, after = (f"{100 * found[kind]:.1f} %" for kind in ("float", "int8"))
+    gain = f"{100 * found['gain']:+.2f} +- {100 * found['half_width']:.2f} percentage points"
+    over = f"95 % interval, in pairs over {found['over']['episodes']} test episodes of {found['evaluation']}"
+    own = "; both with the batch statistics of these examples" if about["statistics"] == "support" else ""
+    return f"In 8-bit integers the accuracy is {after}, {before} in floats: {gain} ({over}{own})."
 
 
 def _plain(text: str) -> str:

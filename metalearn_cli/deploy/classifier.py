@@ -195,6 +195,7 @@ class _Learnt(NamedTuple):
 def _exported(folder: Path) -> FewShotClassifier:
     """Return the learner of an artefact, with the classes that it knows."""
     learner, about = read_artefact(folder)
+    learner.check_floats("load its checkpoint, or classify with mlx predict or predict.py")
     made = FewShotClassifier(str(folder), about["statistics"])
     made._trained = learner.trained
     made.classes_, codes = np.unique(learner.support.labels, return_inverse=True)

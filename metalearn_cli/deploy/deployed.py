@@ -16,17 +16,32 @@ import torch
 from torch import Tensor
 
 from metalearn_cli.core.errors import UserError
-from metalearn_cli.core.items import Facts
+from metalearn_cli.core.items import Facts, Items, size
 from metalearn_cli.core.places import expanded
 from metalearn_cli.core.stages import TABLE
 from metalearn_cli.deploy.calibrating import Calibration, calibrated
-from metalearn_cli.deploy.enrolled import Enrolled, answered, answers, embedded, enrol, learnt, needs_items
+from metalearn_cli.deploy.enrolled import (
+    AT_ONCE,
+    Answers,
+    Enrolled,
+    answered,
+    answers,
+    answers_of,
+    embedded,
+    enrol,
+    learnt,
+    needs_items,
+    some,
+)
+from metalearn_cli.deploy.exporting import outputs_of, session_of
 from metalearn_cli.deploy.folding import folded
 from metalearn_cli.deploy.inputs import ENDINGS, Inputs, Reader, check_class
 from metalearn_cli.deploy.looks import looks_of, unlike
 from metalearn_cli.deploy.trained import Statistics, Trained, data_of, learner_of, of_checkpoint
 from metalearn_cli.records.checkpoint import open_checkpoint
 from metalearn_cli.records.runs import find_checkpoint
+
+_ANEW = "to change its classes, export it anew with other examples: mlx export support=EXAMPLES quantize=int8"
 
 
 class Support(NamedTuple):
@@ -74,6 +89,7 @@ class Deployed(NamedTuple):
         classes: the names [W] of the classes, sorted.
         enrolled: what was learnt.
         calibration: what validation episodes have shown; None without them.
+        integers: the graph in 8-bit integers that answers in place of torch; None if torch does.
     """
 
     trained: Trained
@@ -81,6 +97,17 @@ class Deployed(NamedTuple):
     classes: tuple[str, ...]
     enrolled: Enrolled
     calibration: Calibration | None = None
+    integers: bytes | None = None
+
+    def check_floats(self, what: str) -> None:
+        """Check that it computes in floats, which something needs.
+
+        Raises:
+            UserError: if not.
+        """
+        if self.integers is not None:
+            told = "this artefact computes in integers (quantize=int8), which are fitted to the network of its examples"
+            raise UserError(f"{told}; {what}")
 
 
 def reader_of(trained: Trained, column: Mapping[str, str]) -> Reader:
@@ -143,7 +170,7 @@ def predicted(learner: Deployed, queries: Inputs) -> list[dict[str, Any]]:
     """
     calibration = learner.calibration
     threshold = calibration.threshold if calibration else None
-    found = answers(learner.enrolled, queries.items, calibration.temperature if calibration else 1.0)
+    found = _answers(learner, queries.items, calibration.temperature if calibration else 1.0)
     rows = zip(queries.names, found.probabilities, found.distances, found.nearest, strict=True)
     return [
         {
@@ -157,6 +184,16 @@ def predicted(learner: Deployed, queries: Inputs) -> list[dict[str, Any]]:
         }
         for name, p, distance, nearest in rows
     ]
+
+
+def _answers(learner: Deployed, x: Items, temperature: float) -> Answers:
+    """Return the answers to items, by torch or by the graph that was exported."""
+    if learner.integers is None:
+        return answers(learner.enrolled, x, temperature)
+    session = session_of(learner.integers)
+    parts = [outputs_of(session, some(x, first)) for first in range(0, size(x), AT_ONCE)]
+    z, logits = map(torch.cat, zip(*parts, strict=True))
+    return answers_of(learner.enrolled, z, logits, temperature)
 
 
 def suspects(learner: Deployed) -> list[dict[str, Any]]:
@@ -233,6 +270,7 @@ def with_examples(learner: Deployed, examples: Inputs) -> Deployed:
     Raises:
         UserError: if it can have no further class.
     """
+    learner.check_floats(_ANEW)
     x, names, labels, trained = examples.items, examples.names, examples.labels, learner.trained
     looks = _looks(examples.looks, x, trained.facts)
     if learner.support.embedded:
@@ -249,6 +287,7 @@ def without_class(learner: Deployed, name: str) -> Deployed:
     Raises:
         UserError: if it does not know it, or if fewer than two classes would be left.
     """
+    learner.check_floats(_ANEW)
     if name not in learner.classes:
         near = next(iter(get_close_matches(name, learner.classes)), "")
         hint = f"; did you mean {near}?" if near else f"; there are {', '.join(learner.classes)}"

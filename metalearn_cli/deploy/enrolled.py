@@ -101,10 +101,11 @@ def embedded(learner: Learner, encoder: nn.Module, x: Items) -> Tensor:
     """Return the features or maps of items, see `embedding`."""
     run = embedding(learner, encoder)
     with torch.no_grad():
-        return torch.cat([run(_some(x, first)) for first in range(0, size(x), AT_ONCE)])
+        return torch.cat([run(some(x, first)) for first in range(0, size(x), AT_ONCE)])
 
 
-def _some(x: Items, first: int) -> Items:
+def some(x: Items, first: int) -> Items:
+    """Return the items from the first on that are embedded together."""
     return each(lambda part: part[first : first + AT_ONCE], x)
 
 
@@ -131,11 +132,15 @@ def answers(enrolled: Enrolled, x: Items, temperature: float = 1.0) -> Answers:
         temperature: what logits are divided by.
     """
     z = embedded(enrolled.learner, enrolled.encoder, x)
-    logits, flat = answered(enrolled, z), z.flatten(1)
+    return answers_of(enrolled, z, answered(enrolled, z), temperature)
+
+
+def answers_of(enrolled: Enrolled, z: Tensor, logits: Tensor, temperature: float) -> Answers:
+    """Return the answers to embedded query items [Q, ...] with logits [Q, W], see `answers`."""
     return Answers(
         probabilities=(logits / temperature).softmax(1),
         distances=distances(enrolled, z),
-        nearest=torch.cdist(flat, enrolled.embedded.flatten(1)).argmin(1),
+        nearest=torch.cdist(z.flatten(1), enrolled.embedded.flatten(1)).argmin(1),
     )
 
 

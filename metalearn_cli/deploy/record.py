@@ -24,8 +24,8 @@ def record_of(source: Mapping[str, Any], algorithm: Spec, runs_dir: str) -> dict
         runs_dir: the folder of all runs.
 
     Returns:
-        `result`: of the newest evaluation of this checkpoint with this learner, under a protocol that holds for single
-        files; None if there is none; and `lineage`, from the checkpoint back to its first ancestor.
+        `result`: of the newest evaluation of this checkpoint with this learner on test classes, under a protocol that
+        holds for single files; None if there is none; and `lineage`, from the checkpoint back to its first ancestor.
     """
     learner = name_of("algorithm", algorithm)
     results = [
@@ -34,6 +34,7 @@ def record_of(source: Mapping[str, Any], algorithm: Spec, runs_dir: str) -> dict
         if run["stage"] == "evaluate" and (run.get("parent") or {}).get("sha256") == source["sha256"]
         for result in run.get("results") or ()
         if result.get("normalisation") in _PROTOCOLS and "drawn" not in result
+        if str(result.get("name")).startswith("test/")
         if recorded_name(str(result.get("learner"))) == learner
     ]
     own = {"run": source["run"], "stage": source["stage"], "sha256": source["sha256"]}

@@ -29,7 +29,7 @@ def ids_of(text: str) -> Any:
         words = re.findall(r"\w+|[^\w\s]", unicodedata.normalize("NFKC", text).casefold())
         found = [number for word in words for number in spelt(word, known)]
     else:
-        sys.exit("only the tokenizers words and bytes can be read here")
+        sys.exit("this program has no tokenizer of an encoder's own; classify with: mlx predict")
     found = found[: how["length"]]
     return np.array([found + [PADDING] * (how["length"] - len(found))], np.int64)
 

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor, nn
 
-from metalearn_cli.core.build import build, problems_of
+from metalearn_cli.core.build import Spec, build, problems_of
 from metalearn_cli.core.errors import ConfigError, Problem, UserError
 from metalearn_cli.core.items import Facts, Items
 from metalearn_cli.core.network import BACKBONE, Params, network
@@ -69,8 +69,7 @@ def of_checkpoint(checkpoint: Checkpoint, statistics: Statistics = "support") ->
     if statistics not in get_args(Statistics):
         raise UserError(f"statistics must be support or train, got {statistics!r}")
     model, data = checkpoint.manifest["model"], checkpoint.manifest["data"]
-    recorded = model.get("facts")
-    facts = facts_of({**recorded, "shape": model["shape"]}) if recorded else data_of(checkpoint).facts
+    facts = facts_of_checkpoint(checkpoint)
     if facts.regression:
         raise UserError(f"{checkpoint.folder} predicts numbers; only classes can be predicted here")
     algorithm = model.get("algorithm") or FLOORS[False]
@@ -115,6 +114,28 @@ def facts_of(record: Mapping[str, Any]) -> Facts:
     return Facts(**{key: plain(value) for key, value in record.items()})
 
 
+def facts_of_checkpoint(checkpoint: Checkpoint) -> Facts:
+    """Return the facts of the items that a checkpoint was trained on.
+
+    Raises:
+        UserError: if it does not record them, and the data are gone.
+    """
+    model = checkpoint.manifest["model"]
+    recorded = model.get("facts")
+    return facts_of({**recorded, "shape": model["shape"]}) if recorded else data_of(checkpoint).facts
+
+
+def backbone_of(checkpoint: Checkpoint) -> nn.Module:
+    """Return the backbone that a checkpoint has trained.
+
+    Raises:
+        UserError: if it cannot be built.
+    """
+    backbone = fresh_backbone(checkpoint.manifest["model"]["backbone"], facts_of_checkpoint(checkpoint), seed=0)
+    _take(backbone, {name: t.float() if t.is_floating_point() else t for name, t in read_tensors(checkpoint).items()})
+    return backbone
+
+
 def learner_of(trained: Trained, way: int) -> tuple[Learner, nn.Module]:
     """Build a learner of so many classes, and the module of its network.
 
@@ -137,12 +158,16 @@ def learner_of(trained: Trained, way: int) -> tuple[Learner, nn.Module]:
         where = trained.source["checkpoint"]
         raise UserError(f"{where} has other tensors than its backbone: {', '.join(wrong[:3])}; train it again")
     own = {name: trained.tensors[name] for name in tensors}
-    found = dict(backbone.named_parameters()) | dict(backbone.named_buffers())
-    with torch.no_grad():
-        for name, tensor in found.items():
-            if BACKBONE + name in own:
-                tensor.copy_(own[BACKBONE + name])
+    _take(backbone, own)
     return fresh.of(own), backbone
+
+
+def _take(backbone: nn.Module, tensors: Params) -> None:
+    """Give a backbone the values that are among the tensors of its network."""
+    with torch.no_grad():
+        for name, tensor in (*backbone.named_parameters(), *backbone.named_buffers()):
+            if BACKBONE + name in tensors:
+                tensor.copy_(tensors[BACKBONE + name])
 
 
 def random_items(facts: Facts, count: int) -> Items:
@@ -170,6 +195,14 @@ def data_of(checkpoint: Checkpoint) -> Dataset:
     Raises:
         UserError: if they are gone.
     """
-    spec = checkpoint.manifest["data"]["spec"]
+    return dataset(checkpoint.manifest["data"]["spec"])
+
+
+def dataset(spec: Spec) -> Dataset:
+    """Build the data of recorded settings.
+
+    Raises:
+        UserError: if they are gone.
+    """
     data: Dataset = in_fold(build(spec, "data"), spec)
     return data

@@ -439,6 +439,7 @@ def find_checkpoint(name: str, runs_dir: str, accepts: tuple[str, ...], setting:
         runs = [i for i in list_runs(runs_dir) if i["stage"] in stages]
         own = os.environ.get("MLX_SWEEP_ID")  # all jobs of a sweep start from the same run, not from each other's
         done = [i for i in runs if i["status"] == "completed" and (not i.get("sweep") or i["sweep"] != own)]
+        done = [i for i in done if i.get("steps") != 0]  # a pruned network that was not trained yet
         if not done:
             looked = f"{len(runs)} unfinished" if runs else "no runs"
             raise UserError(

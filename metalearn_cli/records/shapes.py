@@ -174,6 +174,16 @@ ARTEFACT = {
     "source": PARENT,
     "lineage": [{"run": TEXT, "stage": TEXT, "sha256?": SHA256}],
     "result?": OBJECT,
+    "quantize?": {
+        "type": TEXT,
+        "items": {"split": TEXT, "count": COUNT, "sha256": SHA256},
+        "float_sha256": SHA256,
+        "change": {
+            **dict.fromkeys(("float", "int8", "gain", "half_width"), NUMBER),
+            "evaluation": TEXT,
+            "over": OBJECT,
+        },
+    },
     "files": {"*": {"sha256": SHA256, "bytes": COUNT}},
     "sha256": SHA256,
 }

@@ -35,7 +35,12 @@ Settings = Training | EvaluateConfig | ChainConfig
 
 
 def run(
-    stage: str, config: Settings, reporter: Reporter, given: Mapping[str, Any] | None = None, **facts: Any
+    stage: str,
+    config: Settings,
+    reporter: Reporter,
+    given: Mapping[str, Any] | None = None,
+    again: bool = False,
+    **facts: Any,
 ) -> dict[str, Any]:
     """Run a stage, or the chain.
 
@@ -44,6 +49,7 @@ def run(
         config: its settings, as `core.config.parse` or `parse_chain` returns them.
         reporter: gets reports of progress.
         given: for an evaluation, settings for the checkpoint's own learner, see `prepare_evaluation`.
+        again: whether a run of the same work is taken in its place, and an interrupted one resumed.
         facts: more entries for run.json, such as the sweep that the run belongs to.
 
     Returns:
@@ -64,7 +70,7 @@ def run(
         if isinstance(config, ChainConfig):
             return run_chain(config, JOBS, session, reporter, **facts)
         # a repeated sweep, and a command that torchrun repeats, resume their existing runs
-        again = facts.get("sweep") is not None or (runtime.devices != 1 and restarted())
+        again = again or facts.get("sweep") is not None or (runtime.devices != 1 and restarted())
         if isinstance(config, EvaluateConfig):
             return (evaluated if again else evaluate)(prepare_evaluation(config, session, given), reporter, **facts)
         return (trained if again else train)(prepare(stage, config, JOBS[stage], session), session, reporter, **facts)
@@ -106,7 +112,7 @@ def resume(folder: str, reporter: Reporter, changes: Mapping[str, Any], wait: fl
         raise ConfigError([Problem("wait", wrong)])
     with first_signal((), stop):
         runs.wait_for(Path(folder), wait)
-    info, values = runs.find_run("", folder), runs.read_config(Path(folder))
+    info = runs.find_run("", folder)
     stage = info["stage"]
     if stage not in JOBS:
         raise UserError(f"{info['id']} is a run of {stage}, which cannot be resumed; run it again: mlx {stage}")
@@ -116,19 +122,12 @@ def resume(folder: str, reporter: Reporter, changes: Mapping[str, Any], wait: fl
     if fixed:
         message = f"is fixed once a run has begun; begin a new one with: mlx {stage} init_from={info['id']}"
         raise ConfigError([Problem(key, message) for key in fixed])
-    try:
-        parse(STAGES[stage], values)
-    except ConfigError as error:
-        raise UserError(f"{Path(folder) / 'config.json'} is damaged, or of another version: {error}") from error
-    if "steps" in changes and values["scheduler"].get("T_max") == values["steps"]:
-        # configs tie the length of a cosine to that of the stage, but config.json has only the numbers
-        changes = {"scheduler.T_max": changes["steps"], **changes}
+    values = recorded_settings(Path(folder), stage)
     for setting, entry in {"init_from": info.get("parent"), "teacher": info.get("teacher")}.items():
         if entry and values.get(setting):
             values[setting] = runs.found_again(entry["checkpoint"], runs.beside_of(Path(folder)), values["runs_dir"])
     changed = tuple(
-        f"{key}: this run has {_change(values, key, value)!r}, resuming with {value!r}"
-        for key, value in changes.items()
+        f"{key}: this run has {before!r}, resuming with {value!r}" for key, before, value in change(values, changes)
     )
     config: Any = parse(STAGES[stage], values)
     _follow(config.runtime)
@@ -204,6 +203,39 @@ def _process(runtime: Runtime) -> Iterator[None]:
         tune()
     with first_signal(runtime.stop_on, stop), logging_runs():
         yield
+
+
+def recorded_settings(folder: Path, stage: str) -> dict[str, Any]:
+    """Return the settings that a run of a stage was started with, as plain values.
+
+    Raises:
+        UserError: if they are missing, damaged, or not those of this version.
+    """
+    values = runs.read_config(folder)
+    try:
+        parse(STAGES[stage], values)
+    except ConfigError as error:
+        raise UserError(f"{folder / 'config.json'} is damaged, or of another version: {error}") from error
+    return values
+
+
+def change(values: dict[str, Any], changes: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Change recorded settings; `parse` refuses keys that do not exist.
+
+    Args:
+        values: the settings of a training stage, which are changed.
+        changes: new values, by dotted keys.
+
+    Returns:
+        each key, with its old and its new value.
+
+    Raises:
+        ConfigError: if a key is within a setting that is no group.
+    """
+    if "steps" in changes and values["scheduler"].get("T_max") == values["steps"]:
+        # configs tie the length of a cosine to that of the stage, but config.json has only the numbers
+        changes = {"scheduler.T_max": changes["steps"], **changes}
+    return [(key, _change(values, key, value), value) for key, value in changes.items()]
 
 
 def _change(values: dict[str, Any], key: str, value: Any) -> Any:

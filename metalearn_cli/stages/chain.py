@@ -29,6 +29,7 @@ from metalearn_cli.stages.evaluation_inputs import FLOORS
 from metalearn_cli.stages.preparing import (
     CommonT,
     MakeJob,
+    accepted,
     describe_data,
     essence,
     fitted,
@@ -295,7 +296,7 @@ def _key(config: ChainConfig, session: Session) -> str:
     for key, name in named.items():
         if not name.startswith("latest"):
             stage, setting = key.rsplit(".", 1)
-            folder = runs.find_checkpoint(name, config.runs_dir, TABLE[stage].accepts, setting)
+            folder = runs.find_checkpoint(name, config.runs_dir, accepted(stage, setting), setting)
             named[key] = session.checkpoint(folder).sha256
     return digest([config.seeds, config.folds, parts, named])
 
@@ -322,7 +323,7 @@ def _starts(config: ChainConfig) -> dict[str, dict[str, str]]:
     """Return the checkpoints in the stages' settings, as paths."""
     return {
         stage: {
-            setting: str(runs.find_checkpoint(name, config.runs_dir, TABLE[stage].accepts, setting))
+            setting: str(runs.find_checkpoint(name, config.runs_dir, accepted(stage, setting), setting))
             for setting, name in named.items()
         }
         for stage, named in _named(config).items()

@@ -174,9 +174,14 @@ def named_checkpoint(stage: str, setting: str, config: Common, session: Session)
     if name is None:
         return None
     try:
-        return session.checkpoint(runs.find_checkpoint(name, config.runs_dir, TABLE[stage].accepts, setting))
+        return session.checkpoint(runs.find_checkpoint(name, config.runs_dir, accepted(stage, setting), setting))
     except UserError as error:
         raise ConfigError([Problem(setting, str(error).removeprefix(f"{setting}={name}: "))]) from error
+
+
+def accepted(stage: str, setting: str) -> tuple[str, ...]:
+    """Return the stages whose checkpoints a setting of a stage may name; any network can teach."""
+    return TABLE["evaluate" if setting == "teacher" else stage].accepts
 
 
 def check_dealt(kind: str, component: object, module: nn.Module, config: Training, number: int) -> None:

@@ -21,7 +21,7 @@ from metalearn_cli.data.common.splits import group_of
 from metalearn_cli.engine.evaluation import Outcomes
 from metalearn_cli.records import runs
 from metalearn_cli.records.calibration import Calibration, calibration_of, temperature_of
-from metalearn_cli.records.intervals import over_classes, over_episodes, over_trainings
+from metalearn_cli.records.intervals import by_episodes, by_trainings, over_classes, over_episodes, over_trainings
 
 FILE = "episodes.csv"
 CLASSES = "classes.csv"
@@ -89,6 +89,10 @@ class Scores(NamedTuple):
     shots: Sequence[tuple[int, ...]] = ()
     by_class: Mapping[str, Sequence[ClassScore]] = {}
     calibration: Mapping[str, Calibrated] = {}
+
+    def under(self, protocol: str) -> Tensor:
+        """Return the scores [E] under a protocol, or the only ones where there are no batch statistics."""
+        return self.protocols[protocol if protocol in self.protocols else "none"]
 
     def write(self, folder: Path) -> None:
         """Write episodes.csv: a line per episode, its classes, and their shots, separated by semicolons."""
@@ -232,6 +236,29 @@ def mean_of(scores: Tensor, classes: Sequence[tuple[str, ...]], folds: int = 1) 
         "interval_classes": over_classes(mean, units, folds) if members else None,
         "interval_trainings": over_trainings(within) if trainings >= TRAININGS else None,
         "over": {"episodes": episodes, **({unit: len(members)} if members else {}), "trainings": trainings},
+    }
+
+
+def gain_of(gains: Tensor, classes: Sequence[tuple[str, ...]]) -> dict[str, Any]:
+    """Return the mean gain of one side of a comparison in pairs.
+
+    Args:
+        gains: [S, E], how much better the one side is than the other in each episode, for each training.
+        classes: see `Scores`.
+
+    Returns:
+        `gain` with its intervals, see `mean_of`; `half_width`, the interval that decides, and whether it is over
+        episodes and trainings, `crossed`, or over episodes only; `over`; and `p`, likewise.
+    """
+    mean, crossed = mean_of(gains, classes), len(gains) >= TRAININGS
+    spread = by_trainings(gains) if crossed else by_episodes(gains.mean(0))
+    return {
+        "gain": mean["value"],
+        **{f"gain_{name}": mean[name] for name in INTERVALS},
+        "half_width": spread.half,
+        "crossed": crossed,
+        "over": mean["over"],
+        "p": spread.chance(mean["value"]),
     }
 
 

@@ -247,7 +247,8 @@ def _network_of(teacher: Checkpoint, like: Network | None, data: Dataset, data_s
     if problems_of(spec, "backbone") or model.get("shape") != data.facts.plain_shape:
         message = f"{teacher.folder} has no backbone for items of the shape of {data.name}; name another run"
         raise ConfigError([Problem("teacher", message)])
-    if like and f"{HEAD}weight" not in teacher.manifest["signature"]:
+    # that of a learner is for the classes of an episode
+    if like and (teacher.manifest["stage"] != "transfer" or f"{HEAD}weight" not in teacher.manifest["signature"]):
         message = f"{teacher.folder} has no classifier; name a run of transfer"
         raise ConfigError([Problem("teacher", message)])
     if like and recorded.get("name") != data.name:

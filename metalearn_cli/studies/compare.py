@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 from metalearn_cli.core.errors import UserError
 from metalearn_cli.core.metric import metric_named
 from metalearn_cli.records import runs
-from metalearn_cli.records.intervals import by_episodes, by_trainings, holm
+from metalearn_cli.records.intervals import holm
 from metalearn_cli.records.names import recorded_name
-from metalearn_cli.stages.scores import INTERVALS, TRAININGS, mean_of
+from metalearn_cli.stages.scores import TRAININGS, gain_of, mean_of
 from metalearn_cli.studies.sides import Run, Side, episodes_of, evaluations_of, grouped, names_of
 
 LEVEL = 0.05
@@ -117,10 +117,8 @@ def compared(sides: Sequence[Side], pairs: Sequence[Pair]) -> dict[str, Any]:
 
     Returns:
         `sides`: each with its `name`, `runs`, `seeds`, and its mean score with intervals, for each protocol.
-        `comparisons`: of each pair the `gain` of the first with its intervals, see `mean_of`; `half_width`, the
-        interval that decides, and whether it is over episodes and trainings, `crossed`, or over episodes only; `p`
-        likewise; `p_adjusted` by Holm's method for `comparisons`, those with the same protocol and learner; and the
-        `verdict`: better, worse, not clear or same.
+        `comparisons`: of each pair the `gain` of the first, see `gain_of`; `p_adjusted` by Holm's method for
+        `comparisons`, those with the same protocol and learner; and the `verdict`: better, worse, not clear or same.
 
     Raises:
         UserError: if the sides of a pair have no seed or no protocol in common.
@@ -162,22 +160,15 @@ def _differences(pair: Pair) -> Iterator[dict[str, Any]]:
     sign = 1 if metric_named(name).higher_is_better else -1
     for protocol in _protocols(first, second):
         gains = sign * (first.under(protocol, mine) - second.under(protocol, theirs))
-        mean, crossed = mean_of(gains, first.classes), len(mine) >= TRAININGS
-        spread = by_trainings(gains) if crossed else by_episodes(gains.mean(0))
         yield {
             **facts,
             "first": first.name,
             "second": second.name,
             "name": name,
             "normalisation": protocol,
-            "gain": mean["value"],
-            **{f"gain_{name}": mean[name] for name in INTERVALS},
-            "half_width": spread.half,
-            "crossed": crossed,
-            "over": mean["over"],
+            **gain_of(gains, first.classes),
             "seeds": mine,
             "left_out": len(first.scores) + len(second.scores) - 2 * len(mine),
-            "p": spread.chance(mean["value"]),
         }
 
 

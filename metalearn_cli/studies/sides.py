@@ -60,8 +60,7 @@ class Side(NamedTuple):
 
     def under(self, protocol: str, seeds: Iterable[str]) -> Tensor:
         """Return scores [S, E] under a protocol, or the only ones where there are no batch statistics."""
-        own = protocol if protocol in self.protocols else "none"
-        return torch.stack([self.scores[seed].protocols[own] for seed in seeds])
+        return torch.stack([self.scores[seed].under(protocol) for seed in seeds])
 
 
 class Group(NamedTuple):

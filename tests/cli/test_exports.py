@@ -10,12 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from sources import images
 from sources.text import sentence
 from trainings import GRAY, meta_trained
 
+import metalearn_cli
 from metalearn_cli.core.errors import UserError
-from metalearn_cli.deploy import artefact, deployed, exporting
+from metalearn_cli.deploy import artefact, deployed, exporting, quantizing
 
 ROOT = Path(__file__).parents[2]
 
@@ -28,7 +30,9 @@ def of_pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def without_graph(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exporting, "find_spec", lambda name: object())
-    monkeypatch.setattr(artefact, "graph_of", lambda enrolled, tried: enrolled.embedded.numpy().tobytes())
+    for module in (artefact, exporting):
+        monkeypatch.setattr(module, "graph_of", lambda enrolled, tried: enrolled.embedded.numpy().tobytes())
+    monkeypatch.setattr(exporting, "latency", lambda graph, items: len(graph) / 1e6)
 
 
 @pytest.fixture
@@ -47,7 +51,9 @@ def test_a_learner_is_exported_and_answers_as_before(mlx: Callable, folder: Path
     code, out, err = mlx("export", "support=examples", "name=birds", "calibration=0", "--json")
     assert code == 0, err
     told = json.loads(out)
-    assert told["folder"] == "exports/birds" and told["result"] is None
+    assert told["folder"] == "exports/birds" and told["result"] is None and told["quantize"] is None
+    size = told["files"]["encoder.onnx"]["bytes"]
+    assert told["encoder"] == {"float": {"bytes": size, "seconds": size / 1e6}}
     assert set(told["files"]) | {"artefact.json"} == {path.name for path in Path("exports/birds").iterdir()}
     before, after = (
         json.loads(mlx("predict", *words, "new", "--json").out) for words in (["support=examples"], ["exports/birds"])
@@ -188,7 +194,7 @@ def test_a_failed_export_leaves_no_folder(mlx: Callable, folder: Path, monkeypat
     def refuse(*args: object) -> None:
         raise UserError("it has no graph")
 
-    monkeypatch.setattr(artefact, "graph_of", refuse)
+    monkeypatch.setattr(artefact, "write_artefact", refuse)
     assert mlx("export", "support=examples", "calibration=0").code == 2
     assert not Path("exports").exists()
     Path("exports").mkdir()
@@ -219,6 +225,7 @@ def test_a_link_to_an_artefact_stays_one(mlx: Callable, folder: Path) -> None:
         ("export support=examples", "exports/examples exists; remove it, or choose another name: name=NAME"),
         ("export support=examples name=a/b", "name must be a name without folders, got 'a/b'"),
         ("export support=examples new", "mlx export takes no 'new'"),
+        ("export support=examples name=small quantize=int4", "quantize must be int8, got 'int4'"),
         ("export support=examples calibration=many", "calibration must be a whole number of episodes"),
         ("export support=examples unknown.keep=1", "unknown.keep must be a number between 0 and 1, got '1'"),
         ("enrol exports/examples wren", "mlx enrol needs an artefact, the name of a class and its files"),
@@ -253,11 +260,55 @@ def test_packages_that_are_missing_are_named_before_any_work(
     assert code == 2 and "pip install 'metalearn-cli[export]'" in err and not Path("exports").exists()
 
 
+CHANGE = {"float": 0.5, "int8": 0.4, "gain": -0.1, "half_width": 0.2, "evaluation": "e", "over": {"episodes": 2}}
+MADE = {
+    "type": "int8",
+    "items": {"split": "train", "count": 9, "sha256": "0" * 64},
+    "float_sha256": "1" * 64,
+    "change": CHANGE,
+}
+
+
+def test_what_integers_cost_is_told(mlx: Callable, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, _, err = mlx("export", "support=examples", "calibration=0", "quantize=int8")
+    assert code == 2 and "type first: mlx evaluate" in err and not Path("exports").exists()
+    assert mlx("evaluate", "episodes=2", "query=2").code == 0
+    monkeypatch.setattr(quantizing, "int8", lambda learner, episodes, graph: (b"integers" * len(graph), MADE))
+    monkeypatch.setattr(deployed, "session_of", lambda graph: graph)
+    monkeypatch.setattr(deployed, "outputs_of", lambda graph, x: (torch.ones(len(x), 4), torch.eye(len(x), 2)))
+    code, out, err = mlx("export", "support=examples", "calibration=0", "quantize=int8")
+    assert code == 0, err
+    assert "In 8-bit integers the accuracy is 40.0 %, 50.0 % in floats: -10.00 +- 20.00 percentage points" in out
+    assert "Here int8 is slower than float, 8.00 times as long for one item." in out
+    about = json.loads(Path("exports/examples/artefact.json").read_text())
+    assert about["quantize"] == MADE and "In 8-bit integers" in Path("exports/examples/README.md").read_text()
+    answers = json.loads(mlx("predict", "exports/examples", "new", "--json").out)["answers"]
+    assert [answer["class"] for answer in answers] == ["crow", "jay", "crow"]
+    for words in ("enrol exports/examples wren more/wren", "unenrol exports/examples jay"):
+        code, _, err = mlx(*words.split())
+        assert code == 2 and "export it anew with other examples: mlx export support=EXAMPLES quantize=int8" in err
+    for words, told in (("explain", "explain its checkpoint, or an artefact"), ("stream", "stream to an artefact")):
+        code, _, err = mlx(words, "exports/examples", "examples")
+        assert code == 2 and f"{told} in floats" in err
+    with pytest.raises(UserError, match=r"load its checkpoint, or classify with mlx predict or predict\.py"):
+        metalearn_cli.load("exports/examples")
+
+
+SHORT = {
+    "evaluate": "episodes=2 query=2",
+    "compress": "steps=1 val_episodes=2 query=2 evaluate.episodes=2",
+}
+"""Settings that make commands of the page short."""
+
+
 @pytest.mark.slow
-def test_the_commands_of_the_page(mlx: Callable, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_the_commands_of_the_page(
+    mlx: Callable, folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "docs" / "deploy.md").read_text(), flags=re.DOTALL)
     lines = [line for block in blocks for line in block.splitlines() if line.startswith("mlx ")]
-    assert len(lines) == 16
+    assert len(lines) == 20
+    monkeypatch.setattr(quantizing, "int8", lambda learner, episodes, graph: (graph, MADE))
     shutil.copytree("examples", "sightings")
     for line in lines:
         more: list[str] = []
@@ -266,6 +317,8 @@ def test_the_commands_of_the_page(mlx: Callable, folder: Path, tmp_path_factory:
             rows = [f'"{sentence(k, i)}",{k}' for k in range(2) for i in range(2)]
             Path("questions.csv").write_text("\n".join(["text,label", *rows]))
             shutil.copy("questions.csv", "more_questions.csv")
+        if words := SHORT.get(line.split()[1]):
+            more = words.split()
         if "# for tables" in line:
             more = ["--runs-dir", str(meta_trained("table", tmp_path_factory.mktemp("table")).parents[3]), "episodes=2"]
         code, _, err = mlx(*shlex.split(line, comments=True)[1:], *more)

@@ -147,6 +147,7 @@ OTHERS = {
     "fits.png",  # of an evaluated regression
     *("columns.json", "columns.png", "map.csv"),  # of `mlx explain`
     *("artefact.json", "classes.safetensors", "learner.safetensors", "support.safetensors"),  # of `mlx export`
+    "compress.json",  # of `mlx compress`
     *("ablate.json", "journal.log", "output.json", "results.csv", "results.json"),  # of `mlx ablate` and of sweeps
 }
 """Files of other commands, which their own tests open."""

@@ -295,8 +295,8 @@ def test_the_record_has_the_result_of_the_same_checkpoint(of_pictures, tmp_path)
     folder = runs / "evaluate" / "e1"
     folder.mkdir(parents=True)
     scores = [
-        {"name": "test/accuracy", "value": v, "normalisation": n, "learner": "ProtoNet", "way": 3, "shot": 1}
-        for v, n in ((0.9, "transductive"), (0.8, "inductive"))
+        {"name": f"{split}/accuracy", "value": v, "normalisation": n, "learner": "ProtoNet", "way": 3, "shot": 1}
+        for split, v, n in (("test", 0.9, "transductive"), ("val", 0.7, "inductive"), ("test", 0.8, "inductive"))
     ]
     info = {"id": "e1", "stage": "evaluate", "status": "completed", "parent": source, "results": scores}
     (folder / "run.json").write_text(json.dumps(info))

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from contract.components import specs
+from encoders import TRANSFORMERS, WORDS, encoder_into, weights_into
 from sources import images
 from trainings import GRAY, meta_trained
 
@@ -27,8 +31,9 @@ from metalearn_cli.deploy import exporting
 from metalearn_cli.deploy.artefact import write_artefact
 from metalearn_cli.deploy.deployed import Support, deployed, named, predicted, reader_of
 from metalearn_cli.deploy.enrolled import Enrolled, enrol
-from metalearn_cli.deploy.exporting import SIZES, check_installed, graph_of
+from metalearn_cli.deploy.exporting import SIZES, check_installed, graph_of, outputs_of, session_of
 from metalearn_cli.deploy.inputs import Reader
+from metalearn_cli.deploy.quantizing import quantized
 from metalearn_cli.stages.learner import fresh_backbone, fresh_learner
 
 needs_onnx = pytest.mark.skipif(
@@ -59,7 +64,7 @@ def items(facts: Facts, count: int) -> torch.Tensor:
 
 def learnt(backbone: str, algorithm: str) -> Enrolled:
     settings, facts = BACKBONES[backbone]
-    module = fresh_backbone(specs("backbone")[backbone] | settings, facts, seed=0)
+    module = fresh_backbone(specs("backbone").get(backbone, {}) | settings, facts, seed=0)
     built = build(specs("algorithm")[algorithm], "algorithm")
     learner = fresh_learner(built, network(module, 3 if built.traits.head else None), 3, "inductive", seed=0).at(1.0)
     return enrol(learner, module, items(facts, 6), torch.arange(3).repeat(2), {})
@@ -84,6 +89,37 @@ def test_the_graph_gives_what_torch_gives(backbone, algorithm):
             "Transpose",
             "Gemm",
         }
+
+
+HF, TIMM = "metalearn_cli.backbones.hf.Hf", "metalearn_cli.backbones.timm.Timm"
+FOREIGN = {
+    "text": Facts("text", (7,), "ids", 3, vocabulary=1 + len(WORDS)),
+    "image": Facts("image", (3, 16, 16), "unit", 3),
+    "audio": Facts("audio", (1, 300), "real", 3),
+    "test_vit": Facts("image", (3, 32, 32), "unit", 3),
+    "test_resnet": Facts("image", (3, 32, 32), "unit", 3),
+    "test_convnext": Facts("image", (3, 64, 64), "unit", 3),
+    "speaker": Facts("audio", (1600,), "real", 3),
+}
+
+
+@needs_onnx
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FOREIGN)
+def test_encoders_of_others_are_exported(name, tmp_path, monkeypatch):
+    facts, spec = FOREIGN[name], {"_target_": "metalearn_cli.backbones.speaker.Speaker"}
+    if name in TRANSFORMERS:
+        if find_spec("transformers") is None:  # imported only once a broken torchvision is hidden
+            pytest.skip("transformers is not installed")
+        spec = {"_target_": HF, "path": str(encoder_into(tmp_path / name, name))}
+        if name == "text":
+            own = hashlib.sha256((tmp_path / name / "tokenizer.json").read_bytes()).hexdigest()
+            facts = facts._replace(tokenizer=own)
+    elif name != "speaker":
+        spec = {"_target_": TIMM, "name": name, "weights": str(weights_into(tmp_path, name))}
+    monkeypatch.setitem(BACKBONES, name, (spec, facts))
+    made = learnt(name, "protonet")
+    assert graph_of(made, items(facts, max(SIZES)))
 
 
 class OfThree(ProtoNet):
@@ -117,6 +153,45 @@ def test_another_answer_is_refused(monkeypatch):
     whole = exporting._Whole(learnt("conv4", "protonet"))
     with pytest.raises(UserError, match="gives other numbers than torch for 1 items"):
         exporting._compare(b"", whole, items(IMAGES, 75))
+
+
+@needs_onnx
+@pytest.mark.parametrize(("off", "refused"), [(5e-6, False), (8e-4, False), (2e-3, True), (float("nan"), True)])
+def test_what_is_due_to_rounding_is_not_refused(off, refused, monkeypatch):
+    whole = exporting._Whole(learnt("mlp", "protonet"))
+
+    def run(names, given):
+        with torch.no_grad():
+            return [(1 + off) * part.numpy() for part in whole(torch.from_numpy(given["items"]))]
+
+    def rounded(whole, x):
+        with torch.no_grad():
+            return [(1 + 1e-4) * part.numpy() for part in whole(x)]
+
+    monkeypatch.setattr(exporting, "session_of", lambda content: SimpleNamespace(run=run))
+    monkeypatch.setattr(exporting, "_exact", rounded)
+    x = items(BACKBONES["mlp"][1], 75)
+    if not refused:
+        return exporting._compare(b"", whole, x)
+    with pytest.raises(UserError, match="gives other numbers than torch for 1 items"):
+        exporting._compare(b"", whole, x)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_rounding_is_that_of_32_bits(name):
+    whole, x = exporting._Whole(learnt(name, "protonet")), items(BACKBONES[name][1], 7)
+    for part, exact in zip(whole(x), exporting._exact(whole, x), strict=True):
+        assert exact.dtype == np.float64 and 0 < exporting._apart(part.detach().numpy(), exact) < 1e-4
+
+
+@needs_onnx
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BACKBONES)
+def test_every_kind_of_network_can_be_in_integers(name):
+    x = items(BACKBONES[name][1], 100)
+    graph = graph_of(learnt(name, "protonet"), x)
+    z, integers = (outputs_of(session_of(content), x)[0] for content in (graph, quantized(graph, x)))
+    assert 0 < (z - integers).abs().max() < 0.2 * z.abs().max()
 
 
 @pytest.mark.parametrize(("cause", "raised"), [(KeyboardInterrupt(), KeyboardInterrupt), (ValueError("no"), UserError)])
