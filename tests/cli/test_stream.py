@@ -18,7 +18,9 @@ from metalearn_cli.deploy import artefact, exporting
 @pytest.fixture(autouse=True)
 def without_graph(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exporting, "find_spec", lambda name: object())
-    monkeypatch.setattr(artefact, "graph_of", lambda enrolled, tried: b"graph")
+    for module in (artefact, exporting):
+        monkeypatch.setattr(module, "graph_of", lambda enrolled, tried: b"graph")
+    monkeypatch.setattr(exporting, "latency", lambda graph, tried: 0.001)
 
 
 @pytest.fixture(scope="module")
