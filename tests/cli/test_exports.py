@@ -18,6 +18,7 @@ from trainings import GRAY, meta_trained
 import metalearn_cli
 from metalearn_cli.core.errors import UserError
 from metalearn_cli.deploy import artefact, deployed, exporting, quantizing
+from metalearn_cli.deploy.folder import changing
 
 ROOT = Path(__file__).parents[2]
 
@@ -204,7 +205,7 @@ def test_a_failed_export_leaves_no_folder(mlx: Callable, folder: Path, monkeypat
 
 def test_two_exports_at_once_do_not_mix(mlx: Callable, folder: Path) -> None:
     Path("exports").mkdir()
-    with artefact.changing(Path("exports/birds")):
+    with changing(Path("exports/birds")):
         code, _, err = mlx("export", "support=examples", "calibration=0")
     assert code == 4 and "is being changed by another mlx process" in err
     assert not list(Path("exports").iterdir())

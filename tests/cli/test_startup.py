@@ -46,7 +46,10 @@ def test_typos_are_told_without_torch(tmp_path):
 
 
 def test_what_is_wrong_with_a_prediction_is_told_without_torch(tmp_path):
-    refused = [["predict", "suport=x"], *([name, "x"] for name in ("predict", "export", "enrol", "explain", "stream"))]
+    refused = [
+        ["predict", "suport=x"],
+        *([name, "x"] for name in ("predict", "export", "enrol", "explain", "stream", "classes")),
+    ]
     found, err = run(tmp_path, *refused)
     assert found == [["2"]] * len(refused), err
 
