@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import re
 import shlex
 from collections import Counter
@@ -12,7 +13,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from metalearn_cli.cli.phrases import cell
 from metalearn_cli.cli.words import ANSWERING, DEPLOYING, Words, meant
@@ -317,6 +318,60 @@ def stream(words: Words) -> dict[str, Any]:
     if saved:
         changes.change(Path(expanded(name)), lambda now: deployed.with_examples(now, items.of(parts.stream)))
     return {"artefact": name, "saved": saved, **found}
+
+
+class Server(NamedTuple):
+    """A server that is ready.
+
+    Attributes:
+        told: its `artefact`, `classes` and `url`.
+        run: answers requests until SIGTERM or Ctrl-C.
+    """
+
+    told: dict[str, Any]
+    run: Callable[[], None]
+
+
+def serve(words: Words) -> Server:
+    """Prepare to serve an artefact, see `deploy.server`.
+
+    Raises:
+        UserError: if something cannot be used.
+    """
+    settings, others = _read(words)
+    if len(others) != 1:
+        raise UserError("mlx serve needs one artefact: mlx serve ARTEFACT")
+    from metalearn_cli.deploy import server
+    from metalearn_cli.deploy.bodies import Limits
+
+    host, token = settings.get("host", "127.0.0.1"), settings.get("token", os.environ.get("MLX_TOKEN", ""))
+    if token and not re.fullmatch(r"[\x21-\x7e]{16,}", token):
+        raise UserError("the token must have 16 or more letters, digits or marks, without spaces")
+    if not token and not server.is_loopback(host):
+        told = f"host={host} may be reached from other machines, so that it needs a token"
+        raise UserError(f"{told}: MLX_TOKEN=SECRET {_typed(words)}")
+    origins = tuple(filter(None, settings.get("origins", "").split(",")))
+    if wrong := [origin for origin in origins if not re.fullmatch(r"https?://[^/\s*]+", origin)]:
+        raise UserError(f"origins are as in https://a.example, without a path, got {wrong[0]}")
+    port = _count(settings, "port", 8000, range(1 << 16))
+    usual = Limits()._asdict()
+    limits = Limits(**{key: _count(settings, f"limit.{key}", usual[key], range(1, 10**6)) for key in usual})
+    state = server.State(server.Settings(Path(expanded(others[0])), token, origins, limits))
+    listener, url = server.listening(host, port)
+    ready = {"artefact": others[0], "classes": state.served().sizes, "url": url}
+    return Server(ready, lambda: server.run(state, listener))
+
+
+def _count(settings: Mapping[str, str], key: str, usual: int, allowed: range) -> int:
+    """Return a setting that is a whole number.
+
+    Raises:
+        UserError: if it is none, or too small or too large.
+    """
+    value = settings.get(key, str(usual))
+    if not re.fullmatch("[0-9]{1,9}", value) or int(value) not in allowed:
+        raise UserError(f"{key} must be a whole number from {allowed[0]} to {allowed[-1]}, got {value!r}")
+    return int(value)
 
 
 def _is_artefact(name: str) -> bool:
