@@ -15,7 +15,7 @@ PEERS := .venv-bench
 
 .DEFAULT_GOAL := help
 STAGES := pretrain transfer meta-train evaluate
-.PHONY: help setup demo $(STAGES) chain smoke test test-all test-slurm lint types format build clean bench bench-scaling check-gpu
+.PHONY: help setup demo $(STAGES) chain smoke test test-all test-slurm test-browser lint types format build clean bench bench-scaling check-gpu
 
 ##@ Start here
 
@@ -66,10 +66,14 @@ test: $(READY) ## the tests, without the slow ones
 	$(BIN)/pytest $(PARALLEL) $(ARGS)
 
 test-all: $(READY) ## all tests, with the slow ones
-	$(BIN)/pytest $(PARALLEL) -m 'not slurm' $(ARGS)
+	$(BIN)/pytest $(PARALLEL) -m 'not slurm and not browser' $(ARGS)
 
 test-slurm: $(READY) ## a sweep on SLURM, from Debian's packages, unpacked for the test (needs root and apt-get)
 	$(BIN)/pytest -m slurm tests/faults/test_slurm.py $(ARGS)
+
+test-browser: $(READY) ## the page of mlx serve in Debian's chromium, which it installs where it can (root and apt-get)
+	scripts/install_browser.sh $(BIN)/python
+	$(BIN)/pytest -m browser -rs tests/cli/test_page.py $(ARGS)
 
 lint: $(READY) ## ruff: rules and format
 	$(BIN)/ruff check .

@@ -17,7 +17,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from metalearn_cli.data.common.findings import near_copies
-from metalearn_cli.data.common.images import Shape, pixels_of
+from metalearn_cli.data.common.pixels import Shape, pixels_of
 from metalearn_cli.data.common.splits import Split
 from metalearn_cli.data.glyphs import glyphs
 

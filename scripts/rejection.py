@@ -12,14 +12,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from operator import itemgetter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from metalearn_cli.core.items import Facts
 from metalearn_cli.core.stages import TABLE
-from metalearn_cli.data.common.texts import PADDING
+from metalearn_cli.data.common.spelling import PADDING
 from metalearn_cli.deploy.calibrating import QUERY, calibrated
 from metalearn_cli.deploy.enrolled import answered, distances, embedded, enrol
 from metalearn_cli.deploy.looks import looks_of, unlike
@@ -47,10 +47,10 @@ class Row(NamedTuple):
     warned_shifted: float
 
 
-def looks(x: Tensor, facts: Facts) -> Tensor:
+def looks(x: Tensor, facts: Facts) -> Any:
     """Return what warnings look at; of texts the number of tokens, in place of the letters that items do not show."""
-    found = looks_of(x, facts)
-    return (x != PADDING).sum(1, keepdim=True).float() if found is None else found
+    found = looks_of(x.numpy(), facts.kind, facts.values)
+    return (x != PADDING).sum(1, keepdim=True).float().numpy() if found is None else found
 
 
 def shifted(x: Tensor, facts: Facts) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import re
 import shlex
 from collections import Counter
@@ -12,7 +13,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from metalearn_cli.cli.phrases import cell
 from metalearn_cli.cli.words import ANSWERING, DEPLOYING, Words, meant
@@ -210,6 +211,7 @@ def export(words: Words, runs_dir: str, reporter: Reporter) -> dict[str, Any]:
     _check_new(folder)
     with importing():
         from metalearn_cli.deploy import artefact, card, exporting
+        from metalearn_cli.deploy.folder import changing
         from metalearn_cli.deploy.record import record_of
     exporting.check_installed()
     learner, _ = _learnt(settings, runs_dir)
@@ -226,7 +228,7 @@ def export(words: Words, runs_dir: str, reporter: Reporter) -> dict[str, Any]:
     if smaller:
         reporter.note("quantize: answering the test episodes in floats and in integers")
         graphs["int8"], record["quantize"] = smaller(graphs["float"])
-    with _made(folder.parent), artefact.changing(folder):
+    with _made(folder.parent), changing(folder):
         _check_new(folder)  # another process may have written it meanwhile
         about = artefact.write_artefact(folder, learner, record, list(graphs.values())[-1])
     told = [card.result(about["result"]), *([card.change(about)] if smaller else [])]
@@ -248,13 +250,10 @@ def enrol(words: Words) -> dict[str, Any]:
     if len(others) < 3:
         raise UserError("mlx enrol needs an artefact, the name of a class and its files: mlx enrol ARTEFACT NAME FILES")
     folder, name, *files = others
-
-    def added(learner: Any) -> Any:
-        from metalearn_cli.deploy.deployed import reader_of, with_class
-
-        return with_class(learner, name, reader_of(learner.trained, _columns(settings)).of_class(name, files))
-
-    return _changed(folder, added)
+    with importing():
+        from metalearn_cli.deploy import changes
+    changes.enrol(Path(expanded(folder)), name, files, _columns(settings))
+    return classes(folder)
 
 
 def unenrol(words: Sequence[str]) -> dict[str, Any]:
@@ -272,13 +271,10 @@ def unenrol(words: Sequence[str]) -> dict[str, Any]:
     if len(words) != 2:
         raise UserError("mlx unenrol needs an artefact and the name of a class: mlx unenrol ARTEFACT NAME")
     folder, name = words
-
-    def removed(learner: Any) -> Any:
-        from metalearn_cli.deploy.deployed import without_class
-
-        return without_class(learner, name)
-
-    return _changed(folder, removed)
+    with importing():
+        from metalearn_cli.deploy import changes
+    changes.unenrol(Path(expanded(folder)), name)
+    return classes(folder)
 
 
 def classes(folder: str) -> dict[str, Any]:
@@ -287,8 +283,8 @@ def classes(folder: str) -> dict[str, Any]:
     Raises:
         UserError: if it is none, or damaged.
     """
-    with importing():
-        from metalearn_cli.deploy.artefact import read_about
+    from metalearn_cli.deploy.folder import read_about
+
     about = read_about(Path(expanded(folder)))
     return {"artefact": folder, "classes": dict(Counter(sorted(example["class"] for example in about["examples"])))}
 
@@ -310,7 +306,7 @@ def stream(words: Words) -> dict[str, Any]:
     share, seed = _share(settings, "held_out", "0.2"), _whole(settings, "seed", "0", "a whole number")
     replay = _whole(settings, "replay", "1", "a number of items, 1 or more", 1) if "replay" in settings else None
     with importing():
-        from metalearn_cli.deploy import artefact, deployed, exporting, streamed
+        from metalearn_cli.deploy import artefact, changes, deployed, exporting, streamed
     if saved:
         exporting.check_installed()
     learner, _ = artefact.read_artefact(Path(expanded(name)))
@@ -320,13 +316,69 @@ def stream(words: Words) -> dict[str, Any]:
     parts = streamed.parts_of(items.labels, share, shuffled, seed)
     found = streamed.streamed(learner, items, parts, learning)
     if saved:
-        _changed(name, lambda now: deployed.with_examples(now, items.of(parts.stream)))
+        changes.change(Path(expanded(name)), lambda now: deployed.with_examples(now, items.of(parts.stream)))
     return {"artefact": name, "saved": saved, **found}
+
+
+class Server(NamedTuple):
+    """A server that is ready.
+
+    Attributes:
+        told: its `artefact`, `classes` and `url`.
+        run: answers requests until SIGTERM or Ctrl-C.
+    """
+
+    told: dict[str, Any]
+    run: Callable[[], None]
+
+
+def serve(words: Words) -> Server:
+    """Prepare to serve an artefact, see `deploy.server`.
+
+    Raises:
+        UserError: if something cannot be used.
+    """
+    settings, others = _read(words)
+    if len(others) != 1:
+        raise UserError("mlx serve needs one artefact: mlx serve ARTEFACT")
+    from metalearn_cli.deploy import server
+    from metalearn_cli.deploy.bodies import Limits
+
+    host, token = settings.get("host", "127.0.0.1"), settings.get("token", os.environ.get("MLX_TOKEN", ""))
+    if token and not re.fullmatch(r"[\x21-\x7e]{16,}", token):
+        raise UserError("the token must have 16 or more letters, digits or marks, without spaces")
+    if not token and not server.is_loopback(host):
+        told = f"host={host} may be reached from other machines, so that it needs a token"
+        raise UserError(f"{told}: MLX_TOKEN=SECRET {_typed(words)}")
+    origins = tuple(filter(None, settings.get("origins", "").split(",")))
+    if wrong := [origin for origin in origins if not re.fullmatch(r"https?://[^/\s*]+", origin)]:
+        raise UserError(f"origins are as in https://a.example, without a path, got {wrong[0]}")
+    port = _count(settings, "port", 8000, range(1 << 16))
+    usual = Limits()._asdict()
+    limits = Limits(**{key: _count(settings, f"limit.{key}", usual[key], range(1, 10**6)) for key in usual})
+    state = server.State(server.Settings(Path(expanded(others[0])), token, origins, limits))
+    listener, url = server.listening(host, port)
+    ready = {"artefact": others[0], "classes": state.served().sizes, "url": url}
+    return Server(ready, lambda: server.run(state, listener))
+
+
+def _count(settings: Mapping[str, str], key: str, usual: int, allowed: range) -> int:
+    """Return a setting that is a whole number.
+
+    Raises:
+        UserError: if it is none, or too small or too large.
+    """
+    value = settings.get(key, str(usual))
+    if not re.fullmatch("[0-9]{1,9}", value) or int(value) not in allowed:
+        raise UserError(f"{key} must be a whole number from {allowed[0]} to {allowed[-1]}, got {value!r}")
+    return int(value)
 
 
 def _is_artefact(name: str) -> bool:
     """Whether a name is that of the folder of an artefact."""
-    return bool(name) and (Path(expanded(name)) / "artefact.json").is_file()
+    from metalearn_cli.deploy.folder import is_artefact
+
+    return bool(name) and is_artefact(Path(expanded(name)))
 
 
 def _check_new(folder: Path) -> None:
@@ -351,18 +403,6 @@ def _made(folder: Path) -> Iterator[None]:
             if new:
                 folder.rmdir()
         raise
-
-
-def _changed(name: str, change: Callable[[Any], Any]) -> dict[str, Any]:
-    """Replace an artefact by a changed one."""
-    with importing():
-        from metalearn_cli.deploy import artefact, exporting
-    exporting.check_installed()
-    folder = Path(expanded(name)).resolve()  # the folder itself, not a link to it
-    with artefact.changing(folder):
-        learner, about = artefact.read_artefact(folder)
-        artefact.write_artefact(folder, change(learner), {key: about.get(key) for key in ("result", "lineage")})
-    return classes(name)
 
 
 def _asked(

@@ -276,6 +276,16 @@ def _stream(words: Words) -> int:
     return errors.DONE
 
 
+def _serve(words: Words) -> int:
+    from metalearn_cli.cli import deploying, telling, views
+
+    with telling.reporting():
+        server = deploying.serve(words)
+        _show(words, server.told, lambda: views.served(server.told))
+        server.run()
+    return errors.DONE
+
+
 def _ls(words: Words) -> int:
     from metalearn_cli.cli import choices, views
 
@@ -435,6 +445,7 @@ _COMMANDS: dict[str, Callable[[Words], int]] = {
     "unenrol": _unenrol,
     "classes": _classes,
     "stream": _stream,
+    "serve": _serve,
     "ls": _ls,
     "cat": _cat,
     "cp": _cp,

@@ -632,3 +632,8 @@ def enrolled(found: Mapping[str, Any]) -> None:
     """Show the classes of an artefact."""
     rows = [[name, str(count)] for name, count in found["classes"].items()]
     telling.table(found["artefact"], ("class", "examples"), rows, right=("examples",))
+
+
+def served(found: Mapping[str, Any]) -> None:
+    """Show where an artefact is served."""
+    telling.say(f"{found['artefact']} is at {found['url']} (Ctrl-C ends it)")

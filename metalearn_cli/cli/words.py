@@ -28,6 +28,7 @@ COMMANDS = {
     "unenrol": "take a class out of an exported learner",
     "classes": "list the classes of an exported learner, and their examples",
     "stream": "give labelled items to an exported learner one by one, and score it",
+    "serve": "answer over HTTP with an exported learner, and show a page in the browser",
     "ls": "list the choices: data, networks, learners, recipes",
     "cat": "print the file of a choice",
     "cp": "copy a choice into your own folder of configs",
@@ -96,6 +97,17 @@ DEPLOYING = {
         "replay": "items of a class that are remembered, by learners without class means (default: 10)",
         "save": "put the items of the stream into the artefact: true or false (the default)",
         "column.label": ANSWERING["column.label"],
+    },
+    "serve": {
+        "host": "the address to listen on (default: 127.0.0.1); one that other machines reach needs a token",
+        "port": "the port (default: 8000); 0 for any that is free",
+        "token": "what clients must send; the variable MLX_TOKEN keeps it out of the list of processes",
+        "origins": "pages of others that may use the server, with commas between: https://a.example",
+        "limit.body": "most megabytes of a request (default: 32)",
+        "limit.pixels": "most million pixels of a picture, or samples of a recording (default: 25)",
+        "limit.classes": "most classes (default: 200)",
+        "limit.items": "most examples of a class (default: 100)",
+        "limit.queue": "most requests that wait or are answered (default: 64)",
     },
 }
 """The settings of the commands that use a trained learner."""

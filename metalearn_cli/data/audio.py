@@ -13,7 +13,8 @@ from metalearn_cli.data.common.files import Files, source_of
 from metalearn_cli.data.common.layouts import COLUMN, of_folders, of_names, of_source
 from metalearn_cli.data.common.manifest import Manifest
 from metalearn_cli.data.common.rows import check_roles, is_table
-from metalearn_cli.data.common.sounds import FORMATS, Features, Hop, Mels, Rate, Seconds, Shape, recordings
+from metalearn_cli.data.common.sounds import recordings
+from metalearn_cli.data.common.waves import FORMATS, Features, Hop, Mels, Rate, Seconds, Shape
 
 WHAT = "a folder with a folder of recordings for each class, an archive of it, or a table with a column of paths"
 

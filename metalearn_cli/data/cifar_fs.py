@@ -16,8 +16,9 @@ from metalearn_cli.data.common.benchmarks import RESAMPLING, Copy, Published, ar
 from metalearn_cli.data.common.cache import cached
 from metalearn_cli.data.common.cifar import IMAGES, layout_of, lists
 from metalearn_cli.data.common.dataset import Dataset
-from metalearn_cli.data.common.images import Shape, image_data
+from metalearn_cli.data.common.images import image_data
 from metalearn_cli.data.common.manifest import Entry
+from metalearn_cli.data.common.pixels import Shape
 
 PUBLISHED = Published({"train": 64, "val": 16, "test": 20}, IMAGES)
 WHAT = "a folder or archive with CIFAR-100 or CIFAR-FS"

@@ -27,8 +27,9 @@ from metalearn_cli.data.common.benchmarks import (
 )
 from metalearn_cli.data.common.cache import cached
 from metalearn_cli.data.common.dataset import Dataset
-from metalearn_cli.data.common.images import Shape, image_data
+from metalearn_cli.data.common.images import image_data
 from metalearn_cli.data.common.manifest import Entry
+from metalearn_cli.data.common.pixels import Shape
 
 PUBLISHED = {
     "closer_look": Published({"train": 100, "val": 50, "test": 50}, 11_788),

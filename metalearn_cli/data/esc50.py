@@ -20,8 +20,9 @@ from metalearn_cli.data.common.layouts import of_names
 from metalearn_cli.data.common.manifest import Manifest
 from metalearn_cli.data.common.pickles import read_npy
 from metalearn_cli.data.common.rows import columns_of, named
-from metalearn_cli.data.common.sounds import FORMATS, Features, Hop, Mels, Rate, Seconds, Shape, recordings
+from metalearn_cli.data.common.sounds import recordings
 from metalearn_cli.data.common.splits import SPLITS
+from metalearn_cli.data.common.waves import FORMATS, Features, Hop, Mels, Rate, Seconds, Shape
 
 LISTS = "ESC_paper_splits.npy"  # of MetaAudio: an array of three lists of classes
 LARGEST_LISTS = 1 << 20  # bytes

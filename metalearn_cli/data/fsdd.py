@@ -11,7 +11,8 @@ from metalearn_cli.core.check import Range
 from metalearn_cli.data.common.dataset import Dataset
 from metalearn_cli.data.common.files import benchmark_root, files_in
 from metalearn_cli.data.common.layouts import of_names
-from metalearn_cli.data.common.sounds import FORMATS, Features, Hop, Mels, Rate, Seconds, Shape, recordings
+from metalearn_cli.data.common.sounds import recordings
+from metalearn_cli.data.common.waves import FORMATS, Features, Hop, Mels, Rate, Seconds, Shape
 
 WHAT = "a folder with recordings/ or recordings.zip"
 

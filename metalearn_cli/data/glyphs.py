@@ -25,7 +25,7 @@ from metalearn_cli.core.errors import UserError
 from metalearn_cli.core.random import derive_seed
 from metalearn_cli.data.common.cache import cached, large
 from metalearn_cli.data.common.dataset import Dataset
-from metalearn_cli.data.common.images import drawing
+from metalearn_cli.data.common.pixels import drawing
 from metalearn_cli.data.common.splits import SPLITS, Split
 
 # By first word of the characters' Unicode names. Of two characters that look alike, the first in this order is kept:

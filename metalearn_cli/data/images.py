@@ -16,17 +16,10 @@ from metalearn_cli.data.common.cache import cached
 from metalearn_cli.data.common.dataset import Dataset
 from metalearn_cli.data.common.decoding import Unreadable
 from metalearn_cli.data.common.files import source_of
-from metalearn_cli.data.common.images import (
-    FORMATS,
-    LARGEST,
-    Fit,
-    Resampling,
-    Shape,
-    image_data,
-    opened,
-)
+from metalearn_cli.data.common.images import image_data
 from metalearn_cli.data.common.layouts import COLUMN, of_folders, of_source
 from metalearn_cli.data.common.manifest import placed
+from metalearn_cli.data.common.pixels import FORMATS, LARGEST, Fit, Resampling, Shape, opened
 from metalearn_cli.data.common.rows import check_roles
 
 WHAT = "a folder with a folder of images for each class, an archive of it, or a table with a column of paths"

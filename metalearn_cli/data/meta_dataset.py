@@ -34,8 +34,9 @@ from metalearn_cli.data.common.benchmarks import (
 )
 from metalearn_cli.data.common.cache import cached
 from metalearn_cli.data.common.dataset import Dataset
-from metalearn_cli.data.common.images import Shape, image_data, opened
+from metalearn_cli.data.common.images import image_data
 from metalearn_cli.data.common.manifest import Entry, Manifest, placed
+from metalearn_cli.data.common.pixels import Shape, opened
 from metalearn_cli.data.common.tfrecords import examples
 
 WHAT = "a folder with dataset_spec.json and the .tfrecords files of a data set"

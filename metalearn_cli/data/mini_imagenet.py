@@ -36,8 +36,9 @@ from metalearn_cli.data.common.benchmarks import (
 )
 from metalearn_cli.data.common.cache import cached
 from metalearn_cli.data.common.dataset import Dataset
-from metalearn_cli.data.common.images import Shape, image_data
+from metalearn_cli.data.common.images import image_data
 from metalearn_cli.data.common.manifest import Entry
+from metalearn_cli.data.common.pixels import Shape
 
 PUBLISHED = Published({"train": 64, "val": 16, "test": 20}, 60_000)
 WHAT = "a folder or archive with miniImageNet"

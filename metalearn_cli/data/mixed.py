@@ -17,8 +17,9 @@ from metalearn_cli.data.common.cache import cached
 from metalearn_cli.data.common.dataset import Dataset
 from metalearn_cli.data.common.files import Files, files_named, source_of
 from metalearn_cli.data.common.findings import shared_groups
-from metalearn_cli.data.common.images import LARGEST, Fit, Resampling, Shape, image_data, opened
+from metalearn_cli.data.common.images import image_data
 from metalearn_cli.data.common.manifest import Manifest, Placed, placed
+from metalearn_cli.data.common.pixels import LARGEST, Fit, Resampling, Shape, opened
 from metalearn_cli.data.common.rows import TABLES, Columns, Place, check_roles, columns_of, is_table, named
 from metalearn_cli.data.common.splits import Split, packed
 from metalearn_cli.data.common.tables import (

@@ -31,7 +31,7 @@ from metalearn_cli.core.random import derive_seed
 from metalearn_cli.data.common.cache import cache_dir, cached, large, under_umask
 from metalearn_cli.data.common.dataset import Dataset
 from metalearn_cli.data.common.files import UNREADABLE, files_in
-from metalearn_cli.data.common.images import drawing
+from metalearn_cli.data.common.pixels import drawing
 from metalearn_cli.data.common.splits import SPLITS, Split, group_of
 
 Drawings = NDArray[np.uint8]

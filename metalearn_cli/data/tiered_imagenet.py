@@ -31,8 +31,9 @@ from metalearn_cli.data.common.benchmarks import (
 )
 from metalearn_cli.data.common.cache import cached
 from metalearn_cli.data.common.dataset import Dataset
-from metalearn_cli.data.common.images import Shape, image_data, opened
+from metalearn_cli.data.common.images import image_data
 from metalearn_cli.data.common.manifest import Entry
+from metalearn_cli.data.common.pixels import Shape, opened
 
 PUBLISHED = Published({"train": 351, "val": 97, "test": 160}, 779_165)
 WHAT = "a folder or archive with tieredImageNet"

@@ -1,24 +1,10 @@
-"""An artefact: a folder with a learner, its support set, and all that a program elsewhere needs to use it.
-
-    artefact.json         what it is: classes, preprocessing, result, where it comes from, sha256 of the other files
-    encoder.onnx          from items to embeddings and logits
-    classes.safetensors   what the learner has learnt of the classes, and the embeddings of their examples
-    learner.safetensors   the tensors of the trained learner, to learn further classes
-    support.safetensors   the examples, or their embeddings where these are enough
-    README.md             a page for people
-    predict.py            a program that uses it, without this package
-
-A changed artefact is a whole new folder, which then takes the place of the old one; other files in it stay.
-"""
+"""Writes and reads the learner of an artefact, see `folder`; a changed one is a whole new folder."""
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,30 +12,33 @@ import torch
 from torch import Tensor
 
 from metalearn_cli import __version__
-from metalearn_cli.core.check import shown
-from metalearn_cli.core.errors import InUseError, UserError
+from metalearn_cli.core.errors import UserError
 from metalearn_cli.core.network import Params
-from metalearn_cli.data.common.splits import ONE
+from metalearn_cli.data.common.pixels import ONE
 from metalearn_cli.deploy.calibrating import of_record
 from metalearn_cli.deploy.card import card
 from metalearn_cli.deploy.deployed import Deployed, Support, deployed
 from metalearn_cli.deploy.exporting import CLOSE, SIZES, graph_of
+from metalearn_cli.deploy.folder import (
+    ABOUT,
+    CARD,
+    CLASSES,
+    ENCODER,
+    FORMAT,
+    LEARNER,
+    PROGRAM,
+    SUPPORT,
+    aside,
+    read_about,
+    seal_of,
+)
 from metalearn_cli.deploy.trained import Trained, facts_of, random_items
 from metalearn_cli.records.checkpoint import packed, tensors_in
-from metalearn_cli.records.runs import LACKING, as_json, flush, read_json, sha256_of, write_bytes
-from metalearn_cli.records.shapes import ARTEFACT, FACTS, misshapen
+from metalearn_cli.records.runs import as_json, flush, write_bytes
+from metalearn_cli.records.shapes import FACTS
 
-FORMAT = 1
-ABOUT = "artefact.json"
-_ENCODER, _CARD, _PROGRAM = "encoder.onnx", "README.md", "predict.py"
-_CLASSES, _LEARNER, _SUPPORT = (f"{name}.safetensors" for name in ("classes", "learner", "support"))
 _STATISTICS = "statistics."
 """Prefix of the names of the fixed statistics of training items, among the tensors of a learner."""
-
-
-def is_artefact(path: Path) -> bool:
-    """Whether a folder is an artefact."""
-    return (path / ABOUT).is_file()
 
 
 def items_to_try(learner: Deployed) -> Tensor:
@@ -105,15 +94,15 @@ def write_artefact(
     learnt = {f"state.{n}": t for n, t in learner.enrolled.state.items()}
     learnt["embeddings"] = learner.enrolled.embedded.flatten(1)
     files = {
-        _ENCODER: graph,
-        _CLASSES: packed({name: t.clone() for name, t in learnt.items()}),  # safetensors takes no views of each other
-        _LEARNER: packed({**trained.tensors, **{_STATISTICS + n: t for n, t in trained.statistics.items()}}),
-        _SUPPORT: packed(_stored(support, facts.values)),
-        _CARD: card(about).encode(),
-        _PROGRAM: Path(__file__).with_name(f"standalone_{program}.py").read_bytes(),
+        ENCODER: graph,
+        CLASSES: packed({name: t.clone() for name, t in learnt.items()}),  # safetensors takes no views of each other
+        LEARNER: packed({**trained.tensors, **{_STATISTICS + n: t for n, t in trained.statistics.items()}}),
+        SUPPORT: packed(_stored(support, facts.values)),
+        CARD: card(about).encode(),
+        PROGRAM: Path(__file__).with_name(f"standalone_{program}.py").read_bytes(),
     }
     about["files"] = {n: {"sha256": hashlib.sha256(b).hexdigest(), "bytes": len(b)} for n, b in files.items()}
-    about["sha256"] = _hash(about)
+    about["sha256"] = seal_of(about)
     _put(folder, {**files, ABOUT: (as_json(about, indent=2) + "\n").encode()})
     return about
 
@@ -128,7 +117,7 @@ def read_artefact(folder: Path) -> tuple[Deployed, dict[str, Any]]:
         UserError: if it is none, is damaged, or is of another version.
     """
     about = read_about(folder)
-    spec, found = about["learner"], tensors_in(folder / _LEARNER)
+    spec, found = about["learner"], tensors_in(folder / LEARNER)
     trained = Trained(
         backbone=spec["backbone"],
         algorithm=spec["algorithm"],
@@ -141,10 +130,10 @@ def read_artefact(folder: Path) -> tuple[Deployed, dict[str, Any]]:
         data=about["data"],
         source=about["source"],
     )
-    stored = tensors_in(folder / _SUPPORT)
+    stored = tensors_in(folder / SUPPORT)
     embedded = "embeddings" in stored
     if not embedded and "items" not in stored:
-        raise UserError(f"{folder / _SUPPORT} is damaged: it has no examples")
+        raise UserError(f"{folder / SUPPORT} is damaged: it has no examples")
     x = stored["embeddings" if embedded else "items"]
     x = x.float() / ONE if x.dtype == torch.uint8 else x
     names, labels = (tuple(example[key] for example in about["examples"]) for key in ("name", "class"))
@@ -157,73 +146,8 @@ def read_artefact(folder: Path) -> tuple[Deployed, dict[str, Any]]:
         learner = deployed(trained, support, of_record(about.get("calibration")))
     except (RuntimeError, ValueError, TypeError, LookupError) as error:  # whatever the tensors' shapes lead to
         raise UserError(f"the parts of {folder} do not fit each other: {str(error).partition(chr(10))[0]}") from error
-    integers = (folder / _ENCODER).read_bytes() if about.get("quantize") else None
+    integers = (folder / ENCODER).read_bytes() if about.get("quantize") else None
     return learner._replace(integers=integers), about
-
-
-def read_about(folder: Path) -> dict[str, Any]:
-    """Read artefact.json, and check the other files.
-
-    Raises:
-        UserError: see `read_artefact`.
-    """
-    before = _aside(folder, "old")
-    if not folder.exists() and before.exists():  # a change was killed between its last two steps
-        before.rename(folder.resolve())
-    if not is_artefact(folder):
-        raise UserError(f"{folder} is no artefact: it has no {ABOUT}; make one with: mlx export support=EXAMPLES")
-    about = read_json(folder / ABOUT)
-    if about.get("format") != FORMAT:
-        told = f"format {shown(about.get('format'))}; it reads format {FORMAT}"
-        raise UserError(f"{folder / ABOUT} has a format that this version does not read ({told}); export it again")
-    if wrong := misshapen(about, ARTEFACT):
-        raise UserError(f"{folder / ABOUT} is damaged: {wrong}")
-    if about["sha256"] != _hash(about):
-        raise UserError(f"{folder / ABOUT} was changed after it was written; export it again")
-    for name in (_ENCODER, _CLASSES, _LEARNER, _SUPPORT):
-        path = folder / name
-        if not path.is_file():
-            raise UserError(f"{path} is missing")
-        if sha256_of(path) != about["files"].get(name, {}).get("sha256"):
-            raise UserError(f"{path} is damaged: its sha256 is not the one in {ABOUT}")
-    return about
-
-
-def _hash(about: Mapping[str, Any]) -> str:
-    """Return the sha256 of the contents of artefact.json, without the entry that holds it."""
-    rest = {name: value for name, value in about.items() if name != "sha256"}
-    return hashlib.sha256(as_json(rest).encode()).hexdigest()
-
-
-@contextmanager
-def changing(folder: Path) -> Iterator[None]:
-    """Within a block, keep other processes from changing the artefacts of a folder; without locks, they are not kept.
-
-    Raises:
-        UserError: if the folder above the artefact does not exist, or this process is in the artefact.
-        InUseError: if another process changes one.
-    """
-    if not folder.absolute().parent.is_dir():
-        raise UserError(f"there is no folder {folder}")
-    if Path.cwd().is_relative_to(folder.resolve()):  # the shell would stay in the old folder, which is removed
-        above = folder.resolve().parent
-        raise UserError(f"a change replaces the folder that you are in; go to the one above it first: cd {above}")
-    descriptor = os.open(folder.absolute().parent, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(descriptor)
-        raise InUseError(
-            f"an artefact in {folder.parent} is being changed by another mlx process; try again"
-        ) from error
-    except OSError as error:
-        if error.errno not in LACKING:
-            os.close(descriptor)
-            raise
-    try:
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def statistics_named(learner: Deployed) -> str:
@@ -245,7 +169,7 @@ def _stored(support: Support, values: Any) -> Params:
 def _put(folder: Path, files: Mapping[str, bytes]) -> None:
     """Write files into a new folder, and put it in the place of the old one."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    new, old = _aside(folder, "new"), _aside(folder, "old")
+    new, old = aside(folder, "new"), aside(folder, "old")
     shutil.rmtree(new, ignore_errors=True)
     try:
         new.mkdir()
@@ -274,9 +198,3 @@ def _copy_others(folder: Path, new: Path, files: Mapping[str, bytes]) -> None:
             shutil.copytree(path, new / path.name, symlinks=True)
         else:
             shutil.copy2(path, new / path.name, follow_symlinks=False)
-
-
-def _aside(folder: Path, what: str) -> Path:
-    """Return the name of a folder beside an artefact."""
-    folder = folder.resolve()
-    return folder.with_name(f".{folder.name}.{what}")

@@ -1,6 +1,6 @@
 """What each part of an item adds to a score of it, and whether that shows what the network has learnt.
 
-Legend: N items, M parts, H height, W width, ... the shape of one item.
+Legend: N items, M parts, ... the shape of one item.
 """
 
 from __future__ import annotations
@@ -27,8 +27,6 @@ CLOSE = 0.01
 
 NETWORKS = 5
 """Networks with shuffled weights that an explanation is compared with."""
-
-WINDOWS = 7  # side by side in the height and in the width of a picture; as many again lie between them
 
 
 def gradients(score: Score, x: Tensor, background: Tensor, most: int = MOST) -> Tensor:
@@ -67,17 +65,6 @@ def occlusion(score: Score, x: Tensor, background: Tensor, parts: Tensor) -> Ten
     with torch.no_grad():
         hidden = torch.cat([score(torch.where(some, background, x)) for some in parts.split(AT_ONCE)])
         return score(x[None]) - hidden
-
-
-def windows(height: int, width: int) -> Tensor:
-    """Return overlapping rectangles [M, H, W] that together cover a picture."""
-    rows, columns = (_stretches(length) for length in (height, width))
-    return (rows[:, None, :, None] & columns[None, :, None, :]).flatten(0, 1)
-
-
-def spread(values: Tensor, parts: Tensor) -> Tensor:
-    """Return for each place [H, W] the mean of the values [M] of the parts [M, H, W] that cover it."""
-    return (values[:, None, None] * parts).sum(0) / parts.sum(0)
 
 
 def alike(one: Tensor, two: Tensor) -> float | None:
@@ -121,14 +108,6 @@ def _slope(score: Score, x: Tensor, background: Tensor, steps: int) -> Tensor:
             (slopes,) = torch.autograd.grad(scores.sum(), path)
         total += slopes.sum(0)
     return total / steps
-
-
-def _stretches(length: int) -> Tensor:
-    """Return overlapping stretches [M, L] that together cover a length."""
-    size = max(1, round(length / WINDOWS))
-    starts = sorted({*range(0, length - size, max(1, size // 2)), length - size})
-    places = torch.arange(length)
-    return torch.stack([(places >= start) & (places < start + size) for start in starts])
 
 
 def _ranks(values: Tensor) -> Tensor:

@@ -18,8 +18,9 @@ from metalearn_cli.core.errors import UserError
 from metalearn_cli.core.items import Items, size
 from metalearn_cli.core.places import expanded
 from metalearn_cli.core.stages import TABLE
-from metalearn_cli.deploy.artefact import ABOUT, is_artefact, read_artefact
+from metalearn_cli.deploy.artefact import read_artefact
 from metalearn_cli.deploy.enrolled import Answers, Enrolled, answers, enrol, learnt
+from metalearn_cli.deploy.folder import ABOUT, is_artefact
 from metalearn_cli.deploy.folding import folded
 from metalearn_cli.deploy.given import items_of
 from metalearn_cli.deploy.inputs import Reader

@@ -240,11 +240,12 @@ def warnings_of(learner: Deployed, queries: Inputs) -> list[str]:
     looks = _looks(queries.looks, queries.items, facts)
     if looks is None or learner.support.looks is None:
         return []
-    return unlike(facts.kind, learner.support.looks, looks, queries.names)
+    return unlike(facts.kind, learner.support.looks.numpy(), looks.numpy(), queries.names)
 
 
 def _looks(given: Tensor | None, x: Tensor, facts: Facts) -> Tensor | None:
-    return looks_of(x, facts) if given is None else given
+    found = looks_of(x.numpy(), facts.kind, facts.values) if given is None else None
+    return given if found is None else torch.from_numpy(found)
 
 
 def with_class(learner: Deployed, name: str, examples: Inputs) -> Deployed:

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from metalearn_cli.core.errors import UserError
-from metalearn_cli.data.common.sounds import mel_edges
+from metalearn_cli.data.common.spelling import PADDING, tokens_of
 from metalearn_cli.data.common.tables import places_of
-from metalearn_cli.data.common.texts import PADDING, tokens_of
+from metalearn_cli.data.common.waves import mel_edges
 from metalearn_cli.deploy.attributions import (
     MOST,
     NETWORKS,
@@ -29,12 +29,11 @@ from metalearn_cli.deploy.attributions import (
     gradients,
     occlusion,
     shuffled,
-    spread,
-    windows,
 )
 from metalearn_cli.deploy.deployed import Deployed, left_out, predicted
 from metalearn_cli.deploy.enrolled import AT_ONCE, Enrolled, answered, embedded, embedding, logits_of
 from metalearn_cli.deploy.inputs import Inputs
+from metalearn_cli.deploy.windows import spread, windows
 from metalearn_cli.records.plots import attribution_bars, attribution_map
 from metalearn_cli.records.runs import write_json
 
@@ -182,7 +181,7 @@ def _parts(learner: Deployed, x: Tensor) -> _Parts:
     """Return the parts of an item: windows, tokens or columns."""
     kind, known = learner.trained.facts.kind, learner.trained.preprocessing
     if kind in ("image", "audio"):
-        return _Parts(None, windows(*x.shape[1:])[:, None])
+        return _Parts(None, torch.from_numpy(windows(*x.shape[1:]))[:, None])
     if kind == "text":
         masks = torch.eye(len(x), dtype=torch.bool)[x != PADDING]
         return _Parts(tuple(tokens_of(x[x != PADDING].tolist(), known, learner.trained.tokenizer)), masks)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from metalearn_cli.core.errors import UserError
 from metalearn_cli.core.items import Items
-from metalearn_cli.data.common.splits import ONE
+from metalearn_cli.data.common.pixels import ONE
 from metalearn_cli.deploy.inputs import Reader
 
 

@@ -22,7 +22,7 @@ from metalearn_cli.core.errors import LISTED, ConfigError, DataError, Finding, U
 from metalearn_cli.core.items import Facts
 from metalearn_cli.core.machine import cores
 from metalearn_cli.core.places import expanded
-from metalearn_cli.data.common import images, sounds
+from metalearn_cli.data.common import pixels, waves
 from metalearn_cli.data.common.files import ARCHIVES, Files, files_in, files_named, is_archive, suffix, there
 from metalearn_cli.data.common.layouts import COLUMN, of_folders, of_source
 from metalearn_cli.data.common.rows import (
@@ -36,15 +36,15 @@ from metalearn_cli.data.common.rows import (
     named,
     word_of,
 )
-from metalearn_cli.data.common.splits import ONE
 from metalearn_cli.data.common.tables import vectors
 from metalearn_cli.data.common.texts import Passage, encoded
 from metalearn_cli.data.text import COLUMN as COLUMN_OF_TEXTS
 from metalearn_cli.data.text import passages
-from metalearn_cli.deploy import looks
+from metalearn_cli.deploy import decoding, looks
+from metalearn_cli.deploy.decoding import floats, kind_of
 
 _Read = tuple[Tensor, Tensor | None]  # items and their looks
-ENDINGS = {"image": tuple(images.FORMATS), "audio": sounds.FORMATS}
+ENDINGS = {"image": tuple(pixels.FORMATS), "audio": waves.FORMATS}
 """The ends of the names of files that are one item each, by the kind of item."""
 
 
@@ -87,14 +87,7 @@ class Reader(NamedTuple):
     @property
     def kind(self) -> str:
         """What files are read as: image, audio, text or table; "" if they cannot be."""
-        known = self.preprocessing
-        if self.facts.kind == "image" and "size" in known:
-            return "image"
-        if self.facts.kind == "audio" and "rate" in known:
-            return "audio"
-        if self.facts.kind == "text" and "tokenizer" in known:
-            return "text"
-        return "table" if self.facts.kind == "vector" and "columns" in known else ""
+        return kind_of(self.facts.kind, self.preprocessing)
 
     def labelled(self, source: str) -> Inputs:
         """Read labelled items in their order: a folder with a folder for each class, an archive of it, or a table.
@@ -167,7 +160,8 @@ class Reader(NamedTuple):
 
     def of_images(self, pictures: Sequence[Any]) -> Tensor:
         """Return the items [N, C, P, P] of pictures of Pillow."""
-        return _floats(np.stack([images.as_before(picture, self.preprocessing) for picture in pictures]))
+        found = [pixels.as_before(picture, self.preprocessing) for picture in pictures]
+        return torch.from_numpy(floats(np.stack(found)))
 
     def of_rows(self, rows: Sequence[Mapping[str, Any]]) -> Tensor:
         """Return the vectors [N, D] of rows of a table."""
@@ -270,7 +264,7 @@ class Reader(NamedTuple):
 
     def _encoded(self, texts: Sequence[str]) -> _Read:
         """Return texts as items, and their looks."""
-        return self.of_texts(texts), looks.of_texts(texts)
+        return self.of_texts(texts), torch.from_numpy(looks.of_texts(texts))
 
     def _decoded(self, files: Files, names: Sequence[str]) -> _Read:
         """Return files as items, and their looks.
@@ -278,10 +272,11 @@ class Reader(NamedTuple):
         Raises:
             UserError: with those that cannot be read.
         """
+        largest = pixels.LARGEST if self.kind == "image" else waves.LARGEST
 
         def decoded(name: str) -> Any:
             try:
-                return self._decode(files, name)
+                return decoding.decoded(files.read(name, largest), self.kind, self.preprocessing)
             except ValueError as error:
                 return Finding(True, name, str(error))
 
@@ -289,16 +284,7 @@ class Reader(NamedTuple):
             found = list(pool.map(decoded, names))
         _check([item for item in found if isinstance(item, Finding)])
         seen = torch.tensor([look for _, look in found]) if self.kind == "audio" else None
-        return _floats(np.stack([item for item, _ in found])), seen
-
-    def _decode(self, files: Files, name: str) -> tuple[Any, Any]:
-        """Return a file as an item, and the looks of a recording."""
-        if self.kind == "image":
-            return images.as_before(images.opened(files.read(name, images.LARGEST)), self.preprocessing), None
-        shape, content = sounds.shape_of(self.preprocessing), files.read(name, sounds.LARGEST)
-        samples = sounds.samples_of(content, shape)
-        _, seconds = sounds.recorded(content)
-        return sounds.item_of(samples, shape), looks.of_recording(samples, shape.rate, seconds)
+        return torch.from_numpy(floats(np.stack([item for item, _ in found]))), seen
 
     def _rows(self, columns: Columns) -> Tensor:
         learnt = self.preprocessing["columns"]
@@ -328,12 +314,6 @@ def _some(names: Collection[str]) -> str:
     """Return the first of some names."""
     more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
     return f"{', '.join(sorted(names)[:LISTED])}{more}"
-
-
-def _floats(x: Any) -> Tensor:
-    """Return items as networks take them; bytes become numbers from 0 to 1."""
-    items = torch.from_numpy(np.ascontiguousarray(x))
-    return items.float() / ONE if items.dtype == torch.uint8 else items.float()
 
 
 def _existing(source: str) -> Path:

@@ -1,4 +1,4 @@
-"""How items look, to name those that are unlike the examples: a learner's answers on such ones are worse.
+"""How items look, to name those that are unlike the examples: a learner's answers on such ones are worse; no torch.
 
 Legend: N items, S examples, M measures.
 """
@@ -10,12 +10,9 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from metalearn_cli.core.errors import LISTED
-from metalearn_cli.core.items import Facts
 
 _EXTREME = 0.01  # the share of pixels that are the darkest, and of those that are the brightest, of a picture
 _SILENT = 1e-5  # loudness of silence, of 1
@@ -46,19 +43,25 @@ MEASURES = {
 """The measures of each kind of items: brightness and contrast, letters, seconds and decibels."""
 
 
-def looks_of(x: Tensor, facts: Facts) -> Tensor | None:
-    """Return the brightness and the contrast [N, 2] of pictures; None of other items, which do not show their own."""
-    if facts.kind != "image" or facts.values != "unit":
+def looks_of(x: NDArray[np.float32], kind: str, values: Any) -> NDArray[np.float32] | None:
+    """Return the brightness and the contrast [N, 2] of pictures; None of other items, which do not show their own.
+
+    Args:
+        x: the items [N, ...].
+        kind: of the items, as in `Facts`.
+        values: of the items, as in `Facts`.
+    """
+    if kind != "image" or values != "unit":
         return None
-    flat = x.flatten(1)
+    flat = np.sort(x.reshape(len(x), -1))
     few = max(1, round(_EXTREME * flat.shape[1]))
-    low, high = flat.kthvalue(few, 1).values, flat.kthvalue(flat.shape[1] + 1 - few, 1).values
-    return torch.stack([flat.mean(1), high - low], 1)  # a thin drawing has as much contrast as a bold one
+    contrast = flat[:, -few] - flat[:, few - 1]  # a thin drawing has as much as a bold one
+    return np.stack([flat.mean(1), contrast], 1)
 
 
-def of_texts(texts: Sequence[str]) -> Tensor:
+def of_texts(texts: Sequence[str]) -> NDArray[np.float32]:
     """Return the number of letters [N, 1] of texts, also of those that an item does not hold."""
-    return torch.tensor([[float(len(text))] for text in texts])
+    return np.array([[len(text)] for text in texts], np.float32)
 
 
 def of_recording(samples: NDArray[Any], rate: int, seconds: float) -> tuple[float, float]:
@@ -73,28 +76,32 @@ def of_recording(samples: NDArray[Any], rate: int, seconds: float) -> tuple[floa
     return seconds, 20 * math.log10(max(float(np.sqrt(np.square(heard).mean())), _SILENT))
 
 
-def unlike(kind: str, examples: Tensor, found: Tensor, names: Sequence[str]) -> list[str]:
-    """Return in which ways some items are unlike the examples, each with their names.
+def unlike(kind: str, examples: NDArray[Any], found: NDArray[Any], names: Sequence[str]) -> list[str]:
+    """Return in which ways some items are unlike the examples, each with their names; see `ways_of`."""
+    return [f"{way}: {_listed(names, which)}" for way, which in ways_of(kind, examples, found).items()]
+
+
+def ways_of(kind: str, examples: NDArray[Any], found: NDArray[Any]) -> dict[str, NDArray[np.bool_]]:
+    """Return in which ways some items are unlike the examples, and which [N] are so.
 
     Args:
         kind: of the items.
         examples: the measures of the examples [S, M].
         found: those of the items [N, M].
-        names: of the items.
     """
-    ways: dict[str, Tensor] = {}
+    ways: dict[str, NDArray[np.bool_]] = {}
     for measure, own, x in zip(MEASURES[kind], examples.T, found.T, strict=True):
-        low, high = own.amin() / measure.factor - measure.room, own.amax() * measure.factor + measure.room
+        low, high = own.min() / measure.factor - measure.room, own.max() * measure.factor + measure.room
         below, above = x < low, x > high
         if measure.below == "darker":
             turned = (below | above) & (1 - x >= low) & (1 - x <= high)
             ways["dark and bright are exchanged"] = turned
             below, above = below & ~turned, above & ~turned
         ways |= {measure.below: below, measure.above: above}
-    return [f"{way}: {_listed(names, which)}" for way, which in ways.items() if which.any()]
+    return {way: which for way, which in ways.items() if which.any()}
 
 
-def _listed(names: Sequence[str], which: Tensor) -> str:
+def _listed(names: Sequence[str], which: NDArray[np.bool_]) -> str:
     own = [name for name, chosen in zip(names, which.tolist(), strict=True) if chosen]
     more = f" and {len(own) - LISTED} more" if len(own) > LISTED else ""
     return f"{', '.join(own[:LISTED])}{more}"

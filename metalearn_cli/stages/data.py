@@ -20,8 +20,9 @@ from metalearn_cli.core.items import Items, each
 from metalearn_cli.core.places import expanded
 from metalearn_cli.core.types import Dataset
 from metalearn_cli.data.common.findings import episode_findings, near_copies
-from metalearn_cli.data.common.sounds import mel_edges
-from metalearn_cli.data.common.splits import ONE, Split, parts_of, spread
+from metalearn_cli.data.common.pixels import ONE
+from metalearn_cli.data.common.splits import Split, parts_of, spread
+from metalearn_cli.data.common.waves import mel_edges
 from metalearn_cli.records.fonts import numbered
 from metalearn_cli.records.plots import image_grid, series_picture, spectrograms
 from metalearn_cli.stages.preparing import as_seen, fitted

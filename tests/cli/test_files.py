@@ -148,6 +148,7 @@ OTHERS = {
     *("columns.json", "columns.png", "map.csv"),  # of `mlx explain`
     *("artefact.json", "classes.safetensors", "learner.safetensors", "support.safetensors"),  # of `mlx export`
     "compress.json",  # of `mlx compress`
+    "openapi.json",  # of `mlx serve`
     *("ablate.json", "journal.log", "output.json", "results.csv", "results.json"),  # of `mlx ablate` and of sweeps
 }
 """Files of other commands, which their own tests open."""

@@ -182,8 +182,8 @@ SMALLER = {
     ],
     "data": [],
 }
-OF_FILES = ("predict", "explain", "export", "enrol", "unenrol", "classes", "stream")
-"""Commands that need a learner of pictures; tests/cli/test_exports.py runs those of docs/deploy.md."""
+OF_FILES = ("predict", "explain", "export", "enrol", "unenrol", "classes", "stream", "serve")
+"""Commands that need a learner of pictures; tests/cli/test_exports.py and test_serve.py run them."""
 
 SMALLER["ablate"] = [*SMALLER["run"], "seeds=1"]
 

@@ -46,7 +46,8 @@ def test_typos_are_told_without_torch(tmp_path):
 
 
 def test_what_is_wrong_with_a_prediction_is_told_without_torch(tmp_path):
-    refused = [["predict", "suport=x"], *([name, "x"] for name in ("predict", "export", "enrol", "explain", "stream"))]
+    names = ("predict", "export", "enrol", "explain", "stream", "classes", "serve")
+    refused = [["predict", "suport=x"], ["serve"], *([name, "x"] for name in names)]
     found, err = run(tmp_path, *refused)
     assert found == [["2"]] * len(refused), err
 

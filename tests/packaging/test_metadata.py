@@ -13,6 +13,7 @@ OPTIONAL = {
     *("huggingface_hub", "timm", "tokenizers", "torchvision", "transformers"),  # with hf, and beside it
     *("mlflow", "wandb"),  # trackers, each with an extra
     *("onnx", "onnxruntime", "onnxscript"),  # with export
+    *("starlette", "uvicorn"),  # with serve
     *("optuna", "ray"),  # run sweeps, each with an extra
     "torch_xla",  # on TPU machines only, which bring it
 }

@@ -63,9 +63,12 @@ def test_wheel_holds_the_package_and_its_configs_and_nothing_else(wheels):
     configs = {f"metalearn_cli/{file.relative_to(ROOT)}" for file in (ROOT / "configs").rglob("*.yaml")}
     modules = {str(file.relative_to(ROOT)) for file in (ROOT / "metalearn_cli").rglob("*.py")}
     lists = {str(file.relative_to(ROOT)) for file in (ROOT / "metalearn_cli" / "data" / "splits").glob("*.json")}
-    page = "metalearn_cli/cli/page.html"
+    pages = {f"metalearn_cli/deploy/page/{name}" for name in ("index.html", "page.js", "page.css", "icon.svg")}
+    pages |= {"metalearn_cli/cli/page.html"}
     assert configs and lists
-    assert {n for n in names if ".dist-info/" not in n} == configs | modules | lists | {"metalearn_cli/py.typed", page}
+    assert {n for n in names if ".dist-info/" not in n} == configs | modules | lists | pages | {
+        "metalearn_cli/py.typed"
+    }
 
 
 def test_commands_work_outside_the_checkout(installed, tmp_path):

@@ -18,7 +18,7 @@ ONLY_IN = {
     "rich": ("cli/telling.py",),
     "tqdm": ("cli/telling.py",),
     "lightning_fabric": ("engine/runtime.py",),
-    "safetensors": ("records/checkpoint.py", "data/common/cache.py", "backbones/common/weights.py"),
+    "safetensors": ("records/checkpoint.py", "data/common/cache.py", "backbones/common/weights.py", "deploy/served.py"),
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

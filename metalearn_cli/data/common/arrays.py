@@ -20,8 +20,8 @@ from metalearn_cli.core.errors import ConfigError, DataError, Finding, Problem
 from metalearn_cli.core.items import Kind
 from metalearn_cli.data.common.cache import large
 from metalearn_cli.data.common.files import UNREADABLE, Files, check_overlap
+from metalearn_cli.data.common.pixels import ONE
 from metalearn_cli.data.common.rows import Columns
-from metalearn_cli.data.common.splits import ONE
 
 LARGE = 1 << 28  # bytes that a member of an .npz file may always have
 MOST_PACKED = 100  # beyond that, so many times its packed size

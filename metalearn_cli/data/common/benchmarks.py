@@ -24,9 +24,9 @@ from PIL import Image
 
 from metalearn_cli.core.errors import DataError, Finding, UserError
 from metalearn_cli.data.common.files import SPLIT_WORDS, Files, benchmark_root, files_in, suffix
-from metalearn_cli.data.common.images import FORMATS, LARGEST, Resampling, opened
 from metalearn_cli.data.common.manifest import Entry, Placed
 from metalearn_cli.data.common.pickles import read_pickle
+from metalearn_cli.data.common.pixels import FORMATS, LARGEST, Resampling, opened
 from metalearn_cli.data.common.splits import SPLITS
 
 T = TypeVar("T")

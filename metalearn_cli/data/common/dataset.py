@@ -23,7 +23,8 @@ from metalearn_cli.core.random import derive_seed
 from metalearn_cli.core.types import ALL, Episode, Limits, Part
 from metalearn_cli.data.common.findings import findings_of
 from metalearn_cli.data.common.folds import Fold, by_class, by_item
-from metalearn_cli.data.common.splits import ONE, SPLITS, VALUES, Split, by_part, fingerprint_of, group_of, parts_of
+from metalearn_cli.data.common.pixels import ONE
+from metalearn_cli.data.common.splits import SPLITS, VALUES, Split, by_part, fingerprint_of, group_of, parts_of
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,9 +22,6 @@ SPLITS = ("train", "val", "test")
 VALUES: dict[torch.dtype, Values] = {torch.uint8: "unit", torch.float32: "real", torch.int64: "ids"}
 """The kind of an item's numbers, by the type in which they are stored."""
 
-ONE = 255
-"""The uint8 that stands for 1.0."""
-
 T = TypeVar("T")
 
 

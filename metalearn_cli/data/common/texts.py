@@ -10,8 +10,7 @@ import heapq
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cache
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations, islice, pairwise
 from operator import attrgetter
 from pathlib import Path
@@ -21,20 +20,17 @@ import torch
 from torch import Tensor
 
 from metalearn_cli.core.check import Range
-from metalearn_cli.core.errors import ConfigError, Finding, Problem, UserError
+from metalearn_cli.core.errors import ConfigError, Finding, Problem
 from metalearn_cli.core.places import expanded
 from metalearn_cli.data.common.cache import cached
 from metalearn_cli.data.common.dataset import Dataset
 from metalearn_cli.data.common.files import state_of
 from metalearn_cli.data.common.manifest import Entry, Placed
+from metalearn_cli.data.common.spelling import FIRST, INSIDE, PADDING, UNKNOWN, ids_of, words_of
 from metalearn_cli.data.common.splits import SPLITS, spread
-
-PADDING, UNKNOWN, FIRST = 0, 1, 2
-"""The ids of padding, of a letter that the vocabulary lacks, and of the vocabulary's first piece."""
 
 FEW = 0.05  # share of unknown letters in a split that is told
 BYTES = 1 + 256  # a byte's id is its value plus 1
-INSIDE = "##"  # begins a piece that is not the beginning of a word
 MOST_WORDS = 50_000  # different words that a vocabulary is learnt from, the commonest
 LONGEST_WORD = 64  # letters of a word that is learnt whole; a sequence of DNA is one word
 MOST_PARTS = 512  # of longer words
@@ -44,8 +40,6 @@ Vocabulary = Annotated[int, Range(16, 1 << 20)]
 """The setting of most ids of a vocabulary."""
 Length = Annotated[int, Range(1, 1 << 16)]
 """The setting of the ids of an item."""
-
-Tokens = tuple[int, ...]
 
 
 class Passage(NamedTuple):
@@ -77,46 +71,9 @@ class Encoded(NamedTuple):
 
 
 def encoded(texts: Sequence[str], preprocessing: Mapping[str, Any], folder: str | Path = "") -> Encoded:
-    """Return texts as ids, in the way of a data set.
-
-    Args:
-        texts: N of them.
-        preprocessing: of the data set.
-        folder: its tokenizer's, if that is neither "words" nor "bytes".
-
-    Raises:
-        UserError: if the folder has another tokenizer, or none.
-    """
-    length = preprocessing["length"]
-    if preprocessing["tokenizer"] == "bytes":
-        return _padded(((1 + byte for byte in text.encode()) for text in texts), length)
-    if preprocessing["tokenizer"] == "words":
-        spell = _speller(preprocessing["pieces"], length + 1)
-        return _padded(((i for word in words_of(text) for i in spell(word)) for text in texts), length)
-    from metalearn_cli.data.common.tokenizer import tokenized
-
-    found = tokenized(texts, folder, length)
-    if found.preprocessing != preprocessing:
-        raise UserError(f"{folder} has another tokenizer than the one of these data")
-    return Encoded(found.ids, found.cut)
-
-
-def tokens_of(ids: Sequence[int], preprocessing: Mapping[str, Any], folder: str | Path = "") -> list[str]:
-    """Return the tokens of ids as they are written, the opposite of `encoded`.
-
-    Args:
-        ids: without padding.
-        preprocessing: of the data set.
-        folder: its tokenizer's, if that is neither "words" nor "bytes".
-    """
-    if preprocessing["tokenizer"] == "bytes":
-        return [ascii(chr(i - 1))[1:-1] for i in ids]
-    if preprocessing["tokenizer"] == "words":
-        pieces = preprocessing["pieces"].split(" ")
-        return ["[unknown]" if i == UNKNOWN else pieces[i - FIRST] for i in ids]
-    from metalearn_cli.data.common.tokenizer import written
-
-    return written(ids, folder)
+    """Return texts as ids, see `spelling.ids_of`."""
+    ids, cut = ids_of(texts, preprocessing, folder)
+    return Encoded(torch.from_numpy(ids), cut)
 
 
 def text_data(name: str, found: Placed, coding: Coding, about: Mapping[str, Any] | None = None) -> Dataset:
@@ -167,11 +124,6 @@ def filled(entries: Iterable[Entry]) -> tuple[list[Entry], tuple[Finding, ...]]:
 def plain(text: str) -> str:
     """Return the words of a text, without case and punctuation."""
     return " ".join(re.findall(r"\w+", unicodedata.normalize("NFKC", text).casefold())) or text.strip()
-
-
-def words_of(text: str) -> list[str]:
-    """Return the lower-cased words and marks of a text: "Don't!" gives don, ', t and !."""
-    return re.findall(r"\w+|[^\w\s]", unicodedata.normalize("NFKC", text).casefold())
 
 
 def pieces_of(words: Mapping[str, int], size: int) -> list[str]:
@@ -244,35 +196,6 @@ def _joined(parts: list[str], pair: tuple[str, str]) -> list[str]:
         else:
             found.append(part)
     return found
-
-
-def _speller(pieces: str, most: int) -> Any:
-    """Return the function that gives a word's first ids: the longest piece that fits, then the longest one after it."""
-    known = {piece: i for i, piece in enumerate(pieces.split(" "), FIRST)}
-    longest = max(map(len, known))
-
-    @cache
-    def spell(word: str) -> Tokens:
-        found: list[int] = []
-        start = 0
-        while start < len(word) and len(found) < most:
-            mark = INSIDE if start else ""
-            ends = range(min(len(word), start + longest), start, -1)
-            end = next((end for end in ends if mark + word[start:end] in known), 0)
-            found.append(known[mark + word[start:end]] if end else UNKNOWN)
-            start = end or start + 1
-        return tuple(found)
-
-    return spell
-
-
-def _padded(rows: Iterable[Iterator[int]], length: int) -> Encoded:
-    """Return rows of ids as a tensor."""
-    found = [list(islice(row, length + 1)) for row in rows]
-    ids = torch.zeros(len(found), length, dtype=torch.int64)
-    for line, row in zip(ids, found, strict=True):
-        line[: len(row)] = torch.tensor(row[:length], dtype=torch.int64)
-    return Encoded(ids, sum(len(row) > length for row in found))
 
 
 def _stamp(tokenizer: str) -> list[int]:

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from metalearn_cli.core.errors import UserError
 
@@ -29,7 +29,7 @@ class Tokenized(NamedTuple):
         preprocessing: plain values for `Dataset.of`: the tokenizer's sha256, not its folder.
     """
 
-    ids: Tensor
+    ids: NDArray[np.int64]
     cut: int
     vocabulary: int
     preprocessing: dict[str, Any]
@@ -66,9 +66,9 @@ def tokenized(texts: Sequence[str], folder: str | Path, length: int) -> Tokenize
         found = tokenizer.encode_batch(list(texts))
     except Exception as error:  # the package raises no narrower one
         raise UserError(f"{file} cannot be used for texts of {length} ids: {error}") from error
-    ids = torch.zeros(len(texts), length, dtype=torch.int64)
+    ids = np.zeros((len(texts), length), np.int64)
     for row, text in zip(ids, found, strict=True):
-        row[: len(text.ids)] = 1 + torch.tensor(text.ids, dtype=torch.int64)
+        row[: len(text.ids)] = 1 + np.array(text.ids, np.int64)
     return Tokenized(
         ids=ids,
         cut=sum(bool(text.overflowing) for text in found),

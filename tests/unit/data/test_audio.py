@@ -17,7 +17,8 @@ from metalearn_cli.core.errors import ConfigError, DataError
 from metalearn_cli.data.audio import audio
 from metalearn_cli.data.common.files import files_in
 from metalearn_cli.data.common.layouts import of_names
-from metalearn_cli.data.common.sounds import Shape, item_of, mel_bands, samples_of
+from metalearn_cli.data.common.pixels import TooLarge
+from metalearn_cli.data.common.waves import Shape, item_of, mel_bands, samples_of
 from metalearn_cli.data.esc50 import esc50
 from metalearn_cli.data.fsdd import fsdd
 from metalearn_cli.data.speech_commands import speech_commands
@@ -72,6 +73,13 @@ def test_channels_are_mixed_and_lengths_and_rates_made_equal():
     wave = np.sin(2 * np.pi * 440 * time).astype(np.float32)
     found = samples_of(encoded(wave, 8000, subtype="FLOAT"), Shape(RATE, 0.5, "raw", 8, 0.01))
     assert np.abs(found[50:-50] - wave[::2][50:-50]).max() < 0.01
+
+
+def test_samples_are_counted_before_they_are_decoded():
+    both = np.stack([sound(0, 0.5)] * 2, 1)
+    assert len(samples_of(encoded(both), RAW, most=400)) == 200  # the rest of the file is not decoded
+    with pytest.raises(TooLarge, match="has 200 samples in 2 channels; at most 399 are read"):
+        samples_of(encoded(both), RAW, most=399)
 
 
 def test_a_louder_recording_is_the_same_item():

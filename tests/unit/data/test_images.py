@@ -16,7 +16,7 @@ from PIL import Image
 from sources.images import fill, picture
 
 from metalearn_cli.core.errors import ConfigError, DataError
-from metalearn_cli.data.common.images import Shape, opened, pixels_of
+from metalearn_cli.data.common.pixels import Shape, opened, pixels_of
 from metalearn_cli.data.images import COLUMN, images
 
 

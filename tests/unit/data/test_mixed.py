@@ -11,7 +11,7 @@ from sources.mixed import fill
 
 from metalearn_cli.core.errors import ConfigError, DataError
 from metalearn_cli.data.common.findings import episode_findings
-from metalearn_cli.data.common.images import Shape, pixels_of
+from metalearn_cli.data.common.pixels import Shape, pixels_of
 from metalearn_cli.data.common.rows import columns_of
 from metalearn_cli.data.common.tables import vectors
 from metalearn_cli.data.common.texts import encoded

@@ -20,7 +20,7 @@ import metalearn_cli
 from metalearn_cli.core.build import build
 from metalearn_cli.core.errors import InUseError, UserError
 from metalearn_cli.deploy import artefact
-from metalearn_cli.deploy.artefact import changing, read_about, read_artefact, write_artefact
+from metalearn_cli.deploy.artefact import read_artefact, write_artefact
 from metalearn_cli.deploy.calibrating import Calibration
 from metalearn_cli.deploy.deployed import (
     Deployed,
@@ -33,9 +33,11 @@ from metalearn_cli.deploy.deployed import (
     with_class,
     without_class,
 )
+from metalearn_cli.deploy.folder import changing, read_about, seal_of
 from metalearn_cli.deploy.inputs import Inputs
 from metalearn_cli.deploy.record import record_of
 from metalearn_cli.deploy.trained import learner_of
+from metalearn_cli.records.runs import sha256_of
 
 CALIBRATION = Calibration(0.5, 1.5, 0.95, 0.4, 3, 3, 10)
 RECORD = {"result": None, "lineage": [{"run": "r", "stage": "meta-train", "sha256": None}]}
@@ -201,6 +203,15 @@ def test_a_change_that_was_killed_between_its_last_steps_is_undone(learner, tmp_
     assert read_about(tmp_path / "birds")["classes"] == ["crow", "jay", "wren"]
 
 
+def test_an_artefact_is_not_put_back_while_it_is_changed(learner, tmp_path):
+    write_artefact(tmp_path / "birds", learner, RECORD)
+    with changing(tmp_path / "birds"):
+        (tmp_path / "birds").rename(tmp_path / ".birds.old")
+        with pytest.raises(InUseError, match="is being changed by another mlx process"):
+            read_about(tmp_path / "birds")
+        assert [path.name for path in tmp_path.iterdir()] == [".birds.old"]
+
+
 def test_an_artefact_is_read_from_within_and_changed_from_outside(learner, tmp_path, monkeypatch):
     write_artefact(tmp_path / "birds", learner, RECORD)
     monkeypatch.chdir(tmp_path / "birds")
@@ -267,13 +278,13 @@ def _tensors(folder: Path, name: str, **tensors: torch.Tensor) -> None:
     file = folder / f"{name}.safetensors"
     file.write_bytes(artefact.packed(tensors))
     files = json.loads((folder / "artefact.json").read_text())["files"]
-    _edit(folder, files={**files, file.name: {"sha256": artefact.sha256_of(file), "bytes": file.stat().st_size}})
+    _edit(folder, files={**files, file.name: {"sha256": sha256_of(file), "bytes": file.stat().st_size}})
 
 
 def _edit(folder: Path, **changes: Any) -> None:
     """Change artefact.json as its own writer would, so that only what it says is wrong."""
     about = {**json.loads((folder / "artefact.json").read_text()), **changes}
-    (folder / "artefact.json").write_text(json.dumps({**about, "sha256": artefact._hash(about)}))
+    (folder / "artefact.json").write_text(json.dumps({**about, "sha256": seal_of(about)}))
 
 
 def test_the_card_says_what_it_is(learner, tmp_path):

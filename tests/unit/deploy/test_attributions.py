@@ -11,8 +11,9 @@ from metalearn_cli.core.errors import UserError
 from metalearn_cli.core.items import Facts
 from metalearn_cli.core.network import network
 from metalearn_cli.core.random import seeded
-from metalearn_cli.deploy.attributions import alike, gradients, occlusion, shuffled, spread, windows
+from metalearn_cli.deploy.attributions import alike, gradients, occlusion, shuffled
 from metalearn_cli.deploy.enrolled import Enrolled, embedded, enrol, logits_of
+from metalearn_cli.deploy.windows import spread, windows
 from metalearn_cli.stages.learner import fresh_backbone, fresh_learner
 
 WAY = 3
@@ -55,7 +56,7 @@ def test_a_learner_without_gradients_is_told():
 
 def test_occlusion_is_that_of_a_plain_loop(enrolled):
     score, x, gray = score_of(enrolled), X[7], torch.full((1, 16, 16), 0.5)
-    masks = windows(16, 16)
+    masks = torch.from_numpy(windows(16, 16))
     total, count = torch.zeros(16, 16), torch.zeros(16, 16)
     starts = range(0, 15)
     for top in starts:  # windows of 2 pixels, 1 apart
@@ -71,7 +72,7 @@ def test_occlusion_is_that_of_a_plain_loop(enrolled):
 
 @pytest.mark.parametrize(("height", "width"), [(28, 28), (1, 1), (3, 50), (84, 31)])
 def test_windows_cover_all_of_a_picture(height, width):
-    masks = windows(height, width)
+    masks = torch.from_numpy(windows(height, width))
     assert masks.shape[1:] == (height, width) and bool(masks.any(0).all())
     assert masks.sum((1, 2)).unique().numel() == 1  # all of one size
     assert len(masks) <= 200

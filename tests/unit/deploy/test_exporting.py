@@ -25,7 +25,7 @@ from metalearn_cli.core.errors import UserError
 from metalearn_cli.core.items import Facts
 from metalearn_cli.core.network import network
 from metalearn_cli.core.random import seeded
-from metalearn_cli.data.common.images import drawing
+from metalearn_cli.data.common.pixels import drawing
 from metalearn_cli.data.common.texts import encoded
 from metalearn_cli.deploy import exporting
 from metalearn_cli.deploy.artefact import write_artefact

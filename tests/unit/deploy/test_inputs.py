@@ -15,7 +15,7 @@ from sources import audio, images, table, text
 from metalearn_cli.core.build import build
 from metalearn_cli.core.errors import UserError
 from metalearn_cli.data.common.dataset import Dataset, gather
-from metalearn_cli.data.common.images import drawing
+from metalearn_cli.data.common.pixels import drawing
 from metalearn_cli.deploy.inputs import Reader
 
 KINDS = {"images": images, "audio": audio, "text": text, "table": table}

@@ -7,9 +7,10 @@ from collections import Counter
 import pytest
 
 from metalearn_cli.core.errors import ConfigError, UserError
-from metalearn_cli.data.common import texts
+from metalearn_cli.data.common import spelling, texts
 from metalearn_cli.data.common.manifest import Entry, Placed
-from metalearn_cli.data.common.texts import Coding, Passage, encoded, filled, pieces_of, text_data, tokens_of, words_of
+from metalearn_cli.data.common.spelling import tokens_of, words_of
+from metalearn_cli.data.common.texts import Coding, Passage, encoded, filled, pieces_of, text_data
 from metalearn_cli.data.text import text
 
 WORDS = Coding("words", 64, 6)
@@ -97,7 +98,7 @@ def test_a_vocabulary_is_learnt_from_training_classes_alone():
 
 
 def test_a_long_word_is_spelt_no_further_than_it_is_used():
-    spelt = texts._speller("a ##a", 3)("a" * 10**6)
+    spelt = spelling._speller("a ##a", 3)("a" * 10**6)
     assert spelt == (2, 3, 3)
     preprocessing = {"tokenizer": "words", "length": 2, "pieces": "a ##a"}
     found = encoded(["aaa", "aa"], preprocessing)
