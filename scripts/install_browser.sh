@@ -6,6 +6,9 @@ python=$1
   timeout 60 "$python" -m pip install --quiet --constraint constraints.txt playwright
 if ! command -v chromium >/dev/null && ! command -v chromium-headless-shell >/dev/null &&
   [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-  timeout 60 sh -c 'apt-get -qq update && apt-get -qq install --no-install-recommends chromium-headless-shell' >/dev/null
+  # only the downloads may take too long: an installation that is cut off would leave packages half configured
+  timeout 90 sh -c 'apt-get -qq update && apt-get -qq install --no-install-recommends --download-only \
+    chromium-headless-shell' >/dev/null &&
+    DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends chromium-headless-shell >/dev/null
 fi
 exit 0
