@@ -33,6 +33,7 @@ METHODS = ("gradients", "occlusion", "permutation", "pca", "tsne", "network")
 """Of `mlx explain`."""
 
 _COLUMN = "column."
+_SUPPORT = "support=FOLDER, a folder with a folder of examples for each class"
 _SAME = 0.5  # correlation from which an explanation shows the item and not what was learnt
 
 
@@ -59,13 +60,21 @@ def predict(words: Words, runs_dir: str, reporter: Reporter) -> dict[str, Any]:
         _tell(learner.calibration, reporter)
     from metalearn_cli.deploy import deployed
 
-    unlike = deployed.warnings_of(learner, queries)
-    for way in unlike:
-        reporter.note(f"warning: unlike the examples, so that answers are less sure than they look: {way}")
+    unlike = _warned(learner, queries, reporter)
     audited = _audited(settings, learner, reporter)
     found = {"ckpt": learner.trained.source, "classes": dict(learner.support.sizes), "unlike": unlike, **audited}
     calibration = learner.calibration and learner.calibration._asdict()
     return {**found, "calibration": calibration, "answers": deployed.predicted(learner, queries)}
+
+
+def _warned(learner: Any, items: Any, reporter: Reporter) -> list[str]:
+    """Warn of items that are unlike the examples, and return in which ways they are."""
+    from metalearn_cli.deploy import deployed
+
+    unlike: list[str] = deployed.warnings_of(learner, items)
+    for way in unlike:
+        reporter.note(f"warning: unlike the examples, so that answers are less sure than they look: {way}")
+    return unlike
 
 
 def explain(words: Words, runs_dir: str, reporter: Reporter) -> dict[str, Any]:
@@ -89,6 +98,8 @@ def explain(words: Words, runs_dir: str, reporter: Reporter) -> dict[str, Any]:
     if "episodes" in settings and method != "permutation":
         raise UserError("episodes is for method=permutation; leave it out")
     folder = Path(expanded(settings.get("out", "explained")))
+    if settings.get("out") == "":
+        raise UserError("out must be a folder, got nothing")
     if folder.exists() and not folder.is_dir():
         raise UserError(f"out={folder} is no folder")
     if method == "permutation":
@@ -166,6 +177,7 @@ def _reasons(learner: Any, queries: Any, method: Any, folder: Path, reporter: Re
         pixels, which are in the file.
     """
     learner.check_floats("explain its checkpoint, or an artefact in floats")
+    _warned(learner, queries, reporter)
     from metalearn_cli.deploy import explained
 
     found = explained.explained(learner, queries, method)
@@ -200,7 +212,7 @@ def export(words: Words, runs_dir: str, reporter: Reporter) -> dict[str, Any]:
     if others:
         raise UserError(f"mlx export takes no {others[0]!r}; see: mlx export --help")
     if "support" not in settings:
-        raise UserError("support is missing: support=FOLDER, a folder with a folder of examples for each class")
+        raise UserError(f"support is missing: {_SUPPORT}")
     episodes, keep = _calibration(settings, 100)
     if (kind := settings.get("quantize")) not in (None, "int8"):
         raise UserError(f"quantize must be int8, got {kind!r}")
@@ -231,7 +243,7 @@ def export(words: Words, runs_dir: str, reporter: Reporter) -> dict[str, Any]:
     with _made(folder.parent), changing(folder):
         _check_new(folder)  # another process may have written it meanwhile
         about = artefact.write_artefact(folder, learner, record, list(graphs.values())[-1])
-    told = [card.result(about["result"]), *([card.change(about)] if smaller else [])]
+    told = [card.result(about), *([card.change(about)] if smaller else [])]
     kept = {key: about[key] for key in ("files", "result", "quantize")}
     encoder = {kind: {"bytes": len(g), "seconds": exporting.latency(g, tried)} for kind, g in graphs.items()}
     return {"folder": str(folder), **kept, "encoder": encoder, "told": " ".join(told)}
@@ -289,7 +301,7 @@ def classes(folder: str) -> dict[str, Any]:
     return {"artefact": folder, "classes": dict(Counter(sorted(example["class"] for example in about["examples"])))}
 
 
-def stream(words: Words) -> dict[str, Any]:
+def stream(words: Words, reporter: Reporter) -> dict[str, Any]:
     """Give labelled items to an artefact's learner one by one, see `deploy.streamed`.
 
     Returns:
@@ -314,7 +326,11 @@ def stream(words: Words) -> dict[str, Any]:
     learning = streamed.learning_of(learner, replay, seed)
     items = deployed.reader_of(learner.trained, _columns(settings)).labelled(source)
     parts = streamed.parts_of(items.labels, share, shuffled, seed)
+    _warned(learner, items, reporter)
     found = streamed.streamed(learner, items, parts, learning)
+    if again := found["again"]:
+        told = f"{len(again)} of {len(items.names)} items are examples already, such as {again[0]}"
+        reporter.note(f"warning: {told}: their answers are better than those of new items would be")
     if saved:
         changes.change(Path(expanded(name)), lambda now: deployed.with_examples(now, items.of(parts.stream)))
     return {"artefact": name, "saved": saved, **found}
@@ -428,7 +444,8 @@ def _asked(
     """
     exported = bool(sources) and _is_artefact(sources[0])
     if not exported and "support" not in settings:
-        raise UserError("support is missing: support=FOLDER, a folder with a folder of examples for each class")
+        absent = f"{sources[0]} is no artefact, and " if sources else ""
+        raise UserError(f"{absent}support is missing: {_SUPPORT}")
     if not exported and _is_artefact(support := settings["support"]):
         raise UserError(f"{support} is an artefact, which has its own examples: mlx {words.command} {support} FILE")
     if len(sources) == exported and not few:

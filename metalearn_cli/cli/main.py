@@ -267,8 +267,8 @@ def _classes(words: Words) -> int:
 def _stream(words: Words) -> int:
     from metalearn_cli.cli import deploying, telling, views
 
-    with telling.reporting():
-        found = deploying.stream(words)
+    with telling.reporting() as reporter:
+        found = deploying.stream(words, reporter)
     if "--csv" in words.options:
         _show(words, found, lambda: print(deploying.csv_of(found["answers"], deploying.STREAMED), end=""))
         return errors.DONE

@@ -42,7 +42,7 @@ def card(about: Mapping[str, Any]) -> str:
         "",
         "## How good it is",
         "",
-        result(about["result"]),
+        result(about),
         *(["", f"{change(about)} Its calibration was made in floats."] if about["quantize"] else []),
         *(["", f"Calibration: {told(found)}."] if (found := of_record(about["calibration"])) else []),
         "",
@@ -68,8 +68,9 @@ def card(about: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def result(found: Mapping[str, Any] | None) -> str:
-    """Return a sentence on the result of an evaluation, or that there is none."""
+def result(about: Mapping[str, Any]) -> str:
+    """Return a sentence on the result of the evaluation in artefact.json, or that there is none."""
+    found = about["result"]
     if not found:
         return "It was not evaluated; run `mlx evaluate` on its checkpoint before you export it."
     numbers = f"{found.get('way')}-way {found.get('shot')}-shot"
@@ -79,7 +80,10 @@ def result(found: Mapping[str, Any] | None) -> str:
     over = (found.get("over") or {}).get("episodes")
     measured = f"{percent}{half} % accuracy, {numbers}, on {over} episodes of classes that training has not seen"
     how = f"{found.get('normalisation')}; 95 % interval over episodes; evaluation {found.get('run')}"
-    return f"{measured} ({how}). These are test classes of the training data: yours may be easier or harder."
+    told = f"{measured} ({how}). These are test classes of the training data: yours may be easier or harder."
+    if about["statistics"] == "train":
+        told += " It was measured with the batch statistics of examples; with those of training items it may differ."
+    return told
 
 
 def change(about: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path, PurePath
 from statistics import fmean
 from typing import Any, Literal, NamedTuple
@@ -35,7 +36,7 @@ from metalearn_cli.deploy.enrolled import AT_ONCE, Enrolled, answered, embedded,
 from metalearn_cli.deploy.inputs import Inputs
 from metalearn_cli.deploy.windows import spread, windows
 from metalearn_cli.records.plots import attribution_bars, attribution_map
-from metalearn_cli.records.runs import write_json
+from metalearn_cli.records.runs import read_json, write_json
 
 Method = Literal["gradients", "occlusion"]
 """How the parts of an item are weighed."""
@@ -108,6 +109,7 @@ def write(folder: Path, learner: Deployed, queries: Inputs, found: Sequence[Mapp
         the files of the pictures.
     """
     known, files = learner.trained.preprocessing, list[str]()
+    _remove_old(folder)
     for number, (x, one) in enumerate(zip(queries.items, found, strict=True), start=1):
         stem = re.sub(r"[^\w.-]+", "-", PurePath(one["file"]).stem)[:LETTERS].strip("-.")
         path = folder / f"{number:03d}-{stem or 'item'}.png"
@@ -123,6 +125,14 @@ def write(folder: Path, learner: Deployed, queries: Inputs, found: Sequence[Mapp
     rows = [{**one, "picture": file} for one, file in zip(found, files, strict=True)]
     write_json(folder / NUMBERS, {"classes": dict(learner.support.sizes), "explanations": rows})
     return files
+
+
+def _remove_old(folder: Path) -> None:
+    """Remove the pictures of explanations that were written into a folder before, as `NUMBERS` names them."""
+    with suppress(OSError, UserError, KeyError, TypeError):
+        for old in read_json(folder / NUMBERS)["explanations"]:
+            if re.fullmatch(r"\d{3,}-.*\.png", name := Path(old["picture"]).name):
+                (folder / name).unlink(missing_ok=True)
 
 
 def _explanation(learner: Deployed, scores: Sequence[Score], x: Tensor, method: Method) -> dict[str, Any]:

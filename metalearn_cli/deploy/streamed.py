@@ -20,7 +20,7 @@ from metalearn_cli.core.random import derive_seed
 from metalearn_cli.deploy.deployed import Deployed
 from metalearn_cli.deploy.enrolled import Enrolled, embedded
 from metalearn_cli.deploy.inputs import Inputs
-from metalearn_cli.records.intervals import over_episodes
+from metalearn_cli.records.intervals import over_episodes, over_items
 
 REPLAY = 10
 """The usual number of remembered items of a class."""
@@ -168,7 +168,7 @@ def parts_of(labels: Sequence[str], share: float, shuffled: bool, seed: int) -> 
         held |= set(own[: min(round(share * len(own)), len(own) - 1)])
     if len(held) < 2:
         told = f"{len(held)} of {len(labels)} items would be held out, and two or more are needed"
-        raise UserError(f"{told}: give more items of each class, or a larger share: held_out=0.5")
+        raise UserError(f"{told}: give more items of each class, or a larger share than held_out={share:g}")
     stream = [i for i in (order if shuffled else range(len(labels))) if i not in held]
     return Parts(stream, sorted(held))
 
@@ -189,7 +189,8 @@ def streamed(learner: Deployed, items: Inputs, parts: Parts, learning: Learning)
         same for the class of the item before as the answer; `held_out`, the accuracy at the end on items that were
         never learnt; and `forgetting`, by how much the accuracy on held-out items of a class is lower at the end than
         right after the last item of the class; the same of each of the `classes`; and `answers`, for each item its
-        `class`, the `answer`, and whether that is `right`, None for the first of a new class.
+        `class`, the `answer`, and whether that is `right`, None for the first of a new class; and `again`, the names of
+        items that were examples before, or cannot be told from one: their answers are too good.
     """
     z = embedded(learner.enrolled.learner, learner.enrolled.encoder, items.items)
     known = {name: k for k, name in enumerate(learner.classes)}
@@ -223,12 +224,23 @@ def streamed(learner: Deployed, items: Inputs, parts: Parts, learning: Learning)
         "forgetting": _score([after[name] - end[name] for name in after], "classes"),
         "classes": [{"class": n, "held_out": len(held[n]), "after": after[n], "end": end[n]} for n in after],
         "answers": answers,
+        "again": _again(learner, z, items.names),
     }
+
+
+def _again(learner: Deployed, z: Tensor, names: Sequence[str]) -> list[str]:
+    """Return the names of those items, with the embeddings z [N, ...], that are examples of the learner already."""
+    examples = learner.enrolled.embedded
+    same = [torch.isclose(own, examples, 1e-5, 1e-6).flatten(1).all(1).any().item() for own in z]
+    return [name for name, again in zip(names, same, strict=True) if again]
 
 
 def _score(values: Sequence[float], unit: str) -> dict[str, Any]:
     """Return the mean of values with the half-width of its 95 % interval, which is over them; None without values."""
     if not values:
         return {"value": None, "interval": None, "over": {unit: 0}}
-    interval = over_episodes(torch.tensor(values)) if len(values) > 1 else None
+    if unit == "items":
+        interval: float | None = over_items(values)
+    else:
+        interval = over_episodes(torch.tensor(values)) if len(values) > 1 else None
     return {"value": fmean(values), "interval": interval, "over": {unit: len(values)}}

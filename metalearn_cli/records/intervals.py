@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
@@ -66,6 +67,19 @@ def holm(chances: Sequence[float]) -> list[float]:
 def over_episodes(scores: Tensor) -> float:
     """Return the half-width, over episodes, of the mean of scores [E]; E >= 2."""
     return by_episodes(scores).half
+
+
+def over_items(right: Sequence[float]) -> float:
+    """Return the half-width, over items, of the share of items that are right.
+
+    With two right and two wrong ones added, as Agresti & Coull 1998 have it, it holds for few items, and is not 0 where
+    all are right.
+
+    Args:
+        right: 1 or 0 for each item, of which there is one or more.
+    """
+    share = (sum(right) + 2) / (len(right) + 4)
+    return NormalDist().inv_cdf(0.975) * math.sqrt(share * (1 - share) / (len(right) + 4))
 
 
 def by_episodes(scores: Tensor) -> Spread:

@@ -164,7 +164,8 @@ def test_an_answer_without_an_explanation_is_told(
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["new"], "support is missing: support=FOLDER, a folder with a folder of examples for each class"),
+        (["new"], "new is no artefact, and support is missing: support=FOLDER, a folder with a folder of examples"),
+        (["support=examples", "new", "out="], "out must be a folder, got nothing"),
         (["support=examples"], "there is nothing to explain: mlx explain"),
         (["support=examples", "new", "method=lime"], "method must be one of gradients, occlusion, permutation, pca"),
         (["method=permutation", "new"], "takes no new; type: mlx explain ckpt=latest method=permutation"),
@@ -195,3 +196,19 @@ def test_recordings_as_samples_are_refused(mlx: Callable, tmp_path_factory: pyte
     shutil.copytree(folder / "sounds" / "class01", "examples/high")
     code, _, err = mlx("explain", f"ckpt={checkpoint}", "support=examples", "examples/low/2.wav")
     assert code == 2 and "recordings as samples (data.features=raw) have no map" in err
+
+
+def test_pictures_of_before_do_not_stay(mlx: Callable, of_pictures: Path, folder: Path) -> None:
+    asked = (f"ckpt={of_pictures}", "support=examples")
+    explanations(mlx, *asked, "new")
+    (folder / "explained" / "002-mine.png").touch()
+    explanations(mlx, *asked, "new/1.png")
+    left = {path.name for path in Path("explained").iterdir()}
+    assert left == {"001-1.png", "002-mine.png", "explanations.json"}
+
+
+def test_files_unlike_the_examples_are_named(mlx: Callable, of_pictures: Path, folder: Path) -> None:
+    with Image.open("new/0.png") as picture:
+        picture.point(lambda value: value // 8 + 200).save("pale.png")
+    code, _, err = mlx("explain", f"ckpt={of_pictures}", "support=examples", "pale.png")
+    assert code == 0 and "warning: unlike the examples" in err and "pale.png" in err

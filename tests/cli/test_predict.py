@@ -121,7 +121,7 @@ def test_texts_and_recordings_unlike_the_examples_are_named(
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["new"], "support is missing: support=FOLDER, a folder with a folder of examples for each class"),
+        (["new"], "new is no artefact, and support is missing: support=FOLDER, a folder with a folder of examples"),
         (["support=examples"], "support=examples FILE|FOLDER|TABLE"),
         (["suport=examples", "new"], "mlx predict has no setting suport; did you mean support?; it has ckpt, support"),
         (["support=examples", "new", "audit=yes"], "audit must be true or false, got 'yes'"),

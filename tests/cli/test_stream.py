@@ -41,6 +41,8 @@ def test_a_table_is_streamed(mlx: Callable, plants: Path) -> None:
     code, out, err = mlx("stream", "exports/plants", "plants.csv", "--json")
     assert code == 0, err
     found = json.loads(out)
+    assert {f"plants.csv, line {n}" for n in range(2, 16)} <= {*found["again"]} and len(found["again"]) < 20
+    assert "of 40 items are examples already, such as plants.csv, line 2: their answers are better" in err
     assert (found["known"], found["new"], found["items"], found["saved"]) == (2, 3, 30, False)
     assert found["held_out"]["over"] == {"items": 10} and found["repeated"]["value"] > 0.8
     assert [one["class"] for one in found["answers"]] == sorted(one["class"] for one in found["answers"])

@@ -9,7 +9,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from metalearn_cli.records.intervals import Spread, holm, over_classes, over_episodes, over_trainings
+from metalearn_cli.records.intervals import Spread, holm, over_classes, over_episodes, over_items, over_trainings
 from metalearn_cli.records.student import student_t
 from metalearn_cli.stages.scores import mean_of
 
@@ -155,3 +155,9 @@ def test_no_interval_is_narrower_than_that_over_episodes(episodes: int) -> None:
         folded = mean_of(torch.cat([scores[:1], scores[1:2]], 1), split, folds=2)
         narrow["folds"] += folded["interval_classes"] < folded["interval"]
     assert narrow == {"classes": 0, "folds": 0, "trainings": 0}
+
+
+def test_share_of_items():
+    assert over_items([1.0] * 18) == pytest.approx(0.1201, abs=1e-4)  # by hand: 20 of 22
+    assert over_items([1.0, 0.0, 1.0]) == pytest.approx(1.96 * (4 / 7 * 3 / 7 / 7) ** 0.5, abs=1e-4)
+    assert over_items([1.0]) < 0.5

@@ -97,6 +97,7 @@ def test_ten_trials_of_a_search_that_is_killed_twice(folder):
     assert not [trial for trial in study(folder).trials if not trial.state.is_finished()]
 
 
+@pytest.mark.slow
 def test_trials_that_fall_behind_end_early_and_for_good(folder):
     """The best of five gets a result at each step; whatever is below half of them is stopped."""
     odd = {"x": Numbers(1, 99, 2)}  # of these none fails

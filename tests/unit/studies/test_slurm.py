@@ -76,6 +76,7 @@ def test_a_job_that_is_pre_empted_goes_on_and_a_failure_is_told(folder):
     assert go(folder, jobs[:1]) == ["completed"]  # again, as it is done
 
 
+@pytest.mark.slow
 def test_jobs_in_the_queue_are_found_by_the_same_command(folder):
     words = [sys.executable, COMMAND[1], "slurm", str(folder), "1", "1", "60", "0.1"]
     first = subprocess.Popen(words, stdout=subprocess.DEVNULL)
@@ -88,6 +89,7 @@ def test_jobs_in_the_queue_are_found_by_the_same_command(folder):
     assert len(steps(folder)) == 60 and set(steps(folder).values()) == {1}
 
 
+@pytest.mark.slow
 def test_what_slurm_ends_is_submitted_again(folder):
     class Ending(Quiet):
         def look(self, running):
