@@ -107,9 +107,13 @@ class Reader(NamedTuple):
         """Read labelled items class by class, see `labelled`.
 
         Raises:
-            UserError: if they cannot be used, or are of fewer than two classes.
+            UserError: if they cannot be used, are of fewer than two classes, or if the folder of a class is empty.
         """
         found = self.labelled(source)
+        path = Path(expanded(source))
+        for folder in sorted(path.iterdir()) if path.is_dir() else []:
+            if folder.is_dir() and not folder.name.startswith(".") and not any(folder.iterdir()):
+                raise UserError(f"{folder} is empty: put examples into it, or remove it")
         classes = sorted(set(found.labels))
         if len(classes) < 2:
             told = f"has only the class {classes[0]}" if classes else "has no classes"

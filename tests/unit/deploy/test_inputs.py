@@ -99,6 +99,7 @@ def test_ink_is_bright_whatever_the_paper(paper, tmp_path):
         ("photos/class00", r"has \d+ files in one folder, such as 0\.jpg: a class is a folder"),
         ("sounds", r"sounds has no files of \.png.*; it has files of \.wav"),
         ("one", "one has only the class class00; two or more are needed"),
+        ("more", "more/class09 is empty: put examples into it, or remove it"),
     ],
 )
 def test_what_is_no_support_set_is_told(source, told, tmp_path, monkeypatch):
@@ -108,6 +109,9 @@ def test_what_is_no_support_set_is_told(source, told, tmp_path, monkeypatch):
         audio.save(tmp_path / "sounds" / own, 0)
     shutil.copytree("photos/class00", "one/train/class00")
     shutil.copytree("photos/class00", "one/test/class00")
+    for name in ("class00", "class01"):
+        shutil.copytree(f"photos/{name}", f"more/{name}")
+    (tmp_path / "more" / "class09").mkdir()
     with pytest.raises(UserError, match=told) as error:
         reader.support(source)
     assert "data." not in str(error.value)  # no setting of another command
