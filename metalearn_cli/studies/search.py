@@ -214,7 +214,7 @@ class Search:
         return outcome._replace(run={**run, "metric": first, "scores": scores})
 
     def _tell(self, trial: Trial, outcome: Outcome) -> None:
-        """Close a trial, unless its job shall go on with the next command."""
+        """Close a trial, unless the next command resumes its job."""
         from optuna.trial import TrialState
 
         states = {"pruned": TrialState.PRUNED, "diverged": TrialState.FAIL, "refused": TrialState.FAIL}

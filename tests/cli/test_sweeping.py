@@ -200,7 +200,7 @@ def test_the_space_of_a_search():
 
 
 def test_a_search_is_known_by_what_it_searches(monkeypatch, tmp_path):
-    """The same command with more trials goes on with the search; another space or objective is another search."""
+    """The same command with more trials resumes the search; with another space or objective it is a new search."""
     monkeypatch.chdir(tmp_path)
     found = []
 

@@ -42,7 +42,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def birds(original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Path:
-    """Return an artefact that is changed in this process, whose graph is not made anew."""
+    """Return an artefact; classes are added in this process, and the graph stays as it is."""
     shutil.copytree(original, tmp_path / "birds")
     graph = (original / "encoder.onnx").read_bytes()
     monkeypatch.setattr(artefact, "graph_of", lambda enrolled, tried: graph)

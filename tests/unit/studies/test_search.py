@@ -7,10 +7,9 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from pathlib import Path
 
 import pytest
-from unit.studies.worker import COMMAND, METRIC, Quiet, search, slots, sweep
+from unit.studies.worker import COMMAND, METRIC, Quiet, search, slots, steps, sweep
 
 from metalearn_cli.core.errors import ConfigError, UserError
 from metalearn_cli.records import runs, sweeps
@@ -34,10 +33,6 @@ def quick(monkeypatch):
 def folder(tmp_path):
     (tmp_path / "steps.txt").touch()
     return tmp_path
-
-
-def steps(folder: Path) -> Counter:
-    return Counter(tuple(line.split()[:2]) for line in (folder / "steps.txt").read_text().splitlines())
 
 
 def go(folder, trials, *words, number=1, watcher=None, **settings):

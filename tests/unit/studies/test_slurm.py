@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import pytest
 from unit.studies import fake_slurm
-from unit.studies.worker import COMMAND, Quiet, job, sweep
+from unit.studies.worker import COMMAND, Quiet, job, steps, sweep
 
 from metalearn_cli.core.config import Slurm as Settings
 from metalearn_cli.core.errors import Stopped, UserError
@@ -42,10 +42,6 @@ def go(folder, jobs, watcher=None, settings=PLAIN, number=9):
     with watched.open():
         at_once(watched, Slurm(settings, number, COMMAND), fail_fast=False)
     return [outcome.status for outcome in watched.outcomes()]
-
-
-def steps(folder):
-    return Counter(tuple(line.split()[:2]) for line in (folder / "steps.txt").read_text().splitlines())
 
 
 def until(condition, seconds=60.0):

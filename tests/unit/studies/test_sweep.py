@@ -9,10 +9,9 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from pathlib import Path
 
 import pytest
-from unit.studies.worker import COMMAND, Quiet, job, slots, sweep
+from unit.studies.worker import COMMAND, Quiet, job, slots, steps, sweep
 
 from metalearn_cli.core.errors import InUseError, Stopped
 from metalearn_cli.records import runs, sweeps
@@ -32,10 +31,6 @@ def quick(monkeypatch):
 def folder(tmp_path):
     (tmp_path / "steps.txt").touch()
     return tmp_path
-
-
-def steps(folder: Path) -> Counter:
-    return Counter(tuple(line.split()[:2]) for line in (folder / "steps.txt").read_text().splitlines())
 
 
 def go(folder, jobs, number=2, fail_fast=False, watcher=None):

@@ -15,6 +15,7 @@ import os
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,11 @@ def slots(number: int) -> list[Slot]:
 
 COMMAND = (sys.executable, __file__)
 METRIC = {"name": "val/accuracy", "interval": None}
+
+
+def steps(folder: Path) -> Counter:
+    """Return how often each job has done each of its steps."""
+    return Counter(tuple(line.split()[:2]) for line in (folder / "steps.txt").read_text().splitlines())
 
 
 def run(folder: Path, name: str, steps: int, seconds: float, fail: bool) -> int:
