@@ -106,13 +106,14 @@ OF_EVALUATE = {"ckpt": "latest", "backbone": None, "data": None, "algorithm": No
 def composed_once() -> Iterator[None]:
     """Have Hydra read each shipped file, and compose the same words, once: a composition takes 0.1 s."""
     read, compose, choices_of = ConfigRepository.load_config, Composer.compose, defaults_list._create_interpolation_map
-    files: dict[tuple[str, str], bytes] = {}
+    files: dict[tuple[Any, ...], bytes] = {}
     known: dict[tuple[str, ...], bytes] = {}
 
     def read_once(repository: ConfigRepository, config_path: str) -> ConfigResult | None:
         if any(source.provider == "command-line" for source in repository.sources):
             return read(repository, config_path)  # files of the test's own, which may change
-        key = (str([source.path for source in repository.sources]), config_path)
+        of_hydra = type(getattr(repository.sources[-1], "store", None))  # Hydra's own settings: all of them, or few
+        key = (str([source.path for source in repository.sources]), of_hydra, config_path)
         if key not in files:
             files[key] = pickle.dumps(read(repository, config_path))
         return pickle.loads(files[key])  # much faster than a deep copy

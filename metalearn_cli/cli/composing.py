@@ -19,6 +19,7 @@ from typing import Any, cast
 from hydra import version
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.core_plugins.structured_config_source import StructuredConfigSource
 from hydra._internal.sources_registry import SourcesRegistry
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
@@ -32,6 +33,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from metalearn_cli.cli.bare import BareStore
 from metalearn_cli.cli.choices import folders
 from metalearn_cli.cli.vet import DEEPEST, MOST, VettedConfigSource, too_complex
 from metalearn_cli.cli.words import closest
@@ -89,6 +91,7 @@ class Composer:
             path.prepend("command-line", address, SearchPathQuery(provider="schema"))
         self.loader = ConfigLoaderImpl(path)
         self.repository = self.loader.repository  # asked itself: the loader copies it for each question
+        cast(StructuredConfigSource, self.repository.get_schema_source()).store = BareStore()
         self.groups = self.repository.get_group_options("", ObjectType.GROUP)
         self._chosen: dict[tuple[str, ...], Composition] = {}
 

@@ -60,6 +60,7 @@ def test_a_table_for_people(mlx: Callable, of_pictures: Path, folder: Path) -> N
     assert out.splitlines()[0].split() == "file class probability % sanity strongest example picture".split()
 
 
+@pytest.mark.slow
 def test_recordings(mlx: Callable, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     checkpoint = meta_trained("audio", tmp_path_factory.mktemp("sounds"))
     for k, name in enumerate(("low", "high")):
@@ -123,6 +124,7 @@ def test_the_blocks_of_a_network(mlx: Callable, of_pictures: Path) -> None:
     assert code == 0 and len(json.loads(out)["blocks"]) == 4
 
 
+@pytest.mark.slow
 def test_a_learner_that_adapts_its_network(
     mlx: Callable, folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -134,6 +136,7 @@ def test_a_learner_that_adapts_its_network(
     assert "the influence of examples is not known: each is the only one of its class, or the learner adapts" in err
 
 
+@pytest.mark.slow
 def test_maps_that_show_only_the_item_are_told(
     mlx: Callable, of_pictures: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -188,6 +191,7 @@ def test_what_cannot_be_used_is_told(
     assert (code, out) == (2, "") and told in err and not Path("explained").exists()
 
 
+@pytest.mark.slow
 def test_recordings_as_samples_are_refused(mlx: Callable, tmp_path_factory: pytest.TempPathFactory) -> None:
     backbone = {"_target_": "metalearn_cli.backbones.cnn1d.Cnn1d", "hidden": 4}
     folder = tmp_path_factory.mktemp("raw")

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from metalearn_cli.core import plugins, types
+from metalearn_cli.records import names
 
 PAGE = Path(__file__).parents[2] / "docs" / "extending.md"
 SMALL = ["steps=3", "val_episodes=3", "query=3", "backbone=tiny_net", "backbone.hidden=4", "runtime.threads=1"]
@@ -33,9 +34,11 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     (info / "entry_points.txt").write_text(f"[{plugins.ENTRY_POINTS}]\nmy_pieces = my_pieces\n")
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
     importlib.invalidate_caches()
-    plugins.packages.cache_clear()
+    for known in (plugins.packages, names.choices):
+        known.cache_clear()
     yield tmp_path / "site" / "my_pieces"
-    plugins.packages.cache_clear()
+    for known in (plugins.packages, names.choices):
+        known.cache_clear()
     for module in [name for name in sys.modules if name.startswith("my_pieces")]:
         del sys.modules[module]
 
@@ -75,7 +78,7 @@ def test_the_chain_of_them_runs(run):
     transferred = run("transfer", "init_from=latest:pretrain", "method=ssf", "batch_size=16", *SMALL)
     assert transferred["parent"]["run"] == pretrained["id"]
     trained = run("meta-train", "init_from=latest:transfer", "algorithm=learnt_steps", *SMALL)
-    assert run("evaluate", f"ckpt={trained['id']}", "episodes=5")["results"][0]["learner"] == "LearntSteps"
+    assert run("evaluate", f"ckpt={trained['id']}", "episodes=5")["results"][0]["learner"] == "learnt_steps"
 
 
 def run_metrics(run: dict[str, Any]) -> set[str]:
@@ -83,6 +86,7 @@ def run_metrics(run: dict[str, Any]) -> set[str]:
     return {name for line in lines for name in json.loads(line)}
 
 
+@pytest.mark.slow
 def test_the_learner_runs_in_every_way_that_tasks_are_computed(run):
     scores = {
         way: run("meta-train", "algorithm=learnt_steps", f"runtime.task_batching={way}", *SMALL)["metric"]["value"]

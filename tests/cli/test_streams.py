@@ -80,7 +80,14 @@ def test_an_error_that_a_full_stdout_cannot_take_keeps_its_exit_code(mlx, monkey
         assert mlx("pretrain", "--json").code == 1
 
 
-@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-", "| true", "2>&1 | true"])
+@pytest.mark.parametrize(
+    "closed",
+    [
+        *(pytest.param(how, marks=pytest.mark.slow) for how in (">&-", "2>&-", ">&- 2>&-", "| true")),
+        "<&- >&- 2>&-",
+        "2>&1 | true",
+    ],
+)
 def test_of_a_real_shell(closed, tmp_path):
     line = f"set -o pipefail; {' '.join(MLX)} runs {closed}"
     answer = subprocess.run(["bash", "-c", line], capture_output=True, text=True, cwd=tmp_path, env=os.environ)

@@ -227,7 +227,7 @@ def test_gradient_with_a_reference_is_that_of_finite_differences(made: Made) -> 
 
 
 def test_every_way_of_batching_tasks_gives_the_same_gradients(made: Made) -> None:
-    """For both orders of MAML."""
+    """For MAML with second derivatives; tests/unit/engine/test_tasks.py has its first order too."""
     with seeded(0, "episodes"):
         net = network(made.backbone, WAY)
         at = {n: p + 0.1 * torch.randn_like(p) if n.startswith(HEAD) else p for n, p in net.params.items()}
@@ -236,19 +236,17 @@ def test_every_way_of_batching_tasks_gives_the_same_gradients(made: Made) -> Non
     )
     y = (torch.arange(ITEMS) % WAY).repeat(TASKS, 1)
     episodes = Episode(support, y, query, y)
-    for first_order in (False, True):
-        algorithm = Maml(inner_lr=0.1, inner_steps=1, first_order=first_order)
-        learner = Learner(algorithm, net._replace(params=at), {}, WAY, "inductive")
+    learner = Learner(Maml(inner_lr=0.1, inner_steps=1), net._replace(params=at), {}, WAY, "inductive")
 
-        def task(params: dict[str, Tensor], episode: Episode, learner: Learner = learner) -> dict[str, Tensor]:
-            return {"loss": trained(learner.of(params), episode).loss}
+    def task(params: dict[str, Tensor], episode: Episode) -> dict[str, Tensor]:
+        return {"loss": trained(learner.of(params), episode).loss}
 
-        found = {}
-        for batching in ("loop", "threads", "groups", "vmap"):
-            runtime = on_cpu(task_batching=batching, threads=min(2, cores()), precision="64-true")
-            leaves = {n: t.detach().clone().requires_grad_(n in at) for n, t in learner.tensors.items()}
-            Tasks(runtime, TASKS).gradients(task, leaves, episodes)
-            found[batching] = {name: leaves[name].grad for name in at}
-        for gradients in found.values():
-            for name, gradient in found["loop"].items():
-                torch.testing.assert_close(gradients[name], gradient, rtol=1e-7, atol=1e-10)
+    found = {}
+    for batching in ("loop", "threads", "groups", "vmap"):
+        runtime = on_cpu(task_batching=batching, threads=min(2, cores()), precision="64-true")
+        leaves = {n: t.detach().clone().requires_grad_(n in at) for n, t in learner.tensors.items()}
+        Tasks(runtime, TASKS).gradients(task, leaves, episodes)
+        found[batching] = {name: leaves[name].grad for name in at}
+    for gradients in found.values():
+        for name, gradient in found["loop"].items():
+            torch.testing.assert_close(gradients[name], gradient, rtol=1e-7, atol=1e-10)

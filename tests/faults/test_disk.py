@@ -140,7 +140,9 @@ def unprivileged():
         os.seteuid(us)
 
 
-@pytest.mark.parametrize("where", ["checkpoints", ".", "tensorboard"])
+@pytest.mark.parametrize(
+    "where", ["checkpoints", *(pytest.param(name, marks=pytest.mark.slow) for name in (".", "tensorboard"))]
+)
 def test_lost_permission(settings, said, monkeypatch, where):
     """Nothing new can be written: at the latest the next checkpoint ends the run, and the earlier one stays."""
     with small_disk(1000) as (disk, _):

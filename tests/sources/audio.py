@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,10 @@ def sound(seed: int, seconds: float = 0.06) -> np.ndarray:
 def save(path: Path, seed: int, channels: int = 1) -> None:
     """Write a recording in the format that its name says."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    subtype = FORMATS.get(path.suffix[1:])
-    soundfile.write(path, np.stack([sound(seed)] * channels, 1), RATE, subtype=subtype)
+    ending = path.suffix[1:]
+    file = io.BytesIO()  # soundfile would wait for the disk
+    soundfile.write(file, np.stack([sound(seed)] * channels, 1), RATE, subtype=FORMATS.get(ending), format=ending)
+    path.write_bytes(file.getvalue())
 
 
 def fill(folder: Path, classes: int = 20, items: int = 16) -> Path:

@@ -65,7 +65,14 @@ def score(answers: list[int], episode: Any) -> float:
     return float((torch.tensor(answers) == episode.query_y).float().mean())
 
 
-@pytest.mark.parametrize("name", ["protonet", "maml", "mlp", "text encoder", "speech network"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "protonet",
+        "text encoder",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("maml", "mlp", "speech network")),
+    ],
+)
 def test_an_artefact_is_as_accurate_as_the_evaluation_of_its_checkpoint(name, tmp_path, monkeypatch):
     monkeypatch.setattr(artefact, "graph_of", lambda enrolled, tried: b"a graph")
     checkpoint, run = evaluated(name, tmp_path)

@@ -22,6 +22,7 @@ def test_the_blocks_of_conv4(tmp_path: Path):
     assert found["parameters"] == sum(t.numel() for t in read_tensors(checkpoint).values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "of_backbone"), [("maml", ["from examples"]), ("anil", [])])
 def test_what_an_algorithm_adapts_learns_from_examples(tmp_path: Path, name: str, of_backbone: list[str]):
     algorithm = {"_target_": f"metalearn_cli.algorithms.{name}.{name.capitalize()}", "inner_steps": 1}

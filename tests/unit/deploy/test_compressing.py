@@ -77,6 +77,7 @@ def test_a_pruned_network_is_an_ordinary_one_that_its_stage_has_trained(checkpoi
         assert change["over"]["episodes"] == EPISODES
 
 
+@pytest.mark.slow
 def test_the_same_again_does_nothing_again(checkpoint, quick):
     first = compress(asked(checkpoint, amount=0.75), Said())
     before, said = listed(checkpoint), Said()
@@ -85,6 +86,7 @@ def test_the_same_again_does_nothing_again(checkpoint, quick):
     assert sum("skipped" in note for note in said.notes) == 4
 
 
+@pytest.mark.slow
 def test_a_student_learns_from_the_whole_network(checkpoint, quick):
     before = listed(checkpoint)
     record = compress(asked(checkpoint, transfer=distilling(), amount=0.25), Said())

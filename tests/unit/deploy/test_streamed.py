@@ -122,6 +122,7 @@ def test_a_share_of_each_class_is_held_out_and_the_rest_keeps_its_order():
         parts_of(["a"] * 4 + ["b"] * 2, 0.2, False, 0)
 
 
+@pytest.mark.slow
 def test_a_learner_that_adapts_its_network_needs_one_without_batch_statistics(tmp_path: Path):
     maml = {"_target_": "metalearn_cli.algorithms.maml.Maml", "inner_steps": 1}
     x, labels = torch.rand(4, 1, 16, 16), ("a", "a", "b", "b")

@@ -272,6 +272,7 @@ def test_a_stage_whose_checkpoint_is_damaged_is_trained_again(go, said):
     assert [row["value"] for row in second["table"]] == [row["value"] for row in first["table"]]
 
 
+@pytest.mark.slow
 def test_other_spellings_of_the_same_paths(go, images, said, tmp_path, monkeypatch):
     first = go("transfer", backbone=CONV4, data=OMNIGLOT)
     named = {"backbone": CONV4, "stages": ["meta-train"], "init_from": first["checkpoint"]}

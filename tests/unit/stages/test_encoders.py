@@ -50,6 +50,7 @@ def through_the_chain(
     return run
 
 
+@pytest.mark.slow
 def test_a_resnet_with_running_statistics(images: Any, through_the_chain: Any) -> None:
     through_the_chain(RESNET)
 

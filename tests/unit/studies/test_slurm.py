@@ -64,10 +64,10 @@ def test_a_job_that_is_pre_empted_goes_on_and_a_failure_is_told(folder):
                 self.told.append("preempted")
 
     watcher = Preempting()
-    jobs = [job(folder, "1", "40", "0.1"), job(folder, "2", "1", "0", "fail")]
+    jobs = [job(folder, "1", "15", "0.1"), job(folder, "2", "1", "0", "fail")]
     assert go(folder, jobs, watcher) == ["completed", "diverged"]
     assert "preempted" in watcher.told and Counter(told[0] for told in watcher.told if told[1:])["began"] == 2
-    assert len(steps(folder)) == 41 and set(steps(folder).values()) == {1}
+    assert len(steps(folder)) == 16 and set(steps(folder).values()) == {1}
     assert len(runs.list_runs(str(folder))) == 2
     assert go(folder, jobs[:1]) == ["completed"]  # again, as it is done
 
@@ -124,9 +124,9 @@ def test_without_slurm_or_its_queue(folder, monkeypatch):
         r"squeue gives no answer \(slurm_load_jobs error: Unable to contact .*\); the jobs in the queue go on, and the"
     )
     with pytest.raises(LostJobsError, match=told):
-        go(folder, [job(folder, "1", "30", "0.1")], Cutting())
+        go(folder, [job(folder, "1", "15", "0.1")], Cutting())
     (folder / "bin" / "down").unlink()
-    assert go(folder, [job(folder, "1", "30", "0.1")]) == ["completed"]
+    assert go(folder, [job(folder, "1", "15", "0.1")]) == ["completed"]
     refused = r"sbatch refuses a job: .*invalid partition specified: none; those that are in the queue go on"
     with pytest.raises(LostJobsError, match=refused):
         go(folder, [job(folder, "2", "1", "0")], settings=replace(PLAIN, partition="none"))

@@ -103,7 +103,7 @@ def test_a_signal_stops_the_jobs_and_the_command_goes_on(folder):
     assert len(steps(folder)) == 60 and set(steps(folder).values()) == {1}
 
 
-@pytest.mark.parametrize("alive", [False, True], ids=["killed", "alive"])
+@pytest.mark.parametrize("alive", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["killed", "alive"])
 def test_a_signal_reaches_jobs_of_a_killed_scheduler_but_not_those_of_another(folder, alive):
     words = [sys.executable, COMMAND[1], "sweep", str(folder), "2", "2", "12", "0.1"]
     owner = subprocess.Popen(words, stdout=subprocess.DEVNULL)
