@@ -7,11 +7,14 @@ from collections.abc import Iterable
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
+import numpy as np
+
 from metalearn_cli.core.errors import UserError
 from metalearn_cli.data.common.pixels import TooLarge
 from metalearn_cli.data.common.spelling import ids_of
 from metalearn_cli.deploy.decoding import decoded, floats
-from metalearn_cli.deploy.served import Array, Served
+from metalearn_cli.deploy.looks import looks_of, of_texts
+from metalearn_cli.deploy.served import Item, Served
 
 MILLION = 10**6
 LETTERS = 100_000  # most of a text
@@ -77,7 +80,7 @@ KINDS = {
 """The kinds of files that are taken, whatever else could be read: few decoders, and those that are used most."""
 
 
-def item_of(content: bytes, served: Served, limits: Limits) -> Array:
+def item_of(content: bytes, served: Served, limits: Limits) -> Item:
     """Return the content of a file as an item.
 
     Raises:
@@ -87,8 +90,13 @@ def item_of(content: bytes, served: Served, limits: Limits) -> Array:
     about = served.about
     try:
         if served.kind == "text":
-            return ids_of([_text(content)], about["preprocessing"], about["tokenizer"]).ids[0]
-        return floats(decoded(content, served.kind, about["preprocessing"], limits.pixels * MILLION)[0])
+            text = _text(content)
+            return Item(ids_of([text], about["preprocessing"], about["tokenizer"]).ids[0], of_texts([text]))
+        found, heard = decoded(content, served.kind, about["preprocessing"], limits.pixels * MILLION)
+        x = floats(found)
+        if heard is None:
+            return Item(x, looks_of(x[None], about["input"]["kind"], about["input"]["values"]))
+        return Item(x, np.array([heard], np.float32))
     except TooLarge as error:
         raise Refused(413, f"the file {error}") from error
     except ValueError as error:

@@ -90,7 +90,7 @@ async def _explain(state: State, request: Any) -> Reply:
     def run() -> dict[str, Any]:
         served = state.served()
         try:
-            return explanation(served, item_of(content, served, limits), state.go_on)
+            return explanation(served, item_of(content, served, limits).x, state.go_on)
         except UserError as error:
             raise Refused(409, str(error)) from error
 

@@ -27,6 +27,18 @@ AT_ONCE = 16  # items that are run together, so that a server can stop soon
 Array = NDArray[Any]
 
 
+class Item(NamedTuple):
+    """An item that is to be answered.
+
+    Attributes:
+        x: as the network takes it [...].
+        looks: its looks [1, ...], see `looks`; None if it has none.
+    """
+
+    x: Array
+    looks: Array | None
+
+
 class Served(NamedTuple):
     """An artefact that can answer.
 
@@ -37,7 +49,7 @@ class Served(NamedTuple):
         sizes: the number of examples of each class.
         embeddings: of the examples [S, D].
         centres: the means of the classes' embeddings [W, D].
-        looks: of the examples, see `looks_of`; None of other items than pictures.
+        looks: of the examples, see `looks`; None if they have none.
     """
 
     about: dict[str, Any]
@@ -88,15 +100,15 @@ def opened(folder: Path) -> Served:
     return Served(about, kind, run, dict(Counter(labels.tolist())), embeddings, centres, looks)
 
 
-def answer(served: Served, x: Array) -> dict[str, Any]:
-    """Return the answer for an item [...].
+def answer(served: Served, item: Item) -> dict[str, Any]:
+    """Return the answer for an item.
 
     Returns:
         `class`, `probability`, `probabilities`, `distance`, `nearest` and `unknown`, as `deployed.predicted` does;
-        `examples`, the nearest ones, each `example` with its `class` and `distance`; and `unlike`, in which ways a
-        picture is unlike all examples.
+        `examples`, the nearest ones, each `example` with its `class` and `distance`; and `unlike`, in which ways it
+        is unlike all examples.
     """
-    (z,), (logits,) = served.run(x[None])
+    (z,), (logits,) = served.run(item.x[None])
     shares = np.exp(_log_softmax(served, logits))
     distances = np.linalg.norm(served.embeddings - z, axis=1)
     distance = float(np.linalg.norm(served.centres - z, axis=1).min())
@@ -105,7 +117,7 @@ def answer(served: Served, x: Array) -> dict[str, Any]:
         {**_example(served.about["examples"][i]), "distance": float(distances[i])}
         for i in distances.argsort(kind="stable")[:NEAREST].tolist()
     ]
-    found = looks_of(x[None], served.about["input"]["kind"], served.about["input"]["values"])
+    seen, known = item.looks, served.looks
     return {
         "class": served.classes[int(shares.argmax())],
         "probability": float(shares.max()),
@@ -114,7 +126,7 @@ def answer(served: Served, x: Array) -> dict[str, Any]:
         "nearest": nearest[0]["example"],
         "unknown": None if threshold is None else distance > threshold,
         "examples": nearest,
-        "unlike": [] if found is None or served.looks is None else [*ways_of("image", served.looks, found)],
+        "unlike": [] if seen is None or known is None else [*ways_of(served.kind, known, seen)],
     }
 
 

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
+import soundfile
 from exports import ENDINGS, exported, write
+from PIL import Image
+from sources import audio, text
 
 pytest.importorskip("onnxruntime", reason="needs the extra export")
 pytest.importorskip("onnxscript", reason="needs the extra export")
@@ -20,7 +22,7 @@ from metalearn_cli.deploy.artefact import read_artefact
 from metalearn_cli.deploy.bodies import Limits, item_of
 from metalearn_cli.deploy.deployed import predicted, reader_of, warnings_of
 from metalearn_cli.deploy.folder import seal_of
-from metalearn_cli.deploy.served import answer, explanation, opened
+from metalearn_cli.deploy.served import Served, answer, explanation, opened
 
 
 @pytest.fixture(
@@ -54,7 +56,7 @@ def test_explanations_are_those_of_torch(of_kind):
     learner, _ = read_artefact(birds)
     queries, found, asked = reader_of(learner.trained, {}).queries([str(files[0])]), opened(birds), list[int]()
     (wanted,) = explained.explained(learner, queries, "occlusion")
-    own = explanation(found, item_of(files[0].read_bytes(), found, Limits()), lambda: asked.append(1))
+    own = explanation(found, item_of(files[0].read_bytes(), found, Limits()).x, lambda: asked.append(1))
     assert own["class"] == wanted["class"] and own["probability"] == pytest.approx(wanted["probability"], abs=1e-5)
     assert asked
     if "parts" in wanted:
@@ -65,14 +67,47 @@ def test_explanations_are_those_of_torch(of_kind):
         np.testing.assert_allclose(own["item"], queries.items[0], atol=1e-6)
 
 
-def test_pictures_unlike_the_examples_are_named(of_kind):
-    birds, files = of_kind
+NEW = {"image": ".png", "audio": ".wav", "text": ".txt"}
+
+
+def unlike(kind: str, path: Path) -> Path:
+    """Write a file that is unlike those of `exports.write`: white, long, or long and loud."""
+    if kind == "image":
+        Image.new("L", (16, 16), 255).save(path)
+    elif kind == "audio":
+        soundfile.write(path, 2 * audio.sound(7, 0.3), audio.RATE, subtype="FLOAT", format="WAV")
+    else:
+        path.write_text(text.sentence(0, 7) * 3)
+    return path
+
+
+def test_files_unlike_the_examples_are_named_as_by_predict(of_kind, tmp_path):
+    birds, _ = of_kind
     learner, _ = read_artefact(birds)
-    queries = reader_of(learner.trained, {}).queries([str(files[0])])
-    queries = queries._replace(items=torch.full_like(queries.items, 1))
-    ways = answer(opened(birds), queries.items[0].numpy())["unlike"]
-    assert bool(ways) == (learner.trained.facts.kind == "image")
-    assert [line.partition(": ")[0] for line in warnings_of(learner, queries)] == ways
+    kind, found = learner.trained.facts.kind, opened(birds)
+    file = unlike(kind, tmp_path / f"odd{NEW[kind]}")
+    ways = answer(found, item_of(file.read_bytes(), found, Limits()))["unlike"]
+    queries = reader_of(learner.trained, {}).queries([str(file)])
+    assert ways and [line.partition(": ")[0] for line in warnings_of(learner, queries)] == ways
+
+
+RECORDINGS = {"rate": audio.RATE, "seconds": 0.1, "features": "raw"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "preprocessing", "looks", "ways"),
+    [
+        ("text", {"tokenizer": "bytes", "length": 4}, [[10.0], [20.0]], ["longer"]),
+        ("audio", RECORDINGS, [[0.1, -50.0], [0.1, -40.0]], ["longer", "louder"]),
+    ],
+)
+def test_texts_and_recordings_unlike_the_examples_are_named(kind, preprocessing, looks, ways, tmp_path):
+    about = {"preprocessing": preprocessing, "tokenizer": "", "calibration": None, "classes": ["crow", "jay"]}
+    about |= {"examples": [{"name": name, "class": name} for name in about["classes"]]}
+    zeros = np.zeros((2, 2), np.float32)
+    found = Served(about, kind, lambda x: (zeros[: len(x)],) * 2, {}, zeros, zeros, np.array(looks, np.float32))
+    content = unlike(kind, tmp_path / f"odd{NEW[kind]}").read_bytes()
+    assert answer(found, item_of(content, found, Limits()))["unlike"] == ways
 
 
 def _edit(folder: Path, **changes: object) -> None:
