@@ -16,10 +16,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from metalearn_cli.core.errors import InUseError, UserError
-from metalearn_cli.deploy.artefact import read_artefact, write_artefact
+from metalearn_cli.deploy.artefact import items_to_try, read_artefact, write_artefact
 from metalearn_cli.deploy.deployed import Deployed, reader_of, with_class, without_class
-from metalearn_cli.deploy.exporting import check_installed
+from metalearn_cli.deploy.exporting import check_installed, graph_of
 from metalearn_cli.deploy.folder import changing
+from metalearn_cli.deploy.quantizing import again
 from metalearn_cli.records.runs import as_json
 
 
@@ -74,7 +75,11 @@ def change(folder: Path, made: Callable[[Deployed], Deployed]) -> None:
     folder = folder.resolve()  # the folder itself, not a link to it
     with changing(folder):
         learner, about = read_artefact(folder)
-        write_artefact(folder, made(learner), {key: about.get(key) for key in ("result", "lineage")})
+        changed, record, graph = made(learner), {key: about.get(key) for key in ("result", "lineage")}, None
+        if before := about.get("quantize"):
+            floats = graph_of(changed.enrolled, items_to_try(changed))
+            graph, record["quantize"] = again(changed, floats, before)
+        write_artefact(folder, changed, record, graph)
 
 
 if __name__ == "__main__":

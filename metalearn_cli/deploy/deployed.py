@@ -41,8 +41,6 @@ from metalearn_cli.deploy.trained import Statistics, Trained, data_of, learner_o
 from metalearn_cli.records.checkpoint import open_checkpoint
 from metalearn_cli.records.runs import find_checkpoint
 
-_ANEW = "to change its classes, export it anew with other examples: mlx export support=EXAMPLES quantize=int8"
-
 
 class Support(NamedTuple):
     """The examples of the classes, class by class.
@@ -271,7 +269,6 @@ def with_examples(learner: Deployed, examples: Inputs) -> Deployed:
     Raises:
         UserError: if it can have no further class.
     """
-    learner.check_floats(_ANEW)
     x, names, labels, trained = examples.items, examples.names, examples.labels, learner.trained
     looks = _looks(examples.looks, x, trained.facts)
     if learner.support.embedded:
@@ -288,7 +285,6 @@ def without_class(learner: Deployed, name: str) -> Deployed:
     Raises:
         UserError: if it does not know it, or if fewer than two classes would be left.
     """
-    learner.check_floats(_ANEW)
     if name not in learner.classes:
         near = next(iter(get_close_matches(name, learner.classes)), "")
         hint = f"; did you mean {near}?" if near else f"; there are {', '.join(learner.classes)}"

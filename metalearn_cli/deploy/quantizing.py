@@ -111,20 +111,55 @@ def int8(learner: Deployed, episodes: Tested, graph: bytes) -> Quantized:
     Raises:
         UserError: if it cannot be made smaller, or an item's answer then depends on the others.
     """
-    data = data_of(open_checkpoint(Path(learner.trained.source["checkpoint"])))
-    x, _ = data.batch("train", "all", ITEMS, seed=0, step=0)
-    assert isinstance(x, Tensor)
+    x = _items(learner)
     made = quantized(graph, x)
     scores = [scores_of(learner, content, episodes) for content in (graph, made)]
     floats, integers = (values.mean().item() for values in scores)
     change = gain_of((scores[1] - scores[0])[None], episodes.sampler.classes(episodes.number))
     record = {
         "type": "int8",
-        "items": {"split": "train", "count": len(x), "sha256": hashlib.sha256(x.numpy().tobytes()).hexdigest()},
-        "float_sha256": hashlib.sha256(graph).hexdigest(),
+        "items": {"split": "train", "count": len(x), "sha256": _sha256(x.numpy().tobytes())},
+        "float_sha256": _sha256(graph),
         "change": {"float": floats, "int8": integers, **change, **episodes.facts},
     }
     return Quantized(made, record)
+
+
+def again(learner: Deployed, graph: bytes, record: Mapping[str, Any]) -> Quantized:
+    """Return the graph of a learner whose classes have changed in 8-bit integers, by the same training items as before.
+
+    Args:
+        learner: the learner.
+        graph: its graph, see `exporting.graph_of`.
+        record: the entry of artefact.json before; the `change` of the accuracy stays.
+
+    Raises:
+        UserError: if these items are gone or have changed, or the graph cannot be made smaller.
+    """
+    try:
+        x = _items(learner)
+    except UserError as error:
+        told = f"an artefact in integers (quantize=int8) needs training items to change its classes, and {error}"
+        raise UserError(f"{told}; change it where the run and the data are, or export it without quantize") from error
+    if _sha256(x.numpy().tobytes()) != record["items"]["sha256"]:
+        raise UserError("the training data of this artefact in integers (quantize=int8) have changed; export it anew")
+    return Quantized(quantized(graph, x), {**record, "float_sha256": _sha256(graph)})
+
+
+def _items(learner: Deployed) -> Tensor:
+    """Return the training items [N, ...] that say how large values are.
+
+    Raises:
+        UserError: if they are gone.
+    """
+    data = data_of(open_checkpoint(Path(learner.trained.source["checkpoint"])))
+    x, _ = data.batch("train", "all", ITEMS, seed=0, step=0)
+    assert isinstance(x, Tensor)
+    return x
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def quantized(graph: bytes, items: Tensor) -> bytes:

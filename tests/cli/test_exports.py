@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from trainings import GRAY, meta_trained
 
 import metalearn_cli
 from metalearn_cli.core.errors import UserError
-from metalearn_cli.deploy import artefact, deployed, exporting, quantizing
+from metalearn_cli.deploy import artefact, changes, deployed, exporting, quantizing
 from metalearn_cli.deploy.folder import changing
 
 ROOT = Path(__file__).parents[2]
@@ -31,7 +32,7 @@ def of_pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def without_graph(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exporting, "find_spec", lambda name: object())
-    for module in (artefact, exporting):
+    for module in (artefact, changes, exporting):
         monkeypatch.setattr(module, "graph_of", lambda enrolled, tried: enrolled.embedded.numpy().tobytes())
     monkeypatch.setattr(exporting, "latency", lambda graph, items: len(graph) / 1e6)
 
@@ -285,14 +286,36 @@ def test_what_integers_cost_is_told(mlx: Callable, folder: Path, monkeypatch: py
     assert about["quantize"] == MADE and "In 8-bit integers" in Path("exports/examples/README.md").read_text()
     answers = json.loads(mlx("predict", "exports/examples", "new", "--json").out)["answers"]
     assert [answer["class"] for answer in answers] == ["crow", "jay", "crow"]
-    for words in ("enrol exports/examples wren more/wren", "unenrol exports/examples jay"):
-        code, _, err = mlx(*words.split())
-        assert code == 2 and "export it anew with other examples: mlx export support=EXAMPLES quantize=int8" in err
     for words, told in (("explain", "explain its checkpoint, or an artefact"), ("stream", "stream to an artefact")):
         code, _, err = mlx(words, "exports/examples", "examples")
         assert code == 2 and f"{told} in floats" in err
     with pytest.raises(UserError, match=r"load its checkpoint, or classify with mlx predict or predict\.py"):
         metalearn_cli.load("exports/examples")
+
+
+def test_classes_of_an_artefact_in_integers_come_and_go(
+    mlx: Callable, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert mlx("evaluate", "episodes=2", "query=2").code == 0
+    monkeypatch.setattr(quantizing, "quantized", lambda graph, items: b"integers" + graph)
+    monkeypatch.setattr(quantizing, "scores_of", lambda learner, graph, episodes: torch.zeros(2))
+    assert mlx("export", "support=examples", "calibration=0", "quantize=int8").code == 0
+    birds = Path("exports/examples")
+    before = {path.name: path.read_bytes() for path in birds.iterdir()}
+    code, out, err = mlx("enrol", str(birds), "wren", "more/wren", "--json")
+    assert code == 0 and json.loads(out)["classes"]["wren"] == 3, err
+    graph, about = (birds / "encoder.onnx").read_bytes(), json.loads((birds / "artefact.json").read_text())
+    assert graph.startswith(b"integers") and graph != before["encoder.onnx"]
+    assert about["quantize"]["float_sha256"] == sha256(graph.removeprefix(b"integers")).hexdigest()
+    assert mlx("unenrol", str(birds), "wren").code == 0
+    assert {path.name: path.read_bytes() for path in birds.iterdir()} == before
+    monkeypatch.setattr(quantizing, "ITEMS", quantizing.ITEMS - 1)
+    code, _, err = mlx("enrol", str(birds), "wren", "more/wren")
+    assert code == 2 and "the training data of this artefact in integers (quantize=int8) have changed" in err
+    Path("runs").unlink()
+    code, _, err = mlx("enrol", str(birds), "wren", "more/wren")
+    assert code == 2 and "needs training items to change its classes, and " in err and "without quantize" in err
+    assert {path.name: path.read_bytes() for path in birds.iterdir()} == before
 
 
 SHORT = {

@@ -16,7 +16,7 @@ from metalearn_cli.core.config import STAGES, parse
 from metalearn_cli.core.errors import UserError
 from metalearn_cli.deploy import deployed as deploying
 from metalearn_cli.deploy import quantizing
-from metalearn_cli.deploy.deployed import Deployed, Support, deployed, named, predicted, with_class, without_class
+from metalearn_cli.deploy.deployed import Deployed, Support, deployed, named, predicted
 from metalearn_cli.deploy.enrolled import answered, embedded
 from metalearn_cli.deploy.exporting import INPUT, OUTPUTS, latency, outputs_of, session_of
 from metalearn_cli.deploy.inputs import Inputs
@@ -165,7 +165,7 @@ def test_a_learner_that_adapts_its_network_is_refused(tmp_path):
         check_quantizable(learner_of(checkpoint))
 
 
-def test_what_is_in_integers_answers_by_its_graph_and_does_not_change(learner, in_torch):
+def test_what_is_in_integers_answers_by_its_graph(learner, in_torch):
     check_quantizable(learner)
     learner = learner._replace(integers=b"coarse")
     x = torch.rand(3, *learner.trained.facts.shape)
@@ -173,11 +173,6 @@ def test_what_is_in_integers_answers_by_its_graph_and_does_not_change(learner, i
     for answer, own in zip(predicted(learner, Inputs(("a", "b", "c"), x)), z, strict=True):
         assert answer["class"] == learner.classes[int(own[:3].argmax())]
         assert answer["distance"] == pytest.approx(float(torch.cdist(own[None], learner.enrolled.centres).min()))
-    anew = "to change its classes, export it anew with other examples"
-    with pytest.raises(UserError, match=anew):
-        with_class(learner, "owl", Inputs(("d",), x[:1]))
-    with pytest.raises(UserError, match=anew):
-        without_class(learner, "crow")
 
 
 def test_an_evaluation_of_another_version_is_named(learner, evaluation, monkeypatch):
