@@ -141,7 +141,7 @@ def read_artefact(folder: Path) -> tuple[Deployed, dict[str, Any]]:
         raise UserError(f"{folder / ABOUT} is damaged: it names {len(names)} examples, and there are {len(x)}")
     if len(set(labels)) < 2 or about["classes"] != sorted(set(labels)):
         raise UserError(f"{folder / ABOUT} is damaged: its classes are not those of its examples")
-    support = Support(names, labels, x, embedded, stored.get("looks"))
+    support = Support(names, labels, x, embedded, stored.get("looks"), stored.get("pictures"))
     try:
         learner = deployed(trained, support, of_record(about.get("calibration")))
     except (RuntimeError, ValueError, TypeError, LookupError) as error:  # whatever the tensors' shapes lead to
@@ -161,7 +161,8 @@ def _stored(support: Support, values: Any) -> Params:
     """Return the examples as they are stored: pictures as bytes."""
     looks = {} if support.looks is None else {"looks": support.looks}
     if support.embedded:
-        return {"embeddings": support.x, **looks}
+        pictures = {} if support.pictures is None else {"pictures": support.pictures}
+        return {"embeddings": support.x, **looks, **pictures}
     rounded = (support.x * ONE).round().byte() if values == "unit" else support.x
     return {"items": rounded if torch.equal(rounded.float() / ONE, support.x) else support.x, **looks}
 

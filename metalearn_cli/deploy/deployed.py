@@ -19,6 +19,7 @@ from metalearn_cli.core.errors import UserError
 from metalearn_cli.core.items import Facts, Items, size
 from metalearn_cli.core.places import expanded
 from metalearn_cli.core.stages import TABLE
+from metalearn_cli.data.common.pixels import ONE
 from metalearn_cli.deploy.calibrating import Calibration, calibrated
 from metalearn_cli.deploy.enrolled import (
     AT_ONCE,
@@ -51,6 +52,7 @@ class Support(NamedTuple):
         x: the items [S, ...], or their embeddings where the learner needs no more to learn a further class.
         embedded: whether they are embeddings.
         looks: see `looks`; None of items that have none, and of pictures before `deployed` has computed them.
+        pictures: of embedded pictures, as bytes [S, ...], to show them; None of others.
     """
 
     names: tuple[str, ...]
@@ -58,6 +60,7 @@ class Support(NamedTuple):
     x: Tensor
     embedded: bool = False
     looks: Tensor | None = None
+    pictures: Tensor | None = None
 
     @property
     def sizes(self) -> Counter[str]:
@@ -67,14 +70,16 @@ class Support(NamedTuple):
     def of(self, numbers: Sequence[int]) -> Support:
         """Return the examples of these numbers."""
         names, labels = (tuple(values[i] for i in numbers) for values in (self.names, self.labels))
-        looks = None if self.looks is None else self.looks[numbers]
-        return Support(names, labels, self.x[numbers], self.embedded, looks)
+        looks, pictures = (None if own is None else own[numbers] for own in (self.looks, self.pictures))
+        return Support(names, labels, self.x[numbers], self.embedded, looks, pictures)
 
     def joined(self, other: Support) -> Support:
         """Return these examples and those of another class, class by class."""
         labels = (*self.labels, *other.labels)
-        looks = None if self.looks is None or other.looks is None else torch.cat([self.looks, other.looks])
-        every = Support((*self.names, *other.names), labels, torch.cat([self.x, other.x]), self.embedded, looks)
+        seen = ((self.looks, other.looks), (self.pictures, other.pictures))
+        looks, pictures = (None if a is None or b is None else torch.cat([a, b]) for a, b in seen)
+        names, x = (*self.names, *other.names), torch.cat([self.x, other.x])
+        every = Support(names, labels, x, self.embedded, looks, pictures)
         return every.of(sorted(range(len(labels)), key=lambda i: labels[i]))
 
 
@@ -143,7 +148,8 @@ def deployed(trained: Trained, support: Support, calibration: Calibration | None
         support = support._replace(looks=_looks(support.looks, support.x, trained.facts))
         found = enrol(learner, backbone, support.x, y, trained.statistics)
         if not needs_items(learner, trained.statistics):
-            support = support._replace(x=found.embedded, embedded=True)
+            pictures = _pictures(support.x, trained.facts)
+            support = support._replace(x=found.embedded, embedded=True, pictures=pictures)
     return Deployed(trained, support, classes, found, calibration)
 
 
@@ -246,6 +252,11 @@ def _looks(given: Tensor | None, x: Tensor, facts: Facts) -> Tensor | None:
     return given if found is None else torch.from_numpy(found)
 
 
+def _pictures(x: Tensor, facts: Facts) -> Tensor | None:
+    """Return pictures as bytes; None of other items."""
+    return (x * ONE).round().byte() if facts.kind == "image" and facts.values == "unit" else None
+
+
 def with_class(learner: Deployed, name: str, examples: Inputs) -> Deployed:
     """Return a learner that knows one more class; nothing is trained.
 
@@ -270,12 +281,13 @@ def with_examples(learner: Deployed, examples: Inputs) -> Deployed:
         UserError: if it can have no further class.
     """
     x, names, labels, trained = examples.items, examples.names, examples.labels, learner.trained
-    looks = _looks(examples.looks, x, trained.facts)
+    looks, pictures = _looks(examples.looks, x, trained.facts), None
     if learner.support.embedded:
+        pictures = _pictures(x, trained.facts)
         x = embedded(learner.enrolled.learner, learner.enrolled.encoder, x)
     if trained.facts.kind in ENDINGS:  # as in a folder of the class
         names = tuple(f"{label}/{PurePath(file).name}" for label, file in zip(labels, names, strict=True))
-    own = Support(names, labels, x, learner.support.embedded, looks)
+    own = Support(names, labels, x, learner.support.embedded, looks, pictures)
     return deployed(trained, learner.support.joined(own), learner.calibration)
 
 

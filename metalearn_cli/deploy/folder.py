@@ -4,7 +4,7 @@
     encoder.onnx          from items to embeddings and logits
     classes.safetensors   what the learner has learnt of the classes, and the embeddings of their examples
     learner.safetensors   the tensors of the trained learner, to learn further classes
-    support.safetensors   the examples, or their embeddings where these are enough
+    support.safetensors   the examples, or their embeddings where these are enough, and pictures to show
     README.md             a page for people
     predict.py            a program that uses it, without this package
 

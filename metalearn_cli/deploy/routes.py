@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from metalearn_cli import __version__
 from metalearn_cli.core.errors import UserError
 from metalearn_cli.deploy.bodies import KINDS, MILLION, Refused, item_of, kind_of, names_of
-from metalearn_cli.deploy.served import answer, explanation
+from metalearn_cli.deploy.served import answer, explanation, picture
 from metalearn_cli.deploy.server import State, change, is_loopback
 
 log = logging.getLogger("metalearn_cli")
@@ -46,7 +46,7 @@ LONGEST = 200  # letters of the name of a class
 
 
 class Reply(NamedTuple):
-    """An answer: its status, and what it says, as JSON if it is no text."""
+    """An answer: its status, and what it says, as JSON if it is neither text nor a picture in bytes."""
 
     status: int
     content: Any
@@ -57,7 +57,7 @@ class Way(NamedTuple):
 
     Attributes:
         method: of HTTP.
-        path: with the name of a class as {name}.
+        path: with its parts that vary as {name}.
         run: answers a request.
         about: what it does.
         takes: the types of what it takes; () if nothing.
@@ -93,6 +93,16 @@ async def _explain(state: State, request: Any) -> Reply:
             return explanation(served, item_of(content, served, limits).x, state.go_on)
         except UserError as error:
             raise Refused(409, str(error)) from error
+
+    return Reply(200, await state.work(run))
+
+
+async def _picture(state: State, request: Any) -> Reply:
+    def run() -> bytes:
+        try:
+            return picture(state.served(), **request.path_params)
+        except UserError as error:
+            raise Refused(404, str(error)) from error
 
     return Reply(200, await state.work(run))
 
@@ -189,6 +199,10 @@ WAYS = (
         *("POST", "/explain", _explain, "Say which parts of a file or text speak for its answer.", _ITEM),
         {200: "the parts", 409: "such items have no explanation", **_REFUSED},
     ),
+    Way(
+        *("GET", "/examples/{version}/{number}", _picture, "Show an example that an answer names, as PNG.", ()),
+        {200: "the picture", 404: "there is no such picture"},
+    ),
     Way("GET", "/classes", _classes, "List the classes.", (), {200: "the classes, and what the artefact takes"}),
     Way(
         *("PUT", "/classes/{name}", _enrol, "Add a class by a few examples; nothing is trained."),
@@ -214,8 +228,10 @@ def openapi() -> dict[str, Any]:
     for way in WAYS:
         told: dict[str, Any] = {"summary": way.about, "security": [] if way.public else [{"token": []}]}
         told["responses"] = {str(status): {"description": what} for status, what in sorted(way.statuses.items())}
-        if "{name}" in way.path:
-            told["parameters"] = [{"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}]
+        if names := re.findall(r"{(\w+)}", way.path):
+            told["parameters"] = [
+                {"name": n, "in": "path", "required": True, "schema": {"type": "string"}} for n in names
+            ]
         if way.takes:
             told["requestBody"] = {"required": True, "content": {kind: {} for kind in way.takes}}
         paths.setdefault(way.path, {})[way.method.lower()] = told
@@ -245,6 +261,8 @@ def application(state: State) -> Any:
                     reply = await way.run(state, request)
                 if isinstance(reply.content, str):
                     return Response(reply.content, reply.status, media_type="text/plain; version=0.0.4")
+                if isinstance(reply.content, bytes):
+                    return Response(reply.content, reply.status, media_type="image/png")
                 return JSONResponse(reply.content, reply.status)
             except (Refused, HTTPException, OSError):
                 raise

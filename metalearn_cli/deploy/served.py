@@ -5,6 +5,7 @@ Legend: N items, S examples, W classes, D features, M parts, C channels, H heigh
 
 from __future__ import annotations
 
+import io
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -12,10 +13,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from metalearn_cli.core.errors import UserError
+from metalearn_cli.data.common.pixels import ONE
 from metalearn_cli.data.common.spelling import PADDING, tokens_of
 from metalearn_cli.deploy.decoding import floats, kind_of
 from metalearn_cli.deploy.folder import CLASSES, ENCODER, SUPPORT, read_about
@@ -50,6 +53,7 @@ class Served(NamedTuple):
         embeddings: of the examples [S, D].
         centres: the means of the classes' embeddings [W, D].
         looks: of the examples, see `looks`; None if they have none.
+        pictures: of the examples [S, C, H, W], as bytes or from 0 to 1; None of other items.
     """
 
     about: dict[str, Any]
@@ -59,11 +63,17 @@ class Served(NamedTuple):
     embeddings: Array
     centres: Array
     looks: Array | None
+    pictures: Array | None
 
     @property
     def classes(self) -> list[str]:
         """The names [W] of the classes."""
         return self.about["classes"]
+
+    @property
+    def version(self) -> str:
+        """Is another one after each change of the artefact."""
+        return self.about["sha256"][:16]
 
 
 def opened(folder: Path) -> Served:
@@ -86,6 +96,8 @@ def opened(folder: Path) -> Served:
         looks = support.get("looks")
         if looks is None and "items" in support:
             looks = looks_of(floats(support["items"]), about["input"]["kind"], about["input"]["values"])
+        shown = about["input"]["kind"] == "image" and about["input"]["values"] == "unit"
+        pictures = support.get("pictures", support.get("items")) if shown else None
         labels = np.array([example["class"] for example in about["examples"]])
         if len(labels) != len(embeddings) or [*np.unique(labels)] != about["classes"]:
             raise ValueError("its examples are not those of its classes")
@@ -97,7 +109,7 @@ def opened(folder: Path) -> Served:
         embedded, logits = network.run(["embeddings", "logits"], {"items": items})
         return embedded, logits
 
-    return Served(about, kind, run, dict(Counter(labels.tolist())), embeddings, centres, looks)
+    return Served(about, kind, run, dict(Counter(labels.tolist())), embeddings, centres, looks, pictures)
 
 
 def answer(served: Served, item: Item) -> dict[str, Any]:
@@ -105,8 +117,8 @@ def answer(served: Served, item: Item) -> dict[str, Any]:
 
     Returns:
         `class`, `probability`, `probabilities`, `distance`, `nearest` and `unknown`, as `deployed.predicted` does;
-        `examples`, the nearest ones, each `example` with its `class` and `distance`; and `unlike`, in which ways it
-        is unlike all examples.
+        `examples`, the nearest ones, each `example` with its `class`, `distance` and the path of its `picture`, None
+        if it has none; and `unlike`, in which ways it is unlike all examples.
     """
     (z,), (logits,) = served.run(item.x[None])
     shares = np.exp(_log_softmax(served, logits))
@@ -114,7 +126,7 @@ def answer(served: Served, item: Item) -> dict[str, Any]:
     distance = float(np.linalg.norm(served.centres - z, axis=1).min())
     threshold = (served.about["calibration"] or {}).get("threshold")
     nearest = [
-        {**_example(served.about["examples"][i]), "distance": float(distances[i])}
+        {**_example(served, i), "distance": float(distances[i])}
         for i in distances.argsort(kind="stable")[:NEAREST].tolist()
     ]
     seen, known = item.looks, served.looks
@@ -174,5 +186,28 @@ def _log_softmax(served: Served, logits: Array) -> Array:
     return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
 
 
-def _example(example: dict[str, str]) -> dict[str, str]:
-    return {"example": example["name"], "class": example["class"]}
+def picture(served: Served, version: str, number: str) -> bytes:
+    """Return an example as PNG, as the network sees it.
+
+    Args:
+        served: the artefact.
+        version: of it, as in the path of the picture.
+        number: of the example.
+
+    Raises:
+        UserError: if this version has no such picture.
+    """
+    pictures = () if served.pictures is None or version != served.version else served.pictures
+    if number not in map(str, range(len(pictures))):
+        raise UserError("there is no such picture; the classes may have changed since")
+    x = pictures[int(number)]
+    pixels = x if x.dtype == np.uint8 else np.rint(x * ONE).astype(np.uint8)
+    content = io.BytesIO()
+    Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)).save(content, "PNG")
+    return content.getvalue()
+
+
+def _example(served: Served, number: int) -> dict[str, Any]:
+    example = served.about["examples"][number]
+    path = None if served.pictures is None else f"examples/{served.version}/{number}"
+    return {"example": example["name"], "class": example["class"], "picture": path}

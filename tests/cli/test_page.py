@@ -119,7 +119,11 @@ def test_classes_are_added_and_files_classified(page: Any, expect: Any, address:
     titles = page.locator("#answers h3").all_inner_texts()
     assert [title.partition(", ")[0] for title in titles] == ["<b>&", "tit/2", "owl"]  # each an example of its class
     expect(page.locator("#status")).to_contain_text("72.png: <b>&, probability ")
-    expect(page.locator("#answers li").first).to_contain_text("<b>&/72.png")  # the nearest example
+    expect(page.locator("#answers > li").first).to_contain_text("<b>&/72.png")  # the nearest example
+    expect(page.locator("#answers > li").first.get_by_role("img", name="example of <b>&").first).to_be_visible()
+    expect(page.locator(".nearest img")).to_have_count(9)
+    for image in page.locator(".nearest img").all():
+        expect(image).to_have_js_property("naturalWidth", 16)
     canvas = page.locator("canvas").first
     colours = canvas.evaluate("c => new Set(c.getContext('2d').getImageData(0, 0, c.width, c.height).data).size")
     assert colours > 20 and "Map of what speaks for <b>&" in canvas.get_attribute("aria-label")
@@ -141,7 +145,7 @@ def test_what_fails_is_said_and_can_be_tried_again(page: Any, expect: Any, addre
     expect(page.get_by_role("alert")).to_have_text("the file is not one of PNG, JPEG, BMP")
     page.set_input_files("#queries", files(tmp_path, 7))
     expect(page.get_by_role("alert")).to_have_text("")
-    expect(page.locator("#answers li")).to_have_count(1)
+    expect(page.locator("#answers > li")).to_have_count(1)
 
 
 def test_every_control_has_a_name_and_is_reached_by_the_keyboard(page: Any, expect: Any, address: Callable) -> None:

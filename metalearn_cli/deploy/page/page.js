@@ -15,14 +15,17 @@ function made(tag, text = "", name = "") {
 
 function say(text) { at("status").textContent = text; }
 
-async function ask(method, path, body) {
+async function send(method, path, body) {
   const headers = token ? { Authorization: `Bearer ${token}` } : {};
-  let reply;
   try {
-    reply = await fetch(path, { method, headers, body });
+    return await fetch(path, { method, headers, body });
   } catch {
     throw new Error("the server does not answer");
   }
+}
+
+async function ask(method, path, body) {
+  const reply = await send(method, path, body);
   if (reply.status === 401) {
     at("login").hidden = false;
     throw new Error(token ? "the token is wrong" : "");
@@ -102,10 +105,32 @@ function picture(file) {
   if (kind !== "image") return made("span", file.name);
   const image = made("img");
   image.alt = file.name;
-  image.onload = () => URL.revokeObjectURL(image.src);
-  image.src = URL.createObjectURL(file);
+  fill(image, file);
   return image;
 }
+
+function fill(image, content) {
+  image.onload = () => URL.revokeObjectURL(image.src);
+  image.src = URL.createObjectURL(content);
+}
+
+// The nearest examples of an answer: their pictures, or their names in a table where they have none.
+function nearest(examples) {
+  if (!examples[0].picture) return table("Nearest examples, distance", examples.map((one) => [one.example, distance(one)]));
+  const list = made("ul", "", "nearest");
+  for (const one of examples) {
+    const image = made("img"), item = made("li");
+    image.alt = `example of ${one.class}`;
+    send("GET", one.picture).then(async (reply) => { if (reply.ok) fill(image, await reply.blob()); }).catch(() => {});
+    item.append(figure(image, `${one.example}, ${distance(one)}`));
+    list.append(item);
+  }
+  const block = made("div");
+  block.append(made("p", "Nearest examples, distance", "caption"), list);
+  return block;
+}
+
+function distance(one) { return one.distance.toFixed(2); }
 
 let examples = [];
 
@@ -171,7 +196,7 @@ function told(file, found) {
   const tables = made("div", "", "tables");
   tables.append(
     table("Probability", shares.map(([name, share]) => [name, `${(100 * share).toFixed(1)} %`, share])),
-    table("Nearest examples, distance", found.examples.map((one) => [one.example, one.distance.toFixed(2)])),
+    nearest(found.examples),
   );
   return [...parts, tables];
 }

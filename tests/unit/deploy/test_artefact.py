@@ -148,9 +148,9 @@ def test_pictures_are_stored_as_bytes(learner, tmp_path):
     write_artefact(tmp_path / "birds", learner, RECORD)
     kept = artefact.tensors_in(tmp_path / "birds" / "support.safetensors")
     if learner.trained.statistics:
-        assert kept.keys() == {"embeddings", "looks"}
-    else:
-        assert kept["items"].dtype == torch.uint8 and kept["items"].shape == (9, 1, 16, 16)
+        assert kept.keys() == {"embeddings", "looks", "pictures"}
+    pictures = kept["pictures" if learner.trained.statistics else "items"]
+    assert pictures.dtype == torch.uint8 and pictures.shape == (9, 1, 16, 16)
 
 
 def test_an_example_in_the_wrong_folder_is_named(learner, files):

@@ -105,7 +105,7 @@ def test_the_description_is_of_the_routes(client):
     assert found["openapi"].startswith("3.1") and found["info"]["version"]
     for path, methods in found["paths"].items():
         for told in methods.values():
-            assert ("parameters" in told) == ("{name}" in path) and told["summary"].endswith(".")
+            assert ("parameters" in told) == ("{" in path) and told["summary"].endswith(".")
             assert all(what["description"] for what in told["responses"].values())
 
 
@@ -123,6 +123,21 @@ def test_a_picture_gets_an_answer_and_a_map(client):
         assert reply.status_code == 200 and reply.json()["class"] in ("crow", "jay", "wren")
     found = client.post("/explain", content=picture()).json()
     assert np.shape(found["values"]) == (16, 16) and np.shape(found["item"]) == (1, 16, 16)
+
+
+def test_the_nearest_examples_are_shown(client):
+    first, *_ = client.post("/predict", content=picture(11)).json()["examples"]
+    assert (first["example"], first["distance"]) == ("jay/1.png", pytest.approx(0, abs=1e-4))
+    reply = client.get(f"/{first['picture']}")
+    assert reply.headers["content-type"] == "image/png"
+    item = np.array(client.post("/explain", content=picture(11)).json()["item"])
+    shown = np.asarray(Image.open(io.BytesIO(reply.content)))
+    np.testing.assert_allclose(shown / 255, item[0], atol=1e-6)
+    for number in ("99", "-1", "x", "00"):
+        assert client.get(f"/{first['picture'].rpartition('/')[0]}/{number}").status_code == 404
+    client.delete("/classes/crow")
+    reply = client.get(f"/{first['picture']}")
+    assert reply.status_code == 404 and "the classes may have changed since" in reply.json()["error"]
 
 
 @pytest.mark.parametrize(

@@ -103,11 +103,12 @@ RECORDINGS = {"rate": audio.RATE, "seconds": 0.1, "features": "raw"}
 )
 def test_texts_and_recordings_unlike_the_examples_are_named(kind, preprocessing, looks, ways, tmp_path):
     about = {"preprocessing": preprocessing, "tokenizer": "", "calibration": None, "classes": ["crow", "jay"]}
-    about |= {"examples": [{"name": name, "class": name} for name in about["classes"]]}
+    about |= {"sha256": "0" * 64, "examples": [{"name": name, "class": name} for name in about["classes"]]}
     zeros = np.zeros((2, 2), np.float32)
-    found = Served(about, kind, lambda x: (zeros[: len(x)],) * 2, {}, zeros, zeros, np.array(looks, np.float32))
+    found = Served(about, kind, lambda x: (zeros[: len(x)],) * 2, {}, zeros, zeros, np.array(looks, np.float32), None)
     content = unlike(kind, tmp_path / f"odd{NEW[kind]}").read_bytes()
-    assert answer(found, item_of(content, found, Limits()))["unlike"] == ways
+    told = answer(found, item_of(content, found, Limits()))
+    assert told["unlike"] == ways and told["examples"][0]["picture"] is None
 
 
 def _edit(folder: Path, **changes: object) -> None:
