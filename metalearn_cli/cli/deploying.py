@@ -16,7 +16,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from metalearn_cli.cli.phrases import cell
-from metalearn_cli.cli.words import ANSWERING, DEPLOYING, Words, meant
+from metalearn_cli.cli.words import ANSWERING, DEPLOYING, NAMING, Words, behind, meant
 from metalearn_cli.core.errors import UserError, gathered, raise_all
 from metalearn_cli.core.importing import importing
 from metalearn_cli.core.places import expanded
@@ -583,7 +583,7 @@ def _columns(settings: Mapping[str, str]) -> dict[str, str]:
 
 
 def _read(words: Words) -> tuple[dict[str, str], list[str]]:
-    """Return the settings of a command line and its other words; a word that names a file is no setting.
+    """Return the settings of a command line and its other words; a word that names a file or is behind -- is no setting.
 
     Raises:
         UserError: for a setting that the command does not have.
@@ -591,15 +591,16 @@ def _read(words: Words) -> tuple[dict[str, str], list[str]]:
     listed = DEPLOYING[words.command]
     known = dict.fromkeys([*listed, *(f"{_COLUMN}{role}" for role in ("path", "text"))])
     settings, others = dict[str, str](), list[str]()
-    for word in words.rest:
+    for word in words.rest[: len(words.rest) - len(words.names)]:
         key, equals, value = word.partition("=")
         if equals and key in known:
             settings[key] = value
         elif equals and key.replace(".", "").replace("_", "").isalnum() and not Path(word).exists():
-            raise UserError(f"mlx {words.command} has no setting {key}{meant(key, known)}; it has {', '.join(known)}")
+            told = f"mlx {words.command} has no setting {key}{meant(key, known)}; it has {', '.join(known)}"
+            raise UserError(f"{told}; {behind(words.command, word)}" if words.command in NAMING else told)
         else:
             others.append(word)
-    return settings, others
+    return settings, [*others, *words.names]
 
 
 def _typed(words: Words) -> str:

@@ -112,7 +112,7 @@ DEPLOYING = {
 }
 """The settings of the commands that use a trained learner."""
 NAMING = ("predict", "explain", "enrol", "unenrol", "stream")
-"""The commands whose words may be names of classes and files, which may begin with a dash."""
+"""The commands whose words may be names of classes and files, which may begin with a dash or have an equals sign."""
 REPORTS = (REPORT := "html", "md", "json", "csv")
 """The formats of `mlx report`; the first one if none is named."""
 TAKING_SETTINGS = (*STAGES, "verify", "ablate", "validate", "data")
@@ -171,11 +171,13 @@ class Words(NamedTuple):
         command: one of COMMANDS, or "" if none was given.
         options: values of the options by name, "" for options without a value.
         rest: all other words: settings and names.
+        names: the last ones of these, which stand behind -- and are no settings.
     """
 
     command: str
     options: dict[str, str]
     rest: list[str]
+    names: Sequence[str] = ()
 
 
 def closest(word: str, known: Iterable[str]) -> str:
@@ -200,11 +202,11 @@ def parse(argv: Sequence[str]) -> Words:
         UserError: for an unknown command, a misspelt option, one without its value, or one of another command.
     """
     table = {name: o for o in (*OPTIONS, _VERSION) for name in (o.name, o.short) if name}
-    options, rest, tokens, unknown = {}, [], list(argv), []
+    options, rest, names, tokens, unknown = {}, [], list[str](), list(argv), []
     while tokens:
         word = tokens.pop(0)
         if word == "--":
-            rest += tokens
+            names = tokens
             break
         if not word.startswith("-"):
             rest.append(word)
@@ -231,7 +233,8 @@ def parse(argv: Sequence[str]) -> Words:
                 f"{name} must be one of {', '.join(option.choices)}, got {value!r}{meant(value, option.choices)}"
             )
         options[option.name] = expanded(value) if option.value in ("DIR", "FILE") else value
-    command = rest.pop(0) if rest else ""
+    first = rest or names
+    command = first.pop(0) if first else ""
     if command and command not in COMMANDS:
         hint = meant(command, COMMANDS) or f"; there are {', '.join(COMMANDS)}"
         if command == "help":
@@ -244,7 +247,7 @@ def parse(argv: Sequence[str]) -> Words:
     if unknown and command not in TAKING_SETTINGS:
         hint = f"see: {' '.join(['mlx', *[command][: bool(command)], '--help'])}"
         if command in NAMING:
-            hint += f"; if it is a name, all names go behind --, as in: mlx {command} -- ARTEFACT {unknown[0]}"
+            hint += f"; {behind(command, unknown[0])}"
         raise UserError(f"there is no option {unknown[0]}; {hint}")
     folder = next((word.partition("=")[2] for word in rest if word.startswith("runs_dir=")), "")
     if folder and command in _RUNS_DIR.commands:
@@ -252,7 +255,12 @@ def parse(argv: Sequence[str]) -> Words:
     for option in OPTIONS:
         if command and option.name in options and command not in option.commands:
             raise UserError(f"mlx {command} has no option {option.name}; see: mlx {command} --help")
-    return Words(command, options, [*rest, *unknown])
+    return Words(command, options, [*rest, *unknown, *names], names)
+
+
+def behind(command: str, name: str) -> str:
+    """Return how a name that looks like an option or a setting is typed."""
+    return f"if it is a name, all names go behind --, as in: mlx {command} -- ARTEFACT {name}"
 
 
 def _taken(option: Option, argv: Sequence[str]) -> bool:

@@ -136,6 +136,17 @@ def test_names_may_begin_with_a_dash(mlx: Callable, folder: Path) -> None:
     assert mlx("unenrol", "--", "exports/examples", "-wren").code == 0
 
 
+def test_names_may_look_like_settings(mlx: Callable, folder: Path) -> None:
+    assert mlx("export", "support=examples", "calibration=0").code == 0
+    code, _, err = mlx("enrol", "exports/examples", "size=7", "more/wren")
+    told = "mlx enrol has no setting size; it has column.label, column.path, column.text; if it is a name, all names go"
+    assert code == 2 and f"{told} behind --, as in: mlx enrol -- ARTEFACT size=7" in err
+    for name in ("size=7", "column.label=species"):
+        code, out, err = mlx("enrol", "--json", "column.path=file", "--", "exports/examples", name, "more/wren")
+        assert code == 0 and json.loads(out)["classes"] == {name: 3, "crow": 3, "jay": 3}, err
+        assert mlx("unenrol", "--", "exports/examples", name).code == 0
+
+
 def test_a_folder_of_classes_is_not_one_class(mlx: Callable, folder: Path) -> None:
     assert mlx("export", "support=examples", "calibration=0").code == 0
     shutil.copytree("new", "more/heron")
