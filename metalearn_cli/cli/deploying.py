@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from metalearn_cli.cli.phrases import cell
+from metalearn_cli.cli.phrases import cell, on_one_line
 from metalearn_cli.cli.words import ANSWERING, DEPLOYING, NAMING, Words, behind, meant
 from metalearn_cli.core.errors import UserError, gathered, raise_all
 from metalearn_cli.core.importing import importing
@@ -33,6 +33,7 @@ METHODS = ("gradients", "occlusion", "permutation", "pca", "tsne", "network")
 """Of `mlx explain`."""
 
 _COLUMN = "column."
+_EPISODES = "a whole number of validation episodes, 2 or more, or 0 for none"
 _SUPPORT = "support=FOLDER, a folder with a folder of examples for each class"
 _SAME = 0.5  # correlation from which an explanation shows the item and not what was learnt
 
@@ -73,7 +74,8 @@ def _warned(learner: Any, items: Any, reporter: Reporter) -> list[str]:
 
     unlike: list[str] = deployed.warnings_of(learner, items)
     for way in unlike:
-        reporter.note(f"warning: unlike the examples, so that answers are less sure than they look: {way}")
+        told = f"warning: unlike the examples, so that answers are less sure than they look: {way}"
+        reporter.note(on_one_line(told))
     return unlike
 
 
@@ -186,7 +188,7 @@ def _reasons(learner: Any, queries: Any, method: Any, folder: Path, reporter: Re
         reporter.note(f"the influence of examples is not known: {why}")
     if sure := [one["file"] for one in found if one["sum"] == 0 != one["difference"]]:
         why = "is 1 to the last digit, whatever is left out; an artefact has calibrated ones: mlx export"
-        reporter.note(f"warning: the probability of the answer to {sure[0]} {why}")
+        reporter.note(on_one_line(f"warning: the probability of the answer to {sure[0]} {why}"))
     sanity = [one["sanity"] for one in found if one["sanity"] is not None]
     if sanity and fmean(sanity) > _SAME:
         same = "networks with shuffled weights give nearly the same maps, so that these do not show what was learnt"
@@ -330,7 +332,7 @@ def stream(words: Words, reporter: Reporter) -> dict[str, Any]:
     found = streamed.streamed(learner, items, parts, learning)
     if again := found["again"]:
         told = f"{len(again)} of {len(items.names)} items are examples already, such as {again[0]}"
-        reporter.note(f"warning: {told}: their answers are better than those of new items would be")
+        reporter.note(on_one_line(f"warning: {told}: their answers are better than those of new items would be"))
     if saved:
         changes.change(Path(expanded(name)), lambda now: deployed.with_examples(now, items.of(parts.stream)))
     return {"artefact": name, "saved": saved, **found}
@@ -515,7 +517,9 @@ def _calibration(settings: Mapping[str, str], usual: int) -> tuple[int, float]:
     Raises:
         UserError: if they are no such numbers.
     """
-    episodes = _whole(settings, "calibration", str(usual), "a whole number of episodes, 0 for none")
+    episodes = _whole(settings, "calibration", str(usual), _EPISODES)
+    if episodes == 1:
+        raise UserError(f"calibration must be {_EPISODES}, got '1'")
     return episodes, _share(settings, "unknown.keep", "0.95")
 
 
@@ -554,7 +558,7 @@ def _audited(settings: Mapping[str, str], learner: Any, reporter: Reporter) -> d
     found = suspects(learner)
     for one in found:
         told = f"learnt from all other examples, {one['example']} is taken for {one['answer']}, not {one['class']}"
-        reporter.note(f"audit: {told} (margin {one['margin']:.3g})")
+        reporter.note(on_one_line(f"audit: {told} (margin {one['margin']:.3g})"))
     if not found:
         reporter.note("audit: each example is taken for its class, learnt from all others")
     return {"suspects": found}
@@ -583,7 +587,7 @@ def _columns(settings: Mapping[str, str]) -> dict[str, str]:
 
 
 def _read(words: Words) -> tuple[dict[str, str], list[str]]:
-    """Return the settings of a command line and its other words; a word that names a file or is behind -- is no setting.
+    """Return the settings of a command line and its other words: names of files, and what is behind --.
 
     Raises:
         UserError: for a setting that the command does not have.

@@ -213,6 +213,11 @@ def runs_option(words: Sequence[str]) -> list[str]:
     return []
 
 
+def on_one_line(text: str) -> str:
+    """Return a text with line breaks and control characters escaped: names of files may have any."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
 def cell(value: Any) -> Any:
     """Return a value for a spreadsheet, which would run a text that begins like a formula."""
     return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value

@@ -21,6 +21,7 @@ from metalearn_cli.cli.phrases import (
     label_of,
     measured,
     next_command,
+    on_one_line,
     over,
     runs_option,
     scored,
@@ -503,7 +504,13 @@ def facts(found: Mapping[str, Mapping[str, str]]) -> None:
 def answers(found: Mapping[str, Any]) -> None:
     """Show the answers of `mlx predict`, a row for each item."""
     rows = [
-        [a["file"], a["class"], f"{100 * a['probability']:.1f}", f"{a['distance']:.3g}", a["nearest"]]
+        [
+            on_one_line(a["file"]),
+            a["class"],
+            f"{100 * a['probability']:.1f}",
+            f"{a['distance']:.3g}",
+            on_one_line(a["nearest"]),
+        ]
         for a in found["answers"]
     ]
     columns = ["file", "class", "probability %", "distance", "nearest example"]
@@ -554,11 +561,11 @@ def _explanations(found: Mapping[str, Any]) -> None:
     """Show why files get their answers, a row for each."""
     rows = [
         [
-            one["file"],
+            on_one_line(one["file"]),
             one["class"],
             f"{100 * one['probability']:.1f}",
             "-" if one["sanity"] is None else f"{one['sanity']:.2f}",
-            next((f"{own['example']} ({own['influence']:+.3g})" for own in one["examples"]), "-"),
+            next((f"{on_one_line(own['example'])} ({own['influence']:+.3g})" for own in one["examples"]), "-"),
             one["picture"],
         ]
         for one in found["explanations"]

@@ -61,7 +61,7 @@ ANSWERING = {
     "ckpt": "what is trained: latest (the default), latest:STAGE, the id of a run, or a folder",
     "support": "the examples: a folder with a folder for each class, an archive of it, or a table",
     "statistics": "what a network with batch statistics takes them from: support (the default) or train",
-    "calibration": "validation episodes that fit probabilities and the threshold of unknown (predict: 0; export: 100)",
+    "calibration": "validation episodes (0, or 2 and more) to fit probabilities and unknown (predict: 0; export: 100)",
     "unknown.keep": "the share of items of its classes that is to stay known (default: 0.95)",
     "column.label": "the column of the classes in a table, if it has no usual name; so column.path, column.text",
 }

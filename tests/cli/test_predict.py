@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import soundfile
+from PIL import Image
 from sources import audio, images
 from sources.text import sentence
 from trainings import GRAY, meta_trained
@@ -68,6 +69,20 @@ def test_a_table_or_csv_of_the_answers(mlx: Callable, of_pictures: Path, folder:
     rows = list(csv.DictReader(io.StringIO(out)))
     assert code == 0 and [row["file"] for row in rows] == ["0.png", "1.png"]
     assert {"class", "probability", "distance", "nearest"} <= rows[0].keys()
+
+
+def test_names_of_files_are_shown_on_one_line(mlx: Callable, of_pictures: Path, folder: Path) -> None:
+    name = "a\nb\t\x1b[1m.png"
+    Image.new("L", (20, 20)).save(Path("new", name))
+    Path("examples/jay/0.png").rename(Path("examples/jay", "0\n.png"))
+    words = ("predict", f"ckpt={of_pictures}", "support=examples", "new")
+    code, out, err = mlx(*words)
+    assert code == 0 and len(out.splitlines()) == 2 + 3 + 1, out
+    assert r"a\nb\t\x1b[1m.png " in out and r"jay/0\n.png" in out and r": a\nb\t\x1b[1m.png" in err
+    (*_, last) = csv.DictReader(io.StringIO(mlx(*words, "--csv").out))
+    assert last["file"] == json.loads(mlx(*words, "--json").out)["answers"][2]["file"] == name
+    out = mlx("explain", *words[1:], "method=occlusion").out
+    assert len(out.splitlines()) == 2 + 3 + 2 and r"a\nb\t\x1b[1m.png " in out, out
 
 
 def test_examples_that_look_mislabelled_are_named(mlx: Callable, of_pictures: Path, folder: Path) -> None:
