@@ -19,6 +19,7 @@ from metalearn_cli.cli.phrases import cell, on_one_line
 from metalearn_cli.cli.words import ANSWERING, DEPLOYING, NAMING, Words, behind, meant
 from metalearn_cli.core.errors import UserError, gathered, raise_all
 from metalearn_cli.core.importing import importing
+from metalearn_cli.core.machine import too_many_threads
 from metalearn_cli.core.places import expanded
 
 if TYPE_CHECKING:
@@ -128,6 +129,7 @@ def _alone(settings: Mapping[str, str], sources: Sequence[str], runs_dir: str) -
         raise UserError(f"{told}; type: mlx explain ckpt=latest method={settings['method']}")
     if exported and "ckpt" in settings:
         raise UserError(f"ckpt is not for an artefact, which has its own: {sources[0]}")
+    _use_threads(settings)
     with importing():
         from metalearn_cli.deploy import artefact, deployed
     if exported:
@@ -223,6 +225,7 @@ def export(words: Words, runs_dir: str, reporter: Reporter) -> dict[str, Any]:
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise UserError(f"name must be a name without folders, got {name!r}")
     _check_new(folder)
+    _use_threads(settings)
     with importing():
         from metalearn_cli.deploy import artefact, card, exporting
         from metalearn_cli.deploy.folder import changing
@@ -319,6 +322,7 @@ def stream(words: Words, reporter: Reporter) -> dict[str, Any]:
     shuffled, saved = _chosen(settings, "order", "given", "shuffled"), _chosen(settings, "save", "false", "true")
     share, seed = _share(settings, "held_out", "0.2"), _whole(settings, "seed", "0", "a whole number")
     replay = _whole(settings, "replay", "1", "a number of items, 1 or more", 1) if "replay" in settings else None
+    _use_threads(settings)
     with importing():
         from metalearn_cli.deploy import artefact, changes, deployed, exporting, streamed
     if saved:
@@ -454,6 +458,7 @@ def _asked(
         raise UserError(f"there is nothing to {words.command}: {_typed(words)} FILE|FOLDER|TABLE")
     if exported and (extra := sorted(settings.keys() & ANSWERING)):
         raise UserError(f"{', '.join(extra)} is not for an artefact, which has its own: {sources[0]}")
+    _use_threads(settings)
     with importing():
         from metalearn_cli.deploy import artefact, deployed
     if exported:
@@ -521,6 +526,23 @@ def _calibration(settings: Mapping[str, str], usual: int) -> tuple[int, float]:
     if episodes == 1:
         raise UserError(f"calibration must be {_EPISODES}, got '1'")
     return episodes, _share(settings, "unknown.keep", "0.95")
+
+
+def _use_threads(settings: Mapping[str, str]) -> None:
+    """Compute with as many threads as the settings name, or as many as a training has.
+
+    Raises:
+        UserError: if they name no such number.
+    """
+    named = settings.get("runtime.threads", "null") != "null"
+    number = _whole(settings, "runtime.threads", "", "a number of threads, 1 or more, or null", 1) if named else None
+    for problem in too_many_threads(number):
+        raise UserError(f"{problem.key}: {problem.message}")
+    with importing():
+        import torch
+
+        from metalearn_cli.engine.runtime import usual_threads
+    torch.set_num_threads(number or usual_threads()[0])
 
 
 def _whole(settings: Mapping[str, str], key: str, usual: str, what: str, least: int = 0) -> int:

@@ -67,19 +67,22 @@ ANSWERING = {
 }
 """The settings of an answer by a checkpoint; an artefact has its own."""
 _AUDIT = "name the examples that look mislabelled: true or false (the default)"
+_THREADS = {"runtime.threads": "CPU threads, at most one per core; null (the default) as in a training"}
 DEPLOYING = {
-    "predict": {**ANSWERING, "audit": _AUDIT},
+    "predict": {**ANSWERING, "audit": _AUDIT, **_THREADS},
     "explain": {
         **{key: ANSWERING[key] for key in ("ckpt", "support", "statistics", "column.label")},
         "method": "gradients (the default for pictures and recordings), occlusion (for texts and tables, too), "
         "permutation (what columns of a table are worth), pca or tsne (a map of classes) or network (its blocks)",
         "episodes": "validation episodes of method=permutation (default: 100)",
         "out": "the folder of pictures and numbers (default: explained)",
+        **_THREADS,
     },
     "export": {
         **ANSWERING,
         "name": "of the folder exports/NAME (default: that of the examples)",
         "quantize": "int8: the graph in 8-bit integers; says what that costs on the test episodes",
+        **_THREADS,
     },
     "compress": {
         "ckpt": ANSWERING["ckpt"],
@@ -97,6 +100,7 @@ DEPLOYING = {
         "replay": "items of a class that are remembered, by learners without class means (default: 10)",
         "save": "put the items of the stream into the artefact: true or false (the default)",
         "column.label": ANSWERING["column.label"],
+        **_THREADS,
     },
     "serve": {
         "host": "the address to listen on (default: 127.0.0.1); one that other machines reach needs a token",

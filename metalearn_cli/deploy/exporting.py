@@ -163,7 +163,9 @@ def session_of(content: bytes) -> Any:
     check_installed("an exported graph", ["onnxruntime"])
     import onnxruntime
 
-    return onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
 def outputs_of(session: Any, items: Items) -> tuple[Tensor, Tensor]:

@@ -20,7 +20,6 @@ from torch import Tensor
 from metalearn_cli.core.check import shown
 from metalearn_cli.core.errors import LISTED, ConfigError, DataError, Finding, UserError, gathered, raise_all
 from metalearn_cli.core.items import Facts
-from metalearn_cli.core.machine import cores
 from metalearn_cli.core.places import expanded
 from metalearn_cli.data.common import pixels, waves
 from metalearn_cli.data.common.files import ARCHIVES, Files, files_in, files_named, is_archive, suffix, there
@@ -284,7 +283,7 @@ class Reader(NamedTuple):
             except ValueError as error:
                 return Finding(True, name, str(error))
 
-        with ThreadPoolExecutor(cores()) as pool:
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
             found = list(pool.map(decoded, names))
         _check([item for item in found if isinstance(item, Finding)])
         seen = torch.tensor([look for _, look in found]) if self.kind == "audio" else None

@@ -11,10 +11,14 @@ from pathlib import Path
 
 import pytest
 import soundfile
+import torch
 from PIL import Image
 from sources import audio, images
 from sources.text import sentence
 from trainings import GRAY, meta_trained
+
+from metalearn_cli.core import machine
+from metalearn_cli.engine.runtime import usual_threads
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +87,25 @@ def test_names_of_files_are_shown_on_one_line(mlx: Callable, of_pictures: Path, 
     assert last["file"] == json.loads(mlx(*words, "--json").out)["answers"][2]["file"] == name
     out = mlx("explain", *words[1:], "method=occlusion").out
     assert len(out.splitlines()) == 2 + 3 + 2 and r"a\nb\t\x1b[1m.png " in out, out
+
+
+def test_threads_are_those_of_the_settings(
+    mlx: Callable, of_pictures: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "cores", lambda: 3)
+    words = ("predict", f"ckpt={of_pictures}", "support=examples", "new")
+    before = torch.get_num_threads()
+    try:
+        for typed, number in (("2", 2), ("1", 1), ("null", usual_threads()[0])):
+            torch.set_num_threads(3)
+            code, _, err = mlx(*words, f"runtime.threads={typed}")
+            assert code == 0 and torch.get_num_threads() == number, err
+    finally:
+        torch.set_num_threads(before)
+    code, _, err = mlx(*words, "runtime.threads=4")
+    assert code == 2 and "runtime.threads: this machine has 3 cores; must be at most that, or null, got 4" in err
+    code, _, err = mlx(*words, "runtime.threads=0")
+    assert code == 2 and "runtime.threads must be a number of threads, 1 or more, or null, got '0'" in err
 
 
 def test_examples_that_look_mislabelled_are_named(mlx: Callable, of_pictures: Path, folder: Path) -> None:

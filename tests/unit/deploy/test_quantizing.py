@@ -103,6 +103,7 @@ def test_the_encoder_is_in_integers_and_the_head_in_floats():
     assert list(scale.dims) == [8]  # of each channel
     assert found.input[0].type.tensor_type.shape.dim[0].dim_param
     assert 0 < latency(made, x) < 1
+    assert session_of(made).get_session_options().intra_op_num_threads == torch.get_num_threads()
     for floats, integers in zip(outputs_of(session_of(graph), x), outputs_of(session_of(made), x), strict=True):
         assert 0 < (floats - integers).abs().max() < 0.05 * floats.abs().max()
 
