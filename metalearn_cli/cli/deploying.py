@@ -160,17 +160,23 @@ def _map(learner: Any, queries: Any, method: Any, folder: Path) -> dict[str, Any
     from metalearn_cli.records.runs import write_text
 
     found = mapped(learner, queries, method)
-    points = [
-        page.Point(f"{own['item']}: {own['class']}", own["class"], own["x"], own["y"], own["new"])
-        for own in found["points"]
-    ]
+    points = [page.Point(_titled(own), own["class"], own["x"], own["y"], own["new"]) for own in found["points"]]
     axis = page.of_components(*found["variance"]) if found["variance"] else "t-SNE: near items are alike"
-    told = "Each mark is an item, each colour and shape a class. Hollow marks are files, with the class of the answer."
+    told = (
+        "Each mark is an item, each colour and shape a class; point at one to read what it is. Hollow marks are files, "
+        "with the class of the answer. map.csv has all names and places."
+    )
     picture, numbers = folder / "map.html", folder / "map.csv"
     folder.mkdir(parents=True, exist_ok=True)
     write_text(picture, page.map_page("Where the items of classes lie", told, points, axis))
     write_text(numbers, csv_of(found["points"], MAPPED))
     return {"folder": str(folder), "picture": str(picture), "numbers": str(numbers), **found}
+
+
+def _titled(point: Mapping[str, Any]) -> str:
+    """Return what is shown of an item of a map when it is pointed at."""
+    role = "a file, answered with the class" if point["new"] else "an example of the class"
+    return f"{on_one_line(point['item'])}, {role} {point['class']}"
 
 
 def _reasons(learner: Any, queries: Any, method: Any, folder: Path, reporter: Reporter) -> dict[str, Any]:

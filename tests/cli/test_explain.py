@@ -109,7 +109,10 @@ def test_a_map_of_examples_and_files(mlx: Callable, of_pictures: Path, folder: P
     code, out, err = mlx(*words, "new")
     assert code == 0 and f"4 examples and 2 files by {method}" in out, err
     page = Path("explained/map.html").read_text()
-    assert page.count('<g class="new">') == 2 and page.count("<title>crow/0.png: crow</title>") == 1
+    assert page.count('<g class="new">') == 2 and page.count("<title>crow/0.png, an example of the class crow<") == 1
+    answers = json.loads(mlx("predict", *words[1:3], "new", "--json").out)["answers"]
+    for answer in answers:
+        assert f"<title>{answer['file']}, a file, answered with the class {answer['class']}</title>" in page
     rows = list(csv.DictReader(io.StringIO(Path("explained/map.csv").read_text())))
     assert [row["new"] for row in rows] == ["False"] * 4 + ["True"] * 2
     assert rows[0].keys() == {"item", "class", "new", "x", "y"}
