@@ -116,6 +116,10 @@ def resume(folder: str, reporter: Reporter, changes: Mapping[str, Any], wait: fl
     stage = info["stage"]
     if stage not in JOBS:
         raise UserError(f"{info['id']} is a run of {stage}, which cannot be resumed; run it again: mlx {stage}")
+    if info.get("steps") == 0:
+        ckpt = (info.get("parent") or {}).get("run", "RUN")
+        again = f"type the mlx compress that made it again, with ckpt={ckpt}: it skips what is done"
+        raise UserError(f"{info['id']} was pruned, and has no training to resume; {again}")
     # settings of data may change, such as its folder: its fingerprint is compared
     free = ("data.", "also.")
     fixed = [key for key in changes if key.split(".")[0] in TABLE[stage].fixed and not key.startswith(free)]

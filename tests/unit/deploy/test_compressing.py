@@ -77,6 +77,14 @@ def test_a_pruned_network_is_an_ordinary_one_that_its_stage_has_trained(checkpoi
         assert change["over"]["episodes"] == EPISODES
 
 
+def test_a_run_that_was_only_pruned_cannot_be_resumed(checkpoint):
+    run = Path(compressing._pruned(asked(checkpoint), Said())).parents[1]
+    own = open_checkpoint(checkpoint).manifest["run"]
+    told = f"{run.name} was pruned, and has no training to resume; type the mlx compress that made it again, with"
+    with pytest.raises(UserError, match=f"{told} ckpt={own}: it skips what is done"):
+        stages.resume(str(run), Said(), {})
+
+
 @pytest.mark.slow
 def test_the_same_again_does_nothing_again(checkpoint, quick):
     first = compress(asked(checkpoint, amount=0.75), Said())
