@@ -231,7 +231,8 @@ def _folder(path: str | None, download: bool) -> Path:
     if Path(path).is_dir():
         return Path(path)
     if not download:
-        raise ValueError(f"path {path} is no folder; to fetch an encoder of that name, type backbone.download=true")
+        fetched = "a training fetches one of that name with backbone.download=true"
+        raise ValueError(f"path {path} is no folder; put the encoder there ({fetched})")
     _transformers()
     from huggingface_hub import snapshot_download
 

@@ -345,7 +345,7 @@ def test_a_pickle_is_never_read(tmp_path: Path) -> None:
     ("path", "message"),
     [
         (None, r"^path is missing: type backbone\.path=FOLDER"),
-        ("no/such", r"^path no/such is no folder; to fetch an encoder of that name, type backbone\.download=true"),
+        ("no/such", r"^path no/such is no folder; put the encoder there \(a training fetches one of that name"),
     ],
 )
 def test_a_folder_is_needed(path: str | None, message: str) -> None:
