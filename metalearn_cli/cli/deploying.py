@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from metalearn_cli.cli.phrases import cell, on_one_line
 from metalearn_cli.cli.words import ANSWERING, DEPLOYING, NAMING, Words, behind, meant
+from metalearn_cli.core.check import counted
 from metalearn_cli.core.errors import UserError, gathered, raise_all
 from metalearn_cli.core.importing import importing
 from metalearn_cli.core.machine import too_many_threads
@@ -341,7 +342,8 @@ def stream(words: Words, reporter: Reporter) -> dict[str, Any]:
     _warned(learner, items, reporter)
     found = streamed.streamed(learner, items, parts, learning)
     if again := found["again"]:
-        told = f"{len(again)} of {len(items.names)} items are examples already, such as {again[0]}"
+        are = "is an example" if len(again) == 1 else "are examples"
+        told = f"{len(again)} of {counted(len(items.names), 'item')} {are} already, such as {again[0]}"
         reporter.note(on_one_line(f"warning: {told}: their answers are better than those of new items would be"))
     if saved:
         changes.change(Path(expanded(name)), lambda now: deployed.with_examples(now, items.of(parts.stream)))
@@ -477,7 +479,7 @@ def _asked(
         name = f"{settings.get('ckpt', 'latest')} -> {learner.trained.source['checkpoint']}"
     sizes = learner.support.sizes
     told = ", ".join(f"{own} {count}" for own, count in sizes.items())
-    reporter.note(f"{words.command}: {name}; {len(sizes)} classes: {told}")
+    reporter.note(f"{words.command}: {name}; {counted(len(sizes), 'class')}: {told}")
     return learner, queries
 
 

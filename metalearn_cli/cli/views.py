@@ -30,7 +30,7 @@ from metalearn_cli.cli.phrases import (
     verdict,
     with_intervals,
 )
-from metalearn_cli.core.check import in_shell
+from metalearn_cli.core.check import counted, in_shell
 from metalearn_cli.core.errors import LISTED, Finding
 from metalearn_cli.core.metric import SAME_CLASSES, metric_named
 from metalearn_cli.records import classes
@@ -541,7 +541,7 @@ def _columns_worth(found: Mapping[str, Any]) -> None:
 def _map(found: Mapping[str, Any]) -> None:
     """Show where the map of items is."""
     new = sum(point["new"] for point in found["points"])
-    telling.say(f"{len(found['points']) - new} examples and {new} files by {found['method']}")
+    telling.say(f"{counted(len(found['points']) - new, 'example')} and {counted(new, 'file')} by {found['method']}")
     telling.say(f"picture: {found['picture']}\nnumbers: {found['numbers']}")
 
 
@@ -586,10 +586,11 @@ def streamed(found: Mapping[str, Any]) -> None:
     rows = []
     for key, label in labels.items():
         ((unit, number),) = found[key]["over"].items()
-        rows.append([label, spread("accuracy", found[key]["value"], found[key]["interval"]), f"{number} {unit}"])
+        over = counted(number, {"items": "item", "classes": "class"}[unit])
+        rows.append([label, spread("accuracy", found[key]["value"], found[key]["interval"]), over])
     telling.table(f"stream {found['artefact']}", ["", "!share", "!over"], rows)
-    classes = f"{found['known']} classes known before, {found['new']} new"
-    telling.say(f"{found['items']} items in the stream, {classes}; it learns {found['learning']}.")
+    classes = f"{counted(found['known'], 'class')} known before, {found['new']} new"
+    telling.say(f"{counted(found['items'], 'item')} in the stream, {classes}; it learns {found['learning']}.")
     telling.say("+- is the half-width of a 95 % interval. A stream that comes class by class flatters the first share;")
     telling.say("compare it with the second. The third is of items that were taken out before the stream began.")
     if found["saved"]:
@@ -627,9 +628,8 @@ def compressed(found: Mapping[str, Any], runs_dir: str) -> None:
     for change in found["changes"]:
         under = "" if change["normalisation"] == "none" else f", {change['normalisation']}"
         points = f"{100 * change['gain']:+.2f} +- {100 * change['half_width']:.2f} percentage points"
-        telling.say(
-            f"change of the accuracy{under}: {points} (95 %, in pairs over {change['over']['episodes']} episodes)"
-        )
+        pairs = counted(change["over"]["episodes"], "episode")
+        telling.say(f"change of the accuracy{under}: {points} (95 %, in pairs over {pairs})")
     telling.say("ms an item: of the backbone in torch, statistics fixed, the median of 200 calls with one item")
     typed = ["mlx", "export", f"ckpt={found['run']}", "support=EXAMPLES"]
     telling.say(f"next: {shlex.join([*typed, *['--runs-dir', runs_dir] * (runs_dir != 'runs')])}")

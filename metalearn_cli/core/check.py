@@ -142,6 +142,11 @@ def shown(value: object) -> str:
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number and what it counts: "1 class", "2 classes"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}{'es' if noun.endswith('s') else 's'}"
+
+
 def as_typed(text: str) -> str:
     """Return a text as the value of a setting: in quotes, if it has special characters or would be read as a number."""
     if re.fullmatch(r"[A-Za-z0-9_./-]+", text) and text.lower() not in ("null", "true", "false") and not _number(text):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from metalearn_cli import __version__
+from metalearn_cli.core.check import counted
 from metalearn_cli.core.errors import UserError
 from metalearn_cli.core.network import Params
 from metalearn_cli.data.common.pixels import ONE
@@ -138,7 +139,8 @@ def read_artefact(folder: Path) -> tuple[Deployed, dict[str, Any]]:
     x = x.float() / ONE if x.dtype == torch.uint8 else x
     names, labels = (tuple(example[key] for example in about["examples"]) for key in ("name", "class"))
     if len(names) != len(x):
-        raise UserError(f"{folder / ABOUT} is damaged: it names {len(names)} examples, and there are {len(x)}")
+        named = counted(len(names), "example")
+        raise UserError(f"{folder / ABOUT} is damaged: it names {named}, and there are {len(x)}")
     if len(set(labels)) < 2 or about["classes"] != sorted(set(labels)):
         raise UserError(f"{folder / ABOUT} is damaged: its classes are not those of its examples")
     support = Support(names, labels, x, embedded, stored.get("looks"), stored.get("pictures"))

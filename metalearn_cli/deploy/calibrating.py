@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from metalearn_cli.core.check import counted
 from metalearn_cli.core.errors import UserError
 from metalearn_cli.core.items import each
 from metalearn_cli.core.types import Dataset
@@ -89,7 +90,8 @@ def _where(mask: Tensor, part: Tensor) -> Tensor:
 
 def told(found: Calibration) -> str:
     """Return a line on a calibration, for the user."""
-    numbers = f"{found.episodes} validation episodes of {found.way} classes with {found.shot} examples each"
+    own = f"{counted(found.way, 'class')} with {counted(found.shot, 'example')} each"
+    numbers = f"{counted(found.episodes, 'validation episode')} of {own}"
     line = f"temperature {found.temperature:.3g}, fitted on {numbers}"
     if found.threshold is None or found.let_through is None:
         return line

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from metalearn_cli.core.check import counted
 from metalearn_cli.deploy.calibrating import of_record, told
 from metalearn_cli.records.names import name_of
 
@@ -78,7 +79,8 @@ def result(about: Mapping[str, Any]) -> str:
     percent = "unknown" if value is None else f"{100 * value:.1f}"
     half = f" +- {100 * interval:.1f}" if interval is not None else ""
     over = (found.get("over") or {}).get("episodes")
-    measured = f"{percent}{half} % accuracy, {numbers}, on {over} episodes of classes that training has not seen"
+    episodes = "episodes" if over is None else counted(over, "episode")
+    measured = f"{percent}{half} % accuracy, {numbers}, on {episodes} of classes that training has not seen"
     how = f"{found.get('normalisation')}; 95 % interval over episodes; evaluation {found.get('run')}"
     told = f"{measured} ({how}). These are test classes of the training data: yours may be easier or harder."
     if about["statistics"] == "train":
@@ -91,7 +93,7 @@ def change(about: Mapping[str, Any]) -> str:
     found = about["quantize"]["change"]
     before, after = (f"{100 * found[kind]:.1f} %" for kind in ("float", "int8"))
     gain = f"{100 * found['gain']:+.2f} +- {100 * found['half_width']:.2f} percentage points"
-    over = f"95 % interval, in pairs over {found['over']['episodes']} test episodes of {found['evaluation']}"
+    over = f"95 % interval, in pairs over {counted(found['over']['episodes'], 'test episode')} of {found['evaluation']}"
     own = "; both with the batch statistics of these examples" if about["statistics"] == "support" else ""
     return f"In 8-bit integers the accuracy is {after}, {before} in floats: {gain} ({over}{own})."
 

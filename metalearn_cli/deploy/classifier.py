@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from metalearn_cli.core.check import counted
 from metalearn_cli.core.errors import UserError
 from metalearn_cli.core.items import Items, size
 from metalearn_cli.core.places import expanded
@@ -87,7 +88,8 @@ class FewShotClassifier:
         """
         items, labels = items_of(x, self._reader), np.asarray(y)
         if labels.shape != (size(items),):
-            raise UserError(f"there are {size(items)} items, and labels of shape {list(labels.shape)}; give one each")
+            got = f"got {counted(size(items), 'item')}, and labels of shape {list(labels.shape)}"
+            raise UserError(f"{got}; give one each")
         try:
             classes, codes = np.unique(labels, return_inverse=True)
         except TypeError as error:  # they cannot be sorted

@@ -16,6 +16,7 @@ import torch
 
 from metalearn_cli import stages
 from metalearn_cli.backbones.common.weights import without_weights
+from metalearn_cli.core.check import counted
 from metalearn_cli.core.config import STAGES, EvaluateConfig, Training, TransferConfig, digest, parse, plain
 from metalearn_cli.core.errors import UserError
 from metalearn_cli.core.items import each
@@ -170,7 +171,7 @@ def _pruned(asked: Asked, reporter: Reporter) -> str:
         saved.save(0, tensors, {"optimizer": {}, "memory": asdict(Memory())}, {})
         run.update(status="completed", finished_at=runs.now(), seconds=0.0, **saved.summary(0))
     before = manifest["model"]["backbone"]["hidden"]
-    reporter.note(f"prune: {before} -> {spec['hidden']} channels, in {run.folder}")
+    reporter.note(f"prune: {before} -> {counted(spec['hidden'], 'channel')}, in {run.folder}")
     return str(run.folder / "checkpoints" / run.info["best"])
 
 

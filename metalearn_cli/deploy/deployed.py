@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from metalearn_cli.core.check import counted
 from metalearn_cli.core.errors import UserError
 from metalearn_cli.core.items import Facts, Items, size
 from metalearn_cli.core.places import expanded
@@ -270,7 +271,8 @@ def with_class(learner: Deployed, name: str, examples: Inputs) -> Deployed:
     """
     check_class(name)
     if name in learner.classes:
-        raise UserError(f"the class {name} exists, with {learner.support.sizes[name]} examples; take another name")
+        own = counted(learner.support.sizes[name], "example")
+        raise UserError(f"the class {name} exists, with {own}; take another name")
     return with_examples(learner, examples._replace(labels=(name,) * len(examples.names)))
 
 

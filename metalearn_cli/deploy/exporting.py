@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from metalearn_cli.core.check import counted
 from metalearn_cli.core.errors import UserError
 from metalearn_cli.core.items import Items
 from metalearn_cli.core.machine import median_seconds
@@ -95,7 +96,7 @@ def graph_of(enrolled: Enrolled, tried: Tensor) -> bytes:
     graph = made.model_proto
     first = graph.graph.input[0].type.tensor_type.shape.dim[0]
     if not first.dim_param:
-        told = f"the graph of {name} on this network takes only {first.dim_value} items at a time"
+        told = f"the graph of {name} on this network takes only {counted(first.dim_value, 'item')} at a time"
         raise UserError(f"{told}, so that it cannot be exported; train another learner, such as protonet")
     _without_traces(graph)
     content: bytes = graph.SerializeToString(deterministic=True)
@@ -127,7 +128,8 @@ def _compare(content: bytes, whole: _Whole, tried: Tensor) -> None:
             continue
         rounding = [_apart(w, exact) for w, exact in zip(wanted, _exact(whole, x), strict=True)]
         if not all(own <= ROUNDINGS * torchs for own, torchs in zip(differ, rounding, strict=True)):
-            told = f"the graph gives other numbers than torch for {number} items (by {max(differ):.1g} of the largest)"
+            items = counted(number, "item")
+            told = f"the graph gives other numbers than torch for {items} (by {max(differ):.1g} of the largest)"
             raise UserError(f"{told}; please report it with the settings of the learner")
 
 

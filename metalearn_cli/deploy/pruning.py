@@ -13,6 +13,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from metalearn_cli.core.build import Spec
+from metalearn_cli.core.check import counted
 from metalearn_cli.core.errors import UserError
 from metalearn_cli.core.network import Backbone, Params
 
@@ -36,7 +37,7 @@ def narrower(spec: Spec, amount: float) -> dict[str, Any]:
     heads = spec.get("heads") or 1  # of attention, which share the channels equally
     left = max(1, round(width * (1 - amount) / heads)) * heads
     if left == width:
-        raise UserError(f"amount={amount:g} of {width} channels is none; take a larger amount")
+        raise UserError(f"amount={amount:g} of {counted(width, 'channel')} is none; take a larger amount")
     return {**spec, "hidden": left}
 
 

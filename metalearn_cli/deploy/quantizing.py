@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from metalearn_cli import stages
+from metalearn_cli.core.check import counted
 from metalearn_cli.core.config import EvaluateConfig, parse
 from metalearn_cli.core.errors import UserError
 from metalearn_cli.core.learning import score
@@ -224,7 +225,8 @@ def _check_alone(content: bytes, items: Tensor) -> None:
     for number in SIZES:
         for some, all_of_them in zip(outputs_of(session, items[:number]), together, strict=True):
             if not torch.allclose(some, all_of_them[:number], rtol=0, atol=_SAME * float(all_of_them.abs().max())):
-                raise UserError(f"in integers, {number} items alone get other answers than among others; export floats")
+                alone = f"in integers, {counted(number, 'item')} alone would get other answers than among others"
+                raise UserError(f"{alone}; export floats")
 
 
 def scores_of(learner: Deployed, graph: bytes, episodes: Tested) -> Tensor:

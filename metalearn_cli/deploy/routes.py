@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from metalearn_cli import __version__
+from metalearn_cli.core.check import counted
 from metalearn_cli.core.errors import UserError
 from metalearn_cli.deploy.bodies import KINDS, MILLION, Refused, item_of, kind_of, names_of
 from metalearn_cli.deploy.served import answer, explanation, picture
@@ -130,7 +131,8 @@ async def _enrol(state: State, request: Any) -> Reply:
             told = f"the name of a class has from 1 to {LONGEST} printable letters, without spaces around it"
             raise Refused(422, told)
         if name in served.sizes:
-            raise Refused(409, f"the class {name} exists, with {served.sizes[name]} examples; remove it first")
+            own = counted(served.sizes[name], "example")
+            raise Refused(409, f"the class {name} exists, with {own}; remove it first")
         if len(served.sizes) >= limits.classes:
             raise Refused(409, f"there are {len(served.sizes)} classes; more than {limits.classes} are not taken")
         if not files or len(files) > limits.items:

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from metalearn_cli.algorithms.r2d2 import R2d2
+from metalearn_cli.core.check import counted
 from metalearn_cli.core.errors import UserError
 from metalearn_cli.core.random import derive_seed
 from metalearn_cli.deploy.deployed import Deployed
@@ -167,7 +168,7 @@ def parts_of(labels: Sequence[str], share: float, shuffled: bool, seed: int) -> 
         own = [i for i in order if labels[i] == name]
         held |= set(own[: min(round(share * len(own)), len(own) - 1)])
     if len(held) < 2:
-        told = f"{len(held)} of {len(labels)} items would be held out, and two or more are needed"
+        told = f"{len(held)} of {counted(len(labels), 'item')} would be held out, and two or more are needed"
         raise UserError(f"{told}: give more items of each class, or a larger share than held_out={share:g}")
     stream = [i for i in (order if shuffled else range(len(labels))) if i not in held]
     return Parts(stream, sorted(held))

@@ -166,6 +166,7 @@ def test_texts_and_recordings_unlike_the_examples_are_named(
         (["support=gone", "new"], "there is no file or folder gone"),
         (["support=gone", "new", "lost.png"], "there is no file or folder lost.png"),  # both are told
         (["support=examples", "gone.png"], "there is no file or folder gone.png"),
+        (["support=single", "new"], "single has 1 file in one folder, such as 0.png: a class is a folder"),
         (["support=examples/jay", "new"], "examples/jay has 3 files in one folder, such as 0.png: a class is a folder"),
         (["support=examples", "new", "statistics=query"], "statistics must be support or train, got 'query'"),
         (["support=examples", "notes.txt"], "notes.txt is no image"),
@@ -175,6 +176,8 @@ def test_what_cannot_be_used_is_told(
     mlx: Callable, of_pictures: Path, folder: Path, words: list[str], told: str
 ) -> None:
     Path("notes.txt").write_text("not a picture")
+    Path("single").mkdir()
+    shutil.copy("new/0.png", "single/0.png")
     code, out, err = mlx("predict", f"ckpt={of_pictures}", *words)
     assert (code, out) == (2, "") and told in err
     assert "Traceback" not in err

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path, PurePosixPath
 
+from metalearn_cli.core.check import counted
 from metalearn_cli.core.errors import ConfigError, Finding, Problem
 from metalearn_cli.data.common.files import SPLIT_WORDS, Files, files_in, files_named, suffix
 from metalearn_cli.data.common.manifest import Entry, Manifest, split_named, splits_of
@@ -128,7 +129,7 @@ def beside_splits(splits: Mapping[str, str]) -> list[Finding]:
 
 def _of_one_folder(names: Sequence[str], named: bool) -> str:
     """Return what to do about files that all lie in one folder."""
-    many = f"has {len(names)} files in one folder, such as {PurePosixPath(names[0]).name}"
+    many = f"has {counted(len(names), 'file')} in one folder, such as {PurePosixPath(names[0]).name}"
     told = f"{many}: a class is a folder; give the folder that has a folder for each class"
     if not named:
         return told

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from metalearn_cli.core.check import Above, Below, Range, as_typed, describe, fits, in_shell, mismatch
+from metalearn_cli.core.check import Above, Below, Range, as_typed, counted, describe, fits, in_shell, mismatch
 
 Small = Annotated[int, Range(1, 3)]
 Positive = Annotated[float, Above(0)]
@@ -100,6 +100,14 @@ def test_does_not_fit(value, annotation, allowed):
 @pytest.mark.parametrize("value", ["x" * 1000, [[]] * 1000, 16**5000], ids=["text", "list", "number"])
 def test_a_long_value_is_not_quoted_in_full(value):
     assert len(mismatch(value, float)) < 300
+
+
+@pytest.mark.parametrize(
+    ("number", "noun", "told"),
+    [(1, "class", "1 class"), (2, "class", "2 classes"), (0, "file", "0 files"), (1, "test file", "1 test file")],
+)
+def test_a_number_and_what_it_counts(number, noun, told):
+    assert counted(number, noun) == told
 
 
 def test_a_value_of_endless_depth_is_not_quoted():

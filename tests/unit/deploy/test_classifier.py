@@ -122,7 +122,7 @@ def test_texts_and_rows_and_recordings(tmp_path):
         ("a.png", r"items are a list, also if there is one: \['a\.png'\]"),
         ([], "there are no items"),
         ([{"length": 1}] * 6, "takes paths, pictures or arrays, got a list of dict"),
-        (X[:5], "there are 5 items, and labels of shape"),
+        (X[:5], "got 5 items, and labels of shape"),
     ],
 )
 def test_items_that_cannot_be_used_are_told(of_pictures, x, told):

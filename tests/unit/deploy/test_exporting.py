@@ -151,7 +151,7 @@ def test_another_answer_is_refused(monkeypatch):
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", Other)
     whole = exporting._Whole(learnt("conv4", "protonet"))
-    with pytest.raises(UserError, match="gives other numbers than torch for 1 items"):
+    with pytest.raises(UserError, match="gives other numbers than torch for 1 item"):
         exporting._compare(b"", whole, items(IMAGES, 75))
 
 
@@ -173,7 +173,7 @@ def test_what_is_due_to_rounding_is_not_refused(off, refused, monkeypatch):
     x = items(BACKBONES["mlp"][1], 75)
     if not refused:
         return exporting._compare(b"", whole, x)
-    with pytest.raises(UserError, match="gives other numbers than torch for 1 items"):
+    with pytest.raises(UserError, match="gives other numbers than torch for 1 item"):
         exporting._compare(b"", whole, x)
 
 

@@ -109,7 +109,7 @@ def test_the_encoder_is_in_integers_and_the_head_in_floats():
 
 
 def test_answers_that_depend_on_other_items_are_refused():
-    with pytest.raises(UserError, match="in integers, 1 items alone get other answers than among others"):
+    with pytest.raises(UserError, match="in integers, 1 item alone would get other answers than among others"):
         quantized(two_layers(between=True), torch.rand(100, 6))
 
 
