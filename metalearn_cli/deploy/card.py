@@ -55,6 +55,9 @@ def card(about: Mapping[str, Any]) -> str:
         f"    mlx enrol {folder} NAME {given}  # one more class; nothing is trained",
         f"    python {folder}/predict.py {alone}  # without this package; it needs {packages}",
         "",
+        "predict.py marks what is unknown if there is a calibration. It does not warn of items that are unlike the "
+        "examples in brightness, contrast, length or loudness; `mlx predict` and `mlx serve` do.",
+        "",
         f"`encoder.onnx` takes `items` [N, {', '.join(map(str, shape))}] ({about['input']['dtype']}) and gives "
         "`embeddings` and `logits` [N, classes], in the order of `classes` in artefact.json. It was compared with "
         f"torch for {sizes} items: equal within {about['checked']['within']:g}, or ten times torch's own rounding.",

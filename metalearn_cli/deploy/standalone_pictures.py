@@ -1,6 +1,8 @@
 """Classify pictures with this artefact: python predict.py FILE [FILE ...]. It needs onnxruntime, numpy and Pillow.
 
-Of other kinds of items it takes arrays that are prepared as in training: .npy files of shape [N, ...].
+Of other kinds of items it takes arrays that are prepared as in training: .npy files of shape [N, ...]. If the artefact
+was calibrated, an item that is far from all classes is marked unknown. It does not warn of items that are unlike the
+examples in brightness, contrast, length or loudness, as `mlx predict` and `mlx serve` do.
 """
 
 import io
@@ -15,7 +17,8 @@ from PIL import Image, ImageOps
 
 HERE = Path(__file__).resolve().parent
 ABOUT = json.loads((HERE / "artefact.json").read_text(encoding="utf-8"))
-TEMPERATURE = (ABOUT.get("calibration") or {"temperature": 1.0})["temperature"]
+CALIBRATION = ABOUT.get("calibration") or {"temperature": 1.0, "threshold": None}
+TEMPERATURE, FARTHEST = CALIBRATION["temperature"], CALIBRATION["threshold"]
 
 
 def items_in(path: str) -> Any:
@@ -44,18 +47,31 @@ def items_in(path: str) -> Any:
     return (pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1))[None]
 
 
+def centres() -> Any:
+    """Return the mean embeddings [W, D] of the classes, from classes.safetensors."""
+    content = (HERE / "classes.safetensors").read_bytes()
+    start = 8 + int.from_bytes(content[:8], "little")
+    found = json.loads(content[8:start])["embeddings"]
+    first, end = (start + offset for offset in found["data_offsets"])
+    z = np.frombuffer(content[first:end], np.float32).reshape(found["shape"])
+    labels = np.array([example["class"] for example in ABOUT["examples"]])
+    return np.stack([z[labels == name].mean(0) for name in ABOUT["classes"]])
+
+
 def main(paths: list[str]) -> None:
-    """Print the class of each item of each file, and its probability."""
+    """Print the class of each item of each file, its probability, and whether it is unknown."""
+    known = None if FARTHEST is None else centres()
     network = onnxruntime.InferenceSession(str(HERE / "encoder.onnx"), providers=["CPUExecutionProvider"])
     for path in paths:
         try:
             items = items_in(path)
         except (OSError, ValueError, Image.DecompressionBombError) as error:
             sys.exit(f"{path} cannot be read: {error}")
-        (logits,) = network.run(["logits"], {"items": items})
+        embeddings, logits = network.run(["embeddings", "logits"], {"items": items})
         shares = np.exp((logits - logits.max(1, keepdims=True)) / TEMPERATURE)
-        for p in shares / shares.sum(1, keepdims=True):
-            print(f"{path}\t{ABOUT['classes'][int(p.argmax())]}\t{p.max():.3f}")
+        for p, z in zip(shares / shares.sum(1, keepdims=True), embeddings, strict=True):
+            far = known is not None and np.linalg.norm(known - z, axis=1).min() > FARTHEST
+            print(f"{path}\t{ABOUT['classes'][int(p.argmax())]}\t{p.max():.3f}" + "\tunknown" * bool(far))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Classify texts with this artefact: python predict.py "A TEXT" FILE.txt [...]. It needs onnxruntime and numpy.
 
-Each line of a .txt file is a text.
+Each line of a .txt file is a text. If the artefact was calibrated, a text that is far from all classes is marked
+unknown. It does not warn of texts that are much shorter or longer than the examples, as `mlx predict` does.
 """
 
 import json
@@ -15,7 +16,8 @@ import onnxruntime
 
 HERE = Path(__file__).resolve().parent
 ABOUT = json.loads((HERE / "artefact.json").read_text(encoding="utf-8"))
-TEMPERATURE = (ABOUT.get("calibration") or {"temperature": 1.0})["temperature"]
+CALIBRATION = ABOUT.get("calibration") or {"temperature": 1.0, "threshold": None}
+TEMPERATURE, FARTHEST = CALIBRATION["temperature"], CALIBRATION["threshold"]
 PADDING, UNKNOWN, FIRST = 0, 1, 2
 
 
@@ -45,8 +47,20 @@ def spelt(word: str, known: dict[str, int]) -> list[int]:
     return found
 
 
+def centres() -> Any:
+    """Return the mean embeddings [W, D] of the classes, from classes.safetensors."""
+    content = (HERE / "classes.safetensors").read_bytes()
+    start = 8 + int.from_bytes(content[:8], "little")
+    found = json.loads(content[8:start])["embeddings"]
+    first, end = (start + offset for offset in found["data_offsets"])
+    z = np.frombuffer(content[first:end], np.float32).reshape(found["shape"])
+    labels = np.array([example["class"] for example in ABOUT["examples"]])
+    return np.stack([z[labels == name].mean(0) for name in ABOUT["classes"]])
+
+
 def main(given: list[str]) -> None:
-    """Print the class of each text, and its probability."""
+    """Print the class of each text, its probability, and whether it is unknown."""
+    known = None if FARTHEST is None else centres()
     network = onnxruntime.InferenceSession(str(HERE / "encoder.onnx"), providers=["CPUExecutionProvider"])
     for one in given:
         try:
@@ -54,10 +68,11 @@ def main(given: list[str]) -> None:
         except (OSError, ValueError) as error:
             sys.exit(f"{one} cannot be read: {error}")
         for text in filter(str.strip, lines):
-            (logits,) = network.run(["logits"], {"items": ids_of(text)})
+            z, logits = network.run(["embeddings", "logits"], {"items": ids_of(text)})
             shares = np.exp((logits[0] - logits[0].max()) / TEMPERATURE)
             p = shares / shares.sum()
-            print(f"{text}\t{ABOUT['classes'][int(p.argmax())]}\t{p.max():.3f}")
+            far = known is not None and np.linalg.norm(known - z, axis=1).min() > FARTHEST
+            print(f"{text}\t{ABOUT['classes'][int(p.argmax())]}\t{p.max():.3f}" + "\tunknown" * bool(far))
 
 
 if __name__ == "__main__":

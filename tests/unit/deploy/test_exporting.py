@@ -34,6 +34,7 @@ from metalearn_cli.deploy.enrolled import Enrolled, enrol
 from metalearn_cli.deploy.exporting import SIZES, check_installed, graph_of, outputs_of, session_of
 from metalearn_cli.deploy.inputs import Reader
 from metalearn_cli.deploy.quantizing import quantized
+from metalearn_cli.records.checkpoint import packed
 from metalearn_cli.stages.learner import fresh_backbone, fresh_learner
 
 needs_onnx = pytest.mark.skipif(
@@ -234,7 +235,7 @@ def test_the_program_of_an_artefact_gives_the_same_answers(tmp_path):
         assert (file, name) == (answer["file"], answer["class"]) and float(p) == pytest.approx(
             answer["probability"], abs=2e-3
         )
-    assert len(Path(program[-1]).read_text().splitlines()) < 70
+    assert len(Path(program[-1]).read_text().splitlines()) < 90
 
 
 SQUARED = {"size": [16, 16], "resampling": "bicubic", "bits": 16, "divide_by": 255}
@@ -264,6 +265,34 @@ def test_the_program_reads_texts_as_training_did(how, tmp_path):
     names = program("texts", tmp_path, {"preprocessing": how})
     for text in ("Abba! ab", "the Caf\u00e9 there, \uff21b", "x" * 99, "", "\u4f60\u597d baba"):
         assert torch.equal(torch.from_numpy(names["ids_of"](text)), encoded([text], how).ids), text
+
+
+@pytest.mark.parametrize(("kind", "given"), [("pictures", "items.npy"), ("texts", "items.txt")])
+@pytest.mark.parametrize("threshold", [None, 1.5])
+def test_the_program_marks_what_is_far_from_all_classes(kind, given, threshold, tmp_path, capsys):
+    z = torch.tensor([[0.0, 0.0], [2.0, 0.0], [9.0, 9.0]])
+    (tmp_path / "classes.safetensors").write_bytes(packed({"weights": torch.ones(3), "embeddings": z}))
+    about: dict[str, Any] = {
+        "classes": ["a", "b"],
+        "examples": [{"class": c} for c in "aab"],
+        "input": {"dtype": "float32"},
+    }
+    about |= {"preprocessing": {"tokenizer": "bytes", "length": 2}}
+    about |= {"calibration": {"temperature": 2.0, "threshold": threshold}}
+    names, near = program(kind, tmp_path, about), iter([2.4, 2.6])
+    if kind == "pictures":
+        np.save(tmp_path / given, np.array([[2.4], [2.6]]))
+    else:
+        (tmp_path / given).write_text("x\ny\n")
+
+    def run(outputs: list[str], items: dict[str, Any]) -> list[Any]:
+        x = [float(own[0]) if kind == "pictures" else next(near) for own in items["items"]]
+        return [np.array([[own, 0.0] for own in x], np.float32), np.tile(np.float32([4, 0]), (len(x), 1))]
+
+    names["onnxruntime"] = SimpleNamespace(InferenceSession=lambda *args, **settings: SimpleNamespace(run=run))
+    names["main"]([str(tmp_path / given)])
+    lines = [line.split("\t")[1:] for line in capsys.readouterr().out.splitlines()]
+    assert lines == [["a", "0.881"], ["a", "0.881", *["unknown"] * (threshold is not None)]]
 
 
 @pytest.mark.parametrize(("kind", "word"), [("pictures", "gone.png"), ("pictures", "."), ("texts", "gone.txt")])
