@@ -77,7 +77,8 @@ def check_quantizable(learner: Deployed) -> None:
     algorithm = learner.enrolled.learner.algorithm
     if algorithm.traits.sees == "items":
         told = f"{type(algorithm).__name__} adapts its network to the examples, so that what integers cost on test"
-        raise UserError(f"quantize=int8: {told} episodes cannot be measured; export it without, or train protonet")
+        cure = "export it without quantize, or train protonet"
+        raise UserError(f"quantize=int8: {told} episodes cannot be measured; {cure}")
 
 
 def tested(result: Mapping[str, Any] | None, runs_dir: str) -> Tested:
