@@ -1,4 +1,4 @@
-"""The commands that use a trained learner: their words, and what they print besides tables."""
+"""The commands that use a trained learner: what they do, and what they print besides tables."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import csv
 import io
 import os
 import re
-import shlex
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -15,12 +14,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from metalearn_cli.cli import asking
 from metalearn_cli.cli.phrases import cell, on_one_line
-from metalearn_cli.cli.words import ANSWERING, DEPLOYING, NAMING, Words, behind, meant
+from metalearn_cli.cli.words import Words, meant
 from metalearn_cli.core.check import counted
-from metalearn_cli.core.errors import UserError, gathered, raise_all
+from metalearn_cli.core.errors import UserError
 from metalearn_cli.core.importing import importing
-from metalearn_cli.core.machine import too_many_threads
 from metalearn_cli.core.places import expanded
 
 if TYPE_CHECKING:
@@ -34,9 +33,6 @@ MAPPED = ("item", "class", "new", "x", "y")
 METHODS = ("gradients", "occlusion", "permutation", "pca", "tsne", "network")
 """Of `mlx explain`."""
 
-_COLUMN = "column."
-_EPISODES = "a whole number of validation episodes, 2 or more, or 0 for none"
-_SUPPORT = "support=FOLDER, a folder with a folder of examples for each class"
 _SAME = 0.5  # correlation from which an explanation shows the item and not what was learnt
 
 
@@ -54,9 +50,9 @@ def predict(words: Words, runs_dir: str, reporter: Reporter) -> dict[str, Any]:
     Raises:
         UserError: if something cannot be used.
     """
-    settings, sources = _read(words)
-    episodes, keep = _calibration(settings, 0)
-    learner, queries = _asked(words, settings, sources, runs_dir, reporter)
+    settings, sources = asking.read(words)
+    episodes, keep = asking.calibration(settings, 0)
+    learner, queries = asking.asked(words, settings, sources, runs_dir, reporter)
     if "support" in settings:
         learner = _calibrated(learner, episodes, keep, reporter)
     elif learner.calibration:
@@ -95,7 +91,7 @@ def explain(words: Words, runs_dir: str, reporter: Reporter) -> dict[str, Any]:
     Raises:
         UserError: if something cannot be used.
     """
-    settings, sources = _read(words)
+    settings, sources = asking.read(words)
     method = settings.get("method", "")
     if method and method not in METHODS:
         raise UserError(f"method must be one of {', '.join(METHODS)}, got {method!r}{meant(method, METHODS)}")
@@ -107,35 +103,15 @@ def explain(words: Words, runs_dir: str, reporter: Reporter) -> dict[str, Any]:
     if folder.exists() and not folder.is_dir():
         raise UserError(f"out={folder} is no folder")
     if method == "permutation":
-        episodes = _whole(settings, "episodes", "100", "a number of episodes, 2 or more", 2)
-        return _columns_worth(_alone(settings, sources, runs_dir), folder, episodes)
+        episodes = asking.whole(settings, "episodes", "100", "a number of episodes, 2 or more", 2)
+        return _columns_worth(asking.alone(settings, sources, runs_dir), folder, episodes)
     if method == "network":
         with importing():
             from metalearn_cli.deploy.blocks import blocks
-        return blocks(_alone(settings, sources, runs_dir))
+        return blocks(asking.alone(settings, sources, runs_dir))
     few = method in ("pca", "tsne")  # the examples alone may do
-    learner, queries = _asked(words, settings, sources, runs_dir, reporter, few)
+    learner, queries = asking.asked(words, settings, sources, runs_dir, reporter, few)
     return _map(learner, queries, method, folder) if few else _reasons(learner, queries, method, folder, reporter)
-
-
-def _alone(settings: Mapping[str, str], sources: Sequence[str], runs_dir: str) -> Any:
-    """Return what was trained, for what needs neither examples nor files.
-
-    Raises:
-        UserError: if something else is named.
-    """
-    exported = bool(sources) and _is_artefact(sources[0])
-    if others := [*sources[exported:], *(f"{key}=" for key in ("support", "statistics") if key in settings)]:
-        told = f"method={settings['method']} takes no {others[0]}"
-        raise UserError(f"{told}; type: mlx explain ckpt=latest method={settings['method']}")
-    if exported and "ckpt" in settings:
-        raise UserError(f"ckpt is not for an artefact, which has its own: {sources[0]}")
-    _use_threads(settings)
-    with importing():
-        from metalearn_cli.deploy import artefact, deployed
-    if exported:
-        return artefact.read_artefact(Path(expanded(sources[0])))[0].trained
-    return deployed.named(settings.get("ckpt", "latest"), runs_dir, "support")
 
 
 def _columns_worth(trained: Any, folder: Path, episodes: int) -> dict[str, Any]:
@@ -219,12 +195,12 @@ def export(words: Words, runs_dir: str, reporter: Reporter) -> dict[str, Any]:
     Raises:
         UserError: if something cannot be used.
     """
-    settings, others = _read(words)
+    settings, others = asking.read(words)
     if others:
         raise UserError(f"mlx export takes no {others[0]!r}; see: mlx export --help")
     if "support" not in settings:
-        raise UserError(f"support is missing: {_SUPPORT}")
-    episodes, keep = _calibration(settings, 100)
+        raise UserError(f"support is missing: {asking.SUPPORT}")
+    episodes, keep = asking.calibration(settings, 100)
     if (kind := settings.get("quantize")) not in (None, "int8"):
         raise UserError(f"quantize must be int8, got {kind!r}")
     name = settings.get("name") or Path(expanded(settings["support"])).resolve().stem
@@ -232,13 +208,13 @@ def export(words: Words, runs_dir: str, reporter: Reporter) -> dict[str, Any]:
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise UserError(f"name must be a name without folders, got {name!r}")
     _check_new(folder)
-    _use_threads(settings)
+    asking.use_threads(settings)
     with importing():
         from metalearn_cli.deploy import artefact, card, exporting
         from metalearn_cli.deploy.folder import changing
         from metalearn_cli.deploy.record import record_of
     exporting.check_installed()
-    learner, _ = _learnt(settings, runs_dir)
+    learner, _ = asking.learnt(settings, runs_dir)
     record = record_of(learner.trained.source, learner.trained.algorithm, runs_dir)
     smaller = _quantizer(learner, record["result"], runs_dir) if kind else None
     try:
@@ -270,13 +246,13 @@ def enrol(words: Words) -> dict[str, Any]:
     Raises:
         UserError: if something cannot be used; the artefact is then unchanged.
     """
-    settings, others = _read(words)
+    settings, others = asking.read(words)
     if len(others) < 3:
         raise UserError("mlx enrol needs an artefact, the name of a class and its files: mlx enrol ARTEFACT NAME FILES")
     folder, name, *files = others
     with importing():
         from metalearn_cli.deploy import changes
-    changes.enrol(Path(expanded(folder)), name, files, _columns(settings))
+    changes.enrol(Path(expanded(folder)), name, files, asking.columns(settings))
     return classes(folder)
 
 
@@ -322,14 +298,15 @@ def stream(words: Words, reporter: Reporter) -> dict[str, Any]:
     Raises:
         UserError: if something cannot be used; the artefact is then unchanged.
     """
-    settings, others = _read(words)
+    settings, others = asking.read(words)
     if len(others) != 2:
         raise UserError("mlx stream needs an artefact and its labelled items: mlx stream ARTEFACT FOLDER|TABLE")
     name, source = others
-    shuffled, saved = _chosen(settings, "order", "given", "shuffled"), _chosen(settings, "save", "false", "true")
-    share, seed = _share(settings, "held_out", "0.2"), _whole(settings, "seed", "0", "a whole number")
-    replay = _whole(settings, "replay", "1", "a number of items, 1 or more", 1) if "replay" in settings else None
-    _use_threads(settings)
+    shuffled = asking.chosen(settings, "order", "given", "shuffled")
+    saved = asking.chosen(settings, "save", "false", "true")
+    share, seed = asking.share(settings, "held_out", "0.2"), asking.whole(settings, "seed", "0", "a whole number")
+    replay = asking.whole(settings, "replay", "1", "a number of items, 1 or more", 1) if "replay" in settings else None
+    asking.use_threads(settings)
     with importing():
         from metalearn_cli.deploy import artefact, changes, deployed, exporting, streamed
     if saved:
@@ -337,7 +314,7 @@ def stream(words: Words, reporter: Reporter) -> dict[str, Any]:
     learner, _ = artefact.read_artefact(Path(expanded(name)))
     learner.check_floats("stream to an artefact in floats")
     learning = streamed.learning_of(learner, replay, seed)
-    items = deployed.reader_of(learner.trained, _columns(settings)).labelled(source)
+    items = deployed.reader_of(learner.trained, asking.columns(settings)).labelled(source)
     parts = streamed.parts_of(items.labels, share, shuffled, seed)
     _warned(learner, items, reporter)
     found = streamed.streamed(learner, items, parts, learning)
@@ -368,7 +345,7 @@ def serve(words: Words) -> Server:
     Raises:
         UserError: if something cannot be used.
     """
-    settings, others = _read(words)
+    settings, others = asking.read(words)
     if len(others) != 1:
         raise UserError("mlx serve needs one artefact: mlx serve ARTEFACT")
     from metalearn_cli.deploy import server
@@ -379,36 +356,17 @@ def serve(words: Words) -> Server:
         raise UserError("the token must have 16 or more letters, digits or marks, without spaces")
     if not token and not server.is_loopback(host):
         told = f"host={host} may be reached from other machines, so that it needs a token"
-        raise UserError(f"{told}: MLX_TOKEN=SECRET {_typed(words)}")
+        raise UserError(f"{told}: MLX_TOKEN=SECRET {asking.command_line(words)}")
     origins = tuple(filter(None, settings.get("origins", "").split(",")))
     if wrong := [origin for origin in origins if not re.fullmatch(r"https?://[^/\s*]+", origin)]:
         raise UserError(f"origins are as in https://a.example, without a path, got {wrong[0]}")
-    port = _count(settings, "port", 8000, range(1 << 16))
+    port = asking.whole_in(settings, "port", 8000, range(1 << 16))
     usual = Limits()._asdict()
-    limits = Limits(**{key: _count(settings, f"limit.{key}", usual[key], range(1, 10**6)) for key in usual})
+    limits = Limits(**{key: asking.whole_in(settings, f"limit.{key}", usual[key], range(1, 10**6)) for key in usual})
     state = server.State(server.Settings(Path(expanded(others[0])), token, origins, limits))
     listener, url = server.listening(host, port)
     ready = {"artefact": others[0], "classes": state.served().sizes, "url": url}
     return Server(ready, lambda: server.run(state, listener))
-
-
-def _count(settings: Mapping[str, str], key: str, usual: int, allowed: range) -> int:
-    """Return a setting that is a whole number.
-
-    Raises:
-        UserError: if it is none, or too small or too large.
-    """
-    value = settings.get(key, str(usual))
-    if not re.fullmatch("[0-9]{1,9}", value) or int(value) not in allowed:
-        raise UserError(f"{key} must be a whole number from {allowed[0]} to {allowed[-1]}, got {value!r}")
-    return int(value)
-
-
-def _is_artefact(name: str) -> bool:
-    """Whether a name is that of the folder of an artefact."""
-    from metalearn_cli.deploy.folder import is_artefact
-
-    return bool(name) and is_artefact(Path(expanded(name)))
 
 
 def _check_new(folder: Path) -> None:
@@ -435,74 +393,6 @@ def _made(folder: Path) -> Iterator[None]:
         raise
 
 
-def _asked(
-    words: Words,
-    settings: Mapping[str, str],
-    sources: Sequence[str],
-    runs_dir: str,
-    reporter: Reporter,
-    few: bool = False,
-) -> tuple[Any, Any]:
-    """Return the learner that a command line names, a checkpoint's or an artefact's, and the items of its files.
-
-    Args:
-        words: the command line.
-        settings: those of it.
-        sources: its other words.
-        runs_dir: the folder of all runs.
-        reporter: gets a line on what is used.
-        few: whether there may be no files; the items are then None.
-
-    Raises:
-        UserError: if something cannot be used.
-    """
-    exported = bool(sources) and _is_artefact(sources[0])
-    if not exported and "support" not in settings:
-        absent = f"{sources[0]} is no artefact, and " if sources else ""
-        raise UserError(f"{absent}support is missing: {_SUPPORT}")
-    if not exported and _is_artefact(support := settings["support"]):
-        raise UserError(f"{support} is an artefact, which has its own examples: mlx {words.command} {support} FILE")
-    if len(sources) == exported and not few:
-        raise UserError(f"there is nothing to {words.command}: {_typed(words)} FILE|FOLDER|TABLE")
-    if exported and (extra := sorted(settings.keys() & ANSWERING)):
-        raise UserError(f"{', '.join(extra)} is not for an artefact, which has its own: {sources[0]}")
-    _use_threads(settings)
-    with importing():
-        from metalearn_cli.deploy import artefact, deployed
-    if exported:
-        name, *sources = sources
-        learner, _ = artefact.read_artefact(Path(expanded(name)))
-        reader = deployed.reader_of(learner.trained, _columns(settings))
-        queries = reader.queries(sources) if sources else None
-    else:
-        learner, queries = _learnt(settings, runs_dir, sources)
-        name = f"{settings.get('ckpt', 'latest')} -> {learner.trained.source['checkpoint']}"
-    sizes = learner.support.sizes
-    told = ", ".join(f"{own} {count}" for own, count in sizes.items())
-    reporter.note(f"{words.command}: {name}; {counted(len(sizes), 'class')}: {told}")
-    return learner, queries
-
-
-def _learnt(settings: Mapping[str, str], runs_dir: str, sources: Sequence[str] = ()) -> tuple[Any, Any]:
-    """Return the learner of a checkpoint with the examples that settings name, and the items of other files.
-
-    Raises:
-        UserError: with what is wrong with the examples and with the files.
-    """
-    from metalearn_cli.deploy.deployed import Support, deployed, named, reader_of
-
-    statistics: Any = settings.get("statistics", "support")
-    trained = named(settings.get("ckpt", "latest"), runs_dir, statistics)
-    reader, found, problems = reader_of(trained, _columns(settings)), list[Any](), list[UserError]()
-    with gathered(problems):
-        found.append(reader.support(settings["support"]))
-    with gathered(problems):
-        found.append(reader.queries(sources) if sources else None)
-    raise_all(problems)
-    support, queries = found
-    return deployed(trained, Support(support.names, support.labels, support.items, looks=support.looks)), queries
-
-
 def _quantizer(learner: Any, result: Mapping[str, Any] | None, runs_dir: str) -> Callable[[bytes], Any]:
     """Return the function that returns a graph in integers.
 
@@ -524,64 +414,13 @@ def csv_of(found: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
     return file.getvalue()
 
 
-def _calibration(settings: Mapping[str, str], usual: int) -> tuple[int, float]:
-    """Return the settings of the calibration: how many episodes, and the share of items that stay known.
-
-    Raises:
-        UserError: if they are no such numbers.
-    """
-    episodes = _whole(settings, "calibration", str(usual), _EPISODES)
-    if episodes == 1:
-        raise UserError(f"calibration must be {_EPISODES}, got '1'")
-    return episodes, _share(settings, "unknown.keep", "0.95")
-
-
-def _use_threads(settings: Mapping[str, str]) -> None:
-    """Compute with as many threads as the settings name, or as many as a training has.
-
-    Raises:
-        UserError: if they name no such number.
-    """
-    named = settings.get("runtime.threads", "null") != "null"
-    number = _whole(settings, "runtime.threads", "", "a number of threads, 1 or more, or null", 1) if named else None
-    for problem in too_many_threads(number):
-        raise UserError(f"{problem.key}: {problem.message}")
-    with importing():
-        import torch
-
-        from metalearn_cli.engine.runtime import usual_threads
-    torch.set_num_threads(number or usual_threads()[0])
-
-
-def _whole(settings: Mapping[str, str], key: str, usual: str, what: str, least: int = 0) -> int:
-    typed = settings.get(key, usual)
-    if not typed.isdecimal() or int(typed) < least:
-        raise UserError(f"{key} must be {what}, got {typed!r}")
-    return int(typed)
-
-
-def _share(settings: Mapping[str, str], key: str, usual: str) -> float:
-    typed = settings.get(key, usual)
-    if not re.fullmatch(r"0?\.\d*[1-9]\d*", typed):
-        raise UserError(f"{key} must be a number between 0 and 1, got {typed!r}")
-    return float(typed)
-
-
-def _chosen(settings: Mapping[str, str], key: str, usual: str, other: str) -> bool:
-    """Return whether the second of two values was chosen."""
-    typed = settings.get(key, usual)
-    if typed not in (usual, other):
-        raise UserError(f"{key} must be {other} or {usual}, got {typed!r}")
-    return typed == other
-
-
 def _audited(settings: Mapping[str, str], learner: Any, reporter: Reporter) -> dict[str, Any]:
     """Return the examples that look mislabelled, if they are asked for, and tell of them.
 
     Raises:
         UserError: if they cannot be found, or the setting is neither true nor false.
     """
-    if not _chosen(settings, "audit", "false", "true"):
+    if not asking.chosen(settings, "audit", "false", "true"):
         return {}
     from metalearn_cli.deploy.deployed import suspects
 
@@ -609,33 +448,3 @@ def _tell(calibration: Any, reporter: Reporter) -> None:
     from metalearn_cli.deploy.calibrating import told
 
     reporter.note(told(calibration))
-
-
-def _columns(settings: Mapping[str, str]) -> dict[str, str]:
-    """Return the columns that settings name, by role."""
-    return {key.removeprefix(_COLUMN): value for key, value in settings.items() if key.startswith(_COLUMN)}
-
-
-def _read(words: Words) -> tuple[dict[str, str], list[str]]:
-    """Return the settings of a command line and its other words: names of files, and what is behind --.
-
-    Raises:
-        UserError: for a setting that the command does not have.
-    """
-    listed = DEPLOYING[words.command]
-    known = dict.fromkeys([*listed, *(f"{_COLUMN}{role}" for role in ("path", "text"))])
-    settings, others = dict[str, str](), list[str]()
-    for word in words.rest[: len(words.rest) - len(words.names)]:
-        key, equals, value = word.partition("=")
-        if equals and key in known:
-            settings[key] = value
-        elif equals and key.replace(".", "").replace("_", "").isalnum() and not Path(word).exists():
-            told = f"mlx {words.command} has no setting {key}{meant(key, known)}; it has {', '.join(known)}"
-            raise UserError(f"{told}; {behind(words.command, word)}" if words.command in NAMING else told)
-        else:
-            others.append(word)
-    return settings, [*others, *words.names]
-
-
-def _typed(words: Words) -> str:
-    return shlex.join(["mlx", words.command, *words.rest])
