@@ -97,7 +97,7 @@ def change(about: Mapping[str, Any]) -> str:
     before, after = (f"{100 * found[kind]:.1f} %" for kind in ("float", "int8"))
     gain = f"{100 * found['gain']:+.2f} +- {100 * found['half_width']:.2f} percentage points"
     over = f"95 % interval, in pairs over {counted(found['over']['episodes'], 'test episode')} of {found['evaluation']}"
-    own = "; both with the batch statistics of these examples" if about["statistics"] == "support" else ""
+    own = "; both with the batch statistics of the examples at the export" if about["statistics"] == "support" else ""
     return f"In 8-bit integers the accuracy is {after}, {before} in floats: {gain} ({over}{own})."
 
 

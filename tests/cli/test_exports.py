@@ -318,6 +318,7 @@ def test_classes_of_an_artefact_in_integers_come_and_go(
     code, out, err = mlx("enrol", str(birds), "wren", "more/wren", "--json")
     assert code == 0 and json.loads(out)["classes"]["wren"] == 3, err
     graph, about = (birds / "encoder.onnx").read_bytes(), json.loads((birds / "artefact.json").read_text())
+    assert "both with the batch statistics of the examples at the export)" in (birds / "README.md").read_text()
     assert graph.startswith(b"integers") and graph != before["encoder.onnx"]
     assert about["quantize"]["float_sha256"] == sha256(graph.removeprefix(b"integers")).hexdigest()
     assert mlx("unenrol", str(birds), "wren").code == 0
