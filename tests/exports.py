@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
+import tempfile
 from collections.abc import Callable, Coroutine
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +39,24 @@ def write(kind: str, path: Path, seed: int) -> Path:
 
 
 def exported(kind: str, folder: Path, statistics: Statistics = "support") -> Path:
-    """Return an artefact that knows three classes by three examples each.
+    """Return an artefact that knows three classes by three examples each, in a folder of its own.
 
     Args:
         kind: of data: images, audio or text.
-        folder: where it goes, with the run that it is from.
+        folder: where it goes.
         statistics: see `deploy.trained`.
     """
+    return Path(shutil.copytree(_exported(kind, statistics), folder / "birds"))
+
+
+EXPORTS = tempfile.TemporaryDirectory()
+"""The artefacts, and the runs that they are from; removed at the end of the process."""
+
+
+@cache
+def _exported(kind: str, statistics: Statistics) -> Path:
+    folder = Path(EXPORTS.name, kind, statistics)
+    folder.mkdir(parents=True)
     checkpoint = meta_trained(kind, folder / "trained", GRAY if kind == "images" else None)
     trained = named(str(checkpoint), "runs", statistics)
     files = [write(kind, folder / "examples" / name / f"{i}{ENDINGS[kind]}", 10 * k + i)

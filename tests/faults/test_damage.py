@@ -87,7 +87,7 @@ def test_every_cut_is_found(checkpoint):
 
 
 @pytest.mark.parametrize("file", FILES)
-@pytest.mark.parametrize("damage", ["cut", "flip", "absent"])
+@pytest.mark.parametrize("damage", ["flip", *(pytest.param(how, marks=pytest.mark.slow) for how in ("cut", "absent"))])
 def test_run_goes_on_from_the_checkpoint_before(settings, said, tmp_path, monkeypatch, caplog, file, damage):
     def values(folder):
         return parse(MetaTrainConfig, settings("meta-train", **SETTINGS, runs_dir=str(folder)))

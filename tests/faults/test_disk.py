@@ -86,7 +86,7 @@ def go(stage, values, said):
 
 
 @pytest.mark.parametrize(("stage", "count"), [
-    ("meta-train", 5),
+    ("meta-train", 2),
     pytest.param("pretrain", FAULTS, marks=pytest.mark.slow),
     pytest.param("run", FAULTS, marks=pytest.mark.slow),
 ])  # fmt: skip

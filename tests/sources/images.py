@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,13 @@ def picture(seed: int, mode: str = "RGB") -> Image.Image:
     return image.convert(mode)
 
 
+@cache
+def _file(seed: int, mode: str, ending: str) -> bytes:
+    file = io.BytesIO()
+    picture(seed, mode).save(file, Image.registered_extensions()[f".{ending}"])
+    return file.getvalue()
+
+
 def fill(folder: Path, classes: int = 20, items: int = 16) -> Path:
     """Write a folder of images for each class: each class has images of all modes."""
     for k in range(classes):
@@ -28,7 +37,7 @@ def fill(folder: Path, classes: int = 20, items: int = 16) -> Path:
         own.mkdir(parents=True)
         for i in range(items):
             mode, ending = list(MODES.items())[i % len(MODES)]
-            picture(k * 1000 + i, mode).save(own / f"{i}.{ending}")
+            (own / f"{i}.{ending}").write_bytes(_file(k * 1000 + i, mode, ending))
     return folder
 
 

@@ -53,7 +53,10 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ("bags of words", "series", "log-mels")),
+    "text", "pairs", "images",
+])  # fmt: skip
 def test_goes_through_the_whole_chain(name: str, go: Any, given: Any) -> None:
     case = CASES[name]
     given(case.items, case.kind, case.vocabulary)

@@ -43,7 +43,7 @@ def test_images(go, images, model):
             assert picture.format == "PNG" and picture.width > 200
 
 
-@pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
+@pytest.mark.parametrize("precision", ["bf16-mixed", pytest.param("64-true", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("model", MODELS)
 def test_precision(go, images, model, precision):
     done = go("pretrain", model=MODELS[model], backbone=CONV4, steps=1, runtime__precision=precision)

@@ -123,7 +123,7 @@ def test_whatever_bit_flips_the_data_is_what_was_built(folder: Path, build: Buil
     (file,) = folder.iterdir()
     content = file.read_bytes()
     draw = random.Random(0)
-    for place in draw.sample(range(len(content)), 120):
+    for place in draw.sample(range(len(content)), 40):
         flipped = bytearray(content)
         flipped[place] ^= 1 << draw.randrange(8)
         file.write_bytes(flipped)
