@@ -402,7 +402,7 @@ def _quantizer(learner: Any, result: Mapping[str, Any] | None, runs_dir: str) ->
     from metalearn_cli.deploy import quantizing
 
     quantizing.check_quantizable(learner)
-    return partial(quantizing.int8, learner, quantizing.tested(result, runs_dir))
+    return partial(quantizing.int8, learner, quantizing.tested(learner.trained.source["run"], result, runs_dir))
 
 
 def csv_of(found: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:

@@ -27,6 +27,7 @@ def card(about: Mapping[str, Any]) -> str:
     given = {"text": '"A TEXT"', "vector": "TABLE"}.get(kind, "FILE|FOLDER")
     alone = {"image": "FILE", "text": '"A TEXT"'}.get(kind, "N.npy")
     packages = "onnxruntime, numpy" if kind == "text" else "onnxruntime, numpy, Pillow"
+    compared = "Before it was put into integers, it was" if about["quantize"] else "It was"
     lines = [
         f"# {about['name']}",
         "",
@@ -59,7 +60,7 @@ def card(about: Mapping[str, Any]) -> str:
         "examples in brightness, contrast, length or loudness; `mlx predict` and `mlx serve` do.",
         "",
         f"`encoder.onnx` takes `items` [N, {', '.join(map(str, shape))}] ({about['input']['dtype']}) and gives "
-        "`embeddings` and `logits` [N, classes], in the order of `classes` in artefact.json. It was compared with "
+        f"`embeddings` and `logits` [N, classes], in the order of `classes` in artefact.json. {compared} compared with "
         f"torch for {sizes} items: equal within {about['checked']['within']:g}, or ten times torch's own rounding.",
         "",
         f"Batch statistics: {STATISTICS[about['statistics']]}.",
@@ -84,7 +85,8 @@ def result(about: Mapping[str, Any]) -> str:
     over = (found.get("over") or {}).get("episodes")
     episodes = "episodes" if over is None else counted(over, "episode")
     measured = f"{percent}{half} % accuracy, {numbers}, on {episodes} of classes that training has not seen"
-    how = f"{found.get('normalisation')}; 95 % interval over episodes; evaluation {found.get('run')}"
+    protocol = "" if found.get("normalisation") == "none" else f"{found.get('normalisation')}; "
+    how = f"{protocol}95 % interval over episodes; evaluation {found.get('run')}"
     told = f"{measured} ({how}). These are test classes of the training data: yours may be easier or harder."
     if about["statistics"] == "train":
         told += " It was measured with the batch statistics of examples; with those of training items it may differ."

@@ -10,6 +10,7 @@ Legend: N items, E episodes.
 from __future__ import annotations
 
 import hashlib
+import shlex
 from collections.abc import Iterator, Mapping
 from functools import cache
 from operator import itemgetter
@@ -81,10 +82,11 @@ def check_quantizable(learner: Deployed) -> None:
         raise UserError(f"quantize=int8: {told} episodes cannot be measured; {cure}")
 
 
-def tested(result: Mapping[str, Any] | None, runs_dir: str) -> Tested:
+def tested(run: str, result: Mapping[str, Any] | None, runs_dir: str) -> Tested:
     """Return the test episodes of the evaluation that an artefact's result is from.
 
     Args:
+        run: the id of the run that is exported.
         result: see `record.record_of`.
         runs_dir: the folder of all runs.
 
@@ -92,14 +94,16 @@ def tested(result: Mapping[str, Any] | None, runs_dir: str) -> Tested:
         UserError: if there is none, or its data are gone or have changed.
     """
     if not result:
-        raise UserError("quantize=int8 tells what it costs on test episodes; type first: mlx evaluate")
-    run = find_run(runs_dir, result["run"])
+        elsewhere = [f"runs_dir={runs_dir}"] * (runs_dir != "runs")
+        line = shlex.join(["mlx", "evaluate", f"ckpt={run}", *elsewhere])
+        raise UserError(f"quantize=int8 tells what it costs on test episodes; type first: {line}")
+    evaluation = find_run(runs_dir, result["run"])
     shape = {key: result[key] for key in ("way", "shot", "query") if result.get(key)}
-    config = parse(EvaluateConfig, stages.recorded_settings(Path(run["folder"]), "evaluate") | shape)
-    sampler, count = tested_episodes(config, dataset(run["data"]["spec"])), config.episodes
-    if (found := sampler.hash(count)) != run["episodes_hash"]:
-        raise UserError(f"the data of {run['id']} have changed since: its episodes are others; evaluate again")
-    return Tested(sampler, count, {"evaluation": run["id"], "episodes_hash": found, **shape})
+    config = parse(EvaluateConfig, stages.recorded_settings(Path(evaluation["folder"]), "evaluate") | shape)
+    sampler, count = tested_episodes(config, dataset(evaluation["data"]["spec"])), config.episodes
+    if (found := sampler.hash(count)) != evaluation["episodes_hash"]:
+        raise UserError(f"the data of {evaluation['id']} have changed since: its episodes are others; evaluate again")
+    return Tested(sampler, count, {"evaluation": evaluation["id"], "episodes_hash": found, **shape})
 
 
 def int8(learner: Deployed, episodes: Tested, graph: bytes) -> Quantized:

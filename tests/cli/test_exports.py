@@ -286,7 +286,7 @@ MADE = {
 
 def test_what_integers_cost_is_told(mlx: Callable, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code, _, err = mlx("export", "support=examples", "calibration=0", "quantize=int8")
-    assert code == 2 and "type first: mlx evaluate" in err and not Path("exports").exists()
+    assert code == 2 and "type first: mlx evaluate ckpt=2" in err and not Path("exports").exists()
     assert mlx("evaluate", "episodes=2", "query=2").code == 0
     monkeypatch.setattr(quantizing, "int8", lambda learner, episodes, graph: (b"integers" * len(graph), MADE))
     monkeypatch.setattr(deployed, "session_of", lambda graph: graph)
@@ -296,7 +296,8 @@ def test_what_integers_cost_is_told(mlx: Callable, folder: Path, monkeypatch: py
     assert "In 8-bit integers the accuracy is 40.0 %, 50.0 % in floats: -10.00 +- 20.00 percentage points" in out
     assert "Here int8 is slower than float, 8.00 times as long for one item." in out
     about = json.loads(Path("exports/examples/artefact.json").read_text())
-    assert about["quantize"] == MADE and "In 8-bit integers" in Path("exports/examples/README.md").read_text()
+    card = Path("exports/examples/README.md").read_text()
+    assert about["quantize"] == MADE and "In 8-bit integers" in card and "Before it was put into integers" in card
     answers = json.loads(mlx("predict", "exports/examples", "new", "--json").out)["answers"]
     assert [answer["class"] for answer in answers] == ["crow", "jay", "crow"]
     for words, told in (("explain", "explain its checkpoint, or an artefact"), ("stream", "stream to an artefact")):

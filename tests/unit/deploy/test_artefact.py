@@ -294,6 +294,9 @@ def test_the_card_says_what_it_is(learner, tmp_path):
     assert "temperature 0.5, fitted on 10 validation episodes of 3 classes with 3 examples each" in card
     assert "81.5 +- 0.6 % accuracy, 5-way 1-shot, on 1000 episodes" in card and "| jay | 3 |" in card
     assert "mlx predict birds FILE|FOLDER" in card and "mlx enrol birds NAME" in card
+    assert "(inductive; 95 % interval" in card
+    write_artefact(tmp_path / "plain", learner, {**RECORD, "result": {**result, "normalisation": "none"}})
+    assert "not seen (95 % interval over" in (tmp_path / "plain" / "README.md").read_text()
     write_artefact(tmp_path / "others", learner, RECORD)
     assert "It was not evaluated" in (tmp_path / "others" / "README.md").read_text()
 

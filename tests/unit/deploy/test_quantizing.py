@@ -52,7 +52,7 @@ def learner(evaluation: dict[str, Any]) -> Deployed:
 
 def of_evaluation(learner: Deployed, evaluation: dict[str, Any]) -> quantizing.Tested:
     record = record_of(learner.trained.source, learner.trained.algorithm, evaluation["runs"])
-    return quantizing.tested(record["result"], evaluation["runs"])
+    return quantizing.tested(learner.trained.source["run"], record["result"], evaluation["runs"])
 
 
 def written(nodes: list[Any], weights: dict[str, torch.Tensor], sizes: tuple[int, int, int]) -> bytes:
@@ -153,8 +153,9 @@ def test_the_change_is_that_of_each_episode(learner, evaluation, in_torch, monke
 
 
 def test_episodes_must_be_those_of_an_evaluation(learner, evaluation, monkeypatch):
-    with pytest.raises(UserError, match="quantize=int8 tells what it costs on test episodes; type first: mlx evaluate"):
-        quantizing.tested(None, evaluation["runs"])
+    for runs, told in (("runs", ""), ("my runs", " 'runs_dir=my runs'")):
+        with pytest.raises(UserError, match=f"costs on test episodes; type first: mlx evaluate ckpt=r1{told}$"):
+            quantizing.tested("r1", None, runs)
     monkeypatch.setattr(quantizing, "find_run", lambda *args: {**evaluation, "episodes_hash": "0" * 64})
     with pytest.raises(UserError, match="have changed since: its episodes are others; evaluate again"):
         of_evaluation(learner, evaluation)
