@@ -13,14 +13,15 @@ from metalearn_cli.cli.composing import Composer, Composition, changes
 from metalearn_cli.cli.faults import check
 from metalearn_cli.cli.words import DEPLOYING, Words, meant
 from metalearn_cli.core.config import STAGES
-from metalearn_cli.core.errors import Stopped, UserError
+from metalearn_cli.core.errors import InUseError, Stopped, UserError
 from metalearn_cli.core.importing import importing
 from metalearn_cli.core.places import expanded
 from metalearn_cli.core.stages import TABLE
-from metalearn_cli.records.runs import find_checkpoint
+from metalearn_cli.records.runs import TO_WAIT, find_checkpoint
 
 _OWN = ("ckpt", "method", "amount")
 _FIXED = ("data", "also", "init_from", "reinit", "teacher")
+_SECTIONS = {row.section for row in TABLE.values()}
 _LEARNT = ("method.weight", "method.features")
 
 
@@ -34,6 +35,7 @@ def compress(words: Words, runs_dir: str) -> dict[str, Any]:
     Raises:
         UserError: if the command line is wrong, or the network cannot be made smaller or trained.
         Stopped: after a signal; its message says how to resume.
+        InUseError: if another process trains the network.
     """
     own, others = _read(words.rest)
     amount, method = _amount(own.get("amount", "0.5")), own.get("method", "prune")
@@ -67,6 +69,9 @@ def compress(words: Words, runs_dir: str) -> dict[str, Any]:
             there = ["--runs-dir", runs_dir] * (runs_dir != "runs")
             again = shlex.join(["mlx", "compress", f"ckpt={folder}", *rest, *there])
             raise Stopped(stop.number, f"resume with: {again}") from stop  # latest is another by now
+        except InUseError as error:
+            told = str(error).removesuffix(TO_WAIT)  # which is no setting of this command
+            raise InUseError(f"{told}; type the same again when it has ended") from error
 
 
 def _read(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
@@ -113,6 +118,8 @@ def _parts(words: Sequence[str], stages: Sequence[str], distil: bool) -> Mapping
     found: dict[str, list[str]] = {stage: [] for stage in TABLE}
     for typed in words:
         section, dot, word = typed.partition(".")
+        if dot and section in _SECTIONS and section not in sections:
+            raise UserError(f"mlx compress runs {' and '.join(stages)} here, not {section}; leave {typed} out")
         if not dot or section not in sections:
             section, word = "", typed
         root = re.split(r"[.=@]", word.lstrip("+"), maxsplit=1)[0]
@@ -134,7 +141,7 @@ def _of_distil(words: Sequence[str], stage: str) -> list[str]:
     """Return the words of `mlx transfer` that distil a checkpoint of a stage: one without a classifier has features."""
     given = any(word.partition("=")[0] in _LEARNT for word in words)
     features = [] if given or stage == "transfer" else ["method.weight=0", "method.features=1"]
-    return ["method=distill", *features, *words]
+    return ["method=distill", "init_from=null", *features, *words]  # it starts from nothing, and has its teacher
 
 
 def _composed(stage: str, words: Sequence[str]) -> Composition:

@@ -33,6 +33,9 @@ from metalearn_cli.records.shapes import RUN, misshapen
 LACKING = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, errno.ENOLCK)
 """Errors of file systems without locks or without fsync, such as those of clusters and networks."""
 
+TO_WAIT = "; to wait for it, add wait=SECONDS"
+"""The end of what is said of a run in use."""
+
 _LARGEST = 1 << 26
 """Bytes of a JSON file; that of a network with a thousand tensors has a few hundred thousand."""
 
@@ -301,7 +304,7 @@ def locked(folder: Path) -> TextIO | None:
 
 
 def _in_use(folder: Path) -> str:
-    return f"{folder} is in use by another mlx process; to wait for it, add wait=SECONDS"
+    return f"{folder} is in use by another mlx process{TO_WAIT}"
 
 
 def wait_for(folder: Path, seconds: float) -> None:

@@ -179,13 +179,14 @@ def _told(config: TransferConfig, teacher: Checkpoint | None, data: Dataset) -> 
     recorded, other = teacher.manifest["data"], ""
     if recorded.get("fingerprint") != data.fingerprint:
         name = recorded.get("name")
-        named = (
+        whose = (
             "other data of this name (another split or other settings)"
             if name == data.name
             else f"{name}, not on this data"
         )
-        other = f"; it was trained on {named}"
-    return (f"teacher {config.teacher} -> {teacher.folder}{other}",)
+        other = f"; it was trained on {whose}"
+    named = f" -> {teacher.folder}" * (config.teacher != str(teacher.folder))
+    return (f"teacher {config.teacher}{named}{other}",)
 
 
 def _repeated(config: TransferConfig, data: Dataset, more: Mapping[str, Dataset]) -> Iterator[str]:

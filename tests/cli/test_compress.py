@@ -12,6 +12,7 @@ from trainings import GRAY, meta_trained
 
 from metalearn_cli.core.errors import Stopped
 from metalearn_cli.deploy import compressing
+from metalearn_cli.records import runs
 
 QUICK = ("steps=1", "val_episodes=2", "evaluate.episodes=3", "evaluate.normalisation=[inductive]", "query=3")
 
@@ -61,6 +62,7 @@ def test_a_student_without_batch_statistics_is_compared_under_each_protocol(mlx:
     words = ["method=distill", "backbone=mlp", "backbone.hidden=9", "batch_size=4", *quick]
     code, out, err = mlx("compress", f"ckpt={of_pictures}", *words)
     assert code == 0, err
+    assert [line.count(str(of_pictures)) for line in err.splitlines() if line.startswith("teacher ")] == [1]
     assert "accuracy, transductive   accuracy, inductive" in out.splitlines()[1]
     (distilled,) = (line.split() for line in out.splitlines() if line.startswith("distilled"))
     assert distilled[-8:-4] == distilled[-4:]  # the same scores
@@ -98,6 +100,10 @@ def test_a_student_is_narrower_or_chosen(mlx: Callable, asked: list[Any]) -> Non
         ("stepz=3", "mlx compress has no setting stepz; did you mean steps?"),
         ("batch_size=3", "mlx compress has no setting batch_size"),
         ("evaluate.tasks=3", "mlx compress has no setting tasks"),
+        (
+            "transfer.steps=3",
+            "mlx compress runs meta-train and evaluate here, not transfer; leave transfer.steps=3 out",
+        ),
         ("data=omniglot", "data is that of the checkpoint"),
         ("backbone.hidden=3", "backbone is for method=distill"),
         ("ckpt=gone", "ckpt=gone"),
@@ -110,6 +116,22 @@ def test_what_is_wrong_is_told(mlx: Callable, words: str, told: str) -> None:
     code, out, err = mlx("compress", *words.split())
     assert (code, out) == (2, "") and told in err
     assert sorted(Path("runs").rglob("*")) == before
+
+
+def test_a_student_that_cannot_be_made_is_the_only_problem(mlx: Callable) -> None:
+    code, _, err = mlx("compress", "method=distill", "backbone.hidden=0")
+    assert code == 2 and "1 problem in the settings" in err and "backbone.hidden  must be a whole number >= 1" in err
+
+
+def test_a_run_in_use_is_named_with_what_can_be_done(mlx: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    def in_use(stage: str, config: Any, *args: Any, **facts: Any) -> Any:
+        runs.wait_for(Path(config.init_from).parent.parent, 0)
+
+    monkeypatch.setattr(compressing.stages, "run", in_use)
+    monkeypatch.setattr(runs, "is_held", lambda folder: True)
+    code, _, err = mlx("compress", "amount=0.75", *QUICK)
+    assert code == 4 and "is in use by another mlx process; type the same again when it has ended" in err
+    assert "wait=SECONDS" not in err
 
 
 def test_what_is_interrupted_says_how_it_goes_on(mlx: Callable, asked: list[Any], of_pictures: Path) -> None:
