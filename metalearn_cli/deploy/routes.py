@@ -130,6 +130,8 @@ async def _enrol(state: State, request: Any) -> Reply:
         if not name.isprintable() or name != name.strip() or not 0 < len(name) <= LONGEST:
             told = f"the name of a class has from 1 to {LONGEST} printable letters, without spaces around it"
             raise Refused(422, told)
+        if name in (".", "..") or "\ufffd" in name:  # clients drop the former from paths; the latter was no UTF-8
+            raise Refused(422, "the name of a class is UTF-8, and neither . nor ..; take another name")
         if name in served.sizes:
             own = counted(served.sizes[name], "example")
             raise Refused(409, f"the class {name} exists, with {own}; remove it first")
@@ -137,26 +139,32 @@ async def _enrol(state: State, request: Any) -> Reply:
             raise Refused(409, f"there are {len(served.sizes)} classes; more than {limits.classes} are not taken")
         if not files or len(files) > limits.items:
             raise Refused(413 if files else 422, f"a class has from 1 to {limits.items} examples, got {len(files)}")
-        for _, content in files:
+        for file, content in files:
             state.go_on()
-            item_of(content, served, limits)
+            try:
+                item_of(content, served, limits)
+            except Refused as error:
+                raise Refused(error.status, f"{file}: {error}" if file else str(error)) from error
         return names_of((file, kind_of(content, served)) for file, content in files)
 
-    with tempfile.TemporaryDirectory(prefix="mlx-serve-") as folder:
-        for file, (_, content) in zip(await state.work(check), files, strict=True):
-            await state.work(partial(Path(folder, file).write_bytes, content))
-        await change(state.settings.folder, "enrol", name, folder)
-    return Reply(201, {"classes": (await state.work(state.served)).sizes})
+    async with state.changing:
+        with tempfile.TemporaryDirectory(prefix="mlx-serve-") as folder:
+            for file, (_, content) in zip(await state.work(check), files, strict=True):
+                await state.work(partial(Path(folder, file).write_bytes, content))
+            await change(state.settings.folder, "enrol", name, folder)
+        return Reply(201, {"classes": (await state.work(state.served)).sizes})
 
 
 async def _unenrol(state: State, request: Any) -> Reply:
-    name, sizes = request.path_params["name"], (await state.work(state.served)).sizes
-    if name not in sizes:
-        raise Refused(404, f"there is no class {name}; there are {', '.join(sizes)}")
-    if len(sizes) == 2:
-        raise Refused(409, f"without {name} there would be a single class; two or more are needed")
-    await change(state.settings.folder, "unenrol", name)
-    return Reply(200, {"classes": (await state.work(state.served)).sizes})
+    name = request.path_params["name"]
+    async with state.changing:
+        served = await state.work(state.served)
+        if name not in served.sizes:
+            raise Refused(404, f"there is no class {name}; there are {', '.join(served.sizes)}")
+        if len(served.sizes) == 2:
+            raise Refused(409, f"without {name} there would be a single class; two or more are needed")
+        await change(state.settings.folder, "unenrol", name)
+        return Reply(200, {"classes": (await state.work(state.served)).sizes})
 
 
 async def _health(state: State, request: Any) -> Reply:
@@ -183,6 +191,8 @@ async def _openapi(state: State, request: Any) -> Reply:
     return Reply(200, openapi())
 
 
+_UNKNOWN = "the server has a token, and the request has none or another one"
+_ELSEWHERE = "the server has no token, and the request asks for it by a name that is not its own"
 _ITEM = tuple(kind.type for kinds in KINDS.values() for kind in kinds)
 _REFUSED = {
     408: "the request was not there in time",
@@ -209,7 +219,7 @@ WAYS = (
     Way(
         *("PUT", "/classes/{name}", _enrol, "Add a class by a few examples; nothing is trained."),
         ("multipart/form-data", *_ITEM),
-        {201: "the classes", 400: "the form cannot be read", **_CHANGED, **_REFUSED},
+        {201: "the classes", 400: "the form cannot be read, or has too many files", **_CHANGED, **_REFUSED},
     ),
     Way(
         *("DELETE", "/classes/{name}", _unenrol, "Remove a class.", ()),
@@ -229,7 +239,8 @@ def openapi() -> dict[str, Any]:
     paths: dict[str, dict[str, Any]] = {}
     for way in WAYS:
         told: dict[str, Any] = {"summary": way.about, "security": [] if way.public else [{"token": []}]}
-        told["responses"] = {str(status): {"description": what} for status, what in sorted(way.statuses.items())}
+        statuses = {**way.statuses, 403: _ELSEWHERE, **({} if way.public else {401: _UNKNOWN})}
+        told["responses"] = {str(status): {"description": what} for status, what in sorted(statuses.items())}
         if names := re.findall(r"{(\w+)}", way.path):
             told["parameters"] = [
                 {"name": n, "in": "path", "required": True, "schema": {"type": "string"}} for n in names
@@ -370,7 +381,7 @@ class Guard:
             Refused: if it may not be answered.
         """
         settings = self._state.settings
-        host = re.sub(r":\d+$", "", headers.get("host", ""))
+        host = re.sub(r":\d+$", "", headers.get("host", "").lower())
         if not settings.token and not is_loopback(host.strip("[]")):  # a name that another page has made lead here
             raise Refused(403, f"the server is not called {host}")
         given, wanted = headers.get("authorization", ""), f"Bearer {settings.token}"

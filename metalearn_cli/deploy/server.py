@@ -74,6 +74,7 @@ class State:
         busy: requests that wait or are answered.
         counts: answers, by route, method and status.
         seconds: that they took, by route.
+        changing: held by the request that changes the artefact; others wait for it.
 
     Raises:
         UserError: if packages are missing, or the artefact cannot be served.
@@ -86,6 +87,7 @@ class State:
         self.busy = 0
         self.counts: Counter[tuple[str, str, int]] = Counter()
         self.seconds: defaultdict[str, float] = defaultdict(float)
+        self.changing = asyncio.Lock()
         self._threads = ThreadPoolExecutor(cores())
         self._stopping = threading.Event()
         self._lock = threading.Lock()

@@ -107,6 +107,7 @@ def test_the_description_is_of_the_routes(client):
         for told in methods.values():
             assert ("parameters" in told) == ("{" in path) and told["summary"].endswith(".")
             assert all(what["description"] for what in told["responses"].values())
+            assert "403" in told["responses"] and ("401" in told["responses"]) == (told["security"] != [])
 
 
 def test_a_picture_gets_an_answer_and_a_map(client):
@@ -212,6 +213,38 @@ def test_names_that_cannot_be_shown_are_refused(client, name):
     assert reply.status_code == 422 and "has from 1 to 200 printable letters" in reply.json()["error"]
 
 
+@pytest.mark.parametrize("name", [b".", b"..", b"\xff\xfe"])
+def test_names_that_no_client_could_ask_for_are_refused(client, name):
+    async def receive() -> Any:
+        return {"type": "http.request", "body": picture()}
+
+    path = "/classes/" + name.decode(errors="replace")  # as the server of HTTP reads it
+    start, body = asyncio.run(answered(client, receive, "PUT", path))
+    assert start["status"] == 422 and b"is UTF-8, and neither . nor .." in body["body"]
+
+
+def test_an_example_that_cannot_be_read_is_named(client):
+    sent = [*files(1), ("examples", ("notes.png", b"no picture"))]
+    reply = client.put("/classes/owl", files=sent)
+    assert (reply.status_code, reply.json()["error"]) == (415, "notes.png: the file is not one of PNG, JPEG, BMP")
+
+
+def test_changes_that_come_at_once_are_made_one_by_one(asking, birds):
+    client, replies = asking(limits=Limits(classes=5)), list[int]()
+
+    def add(k: int) -> None:
+        replies.append(client.put(f"/classes/owl-{k}", files=files(k)).status_code)
+
+    with client:  # one event loop for all requests
+        adding = [threading.Thread(target=add, args=(k,)) for k in range(3)]
+        for one in adding:
+            one.start()
+        for one in adding:
+            one.join()
+    assert sorted(replies) == [201, 201, 409]  # the third would be the sixth class
+    assert len(read_about(birds)["classes"]) == 5
+
+
 def test_classes_and_examples_are_limited(asking):
     client = asking(limits=Limits(classes=4, items=2))
     reply = client.put("/classes/owl", files=files(1, 2, 3))
@@ -299,7 +332,7 @@ def test_a_token_is_asked_for_everywhere_but_where_there_is_nothing_to_see(askin
 
 
 def test_a_name_that_another_page_made_lead_here_is_refused(asking):
-    for host in ("localhost:8000", "localhost", "127.0.0.1:1", "127.0.0.9", "[::1]:8000", "[::1]"):
+    for host in ("localhost:8000", "LocalHost", "localhost", "127.0.0.1:1", "127.0.0.9", "[::1]:8000", "[::1]"):
         assert asking().get("/classes", headers={"host": host}).status_code == 200
     for host in ("evil.example:8000", "localhost.evil.example", "127.0.0.1.evil.example:8000", ""):
         reply = asking().get("/classes", headers={"host": host})
@@ -359,7 +392,9 @@ def test_a_client_that_goes_is_no_mistake_of_the_server(client, caplog):
     assert start["status"] == 400 and not [r for r in caplog.records if r.levelno >= logging.INFO]
 
 
-async def answered(client: TestClient, receive: Callable[[], Any]) -> list[Any]:
+async def answered(
+    client: TestClient, receive: Callable[[], Any], method: str = "POST", path: str = "/predict"
+) -> list[Any]:
     """Return what is sent to a client of whom this is received."""
     sent = list[Any]()
 
@@ -367,7 +402,7 @@ async def answered(client: TestClient, receive: Callable[[], Any]) -> list[Any]:
         sent.append(message)
 
     headers = [(b"host", b"localhost")]
-    scope = {"type": "http", "method": "POST", "path": "/predict", "headers": headers, "query_string": b""}
+    scope = {"type": "http", "method": method, "path": path, "headers": headers, "query_string": b""}
     await client.app(scope, receive, send)
     return sent
 
