@@ -40,6 +40,7 @@ NEEDED = {
 }
 """The modules that are imported, and their packages."""
 
+HEAD = 60  # seconds until a request begins on a connection
 GRACE = 1  # seconds that requests may go on after SIGTERM
 CHANGE = 600  # seconds until a change of the artefact is made
 CONNECTIONS = 512
@@ -213,19 +214,7 @@ def run(state: State, listener: socket.socket) -> None:
 
     from metalearn_cli.deploy.routes import application
 
-    config = uvicorn.Config(
-        application(state),
-        http="h11",
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        limit_concurrency=CONNECTIONS,
-        timeout_graceful_shutdown=GRACE,
-    )
-    server = uvicorn.Server(config)
+    server = uvicorn.Server(configured(application(state)))
 
     def stop(number: int, frame: Any) -> None:
         server.should_exit = True
@@ -238,6 +227,43 @@ def run(state: State, listener: socket.socket) -> None:
         state.stop()
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def configured(application: Any) -> Any:
+    """Return how uvicorn serves an application."""
+    import uvicorn
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+
+    class Impatient(H11Protocol):
+        """HTTP that ends a connection on which no request begins, for which uvicorn would wait for ever."""
+
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            super().connection_made(transport)  # type: ignore[arg-type]
+            self.looking = self.loop.call_later(HEAD, self.look, None)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self.looking.cancel()
+            super().connection_lost(exc)
+
+        def look(self, before: Any) -> None:
+            """End the connection if nothing is answered, and no request has begun since the one before."""
+            if self.cycle is before and (before is None or before.response_complete):
+                self.transport.close()
+            else:
+                self.looking = self.loop.call_later(HEAD, self.look, self.cycle)
+
+    return uvicorn.Config(
+        application,
+        http=Impatient,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=CONNECTIONS,
+        timeout_graceful_shutdown=GRACE,
+    )
 
 
 def _free(host: str, port: int) -> int:
