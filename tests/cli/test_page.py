@@ -127,6 +127,10 @@ def test_classes_are_added_and_files_classified(page: Any, expect: Any, address:
     canvas = page.locator("canvas").first
     colours = canvas.evaluate("c => new Set(c.getContext('2d').getImageData(0, 0, c.width, c.height).data).size")
     assert colours > 20 and "Map of what speaks for <b>&" in canvas.get_attribute("aria-label")
+    ratio = "c => { c.width = 3 * c.height; const box = c.getBoundingClientRect(); return box.width / box.height; }"
+    assert canvas.evaluate(ratio) == pytest.approx(3, rel=0.05)  # of a recording: no bars above and below
+    bar = "b => b.parentElement.clientWidth / b.closest('table').clientWidth"
+    assert page.locator(".bar").first.evaluate(bar) > 0.7  # 100 % is nearly the whole width
     for width in (1280, 400):
         page.set_viewport_size({"width": width, "height": 900})
         assert page.evaluate("document.documentElement.scrollWidth") == width
@@ -142,10 +146,14 @@ def test_what_fails_is_said_and_can_be_tried_again(page: Any, expect: Any, addre
     expect(page.get_by_role("alert")).to_have_text("give some examples of owl")
     (tmp_path / "no.png").write_text("no picture")
     page.set_input_files("#queries", str(tmp_path / "no.png"))
-    expect(page.get_by_role("alert")).to_have_text("the file is not one of PNG, JPEG, BMP")
+    refused = "no.png: the file is not one of PNG, JPEG, BMP"
+    expect(page.get_by_role("alert")).to_have_text(refused)
     page.set_input_files("#queries", files(tmp_path, 7))
     expect(page.get_by_role("alert")).to_have_text("")
     expect(page.locator("#answers > li")).to_have_count(1)
+    page.set_input_files("#queries", [str(tmp_path / "no.png"), *files(tmp_path, 8, 9)])
+    expect(page.get_by_role("alert")).to_have_text(refused)
+    expect(page.locator("#answers > li")).to_have_count(3)
 
 
 def test_every_control_has_a_name_and_is_reached_by_the_keyboard(page: Any, expect: Any, address: Callable) -> None:

@@ -162,9 +162,18 @@ at("ask").onsubmit = (event) => {
 
 function classify(files) {
   trying(at("ask"), async () => {
+    const refused = [];
     for (const file of files) {
       say(`classifying ${file.name} ...`);
-      const found = await ask("POST", "predict", file);
+      let found;
+      try {
+        found = await ask("POST", "predict", file);
+      } catch (error) {
+        if (!at("login").hidden) throw error;
+        say("");
+        refused.push(`${file.name.slice(0, 60)}: ${error.message}`);
+        continue;
+      }
       const card = made("li");
       const shown = made("div", "", "shown");
       card.append(...told(file, found));
@@ -178,6 +187,7 @@ function classify(files) {
         shown.append(made("p", error.message, "faint"));
       }
     }
+    at("problem").textContent = refused.join("; ");
   });
   at("queries").value = "";
 }
@@ -239,7 +249,8 @@ function explained(found) {
     block.append(made("p", `What speaks for ${found.class} (red), and against it (blue)`, "faint"), list);
     return [block];
   }
-  return [figure(map(found), `as the network sees it: red speaks for ${found.class}, blue against it`)];
+  const axes = kind === "audio" ? ", time to the right and high tones at the top" : "";
+  return [figure(map(found), `as the network sees it${axes}: red speaks for ${found.class}, blue against it`)];
 }
 
 // Draw the item in gray, and over it the values of its pixels; low tones of a recording are at the bottom.
