@@ -258,7 +258,10 @@ def parse(argv: Sequence[str]) -> Words:
         raise UserError(f"mlx {command} has no setting runs_dir; did you mean: --runs-dir {folder}")
     for option in OPTIONS:
         if command and option.name in options and command not in option.commands:
-            raise UserError(f"mlx {command} has no option {option.name}; see: mlx {command} --help")
+            hint = f"see: mlx {command} --help"
+            if option is _RUNS_DIR and command in STAGES:
+                hint = f"did you mean: runs_dir={options[option.name]}"
+            raise UserError(f"mlx {command} has no option {option.name}; {hint}")
     return Words(command, options, [*rest, *unknown, *names], names)
 
 

@@ -84,6 +84,7 @@ def test_help_of_a_stage_shows_choices_settings_and_examples(mlx):
         (("-m", "meta-train", "--cfg", "job"), "leave one of them out"),
         (("meta-train", "--cfg", "job", "-p", "nothing"), "package 'nothing' not found"),
         (("runs", "-m"), "mlx runs has no option --multirun"),
+        (("evaluate", "--runs-dir", "r3"), "mlx evaluate has no option --runs-dir; did you mean: runs_dir=r3"),
         (("show",), "mlx show needs one more argument"),
         (("show", "20261"), "there is no run '20261' in runs"),
         (("show", "latest"), "there is no run in runs yet; next: mlx run\n"),
