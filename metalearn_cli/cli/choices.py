@@ -63,7 +63,7 @@ _EXAMPLES = {
     "unenrol": ("mlx unenrol exports/birds wren",),
     "classes": ("mlx classes exports/birds",),
     "stream": ("mlx stream exports/birds sightings.csv", "mlx stream exports/birds photos/ order=shuffled --json"),
-    "serve": ("mlx serve exports/birds", "MLX_TOKEN=SECRET mlx serve exports/birds host=0.0.0.0 port=80"),
+    "serve": ("mlx serve exports/birds", "MLX_TOKEN=16-LETTERS-OR-MORE mlx serve exports/birds host=0.0.0.0 port=80"),
     "runs": ("mlx runs", "mlx runs stage=meta-train status=completed sort=metric"),
     "show": ("mlx show latest", "mlx show latest:meta-train"),
     "validate": ("mlx validate meta-train way=20 shot=5",),

@@ -356,7 +356,7 @@ def serve(words: Words) -> Server:
         raise UserError("the token must have 16 or more letters, digits or marks, without spaces")
     if not token and not server.is_loopback(host):
         told = f"host={host} may be reached from other machines, so that it needs a token"
-        raise UserError(f"{told}: MLX_TOKEN=SECRET {asking.command_line(words)}")
+        raise UserError(f"{told}: MLX_TOKEN=16-LETTERS-OR-MORE {asking.command_line(words)}")
     origins = tuple(filter(None, settings.get("origins", "").split(",")))
     if wrong := [origin for origin in origins if not re.fullmatch(r"https?://[^/\s*]+", origin)]:
         raise UserError(f"origins are as in https://a.example, without a path, got {wrong[0]}")

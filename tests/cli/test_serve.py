@@ -41,7 +41,7 @@ def birds(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["a", f"port={'9' * 5000}"], "port must be a whole number from 0 to 65535"),
         (["a", "port=65536"], "port must be a whole number from 0 to 65535"),
         (["a", "limit.queue=0"], "limit.queue must be a whole number from 1 to"),
-        (["a", "host=0.0.0.0"], "so that it needs a token: MLX_TOKEN=SECRET mlx serve a host=0.0.0.0"),
+        (["a", "host=0.0.0.0"], "so that it needs a token: MLX_TOKEN=16-LETTERS-OR-MORE mlx serve a host=0.0.0.0"),
         (["a", "host=example.org"], "host=example.org may be reached from other machines, so that it needs a token"),
         (["a", "token=short"], "the token must have 16 or more letters, digits or marks, without spaces"),
         (["a", "origins=*"], "origins are as in https://a.example, without a path, got *"),
