@@ -6,9 +6,9 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
+from unit.studies.worker import until
 
 from metalearn_cli.core.config import Ray as Settings
 from metalearn_cli.core.errors import UserError
@@ -32,13 +32,6 @@ def task(folder, *words):
         f"sys.exit(run({words!r}, {str(folder)!r}, '.', {{}}))"
     )
     return subprocess.Popen([sys.executable, "-c", code])
-
-
-def until(condition, seconds=60.0):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def test_a_task_runs_a_job(tmp_path):

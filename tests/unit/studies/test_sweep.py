@@ -7,11 +7,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 
 import pytest
-from unit.studies.worker import COMMAND, Quiet, job, slots, steps, sweep
+from unit.studies.worker import COMMAND, Quiet, job, slots, steps, sweep, until
 
 from metalearn_cli.core.errors import InUseError, Stopped
 from metalearn_cli.records import runs, sweeps
@@ -39,13 +38,6 @@ def go(folder, jobs, number=2, fail_fast=False, watcher=None):
     with watched.open():
         at_once(watched, Processes(slots(number), COMMAND), fail_fast)
     return [outcome.status for outcome in watched.outcomes()]
-
-
-def until(condition, seconds=60.0):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def test_a_failure_is_told_and_the_rest_finish(folder):
