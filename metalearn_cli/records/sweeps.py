@@ -32,7 +32,8 @@ class Outcome(NamedTuple):
 
     Attributes:
         settings: those in which the jobs of the sweep differ, as they are typed.
-        status: completed, pruned, refused, crashed, diverged, in use, killed, interrupted or not begun.
+        status: completed, pruned, refused, failed (of a disk), crashed, diverged, in use, killed, interrupted or
+            not begun.
         error: why it is not completed, in a sentence.
         code: its exit code.
         folder: that of its run, or "" if it had none yet.
