@@ -75,7 +75,7 @@ def run(stage: str, words: Sequence[str], extra: str) -> Found:
     with _environment(name):
         own = {} if search else _pinned(plan.jobs)
         jobs = _search(plan, search) if search else _jobs(own, extra)
-        known, number = ([], jobs.number) if isinstance(jobs, Search) else (jobs, len(jobs))
+        known, number = ([], lambda: jobs.number) if isinstance(jobs, Search) else (jobs, None)
         watcher = telling.Jobs(known, live=engine is not None, latest=studies.last_line, number=number)
         command = shlex.join(["mlx", "-m", stage, *words, *_options(extra)])
         folder = folder_of(plan.jobs[0].values["runs_dir"], name)
@@ -84,6 +84,8 @@ def run(stage: str, words: Sequence[str], extra: str) -> Found:
             with _blamed(stage), closing(watcher), sweep.open():
                 if engine:
                     studies.at_once(sweep, engine, config.fail_fast)
+                    if isinstance(jobs, Search) and jobs.repeated:
+                        watcher.note(f"{jobs.repeated} of the trials drew a point again, which has its result already")
                 else:
                     studies.in_turn(sweep, lambda job: _attempt(job, own[job.id], name), config.fail_fast)
         except Stopped as stop:

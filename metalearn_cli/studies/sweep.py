@@ -85,7 +85,9 @@ class Watcher(Protocol):
 class Trials(Protocol):
     """Makes the jobs of a sweep while it runs, see `studies.search`."""
 
-    number: int
+    @property
+    def number(self) -> int:
+        """How many jobs there are, as far as that is known."""
 
     def begin(self, folder: Path) -> Sequence[tuple[Job, Outcome | None]]:
         """Return the jobs so far, with the outcome of those of which no run tells it; the sweep has this folder."""
@@ -197,7 +199,7 @@ class Sweep:
 
     def stopped(self, number: int) -> Stopped:
         """Return the exception that says what was done, and how to resume."""
-        done = sum(outcome.run is not None for outcome in self._found.values())
+        done = sum(outcome.status in ("completed", "pruned") for outcome in self._found.values())
         of = self._trials.number if self._trials else len(self.jobs)
         return Stopped(number, f"{done} of {of} jobs are done; resume with: {self._facts['command']}")
 

@@ -227,6 +227,17 @@ def test_a_search_is_known_by_what_it_searches(monkeypatch, tmp_path):
     assert len({name, *(search(*words)[0] for words in others)}) == 4
 
 
+def test_a_search_says_how_many_trials_have_no_job_of_their_own(mlx, stage, monkeypatch):
+    def at_once(sweep, engine, fail_fast):
+        sweep._trials._asked = 2
+
+    monkeypatch.setattr(studies, "at_once", at_once)
+    monkeypatch.setattr(sweeping, "needs_optuna", lambda: None)
+    monkeypatch.setattr(studies.Sweep, "open", lambda sweep: nullcontext())
+    answer = mlx("-m", "meta-train", "shot=1,5", "sweep=optuna")
+    assert "2 of the trials drew a point again, which has its result already" in answer.err
+
+
 def test_a_search_on_a_cluster(mlx, stage, monkeypatch):
     """Settings of both are in one file of the user's own."""
     Path("own/sweep").mkdir(parents=True)

@@ -142,10 +142,15 @@ def test_a_point_is_not_computed_twice(folder):
     trials = search(folder, 12, space={"x": Names(("1", "2"))})
     trials.begin(folder)
     first, second = drawn(trials), drawn(trials)
-    assert {first.id, second.id} == {"1", "2"} and trials.more() is None
+    assert {first.id, second.id} == {"1", "2"} and trials.number > 2
+    assert trials.more() is None
+    assert (trials.number, trials.repeated) == (2, 10)
     again = search(folder, 12, space={"x": Names(("1", "2"))})
     assert [job.id for job, _ in again.begin(folder)] == [first.id, second.id]
     assert again.more() is None
+    fewer = search(folder, 1, space={"x": Names(("1", "2"))})
+    fewer.begin(folder)
+    assert fewer.number == 2 and fewer.more() is None
 
 
 def test_an_objective_that_is_not_measured(folder):

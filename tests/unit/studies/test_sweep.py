@@ -95,6 +95,15 @@ def test_a_signal_stops_the_jobs_and_the_command_goes_on(folder):
     assert len(steps(folder)) == 60 and set(steps(folder).values()) == {1}
 
 
+def test_a_pruned_job_is_done(folder):
+    jobs = [job(folder, str(n)) for n in range(3)]
+    watched = sweep(folder, jobs)
+    with watched.open():
+        watched.record(jobs[0], Outcome(jobs[0].settings, "pruned"))
+        watched.record(jobs[1], Outcome(jobs[1].settings, "diverged", code=3))
+    assert "1 of 3 jobs are done" in str(watched.stopped(signal.SIGINT))
+
+
 @pytest.mark.parametrize("alive", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["killed", "alive"])
 def test_a_signal_reaches_jobs_of_a_killed_scheduler_but_not_those_of_another(folder, alive):
     words = [sys.executable, COMMAND[1], "sweep", str(folder), "2", "2", "12", "0.1"]
