@@ -265,7 +265,7 @@ def _opened(folder: Path, objectives: Sequence[str], pruner: BasePruner) -> Stud
         return optuna.create_study(
             study_name=folder.name, storage=storage, directions=directions, pruner=pruner, load_if_exists=True
         )
-    except (ValueError, LookupError, AssertionError) as error:
+    except (ValueError, LookupError, AssertionError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is damaged ({error}); without it the search begins again") from error
 
 
