@@ -133,6 +133,8 @@ SEARCH = ("-m", "meta-train", "sweep=optuna")
         (("-m", "meta-train", "optimizer.lr=interval(0,1)"), "is for a search, which chooses numbers from an interval"),
         (("-m", "meta-train", "sweep.trials=5", "shot=1,5"), "did you mean: sweep=optuna sweep.trials=5"),
         ((*SEARCH, "shot=1"), "has nothing to choose; give a setting a range"),
+        ((*SEARCH, "optimizer.lr=intervall(0,1)"), "did you mean: 'optimizer.lr=interval(0,1)'"),
+        ((*SEARCH, "optimizer.lr=interval(0,1"), "optimizer.lr=interval(0,1  cannot be read"),
         ((*SEARCH, "seed=1,2"), "is not for a search, which would choose the luckiest one"),
         ((*SEARCH, "runtime.threads=1,2"), "is not for a search: it says where or how a job runs"),
         ((*SEARCH, "optimizer.lr=interval(1,0)"), "interval(1,0) has no numbers; write the lower one first"),
@@ -158,6 +160,12 @@ def test_refused_before_the_first_job(mlx, stage, tmp_path, words, told):
     answer = mlx(*words)
     assert answer.code == 2 and told in answer.err
     assert not stage and not list(tmp_path.iterdir())
+
+
+def test_an_interval_is_no_fault_where_the_sweep_is_one(mlx):
+    answer = mlx(*SEARCH, "optimizer.lr=interval(0,1)", "sweep.trials=0", "wayy=2")
+    assert "sweep.trials  must be a whole number >= 1, got 0" in answer.err and "no such setting" in answer.err
+    assert "is for a search" not in answer.err
 
 
 def test_a_sweep_as_a_file(mlx, stage):
