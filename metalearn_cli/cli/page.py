@@ -96,7 +96,8 @@ def _framed(title: str, sections: Iterable[Html]) -> str:
 def _title(record: Record) -> str:
     number = len(record["runs"])
     only = record["runs"][0]
-    return escaped(f"{only['stage']} {only['id']}" if number == 1 else f"{number} runs") + " - mlx report"
+    of_sweep = f" of sweep {record['sweep']['id']}" if record["sweep"] else ""
+    return escaped(f"{only['stage']} {only['id']}" if number == 1 else f"{number} runs{of_sweep}") + " - mlx report"
 
 
 class Point(NamedTuple):
@@ -204,7 +205,7 @@ class _Page:
         apart = max(150, 880 // len(keys))
         width, top, bottom = 60 + apart * len(keys), 40, 230
         places = [30 + apart * index for index in range(len(columns))]
-        scales = [scale(column, top, bottom) for column in columns]
+        scales = [scale(column, top, bottom, apart=12) for column in columns]
         lines: list[Html] = []
         labels: list[Html] = []
         for x, key, (_, ticks) in zip(places, [*keys, name], scales, strict=True):
@@ -290,7 +291,7 @@ class _Page:
         share = metric_named(name).unit == "share"
         figures = []
         for key in keys:
-            places, ticks = scale([run["settings"].get(key) for run in done], RIGHT - 40, LEFT + 40)
+            places, ticks = scale([run["settings"].get(key) for run in done], RIGHT - 40, LEFT + 40, apart=80)
             marks = [(short(shown_value(value), 16), x) for value, x in ticks]
             up, parts = axes(min(values), max(values), marks, short(key, 40), share)
             for run, x, value in zip(done, places, values, strict=True):
@@ -384,7 +385,9 @@ class _Page:
         if not named and not others:
             return Html()
         folded = [_folded("The runs that they come from, and their evaluations", others)] if others else []
-        return _section("To repeat them", [*named, *folded])
+        sweep = self.record["sweep"] or {"command": None}
+        whole = [tag("h3", f"sweep {sweep['id']}"), tag("pre", sweep["command"])] if sweep["command"] else []
+        return _section("To repeat them", [*whole, *named, *folded])
 
     def checkpoint(self, run: Record) -> Record:
         """Return the checkpoint of a run, or the one that it scored."""

@@ -90,13 +90,28 @@ def read(runs_dir: str, sweep: str) -> list[Outcome] | None:
     Raises:
         UserError: if its record is damaged.
     """
+    if (found := _record(runs_dir, sweep)) is None:
+        return None
+    return [Outcome(*(job.get(field) for field in Outcome._fields)) for job in found["jobs"]]
+
+
+def command_of(runs_dir: str, sweep: str) -> str | None:
+    """Return the command of a sweep; None if no sweep with this id is recorded here.
+
+    Raises:
+        UserError: if its record is damaged.
+    """
+    return (_record(runs_dir, sweep) or {}).get("command")
+
+
+def _record(runs_dir: str, sweep: str) -> dict[str, Any] | None:
     path = folder_of(runs_dir, sweep) / RESULTS
     if not sweep.isalnum() or not path.is_file():
         return None
     found = read_json(path)
     if wrong := misshapen(found, SWEEP):
         raise UserError(f"{path} is damaged: {wrong}")
-    return [Outcome(*(job.get(field) for field in Outcome._fields)) for job in found["jobs"]]
+    return found
 
 
 def discard(folder: Path, *jobs: Path) -> None:

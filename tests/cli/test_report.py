@@ -14,6 +14,8 @@ import pytest
 from PIL import Image
 from unit.studies.evaluations import DATA, STARTED, evaluation, training, write
 
+from metalearn_cli.cli.drawing import scale
+from metalearn_cli.records import sweeps
 from metalearn_cli.records.embedding import Embedding, write_embedding
 
 EVIL = "<script>alert(1)</script>\"'&</style><img src=x onerror=alert(2)>"
@@ -202,6 +204,24 @@ def test_maps_of_features(mlx, runs):
 def test_results_over_each_setting(mlx, runs):
     told = " ".join(Page(report(mlx, "stage=meta-train")).texts)
     assert "val/accuracy over optimizer.lr" in told and "val/accuracy over algorithm" in told
+
+
+def test_numbers_do_not_cover_each_other():
+    rates = [0.002, 0.0021, 0.01, 0.08]
+    places, marks = scale(rates, 430, 92, apart=80)
+    assert [value for value, _ in marks] == [0.002, 0.01, 0.08]
+    assert places[2] - places[1] > 100  # by orders of magnitude
+    assert scale([3, 3], 430, 92, apart=80)[1] == [(3, 92.0)]
+
+
+def test_the_page_of_a_search(mlx, runs):
+    for name in ("t0", "t1", "t2"):
+        path = runs / "meta-train" / name / "run.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "sweep": "ab12"}))
+    (runs / "sweeps" / "ab12").mkdir(parents=True)
+    sweeps.write(runs / "sweeps" / "ab12", {"command": "mlx -m meta-train optimizer.lr=<b>"}, [])
+    told = Page(report(mlx, "sweep=ab12")).texts
+    assert "3 runs of sweep ab12" in told and "mlx -m meta-train optimizer.lr=<b>" in told
 
 
 def test_the_formats(mlx, runs):
