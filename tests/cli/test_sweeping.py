@@ -162,6 +162,15 @@ def test_refused_before_the_first_job(mlx, stage, tmp_path, words, told):
     assert not stage and not list(tmp_path.iterdir())
 
 
+def test_a_sweep_is_not_for_a_launcher(mlx, stage, monkeypatch, tmp_path):
+    for name, value in (("RANK", "1"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "1")):
+        monkeypatch.setenv(name, value)
+    answer = mlx("-m", "meta-train", "seed=1,2", "runtime.devices=2", "runtime.accelerator=cpu")
+    assert answer.code == 2 and "runtime.devices  torchrun starts one command on several ranks" in answer.err
+    assert not list(tmp_path.iterdir())
+    assert mlx("-m", "meta-train", "seed=1,2").code == 0  # several commands, as without -m
+
+
 def test_an_interval_is_no_fault_where_the_sweep_is_one(mlx):
     answer = mlx(*SEARCH, "optimizer.lr=interval(0,1)", "sweep.trials=0", "wayy=2")
     assert "sweep.trials  must be a whole number >= 1, got 0" in answer.err and "no such setting" in answer.err
