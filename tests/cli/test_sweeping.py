@@ -186,7 +186,8 @@ def test_a_sweep_as_a_file(mlx, stage):
     made = [(config.seed, config.shot, config.algorithm["_target_"].rpartition(".")[2]) for _, config in stage]
     assert made == [(7, 5, "Maml"), (7, 5, "ProtoNet")]  # what is typed replaces it
     assert "mine" in mlx("ls", "-cd", "own", "sweep").out
-    assert "sweep.fail_fast: true" in mlx("ls", "-cd", "own", "sweep", "mine").out
+    listed = mlx("ls", "-cd", "own", "sweep", "mine").out
+    assert "sweep.fail_fast: true" in listed and "sweep.slots: 1 " in listed and "defaults" not in listed
 
 
 def test_a_copy_of_the_shipped_sweep(mlx):
