@@ -131,7 +131,8 @@ def table(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
     Returns:
         Rows with `settings` (without the seed), the `seeds` and `runs` that are completed, `name` and `value` of the
         metric, its `normalisation`, its `interval`, and `over`, what that is an interval over: seeds or episodes. In
-        a search also `scores`, the values of all objectives.
+        a search also `scores`, the values of all objectives; with several of them `best`, whether no other point is
+        superior in all.
     """
     points: dict[tuple[tuple[str, str], ...], list[Outcome]] = {}
     for outcome in outcomes:
@@ -139,7 +140,10 @@ def table(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
             own = tuple((key, value) for key, value in outcome.settings.items() if key != "seed")
             points.setdefault(own, []).append(outcome)
     rows = sorted((_row(dict(own), found) for own, found in points.items()), key=_rank)
-    return sorted(rows, key=lambda row: any(_superior(other, row) for other in rows))
+    for row in rows:
+        if len(row.get("scores", ())) > 1:
+            row["best"] = not any(_superior(other, row) for other in rows)
+    return sorted(rows, key=lambda row: not row.get("best", True))
 
 
 def _row(settings: dict[str, str], found: Sequence[Outcome]) -> dict[str, Any]:
@@ -169,9 +173,7 @@ def _row(settings: dict[str, str], found: Sequence[Outcome]) -> dict[str, Any]:
 
 def _superior(row: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Whether one of two points with several objectives is as good as the other in all of them, and better in one."""
-    pairs = list(zip(row.get("scores", ()), other.get("scores", ()), strict=True))
-    if len(pairs) < 2:
-        return False
+    pairs = zip(row["scores"], other["scores"], strict=True)
     ranks = [(_rank(mine), _rank(its)) for mine, its in pairs]
     return all(mine <= its for mine, its in ranks) and any(mine < its for mine, its in ranks)
 

@@ -11,6 +11,7 @@ from collections import Counter
 import pytest
 from unit.studies.worker import COMMAND, METRIC, Quiet, search, slots, steps, sweep
 
+from metalearn_cli.cli import views
 from metalearn_cli.core.errors import ConfigError, UserError
 from metalearn_cli.records import runs, sweeps
 from metalearn_cli.records.sweeps import Outcome
@@ -164,7 +165,7 @@ def test_an_objective_that_is_not_measured(folder):
     assert (outcome.status, outcome.run) == ("refused", None) and "not measured by these jobs" in outcome.error
 
 
-def test_several_objectives(folder):
+def test_several_objectives(folder, capsys):
     names = ["val/accuracy", "val/loss"]
     trials = search(folder, 9, objective=names)
     trials.begin(folder)
@@ -180,6 +181,9 @@ def test_several_objectives(folder):
     assert [score["value"] for score in found[2].run["scores"]] == [0.6, 1.0]
     rows = sweeps.table(found)
     assert [row["runs"][0] for row in rows] == ["2", "3", "1", "0", "4"]  # first those that none is superior to
+    assert [row["best"] for row in rows] == [True, True, False, False, False]
+    views.sweep("s1", folder, found)
+    assert "No other point is superior in all objectives to the first 2.\n" in capsys.readouterr().out
     best = {
         trial.values[0]
         for trial in optuna.load_study(
