@@ -95,6 +95,24 @@ def test_a_signal_stops_the_jobs_and_the_command_goes_on(folder):
     assert len(steps(folder)) == 60 and set(steps(folder).values()) == {1}
 
 
+def test_a_second_signal_kills_the_jobs_and_says_how_to_go_on(folder):
+    class Interrupting(Quiet):
+        def look(self, running):
+            if len(running) == 2:
+                os.kill(os.getpid(), signal.SIGINT)
+                os.kill(os.getpid(), signal.SIGINT)
+
+    watched = sweep(folder, [job(folder, str(n), "99", "0.1") for n in range(3)], Interrupting())
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(Stopped, match="0 of 3 jobs are done; resume with: mlx -m again"), watched.open():
+            at_once(watched, Processes(slots(2), COMMAND), fail_fast=False)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    killed = ("interrupted", "killed by the second signal", 130)
+    assert [(o.status, o.error, o.code) for o in watched.outcomes()] == [killed, killed, ("not begun", "", 130)]
+
+
 def test_a_pruned_job_is_done(folder):
     jobs = [job(folder, str(n)) for n in range(3)]
     watched = sweep(folder, jobs)
@@ -163,7 +181,7 @@ def test_a_job_that_says_nothing_has_crashed(folder):
 
 def test_two_schedulers_on_one_sweep(folder):
     jobs = [job(folder, "1", "1", "0")]
-    with sweep(folder, jobs).open(), pytest.raises(InUseError, match=r"is running in another .* mlx runs sweep=s1"):
+    with sweep(folder, jobs).open(), pytest.raises(InUseError, match=rf"another .* sweep=s1 --runs-dir {folder}$"):
         with sweep(folder, jobs).open():
             pass
     assert not (folder / "sweeps").exists()  # nothing was begun
