@@ -31,7 +31,7 @@ from metalearn_cli.cli.drawing import (
     tag,
     words,
 )
-from metalearn_cli.cli.phrases import duration, hardest, measured, over, spread, verdict, with_intervals
+from metalearn_cli.cli.phrases import duration, hardest, measured, over, verdict, with_intervals, with_unit
 from metalearn_cli.core.errors import UserError
 from metalearn_cli.core.metric import metric_named
 from metalearn_cli.core.stages import TABLE
@@ -177,7 +177,7 @@ class _Page:
             unfinished = "" if run["status"] == "completed" else f"{run['status']} "
             cells = [
                 tag("td", self.swatch(run), run["id"], class_="id"),
-                tag("td", unfinished, _score(result) if result else "", class_="n"),
+                tag("td", unfinished, with_unit(result) if result else "", class_="n"),
                 tag("td", bar),
                 tag("td", str(result.get("name") or "")),
                 *(tag("td", _learner(result)) for _ in learners),
@@ -244,7 +244,7 @@ class _Page:
                     tag(
                         "tr",
                         tag("td", "untrained" if row["after"] == "nothing" else row["after"]),
-                        tag("td", _score(row), class_="n"),
+                        tag("td", with_unit(row), class_="n"),
                         tag("td", interval_bar(row["value"], row.get("interval"), *scores[row["name"]])),
                         tag("td", with_intervals(row, "gain_") if gain is not None else "", class_="n"),
                         tag("td", interval_bar(gain, half, -reach, reach)),
@@ -453,13 +453,6 @@ def _folded(heading: str, content: Iterable[str]) -> Html:
 
 def _rank(stage: str) -> int:
     return [*TABLE, stage].index(stage)
-
-
-def _score(result: Record) -> str:
-    """Return a score with all its intervals and its unit."""
-    if not result.get("over") or result.get("interval") is None:
-        return spread(result["name"], result["value"], result.get("interval"))
-    return with_intervals(result) + " %" * (metric_named(result["name"]).unit == "share")
 
 
 def _metric(found: Sequence[Record]) -> str:

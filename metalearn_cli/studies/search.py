@@ -196,7 +196,9 @@ class Search:
         if not fresh or len(self._objectives) > 1 or info["steps"] in seen or not trial.should_prune():
             return ""
         name, last = self._objectives[0], fresh[-1]
-        return f"at step {last['step']} of {info['steps']}, where its {name} was {last[name]:.4g}"
+        share = metric_named(name).unit == "share"
+        value = f"{100 * last[name]:.1f} %" if share else f"{last[name]:.4g}"
+        return f"at step {last['step']} of {info['steps']}, where its {name} was {value}"
 
     def _missing(self, measured: Mapping[str, Any]) -> tuple[str, str] | None:
         """Return what to say of results without the objectives, and what to type; None if they have them."""

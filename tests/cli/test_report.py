@@ -233,7 +233,7 @@ def test_the_formats(mlx, runs):
     ]
     assert rows[2]["status"] == "died"
     answer = mlx("report", "chain", "--format", "md")
-    assert "| meta-train | protonet | none | 60.0 +- 10.0 | +20.0 +- 5.0 | helps |" in answer.out
+    assert "| meta-train | protonet | none | 60.0 +- 10.0 % | +20.0 +- 5.0 | helps |" in answer.out
     record = json.loads(mlx("report", "chain", "--format", "json").out)
     assert [run["id"] for run in record["runs"]] == ["chain"]
     assert not Path("report.html").exists()

@@ -100,7 +100,7 @@ def test_trials_that_fall_behind_end_early_and_for_good(folder):
     outcomes = go(folder, 9, "4", "0.3", number=3, pruner="median", space=odd)
     pruned = [outcome for outcome in outcomes if outcome.status == "pruned"]
     assert pruned and all(
-        outcome.code == 0 and "of 4, where its val/accuracy was 0." in outcome.error for outcome in pruned
+        outcome.code == 0 and "of 4, where its val/accuracy was " in outcome.error for outcome in pruned
     )
     best = max(int(outcome.settings["x"]) for outcome in outcomes if outcome.run)
     assert all(int(outcome.settings["x"]) < best for outcome in pruned)
@@ -253,6 +253,18 @@ def test_results_of_a_job_that_runs(folder, pruner):
         storage=optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(f"{folder}/journal.log")),
     )
     assert stored.trials[6].intermediate_values == {4: -9.0}
+    run.close()
+
+
+@pytest.mark.parametrize(("name", "told"), [("val/accuracy", "35.5 %"), ("val/loss", "0.3553")])
+def test_how_far_a_job_came_that_falls_behind(folder, monkeypatch, name, told):
+    monkeypatch.setattr(optuna.trial.Trial, "should_prune", lambda trial: True)
+    trials = search(folder, 9, objective=name)
+    trials.begin(folder)
+    job = trials.more()
+    run = runs.create(str(folder), "meta-train", {}, job=job.id, steps=4)
+    (run.folder / "metrics.jsonl").write_text(json.dumps({"step": 2, name: 0.35533}) + "\n")
+    assert trials.hopeless([job]) == [(job, f"at step 2 of 4, where its {name} was {told}")]
     run.close()
 
 
