@@ -10,14 +10,14 @@ import io
 import math
 import shutil
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from metalearn_cli.core.errors import UserError
 from metalearn_cli.core.metric import metric_named
-from metalearn_cli.records.runs import read_json, write_json, write_text
+from metalearn_cli.records.runs import beside_of, read_json, write_json, write_text
 from metalearn_cli.records.shapes import SWEEP, misshapen
 
 RESULTS = "results.json"
@@ -102,6 +102,17 @@ def command_of(runs_dir: str, sweep: str) -> str | None:
         UserError: if its record is damaged.
     """
     return (_record(runs_dir, sweep) or {}).get("command")
+
+
+def pruned(runs: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Return which of some runs a search has stopped early: their ids, each with how far it came."""
+    stopped = {run["id"]: run for run in runs if run["status"] == "interrupted" and run.get("sweep")}
+    told: dict[str, str] = {}
+    for runs_dir, sweep in {(beside_of(Path(run["folder"])), run["sweep"]) for run in stopped.values()}:
+        with suppress(UserError):  # nobody knows it then
+            jobs = read(runs_dir, sweep) or ()
+            told |= {Path(job.folder).name: job.error for job in jobs if job.status == "pruned"}
+    return {name: why for name, why in told.items() if name in stopped}
 
 
 def _record(runs_dir: str, sweep: str) -> dict[str, Any] | None:

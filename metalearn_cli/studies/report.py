@@ -6,7 +6,7 @@ Runs may be unfinished, and their files missing or damaged: what cannot be read 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -63,7 +63,7 @@ def gathered(named: Sequence[Run], command: Callable[[Run], Sequence[str] | None
             if name in repeated and "folder" in run and (words := command(run)):
                 told[name]["command"] = " ".join(map(in_shell, words))
                 _name_choices(told[name]["settings"], words)
-    for name, why in _pruned(family.values(), problems).items():
+    for name, why in sweeps.pruned(family.values()).items():
         told[name] |= {"status": "pruned", "error": why}
     first = [told[run["id"]] for run in own.values()]
     others = [entry for name, entry in told.items() if entry not in first]
@@ -106,17 +106,6 @@ def _sweep(named: Sequence[Run], problems: dict[str, None]) -> dict[str, Any] | 
     with _noting(problems):
         command = sweeps.command_of(runs_dir, name)
     return {"id": name, "command": command}
-
-
-def _pruned(found: Iterable[Run], problems: dict[str, None]) -> dict[str, str]:
-    """Return why a search has ended runs early, by their ids."""
-    stopped = {run["id"]: run for run in found if run["status"] == "interrupted" and isinstance(run.get("sweep"), str)}
-    told: dict[str, str] = {}
-    for runs_dir, name in {(runs.beside_of(Path(run["folder"])), run["sweep"]) for run in stopped.values()}:
-        with _noting(problems):
-            jobs = sweeps.read(runs_dir, name) or ()
-            told |= {Path(job.folder).name: job.error for job in jobs if job.status == "pruned"}
-    return {name: why for name, why in told.items() if name in stopped}
 
 
 def _parent(run: Run) -> str | None:
