@@ -71,6 +71,10 @@ _EXAMPLES = {
 }
 
 
+_DEFAULTS = re.compile(r"^defaults:( *\[.*\].*\n|\n(?:(?: .*)?\n)*)", re.MULTILINE)
+"""The configs that a file extends: in brackets, or in lines of their own."""
+
+
 def folders(extra: str = "") -> list[Path]:
     """Return the folders of configs, in the order of search: the shipped one, the user's, plug-ins'.
 
@@ -128,7 +132,7 @@ def component(name: str, choice: str, extra: str = "") -> str:
         text = path.read_text(encoding="utf-8", errors="replace")
         lines = [line for line in text.splitlines() if not line.startswith(("# @", MODELINE))]
         header = [line.removeprefix("#").removeprefix(" ") for line in lines if line.startswith("#")]
-        body = re.sub(r"^defaults:\n(?:(?: .*)?\n)*", "", "\n".join(lines) + "\n", flags=re.MULTILINE)
+        body = _DEFAULTS.sub("", "\n".join(lines) + "\n")
         own = [line for line in body.splitlines() if line and not line.startswith(("#", "_target_"))]
         again = {line.partition(":")[0] for line in own if not line.startswith(" ")}
         settings = [line for line in settings if line.partition(":")[0] not in again] + own
@@ -151,8 +155,8 @@ def path_of(name: str, choice: str, extra: str = "") -> Path:
 def _with_bases(name: str, choice: str, extra: str) -> list[Path]:
     """Return the file of a choice, after the files of its group that it extends, as fomaml extends maml."""
     path = path_of(name, choice, extra)
-    defaults = re.search(r"^defaults:\n((?:(?: .*)?\n)*)", path.read_text(errors="replace"), re.MULTILINE)
-    bases = re.findall(r"^ *- (\w+)$", defaults[1] if defaults else "", re.MULTILINE)
+    defaults = _DEFAULTS.search(path.read_text(errors="replace"))
+    bases = re.findall(r"\w+(?= *[],])|(?<=- )\w+(?=\n)", defaults[1]) if defaults else []
     return [p for base in bases if base not in ("_self_", choice) for p in _with_bases(name, base, extra)] + [path]
 
 

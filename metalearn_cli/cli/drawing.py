@@ -81,8 +81,17 @@ def interval_bar(value: float | None, half: float | None, low: float, high: floa
     return tag("svg", parts, class_="bar", viewBox="0 0 170 22")
 
 
-def scale(values: Sequence[Any], top: float, bottom: float) -> tuple[list[float], list[tuple[Any, float]]]:
-    """Return the height of each value on an axis, and its marks: numbers by size, anything else one by one."""
+def scale(
+    values: Sequence[Any], top: float, bottom: float, apart: float
+) -> tuple[list[float], list[tuple[Any, float]]]:
+    """Return the height of each value on an axis, and its marks: numbers by size, anything else one by one.
+
+    Args:
+        values: numbers, or anything.
+        top: the place of the largest.
+        bottom: the place of the smallest.
+        apart: the least distance between the marks of two numbers.
+    """
     numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
     if len(numbers) < len(values):
         names = sorted({shown_value(value) for value in values})
@@ -90,14 +99,17 @@ def scale(values: Sequence[Any], top: float, bottom: float) -> tuple[list[float]
         height = {name: bottom - index * step for index, name in enumerate(names)}
         return [height[shown_value(value)] for value in values], list(height.items())
     low, high = min(numbers), max(numbers)
-    log = low > 0 and high / low >= 50
+    log = low > 0 and high / low >= 20
     size = (math.log(high / low) if log else high - low) or 1
 
     def at(value: float) -> float:
         return bottom - (bottom - top) * (math.log(value / low) if log else value - low) / size
 
-    marks = sorted(set(numbers)) if len(set(numbers)) <= 6 else [low, high]
-    return [at(value) for value in values], [(value, at(value)) for value in marks]
+    marks = [low]
+    for number in sorted(set(numbers)) if len(set(numbers)) <= 6 else ():
+        if min(abs(at(number) - at(marks[-1])), abs(at(high) - at(number))) >= apart:
+            marks.append(number)
+    return [at(value) for value in values], [(value, at(value)) for value in dict.fromkeys([*marks, high])]
 
 
 def round_numbers(low: float, high: float) -> list[float]:

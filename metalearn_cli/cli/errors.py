@@ -58,16 +58,18 @@ class Failure(NamedTuple):
         code: its exit code.
         message: why, in one line.
         problems: each thing that the user has to change.
+        of_disk: whether a file could not be read or written; the same input may do later.
     """
 
     code: int
     message: str
     problems: tuple[Fault, ...] = ()
+    of_disk: bool = False
 
     @property
     def kind(self) -> str:
-        """Return the exit code in a word."""
-        return KINDS.get(self.code, "interrupted")
+        """Return in a word how it failed: a job of a search that was refused is not tried again."""
+        return "failed" if self.of_disk else KINDS.get(self.code, "interrupted")
 
     def plain(self) -> dict[str, Any]:
         """Return the failure as plain values for --json."""
@@ -108,7 +110,9 @@ def explain(error: BaseException) -> Failure:
     if isinstance(error, OSError) and error.errno in (*_WRITING, *_FINDING):
         verb = "write to" if error.errno in _WRITING else "read or write"
         text = f"cannot {verb} {error.filename or 'the disk'}: {os.strerror(error.errno).lower()}"
-    elif not isinstance(error, UserError):
+        telling.error(text)
+        return Failure(REFUSED, text, (Fault("", text),), of_disk=True)
+    if not isinstance(error, UserError):
         from metalearn_cli.cli.crashes import component_of, log_crash
 
         text = f"{type(error).__name__}: {error}"

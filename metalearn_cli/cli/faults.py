@@ -36,6 +36,12 @@ _BARE = re.compile(r"[\w.@/]+")
 """A word that may be the key or the value of a setting."""
 
 
+FOR_A_SEARCH = "is for a search, which chooses numbers from an interval"
+
+_CALLS = ("choice", "range", "interval", "glob", "tag", "sort", "shuffle", "int", "float", "str", "bool")
+"""What Hydra reads in a value before a bracket."""
+
+
 def check(composer: Composer, words: Sequence[str], multirun: bool) -> list[Composition]:
     """Return the settings of the jobs of a command line: one job, or those of a sweep.
 
@@ -67,9 +73,8 @@ def check(composer: Composer, words: Sequence[str], multirun: bool) -> list[Comp
         except HydraException as error:
             faults.append(_unreadable(composer, word, error))
     if multirun:
-        told = "is for a search, which chooses numbers from an interval"
         ranges = [override.get_key_element().lstrip("+") for override in overrides if override.is_interval_sweep()]
-        faults += [Fault(key, told, TYPED, "sweep=optuna") for key in ranges]
+        faults += [Fault(key, FOR_A_SEARCH, TYPED, "sweep=optuna") for key in ranges]
         overrides = [override for override in overrides if not override.is_interval_sweep()]
     try:
         combinations = composer.combinations(overrides) if multirun else [[composer.forced(o) for o in overrides]]
@@ -497,6 +502,9 @@ def _unreadable(composer: Composer, word: str, error: Exception) -> Fault:
             return Fault(word, "has a comma too many", TYPED, f"{key}={single}" if single else "")
         if not isinstance(error, OverrideParseException):
             return Fault(word, _first_line(error), TYPED)
+        name, bracket, rest = value.partition("(")
+        if bracket and name not in _CALLS and (near := closest(name, _CALLS)):
+            return Fault(word, f"cannot be read; there is no {name}(...)", TYPED, f"'{key}={near}({rest}'")
         return Fault(word, "cannot be read; put values with special characters in quotes: 'key=\"...\"'", TYPED)
     groups = [group for group in composer.groups if group not in ("hydra", "stage")]
     groups.sort(key=lambda group: group not in composer.usual)  # those of the command first

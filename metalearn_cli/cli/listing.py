@@ -9,12 +9,13 @@ from typing import Any
 from metalearn_cli.cli.words import FILTERS, STAGES, closest, meant
 from metalearn_cli.core.errors import UserError
 from metalearn_cli.core.metric import metric_named
+from metalearn_cli.records import sweeps
 from metalearn_cli.records.names import name_of, recorded_name
 from metalearn_cli.records.runs import find_run, list_runs, read_config
 
 _ORDERS = ("age", "metric")
 _LEARNERS = ("model", "method", "algorithm")
-_VALUES = {"stage": tuple(STAGES), "status": ("completed", "running", "interrupted", "failed", "died")}
+_VALUES = {"stage": tuple(STAGES), "status": ("completed", "running", "interrupted", "pruned", "failed", "died")}
 _NUMBERS = ("way", "shot", "seed")
 
 
@@ -67,8 +68,24 @@ def chosen(found: Sequence[Mapping[str, Any]], words: Sequence[str]) -> list[dic
     return sorted(runs, key=_rank) if order == "metric" else runs
 
 
+def matching(runs_dir: str, words: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the runs of a folder that words choose, see `chosen`; of a sweep also those that were done before it.
+
+    Raises:
+        UserError: for a word that is not in `FILTERS`, or if the record of the sweep is damaged.
+    """
+    found = list_runs(runs_dir)
+    if name := next((word.partition("=")[2] for word in words if word.startswith("sweep=")), ""):
+        jobs = sweeps.read(runs_dir, name) or ()
+        own = {job.run["id"] if job.run else Path(job.folder).name for job in jobs}
+        found = [{**run, "sweep": name} if run["id"] in own else run for run in found]
+    early = sweeps.pruned(found)
+    told = [{**run, "status": "pruned", "error": early[run["id"]]} if run["id"] in early else run for run in found]
+    return chosen(told, words)
+
+
 def named(words: Sequence[str], runs_dir: str) -> list[dict[str, Any]]:
-    """Return the runs that words name, see `find_run`; filters, see `chosen`, together name all that match.
+    """Return the runs that words name, see `find_run`; filters, see `matching`, together name all that match.
 
     Raises:
         UserError: for a name without a run, or filters that no run matches.
@@ -76,7 +93,7 @@ def named(words: Sequence[str], runs_dir: str) -> list[dict[str, Any]]:
     filters = [word for word in words if "=" in word and not Path(word).is_dir()]
     found = [find_run(runs_dir, word) for word in words if word not in filters]
     if filters:
-        found += chosen(list_runs(runs_dir), filters)[::-1]  # the oldest first, as they were typed
+        found += matching(runs_dir, filters)[::-1]  # the oldest first, as they were typed
         if not found:
             raise UserError(f"no runs in {runs_dir} match {' '.join(filters)}; next: mlx runs")
     return found

@@ -330,17 +330,14 @@ def _schema(words: Words) -> int:
 
 def _runs(words: Words) -> int:
     from metalearn_cli.cli import telling, views
-    from metalearn_cli.cli.listing import chosen
+    from metalearn_cli.cli.listing import matching
     from metalearn_cli.records import sweeps
-    from metalearn_cli.records.runs import list_runs
 
     runs_dir = _runs_dir(words)
     name = next((word.partition("=")[2] for word in words.rest if word.startswith("sweep=")), "")
     with telling.reporting():
         outcomes = sweeps.read(runs_dir, name) or []
-        listed = list_runs(runs_dir)
-        own = {outcome.run["id"] for outcome in outcomes if outcome.run}  # also those that were done before it
-        found = chosen([{**run, "sweep": name} if run["id"] in own else run for run in listed], words.rest)
+        found = matching(runs_dir, words.rest)
 
     def draw() -> None:
         if outcomes:

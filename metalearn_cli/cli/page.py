@@ -31,7 +31,7 @@ from metalearn_cli.cli.drawing import (
     tag,
     words,
 )
-from metalearn_cli.cli.phrases import duration, hardest, measured, over, spread, verdict, with_intervals
+from metalearn_cli.cli.phrases import duration, hardest, measured, over, verdict, with_intervals, with_unit
 from metalearn_cli.core.errors import UserError
 from metalearn_cli.core.metric import metric_named
 from metalearn_cli.core.stages import TABLE
@@ -96,7 +96,8 @@ def _framed(title: str, sections: Iterable[Html]) -> str:
 def _title(record: Record) -> str:
     number = len(record["runs"])
     only = record["runs"][0]
-    return escaped(f"{only['stage']} {only['id']}" if number == 1 else f"{number} runs") + " - mlx report"
+    of_sweep = f" of sweep {record['sweep']['id']}" if record["sweep"] else ""
+    return escaped(f"{only['stage']} {only['id']}" if number == 1 else f"{number} runs{of_sweep}") + " - mlx report"
 
 
 class Point(NamedTuple):
@@ -176,7 +177,7 @@ class _Page:
             unfinished = "" if run["status"] == "completed" else f"{run['status']} "
             cells = [
                 tag("td", self.swatch(run), run["id"], class_="id"),
-                tag("td", unfinished, _score(result) if result else "", class_="n"),
+                tag("td", unfinished, with_unit(result) if result else "", class_="n"),
                 tag("td", bar),
                 tag("td", str(result.get("name") or "")),
                 *(tag("td", _learner(result)) for _ in learners),
@@ -204,7 +205,7 @@ class _Page:
         apart = max(150, 880 // len(keys))
         width, top, bottom = 60 + apart * len(keys), 40, 230
         places = [30 + apart * index for index in range(len(columns))]
-        scales = [scale(column, top, bottom) for column in columns]
+        scales = [scale(column, top, bottom, apart=12) for column in columns]
         lines: list[Html] = []
         labels: list[Html] = []
         for x, key, (_, ticks) in zip(places, [*keys, name], scales, strict=True):
@@ -243,7 +244,7 @@ class _Page:
                     tag(
                         "tr",
                         tag("td", "untrained" if row["after"] == "nothing" else row["after"]),
-                        tag("td", _score(row), class_="n"),
+                        tag("td", with_unit(row), class_="n"),
                         tag("td", interval_bar(row["value"], row.get("interval"), *scores[row["name"]])),
                         tag("td", with_intervals(row, "gain_") if gain is not None else "", class_="n"),
                         tag("td", interval_bar(gain, half, -reach, reach)),
@@ -290,7 +291,7 @@ class _Page:
         share = metric_named(name).unit == "share"
         figures = []
         for key in keys:
-            places, ticks = scale([run["settings"].get(key) for run in done], RIGHT - 40, LEFT + 40)
+            places, ticks = scale([run["settings"].get(key) for run in done], RIGHT - 40, LEFT + 40, apart=80)
             marks = [(short(shown_value(value), 16), x) for value, x in ticks]
             up, parts = axes(min(values), max(values), marks, short(key, 40), share)
             for run, x, value in zip(done, places, values, strict=True):
@@ -384,7 +385,9 @@ class _Page:
         if not named and not others:
             return Html()
         folded = [_folded("The runs that they come from, and their evaluations", others)] if others else []
-        return _section("To repeat them", [*named, *folded])
+        sweep = self.record["sweep"] or {"command": None}
+        whole = [tag("h3", f"sweep {sweep['id']}"), tag("pre", sweep["command"])] if sweep["command"] else []
+        return _section("To repeat them", [*whole, *named, *folded])
 
     def checkpoint(self, run: Record) -> Record:
         """Return the checkpoint of a run, or the one that it scored."""
@@ -450,13 +453,6 @@ def _folded(heading: str, content: Iterable[str]) -> Html:
 
 def _rank(stage: str) -> int:
     return [*TABLE, stage].index(stage)
-
-
-def _score(result: Record) -> str:
-    """Return a score with all its intervals and its unit."""
-    if not result.get("over") or result.get("interval") is None:
-        return spread(result["name"], result["value"], result.get("interval"))
-    return with_intervals(result) + " %" * (metric_named(result["name"]).unit == "share")
 
 
 def _metric(found: Sequence[Record]) -> str:

@@ -70,6 +70,13 @@ def with_intervals(found: Mapping[str, Any], prefix: str = "") -> str:
     return f"{mean} +- {first}" + (f" ({', '.join(others)})" if others else "")
 
 
+def with_unit(result: Mapping[str, Any]) -> str:
+    """Return a score with all its intervals and its unit."""
+    if not result.get("over") or result.get("interval") is None:
+        return spread(result["name"], result["value"], result.get("interval"))
+    return with_intervals(result) + " %" * _is_share(result["name"])
+
+
 def sizes(found: Mapping[str, Any]) -> dict[str, int]:
     """Return the numbers of episodes, classes and trainings of a mean; a run of an earlier version has fewer."""
     return found.get("over") or {"episodes": found.get("episodes") or 0, "trainings": 1}

@@ -11,7 +11,7 @@ from hydra.errors import HydraException
 
 from metalearn_cli.cli.composing import Composer, Composition
 from metalearn_cli.cli.errors import Fault, SettingsError
-from metalearn_cli.cli.faults import TYPED, check, is_of_sweep
+from metalearn_cli.cli.faults import FOR_A_SEARCH, TYPED, check, is_of_sweep
 from metalearn_cli.core.config import SweepConfig
 from metalearn_cli.core.errors import UserError
 from metalearn_cli.core.stages import TRAINING
@@ -69,8 +69,8 @@ def check_sweep(stage: str, words: Sequence[str], extra: str) -> Plan:
             jobs = _at_ends(composer, typed, space)
         else:
             jobs = check(composer, typed, multirun=True)
-    except SettingsError as error:
-        faults += error.faults
+    except SettingsError as error:  # without the settings of the sweep, nobody knows whether it is a search
+        faults += [fault for fault in error.faults if config or fault.message != FOR_A_SEARCH]
     if faults or config is None:
         raise SettingsError(stage, faults)
     if not jobs:
@@ -104,6 +104,7 @@ def _space(composer: Composer, words: Sequence[str]) -> tuple[Space, list[str]]:
         except ValueError as error:
             faults.append(Fault(key, str(error), TYPED))
     if not space and not faults:
+        check(composer, fixed, multirun=False)  # a word that cannot be read may be the range
         told = "has nothing to choose; give a setting a range, such as 'optimizer.lr=tag(log,interval(1e-4,0.1))'"
         faults.append(Fault("sweep=optuna", told, TYPED))
     if faults:

@@ -14,7 +14,7 @@ from typing import Any
 from metalearn_cli import __version__
 from metalearn_cli.cli.composing import Composer, typed_settings
 from metalearn_cli.cli.page import page
-from metalearn_cli.cli.phrases import cell, over, verdict, with_intervals
+from metalearn_cli.cli.phrases import cell, over, verdict, with_intervals, with_unit
 from metalearn_cli.core.errors import UserError
 from metalearn_cli.core.stages import TABLE
 from metalearn_cli.records import runs
@@ -88,7 +88,7 @@ def markdown(record: Record) -> str:
 
 
 def _score(result: Record) -> str:
-    return with_intervals(result) if result else "-"
+    return with_unit(result) if result else "-"
 
 
 def _gain(row: Record) -> list[str]:

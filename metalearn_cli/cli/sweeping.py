@@ -23,6 +23,7 @@ from metalearn_cli.core.errors import ConfigError, Problem, Stopped, UserError
 from metalearn_cli.core.importing import importing
 from metalearn_cli.core.nested import leaves
 from metalearn_cli.core.stages import TABLE
+from metalearn_cli.engine.launched import launched
 from metalearn_cli.records.runs import find_checkpoint, sha256_of
 from metalearn_cli.records.sweeps import OF_JOB, Outcome, folder_of
 from metalearn_cli.studies import sweep as studies
@@ -69,13 +70,14 @@ def run(stage: str, words: Sequence[str], extra: str) -> Found:
         if search:
             needs_optuna()
         with _blamed(stage):
+            _started_alone(plan)
             engine = _engine(plan)
     identities = _identities(plan.jobs)
     name = digest([stage, plan.space, search.objective, identities[0]] if search else [stage, sorted(identities)])[:8]
     with _environment(name):
         own = {} if search else _pinned(plan.jobs)
         jobs = _search(plan, search) if search else _jobs(own, extra)
-        known, number = ([], jobs.number) if isinstance(jobs, Search) else (jobs, len(jobs))
+        known, number = ([], lambda: jobs.number) if isinstance(jobs, Search) else (jobs, None)
         watcher = telling.Jobs(known, live=engine is not None, latest=studies.last_line, number=number)
         command = shlex.join(["mlx", "-m", stage, *words, *_options(extra)])
         folder = folder_of(plan.jobs[0].values["runs_dir"], name)
@@ -84,11 +86,24 @@ def run(stage: str, words: Sequence[str], extra: str) -> Found:
             with _blamed(stage), closing(watcher), sweep.open():
                 if engine:
                     studies.at_once(sweep, engine, config.fail_fast)
+                    if isinstance(jobs, Search) and jobs.repeated:
+                        watcher.note(f"{jobs.repeated} of the trials drew a point again, which has its result already")
                 else:
                     studies.in_turn(sweep, lambda job: _attempt(job, own[job.id], name), config.fail_fast)
         except Stopped as stop:
             errors.explain(stop)
     return Found(name, sweep.folder, sweep.outcomes())
+
+
+def _started_alone(plan: Plan) -> None:
+    """Check that no launcher has started this command once for each rank of its jobs, which they start themselves.
+
+    Raises:
+        ConfigError: if one has.
+    """
+    if (launch := launched()) and any(one.values["runtime"]["devices"] != 1 for one in plan.jobs):
+        told = f"{launch.by} starts one command on several ranks; for a sweep start mlx -m alone, which starts them"
+        raise ConfigError([Problem("runtime.devices", told)])
 
 
 def _engine(plan: Plan) -> Engine | None:

@@ -189,14 +189,14 @@ class Jobs:
         jobs: the jobs of the sweep that are known before it begins.
         live: whether to draw the table.
         latest: returns the last line of a job's progress.
-        number: of all jobs; None for those that are known.
+        number: returns how many there are in all; None for those that are known.
     """
 
     def __init__(
-        self, jobs: Sequence[Job], live: bool, latest: Callable[[Job], str], number: int | None = None
+        self, jobs: Sequence[Job], live: bool, latest: Callable[[Job], str], number: Callable[[], int] | None = None
     ) -> None:
         self._numbers = {job.id: place for place, job in enumerate(jobs, start=1)}
-        self._number = number or len(jobs)
+        self._number = number or (lambda: len(jobs))
         self._latest, self._drawn = latest, 0.0
         self._counts: Counter[str] = Counter()
         self._began: dict[str, tuple[float, str]] = {}
@@ -222,7 +222,7 @@ class Jobs:
         took = "earlier" if began is None else f"after {duration(time.monotonic() - began)}"
         told = measured(outcome.run) if outcome.run else outcome.error
         result = f": {told}" if place else ""  # a job in this process has told it
-        left = self._number - self._counts.total()
+        left = self._number() - self._counts.total()
         self.note(f"{self._name(job)} {outcome.status} {took}{result} ({left} to come)")
 
     def note(self, text: str) -> None:
@@ -237,7 +237,7 @@ class Jobs:
         if self._live is None or time.monotonic() - self._drawn < 0.25:
             return
         self._drawn = time.monotonic()
-        left = self._number - self._counts.total() - len(running)
+        left = self._number() - self._counts.total() - len(running)
         told = [f"{number} {status}" for status, number in self._counts.items()]
         drawn = Table(box=None, pad_edge=False, title_justify="left", show_header=False)
         drawn.title = Text(", ".join([*told, f"{len(running)} running", f"{left} waiting"]), "bold")
@@ -255,7 +255,7 @@ class Jobs:
     def _name(self, job: Job) -> str:
         own = "".join(f" {key}={brief(value)}" for key, value in job.settings.items())
         number = self._numbers.setdefault(job.id, len(self._numbers) + 1)
-        return f"job {number} of {self._number}{own}"
+        return f"job {number} of {self._number()}{own}"
 
 
 class _Warnings(logging.Handler):

@@ -316,6 +316,8 @@ def sweep(name: str, folder: Path, outcomes: Sequence[Outcome], words: Sequence[
     number = f"{len(outcomes)} job{'s' * (len(outcomes) != 1)}"
     title = f"sweep {name}: {number}, {', '.join(f'{n} {status}' for status, n in counts.items())}"
     telling.table(title, [*(f"!{key}" for key in keys), "!run", "!status", "result"], rows)
+    if best := sum(row.get("best", False) for row in points):
+        telling.say(f"No other point is superior in all objectives to the first{f' {best}' * (best > 1)}.\n")
     if any(row["over"] == "seeds" for row in points):
         telling.say("+- is the half-width of a 95 % interval over seeds, or over episodes with one seed.\n")
     else:

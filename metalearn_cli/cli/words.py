@@ -47,7 +47,7 @@ DATA = {
 }
 FILTERS = {
     "stage": "pretrain, transfer, meta-train, evaluate or run",
-    "status": "completed, running, interrupted, failed or died",
+    "status": "completed, running, interrupted, pruned by a search, failed or died",
     "data": "the data set",
     "learner": "the model, method or algorithm that was trained or scored",
     "way": "classes per episode",

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
-import re
 import signal
 import sys
 import threading
@@ -21,7 +20,7 @@ from datetime import timedelta
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -30,65 +29,16 @@ from torch.autograd.function import Function
 from torch.distributed import PrefixStore, TCPStore, rendezvous  # type: ignore[attr-defined]  # torch does not list them
 
 from metalearn_cli.core.errors import LostRankError
+from metalearn_cli.engine.launched import RESTARTS, launched
 
 if TYPE_CHECKING:
     from metalearn_cli.engine.runtime import Runtime
 
 _LONGEST = timedelta(days=1)  # that a rank waits; one that has died is noticed at once, by its closed connection
-_RESTARTS = "TORCHELASTIC_RESTART_COUNT"
 _DYING = 5.0  # seconds from a closed connection to the end of the process
 
 Value = TypeVar("Value")
 log = logging.getLogger("metalearn_cli")
-
-
-class Launch(NamedTuple):
-    """What a launcher says of this process.
-
-    Attributes:
-        by: the launcher.
-        rank: the number of this process.
-        world: how many processes there are.
-        local: the number of this process among those on its machine.
-        meeting: where the ranks find each other (`init_method` of torch.distributed).
-    """
-
-    by: str
-    rank: int
-    world: int
-    local: int
-    meeting: str
-
-
-def launched() -> Launch | None:
-    """Return what a launcher says of this process; None if none started it, or started it alone."""
-    told = os.environ
-    try:
-        if {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= told.keys():
-            rank = int(told["RANK"])
-            found = Launch("torchrun", rank, int(told["WORLD_SIZE"]), int(told.get("LOCAL_RANK", rank)), "env://")
-        elif "SLURM_STEP_NUM_TASKS" in told:
-            port = 20000 + int(told["SLURM_JOB_ID"]) % 10000  # the same on all ranks, and another one for each job
-            meeting = f"tcp://{_first_host(told['SLURM_STEP_NODELIST'])}:{port}"
-            names = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")
-            rank, world, local = (int(told[name]) for name in names)
-            found = Launch("srun", rank, world, local, meeting)
-        else:
-            return None
-    except (KeyError, ValueError):  # variables of something else
-        return None
-    return found if found.world > 1 else None
-
-
-def restarted() -> bool:
-    """Whether torchrun starts this process again after another one has died."""
-    return os.environ.get(_RESTARTS, "0") not in ("", "0")
-
-
-def _first_host(nodes: str) -> str:
-    """Return the first of SLURM's list of hosts: "node03" of "node[03-05,09],login"."""
-    prefix, number, suffix = re.match(r"([^\[,]*)(?:\[(\w+)[^\]]*\])?([^,\[]*)", nodes).groups(default="")  # type: ignore[union-attr]  # it fits anything
-    return prefix + number + suffix
 
 
 @dataclass(frozen=True)
@@ -225,7 +175,7 @@ def connect(runtime: Runtime, meeting: str) -> None:
     try:
         store, *_ = next(rendezvous(meeting, ranks.rank, ranks.world, timeout=_LONGEST))
         # torchrun keeps its store when it starts ranks again, with the addresses of those that have ended
-        store = PrefixStore(f"start {os.environ.get(_RESTARTS, 0)}", store)
+        store = PrefixStore(f"start {os.environ.get(RESTARTS, 0)}", store)
         dist.init_process_group(backend, timeout=_LONGEST, world_size=ranks.world, rank=ranks.rank, store=store)
     except (RuntimeError, ValueError) as error:
         reason = str(error).partition("\n")[0]

@@ -32,7 +32,8 @@ from metalearn_cli.core.errors import ConfigError, NonFiniteError, Problem
 from metalearn_cli.core.importing import importing
 from metalearn_cli.core.machine import contents, cores, too_many_threads
 from metalearn_cli.core.network import Apply, Params
-from metalearn_cli.engine.ranks import Launch, Ranks, launched
+from metalearn_cli.engine.launched import Launch, launched
+from metalearn_cli.engine.ranks import Ranks
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

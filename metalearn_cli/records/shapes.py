@@ -128,6 +128,7 @@ RUN = {
 }
 
 SWEEP = {
+    "command?": TEXT,
     "jobs": [{"settings": {"*": TEXT}, "status": TEXT, "error": TEXT, "code": COUNT, "folder": TEXT, "run?": RUN}],
 }
 

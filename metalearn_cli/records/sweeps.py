@@ -10,14 +10,14 @@ import io
 import math
 import shutil
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from metalearn_cli.core.errors import UserError
 from metalearn_cli.core.metric import metric_named
-from metalearn_cli.records.runs import read_json, write_json, write_text
+from metalearn_cli.records.runs import beside_of, read_json, write_json, write_text
 from metalearn_cli.records.shapes import SWEEP, misshapen
 
 RESULTS = "results.json"
@@ -32,7 +32,8 @@ class Outcome(NamedTuple):
 
     Attributes:
         settings: those in which the jobs of the sweep differ, as they are typed.
-        status: completed, pruned, refused, crashed, diverged, in use, killed, interrupted or not begun.
+        status: completed, pruned, refused, failed (of a disk), crashed, diverged, in use, killed, interrupted or
+            not begun.
         error: why it is not completed, in a sentence.
         code: its exit code.
         folder: that of its run, or "" if it had none yet.
@@ -89,13 +90,39 @@ def read(runs_dir: str, sweep: str) -> list[Outcome] | None:
     Raises:
         UserError: if its record is damaged.
     """
+    if (found := _record(runs_dir, sweep)) is None:
+        return None
+    return [Outcome(*(job.get(field) for field in Outcome._fields)) for job in found["jobs"]]
+
+
+def command_of(runs_dir: str, sweep: str) -> str | None:
+    """Return the command of a sweep; None if no sweep with this id is recorded here.
+
+    Raises:
+        UserError: if its record is damaged.
+    """
+    return (_record(runs_dir, sweep) or {}).get("command")
+
+
+def pruned(runs: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Return which of some runs a search has stopped early: their ids, each with how far it came."""
+    stopped = {run["id"]: run for run in runs if run["status"] == "interrupted" and run.get("sweep")}
+    told: dict[str, str] = {}
+    for runs_dir, sweep in {(beside_of(Path(run["folder"])), run["sweep"]) for run in stopped.values()}:
+        with suppress(UserError):  # nobody knows it then
+            jobs = read(runs_dir, sweep) or ()
+            told |= {Path(job.folder).name: job.error for job in jobs if job.status == "pruned"}
+    return {name: why for name, why in told.items() if name in stopped}
+
+
+def _record(runs_dir: str, sweep: str) -> dict[str, Any] | None:
     path = folder_of(runs_dir, sweep) / RESULTS
     if not sweep.isalnum() or not path.is_file():
         return None
     found = read_json(path)
     if wrong := misshapen(found, SWEEP):
         raise UserError(f"{path} is damaged: {wrong}")
-    return [Outcome(*(job.get(field) for field in Outcome._fields)) for job in found["jobs"]]
+    return found
 
 
 def discard(folder: Path, *jobs: Path) -> None:
@@ -115,7 +142,8 @@ def table(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
     Returns:
         Rows with `settings` (without the seed), the `seeds` and `runs` that are completed, `name` and `value` of the
         metric, its `normalisation`, its `interval`, and `over`, what that is an interval over: seeds or episodes. In
-        a search also `scores`, the values of all objectives.
+        a search also `scores`, the values of all objectives; with several of them `best`, whether no other point is
+        superior in all.
     """
     points: dict[tuple[tuple[str, str], ...], list[Outcome]] = {}
     for outcome in outcomes:
@@ -123,7 +151,10 @@ def table(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
             own = tuple((key, value) for key, value in outcome.settings.items() if key != "seed")
             points.setdefault(own, []).append(outcome)
     rows = sorted((_row(dict(own), found) for own, found in points.items()), key=_rank)
-    return sorted(rows, key=lambda row: any(_superior(other, row) for other in rows))
+    for row in rows:
+        if len(row.get("scores", ())) > 1:
+            row["best"] = not any(_superior(other, row) for other in rows)
+    return sorted(rows, key=lambda row: not row.get("best", True))
 
 
 def _row(settings: dict[str, str], found: Sequence[Outcome]) -> dict[str, Any]:
@@ -153,9 +184,7 @@ def _row(settings: dict[str, str], found: Sequence[Outcome]) -> dict[str, Any]:
 
 def _superior(row: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Whether one of two points with several objectives is as good as the other in all of them, and better in one."""
-    pairs = list(zip(row.get("scores", ()), other.get("scores", ()), strict=True))
-    if len(pairs) < 2:
-        return False
+    pairs = zip(row["scores"], other["scores"], strict=True)
     ranks = [(_rank(mine), _rank(its)) for mine, its in pairs]
     return all(mine <= its for mine, its in ranks) and any(mine < its for mine, its in ranks)
 

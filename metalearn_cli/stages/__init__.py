@@ -15,7 +15,8 @@ from metalearn_cli.core.config import STAGES, ChainConfig, EvaluateConfig, Runti
 from metalearn_cli.core.errors import ConfigError, LostRankError, NonFiniteError, Problem, Stopped, UserError
 from metalearn_cli.core.stages import TABLE
 from metalearn_cli.core.types import Reporter
-from metalearn_cli.engine.ranks import Crew, launched, restarted
+from metalearn_cli.engine.launched import launched, restarted
+from metalearn_cli.engine.ranks import Crew
 from metalearn_cli.engine.runtime import tune
 from metalearn_cli.engine.signals import first_signal, stop
 from metalearn_cli.records import runs
@@ -61,9 +62,6 @@ def run(
         SystemExit: in a process that a launcher has started as a rank other than 0, when there is no more work.
     """
     runtime = _runtime_of(config)
-    if facts.get("sweep") is not None and runtime.devices != 1 and (launch := launched()):
-        message = f"{launch.by} starts one command on several ranks; for a sweep start mlx -m alone, which starts them"
-        raise ConfigError([Problem("runtime.devices", message)])
     _follow(runtime)
     with _process(runtime), Crew(follow) as crew:
         session, reporter = Session(crew), Logged(reporter)

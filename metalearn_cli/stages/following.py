@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import signal
 import warnings
 from collections.abc import Callable
 from typing import Any
 
 from metalearn_cli.core.config import STAGES, EvaluateConfig, Runtime, parse
-from metalearn_cli.engine.ranks import connect, disconnect, launched
+from metalearn_cli.engine.launched import launched
+from metalearn_cli.engine.ranks import connect, disconnect
 from metalearn_cli.engine.runtime import tune
 from metalearn_cli.engine.signals import ALWAYS
 from metalearn_cli.stages.evaluate import score_along
@@ -46,7 +48,10 @@ def follow(config: Runtime, ready: Callable[[], None] = lambda: None) -> None:
     launch = launched()
     assert launch is not None
     ready()
+    if multiprocessing.parent_process() is None:  # if rank 0 fails before it is met, only the launcher can end this one
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
     connect(runtime, launch.meeting)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     nothing: Any = None
     while work := runtime.ranks.same(nothing):
         stage, values, recorded = work

@@ -58,6 +58,9 @@ def compare(named: Sequence[Run]) -> dict[str, Any]:
         raise UserError("one run has nothing to be compared with; name another one: mlx compare RUN RUN")
     listing = cache(runs.list_runs)
     found = [evaluations_of(run, listing) for run in named]
+    if bare := [run["id"] for run, own in zip(named, found, strict=True) if not own]:
+        have, command = ("has", "mlx evaluate") if len(bare) == 1 else ("have", "mlx -m evaluate")
+        raise UserError(f"{', '.join(bare)} {have} no evaluation; type first: {command} ckpt={','.join(bare)}")
     every = [evaluation for own in found for evaluation in own]
     check_episodes(every)
     together = found if len(named) == 2 else [every]

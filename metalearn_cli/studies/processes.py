@@ -73,6 +73,7 @@ class _Child:
     def kill(self) -> None:
         """End it at once."""
         self._child.kill()
+        self._child.wait()
 
 
 class Left:

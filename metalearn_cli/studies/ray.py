@@ -9,6 +9,7 @@ import ctypes
 import logging
 import os
 import signal
+import socket
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,9 @@ from metalearn_cli.records.runs import is_held, locked
 from metalearn_cli.studies.processes import Left, end_of
 from metalearn_cli.studies.slots import Slot
 from metalearn_cli.studies.sweep import End, Job, LostJobsError, Process
+
+ANSWER = 10.0
+"""Seconds in which a cluster has to answer."""
 
 _DIE_WITH_PARENT = 1
 """PR_SET_PDEATHSIG of Linux's prctl."""
@@ -43,10 +47,14 @@ class Ray:
             import ray
         except ImportError as error:
             raise UserError("sweep=ray needs Ray; type: pip install 'metalearn-cli[ray]'") from error
+        name, address = "sweep.address", settings.address
+        if address is None and "RAY_ADDRESS" in os.environ:
+            name, address = "RAY_ADDRESS", os.environ["RAY_ADDRESS"]
         try:
+            _reach(address or "")
             ray.init(address=settings.address, logging_level=logging.ERROR, log_to_driver=False)
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            raise UserError(f"sweep.address={settings.address}: no cluster of Ray there: {error}") from error
+        except (OSError, OverflowError, ValueError, RuntimeError) as error:
+            raise UserError(f"{name}={address}: no cluster of Ray there: {error}") from error
         there = ray.cluster_resources()
         gpus = (1 / per_gpu if there.get("GPU") else 0) if settings.gpus is None else settings.gpus
         for name, wanted in (("CPU", settings.cpus), ("GPU", gpus)):
@@ -105,6 +113,17 @@ class _Task:
         import ray
 
         ray.cancel(self._task, force=True)
+
+
+def _reach(address: str) -> None:
+    """Check that something listens at an address: Ray itself tries again and again, and Ctrl-C does not end that.
+
+    Raises:
+        OSError: if nothing does.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if port.isdigit():  # else it is auto, or "", which Ray looks up
+        socket.create_connection((host.strip("[]"), int(port)), ANSWER).close()
 
 
 def run(words: Sequence[str], folder: str, where: str, names: Mapping[str, str]) -> int | None:

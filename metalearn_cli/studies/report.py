@@ -15,7 +15,7 @@ from typing import Any
 from metalearn_cli.core.check import LONGEST, in_shell, shown
 from metalearn_cli.core.errors import UserError
 from metalearn_cli.core.nested import leaves, within
-from metalearn_cli.records import runs
+from metalearn_cli.records import runs, sweeps
 from metalearn_cli.records.embedding import read_embedding
 from metalearn_cli.records.metrics import TIMES, read_metrics
 from metalearn_cli.records.names import name_of
@@ -28,6 +28,7 @@ _APART = {"runs_dir", "runtime", "init_from", "ckpt", "teacher", "tracker"}
 _APART_IN_GROUPS = ("scheduler.T_max", "scheduler.total_steps")
 """Settings that say where something is or how fast, or that follow from others."""
 _OF_CHAINS = ("training", "own", "first", "stages")
+_ENDED = ("completed", "pruned", "gone")
 _DEEPEST = 8  # levels of settings that are told apart
 _LARGEST = 1e300
 _CURVES = "plots/learning_curves.png"  # drawn anew
@@ -43,8 +44,9 @@ def gathered(named: Sequence[Run], command: Callable[[Run], Sequence[str] | None
     Returns:
         `runs`: the named ones, each with its facts, `settings`, `results`, `curves`, `embedding`, `pictures`,
         `command`, `versions`; `others`: likewise, those that they come from or that score them; `varying`: the
-        settings in which the named runs differ; `unfinished`: the ids of runs that are not completed; `problems`: what
-        could not be read, as sentences.
+        settings in which the named runs differ; `sweep`: the `id` and `command` of the sweep that all named runs are
+        of, or None; `unfinished`: the ids of runs that are not completed; `problems`: what could not be read, as
+        sentences.
     """
     listing, problems = cache(runs.list_runs), dict[str, None]()
     own = {str(Path(run["folder"]).resolve()): run for run in named}
@@ -61,13 +63,16 @@ def gathered(named: Sequence[Run], command: Callable[[Run], Sequence[str] | None
             if name in repeated and "folder" in run and (words := command(run)):
                 told[name]["command"] = " ".join(map(in_shell, words))
                 _name_choices(told[name]["settings"], words)
+    for name, why in sweeps.pruned(family.values()).items():
+        told[name] |= {"status": "pruned", "error": why}
     first = [told[run["id"]] for run in own.values()]
     others = [entry for name, entry in told.items() if entry not in first]
     return {
         "runs": first,
         "others": sorted(others, key=lambda entry: str(entry["started_at"])),
         "varying": _varying([entry["settings"] for entry in first]),
-        "unfinished": [name for name, entry in told.items() if entry["status"] not in ("completed", "gone")],
+        "sweep": _sweep(list(own.values()), problems),
+        "unfinished": [name for name, entry in told.items() if entry["status"] not in _ENDED],
         "problems": list(problems),
     }
 
@@ -90,6 +95,17 @@ def _related(run: Run, listing: Listing, problems: dict[str, None]) -> Iterator[
             gone = {"id": parent["run"], "stage": parent["stage"], "status": "gone"}
             yield (info := there.get(parent["run"], gone))
             parent = info.get("parent")
+
+
+def _sweep(named: Sequence[Run], problems: dict[str, None]) -> dict[str, Any] | None:
+    """Return the sweep that all runs are of, if they are of one."""
+    (runs_dir, name), *others = dict.fromkeys((runs.beside_of(Path(run["folder"])), run.get("sweep")) for run in named)
+    if others or not isinstance(name, str):
+        return None
+    command = None
+    with _noting(problems):
+        command = sweeps.command_of(runs_dir, name)
+    return {"id": name, "command": command}
 
 
 def _parent(run: Run) -> str | None:

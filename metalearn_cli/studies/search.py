@@ -72,9 +72,6 @@ class Search:
         steps: after how many steps a job has its first result, and its last.
         pin: returns words that all jobs have; called once, when the search begins.
         make: returns the job of a trial from what it has chosen and the words of `pin`.
-
-    Attributes:
-        number: of all trials.
     """
 
     def __init__(
@@ -85,7 +82,6 @@ class Search:
         pin: Callable[[], list[str]],
         make: Callable[[dict[str, str], Sequence[str]], Job],
     ) -> None:
-        self.number = settings.trials
         self._settings, self._steps, self._pin, self._make = settings, steps, pin, make
         self._objectives = [settings.objective] if isinstance(settings.objective, str) else settings.objective
         self._space = space
@@ -95,6 +91,16 @@ class Search:
         self._ended: dict[str, Outcome | None] = {}
         self._seen: dict[str, set[float]] = {}
         self._looked = -math.inf
+
+    @property
+    def repeated(self) -> int:
+        """How many trials have drawn a point of another one, and so have no job."""
+        return self._asked - len(self._ended)
+
+    @property
+    def number(self) -> int:
+        """How many jobs there are, if no trial that is to come draws a point of another one."""
+        return max(self._settings.trials, self._asked) - self.repeated
 
     def begin(self, folder: Path) -> list[tuple[Job, Outcome | None]]:
         """Open the journal in a folder; only one process at a time may do that.
@@ -133,7 +139,7 @@ class Search:
         """Return the job of one more trial; None if there are all."""
         from optuna.samplers import TPESampler
 
-        while self._asked < self.number:
+        while self._asked < self._settings.trials:
             # a sampler has a generator of its own, which no journal keeps: seeded by the number of trials, a search
             # that was killed draws what it would have drawn
             self._study.sampler = TPESampler(seed=self._asked, constant_liar=True)
@@ -190,7 +196,9 @@ class Search:
         if not fresh or len(self._objectives) > 1 or info["steps"] in seen or not trial.should_prune():
             return ""
         name, last = self._objectives[0], fresh[-1]
-        return f"at step {last['step']} of {info['steps']}, where its {name} was {last[name]:.4g}"
+        share = metric_named(name).unit == "share"
+        value = f"{100 * last[name]:.1f} %" if share else f"{last[name]:.4g}"
+        return f"at step {last['step']} of {info['steps']}, where its {name} was {value}"
 
     def _missing(self, measured: Mapping[str, Any]) -> tuple[str, str] | None:
         """Return what to say of results without the objectives, and what to type; None if they have them."""
@@ -259,7 +267,7 @@ def _opened(folder: Path, objectives: Sequence[str], pruner: BasePruner) -> Stud
         return optuna.create_study(
             study_name=folder.name, storage=storage, directions=directions, pruner=pruner, load_if_exists=True
         )
-    except (ValueError, LookupError, AssertionError) as error:
+    except (ValueError, LookupError, AssertionError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is damaged ({error}); without it the search begins again") from error
 
 

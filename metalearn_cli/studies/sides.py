@@ -98,14 +98,14 @@ def _scores(run: Run) -> Scores:
 
 
 def evaluations_of(run: Run, listing: Listing) -> list[Run]:
-    """Return the evaluations of a run: itself, a training's newest one, or those of a chain's last row.
+    """Return the evaluations of a run: itself, a training's newest one if it has any, or those of a chain's last row.
 
     Args:
         run: its run.json, with its `folder`.
         listing: lists the runs beside it.
 
     Raises:
-        UserError: if there are none.
+        UserError: if a chain has none.
     """
     if run["stage"] == "evaluate":
         return [run]
@@ -115,10 +115,7 @@ def evaluations_of(run: Run, listing: Listing) -> list[Run]:
             for info in listing(runs.beside_of(Path(run["folder"])))
             if info["stage"] == "evaluate" and info["status"] == "completed"
         )
-        newest = next((info for info in done if (info.get("parent") or {}).get("run") == run["id"]), None)
-        if newest is None:
-            raise UserError(f"{run['id']} has no evaluation; type first: mlx evaluate ckpt={run['id']}")
-        return [newest]
+        return [info for info in done if (info.get("parent") or {}).get("run") == run["id"]][:1]
     return list(rows_of(run, listing).values())[-1]
 
 

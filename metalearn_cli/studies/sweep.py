@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shlex
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -85,7 +86,9 @@ class Watcher(Protocol):
 class Trials(Protocol):
     """Makes the jobs of a sweep while it runs, see `studies.search`."""
 
-    number: int
+    @property
+    def number(self) -> int:
+        """How many jobs there are, as far as that is known."""
 
     def begin(self, folder: Path) -> Sequence[tuple[Job, Outcome | None]]:
         """Return the jobs so far, with the outcome of those of which no run tells it; the sweep has this folder."""
@@ -125,8 +128,10 @@ class Sweep:
             InUseError: if another process runs this sweep.
         """
         if (lock := locked(self.folder)) is None:
+            runs_dir = str(self.folder.parent.parent)
+            there = f" --runs-dir {shlex.quote(runs_dir)}" if runs_dir != "runs" else ""
             told = f"this sweep is running in another process; see its results so far: mlx runs sweep={self.name}"
-            raise InUseError(told)
+            raise InUseError(told + there)
         try:
             if self._trials:
                 for job, outcome in self._trials.begin(self.folder):
@@ -197,7 +202,7 @@ class Sweep:
 
     def stopped(self, number: int) -> Stopped:
         """Return the exception that says what was done, and how to resume."""
-        done = sum(outcome.run is not None for outcome in self._found.values())
+        done = sum(outcome.status in ("completed", "pruned") for outcome in self._found.values())
         of = self._trials.number if self._trials else len(self.jobs)
         return Stopped(number, f"{done} of {of} jobs are done; resume with: {self._facts['command']}")
 
@@ -332,9 +337,10 @@ def at_once(sweep: Sweep, engine: Engine, fail_fast: bool) -> None:
             while pool.turn():
                 time.sleep(POLL)
             raise
-        except KeyboardInterrupt:  # the second one
+        except KeyboardInterrupt as error:  # the second one
             pool.kill()
-            raise
+            sweep.end(128 + signal.SIGINT)
+            raise sweep.stopped(signal.SIGINT) from error
     if pool.ending is not None:
         sweep.end(pool.ending)
     if asked:
@@ -411,8 +417,10 @@ class _Pool:
 
     def kill(self) -> None:
         """End the jobs at once that this process has started."""
-        for _, process in self.running.values():
+        for job, process in self.running.values():
             process.kill()
+            told = "asked to stop" if process.found else "killed by the second signal"
+            self.sweep.record(job, Outcome(job.settings, "interrupted", told, 128 + signal.SIGINT, _folder(job)))
 
     def _settle(self, job: Job, end: End) -> None:
         """Record what came of a job that ended, or have it start again."""

@@ -52,6 +52,14 @@ def test_runs_are_named_as_elsewhere(mlx, trainings, words, sides):
     assert all(one["sentence"] for one in record["comparisons"])
 
 
+def test_trainings_without_evaluation_get_the_command_that_makes_one(mlx, trainings, tmp_path):
+    training(tmp_path / "runs", "a", 0)
+    assert "error: a has no evaluation; type first: mlx evaluate ckpt=a\n" in mlx("compare", "a", "e-anil-0").err
+    training(tmp_path / "runs", "b", 0)
+    told = "a, b have no evaluation; type first: mlx -m evaluate ckpt=a,b\n"
+    assert told in mlx("compare", "e-anil-0", "a", "b").err
+
+
 def test_runs_of_another_folder(mlx, trainings, tmp_path):
     (tmp_path / "runs").rename(tmp_path / "there")
     answer = mlx("compare", "e-anil-0", "e-protonet-0", "--runs-dir", "there")

@@ -53,7 +53,7 @@ def strict(text: str) -> dict:
         (
             OSError(errno.EFBIG, "full", "runs/x"),
             2,
-            "refused",
+            "failed",
             [("", "cannot write to runs/x: file too large")],
         ),
         (NonFiniteError("the loss became nan"), 3, "diverged", [("", "the loss became nan")]),

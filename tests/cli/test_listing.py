@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 from sources.images import fill
+from unit.studies.evaluations import training
 
 from metalearn_cli.cli import choices
 from metalearn_cli.cli.words import COMMANDS
+from metalearn_cli.records import sweeps
 from metalearn_cli.records.runs import sha256_of
+from metalearn_cli.records.sweeps import Outcome
 
 SMALL = ("data=gaussian", "backbone=mlp", "way=2", "query=3", "steps=2", "val_episodes=2")
 
@@ -44,6 +47,30 @@ def test_runs_say_what_was_trained_on_what_and_are_chosen_by_it(mlx, trained):
     assert "no runs in runs match data=glyphs; next: mlx runs" in mlx("runs", "data=glyphs").out
     (whole,) = json.loads(mlx("runs", "stage=pretrain", "--json").out)
     assert whole["key"] == trained[0]["key"] and whole["learner"] == "classifier"
+
+
+def test_a_sweep_has_the_runs_that_were_done_before_it_and_those_that_it_stopped(mlx, tmp_path):
+    runs = tmp_path / "runs"
+    early, own, pruned, other = (training(runs, name) for name in ("early", "own", "pruned", "other"))
+    for run, facts in ((own, {}), (pruned, {"status": "interrupted"}), (other, {"status": "interrupted"})):
+        path = Path(run["folder"]) / "run.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "sweep": "ab12", **facts}))
+    jobs = [Outcome({}, folder=f"runs/meta-train/{run['id']}", run=run) for run in (early, own)]
+    jobs.append(Outcome({}, "pruned", "at step 5 of 20", folder="runs/meta-train/pruned"))
+    (runs / "sweeps" / "ab12").mkdir(parents=True)
+    sweeps.write(runs / "sweeps" / "ab12", {}, jobs)
+    assert set(ids(mlx("runs", "sweep=ab12", "--json"))) == {"early", "own", "pruned", "other"}
+    record = json.loads(mlx("report", "sweep=ab12", "--format", "json").out)
+    assert {run["id"]: run["status"] for run in record["runs"]} == {
+        "early": "completed",
+        "own": "completed",
+        "pruned": "pruned",
+        "other": "interrupted",
+    }
+    assert ids(mlx("runs", "status=pruned", "--json")) == ["pruned"]
+    assert ids(mlx("runs", "status=interrupted", "--json")) == ["other"]
+    (runs / "sweeps" / "ab12" / "results.json").write_text("{}")
+    assert mlx("runs").code == 0  # nobody knows which were stopped early
 
 
 def test_runs_are_sorted_by_their_metric(mlx):
@@ -103,7 +130,7 @@ def test_other_words_for_a_command(mlx, line, told):
         (("algorithm=maml",), "did you mean learner=maml?"),
         (("stage=meta_train",), "evaluate, run, got 'meta_train'; did you mean stage=meta-train?"),
         (("stage=train",), "did you mean stage=pretrain?"),
-        (("status=done",), "status must be one of completed, running, interrupted, failed, died, got 'done'"),
+        (("status=done",), "status must be one of completed, running, interrupted, pruned, failed, died, got 'done'"),
         (("way=five",), "way must be a whole number, got 'five'"),
         (("--stage", "pretrain"), "there is no option --stage; did you mean: mlx runs stage=pretrain"),
         (("--sort=metric",), "there is no option --sort; did you mean: mlx runs sort=metric"),

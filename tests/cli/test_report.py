@@ -14,6 +14,8 @@ import pytest
 from PIL import Image
 from unit.studies.evaluations import DATA, STARTED, evaluation, training, write
 
+from metalearn_cli.cli.drawing import scale
+from metalearn_cli.records import sweeps
 from metalearn_cli.records.embedding import Embedding, write_embedding
 
 EVIL = "<script>alert(1)</script>\"'&</style><img src=x onerror=alert(2)>"
@@ -204,6 +206,24 @@ def test_results_over_each_setting(mlx, runs):
     assert "val/accuracy over optimizer.lr" in told and "val/accuracy over algorithm" in told
 
 
+def test_numbers_do_not_cover_each_other():
+    rates = [0.002, 0.0021, 0.01, 0.08]
+    places, marks = scale(rates, 430, 92, apart=80)
+    assert [value for value, _ in marks] == [0.002, 0.01, 0.08]
+    assert places[2] - places[1] > 100  # by orders of magnitude
+    assert scale([3, 3], 430, 92, apart=80)[1] == [(3, 92.0)]
+
+
+def test_the_page_of_a_search(mlx, runs):
+    for name in ("t0", "t1", "t2"):
+        path = runs / "meta-train" / name / "run.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "sweep": "ab12"}))
+    (runs / "sweeps" / "ab12").mkdir(parents=True)
+    sweeps.write(runs / "sweeps" / "ab12", {"command": "mlx -m meta-train optimizer.lr=<b>"}, [])
+    told = Page(report(mlx, "sweep=ab12")).texts
+    assert "3 runs of sweep ab12" in told and "mlx -m meta-train optimizer.lr=<b>" in told
+
+
 def test_the_formats(mlx, runs):
     answer = mlx("report", "stage=meta-train", "--format", "csv")
     rows = list(csv.DictReader(answer.out.splitlines()))
@@ -213,7 +233,7 @@ def test_the_formats(mlx, runs):
     ]
     assert rows[2]["status"] == "died"
     answer = mlx("report", "chain", "--format", "md")
-    assert "| meta-train | protonet | none | 60.0 +- 10.0 | +20.0 +- 5.0 | helps |" in answer.out
+    assert "| meta-train | protonet | none | 60.0 +- 10.0 % | +20.0 +- 5.0 | helps |" in answer.out
     record = json.loads(mlx("report", "chain", "--format", "json").out)
     assert [run["id"] for run in record["runs"]] == ["chain"]
     assert not Path("report.html").exists()

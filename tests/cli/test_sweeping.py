@@ -133,6 +133,8 @@ SEARCH = ("-m", "meta-train", "sweep=optuna")
         (("-m", "meta-train", "optimizer.lr=interval(0,1)"), "is for a search, which chooses numbers from an interval"),
         (("-m", "meta-train", "sweep.trials=5", "shot=1,5"), "did you mean: sweep=optuna sweep.trials=5"),
         ((*SEARCH, "shot=1"), "has nothing to choose; give a setting a range"),
+        ((*SEARCH, "optimizer.lr=intervall(0,1)"), "did you mean: 'optimizer.lr=interval(0,1)'"),
+        ((*SEARCH, "optimizer.lr=interval(0,1"), "optimizer.lr=interval(0,1  cannot be read"),
         ((*SEARCH, "seed=1,2"), "is not for a search, which would choose the luckiest one"),
         ((*SEARCH, "runtime.threads=1,2"), "is not for a search: it says where or how a job runs"),
         ((*SEARCH, "optimizer.lr=interval(1,0)"), "interval(1,0) has no numbers; write the lower one first"),
@@ -160,6 +162,21 @@ def test_refused_before_the_first_job(mlx, stage, tmp_path, words, told):
     assert not stage and not list(tmp_path.iterdir())
 
 
+def test_a_sweep_is_not_for_a_launcher(mlx, stage, monkeypatch, tmp_path):
+    for name, value in (("RANK", "1"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "1")):
+        monkeypatch.setenv(name, value)
+    answer = mlx("-m", "meta-train", "seed=1,2", "runtime.devices=2", "runtime.accelerator=cpu")
+    assert answer.code == 2 and "runtime.devices  torchrun starts one command on several ranks" in answer.err
+    assert not list(tmp_path.iterdir())
+    assert mlx("-m", "meta-train", "seed=1,2").code == 0  # several commands, as without -m
+
+
+def test_an_interval_is_no_fault_where_the_sweep_is_one(mlx):
+    answer = mlx(*SEARCH, "optimizer.lr=interval(0,1)", "sweep.trials=0", "wayy=2")
+    assert "sweep.trials  must be a whole number >= 1, got 0" in answer.err and "no such setting" in answer.err
+    assert "is for a search" not in answer.err
+
+
 def test_a_sweep_as_a_file(mlx, stage):
     Path("own/sweep").mkdir(parents=True)
     params = "params:\n  seed: 1,2\n  algorithm: maml,protonet\n  shot: 5\n"
@@ -169,7 +186,8 @@ def test_a_sweep_as_a_file(mlx, stage):
     made = [(config.seed, config.shot, config.algorithm["_target_"].rpartition(".")[2]) for _, config in stage]
     assert made == [(7, 5, "Maml"), (7, 5, "ProtoNet")]  # what is typed replaces it
     assert "mine" in mlx("ls", "-cd", "own", "sweep").out
-    assert "sweep.fail_fast: true" in mlx("ls", "-cd", "own", "sweep", "mine").out
+    listed = mlx("ls", "-cd", "own", "sweep", "mine").out
+    assert "sweep.fail_fast: true" in listed and "sweep.slots: 1 " in listed and "defaults" not in listed
 
 
 def test_a_copy_of_the_shipped_sweep(mlx):
@@ -225,6 +243,17 @@ def test_a_search_is_known_by_what_it_searches(monkeypatch, tmp_path):
     others = [["optimizer.lr=interval(0,2)"], ["optimizer.lr=interval(0,1)", "query=3"]]
     others += [["optimizer.lr=interval(0,1)", "sweep.objective=val/loss"]]
     assert len({name, *(search(*words)[0] for words in others)}) == 4
+
+
+def test_a_search_says_how_many_trials_have_no_job_of_their_own(mlx, stage, monkeypatch):
+    def at_once(sweep, engine, fail_fast):
+        sweep._trials._asked = 2
+
+    monkeypatch.setattr(studies, "at_once", at_once)
+    monkeypatch.setattr(sweeping, "needs_optuna", lambda: None)
+    monkeypatch.setattr(studies.Sweep, "open", lambda sweep: nullcontext())
+    answer = mlx("-m", "meta-train", "shot=1,5", "sweep=optuna")
+    assert "2 of the trials drew a point again, which has its result already" in answer.err
 
 
 def test_a_search_on_a_cluster(mlx, stage, monkeypatch):

@@ -12,7 +12,8 @@ from conftest import on_cpu
 from metalearn_cli.core.errors import ConfigError
 from metalearn_cli.core.network import dealt, moments, total
 from metalearn_cli.engine import ranks, runtime
-from metalearn_cli.engine.ranks import Crew, Launch, Ranks, launched, restarted
+from metalearn_cli.engine.launched import Launch, launched, restarted
+from metalearn_cli.engine.ranks import Crew, Ranks
 
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "node1", "MASTER_PORT": "29500"}
 SRUN = {

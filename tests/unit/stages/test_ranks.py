@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,12 @@ from conftest import PROTONET
 from sources import arrays
 
 from metalearn_cli import stages
-from metalearn_cli.core.errors import ConfigError, LostRankError, Stopped
-from metalearn_cli.engine.ranks import Crew
+from metalearn_cli.core.errors import LostRankError, Stopped
+from metalearn_cli.engine.ranks import Crew, Ranks
 from metalearn_cli.engine.runtime import Runtime
 from metalearn_cli.records import runs
 from metalearn_cli.records.checkpoint import open_checkpoint, read_resume, read_tensors
+from metalearn_cli.stages import following
 from metalearn_cli.stages.evaluate import evaluate
 from metalearn_cli.stages.evaluation import prepare_evaluation
 from metalearn_cli.stages.following import JOBS, follow
@@ -183,8 +186,19 @@ def test_frozen_running_statistics_can_be_dealt(ready, images):
     assert ready("transfer", backbone=RUNNING, method=probe, runtime__devices=2).runtime.ranks.world == 2
 
 
-def test_a_sweep_is_not_for_ranks_of_a_launcher(config, said, monkeypatch):
-    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "h", "MASTER_PORT": "1"}.items():
+def test_a_launcher_can_end_a_rank_that_waits_for_rank_0(config, monkeypatch):
+    """Rank 0 may be refused before it meets the others, who wait in code that no handler of Python interrupts."""
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "h", "MASTER_PORT": "1"}.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(ConfigError, match="torchrun starts one command on several ranks"):
-        stages.run("pretrain", config("pretrain", runtime__devices=2), said, sweep="x")
+    seen: list[Any] = []
+    monkeypatch.setattr(following, "connect", lambda *_: seen.append(signal.getsignal(signal.SIGTERM)))
+    monkeypatch.setattr(Ranks, "same", lambda *_: seen.append(signal.getsignal(signal.SIGTERM)))
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with warnings.catch_warnings():
+            follow(config("pretrain", runtime__devices=2).runtime)
+    finally:
+        logging.disable(logging.NOTSET)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert seen == [signal.SIG_DFL, signal.SIG_IGN]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
-import time
+import types
 
 import pytest
+from unit.studies.worker import until
 
 from metalearn_cli.core.config import Ray as Settings
 from metalearn_cli.core.errors import UserError
@@ -32,13 +34,6 @@ def task(folder, *words):
         f"sys.exit(run({words!r}, {str(folder)!r}, '.', {{}}))"
     )
     return subprocess.Popen([sys.executable, "-c", code])
-
-
-def until(condition, seconds=60.0):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def test_a_task_runs_a_job(tmp_path):
@@ -81,5 +76,24 @@ def test_a_cluster_that_is_not_there_or_too_small(monkeypatch):
         raise ConnectionError("Could not find any running Ray instance")
 
     monkeypatch.setattr(ray, "init", unreachable)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with pytest.raises(UserError, match=r"sweep.address=auto: no cluster of Ray there: Could not find any running"):
         Ray(Settings("auto", 1, None), 1, 1, ())
+
+
+def test_an_address_where_nothing_listens(monkeypatch):
+    """Ray would try for ever, and Ctrl-C would not end it."""
+    monkeypatch.setitem(sys.modules, "ray", types.SimpleNamespace(init=lambda **_: sys.exit("Ray was asked")))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with pytest.raises(SystemExit):
+            Ray(Settings(f"127.0.0.1:{port}", 1, None), 1, 1, ())
+    refused = rf"sweep.address=(ray://)?127.0.0.1:{port}: no cluster of Ray there: .*Connection refused"
+    for address in (f"127.0.0.1:{port}", f"ray://127.0.0.1:{port}"):
+        with pytest.raises(UserError, match=refused):
+            Ray(Settings(address, 1, None), 1, 1, ())
+    with pytest.raises(UserError, match="no cluster of Ray there"):
+        Ray(Settings("127.0.0.1:99999", 1, None), 1, 1, ())
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
+    with pytest.raises(UserError, match=refused.replace("sweep.address", "RAY_ADDRESS")):
+        Ray(Settings(None, 1, None), 1, 1, ())

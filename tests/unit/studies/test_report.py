@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 from unit.studies.evaluations import DATA, STARTED, evaluation, training, write
 
+from metalearn_cli.records import sweeps
 from metalearn_cli.records.runs import find_run
+from metalearn_cli.records.sweeps import Outcome
 from metalearn_cli.studies.report import POINTS, gathered
 
 METRIC = {"name": "val/accuracy", "value": 0.5, "interval": 0.1, "step": 5}
@@ -127,6 +129,22 @@ def test_unfinished_runs_and_lost_parents(tmp_path):
     assert record["unfinished"] == ["t"]
     assert [(run["id"], run["status"]) for run in record["others"]] == [("lost", "gone")]
     assert len(record["runs"][0]["error"]) <= 200
+
+
+def test_runs_of_a_search_are_pruned_and_have_its_command(tmp_path):
+    found = [again(training(tmp_path / "runs", f"t{n}"), sweep="ab12", status="interrupted") for n in range(3)]
+    jobs = [Outcome({}, "pruned", "at step 5 of 20", folder="runs/meta-train/t0"), Outcome({}, "interrupted", "oh", 1)]
+    (tmp_path / "runs" / "sweeps" / "ab12").mkdir(parents=True)
+    sweeps.write(tmp_path / "runs" / "sweeps" / "ab12", {"sweep": "ab12", "command": "mlx -m again"}, jobs)
+    record = read(*found)
+    assert record["sweep"] == {"id": "ab12", "command": "mlx -m again"}
+    assert [run["status"] for run in record["runs"]] == ["pruned", "interrupted", "interrupted"]
+    assert record["runs"][0]["error"] == "at step 5 of 20" and record["unfinished"] == ["t1", "t2"]
+    resumed = again(found[0], status="completed")
+    assert read(resumed)["runs"][0]["status"] == "completed"
+    assert read(*found, training(tmp_path / "runs", "other"))["sweep"] is None
+    (tmp_path / "runs" / "sweeps" / "ab12" / "results.json").write_text('{"jobs": [], "command": 3}')
+    assert any("results.json is damaged: command" in problem for problem in read(*found)["problems"])
 
 
 def test_runs_that_are_their_own_ancestors(tmp_path):

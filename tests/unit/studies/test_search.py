@@ -11,6 +11,7 @@ from collections import Counter
 import pytest
 from unit.studies.worker import COMMAND, METRIC, Quiet, search, slots, steps, sweep
 
+from metalearn_cli.cli import views
 from metalearn_cli.core.errors import ConfigError, UserError
 from metalearn_cli.records import runs, sweeps
 from metalearn_cli.records.sweeps import Outcome
@@ -99,7 +100,7 @@ def test_trials_that_fall_behind_end_early_and_for_good(folder):
     outcomes = go(folder, 9, "4", "0.3", number=3, pruner="median", space=odd)
     pruned = [outcome for outcome in outcomes if outcome.status == "pruned"]
     assert pruned and all(
-        outcome.code == 0 and "of 4, where its val/accuracy was 0." in outcome.error for outcome in pruned
+        outcome.code == 0 and "of 4, where its val/accuracy was " in outcome.error for outcome in pruned
     )
     best = max(int(outcome.settings["x"]) for outcome in outcomes if outcome.run)
     assert all(int(outcome.settings["x"]) < best for outcome in pruned)
@@ -127,8 +128,10 @@ def test_a_trial_that_was_not_ended_is_the_first_of_the_next_command(folder):
     trials = search(folder, 5)
     assert trials.begin(folder) == []
     job = trials.more()
-    trials.ended(job, Outcome(job.settings, "crashed", "oh", 1))  # it may be repaired
-    assert search(folder, 5).begin(folder) == [(job, None)]
+    for status in ("crashed", "failed"):  # both may be repaired, as a full disk
+        trials.ended(job, Outcome(job.settings, status, "oh", 1))
+        trials = search(folder, 5)
+        assert trials.begin(folder) == [(job, None)]
     trials = search(folder, 5)
     trials.begin(folder)
     trials.ended(job, Outcome(job.settings, "diverged", "no", 3, "f"))
@@ -140,10 +143,15 @@ def test_a_point_is_not_computed_twice(folder):
     trials = search(folder, 12, space={"x": Names(("1", "2"))})
     trials.begin(folder)
     first, second = drawn(trials), drawn(trials)
-    assert {first.id, second.id} == {"1", "2"} and trials.more() is None
+    assert {first.id, second.id} == {"1", "2"} and trials.number > 2
+    assert trials.more() is None
+    assert (trials.number, trials.repeated) == (2, 10)
     again = search(folder, 12, space={"x": Names(("1", "2"))})
     assert [job.id for job, _ in again.begin(folder)] == [first.id, second.id]
     assert again.more() is None
+    fewer = search(folder, 1, space={"x": Names(("1", "2"))})
+    fewer.begin(folder)
+    assert fewer.number == 2 and fewer.more() is None
 
 
 def test_an_objective_that_is_not_measured(folder):
@@ -157,7 +165,7 @@ def test_an_objective_that_is_not_measured(folder):
     assert (outcome.status, outcome.run) == ("refused", None) and "not measured by these jobs" in outcome.error
 
 
-def test_several_objectives(folder):
+def test_several_objectives(folder, capsys):
     names = ["val/accuracy", "val/loss"]
     trials = search(folder, 9, objective=names)
     trials.begin(folder)
@@ -173,6 +181,9 @@ def test_several_objectives(folder):
     assert [score["value"] for score in found[2].run["scores"]] == [0.6, 1.0]
     rows = sweeps.table(found)
     assert [row["runs"][0] for row in rows] == ["2", "3", "1", "0", "4"]  # first those that none is superior to
+    assert [row["best"] for row in rows] == [True, True, False, False, False]
+    views.sweep("s1", folder, found)
+    assert "No other point is superior in all objectives to the first 2.\n" in capsys.readouterr().out
     best = {
         trial.values[0]
         for trial in optuna.load_study(
@@ -200,9 +211,10 @@ def test_a_journal_that_was_cut_off(folder):
     trials = search(folder, 4)
     assert [job.id for job, _ in trials.begin(folder)] == ids
     assert drawn(trials).id == fourth and trials.more() is None
-    journal.write_bytes(b"{}\n" + whole)
-    with pytest.raises(UserError, match=r"journal.log is damaged \(.*\); without it the search begins again"):
-        search(folder, 9).begin(folder)
+    for line in (b"{}", b"[1, 2]", b"null", b'{"op_code":0,"study_name":[],"directions":3}'):
+        journal.write_bytes(line + b"\n" + whole)
+        with pytest.raises(UserError, match=r"journal.log is damaged \(.*\); without it the search begins again"):
+            search(folder, 9).begin(folder)
 
 
 def test_a_search_that_cannot_begin_leaves_what_is_there(folder):
@@ -241,6 +253,18 @@ def test_results_of_a_job_that_runs(folder, pruner):
         storage=optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(f"{folder}/journal.log")),
     )
     assert stored.trials[6].intermediate_values == {4: -9.0}
+    run.close()
+
+
+@pytest.mark.parametrize(("name", "told"), [("val/accuracy", "35.5 %"), ("val/loss", "0.3553")])
+def test_how_far_a_job_came_that_falls_behind(folder, monkeypatch, name, told):
+    monkeypatch.setattr(optuna.trial.Trial, "should_prune", lambda trial: True)
+    trials = search(folder, 9, objective=name)
+    trials.begin(folder)
+    job = trials.more()
+    run = runs.create(str(folder), "meta-train", {}, job=job.id, steps=4)
+    (run.folder / "metrics.jsonl").write_text(json.dumps({"step": 2, name: 0.35533}) + "\n")
+    assert trials.hopeless([job]) == [(job, f"at step 2 of 4, where its {name} was {told}")]
     run.close()
 
 

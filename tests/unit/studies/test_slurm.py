@@ -6,13 +6,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from dataclasses import replace
 
 import pytest
 from unit.studies import fake_slurm
-from unit.studies.worker import COMMAND, Quiet, job, steps, sweep
+from unit.studies.worker import COMMAND, Quiet, job, steps, sweep, until
 
 from metalearn_cli.core.config import Slurm as Settings
 from metalearn_cli.core.errors import Stopped, UserError
@@ -42,13 +41,6 @@ def go(folder, jobs, watcher=None, settings=PLAIN, number=9):
     with watched.open():
         at_once(watched, Slurm(settings, number, COMMAND), fail_fast=False)
     return [outcome.status for outcome in watched.outcomes()]
-
-
-def until(condition, seconds=60.0):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def preempt(folder, number="1"):

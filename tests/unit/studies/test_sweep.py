@@ -7,11 +7,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 
 import pytest
-from unit.studies.worker import COMMAND, Quiet, job, slots, steps, sweep
+from unit.studies.worker import COMMAND, Quiet, job, slots, steps, sweep, until
 
 from metalearn_cli.core.errors import InUseError, Stopped
 from metalearn_cli.records import runs, sweeps
@@ -39,13 +38,6 @@ def go(folder, jobs, number=2, fail_fast=False, watcher=None):
     with watched.open():
         at_once(watched, Processes(slots(number), COMMAND), fail_fast)
     return [outcome.status for outcome in watched.outcomes()]
-
-
-def until(condition, seconds=60.0):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def test_a_failure_is_told_and_the_rest_finish(folder):
@@ -101,6 +93,33 @@ def test_a_signal_stops_the_jobs_and_the_command_goes_on(folder):
     assert go(folder, jobs) == ["completed"] * 3
     assert len(runs.list_runs(str(folder))) == 3
     assert len(steps(folder)) == 60 and set(steps(folder).values()) == {1}
+
+
+def test_a_second_signal_kills_the_jobs_and_says_how_to_go_on(folder):
+    class Interrupting(Quiet):
+        def look(self, running):
+            if len(running) == 2:
+                os.kill(os.getpid(), signal.SIGINT)
+                os.kill(os.getpid(), signal.SIGINT)
+
+    watched = sweep(folder, [job(folder, str(n), "99", "0.1") for n in range(3)], Interrupting())
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(Stopped, match="0 of 3 jobs are done; resume with: mlx -m again"), watched.open():
+            at_once(watched, Processes(slots(2), COMMAND), fail_fast=False)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    killed = ("interrupted", "killed by the second signal", 130)
+    assert [(o.status, o.error, o.code) for o in watched.outcomes()] == [killed, killed, ("not begun", "", 130)]
+
+
+def test_a_pruned_job_is_done(folder):
+    jobs = [job(folder, str(n)) for n in range(3)]
+    watched = sweep(folder, jobs)
+    with watched.open():
+        watched.record(jobs[0], Outcome(jobs[0].settings, "pruned"))
+        watched.record(jobs[1], Outcome(jobs[1].settings, "diverged", code=3))
+    assert "1 of 3 jobs are done" in str(watched.stopped(signal.SIGINT))
 
 
 @pytest.mark.parametrize("alive", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["killed", "alive"])
@@ -162,7 +181,7 @@ def test_a_job_that_says_nothing_has_crashed(folder):
 
 def test_two_schedulers_on_one_sweep(folder):
     jobs = [job(folder, "1", "1", "0")]
-    with sweep(folder, jobs).open(), pytest.raises(InUseError, match=r"is running in another .* mlx runs sweep=s1"):
+    with sweep(folder, jobs).open(), pytest.raises(InUseError, match=rf"another .* sweep=s1 --runs-dir {folder}$"):
         with sweep(folder, jobs).open():
             pass
     assert not (folder / "sweeps").exists()  # nothing was begun
