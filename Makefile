@@ -10,6 +10,8 @@ READY := $(VENV)/.ready
 # One process per core; tests of one file stay together, because they share fixtures. In the order of the folders, the
 # files with few but long tests do not come last, when the other processes have nothing left to do.
 PARALLEL := -n auto --dist loadfile --no-loadscope-reorder
+# Python keeps what it has compiled, whatever the environment says: the tests start a hundred processes.
+export PYTHONDONTWRITEBYTECODE :=
 # The environment of the benchmarks: the peers and this package.
 PEERS := .venv-bench
 

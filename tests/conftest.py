@@ -140,6 +140,14 @@ def composed_once() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Leave the cache of the user alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLX_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
 def no_callbacks_of_others() -> Iterator[None]:
     """Have Fabric not search all installed packages for callbacks: it takes a tenth of a small training."""
     with pytest.MonkeyPatch.context() as patch:

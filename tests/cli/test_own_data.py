@@ -258,6 +258,7 @@ def test_an_unknown_backbone_in_a_file_of_ones_own_is_ignored(mlx, tmp_path):
     assert "conv4" in mlx("meta-train", "data=odd", "-cd", "mine", "--cfg", "job", "-p", "backbone").out
 
 
+@pytest.mark.slow
 def test_a_chain_on_own_pictures(mlx, photos):
     short = [
         f"{stage}.{key}={n}"

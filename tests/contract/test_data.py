@@ -57,7 +57,7 @@ def make(name: str) -> Any:
 made = cache(make)
 
 
-@pytest.fixture(params=NAMES)
+@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.slow) if name in NEEDS else name for name in NAMES])
 def name(request: pytest.FixtureRequest) -> str:
     if request.param in NEEDS and not NEEDS[request.param].is_file():
         pytest.skip(f"needs {NEEDS[request.param].name} in $MLX_DATA_DIR/{request.param} or ../shared/data")

@@ -54,7 +54,9 @@ def last(folder: str) -> tuple[dict[str, Tensor], list[Any]]:
     return read_tensors(open_checkpoint(checkpoint)), tree_leaves(torch.load(checkpoint / "resume.pt"))
 
 
-@pytest.mark.parametrize(("stage", "name", "own"), TRAINED, ids=[f"{s} {name}" for s, name, _ in TRAINED])
+@pytest.mark.parametrize(("stage", "name", "own"), [
+    pytest.param(*one, id=f"{one[0]} {one[1]}", marks=[pytest.mark.slow] * (one[0] == "pretrain")) for one in TRAINED
+])  # fmt: skip
 def test_is_trained_interrupted_and_handed_over(
     stage: str, name: str, own: dict[str, Any], go: Any, said: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

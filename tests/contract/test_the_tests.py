@@ -29,6 +29,8 @@ from metalearn_cli.core.network import unwritten
 from metalearn_cli.core.random import seeded
 from metalearn_cli.core.types import EpisodeOutput, Traits
 
+pytestmark = pytest.mark.slow
+
 
 def failing(contract: Any, case: Callable[[], Any], component: Any = None) -> set[str]:
     """Return the names of the tests of a contract that fail for a component.

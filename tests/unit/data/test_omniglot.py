@@ -405,6 +405,7 @@ def test_the_shuffle_follows_the_seed(small: Path, monkeypatch: pytest.MonkeyPat
     assert set(first.splits["train"].names) != set(other.splits["train"].names)
 
 
+@pytest.mark.slow
 @real
 @pytest.mark.parametrize(
     ("split", "classes", "fingerprint"),

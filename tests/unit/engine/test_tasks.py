@@ -95,7 +95,9 @@ def test_gradients_equal_those_of_a_plain_loop(learner, batching, chunk, pool):
         assert (p.grad - gradient).norm() <= 1e-9 * gradient.norm()
 
 
-@pytest.mark.parametrize(("learner", "batching"), [("maml-1-second", "loop"), ("protonet", "vmap")])
+@pytest.mark.parametrize(
+    ("learner", "batching"), [pytest.param("maml-1-second", "loop", marks=pytest.mark.slow), ("protonet", "vmap")]
+)
 def test_a_recorded_graph_holds_for_all_values(learner, batching, monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda graph, **settings: graph)  # which takes a minute, and is tested below
     found = runtime(batching, task_compile=True)

@@ -73,7 +73,7 @@ def test_each_job_sees_only_its_own_gpu(folder):
 
 
 def test_a_signal_stops_the_jobs_and_the_command_goes_on(folder):
-    jobs = [job(folder, str(n), "20", "0.05") for n in range(3)]
+    jobs = [job(folder, str(n), "12", "0.05") for n in range(3)]
 
     class Interrupting(Quiet):
         def look(self, running):
@@ -92,7 +92,7 @@ def test_a_signal_stops_the_jobs_and_the_command_goes_on(folder):
     assert Counter(info["status"] for info in runs.list_runs(str(folder))) == {"interrupted": 2}
     assert go(folder, jobs) == ["completed"] * 3
     assert len(runs.list_runs(str(folder))) == 3
-    assert len(steps(folder)) == 60 and set(steps(folder).values()) == {1}
+    assert len(steps(folder)) == 36 and set(steps(folder).values()) == {1}
 
 
 def test_a_second_signal_kills_the_jobs_and_says_how_to_go_on(folder):
@@ -228,7 +228,7 @@ def test_twelve_jobs_survive_killed_schedulers_killed_jobs_and_a_ctrl_c(folder):
 def test_jobs_in_this_process_wait_for_one_that_outlived_its_scheduler(folder):
     ran = []
     owner = subprocess.Popen(
-        [sys.executable, COMMAND[1], "sweep", str(folder), "1", "1", "8", "0.1"], stdout=subprocess.DEVNULL
+        [sys.executable, COMMAND[1], "sweep", str(folder), "1", "1", "6", "0.1"], stdout=subprocess.DEVNULL
     )
     until(lambda: len(steps(folder)) > 1)
     owner.kill()
@@ -238,7 +238,7 @@ def test_jobs_in_this_process_wait_for_one_that_outlived_its_scheduler(folder):
         ran.append(own.id)
         return Outcome(own.settings, "crashed", "oh", 1)
 
-    watched = sweep(folder, [job(folder, "0", "8", "0.1"), job(folder, "1"), job(folder, "2")], name="s2")
+    watched = sweep(folder, [job(folder, "0", "6", "0.1"), job(folder, "1"), job(folder, "2")], name="s2")
     with watched.open():
         in_turn(watched, attempt, fail_fast=True)
     assert ran == ["1"]
