@@ -1,4 +1,8 @@
-"""The smallest settings of every stage, a reporter that remembers, and a command line in the test's own process."""
+"""The smallest settings of every stage, a reporter that remembers, and a command line in the test's own process.
+
+What needs torch is imported where it is used: the process that deals out the tests reads this file, too, and the others
+wait for it.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ import os
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
@@ -17,23 +21,20 @@ from metalearn_cli.cli.main import WAITING, main
 os.environ |= WAITING  # as `mlx` does it, before torch is loaded
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the processes of the tests share the cores
 
-import torch
 from hydra._internal import defaults_list
 from hydra._internal.config_repository import ConfigRepository
 from hydra.core.default_element import InputDefault
 from hydra.core.global_hydra import GlobalHydra
 from hydra.plugins.config_source import ConfigResult
-from lightning_fabric import fabric
 from omegaconf import DictConfig
 
 from metalearn_cli.cli.composing import Composer, Composition
 from metalearn_cli.core import machine
 from metalearn_cli.core.config import STAGES, parse, parse_chain
 from metalearn_cli.core.config import Runtime as RuntimeConfig
-from metalearn_cli.engine import runtime
-from metalearn_cli.engine.runtime import Runtime
-from metalearn_cli.records import plots
-from metalearn_cli.stages import training
+
+if TYPE_CHECKING:
+    from metalearn_cli.engine.runtime import Runtime
 
 PROTONET = {"_target_": "metalearn_cli.algorithms.protonet.ProtoNet"}
 EVERY_STAGE = {
@@ -141,15 +142,19 @@ def composed_once() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Leave the cache of the user alone."""
+    """Leave the cache of the user alone; all processes of the tests have one."""
+    folder = tmp_path_factory.getbasetemp()
+    together = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLX_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("MLX_CACHE_DIR", str(together / "cache"))
         yield
 
 
 @pytest.fixture(autouse=True, scope="session")
 def no_callbacks_of_others() -> Iterator[None]:
     """Have Fabric not search all installed packages for callbacks: it takes a tenth of a small training."""
+    from lightning_fabric import fabric
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fabric, "_load_external_callbacks", lambda group: [])
         yield
@@ -158,6 +163,9 @@ def no_callbacks_of_others() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def nothing_slow(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out what takes longer than a small training: learning curves, freeing memory, and waiting for the disk."""
+    from metalearn_cli.engine import runtime
+    from metalearn_cli.stages import training
+
     monkeypatch.setattr(training, "learning_curves", lambda *args: None)
     monkeypatch.setattr(runtime, "release", lambda: None)
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
@@ -166,6 +174,9 @@ def nothing_slow(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def curves(nothing_slow: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have trainings draw their learning curves all the same."""
+    from metalearn_cli.records import plots
+    from metalearn_cli.stages import training
+
     monkeypatch.setattr(training, "learning_curves", plots.learning_curves)
 
 
@@ -238,12 +249,16 @@ def smallest(stage: str, folder: Path, /, **changes: Any) -> dict[str, Any]:
 @pytest.fixture
 def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have this machine two cores, whatever it has."""
+    from metalearn_cli.engine import runtime
+
     for module in (machine, runtime):
         monkeypatch.setattr(module, "cores", lambda: 2)
 
 
 def on_cpu(**changes: Any) -> Runtime:
     """Return the CPU with one thread, or with other settings."""
+    from metalearn_cli.engine.runtime import Runtime
+
     return Runtime(parse(RuntimeConfig, {**smallest("pretrain", Path())["runtime"], **changes}))
 
 
@@ -277,6 +292,8 @@ def mlx(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> Iterator[Callable[..., Answer]]:
     """Run `mlx` with the given words, in an empty folder; what Hydra keeps globally is put back."""
+    import torch
+
     monkeypatch.chdir(tmp_path)
     handlers = logging.getLogger().handlers[:]
 

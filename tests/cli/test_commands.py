@@ -370,7 +370,7 @@ def test_a_stage_says_that_runs_cannot_be_read(mlx, monkeypatch):
     monkeypatch.setattr("metalearn_cli.records.runs._entries", denied)
     _say_denied.cache_clear()
     told = "warning: runs: you have no permission to read 1 folder in it; its runs are left out\n"
-    assert mlx("pretrain", "init_from=latest").err.count(told) == 1
+    assert mlx("pretrain", "data=gaussian", "init_from=latest").err.count(told) == 1
 
 
 def test_resume_passes_changes_on(mlx, monkeypatch):

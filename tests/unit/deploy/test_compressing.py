@@ -112,6 +112,7 @@ def test_a_student_learns_from_the_whole_network(checkpoint, quick):
     assert [change["normalisation"] for change in record["changes"]] == ["transductive", "inductive"]
 
 
+@pytest.mark.slow
 def test_settings_of_the_training_are_changed(checkpoint, quick):
     record = compress(asked(checkpoint, changes={"steps": 2, "optimizer.lr": 0.5}), Said())
     values = runs.read_config(Path(record["checkpoint"]).parent.parent)

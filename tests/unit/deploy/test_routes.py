@@ -288,6 +288,7 @@ def test_a_full_disk_leaves_the_old_version(client, birds, monkeypatch):
     assert client.post("/predict", content=picture()).status_code == 200
 
 
+@pytest.mark.slow
 def test_two_servers_of_an_artefact_see_each_others_changes(asking, birds, monkeypatch):
     monkeypatch.setattr(artefact, "graph_of", exporting.graph_of)
     one, two = asking(), asking()
