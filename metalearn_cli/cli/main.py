@@ -198,90 +198,90 @@ def _resume(words: Words) -> int:
 
 
 def _predict(words: Words) -> int:
-    from metalearn_cli.cli import deploying, telling, views
+    from metalearn_cli.cli import deploy_views, deploying, telling
 
     with telling.reporting() as reporter:
         found = deploying.predict(words, _runs_dir(words), reporter)
     if "--csv" in words.options:
         _show(words, found, lambda: print(deploying.csv_of(found["answers"], deploying.PREDICTED), end=""))
         return errors.DONE
-    _show(words, found, lambda: views.answers(found))
+    _show(words, found, lambda: deploy_views.answers(found))
     return errors.DONE
 
 
 def _explain(words: Words) -> int:
-    from metalearn_cli.cli import deploying, telling, views
+    from metalearn_cli.cli import deploy_views, deploying, telling
 
     with telling.reporting() as reporter:
         found = deploying.explain(words, _runs_dir(words), reporter)
-    _show(words, found, lambda: views.explained(found))
+    _show(words, found, lambda: deploy_views.explained(found))
     return errors.DONE
 
 
 def _export(words: Words) -> int:
-    from metalearn_cli.cli import deploying, telling, views
+    from metalearn_cli.cli import deploy_views, deploying, telling
 
     with telling.reporting() as reporter:
         found = deploying.export(words, _runs_dir(words), reporter)
-    _show(words, found, lambda: views.exported(found))
+    _show(words, found, lambda: deploy_views.exported(found))
     return errors.DONE
 
 
 def _compress(words: Words) -> int:
     with importing():
-        from metalearn_cli.cli import compressing, views
+        from metalearn_cli.cli import compressing, deploy_views
 
     runs_dir = _runs_dir(words)
     found = compressing.compress(words, runs_dir)
-    _show(words, found, lambda: views.compressed(found, runs_dir))
+    _show(words, found, lambda: deploy_views.compressed(found, runs_dir))
     return errors.DONE
 
 
 def _enrol(words: Words) -> int:
-    from metalearn_cli.cli import deploying, telling, views
+    from metalearn_cli.cli import deploy_views, deploying, telling
 
     with telling.reporting():
         found = deploying.enrol(words)
-    _show(words, found, lambda: views.enrolled(found))
+    _show(words, found, lambda: deploy_views.enrolled(found))
     return errors.DONE
 
 
 def _unenrol(words: Words) -> int:
-    from metalearn_cli.cli import deploying, telling, views
+    from metalearn_cli.cli import deploy_views, deploying, telling
 
     with telling.reporting():
         found = deploying.unenrol(_expect(words, "ARTEFACT NAME", several=True))
-    _show(words, found, lambda: views.enrolled(found))
+    _show(words, found, lambda: deploy_views.enrolled(found))
     return errors.DONE
 
 
 def _classes(words: Words) -> int:
-    from metalearn_cli.cli import deploying, telling, views
+    from metalearn_cli.cli import deploy_views, deploying, telling
 
     with telling.reporting():
         found = deploying.classes(_expect(words, "ARTEFACT")[0])
-    _show(words, found, lambda: views.enrolled(found))
+    _show(words, found, lambda: deploy_views.enrolled(found))
     return errors.DONE
 
 
 def _stream(words: Words) -> int:
-    from metalearn_cli.cli import deploying, telling, views
+    from metalearn_cli.cli import deploy_views, deploying, telling
 
     with telling.reporting() as reporter:
         found = deploying.stream(words, reporter)
     if "--csv" in words.options:
         _show(words, found, lambda: print(deploying.csv_of(found["answers"], deploying.STREAMED), end=""))
         return errors.DONE
-    _show(words, found, lambda: views.streamed(found))
+    _show(words, found, lambda: deploy_views.streamed(found))
     return errors.DONE
 
 
 def _serve(words: Words) -> int:
-    from metalearn_cli.cli import deploying, telling, views
+    from metalearn_cli.cli import deploy_views, deploying, telling
 
     with telling.reporting():
         server = deploying.serve(words)
-        _show(words, server.told, lambda: views.served(server.told))
+        _show(words, server.told, lambda: deploy_views.served(server.told))
         server.run()
     return errors.DONE
 

@@ -21,16 +21,14 @@ from metalearn_cli.cli.phrases import (
     label_of,
     measured,
     next_command,
-    on_one_line,
     over,
     runs_option,
     scored,
     sizes,
-    spread,
     verdict,
     with_intervals,
 )
-from metalearn_cli.core.check import counted, in_shell
+from metalearn_cli.core.check import in_shell
 from metalearn_cli.core.errors import LISTED, Finding
 from metalearn_cli.core.metric import SAME_CLASSES, metric_named
 from metalearn_cli.records import classes
@@ -77,7 +75,7 @@ def evaluation(run: Run) -> None:
     _selection(run)
     drawn = ["classes of an episode"] * ("drawn" in first)
     rows = [[r["learner"], r["normalisation"], *[r["drawn"] for _ in drawn], with_intervals(r)] for r in run["results"]]
-    telling.table(_title(first, run), ["learner", "normalisation", *drawn, f"!{_name(first)}"], rows)
+    telling.table(heading_of(first, run), ["learner", "normalisation", *drawn, f"!{_name(first)}"], rows)
     telling.say(_over(run["results"]))
     if first.get("fixed") and metric_named(first["name"]).unit == "share":
         telling.say(f"{error_rates(run['results'])}.")
@@ -103,7 +101,7 @@ def _selection(run: Run) -> None:
             [*map(str, row["values"].values()), with_intervals(row), "chosen" if row["chosen"] else ""] for row in found
         ]
         protocol = f", {found[0]['normalisation']}" * (found[0]["normalisation"] != "none")
-        telling.table(f"select: {_title(found[0], run)}{protocol}", [*keys, f"!{_name(found[0])}", "!"], rows)
+        telling.table(f"select: {heading_of(found[0], run)}{protocol}", [*keys, f"!{_name(found[0])}", "!"], rows)
         telling.say(f"{over(found[0])}\n")
 
 
@@ -137,7 +135,7 @@ def chain(run: Run) -> None:
             # the first row of a learner has no gain
             told = ["", ""] if row["gain"] is None else [with_intervals(row, "gain_"), verdict(row)]
             rows.append([f"  {after}", with_intervals(row), *told])
-        title = _title(found[0], run) + (f", {label}" if label else "")
+        title = heading_of(found[0], run) + (f", {label}" if label else "")
         telling.table(title, ["!after", f"!{_name(found[0])}", "!gain", "the stage"], rows)
     _explain(run)
 
@@ -244,7 +242,7 @@ def _comparisons(record: Mapping[str, Any], sides: Sequence[Run], found: Sequenc
         [row["side"], *[row["normalisation"] for _ in protocols], ", ".join(row["seeds"]), with_intervals(row)]
         for row in sides
     ]
-    telling.table(_title(first, record) + label, ["side", *protocols, "seeds", f"!{_name(first)}"], rows)
+    telling.table(heading_of(first, record) + label, ["side", *protocols, "seeds", f"!{_name(first)}"], rows)
     telling.say(f"{over(sides[0])}\n")
     rows = [
         [
@@ -269,7 +267,8 @@ def _over(results: Sequence[Run]) -> str:
     return "\n".join(f"{drawn}: {line}" for drawn, line in reversed(lines.items()))
 
 
-def _title(first: Run, run: Run) -> str:
+def heading_of(first: Run, run: Run) -> str:
+    """Return the heading of a table of results: the episodes and the data that they are of."""
     split = first["name"].partition("/")[0]
     data = run.get("data", {})
     noun = "classes" if metric_named(first["name"]).unit == "share" else "tasks"
@@ -415,10 +414,10 @@ def data(found: Mapping[str, Any], words: Sequence[str] | None = None, run: Sequ
     noun = "tasks" if facts and facts["regression"] else "classes"
     if facts and words is not None:
         rows = [
-            [name.replace("_", " "), _listing(value)] for name, value in facts["about"].items() if name != "examples"
+            [name.replace("_", " "), listing(value)] for name, value in facts["about"].items() if name != "examples"
         ]
         rows += [[name, _split(split, noun)] for name, split in facts["splits"].items()]
-        rows += [["split by", facts["protocol"]], ["an item", f"{facts['kind']} {_listing(facts['shape'])}"]]
+        rows += [["split by", facts["protocol"]], ["an item", f"{facts['kind']} {listing(facts['shape'])}"]]
         rows += [["an episode", ", ".join(f"{key} {value}" for key, value in facts["episode"].items())]]
         rows += [["verdicts", told] for told in _verdicts(facts)]
         telling.table(facts["name"], ["!", ""], rows)
@@ -489,9 +488,10 @@ def _split(split: Mapping[str, Any], noun: str) -> str:
     return f"{split['classes']} {noun}, {split['items']} items: {names}{more}"
 
 
-def _listing(value: Any) -> str:
+def listing(value: Any) -> str:
+    """Return a shape or a vocabulary, of one part or of several, in words."""
     if isinstance(value, Mapping):
-        return ", ".join(f"{name} {_listing(part)}" for name, part in value.items() if part) or "-"
+        return ", ".join(f"{name} {listing(part)}" for name, part in value.items() if part) or "-"
     if isinstance(value, list):
         return "x".join(map(str, value)) if all(isinstance(part, int) for part in value) else ", ".join(map(str, value))
     return str(value)
@@ -501,148 +501,3 @@ def facts(found: Mapping[str, Mapping[str, str]]) -> None:
     """Show facts under headings."""
     for heading, entries in found.items():
         telling.table(heading, ["!", ""], [[name, value] for name, value in entries.items()])
-
-
-def answers(found: Mapping[str, Any]) -> None:
-    """Show the answers of `mlx predict`, a row for each item."""
-    rows = [
-        [
-            on_one_line(a["file"]),
-            a["class"],
-            f"{100 * a['probability']:.1f}",
-            f"{a['distance']:.3g}",
-            on_one_line(a["nearest"]),
-        ]
-        for a in found["answers"]
-    ]
-    columns = ["file", "class", "probability %", "distance", "nearest example"]
-    if any(a["unknown"] is not None for a in found["answers"]):
-        columns.append("unknown")
-        for row, answer in zip(rows, found["answers"], strict=True):
-            row.append("yes" if answer["unknown"] else "")
-    telling.table("", columns, rows, right=("probability %", "distance"))
-
-
-def explained(found: Mapping[str, Any]) -> None:
-    """Show what `mlx explain` has found, by its method."""
-    shown = {"explanations": _explanations, "columns": _columns_worth, "points": _map, "blocks": _network}
-    next(show for key, show in shown.items() if key in found)(found)
-
-
-def _columns_worth(found: Mapping[str, Any]) -> None:
-    """Show by how much accuracy falls without each column of a table."""
-    rows = [[own["column"], spread("accuracy", own["fall"], own["interval"])] for own in found["columns"]]
-    accuracy = spread("accuracy", found["accuracy"], found["interval"])
-    title = f"{found['way']}-way {found['shot']}-shot, accuracy {accuracy} on {found['episodes']} validation episodes"
-    telling.table(title, ["column", "!falls by, when it is permuted"], rows)
-    if found["sanity"] is not None:
-        telling.say(f"sanity: rank correlation with networks of shuffled weights {found['sanity']:.2f}")
-    telling.say(f"picture: {found['picture']}\nnumbers: {found['numbers']}")
-
-
-def _map(found: Mapping[str, Any]) -> None:
-    """Show where the map of items is."""
-    new = sum(point["new"] for point in found["points"])
-    telling.say(f"{counted(len(found['points']) - new, 'example')} and {counted(new, 'file')} by {found['method']}")
-    telling.say(f"picture: {found['picture']}\nnumbers: {found['numbers']}")
-
-
-def _network(found: Mapping[str, Any]) -> None:
-    """Show the blocks of a network."""
-    rows = [["", "input", _listing(found["input"]), "", ""]]
-    for number, block in enumerate(found["blocks"], start=1):
-        output = "-" if block["output"] is None else _listing(block["output"])
-        learns = " and ".join(block["learn"]) or "never"
-        rows.append([str(number), block["layers"], output, f"{block['parameters']:,}", learns])
-    columns = ["!", "layers", "!output", "!parameters", "learns"]
-    telling.table(f"{found['backbone']} with {found['learner']}", columns, rows, right=("parameters",))
-    telling.say(f"{found['parameters']:,} parameters")
-
-
-def _explanations(found: Mapping[str, Any]) -> None:
-    """Show why files get their answers, a row for each."""
-    rows = [
-        [
-            on_one_line(one["file"]),
-            one["class"],
-            f"{100 * one['probability']:.1f}",
-            "-" if one["sanity"] is None else f"{one['sanity']:.2f}",
-            next((f"{on_one_line(own['example'])} ({own['influence']:+.3g})" for own in one["examples"]), "-"),
-            one["picture"],
-        ]
-        for one in found["explanations"]
-    ]
-    columns = ("file", "class", "probability %", "sanity", "strongest example", "picture")
-    telling.table("", columns, rows, right=("probability %", "sanity"))
-    telling.say(f"numbers: {found['numbers']}")
-
-
-def streamed(found: Mapping[str, Any]) -> None:
-    """Show how well a learner of `mlx stream` has answered and learnt."""
-    labels = {
-        "prequential": "right before it is learnt (prequential accuracy)",
-        "repeated": "right if the answer is the class of the item before",
-        "held_out": "right at the end, of items held out",
-        "forgetting": "forgotten: lower at the end than after the last item of the class",
-    }
-    rows = []
-    for key, label in labels.items():
-        ((unit, number),) = found[key]["over"].items()
-        over = counted(number, {"items": "item", "classes": "class"}[unit])
-        rows.append([label, spread("accuracy", found[key]["value"], found[key]["interval"]), over])
-    telling.table(f"stream {found['artefact']}", ["", "!share", "!over"], rows)
-    classes = f"{counted(found['known'], 'class')} known before, {found['new']} new"
-    telling.say(f"{counted(found['items'], 'item')} in the stream, {classes}; it learns {found['learning']}.")
-    telling.say("+- is the half-width of a 95 % interval. A stream that comes class by class flatters the first share;")
-    telling.say("compare it with the second. The third is of items that were taken out before the stream began.")
-    if found["saved"]:
-        telling.say(f"{found['artefact']} has the items of the stream as examples now.")
-
-
-def exported(found: Mapping[str, Any]) -> None:
-    """Show what `mlx export` has written."""
-    telling.table("", ("!file", "bytes"), [[n, str(f["bytes"])] for n, f in found["files"].items()], right=("bytes",))
-    telling.say(found["told"])
-    rows = [[kind, str(e["bytes"]), f"{1000 * e['seconds']:.3f}"] for kind, e in found["encoder"].items()]
-    columns = ("encoder.onnx", "bytes", "ms an item")
-    telling.table("", columns, rows, right=columns[1:])
-    if found["quantize"]:
-        before, after = (found["encoder"][kind]["seconds"] for kind in ("float", "int8"))
-        slower = "slower" if after > before else "faster"
-        telling.say(f"Here int8 is {slower} than float, {after / before:.2f} times as long for one item.")
-    folder = shlex.quote(found["folder"])
-    telling.say(f"next: mlx predict {folder} FILE")
-    telling.say(f"      mlx enrol {folder} NAME FILES")
-
-
-def compressed(found: Mapping[str, Any], runs_dir: str) -> None:
-    """Show what `mlx compress` has made, beside what it was made from."""
-    protocols, rows = [change["normalisation"] for change in found["changes"]], []
-    for kind, network in zip(("trained", found["method"]), found["networks"], strict=True):
-        results = {result["normalisation"]: result for result in reversed(network["results"])}  # from all classes first
-        own = [results.get(name) or results["none"] for name in protocols]
-        named = {"trained": "trained", "prune": "pruned", "distill": "distilled"}[kind]
-        size = [str(network["parameters"]), f"{network['bytes'] / 1000:.0f}", f"{1000 * network['seconds']:.3f}"]
-        rows.append([named, *size, *(spread(result["name"], result["value"], result["interval"]) for result in own)])
-    sizes = ("parameters", "kB", "ms an item")
-    scores = [f"!accuracy, {name}" if name != "none" else "!accuracy" for name in protocols]
-    telling.table(_title(found["networks"][0]["results"][0], found), ["network", *sizes, *scores], rows, right=sizes)
-    for change in found["changes"]:
-        under = "" if change["normalisation"] == "none" else f", {change['normalisation']}"
-        points = f"{100 * change['gain']:+.2f} +- {100 * change['half_width']:.2f} percentage points"
-        pairs = counted(change["over"]["episodes"], "episode")
-        telling.say(f"change of the accuracy{under}: {points} (95 %, in pairs over {pairs})")
-    telling.say("ms an item: of the backbone in torch, statistics fixed, the median of 200 calls with one item")
-    typed = ["mlx", "export", f"ckpt={found['run']}", "support=EXAMPLES"]
-    telling.say(f"next: {shlex.join([*typed, *['--runs-dir', runs_dir] * (runs_dir != 'runs')])}")
-
-
-def enrolled(found: Mapping[str, Any]) -> None:
-    """Show the classes of an artefact."""
-    rows = [[name, str(count)] for name, count in found["classes"].items()]
-    telling.table(found["artefact"], ("class", "examples"), rows, right=("examples",))
-
-
-def served(found: Mapping[str, Any]) -> None:
-    """Show where an artefact is served."""
-    telling.say(f"{found['artefact']} is at {found['url']} (Ctrl-C ends it)")
