@@ -123,7 +123,8 @@ def _columns_worth(trained: Any, folder: Path, episodes: int) -> dict[str, Any]:
     found = importance.importance(trained, episodes)
     picture, numbers = folder / "columns.png", folder / "columns.json"
     own = found["columns"]
-    title = f"accuracy {found['accuracy']:.1%}, {found['way']}-way {found['shot']}-shot, {episodes} validation episodes"
+    shape = f"{found['way']}-way {found['shot']}-shot, {episodes} validation episodes"
+    title = f"accuracy {100 * found['accuracy']:.1f} %, {shape}"
     told = "by how much it falls when the column is permuted, with its 95 % interval"
     attribution_bars([(c["column"], c["fall"]) for c in own], title, picture, told, [c["interval"] for c in own])
     write_json(numbers, found)

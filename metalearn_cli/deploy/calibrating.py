@@ -95,8 +95,8 @@ def told(found: Calibration) -> str:
     line = f"temperature {found.temperature:.3g}, fitted on {numbers}"
     if found.threshold is None or found.let_through is None:
         return line
-    kept = f"within a distance of {found.threshold:.3g} are {found.keep:.0%} of the items of these classes"
-    return f"{line}; {kept}, and {found.let_through:.0%} of the items of other ones"
+    kept = f"within a distance of {found.threshold:.3g} are {100 * found.keep:.0f} % of the items of these classes"
+    return f"{line}; {kept}, and {100 * found.let_through:.0f} % of the items of other ones"
 
 
 def of_record(record: Any) -> Calibration | None:

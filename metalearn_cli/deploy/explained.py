@@ -114,7 +114,7 @@ def write(folder: Path, learner: Deployed, queries: Inputs, found: Sequence[Mapp
         stem = re.sub(r"[^\w.-]+", "-", PurePath(one["file"]).stem)[:LETTERS].strip("-.")
         path = folder / f"{number:03d}-{stem or 'item'}.png"
         sanity = "" if one["sanity"] is None else f"; correlation with shuffled networks {one['sanity']:.2f}"
-        title = f"{one['class']}, probability {one['probability']:.0%}{sanity}"
+        title = f"{one['class']}, probability {100 * one['probability']:.0f} %{sanity}"
         if "parts" in one:
             attribution_bars([(own["part"], own["value"]) for own in one["parts"]], title, path)
         else:

@@ -257,7 +257,7 @@ def _strange(ids: Mapping[str, Encoded]) -> list[Finding]:
     for split, own in ids.items():
         share = float((own.ids == UNKNOWN).sum() / (own.ids != PADDING).sum().clamp(min=1))
         if share > FEW:
-            told = f"have letters that no training text has ({share:.0%}); data.tokenizer=bytes knows all"
+            told = f"have letters that no training text has ({100 * share:.0f} %); data.tokenizer=bytes knows all"
             findings.append(Finding(False, f"the texts of {split}", told))
     return findings
 

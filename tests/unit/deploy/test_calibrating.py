@@ -38,7 +38,7 @@ def test_the_threshold_keeps_a_share_of_known_items(trained, data):
     line = told(most)
     numbers = "10 validation episodes of 2 classes with 3 examples"
     assert line.startswith(f"temperature {most.temperature:.3g}, fitted on {numbers}")
-    assert "are 90% of the items of these classes, and" in line and "of the items of other ones" in line
+    assert "are 90 % of the items of these classes, and" in line and "of the items of other ones" in line
 
 
 def test_random_pictures_are_let_through_as_often_as_known_ones(trained, data):

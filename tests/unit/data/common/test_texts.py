@@ -166,5 +166,5 @@ def test_letters_that_no_training_text_has(tmp_path, monkeypatch):
     rows = [f"{''.join(chr(ord(letter) + i + j) for j in range(6))},{letter}" for letter in letters for i in (0, 9)]
     (tmp_path / "t.csv").write_text("\n".join(["text,label", *rows]), encoding="utf-8")
     told = {f.where: f.what for f in text(str(tmp_path / "t.csv")).findings}
-    assert "letters that no training text has (100%); data.tokenizer=bytes" in told["the texts of test"]
+    assert "letters that no training text has (100 %); data.tokenizer=bytes" in told["the texts of test"]
     assert not any("letters" in f.what for f in text(str(tmp_path / "t.csv"), tokenizer="bytes").findings)
