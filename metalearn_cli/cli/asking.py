@@ -205,8 +205,9 @@ def alone(settings: Mapping[str, str], sources: Sequence[str], runs_dir: str) ->
     """
     exported = bool(sources) and is_artefact(sources[0])
     if others := [*sources[exported:], *(f"{key}=" for key in ("support", "statistics") if key in settings)]:
-        told = f"method={settings['method']} takes no {others[0]}"
-        raise UserError(f"{told}; type: mlx explain ckpt=latest method={settings['method']}")
+        method = f"method={settings['method']}"
+        own = sources[0] if exported else f"ckpt={settings.get('ckpt', 'latest')}"
+        raise UserError(f"{method} takes no {others[0]}; type: {shlex.join(['mlx', 'explain', own, method])}")
     if exported and "ckpt" in settings:
         raise UserError(f"ckpt is not for an artefact, which has its own: {sources[0]}")
     use_threads(settings)
