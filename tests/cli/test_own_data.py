@@ -384,14 +384,14 @@ def test_a_broken_archive_is_named(mlx, tmp_path):
 
 
 def test_ordinary_classification_is_named_in_the_title():
-    from metalearn_cli.cli.views import _title
+    from metalearn_cli.cli.views import heading_of
     from metalearn_cli.core.metric import SAME_CLASSES
 
     first = {"way": 3, "shot": 1, "name": "test/accuracy", "over": {"episodes": 9, "trainings": 1}}
-    title = _title(first, {"data": {"name": "images", "protocol": f"{SAME_CLASSES} classes, seed 0"}})
+    title = heading_of(first, {"data": {"name": "images", "protocol": f"{SAME_CLASSES} classes, seed 0"}})
     assert title.endswith("9 episodes of test items, images (ordinary classification: the classes of training)")
-    title = _title(
+    title = heading_of(
         first | {"name": "test/mse"}, {"data": {"name": "table", "protocol": f"{SAME_CLASSES} tasks, seed 0"}}
     )
     assert title.endswith("9 episodes of test items, table (the tasks of training)")
-    assert _title(first | {"name": "test/mse"}, {}).endswith("9 episodes of test tasks")
+    assert heading_of(first | {"name": "test/mse"}, {}).endswith("9 episodes of test tasks")
