@@ -117,6 +117,8 @@ def columns_of(path: Path) -> Table:
     """
     try:
         content = path.read_bytes()
+    except IsADirectoryError as error:
+        raise DataError([Finding(True, str(path), f"is a folder; give a table ({', '.join(TABLES)})")]) from error
     except OSError as error:
         raise DataError([Finding(True, str(path), f"cannot be read: {error.strerror}")]) from error
     return columns_in(content, str(path))

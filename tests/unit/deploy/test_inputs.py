@@ -134,6 +134,8 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
 
 def test_a_table_without_the_columns_of_training_is_told(tmp_path):
     reader = reader_of(data_of("table", tmp_path))
+    with pytest.raises(UserError, match=r"is a folder; give a table \(\.csv, \.tsv, "):
+        reader.support(str(tmp_path))
     other = tmp_path / "other.csv"
     other.write_text("length,mass,colour\n1,2,red\n")
     with pytest.raises(UserError, match="there is no column width, which the learner was trained with"):
