@@ -238,7 +238,7 @@ def configured(application: Any) -> Any:
         """HTTP that ends a connection on which no request begins, for which uvicorn would wait for ever."""
 
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
-            super().connection_made(transport)  # type: ignore[arg-type]
+            super().connection_made(transport)  # type: ignore[arg-type]  # uvicorn names a narrower type than asyncio
             self.looking = self.loop.call_later(HEAD, self.look, None)
 
         def connection_lost(self, exc: Exception | None) -> None:
