@@ -215,15 +215,17 @@ def help_text(command: str, extra: str = "") -> str:
         ]
     if command == "compare":
         lines += [
-            "RUN is an id, the beginning of one, latest, latest:STAGE or a folder; a training stands for its newest",
-            "evaluation, a chain for the last row of its table. Two runs are two sides; of more, those with the same",
-            "settings but the seed are one side. Filters of mlx runs (KEY=VALUE) choose runs, too.",
+            "RUN is an id, the beginning of one, latest, latest:STAGE or a folder; a training",
+            "stands for its newest evaluation, a chain for the last row of its table. Two",
+            "runs are two sides; of more, those with the same settings but the seed are one.",
+            "Filters of mlx runs (KEY=VALUE) choose runs, too.",
             "",
         ]
     if command == "report":
         lines += [
-            "RUN is an id, the beginning of one, latest, latest:STAGE or a folder; filters of mlx runs (sweep=ID)",
-            "choose runs, too. The runs that one comes from, and the evaluations of it, are shown with it.",
+            "RUN is an id, the beginning of one, latest, latest:STAGE or a folder; filters of",
+            "mlx runs (sweep=ID) choose runs, too. The runs that one comes from, and the",
+            "evaluations of it, are shown with it.",
             "",
         ]
     if command == "ablate":

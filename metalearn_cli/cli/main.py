@@ -15,7 +15,7 @@ from typing import Any
 
 from metalearn_cli import __version__
 from metalearn_cli.cli import errors
-from metalearn_cli.cli.streams import Unwritable, patient
+from metalearn_cli.cli.streams import Unwritable, fitted, patient
 from metalearn_cli.cli.words import DATA, REPORT, SHELLS, STAGES, Words, meant, overview, parse
 from metalearn_cli.core.errors import Stopped, UserError
 from metalearn_cli.core.importing import importing
@@ -61,12 +61,12 @@ def _dispatch(argv: list[str]) -> int:
     if "--version" in words.options:
         _show(words, {"version": __version__}, lambda: print(f"mlx {__version__}"))
     elif not words.command:
-        _show(words, {"help": overview()}, lambda: print(overview()))
+        _show(words, {"help": overview()}, lambda: print(fitted(overview())))
     elif "--help" in words.options:
         from metalearn_cli.cli.choices import help_text
 
         text = help_text(words.command, words.options.get("--config-dir", ""))
-        _show(words, {"help": text}, lambda: print(text))
+        _show(words, {"help": text}, lambda: print(fitted(text)))
     else:
         current_folder()
         command = _stage if words.command in STAGES else _COMMANDS[words.command]

@@ -1,9 +1,12 @@
-"""Let the program continue if stdout or stderr is closed or loses its reader, as in `mlx run | head -1`."""
+"""Where text is written: a terminal of some width, a pipe whose reader is gone (`mlx run | head -1`), or nowhere."""
 
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from typing import Any, TextIO, cast
@@ -13,6 +16,21 @@ from metalearn_cli.core.errors import UserError
 
 class Unwritable(UserError):
     """The result cannot be written to stdout."""
+
+
+def fitted(text: str) -> str:
+    """Return a text, unless it is piped, with lines that fit the terminal, broken below their last column."""
+    if not sys.stdout.isatty():
+        return text
+    width = shutil.get_terminal_size().columns
+    return "\n".join(_broken(line, width) for line in text.splitlines())
+
+
+def _broken(line: str, width: int) -> str:
+    columns = re.match(r"\s*(?:\S.*?\s{2,})?", line)
+    indent = len(columns[0]) if columns else 0
+    below = " " * (indent if indent < width // 2 else 4)
+    return textwrap.fill(line, width, subsequent_indent=below, break_long_words=False, break_on_hyphens=False)
 
 
 @contextmanager

@@ -92,3 +92,24 @@ def test_of_a_real_shell(closed, tmp_path):
     line = f"set -o pipefail; {' '.join(MLX)} runs {closed}"
     answer = subprocess.run(["bash", "-c", line], capture_output=True, text=True, cwd=tmp_path, env=os.environ)
     assert (answer.returncode, answer.stderr) == (0, "")
+
+
+def test_help_fits_the_terminal() -> None:
+    """Long lines are broken below their last column; a pipe gets each entry as one line."""
+    master, slave = os.openpty()
+    with subprocess.Popen([*MLX, "run", "--help"], stdout=slave, env=os.environ | {"COLUMNS": "70"}) as process:
+        os.close(slave)
+        shown = b"".join(iter(lambda: _chunk(master), b"")).decode().replace("\r", "")
+    os.close(master)
+    assert process.returncode == 0
+    assert max(map(len, shown.splitlines())) <= 70
+    assert "  backbone=conv4  (cnn1d | " in shown and f"\n{' ' * 18}" in shown
+    piped = subprocess.run([*MLX, "run", "--help"], capture_output=True, text=True, check=True).stdout
+    assert shown.split() == piped.split()
+
+
+def _chunk(terminal: int) -> bytes:
+    try:
+        return os.read(terminal, 65536)
+    except OSError:  # the other side is closed
+        return b""
