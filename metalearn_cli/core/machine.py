@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -20,6 +21,11 @@ MEMINFO, CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
 def cores() -> int:
     """Return the number of processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def description() -> str:
+    """Return what computed a result, in words, such as "2 cores, x86_64, Linux"."""
+    return f"{cores()} core{'s' * (cores() != 1)}, {platform.machine()}, {platform.system()}"
 
 
 def gpus() -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +11,7 @@ from metalearn_cli import __version__, stages
 from metalearn_cli.core.claims import Expectation, Tier
 from metalearn_cli.core.config import ChainConfig, MetaTrainConfig
 from metalearn_cli.core.errors import ConfigError, Problem, UserError
-from metalearn_cli.core.machine import cores
+from metalearn_cli.core.machine import description
 from metalearn_cli.core.metric import metric_named
 from metalearn_cli.core.types import Reporter
 from metalearn_cli.records import runs
@@ -55,7 +54,7 @@ def verify(config: ChainConfig, name: str, tier_name: str, tier: Tier, reporter:
         "minutes": {"run": run["seconds"] / 60, "claim": tier.minutes},
         "run": run["id"],
         "data": {key: run["data"].get(key) for key in ("name", "fingerprint", "protocol")},
-        "machine": f"{cores()} core{'s' * (cores() != 1)}, {platform.machine()}, {platform.system()}",
+        "machine": description(),
         "version": __version__,
         "finished_at": run["finished_at"],
     }

@@ -149,6 +149,9 @@ def test_a_part_that_is_not_there_is_refused(script, name: str, capsys: pytest.C
 def test_the_generated_pages_are_up_to_date(script) -> None:
     for name, text in script("learners").pages().items():
         assert (SCRIPTS.parent / "docs" / name).read_text() == text, "write the pages: python scripts/learners.py"
+    stages = script("stages")
+    record = json.loads((stages.DOCS / stages.RECORDS).read_text())
+    assert (stages.DOCS / "stages.md").read_text() == stages.page(record), "write the page: python scripts/stages.py"
 
 
 def test_a_record_replaces_the_earlier_one_of_its_tier_and_shows_on_both_pages(script, tmp_path, monkeypatch) -> None:
@@ -186,6 +189,33 @@ def test_a_record_replaces_the_earlier_one_of_its_tier_and_shows_on_both_pages(s
     claim["tiers"]["short"]["expect"] = [expected | {"value": 99}]
     (tmp_path / "configs" / "experiment" / "own.yaml").write_text(json.dumps(claim))
     assert "the claim has changed: run it again" in learners.pages()["results.md"]
+
+
+def test_the_page_on_stages_has_a_row_for_each_model_the_best_first(script, tmp_path: Path, monkeypatch) -> None:
+    stages = script("stages")
+    monkeypatch.setattr(stages, "DOCS", tmp_path)
+    (tmp_path / "benchmarks").mkdir()
+    about = {"learner": "nearest_centroid", "normalisation": "transductive", "way": 5, "shot": 1}
+    about |= {"over": {"episodes": 1000, "classes": 19, "trainings": 3}}
+    jobs = []
+    for model, last in (("vae", 0.7), ("gan", 0.8)):
+        first = about | {"after": "nothing", "value": 0.5, "interval_trainings": 0.011, "gain": None}
+        second = about | {"after": "pretrain", "value": last, "interval_trainings": 0.02, "gain": last - 0.5}
+        table = [first | {"gain_interval_trainings": None}, second | {"gain_interval_trainings": 0.013}]
+        table += [row | {"normalisation": "inductive"} for row in table]
+        (tmp_path / model).mkdir()
+        (tmp_path / model / "run.json").write_text(json.dumps({"seconds": 60, "table": table}))
+        jobs.append({"settings": {"model": model}, "folder": str(tmp_path / model)})
+    command = "mlx -m run data.root=/home/me/omniglot runs_dir=/home/me/runs model=vae,gan"
+    (tmp_path / "results.json").write_text(json.dumps({"command": command, "jobs": jobs}))
+    stages.main([tmp_path])
+    page = (tmp_path / "stages.md").read_text()
+    assert "\nmlx -m run data.root=FOLDER model=vae,gan\n" in page
+    rows = [line for line in page.splitlines() if line.startswith("| `")]
+    assert rows == [
+        "| `gan` | 50.0 +- 1.1 | 80.0 +- 2.0 (+30.0 +- 1.3) |",
+        "| `vae` | 50.0 +- 1.1 | 70.0 +- 2.0 (+20.0 +- 1.3) |",
+    ]
 
 
 @pytest.mark.parametrize("group", ["algorithm", "model", "method"])
