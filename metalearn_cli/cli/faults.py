@@ -286,9 +286,9 @@ def _instead(
     Returns:
         What to type, or ""; and a remark, or "".
     """
-    group, _, word = key.rpartition(".")
-    if _find(composer.usual, group) is _ABSENT:
-        group = ""  # not a section, but the word after it may be known
+    section, _, word = key.rpartition(".")
+    # where it is no section here, the word after it may be known
+    group = "" if _find(composer.usual, section) is _ABSENT else section
     row = row_of(word, value)
     advised = [a for advice in (row.here if row else ()) if (a := _offered(composer, advice.replace("{}", value)))]
     for advice in advised:
@@ -296,6 +296,9 @@ def _instead(
         known = inside == advice or _find(values, inside.partition("=")[0]) is not _ABSENT
         if known and (found := _fitting(composer, values, key, inside, chosen)):
             return found, row.why if row else ""
+    if section and not group and word in composer.usual:
+        if found := _fitting(composer, values, key, f"{word}={value}", chosen):
+            return found, ""
     of_command = [place for place, _ in leaves(values) if place.partition(".")[0] in composer.usual]
     places = [p for p in of_command if p.endswith(f".{word}") and p != key and p.startswith(group)]
     places = places or [p for p in of_command if group and p.endswith(f"_{word}") and p.startswith(f"{group}.")]

@@ -49,10 +49,9 @@ def chosen(found: Sequence[Mapping[str, Any]], words: Sequence[str]) -> list[dic
     for word in words:
         key, equals, value = word.partition("=")
         if not equals or key not in FILTERS:
-            allowed = f"mlx runs takes {', '.join(f'{name}=' for name in FILTERS)}"
             near = "learner" if key in _LEARNERS else closest(key, FILTERS)
-            hint = f"; did you mean {near}={value}?" if near and equals else ""
-            raise UserError(f"mlx runs takes no {word!r}{hint}; {allowed}")
+            hint = f"did you mean {near}={value}?" if near and equals else f"there are {'=, '.join(FILTERS)}="
+            raise UserError(f"there is no filter {word!r} of runs; {hint}")
         if key in _VALUES and value not in _VALUES[key]:
             allowed = ", ".join(_VALUES[key])
             near = closest(value.replace("_", "-"), _VALUES[key])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -44,7 +45,15 @@ def spread(name: str, value: float | None, half: float | None) -> str:
     """Return a measured value with the half-width of its 95 % interval."""
     if value is None or half is None:
         return number(name, value)
-    return f"{100 * value:.1f} +- {100 * half:.1f} %" if _is_share(name) else f"{value:.4g} +- {half:.2g}"
+    if _is_share(name):
+        return f"{100 * value:.1f} +- {100 * half:.1f} %"
+    digits = _decimals(half)
+    return f"{value:.{digits}f} +- {half:.{digits}f}"
+
+
+def _decimals(half: float) -> int:
+    """Return the decimals with which a half-width has two significant digits; its mean is shown with as many."""
+    return min(6, max(0, 1 - math.floor(math.log10(half)))) if half > 0 else 4
 
 
 def with_intervals(found: Mapping[str, Any], prefix: str = "") -> str:
@@ -61,12 +70,13 @@ def with_intervals(found: Mapping[str, Any], prefix: str = "") -> str:
     share = _is_share(found["name"])
     value, sign = (found["gain"], "+") if prefix else (found["value"], "")
     widths: list[float | None] = [found.get(f"{prefix}{name}") for name in _intervals(found)]
-    # so many digits that a gain which is clear is not rounded to its half-width
-    digits = 2 if prefix and any(width is not None and 0 < width < 0.00095 for width in widths) else 1
-    mean = "nan" if value is None else f"{100 * value:{sign}.{digits}f}" if share else f"{value:{sign}.4g}"
-    first, *others = [
-        "-" if width is None else f"{100 * width:.{digits}f}" if share else f"{width:.2g}" for width in widths
-    ]
+    scale = 100 if share else 1
+    if share:  # so many digits that a gain which is clear is not rounded to its half-width
+        digits = 2 if prefix and any(width is not None and 0 < width < 0.00095 for width in widths) else 1
+    else:
+        digits = _decimals(widths[0] or 0)
+    mean = "nan" if value is None else f"{scale * value:{sign}.{digits}f}"
+    first, *others = ["-" if width is None else f"{scale * width:.{digits}f}" for width in widths]
     return f"{mean} +- {first}" + (f" ({', '.join(others)})" if others else "")
 
 
@@ -91,9 +101,21 @@ def _intervals(found: Mapping[str, Any]) -> list[str]:
 
 def over(found: Mapping[str, Any]) -> str:
     """Return lines that explain the intervals of `with_intervals`."""
-    others = [f"over {n} {_UNITS.get(unit, unit)}" for unit, n in sizes(found).items() if unit != "episodes" and n > 1]
+    few, fold = too_few(found), " of each fold" if found.get("folds") else ""
+    units = {unit: n for unit, n in sizes(found).items() if unit != "episodes" and n > 1}
+    units = {unit: n for unit, n in units.items() if not (few and unit == "trainings")}
+    others = [f"over {n} {_UNITS.get(unit, unit)}{fold * (unit == 'trainings')}" for unit, n in units.items()]
     brackets = f";\nin brackets {' and '.join(others)}" if others else ""
-    return f"+- is the half-width of a 95 % interval over {sizes(found)['episodes']} episodes{brackets}."
+    told = f"+- is the half-width of a 95 % interval over {sizes(found)['episodes']} episodes{brackets}."
+    return "\n".join(filter(None, (told, few)))
+
+
+def too_few(found: Mapping[str, Any]) -> str:
+    """Return a line that says why there is no interval over trainings, if there are several and yet none."""
+    trainings = sizes(found)["trainings"]
+    if trainings == 1 or found.get("interval_trainings", 0) is not None:
+        return ""
+    return f'The last "-": {trainings} trainings are too few for an interval over trainings; seeds=3 gives one.'
 
 
 def hardest(results: Sequence[Mapping[str, Any]]) -> str:
@@ -106,7 +128,9 @@ def hardest(results: Sequence[Mapping[str, Any]]) -> str:
     for own in first["hardest"]:
         half = own["interval"] if own["episodes"] >= _ENOUGH else None
         named.append(f"{own['name']} {spread(first['name'], own['value'], half)} in {own['episodes']} episodes")
-    return f"{told};\nhardest {noun} (+- over their episodes): {', '.join(named)}" if named else told
+    label = label_of(first, results)
+    how = f"+- over their episodes, from {_ENOUGH} on"
+    return f"{told};\nhardest {noun}{f', {label}' * bool(label)} ({how}): {', '.join(named)}" if named else told
 
 
 def error_rates(results: Sequence[Mapping[str, Any]]) -> str:
@@ -128,7 +152,7 @@ def calibration(result: Mapping[str, Any], label: str) -> str:
     """Return what the calibration of a result is, which a label tells from others."""
     found = result["calibration"]
     before, after = (
-        f"ECE {number('accuracy', part['ece'])}, negative log-likelihood {number('nll', part['nll'])}"
+        f"ECE {number('accuracy', part['ece'])}, negative log-likelihood {_likelihood(part['nll'])}"
         for part in (found["before"], found["after"])
     )
     whose = f"calibration{f', {label}' if label else ''}: {before}"
@@ -141,6 +165,10 @@ def calibration(result: Mapping[str, Any], label: str) -> str:
         return told
     more = f"calibration={10 * found['episodes']} may fit a better one, on more validation episodes"
     return f"{told};\nthis temperature makes the log-likelihood of test answers worse; {more}"
+
+
+def _likelihood(value: float | None) -> str:
+    return "nan" if value is None else f"{value:.3f}"
 
 
 def _is_share(name: str) -> bool:
@@ -156,9 +184,13 @@ def measured(run: Mapping[str, Any]) -> str:
 
 
 def scored(found: Mapping[str, Any]) -> str:
-    """Return a score with its interval over episodes, and its protocol if it has one: "85.0 +- 0.4 % transductive"."""
-    protocol = found.get("normalisation") or "none"
-    return spread(found["name"], found["value"], found.get("interval")) + f" {protocol}" * (protocol != "none")
+    """Return a score with its interval and its protocol, if it has one: "85.0 +- 0.4 % transductive".
+
+    The interval is over trainings and episodes where there is one, else over episodes.
+    """
+    protocol, half = found.get("normalisation") or "none", found.get("interval_trainings")
+    half = found.get("interval") if half is None else half
+    return spread(found["name"], found["value"], half) + f" {protocol}" * (protocol != "none")
 
 
 def verdict(row: Mapping[str, Any]) -> str:

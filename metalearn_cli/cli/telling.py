@@ -171,8 +171,10 @@ class Progress:
         """Show that the stage is done; `summary` is its run.json."""
         self.close()
         by = f"{learner}, " if (learner := summary["metric"].get("learner")) else ""
-        episodes = sizes(summary["metric"])["episodes"]
-        over = f" (95 % over {episodes or 'the'} episodes)" * (summary["metric"].get("interval") is not None)
+        metric = summary["metric"]
+        over = f"{sizes(metric)['episodes'] or 'the'} episodes"
+        over += f" and {sizes(metric)['trainings']} trainings" * (metric.get("interval_trainings") is not None)
+        over = f" (95 % over {over})" * (metric.get("interval") is not None)
         self.note(f"{summary['stage']} done: {by}{measured(summary)}{over} in {duration(summary.get('seconds', 0))}")
 
     def close(self) -> None:

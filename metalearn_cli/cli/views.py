@@ -25,6 +25,7 @@ from metalearn_cli.cli.phrases import (
     runs_option,
     scored,
     sizes,
+    too_few,
     verdict,
     with_intervals,
 )
@@ -86,9 +87,9 @@ def evaluation(run: Run) -> None:
     if "folder" in run and (picture := Path(run["folder"], "plots", "fits.png")).is_file():
         telling.say(f"picture of the first fits: {picture}")
     if "calibration" in first and "folder" in run:
-        pictures = [f"{run['folder']}/plots/reliability.png"]
-        pictures += [f"{run['folder']}/within/plots/reliability.png"] if drawn else []
-        telling.say(f"pictures of it: {' '.join(pictures)}")
+        telling.say(f"picture of it{', pooled' * bool(drawn)}: {run['folder']}/plots/reliability.png")
+        if drawn:
+            telling.say(f"picture of it, within one group: {run['folder']}/within/plots/reliability.png")
     _say_seen(run["results"][:1])
     telling.say("")
 
@@ -158,7 +159,8 @@ def _explain(run: Run) -> None:
         telling.say(f"{learner} begins with a head of random weights, which meta-training learns.")
     if folds := first.get("folds"):
         noun = "item" if ordinary else "class"
-        telling.say(f"Cross-validation: each {noun} was test in one of {folds} folds, each with a training of its own.")
+        own = f"{sizes(first)['trainings']} trainings" if sizes(first)["trainings"] > 1 else "a training"
+        telling.say(f"Cross-validation: each {noun} was test in one of {folds} folds, each with {own} of its own.")
     if sizes(first)["trainings"] == 1:
         one = "training of each fold" if folds else "training"
         telling.say(f"All numbers are from one {one}; seeds=5 shows how much trainings differ.")
@@ -239,11 +241,12 @@ def _comparisons(record: Mapping[str, Any], sides: Sequence[Run], found: Sequenc
     protocols = ["!normalisation"] * (len({row["normalisation"] for row in sides}) > 1)
     first = record["metric"]
     rows = [
-        [row["side"], *[row["normalisation"] for _ in protocols], ", ".join(row["seeds"]), with_intervals(row)]
+        [row["side"], *[row["normalisation"] for _ in protocols], _seeds(row["seeds"]), with_intervals(row)]
         for row in sides
     ]
-    telling.table(heading_of(first, record) + label, ["side", *protocols, "seeds", f"!{_name(first)}"], rows)
-    telling.say(f"{over(sides[0])}\n")
+    telling.table(heading_of(first, record) + label, ["side", *protocols, "trainings", f"!{_name(first)}"], rows)
+    fewest, most = (pick(sides, key=lambda row: sizes(row)["trainings"]) for pick in (min, max))
+    telling.say("\n".join(dict.fromkeys(filter(None, (over(most), too_few(fewest))))) + "\n")
     rows = [
         [
             f"{one['first']} - {one['second']}",
@@ -259,6 +262,10 @@ def _comparisons(record: Mapping[str, Any], sides: Sequence[Run], found: Sequenc
         telling.say('A "-" has no interval over classes, because there are too few of them.')
 
 
+def _seeds(seeds: Sequence[str]) -> str:
+    return f"seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}"
+
+
 def _over(results: Sequence[Run]) -> str:
     """Return lines that explain the intervals of results, pooled ones and those within one group."""
     lines = {result.get("drawn", ""): over(result) for result in reversed(results)}
@@ -272,7 +279,8 @@ def heading_of(first: Run, run: Run) -> str:
     split = first["name"].partition("/")[0]
     data = run.get("data", {})
     noun = "classes" if metric_named(first["name"]).unit == "share" else "tasks"
-    size = "varying way and shot" if "varying" in first else f"{first['way']}-way {first['shot']}-shot"
+    sizes_of = [f"{first[name]}-{name}" for name in ("way", "shot", "query") if name in first]
+    size = "varying way and shot" if "varying" in first else " ".join(sizes_of)
     shape = f"{size} on {sizes(first)['episodes']} episodes of {split} {noun}"
     protocol = str(data.get("protocol", ""))
     if protocol.startswith(SAME_CLASSES):
@@ -354,8 +362,11 @@ def runs(found: Sequence[Run], runs_dir: str, words: Sequence[str] = ()) -> None
 
 def _say_over(found: Sequence[Run]) -> None:
     """Say over what the intervals of runs are, if one has any."""
-    if any((run.get("metric") or {}).get("interval") is not None for run in found):
-        telling.say("+- is the half-width of a 95 % interval over the episodes of that run.\n")
+    metrics = [run.get("metric") or {} for run in found]
+    if any(metric.get("interval") is not None for metric in metrics):
+        more = " and, if it has three or more, trainings"
+        more *= any(metric.get("interval_trainings") is not None for metric in metrics)
+        telling.say(f"+- is the half-width of a 95 % interval over the episodes{more} of that run.\n")
 
 
 def _what(run: Run) -> str:
@@ -382,9 +393,12 @@ def lineage(found: Sequence[Run], settings: Sequence[str] = ()) -> None:
     telling.table(f"{found[0]['id']} and its ancestors", ["!stage", "!run", "result", "!checkpoint", "!sha256"], rows)
     _say_over(found)
     if found[0].get("table"):
+        _say_trainings(found[0]["table"][0])
         chain(found[0])
-    _selection(found[0])
-    _say_seen((found[0].get("results") or [])[:1])
+    if found[0].get("results"):
+        evaluation(found[0])
+    else:
+        _selection(found[0])
     for run in found:
         if teacher := run.get("teacher"):
             checkpoint = Path(teacher["checkpoint"]).name
@@ -394,6 +408,14 @@ def lineage(found: Sequence[Run], settings: Sequence[str] = ()) -> None:
         telling.say(f"settings that differ from the defaults: {shlex.join(settings)}")
     if found[0].get("folder"):
         telling.say(f"folder: {found[0]['folder']}")
+
+
+def _say_trainings(row: Run) -> None:
+    """Say of how many trainings a chain is, of which only the last one is among the ancestors."""
+    trainings, folds = sizes(row)["trainings"], row.get("folds") or 1
+    if trainings * folds > 1:
+        each = " and ".join([f"{trainings} seeds"] * (trainings > 1) + [f"{folds} folds"] * (folds > 1))
+        telling.say(f"The result is that of {trainings * folds} trainings ({each}), of which one is listed.\n")
 
 
 def choices(groups: Mapping[str, Mapping[str, str]]) -> None:

@@ -94,7 +94,8 @@ def problems_of(spec: object, key: str) -> list[Problem]:
     """
     if isinstance(spec, Mapping) and spec and "_target_" not in spec:
         told = ", ".join(map(str, spec))
-        return [Problem(key, f"none is chosen to set {told} of; choose one with {key}=NAME")]
+        are = "is a setting" if len(spec) == 1 else "are settings"
+        return [Problem(key, f"{told} {are} of what {key}=NAME chooses, which is not typed; type it, too")]
     if not isinstance(spec, Mapping) or not isinstance(spec.get("_target_"), str):
         return [Problem(key, f"must name its class in `_target_`, got {shown(spec)}; choose one with {key}=NAME")]
     try:

@@ -141,9 +141,9 @@ def table(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
 
     Returns:
         Rows with `settings` (without the seed), the `seeds` and `runs` that are completed, `name` and `value` of the
-        metric, its `normalisation`, its `interval`, and `over`, what that is an interval over: seeds or episodes. In
-        a search also `scores`, the values of all objectives; with several of them `best`, whether no other point is
-        superior in all.
+        metric, its `normalisation`, its `interval`, and `over`, what that is an interval over: seeds or episodes. Of
+        a single run also `interval_trainings`, which a chain over several seeds has. In a search also `scores`, the
+        values of all objectives; with several of them `best`, whether no other point is superior in all.
     """
     points: dict[tuple[tuple[str, str], ...], list[Outcome]] = {}
     for outcome in outcomes:
@@ -178,6 +178,7 @@ def _row(settings: dict[str, str], found: Sequence[Outcome]) -> dict[str, Any]:
         "value": math.fsum(values) / len(values) if known else None,
         "interval": interval,
         "over": over,
+        **({"interval_trainings": metrics[0].get("interval_trainings")} if len(values) == 1 else {}),
         **({"scores": scores} if (scores := runs[0].get("scores")) else {}),
     }
 

@@ -68,7 +68,8 @@ def compare(named: Sequence[Run]) -> dict[str, Any]:
     if len(groups) < 2:
         told = f"all {len(named)} runs have the same settings but the seed, so that they are one side"
         raise UserError(f"{told}; add runs with other settings, or name only two")
-    sides = [Side.of(name, group.runs) for name, group in zip(names_of(groups), groups, strict=True)]
+    names = names_of(groups, [run["id"] for run in named] if len(named) == len(groups) == 2 else ())
+    sides = [Side.of(name, group.runs) for name, group in zip(names, groups, strict=True)]
     record = compared(sides, [Pair(*two) for two in combinations(sides, 2)])
     for one in record["comparisons"]:
         one["sentence"] = _sentence(one)
@@ -219,7 +220,8 @@ def _sentence(one: Mapping[str, Any]) -> str:
     under = "" if one["normalisation"] == "none" else f", {one['normalisation']}"
     if one["verdict"] == "same":
         episodes = one["over"]["episodes"]
-        return f"{better} and {worse} have the same score in each of {episodes} episodes{under}: 0 +- 0."
+        told = f"{better} and {worse} have the same score in each of {episodes} episodes{under}: 0 +- 0."
+        return " ".join([told, *_left_out(one)])
     clear = f"{better} is better than {worse}{under}"
     unclear = f"Whether {better} is better than {worse} is not clear{under}"
     return f"{unclear if one['verdict'] == 'not clear' else clear}: {amount(one, better=True)}"
@@ -245,11 +247,18 @@ def amount(one: Mapping[str, Any], better: bool) -> str:
         told.append(f"As the only comparison it would be clear, p = {one['p']:.3f}; more seeds or episodes may decide.")
     if not one["crossed"]:
         told.append(f"Other trainings may differ: {TRAININGS} or more seeds would show how much.")
-    if one["left_out"]:
-        told.append(f"Trainings left out, because the other side has no such seed: {one['left_out']}.")
+    told += _left_out(one)
     if one["verdict"] in ("better", "worse") and not _clear_for_classes(one):
         told.append("Whether that holds for other test classes is not clear.")
     return " ".join(told)
+
+
+def _left_out(one: Mapping[str, Any]) -> list[str]:
+    """Return a sentence on trainings of one side alone, if there are any."""
+    if not one["left_out"]:
+        return []
+    both = f"Compared: seed{'s' * (len(one['seeds']) > 1)} {', '.join(one['seeds'])}"
+    return [f"{both}; trainings left out, because the other side has no such seed: {one['left_out']}."]
 
 
 def _clear_for_classes(one: Mapping[str, Any]) -> bool:

@@ -21,8 +21,14 @@ Run = Mapping[str, Any]
 Listing = Callable[[str], Sequence[Run]]
 """`records.runs.list_runs`, or the same with a memory, so that a folder of many runs is read once."""
 
-_APART = ("seed", "weights_seed", "runs_dir", "runtime", "init_from", "ckpt", "teacher", "data", "also", "algorithm")
+_APART = (
+    *("seed", "weights_seed", "runs_dir", "runtime", "tracker"),
+    *("init_from", "ckpt", "teacher", "data", "also", "algorithm"),
+)
 """Settings that say where something is or which of several trainings it is, and those that run.json says better."""
+
+_BESIDE = ("normalisation", "also_within", "calibration")
+"""Settings of an evaluation that add results, but change no score."""
 
 
 class Side(NamedTuple):
@@ -155,7 +161,7 @@ def _described(evaluation: Run, listing: Listing) -> tuple[dict[str, Any], tuple
     known = {info["id"]: info for info in reversed(listing(runs.beside_of(Path(evaluation["folder"]))))}
     config = runs.read_config(Path(evaluation["folder"]))
     settings = dict(leaves(_kept(evaluation, config), "evaluate."))
-    for key in _chosen(evaluation):  # it may differ from seed to seed
+    for key in (*_BESIDE, *_chosen(evaluation)):  # what was chosen may differ from seed to seed
         settings.pop(f"evaluate.{key}", None)
     weights, parent = config.get("weights_seed"), evaluation.get("parent")
     seeds = [weights] if weights is not None else [] if parent else [config.get("seed")]
@@ -184,10 +190,15 @@ def _kept(run: Run, config: Mapping[str, Any]) -> dict[str, Any]:
     return {**kept, "precision": (config.get("runtime") or {}).get("precision")}
 
 
-def names_of(groups: Sequence[Group]) -> list[str]:
-    """Return what each side is called: its learner, and what tells it from the others."""
+def names_of(groups: Sequence[Group], ids: Sequence[str] = ()) -> list[str]:
+    """Return what each side is called: its learner, and what tells it from the others.
+
+    Args:
+        groups: the sides.
+        ids: tell apart those that differ in nothing else; without them, the ids of evaluations.
+    """
     names = [", ".join([_learner(group) + _selected(group), *_differing(group, groups)]) for group in groups]
-    ids = [next(iter(group.runs.values()))["id"] for group in groups]
+    ids = ids or [next(iter(group.runs.values()))["id"] for group in groups]
     return [name if names.count(name) == 1 else f"{name} ({own})" for name, own in zip(names, ids, strict=True)]
 
 

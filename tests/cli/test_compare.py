@@ -28,8 +28,8 @@ def test_learners_are_compared_with_all_their_seeds(mlx, trainings):
     answer = mlx("compare", *(f"t-{name}-{seed}" for name in ("protonet", "anil") for seed in range(3)))
     assert answer.code == 0, answer.err
     lines = answer.out.splitlines()
-    assert lines[0] == "2-way 1-shot on 6 episodes of test classes, gaussian (directions)"
-    assert any(line.startswith("protonet   0, 1, 2   ") for line in lines)
+    assert lines[0] == "2-way 1-shot 3-query on 6 episodes of test classes, gaussian (directions)"
+    assert any(line.startswith("protonet   seeds 0, 1, 2   ") for line in lines)
     assert any(line.startswith("protonet - anil") and line.endswith("better") for line in lines)
     assert lines[-1].startswith("protonet is better than anil: the accuracy is higher by 10.00 +- ")
     assert "over 6 episodes and 3 seeds" in lines[-1]
@@ -75,7 +75,7 @@ def test_runs_of_another_folder(mlx, trainings, tmp_path):
         (["e-anil-0", "e-anil-9"], "there is no run 'e-anil-9' in runs; did you mean e-anil-"),
         (["e-anil-0", "sweep=none"], "one run has nothing to be compared with"),
         (["sweep=none"], "no runs in runs match sweep=none; next: mlx runs"),
-        (["sweeps=ab12"], "mlx runs takes no 'sweeps=ab12'; did you mean sweep=ab12?"),
+        (["sweeps=ab12"], "there is no filter 'sweeps=ab12' of runs; did you mean sweep=ab12?"),
         (["e-anil-0", "e-anil-1", "e-anil-2"], "all 3 runs have the same settings but the seed"),
         (["e-anil-0", "other"], "runs on different episodes cannot be compared in pairs: e-anil-0 has the hash"),
     ],

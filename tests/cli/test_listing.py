@@ -124,9 +124,9 @@ def test_other_words_for_a_command(mlx, line, told):
     [
         (
             ("stge=pretrain",),
-            "takes no 'stge=pretrain'; did you mean stage=pretrain?; mlx runs takes stage=",
+            "there is no filter 'stge=pretrain' of runs; did you mean stage=pretrain?",
         ),
-        (("latest",), "mlx runs takes no 'latest'"),
+        (("latest",), "there is no filter 'latest' of runs; there are stage=, "),
         (("algorithm=maml",), "did you mean learner=maml?"),
         (("stage=meta_train",), "evaluate, run, got 'meta_train'; did you mean stage=meta-train?"),
         (("stage=train",), "did you mean stage=pretrain?"),

@@ -15,12 +15,12 @@ def test_the_choice_and_the_test_are_printed(mlx: Any) -> None:
     code, out, err = mlx("evaluate", *SCRATCH, "select={algorithm.lr: [0.1, 1], algorithm.steps: [2]}")
     assert code == 0, err
     first, columns, _, *rows = out.splitlines()
-    assert first.startswith("select: 2-way 1-shot on 4 episodes of val classes, gaussian")
+    assert first.startswith("select: 2-way 1-shot 2-query on 4 episodes of val classes, gaussian")
     assert columns.split()[:3] == ["algorithm.lr", "algorithm.steps", "accuracy"]
     assert [row.split()[:2] for row in rows[:2]] == [["0.1", "2"], ["1", "2"]]
     assert [row.endswith("chosen") for row in rows[:2]].count(True) == 1
     assert rows[3].startswith("+- is the half-width of a 95 % interval over 4 episodes")
-    assert rows[6].startswith("2-way 1-shot on 4 episodes of test classes, gaussian")
+    assert rows[6].startswith("2-way 1-shot 2-query on 4 episodes of test classes, gaussian")
     assert "select: algorithm.lr=" in err
 
 

@@ -125,7 +125,7 @@ SENTENCES = {
     "meta-train algorithm=protonet inner_lr=0.1": "algorithm.inner_lr is a setting of algorithm=anil or ",
     "run backbone=resnet18 backbone.weights=w.pth": "weights w.pth does not exist, or is no file",
     "evaluate backbone.hidden=16": "is only for ckpt=null: a checkpoint has its own",
-    "evaluate ckpt=null backbone.train=none": "none is chosen to set train of; choose one with backbone=NAME",
+    "evaluate ckpt=null backbone.train=none": "train is a setting of what backbone=NAME chooses, which is not typed",
     "run stages=[meta-train] transfer.steps=5": "has no effect, because transfer is not in stages",
 }
 

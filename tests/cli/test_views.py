@@ -20,7 +20,9 @@ ID = "20261123-170400-9f3a"
         (number("val/accuracy", 0.9134), "91.3 %"),
         (number("train/loss", 0.41236), "0.4124"),
         (spread("test/accuracy", 0.5, 0.0061), "50.0 +- 0.6 %"),
-        (spread("test/mse", 0.1234, 0.0561), "0.1234 +- 0.056"),
+        (spread("test/mse", 0.1234, 0.0561), "0.123 +- 0.056"),
+        (spread("test/mse", 129.7, 261.2), "130 +- 261"),
+        (spread("test/mse", 0.0, 0.0), "0.0000 +- 0.0000"),
         (spread("val/accuracy", 0.5, None), "50.0 %"),
         (duration(41.6), "42 s"),
         (duration(59.7), "1 min 0 s"),
@@ -114,6 +116,7 @@ def row(gained, half=0.005, classes=0.02, name="test/accuracy", **changes):
     } | changes
 
 
+TWO = {"over": {"episodes": 600, "groups": 20, "trainings": 2}}
 THREE = {"over": {"episodes": 600, "groups": 20, "trainings": 3}, "interval_trainings": 0.0123}
 REGRESSION = {"name": "test/mse", "over": {"episodes": 1000, "trainings": 1}, "interval_classes": None, "classes": None}
 
@@ -128,8 +131,8 @@ REGRESSION = {"name": "test/mse", "over": {"episodes": 1000, "trainings": 1}, "i
     (row(0.4, classes=None, interval_classes=None), "50.0 +- 0.6 (-)", "+40.0 +- 0.5 (-)", "not clear"),
     (row(0.03, **THREE, gain_interval_trainings=0.04), "50.0 +- 0.6 (2.1, 1.2)", "+3.0 +- 0.5 (2.0, 4.0)", "not clear"),
     (row(0.03, **THREE, gain_interval_trainings=0.02), "50.0 +- 0.6 (2.1, 1.2)", "+3.0 +- 0.5 (2.0, 2.0)", "helps"),
-    (row(0.03, 0.01, **REGRESSION), "0.5 +- 0.006", "+0.03 +- 0.01", "helps"),
-    (row(0.03, 0.05, **REGRESSION), "0.5 +- 0.006", "+0.03 +- 0.05", "not clear"),
+    (row(0.03, 0.01, **REGRESSION), "0.5000 +- 0.0060", "+0.030 +- 0.010", "helps"),
+    (row(0.03, 0.05, **REGRESSION), "0.5000 +- 0.0060", "+0.030 +- 0.050", "not clear"),
 ])  # fmt: skip
 def test_intervals_and_what_they_mean(found, score, gained, said):
     assert with_intervals(found) == score
@@ -140,6 +143,8 @@ def test_intervals_and_what_they_mean(found, score, gained, said):
 @pytest.mark.parametrize(("found", "said"), [
     (row(0.1), "episodes;\nin brackets over 112 classes."),
     (row(0.1, **THREE), "episodes;\nin brackets over 20 groups of classes and over 3 trainings."),
+    (row(0.1, **THREE, folds=4), " over 20 groups of classes and over 3 trainings of each fold."),
+    (row(0.1, **TWO), "\nThe last \"-\": 2 trainings are too few for an interval over trainings; seeds=3 gives one."),
     (row(0.1, **REGRESSION), "episodes."),
 ])  # fmt: skip
 def test_an_interval_says_over_what(found, said):
@@ -316,7 +321,8 @@ def test_the_worst_episodes_and_the_hardest_classes_are_told() -> None:
     one = {"name": "test/accuracy", "worst_decile": 0.712, "hardest": hardest, "normalisation": "inductive"}
     assert phrases.hardest([one]) == (
         "worst tenth of episodes 71.2 %;\n"
-        "hardest classes (+- over their episodes): Greek/07 63.1 +- 3.0 % in 10 episodes, a 70.0 % in 9 episodes"
+        "hardest classes (+- over their episodes, from 10 on): "
+        "Greek/07 63.1 +- 3.0 % in 10 episodes, a 70.0 % in 9 episodes"
     )
     error = {"name": "test/mse", "worst_decile": 2.5, "hardest": [], "normalisation": "none"}
     assert phrases.hardest([error]) == "worst tenth of episodes 2.5"
@@ -329,11 +335,11 @@ def test_calibration_is_told_before_and_after() -> None:
     found = {"normalisation": "inductive", "calibration": {"temperature": 0.347, "episodes": 50, **measured}}
     assert phrases.calibration(found, "") == (
         "calibration: ECE 5.5 %, negative log-likelihood 1.573;\n"
-        "with temperature 0.347, fitted on 50 validation episodes: ECE 2.8 %, negative log-likelihood 1.4"
+        "with temperature 0.347, fitted on 50 validation episodes: ECE 2.8 %, negative log-likelihood 1.400"
     )
     found["calibration"]["after"]["nll"] = 1.6
     assert phrases.calibration(found, "").endswith(
-        "negative log-likelihood 1.6;\nthis temperature makes the log-likelihood of test answers worse; "
+        "negative log-likelihood 1.600;\nthis temperature makes the log-likelihood of test answers worse; "
         "calibration=500 may fit a better one, on more validation episodes"
     )
     found["calibration"]["temperature"] = None
@@ -398,6 +404,32 @@ def test_a_score_is_told_with_its_protocol_everywhere(capsys, protocol, told) ->
         show()
         (line,) = (line for line in capsys.readouterr().out.splitlines() if "60.0 +- " in line)
         assert told in line and ("inductive" in line) == (protocol == "inductive")
+
+
+def test_the_result_of_several_trainings_has_the_interval_over_them(capsys) -> None:
+    metric = row(0.1, **THREE, folds=3)
+    run = RUN | {"metric": metric, "table": [metric]}
+    with telling.reporting() as reporter:
+        reporter.finish(run)
+    assert (
+        "test accuracy 50.0 +- 1.2 % transductive (95 % over 600 episodes and 3 trainings)" in capsys.readouterr().err
+    )
+    sweep([Outcome({"way": "5"}, run=run)])
+    views.lineage([run])
+    out = capsys.readouterr().out
+    assert out.count("50.0 +- 1.2 % transductive") == 2
+    assert "over the episodes and, if it has three or more, trainings of that run." in out
+    assert "The result is that of 9 trainings (3 seeds and 3 folds), of which one is listed." in out
+    assert "in one of 3 folds, each with 3 trainings of its own." in out
+
+
+def test_an_evaluation_is_shown_as_it_was_printed(capsys) -> None:
+    run = {"id": ID, "stage": "evaluate", "status": "completed", "results": [row(None, query=15)], "metric": row(None)}
+    views.evaluation(run)
+    printed = capsys.readouterr().out
+    assert "5-way 1-shot 15-query on 1000 episodes of test classes" in printed
+    views.lineage([run])
+    assert printed in capsys.readouterr().out
 
 
 def test_the_picture_of_the_first_fits_is_named(capsys, tmp_path) -> None:

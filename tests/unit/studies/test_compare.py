@@ -70,7 +70,24 @@ def test_seeds_of_one_side_alone_are_left_out(tmp_path: Path) -> None:
     mine = sides(tmp_path, "maml", [higher(0.1)] * 4)
     (one,) = compare([*mine, *sides(tmp_path, "anil", [SCORES] * 3, first=2)])["comparisons"]
     assert (one["seeds"], one["left_out"], one["crossed"]) == (["2", "3"], 3, False)
-    assert "Trainings left out, because the other side has no such seed: 3." in one["sentence"]
+    told = "Compared: seeds 2, 3; trainings left out, because the other side has no such seed: 3."
+    assert told in one["sentence"]
+
+
+def test_sides_that_differ_in_their_seeds_alone_have_the_names_of_the_runs(tmp_path: Path) -> None:
+    (found,) = compare(sides(tmp_path, "maml", [SCORES] * 2))["comparisons"]
+    assert (found["first"], found["second"]) == ("maml (e-maml-0)", "maml (e-maml-1)")
+
+
+def test_settings_that_change_no_score_tell_no_sides_apart(tmp_path: Path) -> None:
+    maml, anil = (
+        evaluation(tmp_path, name, SCORES, fact={"learner": name}, algorithm={"_target_": name}, config=config)
+        for name, config in (
+            ("maml", {"calibration": 0, "also_within": True}),
+            ("anil", {"calibration": 9, "also_within": False}),
+        )
+    )
+    assert [row["side"] for row in compare([maml, anil])["sides"]] == ["maml", "anil"]
 
 
 def test_of_an_error_lower_is_better(tmp_path: Path) -> None:
