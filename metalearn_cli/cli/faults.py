@@ -216,7 +216,10 @@ def _located(composition: Composition, problems: Sequence[Problem]) -> list[Faul
         elif not hint and (row := row_of_value(problem.key.rpartition(".")[2], text)):
             own = [advice for advice in row.here if advice.startswith(f"{problem.key}=")]
             message, hint = "; ".join(filter(None, (message, row.why))), (own or row.here)[0]
-        faults.append(Fault(key, message, _origin(composition, overrides, problem.key), hint))
+        origin = _origin(composition, overrides, problem.key)
+        if value is None and origin != TYPED:  # no file chose it: it is the checkpoint's, or missing
+            origin = ""
+        faults.append(Fault(key, message, origin, hint))
     return faults
 
 
