@@ -52,9 +52,14 @@ class Ray:
             name, address = "RAY_ADDRESS", os.environ["RAY_ADDRESS"]
         try:
             _reach(address or "")
-            ray.init(address=settings.address, logging_level=logging.ERROR, log_to_driver=False)
-        except (OSError, OverflowError, ValueError, RuntimeError) as error:
+        except (OSError, OverflowError) as error:
             raise UserError(f"{name}={address}: no cluster of Ray there: {error}") from error
+        try:
+            ray.init(address=settings.address, logging_level=logging.ERROR, log_to_driver=False)
+        except (OSError, ValueError, RuntimeError) as error:
+            # Ray says so only in its log, and takes a token by itself only with the address auto
+            advice = "" if "RAY_AUTH_MODE" in os.environ else "; if it wants a token, set RAY_AUTH_MODE=token"
+            raise UserError(f"{name}={address}: no cluster of Ray there: {error}{advice}") from error
         there = ray.cluster_resources()
         gpus = (1 / per_gpu if there.get("GPU") else 0) if settings.gpus is None else settings.gpus
         for name, wanted in (("CPU", settings.cpus), ("GPU", gpus)):

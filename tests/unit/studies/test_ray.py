@@ -77,7 +77,12 @@ def test_a_cluster_that_is_not_there_or_too_small(monkeypatch):
 
     monkeypatch.setattr(ray, "init", unreachable)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    with pytest.raises(UserError, match=r"sweep.address=auto: no cluster of Ray there: Could not find any running"):
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    told = r"auto: no cluster of Ray there: Could not .*; if it wants a token, set RAY_AUTH_MODE=token"
+    with pytest.raises(UserError, match=told):
+        Ray(Settings("auto", 1, None), 1, 1, ())
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    with pytest.raises(UserError, match=r"sweep.address=auto: .*any running Ray instance$"):
         Ray(Settings("auto", 1, None), 1, 1, ())
 
 
