@@ -374,7 +374,10 @@ def _what(run: Run) -> str:
     parts = [told(run, key) for key in ("learner", "data")]
     size = f"{told(run, 'way')}w{told(run, 'shot')}s" if told(run, "way") else ""
     parts.append("varying way and shot" if "varying" in (run.get("metric") or {}) else size)
-    parts += [f"{key} {told(run, key)}" if told(run, key) else "" for key in ("seed", "sweep")]
+    trainings = sizes(run["metric"])["trainings"] if run.get("metric") else 1
+    if seed := told(run, "seed"):
+        parts.append(f"seeds {seed} to {int(seed) + trainings - 1}" if trainings > 1 else f"seed {seed}")
+    parts += [f"sweep {told(run, 'sweep')}"] if told(run, "sweep") else []
     return ", ".join(filter(None, parts))
 
 

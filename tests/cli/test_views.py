@@ -416,8 +416,10 @@ def test_the_result_of_several_trainings_has_the_interval_over_them(capsys) -> N
     )
     sweep([Outcome({"way": "5"}, run=run)])
     views.lineage([run])
+    views.runs([run | {"seed": 4}], "runs")
     out = capsys.readouterr().out
-    assert out.count("50.0 +- 1.2 % transductive") == 2
+    assert out.count("50.0 +- 1.2 % transductive") == 3
+    assert "seeds 4 to 6" in out
     assert "over the episodes and, if it has three or more, trainings of that run." in out
     assert "The result is that of 9 trainings (3 seeds and 3 folds), of which one is listed." in out
     assert "in one of 3 folds, each with 3 trainings of its own." in out
