@@ -392,6 +392,8 @@ def typed_settings(run: Mapping[str, Any], composer: Composer | None = None) -> 
         return None
     try:
         config, composer = read_config(Path(run["folder"])), composer or Composer(run["stage"])
+        if run.get("parent") and str(config.get("ckpt")).partition(":")[0] == "latest":
+            config |= {"ckpt": run["parent"]["run"]}  # by now, latest may be another one
         words = _choices(composer, config)
         usual = composer.chosen(words)
         # a setting that refers to another one is left out: a cosine is as long as the stage

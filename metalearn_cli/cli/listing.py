@@ -20,14 +20,22 @@ _NUMBERS = ("way", "shot", "seed")
 
 
 def described(run: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a run with facts of its settings: learner, way, shot and seed, None if unknown."""
+    """Return a run with its learner, way, shot and seed, None if unknown; of a chain also the number of `seeds`."""
     try:
         config = read_config(Path(run["folder"]))
     except UserError:
         config = {}
-    shared = config.get("evaluate", config) if run["stage"] == "run" else config
+    shared, facts = config, dict[str, Any]()
+    if run["stage"] == "run":
+        trainings = config.get("training")
+        first: dict[str, Any] = next(iter(trainings.values()), {}) if isinstance(trainings, dict) else {}
+        # test episodes have a seed of their own
+        shared = {**first, **config.get("evaluate", {}), "seed": first.get("seed"), "data": first.get("data")}
+        facts["seeds"] = config.get("seeds")
     settings = shared if isinstance(shared, dict) else {}
-    facts = {key: settings.get(key) for key in ("way", "shot", "seed")}
+    facts |= {key: settings.get(key) for key in ("way", "shot", "seed")}
+    if not run.get("data") and isinstance(spec := settings.get("data"), dict):
+        facts["data"] = {"name": name_of("data", spec)}  # a run that has not built it has no more
     results = run.get("results") or run.get("table") or [{}]
     trained = next((name_of(key, spec) for key in _LEARNERS if isinstance(spec := settings.get(key), dict)), None)
     scored = results[-1].get("learner")
@@ -99,6 +107,8 @@ def named(words: Sequence[str], runs_dir: str) -> list[dict[str, Any]]:
 
 
 def _matches(run: Mapping[str, Any], key: str, wanted: str) -> bool:
+    if key == "seed" and isinstance(first := run.get("seed"), int):
+        return int(wanted) in range(first, first + (run.get("seeds") or 1))
     return _plain(told(run, key)) == _plain(wanted)
 
 

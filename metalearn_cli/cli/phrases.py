@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
+from metalearn_cli.core.check import counted
 from metalearn_cli.core.metric import metric_named
 from metalearn_cli.core.stages import TABLE
 
@@ -75,7 +76,7 @@ def with_intervals(found: Mapping[str, Any], prefix: str = "") -> str:
         digits = 2 if prefix and any(width is not None and 0 < width < 0.00095 for width in widths) else 1
     else:
         digits = _decimals(widths[0] or 0)
-    mean = "nan" if value is None else f"{scale * value:{sign}.{digits}f}"
+    mean = "nan" if value is None else f"{round(scale * value, digits) + 0.0:{sign}.{digits}f}"  # never -0.0
     first, *others = ["-" if width is None else f"{scale * width:.{digits}f}" for width in widths]
     return f"{mean} +- {first}" + (f" ({', '.join(others)})" if others else "")
 
@@ -159,7 +160,7 @@ def calibration(result: Mapping[str, Any], label: str) -> str:
     if found["temperature"] is None:
         why = "all are right, or they are no better than chance"
         return f"{whose}; no temperature fits the answers of {found['episodes']} validation episodes: {why}"
-    fitted = f"temperature {found['temperature']:.3g}, fitted on {found['episodes']} validation episodes"
+    fitted = f"temperature {found['temperature']:.3g}, fitted on {counted(found['episodes'], 'validation episode')}"
     told = f"{whose};\nwith {fitted}: {after}"
     if found["after"]["nll"] <= found["before"]["nll"]:
         return told

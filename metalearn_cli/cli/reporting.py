@@ -51,7 +51,9 @@ def table(record: Record) -> str:
     file = io.StringIO()
     rows = csv.writer(file, lineterminator="\n")
     settings = record["varying"]
-    rows.writerow(["run", "stage", "status", "data", *settings, *_RESULT])
+    fixed = ("run", "stage", "status", "data", *_RESULT)
+    columns = [f"settings.{key}" if key in fixed else key for key in settings]  # so that no two have the same name
+    rows.writerow([*fixed[:4], *columns, *_RESULT])
     for run in record["runs"]:
         facts = [run["id"], run["stage"], run["status"], run["data"]["name"]]
         own = [run["settings"].get(key) for key in settings]

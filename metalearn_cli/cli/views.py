@@ -32,6 +32,7 @@ from metalearn_cli.cli.phrases import (
 from metalearn_cli.core.check import in_shell
 from metalearn_cli.core.errors import LISTED, Finding
 from metalearn_cli.core.metric import SAME_CLASSES, metric_named
+from metalearn_cli.core.stages import TRAINING
 from metalearn_cli.records import classes
 from metalearn_cli.records.sweeps import Outcome, table
 
@@ -246,7 +247,8 @@ def _comparisons(record: Mapping[str, Any], sides: Sequence[Run], found: Sequenc
     ]
     telling.table(heading_of(first, record) + label, ["side", *protocols, "trainings", f"!{_name(first)}"], rows)
     fewest, most = (pick(sides, key=lambda row: sizes(row)["trainings"]) for pick in (min, max))
-    telling.say("\n".join(dict.fromkeys(filter(None, (over(most), too_few(fewest))))) + "\n")
+    few = too_few(fewest)
+    telling.say(over(most) + f"\n{few}" * (few not in over(most)) + "\n")
     rows = [
         [
             f"{one['first']} - {one['second']}",
@@ -340,7 +342,10 @@ def sweep(name: str, folder: Path, outcomes: Sequence[Outcome], words: Sequence[
 def runs(found: Sequence[Run], runs_dir: str, words: Sequence[str] = ()) -> None:
     """List runs, as `listing.chosen` returns them for `words`."""
     if not found and words:
-        return telling.say(f"no runs in {runs_dir} match {' '.join(words)}; next: mlx runs")
+        there = ["--runs-dir", runs_dir] * (runs_dir != "runs")
+        return telling.say(
+            f"no runs in {runs_dir} match {' '.join(words)}; next: {shlex.join(['mlx', 'runs', *there])}"
+        )
     if not found:
         elsewhere = [f"runs_dir={runs_dir}"] * (runs_dir != "runs")
         return telling.say(f"no runs in {runs_dir} yet; next: {shlex.join(['mlx', 'run', *elsewhere])}")
@@ -374,9 +379,9 @@ def _what(run: Run) -> str:
     parts = [told(run, key) for key in ("learner", "data")]
     size = f"{told(run, 'way')}w{told(run, 'shot')}s" if told(run, "way") else ""
     parts.append("varying way and shot" if "varying" in (run.get("metric") or {}) else size)
-    trainings = sizes(run["metric"])["trainings"] if run.get("metric") else 1
     if seed := told(run, "seed"):
-        parts.append(f"seeds {seed} to {int(seed) + trainings - 1}" if trainings > 1 else f"seed {seed}")
+        seeds = run.get("seeds") or 1
+        parts.append(f"seeds {seed} to {int(seed) + seeds - 1}" if seeds > 1 else f"seed {seed}")
     parts += [f"sweep {told(run, 'sweep')}"] if told(run, "sweep") else []
     return ", ".join(filter(None, parts))
 
@@ -395,6 +400,7 @@ def lineage(found: Sequence[Run], settings: Sequence[str] = ()) -> None:
         rows.append([run["stage"], run["id"], measured(run), checkpoint, str(run.get("sha256") or "-")[:sums]])
     telling.table(f"{found[0]['id']} and its ancestors", ["!stage", "!run", "result", "!checkpoint", "!sha256"], rows)
     _say_over(found)
+    _say_status(found[0], settings)
     if found[0].get("table"):
         _say_trainings(found[0]["table"][0])
         chain(found[0])
@@ -411,6 +417,16 @@ def lineage(found: Sequence[Run], settings: Sequence[str] = ()) -> None:
         telling.say(f"settings that differ from the defaults: {shlex.join(settings)}")
     if found[0].get("folder"):
         telling.say(f"folder: {found[0]['folder']}")
+
+
+def _say_status(run: Run, settings: Sequence[str]) -> None:
+    """Say why a run is not completed, and what to type to complete it."""
+    if run.get("status", "completed") in ("completed", "running"):
+        return
+    telling.say(": ".join(filter(None, (run["status"], run.get("error")))))
+    stage = run["stage"]
+    words = ["resume", str(run.get("folder", run["id"]))] if stage in TRAINING else [stage, *run.get("typed", settings)]
+    telling.say(f"complete it with: {shlex.join(['mlx', *words])}\n")
 
 
 def _say_trainings(row: Run) -> None:

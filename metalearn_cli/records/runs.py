@@ -335,7 +335,7 @@ def list_runs(runs_dir: str) -> list[dict[str, Any]]:
         stages = _entries(Path(runs_dir))
     except PermissionError as error:
         raise UserError(f"{runs_dir}, the folder of all runs, cannot be read: permission denied") from error
-    found, folders, denied = [], [], 0
+    found, folders, denied, damaged = [], list[Path](), 0, list[str]()
     for stage in stages:
         try:
             folders += _entries(stage)
@@ -344,14 +344,17 @@ def list_runs(runs_dir: str) -> list[dict[str, Any]]:
     for folder in folders:
         try:
             info = _read(folder)
-        except UserError as error:  # not yet written, not a run, or another user's
+        except UserError as error:  # not yet written, not a run, damaged, or another user's
             denied += isinstance(error.__cause__, PermissionError)
+            damaged += [str(error)] if os.access(folder / "run.json", os.R_OK) else []
             continue
         if info.get("status") == "running" and not is_held(folder):
             info["status"] = "died"
         found.append(info)
     if denied:
         _say_denied(runs_dir, denied)
+    if damaged:
+        _say_damaged(damaged[0], len(damaged) - 1)
     return sorted(found, key=lambda info: (str(info.get("started_at")), not _is_copy(info)), reverse=True)
 
 
@@ -368,6 +371,12 @@ def _say_denied(runs_dir: str, number: int) -> None:
     """Warn once that folders of runs cannot be read."""
     told = "1 folder in it; its" if number == 1 else f"{number} folders in it; their"
     log.warning("%s: you have no permission to read %s runs are left out", runs_dir, told)
+
+
+@cache
+def _say_damaged(first: str, more: int) -> None:
+    """Warn once that runs are damaged."""
+    log.warning("%s; this run%s left out", first, f" and {more} more are" if more else " is")
 
 
 def _is_copy(info: Mapping[str, Any]) -> bool:
@@ -408,6 +417,9 @@ def find_run(runs_dir: str, name: str) -> dict[str, Any]:
         raise UserError(f"{len(matches)} runs have the id {matches[0]['id']}, {folders}; name one by its folder")
     if matches:
         raise UserError(f"{name!r} could be {' or '.join(dict.fromkeys(info['id'] for info in matches))}")
+    for folder in _entries(Path(runs_dir)):
+        if (folder / name / "run.json").is_file():
+            return _read(folder / name)  # it is damaged, and the error says how
     close = get_close_matches(name, [*(info["id"] for info in runs), "latest"], n=1)
     hint = f"; see them with: mlx runs --runs-dir {shlex.quote(runs_dir)}" if runs else ""
     hint = f"; did you mean {close[0]}?" if close else hint

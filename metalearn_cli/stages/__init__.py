@@ -5,6 +5,7 @@ The command line calls only the three functions here.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -113,7 +114,8 @@ def resume(folder: str, reporter: Reporter, changes: Mapping[str, Any], wait: fl
     info = runs.find_run("", folder)
     stage = info["stage"]
     if stage not in JOBS:
-        raise UserError(f"{info['id']} is a run of {stage}, which cannot be resumed; run it again: mlx {stage}")
+        again = shlex.join(["mlx", stage, *info.get("typed", ())])
+        raise UserError(f"{info['id']} is a run of {stage}, which cannot be resumed; run it again: {again}")
     if info.get("steps") == 0:
         ckpt = (info.get("parent") or {}).get("run", "RUN")
         again = f"type the mlx compress that made it again, with ckpt={ckpt}: it skips what is done"

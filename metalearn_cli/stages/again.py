@@ -24,6 +24,7 @@ def trained(prepared: Prepared, session: Session, reporter: Reporter, wait: floa
         folder = Path(found["folder"]) / "checkpoints" / str(found.get("best"))
         try:
             session.checkpoint(folder)
+            runs.read_config(Path(found["folder"]))
         except UserError as error:
             reporter.note(f"{stage}: {error}; it is retrained")
             return train(prepared, session, reporter, **facts)
@@ -38,6 +39,7 @@ def evaluated(evaluation: Evaluation, reporter: Reporter, wait: float = 0, **fac
     if found and found["status"] == "completed":
         try:
             check_scores(found, evaluation.config.episodes)
+            runs.read_config(Path(found["folder"]))
         except UserError as error:
             reporter.note(f"evaluate: {error}; it is re-evaluated")
             return evaluate(evaluation, reporter, **facts)

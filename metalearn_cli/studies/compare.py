@@ -63,7 +63,8 @@ def compare(named: Sequence[Run]) -> dict[str, Any]:
         raise UserError(f"{', '.join(bare)} {have} no evaluation; type first: {command} ckpt={','.join(bare)}")
     every = [evaluation for own in found for evaluation in own]
     check_episodes(every)
-    together = found if len(named) == 2 else [every]
+    # what two of several chains share is compared once
+    together = found if len(named) == 2 else [list({run["folder"]: run for run in every}.values())]
     groups = [group for own in together for group in grouped(own, listing)]
     if len(groups) < 2:
         told = f"all {len(named)} runs have the same settings but the seed, so that they are one side"
@@ -188,7 +189,8 @@ def _paired(first: Side, second: Side) -> tuple[list[str], list[str]]:
     both = [seed for seed in mine if seed in theirs]
     if not both:
         told = f"{first.name} has {', '.join(mine)}, {second.name} has {', '.join(theirs)}"
-        raise UserError(f"trainings are compared seed by seed, but no seed is in both: {told}")
+        gone = " (of a training that is gone, its id)" if any("-" in seed for seed in mine + theirs) else ""
+        raise UserError(f"trainings are compared seed by seed, but no seed{gone} is in both: {told}")
     return both, both
 
 

@@ -171,6 +171,7 @@ def _described(evaluation: Run, listing: Listing) -> tuple[dict[str, Any], tuple
         if run is None:  # deleted: nobody knows its settings
             settings[f"{parent['stage']}.run"] = parent["run"]
             seeds.append(parent["run"])
+            stages.append(parent["stage"])
             break
         config, stage = runs.read_config(Path(run["folder"])), run["stage"]
         data = run.get("data") or {}

@@ -49,6 +49,23 @@ def test_runs_say_what_was_trained_on_what_and_are_chosen_by_it(mlx, trained):
     assert whole["key"] == trained[0]["key"] and whole["learner"] == "classifier"
 
 
+def test_a_chain_has_the_seeds_of_its_trainings_and_the_data_before_it_is_done(mlx, tmp_path):
+    folder = tmp_path / "runs" / "run" / "c"
+    folder.mkdir(parents=True)
+    info = {"id": "c", "stage": "run", "status": "interrupted", "started_at": "2026-01-01T00:00:00+00:00"}
+    first = {"seed": 7, "way": 2, "shot": 1, "data": {"_target_": "metalearn_cli.data.gaussian.gaussian"}}
+    config = {"training": {"pretrain": first}, "seeds": 3, "evaluate": {"seed": 0, "way": 2, "shot": 1}}
+    (folder / "run.json").write_text(json.dumps(info))
+    (folder / "config.json").write_text(json.dumps(config))
+    assert "run: gaussian, 2w1s, seeds 7 to 9" in mlx("runs", "data=gaussian").out
+    assert [ids(mlx("runs", f"seed={seed}", "--json")) for seed in (0, 7, 9, 10)] == [[], ["c"], ["c"], []]
+
+
+def test_the_settings_of_a_run_name_the_checkpoint_that_latest_was(mlx, trained):
+    assert mlx("evaluate", "episodes=4").code == 0
+    assert f" ckpt={trained[1]['id']} " in mlx("show", "latest:evaluate").out
+
+
 def test_a_sweep_has_the_runs_that_were_done_before_it_and_those_that_it_stopped(mlx, tmp_path):
     runs = tmp_path / "runs"
     early, own, pruned, other = (training(runs, name) for name in ("early", "own", "pruned", "other"))

@@ -227,6 +227,8 @@ def test_the_page_of_a_search(mlx, runs):
 def test_the_formats(mlx, runs):
     answer = mlx("report", "stage=meta-train", "--format", "csv")
     rows = list(csv.DictReader(answer.out.splitlines()))
+    names = answer.out.splitlines()[0].split(",")
+    assert len(set(names)) == len(names)
     assert [(row["run"], row["algorithm"], row["value"]) for row in rows[:2]] == [
         ("t0", "protonet", "0.5"),
         ("t1", "anil", "0.6"),

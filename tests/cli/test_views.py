@@ -416,13 +416,24 @@ def test_the_result_of_several_trainings_has_the_interval_over_them(capsys) -> N
     )
     sweep([Outcome({"way": "5"}, run=run)])
     views.lineage([run])
-    views.runs([run | {"seed": 4}], "runs")
+    views.runs([run | {"seed": 4, "seeds": 3}], "runs")
     out = capsys.readouterr().out
     assert out.count("50.0 +- 1.2 % transductive") == 3
     assert "seeds 4 to 6" in out
     assert "over the episodes and, if it has three or more, trainings of that run." in out
     assert "The result is that of 9 trainings (3 seeds and 3 folds), of which one is listed." in out
     assert "in one of 3 folds, each with 3 trainings of its own." in out
+
+
+@pytest.mark.parametrize(("changes", "told", "again"), [
+    ({"stage": "meta-train", "status": "failed", "error": "the loss is nan"}, "failed: the loss is nan", "resume x"),
+    ({"stage": "run", "status": "interrupted", "typed": ["folds=3", "a=b c"]}, "interrupted", "run folds=3 'a=b c'"),
+    ({"stage": "evaluate", "status": "died"}, "died", "evaluate seed=3"),
+])  # fmt: skip
+def test_a_run_that_is_not_completed_says_why_and_what_completes_it(capsys, changes, told, again) -> None:
+    views.lineage([{"id": ID, "folder": "x", **changes}], ["seed=3"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[lines.index(told) + 1] == f"complete it with: mlx {again}"
 
 
 def test_an_evaluation_is_shown_as_it_was_printed(capsys) -> None:

@@ -110,13 +110,14 @@ def test_killed_process_is_shown_as_died(folder):
     runs.reopen(Path(run["folder"])).close()
 
 
-def test_list_is_newest_first_and_leaves_out_what_is_no_run(folder):
+def test_list_is_newest_first_and_leaves_out_what_is_no_run(folder, caplog):
     names = [finished(folder, "pretrain").folder.name for _ in range(3)]
     for other, text in {"a": "{", "b": "[]", "c": '{"name": "not ours"}'}.items():
         path = Path(folder) / "pretrain" / other
         path.mkdir()
         (path / "run.json").write_text(text)
     assert [info["id"] for info in runs.list_runs(folder)] == names[::-1]
+    assert "run.json" in caplog.text and "; this run and 2 more are left out" in caplog.text
     assert runs.list_runs(folder + "/nowhere") == []
 
 
@@ -135,6 +136,8 @@ def test_find_run_refuses(folder):
     assert f"{two} or {one}" in said
     assert f"did you mean {one}?" in refused(runs.find_run, folder, one[:-1] + "z")
     assert "mlx runs" in refused(runs.find_run, folder, "something")
+    (Path(folder) / STAGES[0] / one / "run.json").write_text("{")
+    assert f"{one}/run.json cannot be read" in refused(runs.find_run, folder, one)
 
 
 def test_find_checkpoint_latest_is_what_was_completed_last(folder):

@@ -309,13 +309,14 @@ def test_a_sweep_that_is_repeated_skips_what_is_done(config, go, said, listed, s
     assert stages.run(stage, settings, said)["id"] != first["id"]  # outside of a sweep each command is a new run
 
 
-def test_an_evaluation_whose_scores_are_lost_is_done_again(go, said, listed):
+def test_an_evaluation_whose_files_are_lost_is_done_again(go, said, listed):
     first = go("run", **SHORT)
-    damages = (Path.unlink, lambda file: file.write_text("x\n"))
-    for info, damage in zip(listed("evaluate")[:2], damages, strict=True):
-        damage(Path(info["folder"]) / "episodes.csv")
+    one, two, three = (Path(info["folder"]) for info in listed("evaluate")[:3])
+    (one / "episodes.csv").unlink()
+    (two / "episodes.csv").write_text("x\n")
+    (three / "config.json").write_text("")
     second = go("run", **SHORT)
-    assert sum(note.endswith("; it is re-evaluated") for note in said.notes) == 2
+    assert sum(note.endswith("; it is re-evaluated") for note in said.notes) == 3
     assert second["table"] == first["table"]
 
 

@@ -79,6 +79,13 @@ def test_sides_that_differ_in_their_seeds_alone_have_the_names_of_the_runs(tmp_p
     assert (found["first"], found["second"]) == ("maml (e-maml-0)", "maml (e-maml-1)")
 
 
+def test_what_chains_share_is_compared_once(tmp_path: Path) -> None:
+    one, two = sides(tmp_path, "maml", [SCORES] * 2)
+    record = compare([one, two, one, *sides(tmp_path, "anil", [SCORES] * 2)])
+    assert [(row["side"], row["seeds"]) for row in record["sides"]] == [("maml", ["0", "1"]), ("anil", ["0", "1"])]
+    assert record["comparisons"][0]["comparisons"] == 1
+
+
 def test_settings_that_change_no_score_tell_no_sides_apart(tmp_path: Path) -> None:
     maml, anil = (
         evaluation(tmp_path, name, SCORES, fact={"learner": name}, algorithm={"_target_": name}, config=config)
