@@ -31,7 +31,16 @@ from metalearn_cli.cli.drawing import (
     tag,
     words,
 )
-from metalearn_cli.cli.phrases import duration, hardest, measured, over, verdict, with_intervals, with_unit
+from metalearn_cli.cli.phrases import (
+    calibrations,
+    duration,
+    hardest,
+    measured,
+    over,
+    verdict,
+    with_intervals,
+    with_unit,
+)
 from metalearn_cli.core.errors import UserError
 from metalearn_cli.core.metric import metric_named
 from metalearn_cli.core.stages import TABLE
@@ -164,6 +173,11 @@ class _Page:
         worst = [run for run in shown if run["results"] and run["results"][0].get("hardest")]
         worst = [run for run in worst if all("worst_decile" in result for result in run["results"])]
         told = [tag("p", f"{run['id']}: {hardest(run['results'])}.", class_="faint") for run in worst]
+        parts += [
+            tag("p", f"{run['id']}: {sentence}", class_="faint")
+            for run in shown
+            for sentence in calibrations(run["results"])
+        ]
         return _section("Results", [*parts, *([_folded("The hardest episodes and classes", told)] if told else [])])
 
     def scores(self, found: Sequence[Record], keys: Sequence[str]) -> Html:

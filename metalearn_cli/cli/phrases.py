@@ -162,10 +162,16 @@ def calibration(result: Mapping[str, Any], label: str) -> str:
         return f"{whose}; no temperature fits the answers of {found['episodes']} validation episodes: {why}"
     fitted = f"temperature {found['temperature']:.3g}, fitted on {counted(found['episodes'], 'validation episode')}"
     told = f"{whose};\nwith {fitted}: {after}"
-    if found["after"]["nll"] <= found["before"]["nll"]:
+    nll = [found[when]["nll"] for when in ("before", "after")]
+    if None in nll or nll[1] <= nll[0]:
         return told
     more = f"calibration={10 * found['episodes']} may fit a better one, on more validation episodes"
     return f"{told};\nthis temperature makes the log-likelihood of test answers worse; {more}"
+
+
+def calibrations(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return what the calibration of each result is, of those that have one."""
+    return [f"{calibration(r, label_of(r, results))}." for r in results if "calibration" in r]
 
 
 def _likelihood(value: float | None) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 from metalearn_cli import __version__
 from metalearn_cli.cli.composing import Composer, typed_settings
 from metalearn_cli.cli.page import page
-from metalearn_cli.cli.phrases import cell, over, verdict, with_intervals, with_unit
+from metalearn_cli.cli.phrases import calibrations, cell, over, verdict, with_intervals, with_unit
 from metalearn_cli.core.errors import UserError
 from metalearn_cli.core.stages import TABLE
 from metalearn_cli.records import runs
@@ -76,6 +76,7 @@ def markdown(record: Record) -> str:
     ]
     parts = [_table(["run", "stage", "status", *settings, "learner", "normalisation", "metric", "result"], rows)]
     parts += dict.fromkeys(over(r) for run in record["runs"] for r in run["results"] if r.get("over"))
+    parts += [f"{run['id']}: {told}" for run in record["runs"] for told in calibrations(run["results"])]
     for run in record["runs"]:
         rows = [
             [row["after"], row.get("learner"), row.get("normalisation"), _score(row), *_gain(row)]

@@ -14,11 +14,10 @@ from metalearn_cli.cli.phrases import (
     NO_CHANGE,
     age,
     brief,
-    calibration,
+    calibrations,
     duration,
     error_rates,
     hardest,
-    label_of,
     measured,
     next_command,
     over,
@@ -83,8 +82,8 @@ def evaluation(run: Run) -> None:
         telling.say(f"{error_rates(run['results'])}.")
     if "worst_decile" in first:
         telling.say(f"{hardest(run['results'])}.")
-    for r in run["results"] if "calibration" in first else ():
-        telling.say(f"{calibration(r, label_of(r, run['results']))}.")
+    for sentence in calibrations(run["results"]):
+        telling.say(sentence)
     if "folder" in run and (picture := Path(run["folder"], "plots", "fits.png")).is_file():
         telling.say(f"picture of the first fits: {picture}")
     if "calibration" in first and "folder" in run:

@@ -243,6 +243,17 @@ def test_the_formats(mlx, runs):
     assert Path("chain.md").read_text() == answer.out
 
 
+def test_calibration_is_reported(mlx, runs):
+    file = runs / "evaluate" / "e0" / "run.json"
+    info = json.loads(file.read_text())
+    part = {"ece": 0.1, "nll": None}
+    info["results"][0]["calibration"] = {"temperature": 2.5, "episodes": 9, "before": part, "after": part}
+    file.write_text(json.dumps(info))
+    told = "with temperature 2.5, fitted on 9 validation episodes: ECE 10.0 %, negative log-likelihood nan."
+    assert told in mlx("report", "e0", "--format", "md").out
+    assert told in " ".join(Page(report(mlx, "e0")).texts)
+
+
 def test_tables_hold_text_of_strangers(mlx, runs):
     path = runs / "evaluate" / "e0" / "run.json"
     info = json.loads(path.read_text())
