@@ -113,7 +113,7 @@ def over(found: Mapping[str, Any]) -> str:
 
 def too_few(found: Mapping[str, Any]) -> str:
     """Return a line that says why there is no interval over trainings, if there are several and yet none."""
-    trainings = sizes(found)["trainings"]
+    trainings = sizes(found).get("trainings", 1)
     if trainings == 1 or found.get("interval_trainings", 0) is not None:
         return ""
     return f'The last "-": {trainings} trainings are too few for an interval over trainings; seeds=3 gives one.'

@@ -16,6 +16,7 @@ from typing import Any
 from rich import box
 from rich.console import Console
 from rich.live import Live
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 from tqdm import tqdm  # type: ignore[import-untyped]
@@ -79,8 +80,12 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], rig
         )
     for row in rows:
         drawn.add_row(*(Text(_safe(cell)) for cell in row))
-    _draw(_console(), drawn)
-    _console().print()
+    console = _console()
+    narrowest = Measurement.get(console, console.options.update(width=_UNWRAPPED), drawn).minimum
+    if console.width < narrowest + 4 * len(columns):  # no number is cut: the terminal breaks the lines
+        console.width = Measurement.get(console, console.options.update(width=_UNWRAPPED), drawn).maximum
+    _draw(console, drawn)
+    console.print()
 
 
 def error(text: str, label: str = "error: ") -> None:

@@ -78,6 +78,9 @@ def evaluation(run: Run) -> None:
     rows = [[r["learner"], r["normalisation"], *[r["drawn"] for _ in drawn], with_intervals(r)] for r in run["results"]]
     telling.table(heading_of(first, run), ["learner", "normalisation", *drawn, f"!{_name(first)}"], rows)
     telling.say(_over(run["results"]))
+    if _lacks_classes(first):
+        ordinary = str(run.get("data", {}).get("protocol", "")).startswith(SAME_CLASSES)
+        telling.say(f"{_NO_INTERVAL}.\n{_more(first, ordinary)}")
     if first.get("fixed") and metric_named(first["name"]).unit == "share":
         telling.say(f"{error_rates(run['results'])}.")
     if "worst_decile" in first:
@@ -137,7 +140,7 @@ def chain(run: Run) -> None:
             told = ["", ""] if row["gain"] is None else [with_intervals(row, "gain_"), verdict(row)]
             rows.append([f"  {after}", with_intervals(row), *told])
         title = heading_of(found[0], run) + (f", {label}" if label else "")
-        telling.table(title, ["!after", f"!{_name(found[0])}", "!gain", "the stage"], rows)
+        telling.table(title, ["!after", f"!{_name(found[0])}", "!gain", "!the stage"], rows)
     _explain(run)
 
 
@@ -149,8 +152,8 @@ def _explain(run: Run) -> None:
     telling.say("hurts if all intervals of its gain exclude 0.")
     first = run["table"][0]
     ordinary = str(run.get("data", {}).get("protocol", "")).startswith(SAME_CLASSES)
-    if first.get("interval_classes") is None and {"classes", "groups"} & sizes(first).keys():
-        telling.say(f"{_NO_INTERVAL}\n{_more(first, ordinary)}")
+    if _lacks_classes(first):
+        telling.say(f'{_NO_INTERVAL},\nso that no gain is more than "not clear".\n{_more(first, ordinary)}')
     if any(verdict(row) == NO_CHANGE for row in run["table"] if row["gain"] is not None):
         telling.say(f'"{NO_CHANGE}": not one episode has another score than in the row above.')
     for start in (named["init_from"] for named in (run.get("starts") or {}).values() if "init_from" in named):
@@ -168,9 +171,14 @@ def _explain(run: Run) -> None:
 
 
 _NO_INTERVAL = (
-    'A "-" has no interval over classes, so that no gain is more than "not clear": each test class\n'
-    "must be missing from two episodes or more, and so the test needs more classes than an episode."
+    'A "-" has no interval over classes: each test class must be missing from two episodes or more, which\n'
+    "takes more classes than an episode has"
 )
+
+
+def _lacks_classes(result: Run) -> bool:
+    """Whether a result has test classes and yet no interval over them."""
+    return result.get("interval_classes") is None and bool({"classes", "groups"} & sizes(result).keys())
 
 
 def _more(result: Run, ordinary: bool) -> str:

@@ -288,11 +288,13 @@ class Runtime:
         Tensors that require gradients still do.
 
         Convolution kernels, and so the convolutions' outputs, are channels-last: about twice as fast on a CPU, and what
-        tensor cores need.
+        tensor cores need. Not with a 1x1 kernel on fewer than 8 channels: on processors without AVX-512, oneDNN 3
+        writes the gradient of such a kernel with a stride beyond its end, which ends the process.
         """
+        overrun = any(p.ndim == 4 and p.shape[1] < 8 and p.shape[2:] == (1, 1) for p in params.values())
         placed = {}
         for name, p in params.items():
-            layout = torch.channels_last if p.ndim == 4 else torch.contiguous_format
+            layout = torch.channels_last if p.ndim == 4 and not overrun else torch.contiguous_format
             dtype = self.dtype if p.is_floating_point() else p.dtype  # counters and tables of indices stay integers
             copied = p.detach().to(self.device, dtype, copy=True, memory_format=layout)
             placed[name] = copied.requires_grad_(p.requires_grad)

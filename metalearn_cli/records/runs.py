@@ -345,8 +345,10 @@ def list_runs(runs_dir: str) -> list[dict[str, Any]]:
         try:
             info = _read(folder)
         except UserError as error:  # not yet written, not a run, damaged, or another user's
-            denied += isinstance(error.__cause__, PermissionError)
-            damaged += [str(error)] if os.access(folder / "run.json", os.R_OK) else []
+            if isinstance(error.__cause__, PermissionError):
+                denied += 1
+            elif (folder / "run.json").is_file():
+                damaged.append(str(error))
             continue
         if info.get("status") == "running" and not is_held(folder):
             info["status"] = "died"

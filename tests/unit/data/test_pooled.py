@@ -149,7 +149,7 @@ def test_parts_are_data_sets_and_nothing_else(parts: Any, target: str) -> None:
     assert "may not be built" in problem.message
     with pytest.raises(ConfigError, match=r"data\.parts\.x\._target_"):
         build(spec, "data")
-    assert "choose one with data=NAME" in refusal({**parts, "x": {"command": "true"}})["data.parts.x"]
+    assert "of what data=NAME chooses" in refusal({**parts, "x": {"command": "true"}})["data.parts.x"]
 
 
 def test_settings_of_parts_are_checked_before_anything_is_built(parts: Any) -> None:
