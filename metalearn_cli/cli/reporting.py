@@ -122,7 +122,11 @@ def write(text: str, out: str) -> None:
     path = Path(out)
     if path.is_dir():
         raise UserError(f"--out {out}: is a folder; type: --out {shlex.quote(str(path / 'report.html'))}")
+    content = text.encode("utf-8", "replace")
     try:
-        runs.write_bytes(path, text.encode("utf-8", "replace"))
+        if path.exists() and not path.is_file():  # a device or a pipe, which a renamed file would replace
+            path.write_bytes(content)
+        else:
+            runs.write_bytes(path, content)
     except OSError as error:
         raise UserError(f"--out {out}: cannot be written: {error.strerror}") from error

@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.live import Live
-from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 from tqdm import tqdm  # type: ignore[import-untyped]
@@ -81,9 +81,11 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], rig
     for row in rows:
         drawn.add_row(*(Text(_safe(cell)) for cell in row))
     console = _console()
-    narrowest = Measurement.get(console, console.options.update(width=_UNWRAPPED), drawn).minimum
-    if console.width < narrowest + 4 * len(columns):  # no number is cut: the terminal breaks the lines
-        console.width = Measurement.get(console, console.options.update(width=_UNWRAPPED), drawn).maximum
+    whole = [
+        max(map(cell_len, (name, *cells))) for name, *cells in zip(columns, *rows, strict=True) if name.startswith("!")
+    ]
+    # no number is cut: on a narrower terminal, which breaks the lines, other columns have one character
+    console.width = max(console.width, sum(whole) + 4 * len(columns))
     _draw(console, drawn)
     console.print()
 

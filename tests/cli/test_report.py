@@ -243,6 +243,11 @@ def test_the_formats(mlx, runs):
     assert Path("chain.md").read_text() == answer.out
 
 
+def test_a_device_stays_what_it_is(mlx, runs):
+    assert "cannot be written: No space left on device" in mlx("report", "t0", "--out", "/dev/full").err
+    assert Path("/dev/full").is_char_device()
+
+
 def test_calibration_is_reported(mlx, runs):
     file = runs / "evaluate" / "e0" / "run.json"
     info = json.loads(file.read_text())

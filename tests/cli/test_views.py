@@ -216,7 +216,7 @@ def test_what_gives_an_interval_over_classes_if_there_is_none(capsys, way, unit,
     found = row(0.1, way=way, over=over, interval_classes=None, gain_interval_classes=None)
     views.chain({**RUN, "table": [found], "data": {"name": "mine", "protocol": protocol}})
     out = capsys.readouterr().out
-    assert "so the test needs more classes than an episode." in out
+    assert "takes more classes than an episode has" in out
     assert cure in out.splitlines()
 
 
@@ -434,6 +434,14 @@ def test_a_run_that_is_not_completed_says_why_and_what_completes_it(capsys, chan
     views.lineage([{"id": ID, "folder": "x", **changes}], ["seed=3"])
     lines = capsys.readouterr().out.splitlines()
     assert lines[lines.index(told) + 1] == f"complete it with: mlx {again}"
+
+
+def test_no_number_is_cut_on_a_narrow_terminal(capsys, monkeypatch) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "30")
+    monkeypatch.setenv("TERM", "xterm")
+    views.runs([RUN | {"id": ID}], "runs")
+    assert f"{ID} " in (out := capsys.readouterr().out) and "test 92.0 +- 0.5 %" in out
 
 
 def test_an_evaluation_is_shown_as_it_was_printed(capsys) -> None:
