@@ -295,6 +295,14 @@ def test_whole_numbers_are_in_no_number_format(precision):
         assert all(torch.equal(given[name], t) and given[name].dtype == t.dtype for name, t in tensors.items())
 
 
+@pytest.mark.parametrize(("channels", "kernel", "last"), [(8, 1, True), (7, 3, True), (7, 1, False)])
+def test_kernels_are_channels_last_unless_their_gradient_is_written_beyond_its_end(channels, kernel, last) -> None:
+    """With a 1x1 kernel and a stride on fewer than 8 channels, oneDNN ends the process."""
+    kernels = {"a": torch.ones(8, channels, kernel, kernel), "b": torch.ones(4, 8, 3, 3)}
+    placed = on_cpu().place(kernels)
+    assert placed["b"].is_contiguous(memory_format=torch.channels_last) == last
+
+
 def test_what_requires_gradients_goes_on_to_do_so():
     placed = on_cpu().place({"w": torch.ones(1, requires_grad=True), "buffer": torch.ones(1)})
     assert placed["w"].requires_grad and not placed["buffer"].requires_grad
