@@ -27,11 +27,11 @@ def described(run: Mapping[str, Any]) -> dict[str, Any]:
         config = {}
     shared, facts = config, dict[str, Any]()
     if run["stage"] == "run":
-        trainings = config.get("training")
-        first: dict[str, Any] = next(iter(trainings.values()), {}) if isinstance(trainings, dict) else {}
+        trainings = _group(config, "training")
+        first = _group(trainings, next(iter(trainings), ""))
         # test episodes have a seed of their own
-        shared = {**first, **config.get("evaluate", {}), "seed": first.get("seed"), "data": first.get("data")}
-        facts["seeds"] = config.get("seeds")
+        shared = {**first, **_group(config, "evaluate"), "seed": first.get("seed"), "data": first.get("data")}
+        facts["seeds"] = seeds if isinstance(seeds := config.get("seeds"), int) else None
     settings = shared if isinstance(shared, dict) else {}
     facts |= {key: settings.get(key) for key in ("way", "shot", "seed")}
     if not run.get("data") and isinstance(spec := settings.get("data"), dict):
@@ -40,6 +40,10 @@ def described(run: Mapping[str, Any]) -> dict[str, Any]:
     trained = next((name_of(key, spec) for key in _LEARNERS if isinstance(spec := settings.get(key), dict)), None)
     scored = results[-1].get("learner")
     return {**run, "learner": recorded_name(scored) if scored else trained, **facts}
+
+
+def _group(config: Mapping[str, Any], key: str) -> dict[str, Any]:
+    return found if isinstance(found := config.get(key), dict) else {}
 
 
 def _plain(name: str) -> str:

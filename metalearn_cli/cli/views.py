@@ -387,8 +387,8 @@ def _what(run: Run) -> str:
     size = f"{told(run, 'way')}w{told(run, 'shot')}s" if told(run, "way") else ""
     parts.append("varying way and shot" if "varying" in (run.get("metric") or {}) else size)
     if seed := told(run, "seed"):
-        seeds = run.get("seeds") or 1
-        parts.append(f"seeds {seed} to {int(seed) + seeds - 1}" if seeds > 1 else f"seed {seed}")
+        more = (run.get("seeds") or 1) - 1
+        parts.append(f"seeds {seed} to {int(seed) + more}" if more and seed.isdecimal() else f"seed {seed}")
     parts += [f"sweep {told(run, 'sweep')}"] if told(run, "sweep") else []
     return ", ".join(filter(None, parts))
 
@@ -437,7 +437,7 @@ def _say_status(run: Run, settings: Sequence[str]) -> None:
 
 
 def _say_trainings(row: Run) -> None:
-    """Say of how many trainings a chain is, of which only the last one is among the ancestors."""
+    """Say of how many trainings a chain is, of which only the first one is among the ancestors."""
     trainings, folds = sizes(row)["trainings"], row.get("folds") or 1
     if trainings * folds > 1:
         each = " and ".join([f"{trainings} seeds"] * (trainings > 1) + [f"{folds} folds"] * (folds > 1))

@@ -420,7 +420,7 @@ def find_run(runs_dir: str, name: str) -> dict[str, Any]:
     if matches:
         raise UserError(f"{name!r} could be {' or '.join(dict.fromkeys(info['id'] for info in matches))}")
     for folder in _entries(Path(runs_dir)):
-        if (folder / name / "run.json").is_file():
+        if os.path.isfile(folder / name / "run.json"):
             return _read(folder / name)  # it is damaged, and the error says how
     close = get_close_matches(name, [*(info["id"] for info in runs), "latest"], n=1)
     hint = f"; see them with: mlx runs --runs-dir {shlex.quote(runs_dir)}" if runs else ""

@@ -59,6 +59,9 @@ def test_a_chain_has_the_seeds_of_its_trainings_and_the_data_before_it_is_done(m
     (folder / "config.json").write_text(json.dumps(config))
     assert "run: gaussian, 2w1s, seeds 7 to 9" in mlx("runs", "data=gaussian").out
     assert [ids(mlx("runs", f"seed={seed}", "--json")) for seed in (0, 7, 9, 10)] == [[], ["c"], ["c"], []]
+    for damaged in ({"training": [1]}, {"training": {"pretrain": 3}}, {"evaluate": 3, "seeds": "x"}, {"seeds": 9}):
+        (folder / "config.json").write_text(json.dumps(config | damaged))
+        assert mlx("runs").code == 0
 
 
 def test_the_settings_of_a_run_name_the_checkpoint_that_latest_was(mlx, trained):
