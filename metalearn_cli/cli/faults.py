@@ -474,6 +474,8 @@ def _refused(composer: Composer, override: Override, accepted: Sequence[str], er
         near = closest(override.key_or_group, composer.groups)
         hint = f"{near}@{override.package}={value}" if near else ""
         return Fault(key, "is not a group", TYPED, hint)
+    if isinstance(value, list) and isinstance(_find(composer.usual, key), Mapping):
+        return Fault(key, f"must be a group of settings, got {shown(value)}", TYPED)
     return Fault(key, _first_line(error), TYPED)
 
 

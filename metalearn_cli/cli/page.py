@@ -143,7 +143,7 @@ class _Page:
 
     def sections(self, made: str) -> list[Html]:
         """Return all sections that have something to show."""
-        parts = [self.head(), self.results(), self.settings()]
+        parts = [self.head(), self.results(), self.selections(), self.settings()]
         parts += [self.gains(run) for run in self.runs if run["table"]]
         parts += [self.curves(), self.embeddings(), self.pictures(), self.lineage(), self.again()]
         return [*filter(None, parts), tag("p", made, class_="faint")]
@@ -200,6 +200,26 @@ class _Page:
             rows.append(tag("tr", cells, data_run=run["id"]))
         heads = ["run", "result", "", "metric", *learners, *("of" if key == "parent" else key for key in keys)]
         return tag("div", tag("table", tag("tr", [tag("th", head) for head in heads]), rows), class_="wide")
+
+    def selections(self) -> Html:
+        """Return the tables of evaluations that chose settings: the score of each candidate on validation episodes."""
+        parts: list[Html] = []
+        for run in (run for run in self.every if run["selected"]):
+            found = run["selected"]
+            ends = _scales(found)[found[0]["name"]]
+            lines = []
+            for row in found:
+                cells = [*(tag("td", shown_value(value)) for value in row["values"].values())]
+                cells += [
+                    tag("td", with_unit(row), class_="n"),
+                    tag("td", interval_bar(row["value"], row.get("interval"), *ends)),
+                ]
+                lines.append(tag("tr", cells, tag("td", "chosen" if row["chosen"] else "")))
+            heads = tag("tr", [tag("th", head) for head in (*found[0]["values"], found[0]["name"], "", "")])
+            label = f"{run['id']}: {_learner(found[0])}"
+            parts += [tag("h3", label), tag("div", tag("table", heads, lines), class_="wide")]
+            parts.append(tag("p", over(found[0]), class_="faint"))
+        return _section("Settings chosen on validation episodes", parts) if parts else Html()
 
     def swatch(self, run: Record) -> Html:
         """Return a piece of the run's colour."""

@@ -63,7 +63,7 @@ def table(record: Record) -> str:
 
 
 def markdown(record: Record) -> str:
-    """Return the results, the gains of stages and the commands as Markdown."""
+    """Return the results, the choices of settings, the gains of stages and the commands as Markdown."""
     settings = record["varying"]
     rows = [
         [
@@ -77,6 +77,11 @@ def markdown(record: Record) -> str:
     parts = [_table(["run", "stage", "status", *settings, "learner", "normalisation", "metric", "result"], rows)]
     parts += dict.fromkeys(over(r) for run in record["runs"] for r in run["results"] if r.get("over"))
     parts += [f"{run['id']}: {told}" for run in record["runs"] for told in calibrations(run["results"])]
+    for run in record["runs"]:
+        if found := run["selected"]:
+            parts += [f"Settings chosen on validation episodes, run {run['id']}:"]
+            rows = [[*row["values"].values(), _score(row), "chosen" if row["chosen"] else ""] for row in found]
+            parts += [_table([*found[0]["values"], found[0]["name"], ""], rows), over(found[0])]
     for run in record["runs"]:
         rows = [
             [row["after"], row.get("learner"), row.get("normalisation"), _score(row), *_gain(row)]

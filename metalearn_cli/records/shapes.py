@@ -122,6 +122,7 @@ RUN = {
     "baseline?": SCORE,
     "trained?": SCORE,
     "results?": [SCORE],
+    "selected?": [{**SCORE, "values": OBJECT, "chosen": TRUTH}],
     "episodes_hash?": SHA256,
     "evaluations?": [{"after": TEXT, "learner": TEXT, "runs": [NAME]}],
     "table?": [{**SCORE, "after": TEXT, "evaluations?": [NAME], "gain?": NUMBER, **dict.fromkeys(_OF_GAIN, NUMBER)}],

@@ -42,10 +42,10 @@ def gathered(named: Sequence[Run], command: Callable[[Run], Sequence[str] | None
         command: returns the words of the command that makes a run again, None if unknown.
 
     Returns:
-        `runs`: the named ones, each with its facts, `settings`, `results`, `curves`, `embedding`, `pictures`,
-        `command`, `versions`; `others`: likewise, those that they come from or that score them; `varying`: the
-        settings in which the named runs differ; `sweep`: the `id` and `command` of the sweep that all named runs are
-        of, or None; `unfinished`: the ids of runs that are not completed; `problems`: what could not be read, as
+        `runs`: the named ones, each with its facts, `settings`, `results`, `selected`, `curves`, `embedding`,
+        `pictures`, `command`, `versions`; `others`: likewise, those that they come from or that score them; `varying`:
+        the settings in which the named runs differ; `sweep`: the `id` and `command` of the sweep that all named runs
+        are of, or None; `unfinished`: the ids of runs that are not completed; `problems`: what could not be read, as
         sentences.
     """
     listing, problems = cache(runs.list_runs), dict[str, None]()
@@ -119,6 +119,7 @@ def _told(run: Run, family: Mapping[str, Run], problems: dict[str, None]) -> dic
     data = run.get("data") or {}
     facts = {key: run.get(key) for key in ("id", "stage", "status", "started_at", "seconds", "step", "steps", "metric")}
     facts |= {"parent": _parent(run), "folder": run.get("folder"), "table": run.get("table")}
+    facts |= {"selected": run.get("selected") or []}
     facts |= {"error": str(run["error"])[:LONGEST] if run.get("error") else None, "results": _results(run)}
     facts |= {"data": {key: data.get(key) for key in ("name", "protocol", "fingerprint")}}
     facts |= {"settings": {}, "curves": {}, "pictures": [], "embedding": None, "command": None, "checkpoint": None}

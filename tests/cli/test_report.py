@@ -259,6 +259,21 @@ def test_calibration_is_reported(mlx, runs):
     assert told in " ".join(Page(report(mlx, "e0")).texts)
 
 
+def test_the_choice_of_settings_is_reported(mlx, runs):
+    file = runs / "evaluate" / "e0" / "run.json"
+    info = json.loads(file.read_text())
+    score = {**info["results"][0], "name": "val/accuracy", "value": 0.25, "interval": 0.125, "interval_classes": None}
+    other = {**score, "value": None, "interval": None, "values": {"algorithm.lr": "<b>"}, "chosen": False}
+    info["selected"] = [{**score, "values": {"algorithm.lr": 0.5}, "chosen": True}, other]
+    file.write_text(json.dumps(info))
+    text = mlx("report", "e0", "--format", "md").out
+    assert "Settings chosen on validation episodes, run e0:\n\n| algorithm.lr | val/accuracy |  |" in text
+    rows = ["| 0.5 | 25.0 +- 12.5 (-) % | chosen |", "| \\<b> | nan |  |"]
+    assert "\n".join(rows) in text
+    cells = [text for text in Page(report(mlx, "t0")).texts if text in ("0.5", "25.0 +- 12.5 (-) %", "chosen", "<b>")]
+    assert cells == ["0.5", "25.0 +- 12.5 (-) %", "chosen", "<b>"]
+
+
 def test_tables_hold_text_of_strangers(mlx, runs):
     path = runs / "evaluate" / "e0" / "run.json"
     info = json.loads(path.read_text())

@@ -41,6 +41,12 @@ def test_it_may_be_typed_without_braces(mlx: Any) -> None:
     assert [row["values"] for row in json.loads(out)["selected"]] == [{"algorithm.lr": 0.1}, {"algorithm.lr": 1}]
 
 
+def test_a_list_is_no_group_of_settings(mlx: Any) -> None:
+    code, _, err = mlx("evaluate", *SCRATCH, "select=[algorithm.lr]")
+    assert code == 2
+    assert "select  must be a group of settings, got ['algorithm.lr']   (from the command line)" in err
+
+
 def test_all_that_is_wrong_is_told_at_once(mlx: Any) -> None:
     code, _, err = mlx("evaluate", *SCRATCH, "split=val", "select={algorithm.rl: [1], algorithm.steps: 2}")
     assert code == 2
