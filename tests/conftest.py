@@ -111,10 +111,11 @@ def composed_once() -> Iterator[None]:
     known: dict[tuple[str, ...], bytes] = {}
 
     def read_once(repository: ConfigRepository, config_path: str) -> ConfigResult | None:
-        if any(source.provider == "command-line" for source in repository.sources):
-            return read(repository, config_path)  # files of the test's own, which may change
-        of_hydra = type(getattr(repository.sources[-1], "store", None))  # Hydra's own settings: all of them, or few
-        key = (str([source.path for source in repository.sources]), of_hydra, config_path)
+        shipped = [source for source in repository.sources if source.provider != "command-line"]
+        if any(source.is_config(config_path) for source in repository.sources if source not in shipped):
+            return read(repository, config_path)  # a file of the test's own, which may change
+        of_hydra = type(getattr(shipped[-1], "store", None))  # Hydra's own settings: all of them, or few
+        key = (str([source.path for source in shipped]), of_hydra, config_path)
         if key not in files:
             files[key] = pickle.dumps(read(repository, config_path))
         return pickle.loads(files[key])  # much faster than a deep copy
