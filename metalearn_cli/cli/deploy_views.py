@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from metalearn_cli.cli import telling
+from metalearn_cli.cli.data_views import listing
 from metalearn_cli.cli.phrases import on_one_line, spread
-from metalearn_cli.cli.views import heading_of, listing
+from metalearn_cli.cli.views import heading_of
 from metalearn_cli.core.check import counted
 
 

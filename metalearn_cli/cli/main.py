@@ -98,7 +98,7 @@ def _stage(words: Words) -> int:
 
 def _sweep(words: Words, extra: str) -> int:
     with importing():
-        from metalearn_cli.cli import sweeping, views
+        from metalearn_cli.cli import study_views, sweeping
     from metalearn_cli.records import sweeps
 
     found = sweeping.run(words.command, words.rest, extra)
@@ -108,7 +108,7 @@ def _sweep(words: Words, extra: str) -> int:
         "runs": [outcome._asdict() for outcome in found.outcomes],
         "table": sweeps.table(found.outcomes),
     }
-    _show(words, plain, lambda: views.sweep(found.name, found.folder, found.outcomes, words.rest))
+    _show(words, plain, lambda: study_views.sweep(found.name, found.folder, found.outcomes, words.rest))
     codes = {outcome.code for outcome in found.outcomes if outcome.code}
     order = (*sorted(code for code in codes if code > errors.SIGNALLED), *errors.KINDS)
     return next((code for code in order if code in codes), errors.DONE)
@@ -116,15 +116,15 @@ def _sweep(words: Words, extra: str) -> int:
 
 def _verify(words: Words) -> int:
     with importing():
-        from metalearn_cli.cli import launch, views
+        from metalearn_cli.cli import launch, study_views
 
     found = launch.verify(words.rest, words.options.get("--config-dir", ""))
-    _show(words, found, lambda: views.verified(found))
+    _show(words, found, lambda: study_views.verified(found))
     return errors.UNMET if found["passed"] is False else errors.DONE
 
 
 def _compare(words: Words) -> int:
-    from metalearn_cli.cli import telling, views
+    from metalearn_cli.cli import study_views, telling
     from metalearn_cli.cli.listing import named
 
     with telling.reporting():
@@ -132,12 +132,12 @@ def _compare(words: Words) -> int:
         with importing():
             from metalearn_cli.studies.compare import compare
         record = compare(found)
-    _show(words, record, lambda: views.compared(record))
+    _show(words, record, lambda: study_views.compared(record))
     return errors.DONE
 
 
 def _report(words: Words) -> int:
-    from metalearn_cli.cli import telling, views
+    from metalearn_cli.cli import study_views, telling
     from metalearn_cli.cli.listing import named
 
     with telling.reporting():
@@ -155,16 +155,16 @@ def _report(words: Words) -> int:
         return errors.DONE
     told = {"report": out, "bytes": len(text.encode()), "runs": [run["id"] for run in record["runs"]]}
     told |= {key: record[key] for key in ("unfinished", "problems")}
-    _show(words, told, lambda: views.reported(told))
+    _show(words, told, lambda: study_views.reported(told))
     return errors.DONE
 
 
 def _ablate(words: Words) -> int:
     with importing():
-        from metalearn_cli.cli import launch, views
+        from metalearn_cli.cli import launch, study_views
 
     record = launch.ablate(words.rest, words.options.get("--config-dir", ""))
-    _show(words, record, lambda: views.ablated(record))
+    _show(words, record, lambda: study_views.ablated(record))
     return errors.DONE
 
 
@@ -329,7 +329,7 @@ def _schema(words: Words) -> int:
 
 
 def _runs(words: Words) -> int:
-    from metalearn_cli.cli import telling, views
+    from metalearn_cli.cli import study_views, telling, views
     from metalearn_cli.cli.listing import matching
     from metalearn_cli.records import sweeps
 
@@ -341,7 +341,7 @@ def _runs(words: Words) -> int:
 
     def draw() -> None:
         if outcomes:
-            views.sweep(name, sweeps.folder_of(runs_dir, name), outcomes)
+            study_views.sweep(name, sweeps.folder_of(runs_dir, name), outcomes)
         views.runs(found, runs_dir, words.rest)
 
     _show(words, found, draw)
@@ -381,7 +381,7 @@ def _validate(words: Words) -> int:
 
 def _data(words: Words) -> int:
     with importing():
-        from metalearn_cli.cli import launch, views
+        from metalearn_cli.cli import data_views, launch
 
     kind, *settings = _expect(words, "|".join(DATA), several=True)
     if kind not in DATA:
@@ -397,10 +397,10 @@ def _data(words: Words) -> int:
             launch.say_guess(settings, typed)
         raise
     if kind == "show":
-        _show(words, found, lambda: views.items(found))
+        _show(words, found, lambda: data_views.items(found))
         return errors.DONE
     run = launch.words_of_run(typed, found["data"], extra) if found["data"] else []
-    _show(words, found, lambda: views.data(found, typed if kind == "make" else None, run))
+    _show(words, found, lambda: data_views.data(found, typed if kind == "make" else None, run))
     return errors.DONE if found["may_start"] else errors.REFUSED
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from metalearn_cli.cli import phrases, telling, views
+from metalearn_cli.cli import phrases, study_views, telling, views
 from metalearn_cli.cli.phrases import age, duration, next_command, number, over, spread, verdict, with_intervals
 from metalearn_cli.core.metric import SAME_CLASSES
 from metalearn_cli.records.sweeps import Outcome
@@ -183,7 +183,7 @@ JOBS = [
 
 
 def sweep(outcomes=JOBS, words=()):
-    views.sweep("ab12cd34", Path("runs/sweeps/ab12cd34"), outcomes, words)
+    study_views.sweep("ab12cd34", Path("runs/sweeps/ab12cd34"), outcomes, words)
 
 
 def test_table_of_a_chain(capsys):

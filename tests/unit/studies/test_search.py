@@ -11,7 +11,7 @@ from collections import Counter
 import pytest
 from unit.studies.worker import COMMAND, METRIC, Quiet, search, slots, steps, sweep
 
-from metalearn_cli.cli import views
+from metalearn_cli.cli import study_views
 from metalearn_cli.core.errors import ConfigError, UserError
 from metalearn_cli.records import runs, sweeps
 from metalearn_cli.records.sweeps import Outcome
@@ -182,7 +182,7 @@ def test_several_objectives(folder, capsys):
     rows = sweeps.table(found)
     assert [row["runs"][0] for row in rows] == ["2", "3", "1", "0", "4"]  # first those that none is superior to
     assert [row["best"] for row in rows] == [True, True, False, False, False]
-    views.sweep("s1", folder, found)
+    study_views.sweep("s1", folder, found)
     assert "No other point is superior in all objectives to the first 2.\n" in capsys.readouterr().out
     best = {
         trial.values[0]
