@@ -38,16 +38,18 @@ WRITTEN = "<!-- written by scripts/learners.py; do not edit -->"
 
 RULE = """\
 Each row is a claim of an experiment. Accuracies are in percent. After +- is the half-width of the 95 % interval over
-episodes and, in brackets, over classes or groups of them, then over trainings where there are several. A result passes
-if it is better than expected, or worse by no more than the tolerance, which is in brackets after the expected value,
-and the half-width over episodes together. Minutes are those of our run, and those that the experiment's file claims
-on 2 cores."""
+episodes and, in brackets, those over classes or groups of them, and over trainings. A result passes if it is better
+than expected, or worse by no more than the tolerance, which is in brackets after the expected value, and the half-width
+over episodes together. Minutes are those of our run, without those of an experiment that runs before, and those that
+the experiment's file claims on 2 cores.
+
+Where data is not downloaded, a command needs `data.root=FOLDER`; `mlx ls experiment NAME` says which files."""
 
 
 BOUNDS = """\
 ## What bounds the results that fail
 
-Test classes chose nothing here, nor did results on them."""
+The settings of these experiments were chosen on validation classes."""
 
 
 LEGEND = """\
@@ -252,8 +254,10 @@ def ours(result: Mapping[str, Any]) -> str:
     if result["value"] is None:
         return "nan"
     digits = 1 if result["expected"]["metric"] == "accuracy" else 3
-    widths = [result[name] for name in ("interval_classes", "interval_trainings") if result[name] is not None]
-    others = f" ({', '.join(f'{width:.{digits}f}' for width in widths)})" if widths else ""
+    unit = next((unit for unit in ("groups", "classes", "tasks") if unit in result["over"]), "")
+    widths = {unit: result["interval_classes"], "trainings": result["interval_trainings"]}
+    told = [f"{over} {width:.{digits}f}" for over, width in widths.items() if width is not None]
+    others = f" ({', '.join(told)})" if told else ""
     return f"{result['value']:.{digits}f} +- {result['interval']:.{digits}f}{others}"
 
 

@@ -35,6 +35,8 @@ def verified(record: Mapping[str, Any]) -> None:
         telling.say(f"brackets, and the half-width together{'; accuracies are in percent' if share else ''}.")
     took, claimed = (duration(60 * record["minutes"][key]) for key in ("run", "claim"))
     telling.say(f"time: {took}; its file says {claimed} on 2 cores")
+    if record["passed"] is False and record["bound"]:
+        telling.say(f"what bounds the result, by its file: {record['bound']}")
     verdict = {True: "PASS", False: "FAIL", None: "it ran, and claims nothing"}[record["passed"]]
     telling.say(f"{verdict}: {title}, {record['folder']}/verify.json")
 
@@ -127,6 +129,8 @@ def sweep(name: str, folder: Path, outcomes: Sequence[Outcome], words: Sequence[
     telling.table(title, [*(f"!{key}" for key in keys), "!run", "!status", "result"], rows)
     if best := sum(row.get("best", False) for row in points):
         telling.say(f"No other point is superior in all objectives to the first{f' {best}' * (best > 1)}.\n")
+    if len(points) > 1 and all(row["name"].startswith("test/") for row in points):
+        telling.say("These results are on test classes: no setting may be chosen by them.\n")
     if any(row["over"] == "seeds" for row in points):
         telling.say("+- is the half-width of a 95 % interval over seeds, or over episodes with one seed.\n")
     else:

@@ -149,8 +149,8 @@ def _explain(run: Run) -> None:
         telling.say(f'"{NO_CHANGE}": not one episode has another score than in the row above.')
     for start in (named["init_from"] for named in (run.get("starts") or {}).values() if "init_from" in named):
         telling.say(f"The chain starts from {start}.")
-    for learner in dict.fromkeys(row["learner"] for row in run["table"] if row.get("random_head")):
-        telling.say(f"{learner} begins with a head of random weights, which meta-training learns.")
+    for learner in dict.fromkeys(row["learner"] for row in run["table"] if row.get("untrained_head")):
+        telling.say(f"{learner} begins with an untrained head, which meta-training learns.")
     if folds := first.get("folds"):
         noun = "item" if ordinary else "class"
         own = f"{sizes(first)['trainings']} trainings" if sizes(first)["trainings"] > 1 else "a training"

@@ -84,7 +84,7 @@ SCORE = {
     "normalisation?": TEXT,
     "drawn?": Leaf("pooled or within one group", lambda value: value in ("pooled", "within one group")),
     "learner?": TEXT,
-    "random_head?": TRUTH,
+    "untrained_head?": TRUTH,
     "fixed?": TRUTH,
     "trained_on?": SEEN,
     "way?": COUNT,

@@ -252,7 +252,7 @@ def _result(evaluation: Evaluation, protocol: str, scores: Scores) -> dict[str, 
         "normalisation": protocol,
         **({"fixed": True} if getattr(evaluation.sampler, "count", None) else {}),
         "learner": name_of("algorithm", evaluation.algorithm),
-        "random_head": evaluation.random_head,
+        "untrained_head": evaluation.untrained_head,
         **({"trained_on": evaluation.seen} if evaluation.seen else {}),
         **numbers_of(evaluation.sampler, config),
     }

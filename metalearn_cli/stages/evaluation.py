@@ -72,7 +72,7 @@ class Evaluation:
     parent: Checkpoint | None
     data: dict[str, Any]
     algorithm: dict[str, Any]  # the learner's settings as they are used
-    random_head: bool  # whether the learner has a head that no checkpoint brought
+    untrained_head: bool  # whether the learner has a head that no checkpoint brought
     seen: dict[str, Any] | None  # the classes that training has seen, see `records.classes.seen`
     notes: tuple[str, ...]
     base: Callable[[], Params] | None  # measures the learner's own tensors, see `Algorithm.base`
@@ -145,7 +145,7 @@ def prepare_evaluation(config: EvaluateConfig, session: Session, given: Mapping[
         parent=inputs.parent,
         data=describe_data(inputs.data, inputs.data_spec),
         algorithm=choice.spec,
-        random_head=_has_random_head(algorithm, choice),
+        untrained_head=_has_untrained_head(algorithm, choice),
         seen=seen,
         notes=tuple(filter(None, notes)),
         base=_base(learner, config.seed, inputs),
@@ -265,7 +265,7 @@ def _from_scratch(algorithm: Algorithm) -> bool:
     return algorithm.traits.head and not algorithm.traits.learns
 
 
-def _has_random_head(algorithm: Algorithm, choice: Choice) -> bool:
+def _has_untrained_head(algorithm: Algorithm, choice: Choice) -> bool:
     """Whether a learner has a head that should have been trained, and no checkpoint brought it."""
     return algorithm.traits.head and algorithm.traits.learns and not choice.trained
 
@@ -315,12 +315,12 @@ def _opening(config: EvaluateConfig, inputs: Inputs) -> str:
 
 
 def _head_note(learner: Learner, choice: Choice, config: EvaluateConfig, inputs: Inputs) -> str:
-    """Return a warning of a random head beside a checkpoint, or ""."""
+    """Return a warning of an untrained head beside a checkpoint, or ""."""
     # with a seed of its own, a chain draws a head on purpose, and says so in its table
-    if not inputs.parent or not _has_random_head(learner.algorithm, choice) or config.weights_seed is not None:
+    if not inputs.parent or not _has_untrained_head(learner.algorithm, choice) or config.weights_seed is not None:
         return ""
     name = name_of("algorithm", choice.spec)
-    why = f"the checkpoint has no head for {name}, so that this scores an untrained, random one"
+    why = f"the checkpoint has no head for {name}, so that this scores an untrained one"
     run = inputs.parent.manifest["run"]
     return f"warning: {why}; train one with: mlx meta-train init_from={run} algorithm={name}"
 

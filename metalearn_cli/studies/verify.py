@@ -37,7 +37,8 @@ def verify(config: ChainConfig, name: str, tier_name: str, tier: Tier, reporter:
 
     Returns:
         The record, which is also written as verify.json into the folder of the chain's run: `passed` (None if nothing
-        is claimed), the `results` beside the expected ones, and the `minutes` of the run and of the claim.
+        is claimed), the `results` beside the expected ones, and the `minutes` of the run and of the claim. With it the
+        `folder`, and the `bound` that the experiment's file names for results that fail, or None.
 
     Raises:
         UserError: if the chain cannot run, or has no result that an expectation is about.
@@ -59,7 +60,7 @@ def verify(config: ChainConfig, name: str, tier_name: str, tier: Tier, reporter:
         "finished_at": run["finished_at"],
     }
     runs.write_json(Path(run["folder"]) / FILE, record)
-    return {**record, "folder": run["folder"]}
+    return {**record, "folder": run["folder"], "bound": tier.bound}
 
 
 def check_learners(config: ChainConfig, tier_name: str, tier: Tier) -> None:

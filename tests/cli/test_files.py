@@ -139,7 +139,14 @@ FILES = {
 }
 """What looks at each kind of file, and the stages that write it."""
 
-THEIRS = {"dataset_spec.json", "model.safetensors", "preprocessor_config.json", "tokenizer.json", "train.csv"}
+THEIRS = {
+    "data_full.json",
+    "dataset_spec.json",
+    "model.safetensors",
+    "preprocessor_config.json",
+    "tokenizer.json",
+    "train.csv",
+}
 """Files that users bring."""
 
 OTHERS = {
@@ -150,6 +157,7 @@ OTHERS = {
     "compress.json",  # of `mlx compress`
     "openapi.json",  # of `mlx serve`
     *("ablate.json", "journal.log", "output.json", "results.csv", "results.json"),  # of `mlx ablate` and of sweeps
+    "verify.json",  # of `mlx verify`
 }
 """Files of other commands, which their own tests open."""
 

@@ -33,7 +33,7 @@ meta_train: {{steps: 3, val_episodes: 2}}
 evaluate: {{episodes: 5}}
 tiers:
   smoke: {{settings: [meta_train.steps=2, evaluate.episodes=4], minutes: 1}}
-  short: {{minutes: 1, expect: [{CLAIM % 0}, {CLAIM % 101}]}}
+  short: {{minutes: 1, bound: the number of steps, expect: [{CLAIM % 0}, {CLAIM % 101}]}}
 """
 
 
@@ -78,6 +78,7 @@ def test_a_claim_that_is_not_met_has_an_exit_code_of_its_own(mlx, own, monkeypat
     answer = mlx("verify", "-cd", "mine", "experiment=second")
     assert answer.code == 5, answer.err
     assert f"FAIL: second, tier short, {tmp_path}/verify.json" in answer.out
+    assert "what bounds the result, by its file: the number of steps\n" in answer.out
     assert [line.split()[-1] for line in answer.out.splitlines() if line.startswith("protonet")] == ["PASS", "FAIL"]
     assert "time: 1 min 30 s; its file says 1 min 0 s on 2 cores" in answer.out
 

@@ -77,6 +77,14 @@ def test_what_to_type_after_a_sweep_names_the_folder_of_runs(capsys):
     assert capsys.readouterr().out.endswith("next: mlx runs sweep=ab12cd34 --runs-dir 'my runs'\n")
 
 
+@pytest.mark.parametrize(("split", "algorithms", "warned"), [("test", 2, True), ("val", 2, False), ("test", 1, False)])
+def test_a_sweep_with_test_results_says_that_they_choose_nothing(capsys, split, algorithms, warned):
+    run = {**RUN, "metric": {"name": f"{split}/accuracy", "value": 0.5, "interval": 0.1}}
+    names = ["maml", "protonet"][:algorithms]
+    sweep([Outcome({"algorithm": name, "seed": seed}, run=run) for name in names for seed in "12"])
+    assert ("no setting may be chosen by them" in capsys.readouterr().out) == warned
+
+
 def test_seeds_of_a_sweep_are_one_row_and_the_best_point_is_the_first(capsys):
     def job(way, seed, value, half=0.01):
         return Outcome({"way": way, "seed": seed}, run={**RUN, "id": f"r{way}{seed}", "metric": scored(value, half)})

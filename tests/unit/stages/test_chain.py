@@ -322,7 +322,7 @@ def test_an_evaluation_whose_files_are_lost_is_done_again(go, said, listed):
 
 def test_a_head_that_nothing_has_trained_is_named(go):
     table = go("run", **SHORT, algorithm=MAML)["table"]
-    assert cells(table, "after", "learner", "random_head") == [
+    assert cells(table, "after", "learner", "untrained_head") == [
         ("nothing", "nearest_centroid", False),
         ("transfer", "nearest_centroid", False),
         ("meta-train", "nearest_centroid", False),

@@ -46,7 +46,7 @@ def test_result_is_what_was_measured(go, manifest, said):
     assert {k: v for k, v in result.items() if k not in measured} == {
         "name": "val/accuracy",
         "interval_trainings": None,
-        "random_head": False,
+        "untrained_head": False,
         "over": {"episodes": 5, "classes": 4, "trainings": 1},
         "normalisation": "none",  # an mlp has no batch statistics
         "learner": "maml",

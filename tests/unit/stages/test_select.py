@@ -67,7 +67,7 @@ def test_the_learner_of_a_checkpoint_keeps_its_other_settings(go: Any) -> None:
     done = go("evaluate", select={"algorithm": {"inner_lr": [0.1, 0.3]}})
     assert done["algorithm"] in [{**MAML, "inner_steps": 2, "inner_lr": lr} for lr in (0.1, 0.3)]
     assert done["selected"][0]["learner"] == "maml"
-    assert not done["metric"]["random_head"]
+    assert not done["metric"]["untrained_head"]
 
 
 def test_test_classes_are_not_read_before_the_choice(go: Any, monkeypatch: pytest.MonkeyPatch) -> None:
