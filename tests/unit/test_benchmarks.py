@@ -171,6 +171,7 @@ def test_a_record_replaces_the_earlier_one_of_its_tier_and_shows_on_both_pages(s
     learners.main([])
     assert "| not run | 98.8 (-1) | a paper | 98.2 |  | - / 9 |  |" in (tmp_path / "docs" / "results.md").read_text()
     result = {"value": 98.04, "interval": 0.2, "interval_classes": 0.6, "interval_trainings": None, "passed": True}
+    result |= {"over": {"episodes": 1000, "groups": 13, "trainings": 1}}
     result |= {"expected": expected | {"learner": "ProtoNet"}}  # as an earlier version called it
     record = {"experiment": "own", "tier": "short", "results": [result], "minutes": {"run": 14.2, "claim": 9}}
     record |= {"machine": "2 cores"}
@@ -178,13 +179,13 @@ def test_a_record_replaces_the_earlier_one_of_its_tier_and_shows_on_both_pages(s
         (tmp_path / "verify.json").write_text(json.dumps(record | {"results": [result | {"value": value}]}))
         learners.main([tmp_path])
     page = (tmp_path / "docs" / "results.md").read_text()
-    assert "| 98.0 +- 0.2 (0.6) | 98.8 (-1) | a paper | 98.2 | PASS | 14 / 9 | 2 cores |" in page
+    assert "| 98.0 +- 0.2 (groups 0.6) | 98.8 (-1) | a paper | 98.2 | PASS | 14 / 9 | 2 cores |" in page
     assert "90.0" not in page
     (row,) = learners.measured(json.loads((tmp_path / "records.json").read_text()))
     assert row[:3] == [
         "own, short",
         "protonet accuracy",
-        "98.0 +- 0.2 (0.6)",
+        "98.0 +- 0.2 (groups 0.6)",
     ]
     claim["tiers"]["short"]["expect"] = [expected | {"value": 99}]
     (tmp_path / "configs" / "experiment" / "own.yaml").write_text(json.dumps(claim))

@@ -75,7 +75,8 @@ def test_what_was_selected_may_differ_from_seed_to_seed(tmp_path):
     def selected(name, seed, lr):
         training(tmp_path, f"t-{name}", seed)
         config = {"select": {"algorithm": {"lr": [0.1, 0.2]}}}
-        table = [{"values": {"algorithm.lr": value}, "chosen": value == lr} for value in (0.1, 0.2)]
+        score = {"name": "val/accuracy", "value": 0.5}
+        table = [{**score, "values": {"algorithm.lr": value}, "chosen": value == lr} for value in (0.1, 0.2)]
         facts = {"algorithm": {"_target_": LEARNERS["protonet"], "lr": lr}, "selected": table}
         return evaluation(tmp_path, f"e-{name}", SCORES, parent=f"t-{name}", config=config, **facts)
 
