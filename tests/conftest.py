@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import pickle
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -35,6 +36,10 @@ from metalearn_cli.core.config import Runtime as RuntimeConfig
 
 if TYPE_CHECKING:
     from metalearn_cli.engine.runtime import Runtime
+
+MEMORY = Path("/dev/shm")  # Linux has a file system in memory: the tests write 40,000 small files, 400 MB in all
+if os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > 4 * 2**30:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
 PROTONET = {"_target_": "metalearn_cli.algorithms.protonet.ProtoNet"}
 EVERY_STAGE = {
@@ -161,24 +166,31 @@ def no_callbacks_of_others() -> Iterator[None]:
         yield
 
 
+def drawing() -> dict[str, Any]:
+    """Return the modules that draw a picture in every training or evaluation, by the name of the function."""
+    from metalearn_cli.stages import curves, meta_train, training
+
+    return {"learning_curves": training, "episode_picture": meta_train, "curve_picture": curves}
+
+
 @pytest.fixture(autouse=True)
 def nothing_slow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out what takes longer than a small training: learning curves, freeing memory, and waiting for the disk."""
+    """Leave out what takes longer than a small training: pictures, freeing memory, and waiting for the disk."""
     from metalearn_cli.engine import runtime
-    from metalearn_cli.stages import training
 
-    monkeypatch.setattr(training, "learning_curves", lambda *args: None)
+    for name, module in drawing().items():
+        monkeypatch.setattr(module, name, lambda *args: None)
     monkeypatch.setattr(runtime, "release", lambda: None)
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
 @pytest.fixture
-def curves(nothing_slow: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have trainings draw their learning curves all the same."""
+def pictures(nothing_slow: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have pictures drawn all the same."""
     from metalearn_cli.records import plots
-    from metalearn_cli.stages import training
 
-    monkeypatch.setattr(training, "learning_curves", plots.learning_curves)
+    for name, module in drawing().items():
+        monkeypatch.setattr(module, name, getattr(plots, name))
 
 
 class Said:

@@ -58,12 +58,17 @@ def packed(contents: dict[str, bytes], compression: int = zipfile.ZIP_STORED) ->
     return buffer.getvalue()
 
 
+@cache
+def pixels(name: str, characters: int) -> str:
+    """Return the SHA-256 of the pixels of an archive's drawings."""
+    drawings = [omniglot._drawing(content) for _, content in sorted(members(name, characters).items())]
+    return hashlib.sha256(b"".join(drawing.tobytes() for drawing in drawings)).hexdigest()
+
+
 def publish(characters: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let so many characters be what the published archives have; nothing is in the cache, which is in `folder`."""
     monkeypatch.setenv("MLX_CACHE_DIR", str(folder / "cache"))
     monkeypatch.delenv("MLX_DATA_DIR", raising=False)
     monkeypatch.setattr(omniglot, "CHARACTERS", dict.fromkeys(SETS, characters))
     for name in SETS:
-        drawings = [omniglot._drawing(content) for _, content in sorted(members(name, characters).items())]
-        digest = hashlib.sha256(b"".join(drawing.tobytes() for drawing in drawings)).hexdigest()
-        monkeypatch.setitem(omniglot.PIXELS, name, digest)
+        monkeypatch.setitem(omniglot.PIXELS, name, pixels(name, characters))

@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Said, smallest
+from conftest import Said, drawing, smallest
 from sources import audio, images, table, text
 
 from metalearn_cli import stages
 from metalearn_cli.core.config import STAGES, parse
-from metalearn_cli.stages import training
 
 SOURCES = {"images": images, "audio": audio, "text": text, "table": table}
 CONV4 = {"_target_": "metalearn_cli.backbones.conv4.Conv4", "hidden": 4, "pool": "stride"}
@@ -44,6 +43,7 @@ def trained(stage: str, kind: str, folder: Path, of_data: dict[str, Any] | None 
     own = {"steps": 1, "val_episodes": 2, "way": 3, "backbone": BACKBONES[kind], "data": data}
     config: Any = parse(STAGES[stage], smallest(stage, folder / "runs", **{**own, **changes}))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "learning_curves", lambda *args: None)
+        for name, module in drawing().items():
+            patch.setattr(module, name, lambda *args: None)
         run = stages.run(stage, config, Said())
     return Path(run["folder"]) / "checkpoints" / run["best"]

@@ -183,18 +183,20 @@ def test_spectrograms_have_time_and_frequency_on_their_edges(tmp_path, texts):
     assert 0 < bright.argmax() < dark.argmax()  # the first rows of pixels: high is above
 
 
-def test_episode_picture_names_what_was_predicted_and_what_is_shown(tmp_path, texts):
-    y = torch.arange(12 * 9) % 12
-    episode = Episode(torch.rand(72, 1, 8, 8), torch.arange(72) % 12, torch.rand(108, 1, 8, 8), y)
-    predicted = torch.where(torch.arange(108) < 12, 11, y)  # the first query of each class is taken for the last
-    names = [f"k{way}" for way in range(12)]
-    episode_picture(episode, torch.nn.functional.one_hot(predicted, 12).float(), names, tmp_path / "x.png")
+def test_episode_picture_names_what_was_predicted_and_what_is_shown(tmp_path, texts, monkeypatch):
+    for limit, number in (("_ROWS", 3), ("_SHOTS", 1), ("_QUERIES", 2)):
+        monkeypatch.setattr(plots, limit, number)
+    y = torch.arange(4 * 3) % 4
+    episode = Episode(torch.rand(8, 1, 8, 8), torch.arange(8) % 4, torch.rand(12, 1, 8, 8), y)
+    predicted = torch.where(torch.arange(12) < 4, 3, y)  # the first query of each class is taken for the last
+    names = [f"k{way}" for way in range(4)]
+    episode_picture(episode, torch.nn.functional.one_hot(predicted, 4).float(), names, tmp_path / "x.png")
     (found,) = texts[0]
-    assert {"✗ 11", "✓ 0", "✓ 9", "0: k0", "9: k9"} <= found
-    assert not {"✓ 11", "10: k10", "✗ 0"} & found
-    told = "shown: the first 10 of 12 classes, the first 8 of 9 queries of each, the first 5 of 6 support items"
-    assert f"one validation episode: 89.8 % of 108 queries right (below: the class predicted)\n{told}" in found
-    assert opened(tmp_path / "x.png").height < 1050
+    assert {"✗ 3", "✓ 0", "✓ 2", "0: k0", "2: k2"} <= found
+    assert not {"✓ 3", "3: k3", "✗ 0"} & found
+    told = "shown: the first 3 of 4 classes, the first 2 of 3 queries of each, the first 1 of 2 support items"
+    assert f"one validation episode: 75.0 % of 12 queries right (below: the class predicted)\n{told}" in found
+    assert opened(tmp_path / "x.png").height < 400
 
 
 def test_curve_picture_tells_queries_and_fits_apart(tmp_path, texts):

@@ -14,7 +14,7 @@ from metalearn_cli.core.items import Facts
 from metalearn_cli.core.random import seeded
 from metalearn_cli.data.common.dataset import Dataset
 from metalearn_cli.data.common.splits import SPLITS, Split
-from metalearn_cli.records import plots, runs
+from metalearn_cli.records import runs
 from metalearn_cli.records.log import logging_runs
 from metalearn_cli.stages import curves, session, training
 from metalearn_cli.stages.learner import check_learner
@@ -198,15 +198,16 @@ def test_a_curve_is_drawn_before_and_after_adaptation(go, monkeypatch):
 
 @pytest.mark.parametrize("normalisation", ["transductive", "inductive"])
 @pytest.mark.parametrize("algorithm", [MAML, PROTONET], ids=["maml", "protonet"])
-def test_images_under_both_protocols(go, images, monkeypatch, algorithm, normalisation):
-    if algorithm is PROTONET and normalisation == "inductive":
-        monkeypatch.setattr(training, "learning_curves", plots.learning_curves)
+def test_images_under_both_protocols(go, images, algorithm, normalisation):
     done = go("meta-train", backbone=CONV4, algorithm=algorithm, normalisation=normalisation, steps=3)
-    with Image.open(Path(done["folder"]) / "plots" / "episode.png") as picture:
-        assert picture.format == "PNG"
-    assert (Path(done["folder"]) / "plots" / "learning_curves.png").is_file() == (
-        algorithm is PROTONET and normalisation == "inductive"
-    )
+    assert done["metric"]["normalisation"] == normalisation
+
+
+def test_an_episode_of_images_and_the_learning_curves_are_drawn(go, images, pictures):
+    done = go("meta-train", backbone=CONV4, steps=1)
+    for name in ("episode", "learning_curves"):
+        with Image.open(Path(done["folder"]) / "plots" / f"{name}.png") as picture:
+            assert picture.format == "PNG"
 
 
 def test_protocol_changes_the_training(ready, images):

@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import warnings
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ JOBS_OF_BOTH = {
 
 @pytest.fixture
 def work(config, monkeypatch, said, tmp_path):
-    """Return a function that does the jobs with a number of ranks; it gives what each gave, by name."""
+    """Return a function that does jobs with a number of ranks; it gives what each gave, by name."""
     data = {"_target_": "metalearn_cli.data.arrays.arrays", "kind": "image"}
     data["root"] = str(arrays.fill(tmp_path / "images.npz", 1, 16, 16, items=8))
     monkeypatch.setenv("MLX_CACHE_DIR", str(tmp_path / "cache"))
@@ -70,18 +71,19 @@ def work(config, monkeypatch, said, tmp_path):
             "tensors": read_tensors(open_checkpoint(Path(done["checkpoint"]))),
         }
 
-    def both(devices: int) -> dict[str, dict[str, Any]]:
+    def both(devices: int, jobs: Collection[str]) -> dict[str, dict[str, Any]]:
         with Crew(follow) as crew:
             session = Session(crew)
             found = {}
-            for name, (stage, changes) in JOBS_OF_BOTH.items():
+            for name in jobs:
+                stage, changes = JOBS_OF_BOTH[name]
                 changes = {"data": data, **changes} if "backbone" in changes else changes
                 found[name] = one(stage, session, devices, changes)
             if devices > 1:  # bit for bit, so that even Adam gives the same
                 for name, shard in (("whole", False), ("divided", True)):
                     changes = {"algorithm": MAML, "tasks": 3, "optimizer": ADAM, "runtime__shard": shard}
                     found[name] = one("meta-train", session, devices, changes)
-            ckpt = found["protonet"]["done"]["folder"]
+            ckpt = found["maml"]["done"]["folder"]
             prepared = prepare_evaluation(config("evaluate", ckpt=ckpt, runtime__devices=devices, episodes=7), session)
             found["evaluate"] = {"done": evaluate(prepared, said)}
         return found
@@ -95,9 +97,12 @@ def newest(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     return read_tensors(checkpoint), read_resume(checkpoint)["optimizer"]
 
 
-def test_two_ranks_compute_what_one_computes(work):
-    alone, together = work(1), work(2)
-    for name in JOBS_OF_BOTH:
+@pytest.mark.parametrize(
+    "jobs", [("maml", "transfer"), pytest.param(tuple(JOBS_OF_BOTH), marks=pytest.mark.slow)], ids=["some", "all"]
+)
+def test_two_ranks_compute_what_one_computes(work, jobs):
+    alone, together = work(1, jobs), work(2, jobs)
+    for name in jobs:
         one, two = alone[name], together[name]
         assert len(one["gradients"]) == len(two["gradients"]) > 1
         for mine, others in zip(one["gradients"], two["gradients"], strict=True):
