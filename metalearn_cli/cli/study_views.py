@@ -10,7 +10,7 @@ from typing import Any
 
 from metalearn_cli.cli import telling
 from metalearn_cli.cli.phrases import brief, duration, measured, over, runs_option, sizes, too_few, with_intervals
-from metalearn_cli.cli.views import Run, column_of, heading_of, say_over
+from metalearn_cli.cli.views import Run, column_of, heading_of, say_over, say_selected
 from metalearn_cli.core.metric import metric_named
 from metalearn_cli.records.sweeps import Outcome, table
 
@@ -33,6 +33,7 @@ def verified(record: Mapping[str, Any]) -> None:
         telling.say(over(record["results"][0]).partition(";")[0].rstrip(".") + ".")
         telling.say("A result passes if it is better than expected, or worse by no more than the tolerance, in")
         telling.say(f"brackets, and the half-width together{'; accuracies are in percent' if share else ''}.")
+    say_selected({result["expected"]["learner"]: result["selected"] for result in record["results"]})
     took, claimed = (duration(60 * record["minutes"][key]) for key in ("run", "claim"))
     telling.say(f"time: {took}; its file says {claimed} on 2 cores")
     if record["passed"] is False and record["bound"]:

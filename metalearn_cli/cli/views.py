@@ -27,6 +27,7 @@ from metalearn_cli.cli.phrases import (
 from metalearn_cli.core.metric import SAME_CLASSES, metric_named
 from metalearn_cli.core.stages import TRAINING
 from metalearn_cli.records import classes
+from metalearn_cli.records.selected import in_words
 
 Run = Mapping[str, Any]
 
@@ -71,7 +72,7 @@ def evaluation(run: Run) -> None:
     telling.say(_over(run["results"]))
     if _lacks_classes(first):
         ordinary = str(run.get("data", {}).get("protocol", "")).startswith(SAME_CLASSES)
-        telling.say(f"{_NO_INTERVAL}.\n{_more(first, ordinary)}")
+        telling.say(f"{_NO_INTERVAL}.\n{_more(first, ordinary, '')}")
     if first.get("fixed") and metric_named(first["name"]).unit == "share":
         telling.say(f"{error_rates(run['results'])}.")
     if "worst_decile" in first:
@@ -114,6 +115,9 @@ def _say_seen(results: Sequence[Run]) -> None:
         telling.say(f"warning: {line}")
 
 
+_UNTRAINED = {"nothing": "untrained"}
+
+
 def chain(run: Run) -> None:
     """Show the score and gain of each stage of a chain, one table per protocol."""
     tables: dict[str, list[Run]] = {}
@@ -126,7 +130,7 @@ def chain(run: Run) -> None:
             if row["learner"] != learner:
                 learner = row["learner"]
                 rows.append([learner, "", "", ""])
-            after = "untrained" if row["after"] == "nothing" else row["after"]
+            after = _UNTRAINED.get(row["after"], row["after"])
             # the first row of a learner has no gain
             told = ["", ""] if row["gain"] is None else [with_intervals(row, "gain_"), verdict(row)]
             rows.append([f"  {after}", with_intervals(row), *told])
@@ -135,16 +139,27 @@ def chain(run: Run) -> None:
     _explain(run)
 
 
+def say_selected(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """Say what the evaluations of each learner selected, if anything."""
+    for name, choices in found.items():
+        if choices:
+            telling.say(f"{name}: {in_words(choices)}, selected on validation episodes.")
+
+
 def _explain(run: Run) -> None:
     """Say how the tables of a chain are to be read."""
     telling.say(_over(run["table"]))
+    learners = {f"{row['learner']}, {_UNTRAINED.get(row['after'], row['after'])}": row for row in run["table"]}
+    say_selected({name: row.get("selected", ()) for name, row in learners.items()})
     _say_seen(run["table"])
     telling.say("A gain is the difference to the row above, episode by episode. A stage helps or")
     telling.say("hurts if all intervals of its gain exclude 0.")
     first = run["table"][0]
     ordinary = str(run.get("data", {}).get("protocol", "")).startswith(SAME_CLASSES)
     if _lacks_classes(first):
-        telling.say(f'{_NO_INTERVAL},\nso that no gain is more than "not clear".\n{_more(first, ordinary)}')
+        telling.say(
+            f'{_NO_INTERVAL},\nso that no gain is more than "not clear".\n{_more(first, ordinary, "evaluate.")}'
+        )
     if any(verdict(row) == NO_CHANGE for row in run["table"] if row["gain"] is not None):
         telling.say(f'"{NO_CHANGE}": not one episode has another score than in the row above.')
     for start in (named["init_from"] for named in (run.get("starts") or {}).values() if "init_from" in named):
@@ -172,13 +187,19 @@ def _lacks_classes(result: Run) -> bool:
     return result.get("interval_classes") is None and bool({"classes", "groups"} & sizes(result).keys())
 
 
-def _more(result: Run, ordinary: bool) -> str:
-    """Return what gives a result an interval over classes; `ordinary` if its test classes are those of training."""
-    way, found = result.get("way") or 0, sizes(result)
+def _more(result: Run, ordinary: bool, section: str) -> str:
+    """Return what gives a result an interval over classes.
+
+    Args:
+        result: without such an interval.
+        ordinary: whether its test classes are those of training.
+        section: of the settings of the evaluation: "evaluate." in a chain, else "".
+    """
+    way, found = result.get("way") or 5, sizes(result)  # 5 is the smallest way of those that vary
     noun = next(noun for noun in ("groups", "classes") if noun in found)
     if noun == "classes" and found[noun] > way:
-        return "More episodes would change that, such as evaluate.episodes=1000."
-    smaller = f", or way={min(way, found[noun]) - 1}," if min(way, found[noun]) > 2 else ""
+        return f"More episodes would change that, such as {section}episodes={max(1000, 10 * found['episodes'])}."
+    smaller = f", or way={min(way, found[noun]) - 1}," if min(way, found[noun]) > 2 and "varying" not in result else ""
     return f"More {'' if ordinary else 'test '}{noun}{smaller} would change that."
 
 

@@ -125,7 +125,16 @@ RUN = {
     "selected?": [{**SCORE, "values": OBJECT, "chosen": TRUTH}],
     "episodes_hash?": SHA256,
     "evaluations?": [{"after": TEXT, "learner": TEXT, "runs": [NAME]}],
-    "table?": [{**SCORE, "after": TEXT, "evaluations?": [NAME], "gain?": NUMBER, **dict.fromkeys(_OF_GAIN, NUMBER)}],
+    "table?": [
+        {
+            **SCORE,
+            "after": TEXT,
+            "evaluations?": [NAME],
+            "gain?": NUMBER,
+            "selected?": [OBJECT],
+            **dict.fromkeys(_OF_GAIN, NUMBER),
+        }
+    ],
 }
 
 SWEEP = {

@@ -23,6 +23,7 @@ from metalearn_cli.core.stages import TABLE
 from metalearn_cli.core.types import Reporter
 from metalearn_cli.records import runs
 from metalearn_cli.records.log import working_on
+from metalearn_cli.records.selected import chosen
 from metalearn_cli.stages.again import all_of, evaluated, trained
 from metalearn_cli.stages.evaluation import prepare_evaluation
 from metalearn_cli.stages.evaluation_inputs import FLOORS
@@ -92,7 +93,7 @@ def run_chain(
             # that of its parts, so that what an earlier command did counts, too
             seconds=sum(row.trained + row.evaluation["seconds"] for rows in trainings for row in rows),
             data=_all_folds(trainings[0][-1].evaluation["data"], config.folds),
-            metric={name: value for name, value in result.items() if name != "after" and "gain" not in name},
+            metric={k: v for k, v in result.items() if k not in ("after", "selected") and "gain" not in k},
             table=table,
             evaluations=[_scored_by(cells) for cells in zip(*ordered, strict=True)],
         )
@@ -428,7 +429,8 @@ def _table(trainings: list[list[_Row]], folds: int) -> list[dict[str, Any]]:
 
     A gain is the mean difference, episode by episode, with the same learner and protocol; it is positive for an
     improvement, also if the metric is an error. The first row of each learner has none. Scores and gains have the
-    intervals of `mean_of`; those of gains are named "gain_interval" and so on.
+    intervals of `mean_of`; those of gains are named "gain_interval" and so on. `selected` has what the evaluations
+    selected, each choice once, see `records.selected`.
 
     Args:
         trainings: the rows of each training; all folds for one seed follow each other.
@@ -438,7 +440,9 @@ def _table(trainings: list[list[_Row]], folds: int) -> list[dict[str, Any]]:
     before: dict[tuple[bool, str, str], Tensor] = {}
     for cells in zip(*trainings, strict=True):
         after, common, evaluation, _ = cells[0]
-        folded = {"folds": folds} if folds > 1 else {}
+        more: dict[str, Any] = {"folds": folds} if folds > 1 else {}
+        if choices := [values for cell in cells if (values := chosen(cell.evaluation))]:
+            more["selected"] = [values for k, values in enumerate(choices) if values not in choices[:k]]
         # folds of items have the same classes, which are then left out in all folds at once
         apart = 1 if evaluation["data"]["protocol"].startswith(SAME_CLASSES) else folds
         for result in evaluation["results"]:
@@ -455,7 +459,7 @@ def _table(trainings: list[list[_Row]], folds: int) -> list[dict[str, Any]]:
             }
             worst = {"worst_decile": worst_decile(scores, sign > 0)}
             result = {name: value for name, value in result.items() if name not in OF_ONE}
-            rows.append({"after": after, **result, **mean_of(scores, classes, apart), **worst, **gain, **folded})
+            rows.append({"after": after, **result, **mean_of(scores, classes, apart), **worst, **gain, **more})
             before[common, protocol, drawn] = scores
     return rows
 

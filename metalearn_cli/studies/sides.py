@@ -15,6 +15,7 @@ from metalearn_cli.core.nested import leaves, within
 from metalearn_cli.core.stages import TRAINING
 from metalearn_cli.records import runs
 from metalearn_cli.records.names import name_of, recorded_name
+from metalearn_cli.records.selected import chosen, in_words
 from metalearn_cli.stages.scores import Scores, check_scores
 
 Run = Mapping[str, Any]
@@ -161,7 +162,7 @@ def _described(evaluation: Run, listing: Listing) -> tuple[dict[str, Any], tuple
     known = {info["id"]: info for info in reversed(listing(runs.beside_of(Path(evaluation["folder"]))))}
     config = runs.read_config(Path(evaluation["folder"]))
     settings = dict(leaves(_kept(evaluation, config), "evaluate."))
-    for key in (*_BESIDE, *_chosen(evaluation)):  # what was chosen may differ from seed to seed
+    for key in (*_BESIDE, *chosen(evaluation)):  # what was chosen may differ from seed to seed
         settings.pop(f"evaluate.{key}", None)
     weights, parent = config.get("weights_seed"), evaluation.get("parent")
     seeds = [weights] if weights is not None else [] if parent else [config.get("seed")]
@@ -203,19 +204,10 @@ def names_of(groups: Sequence[Group], ids: Sequence[str] = ()) -> list[str]:
     return [name if names.count(name) == 1 else f"{name} ({own})" for name, own in zip(names, ids, strict=True)]
 
 
-def _chosen(evaluation: Run) -> dict[str, Any]:
-    """Return the values that were selected on validation episodes, by setting; {} if nothing was to be."""
-    return next((row["values"] for row in evaluation.get("selected") or () if row["chosen"]), {})
-
-
 def _selected(group: Group) -> str:
     """Return what was selected, with the values of all seeds, as in " (inner_steps=3, selected)"; or ""."""
-    found: dict[str, dict[str, None]] = {}
-    for run in group.runs.values():
-        for key, value in _chosen(run).items():
-            found.setdefault(key.removeprefix("algorithm."), {})[str(value)] = None
-    named = [f"{key}={' or '.join(values)}" for key, values in found.items()]
-    return f" ({', '.join(named)}, selected)" if named else ""
+    found = in_words(map(chosen, group.runs.values()))
+    return f" ({found}, selected)" if found else ""
 
 
 def _learner(group: Group) -> str:

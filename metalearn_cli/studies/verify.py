@@ -90,7 +90,8 @@ def _compared(table: Sequence[Mapping[str, Any]], expected: Expectation) -> dict
     row = known[about]
     factor = 100 if metric_named(expected.metric).unit == "share" else 1
     ours = {key: None if row[key] is None else factor * row[key] for key in ("value", *INTERVALS)}
-    return {"expected": asdict(expected), **ours, "over": row["over"], "passed": _meets(ours, expected)}
+    facts = {"over": row["over"], "selected": row.get("selected", [])}
+    return {"expected": asdict(expected), **ours, **facts, "passed": _meets(ours, expected)}
 
 
 def _meets(ours: Mapping[str, Any], expected: Expectation) -> bool:

@@ -228,6 +228,29 @@ def test_what_gives_an_interval_over_classes_if_there_is_none(capsys, way, unit,
     assert cure in out.splitlines()
 
 
+@pytest.mark.parametrize(("count", "cure"), [
+    (5, "More test classes would change that."),  # all of them are in every episode
+    (9, "More episodes would change that, such as episodes=2000."),
+])  # fmt: skip
+def test_what_gives_one_to_an_evaluation_of_varying_way(capsys, count, cure):
+    over = {"episodes": 200, "classes": count, "trainings": 1}
+    found = {**row(0.1, over=over, interval_classes=None), "varying": True}
+    views.evaluation({"results": [found], "data": {"name": "mine", "protocol": "classes, seed 0"}})
+    assert cure in capsys.readouterr().out.splitlines()
+
+
+def test_a_chain_says_what_its_evaluations_selected(capsys):
+    two = [{"algorithm.inner_steps": 1}, {"algorithm.inner_steps": 3}]
+    table = [
+        row(0.1, learner="maml", after="nothing", selected=two[:1]),
+        row(0.1, learner="maml", after="meta-train", selected=two),
+    ]
+    views.chain({**RUN, "table": table})
+    lines = capsys.readouterr().out.splitlines()
+    assert "maml, untrained: inner_steps=1, selected on validation episodes." in lines
+    assert "maml, meta-train: inner_steps=1 or 3, selected on validation episodes." in lines
+
+
 def test_transfer_is_shown_beside_its_start(capsys):
     scores = {key: {"name": "val/accuracy", "value": v, "interval": 0.01, "step": step}
               for key, v, step in (("baseline", 0.61, 0), ("trained", 0.58, 150))}  # fmt: skip

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from metalearn_cli.records import runs
+from metalearn_cli.records.selected import chosen
 from metalearn_cli.stages.select import combinations
 
 MAML = {"_target_": "metalearn_cli.algorithms.maml.Maml", "inner_lr": 0.1, "inner_steps": 1, "first_order": False}
@@ -119,6 +120,9 @@ def test_a_chain_selects_for_the_learner_and_not_for_the_floors(go: Any, listed:
     done = go("run", **chain)
     found = {(info["metric"]["learner"], len(info.get("selected", ()))) for info in listed()}
     assert found == {("nearest_centroid", 0), ("maml", 2)}
+    own = [[chosen(info)] for info in listed()[::-1] if "selected" in info]
+    assert [row["selected"] for row in done["table"] if "selected" in row] == own
+    assert len(own) == 2 and "selected" not in done["metric"]
     before = len(listed())
     assert go("run", **chain)["table"] == done["table"]
     assert len(listed()) == before
