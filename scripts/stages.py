@@ -40,7 +40,8 @@ A cell is the transductive test accuracy ([protocols.md](protocols.md)) in perce
 nearest class centroid on the features of the backbone, on the same {episodes:,} episodes for all. In brackets is what
 the stage adds to the one before it. After +- is the half-width of the 95 % interval over {trainings} trainings, each
 with its own seed, and over the episodes. The column "nothing" is the network as it was initialised. The model with the
-highest accuracy at the end is first. A row took {minutes:.0f} minutes on {machine}.
+highest accuracy at the end is first; where intervals overlap, other seeds may give another order, and other test
+classes, too. A row took {minutes:.0f} minutes on {machine}.
 
 {table}
 """

@@ -91,11 +91,16 @@ def _compared(table: Sequence[Mapping[str, Any]], expected: Expectation) -> dict
     factor = 100 if metric_named(expected.metric).unit == "share" else 1
     ours = {key: None if row[key] is None else factor * row[key] for key in ("value", *INTERVALS)}
     facts = {"over": row["over"], "selected": row.get("selected", [])}
-    return {"expected": asdict(expected), **ours, **facts, "passed": _meets(ours, expected)}
+    return {"expected": asdict(expected), **ours, **facts, "passed": meets(ours, expected)}
 
 
-def _meets(ours: Mapping[str, Any], expected: Expectation) -> bool:
-    """Whether a result is no more than its interval and the tolerance worse than expected; one not finite never is."""
+def meets(ours: Mapping[str, Any], expected: Expectation) -> bool:
+    """Whether a result is no more than its interval and the tolerance worse than expected; one not finite never is.
+
+    Args:
+        ours: `value` and the half-width `interval`, both in the unit of the claim; None if there is none.
+        expected: the claim.
+    """
     if ours["value"] is None:
         return False
     sign = 1 if metric_named(expected.metric).higher_is_better else -1

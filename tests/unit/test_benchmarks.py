@@ -187,9 +187,19 @@ def test_a_record_replaces_the_earlier_one_of_its_tier_and_shows_on_both_pages(s
         "protonet accuracy",
         "98.0 +- 0.2 (groups 0.6)",
     ]
-    claim["tiers"]["short"]["expect"] = [expected | {"value": 99}]
+    for value, verdict in ((99.0, "PASS"), (99.2, "PASS, by +-"), (99.3, "FAIL")):  # the claim as it is now
+        claim["tiers"]["short"]["expect"] = [expected | {"value": value}]
+        (tmp_path / "configs" / "experiment" / "own.yaml").write_text(json.dumps(claim))
+        page = learners.pages()["results.md"]
+        assert f"| {value:g} (-1) | a paper | 98.2 | {verdict} |" in page
+        (row,) = learners.measured(json.loads((tmp_path / "records.json").read_text()))
+        assert row[-1] == verdict
+    of_paper, of_ours = "Against published figures", "Against what was measured here"
+    assert page.index(of_ours) < page.index("a paper")  # which has no year
+    claim["tiers"]["short"]["expect"] = [expected | {"source": "a paper of 2017"}]
     (tmp_path / "configs" / "experiment" / "own.yaml").write_text(json.dumps(claim))
-    assert "the claim has changed: run it again" in learners.pages()["results.md"]
+    page = learners.pages()["results.md"]
+    assert page.index(of_paper) < page.index("a paper of 2017") < page.index(of_ours)
 
 
 def test_the_page_on_stages_has_a_row_for_each_model_the_best_first(script, tmp_path: Path, monkeypatch) -> None:
