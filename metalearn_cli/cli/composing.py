@@ -60,6 +60,9 @@ OF_PLACES = re.compile(r"(tier|runs_dir|wait|runtime|runtime\..*|data\.root|back
 PARTS = "data.parts."
 """Where the parts of data=pooled are chosen: data@data.parts.NAME=CHOICE."""
 
+SELECT = {"evaluate": "select", "run": "evaluate.select"}
+"""Where a command has what is to be selected; its keys are free."""
+
 
 class NotForUse(HydraException):
     """A word that Hydra accepts, but mlx does not."""
@@ -128,6 +131,8 @@ class Composer:
         Raises:
             HydraException: if it is not an override, or sets something of Hydra's.
         """
+        if self.stage == "run":
+            word = re.sub(r"^(\+*)select\b", r"\1evaluate.select", word)  # no other stage has it
         override = _parsed(word, self.loader)
         key, package = override.key_or_group.lstrip("/"), override.package or ""
         if re.match(r"hydra\b", package) or (re.match(r"hydra\b", key) and word not in _USUAL):
@@ -170,11 +175,19 @@ class Composer:
         return composition
 
     def _composed(self, words: Sequence[str]) -> Composition:
-        config = self.loader.load_configuration(self.config, [*words], RunMode.RUN)
+        config = self.loader.load_configuration(self.config, self.whole(words), RunMode.RUN)
         choices = config.hydra.runtime.choices
         with open_dict(config):
             del config["hydra"]
         return Composition(self, words, config, dict(choices))
+
+    def whole(self, words: Sequence[str]) -> list[str]:
+        """Return words with which what is typed last to be selected is all of it: Hydra would add it to a file's."""
+        key = SELECT.get(self.stage)
+        last = max((k for k, word in enumerate(words) if word.lstrip("+").startswith(f"{key}=")), default=None)
+        if last is None:
+            return [*words]
+        return [*words[:last], f"~{key}", f"++{words[last].lstrip('+')}", *words[last + 1 :]]
 
     def chosen(self, words: Sequence[str]) -> Composition:
         """Compose settings as `compose` does, the same words once: it takes 0.1 s."""

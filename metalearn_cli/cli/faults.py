@@ -238,7 +238,9 @@ def _typed_out(values: Mapping[str, Any], problems: Iterable[Problem]) -> Iterat
 
 
 def _written(value: Any) -> str:
-    """Return a value in the form of the command line, or "..." if it is long."""
+    """Return a value in the form of the command line, or "..." if it is long or has a key with dots."""
+    if value is _ABSENT:
+        return "..."
     parts = f"[{','.join(map(_written, value))}]" if isinstance(value, list) else json.dumps(value)
     text = value if isinstance(value, str) else parts
     return text if len(text) < LONGEST else "..."
@@ -540,9 +542,12 @@ _ABSENT = object()
 
 def _find(values: Any, key: str) -> Any:
     for part in key.split("."):
-        if not isinstance(values, Mapping) or part not in values:
+        if isinstance(values, list) and part.isdigit() and int(part) < len(values):
+            values = values[int(part)]
+        elif isinstance(values, Mapping) and part in values:
+            values = values[part]
+        else:
             return _ABSENT
-        values = values[part]
     return values
 
 

@@ -123,8 +123,9 @@ def inspect(stage: str, options: Mapping[str, str], words: Sequence[str]) -> str
     composer = Composer(stage, options.get("--config-dir", ""))
     try:
         overrides = [composer.read(word) for word in words]
-        words = [composer.forced(o) if composer.is_choice(o) else str(o.input_line) for o in overrides]
-        words = composer.compose(words).words  # vets the user's own files
+        free = [o for o in overrides if composer.is_choice(o) or "select" in o.key_or_group.split(".")]
+        words = [composer.forced(o) if o in free else str(o.input_line) for o in overrides]
+        words = composer.whole(composer.compose(words).words)  # vets the user's own files
         with redirect_stdout(io.StringIO()) as printed, redirect_stderr(io.StringIO()) as told:
             app(stage, [*flags, *words])
     except SystemExit as stop:  # Hydra's help, too, ends with it

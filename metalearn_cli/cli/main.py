@@ -177,7 +177,10 @@ def _resume(words: Words) -> int:
     if "=" in name and not os.path.isdir(name):
         raise UserError(f"RUN is missing: mlx resume RUN {shlex.join(words.rest)}")
     with telling.reporting():
-        folder = find_run(_runs_dir(words), name)["folder"]
+        folder = (info := find_run(_runs_dir(words), name))["folder"]
+    if info["stage"] == "evaluate" and (typed := typed_settings(info)) is not None:
+        again = shlex.join(["mlx", "evaluate", *typed])
+        raise UserError(f"{info['id']} is an evaluation, which begins anew: {again}")
     changed = changes(settings)
     wait = changed.pop("wait", 0)
     with importing():

@@ -18,6 +18,7 @@ from metalearn_cli.cli.phrases import calibrations, cell, over, verdict, with_in
 from metalearn_cli.core.errors import UserError
 from metalearn_cli.core.stages import TABLE
 from metalearn_cli.records import runs
+from metalearn_cli.records.selected import in_words, written
 from metalearn_cli.studies.report import gathered
 
 Record = Mapping[str, Any]
@@ -69,7 +70,7 @@ def markdown(record: Record) -> str:
         [
             *(run["id"], run["stage"], run["status"]),
             *(run["settings"].get(key) for key in settings),
-            *(result.get("learner"), result.get("normalisation"), result.get("name"), _score(result)),
+            *(result.get("learner"), _protocol(result), result.get("name"), _score(result)),
         ]
         for run in record["runs"]
         for result in run["results"] or [{}]
@@ -80,19 +81,30 @@ def markdown(record: Record) -> str:
     for run in record["runs"]:
         if found := run["selected"]:
             parts += [f"Settings chosen on validation episodes, run {run['id']}:"]
-            rows = [[*row["values"].values(), _score(row), "chosen" if row["chosen"] else ""] for row in found]
+            rows = [[*map(written, row["values"].values()), _score(row), "chosen" * row["chosen"]] for row in found]
             parts += [_table([*found[0]["values"], found[0]["name"], ""], rows), over(found[0])]
     for run in record["runs"]:
+        of_chain = run["table"] or ()
+        selected = ["selected"] * any("selected" in row for row in of_chain)
         rows = [
-            [row["after"], row.get("learner"), row.get("normalisation"), _score(row), *_gain(row)]
-            for row in run["table"] or ()
+            [
+                *(row["after"], row.get("learner"), _protocol(row), _score(row)),
+                *(in_words(row.get(key, ())) for key in selected),
+                *_gain(row),
+            ]
+            for row in of_chain
         ]
         if rows:
             parts += [f"Gains of the stages, run {run['id']}:"]
-            parts += [_table(["after", "learner", "normalisation", "result", "gain", "the stage"], rows)]
+            parts += [_table(["after", "learner", "normalisation", "result", *selected, "gain", "the stage"], rows)]
     parts += [f"- {_escaped(problem)}" for problem in record["problems"]]
     parts += [f"    {run['command']}" for run in record["runs"] if run["command"]]
     return "\n\n".join(parts) + "\n"
+
+
+def _protocol(result: Record) -> str | None:
+    """Return under which protocol a result is, and from which classes its episodes are, where there are several."""
+    return ", ".join(result[key] for key in ("normalisation", "drawn") if result.get(key)) or None
 
 
 def _score(result: Record) -> str:

@@ -27,7 +27,7 @@ from metalearn_cli.cli.phrases import (
 from metalearn_cli.core.metric import SAME_CLASSES, metric_named
 from metalearn_cli.core.stages import TRAINING
 from metalearn_cli.records import classes
-from metalearn_cli.records.selected import in_words
+from metalearn_cli.records.selected import in_words, written
 
 Run = Mapping[str, Any]
 
@@ -92,12 +92,14 @@ def evaluation(run: Run) -> None:
 def _selection(run: Run) -> None:
     """Show what was selected in an evaluation and the scores that decided, if anything was."""
     if found := run.get("selected"):
-        keys = [f"!{key}" for key in found[0]["values"]]
+        keys = dict.fromkeys(key for row in found for key in row["values"])
         rows = [
-            [*map(str, row["values"].values()), with_intervals(row), "chosen" if row["chosen"] else ""] for row in found
+            [*(written(row["values"].get(key, "-")) for key in keys), with_intervals(row), "chosen" * row["chosen"]]
+            for row in found
         ]
-        protocol = f", {found[0]['normalisation']}" * (found[0]["normalisation"] != "none")
-        telling.table(f"select: {heading_of(found[0], run)}{protocol}", [*keys, f"!{column_of(found[0])}", "!"], rows)
+        by = found[0].get("normalisation", "none")
+        title = f"select: {heading_of(found[0], run)}" + f", {by}" * (by != "none")
+        telling.table(title, [*(f"!{key}" for key in keys), f"!{column_of(found[0])}", "!"], rows)
         telling.say(f"{over(found[0])}\n")
 
 
@@ -151,6 +153,10 @@ def _explain(run: Run) -> None:
     telling.say(_over(run["table"]))
     learners = {f"{row['learner']}, {_UNTRAINED.get(row['after'], row['after'])}": row for row in run["table"]}
     say_selected({name: row.get("selected", ()) for name, row in learners.items()})
+    for name in dict.fromkeys(row["learner"] for row in run["table"]):
+        found = [row["selected"] for row in run["table"] if row["learner"] == name and "selected" in row]
+        if any(each != found[0] for each in found):
+            telling.say(f"A gain of {name} is one between different settings.")
     _say_seen(run["table"])
     telling.say("A gain is the difference to the row above, episode by episode. A stage helps or")
     telling.say("hurts if all intervals of its gain exclude 0.")

@@ -98,8 +98,8 @@ def _tier(name: str, values: Any) -> Tier:
         raise ConfigError([Problem("", f"must be a group of settings, minutes and expect, got {shown(values)}")])
     expected = values.get("expect", [])
     tier = parse(Tier, {"settings": [], "bound": None, **values, "expect": []})
-    if wrong := mismatch(expected, list):
-        raise ConfigError([Problem("expect", wrong)])
+    if not isinstance(expected, list):
+        raise ConfigError([Problem("expect", f"must be a list of expectations, got {shown(expected)}")])
     if name == "smoke" and expected:
         raise ConfigError([Problem("expect", "has nothing to meet: smoke only shows that everything runs")])
     if name == "short" and tier.settings:
@@ -118,4 +118,7 @@ def _tier(name: str, values: Any) -> Tier:
 def _expectation(values: Any) -> Expectation:
     if not isinstance(values, Mapping):
         raise ConfigError([Problem("", f"must be a group with learner, value, ..., got {shown(values)}")])
-    return parse(Expectation, {**OPTIONAL, **values})
+    found = parse(Expectation, {**OPTIONAL, **values})
+    if found.metric == "accuracy" and not 1 < found.value <= 100:
+        raise ConfigError([Problem("value", f"must be in percent, above 1 and up to 100, got {found.value:g}")])
+    return found

@@ -17,6 +17,15 @@ def chosen(evaluation: Mapping[str, Any]) -> dict[str, Any]:
     return next((row["values"] for row in evaluation.get("selected") or () if row["chosen"]), {})
 
 
+def written(value: Any) -> str:
+    """Return a value in the form of the command line.
+
+    >>> written(True), written(None), written(0.1)
+    ('true', 'null', '0.1')
+    """
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def in_words(found: Iterable[Mapping[str, Any]]) -> str:
     """Return the values that several evaluations selected, each once.
 
@@ -26,5 +35,5 @@ def in_words(found: Iterable[Mapping[str, Any]]) -> str:
     values: dict[str, dict[str, None]] = {}
     for each in found:
         for key, value in each.items():
-            values.setdefault(key.removeprefix("algorithm."), {})[str(value)] = None
+            values.setdefault(key.removeprefix("algorithm."), {})[written(value)] = None
     return ", ".join(f"{key}={' or '.join(every)}" for key, every in values.items())

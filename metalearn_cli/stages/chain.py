@@ -23,6 +23,7 @@ from metalearn_cli.core.stages import TABLE
 from metalearn_cli.core.types import Reporter
 from metalearn_cli.records import runs
 from metalearn_cli.records.log import working_on
+from metalearn_cli.records.names import name_of
 from metalearn_cli.records.selected import chosen
 from metalearn_cli.stages.again import all_of, evaluated, trained
 from metalearn_cli.stages.evaluation import prepare_evaluation
@@ -36,6 +37,7 @@ from metalearn_cli.stages.preparing import (
     fitted,
     fitted_note,
     identity,
+    metric_of,
     prepare,
     random_start,
 )
@@ -422,6 +424,25 @@ def _scoring(config: ChainConfig, ckpt: str | None, algorithm: Spec | None, seed
     first = config.training[config.stages[0]]
     backbone, data = None if ckpt else first.backbone, _tested(config)
     return replace(config.evaluate, ckpt=ckpt, backbone=backbone, data=data, algorithm=algorithm, weights_seed=seed)
+
+
+def scored_as(config: ChainConfig, session: Session) -> list[tuple[str, str, str, str]]:
+    """Return what a chain's rows are about, each once: metric, learner, protocol, and how episodes are drawn.
+
+    Raises:
+        UserError: if an evaluation cannot be prepared.
+    """
+    first = config.training[config.stages[0]]
+    regression = session.data(_tested(config), session.runtime(first.runtime)).facts.regression
+    trained = [settings.algorithm for settings in config.training.values() if isinstance(settings, MetaTrainConfig)]
+    found: list[tuple[str, str, str, str]] = []
+    for algorithm in (FLOORS[regression], *trained):
+        settings = replace(_scoring(config, None, algorithm, first.seed), select={})
+        evaluation = prepare_evaluation(settings, session)
+        metric, name = metric_of(evaluation.sampler).name, name_of("algorithm", algorithm)
+        for drawn in PLACES if settings.also_within else (POOLED,):
+            found += [(metric, name, protocol or "none", drawn) for protocol in evaluation.protocols]
+    return found
 
 
 def _table(trainings: list[list[_Row]], folds: int) -> list[dict[str, Any]]:

@@ -45,6 +45,7 @@ def verify(config: ChainConfig, name: str, tier_name: str, tier: Tier, reporter:
         Stopped: after a signal.
     """
     check_learners(config, tier_name, tier)
+    _check_results(config, tier_name, tier)
     run = stages.run("run", config, reporter)
     results = [_compared(run["table"], expected) for expected in tier.expect]
     record = {
@@ -80,9 +81,28 @@ def check_learners(config: ChainConfig, tier_name: str, tier: Tier) -> None:
         raise ConfigError(problems)
 
 
+def _check_results(config: ChainConfig, tier_name: str, tier: Tier) -> None:
+    """Check, before anything is trained, that the chain will have a result for each expectation.
+
+    Raises:
+        ConfigError: with every expectation without one.
+    """
+    try:
+        there = stages.scored_as(config)
+    except UserError:
+        return  # the run says why, and what to type
+    problems = []
+    for index, expected in enumerate(tier.expect):
+        if (about := _wanted(expected)) not in there:
+            message = f"is about {' '.join(about)}, but the results will be {'; '.join(map(' '.join, there))}"
+            problems.append(Problem(f"tiers.{tier_name}.expect.{index}", message))
+    if problems:
+        raise ConfigError(problems)
+
+
 def _compared(table: Sequence[Mapping[str, Any]], expected: Expectation) -> dict[str, Any]:
     """Return the result of the last checkpoint beside the expected one, both in the unit of the latter."""
-    about = (expected.metric, expected.learner, expected.normalisation, expected.drawn)
+    about = _wanted(expected)
     known = {_about(row): row for row in table}  # the last of each
     if about not in known:
         there = "; ".join(" ".join(found) for found in known)
@@ -105,6 +125,10 @@ def meets(ours: Mapping[str, Any], expected: Expectation) -> bool:
         return False
     sign = 1 if metric_named(expected.metric).higher_is_better else -1
     return bool(sign * (ours["value"] - expected.value) + (ours["interval"] or 0) >= -expected.tolerance)
+
+
+def _wanted(expected: Expectation) -> tuple[str, str, str, str]:
+    return expected.metric, expected.learner, expected.normalisation, expected.drawn
 
 
 def _about(row: Mapping[str, Any]) -> tuple[str, ...]:

@@ -243,6 +243,16 @@ def test_the_formats(mlx, runs):
     assert Path("chain.md").read_text() == answer.out
 
 
+def test_markdown_tells_what_was_selected_and_how_episodes_were_drawn(mlx, runs):
+    path = runs / "run" / "chain" / "run.json"
+    info = json.loads(path.read_text())
+    info["table"][1] |= {"selected": [{"algorithm.inner_steps": 3}], "drawn": "within one group"}
+    path.write_text(json.dumps(info))
+    told = mlx("report", "chain", "--format", "md").out
+    row = "| meta-train | protonet | none, within one group | 60.0 +- 10.0 % | inner\\_steps=3 | +20.0 +- 5.0 | helps |"
+    assert row in told and "| result | selected | gain |" in told
+
+
 def test_a_device_stays_what_it_is(mlx, runs):
     assert "cannot be written: No space left on device" in mlx("report", "t0", "--out", "/dev/full").err
     assert Path("/dev/full").is_char_device()

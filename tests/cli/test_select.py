@@ -41,6 +41,14 @@ def test_it_may_be_typed_without_braces(mlx: Any) -> None:
     assert [row["values"] for row in json.loads(out)["selected"]] == [{"algorithm.lr": 0.1}, {"algorithm.lr": 1}]
 
 
+def test_an_evaluation_is_not_resumed_but_its_command_told(mlx: Any) -> None:
+    run = json.loads(mlx("evaluate", *SCRATCH, "select={algorithm.lr: [0.1, 1]}", "runs_dir=there", "--json").out)
+    code, _, err = mlx("resume", run["id"], "--runs-dir", "there")
+    assert code == 2 and f"{run['id']} is an evaluation, which begins anew: mlx evaluate " in err
+    for word in ("algorithm=from_scratch", "'select.algorithm.lr=[0.1, 1]'", "episodes=4", "runs_dir=there"):
+        assert word in err
+
+
 def test_a_list_is_no_group_of_settings(mlx: Any) -> None:
     code, _, err = mlx("evaluate", *SCRATCH, "select=[algorithm.lr]")
     assert code == 2

@@ -33,7 +33,7 @@ meta_train: {{steps: 3, val_episodes: 2}}
 evaluate: {{episodes: 5}}
 tiers:
   smoke: {{settings: [meta_train.steps=2, evaluate.episodes=4], minutes: 1}}
-  short: {{minutes: 1, bound: the number of steps, expect: [{CLAIM % 0}, {CLAIM % 101}]}}
+  short: {{minutes: 1, bound: the number of steps, expect: [{CLAIM % 2}, {CLAIM % 100}]}}
 """
 
 
@@ -101,6 +101,45 @@ def test_what_cannot_be_verified_gets_a_sentence(mlx, own, words, told):
     assert answer.code == 2
     assert told in " ".join(answer.err.split())
     assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(("claim", "told"), [
+    (CLAIM % 0.98, "tiers.short.expect.0.value must be in percent, above 1 and up to 100, got 0.98"),
+    (CLAIM % 101, "tiers.short.expect.0.value must be in percent, above 1 and up to 100, got 101"),
+    (CLAIM % "90, tolerence: 1", "tiers.short.expect.0.tolerence = 1 no such setting"),
+    ((CLAIM % 90).replace("accuracy", "mse"), "tiers.short.expect.0 is about mse protonet none pooled, but the results"
+     " will be accuracy nearest_centroid none pooled; accuracy protonet none pooled"),
+    ((CLAIM % 90).replace("none", "inductive"), "tiers.short.expect.0 is about accuracy protonet inductive"),
+])  # fmt: skip
+def test_a_claim_that_cannot_be_met_is_refused_before_anything_is_trained(mlx, own, claim, told):
+    own(
+        claimed=SECOND.replace("after: first\n", "").partition("tiers:")[0]
+        + f"tiers: {{short: {{minutes: 1, expect: [{claim}]}}}}\n"
+    )
+    answer = mlx("verify", "-cd", "mine", "experiment=claimed")
+    assert (answer.code, answer.out) == (2, "")
+    assert told in " ".join(answer.err.split()) and "(from mine/experiment/claimed.yaml)" in " ".join(
+        answer.err.split()
+    )
+    assert not Path("runs").exists()
+
+
+def test_what_is_typed_to_be_selected_replaces_what_a_file_has(mlx, own, stage):
+    file = SECOND.replace("evaluate: {episodes: 5}", "evaluate: {episodes: 5, select: {algorithm.inner_steps: [1, 3]}}")
+    own(chooses=file.replace("backbone: mlp", "backbone: mlp\n  - override /algorithm: maml"))
+    found = []
+    for words in (
+        [],
+        ["evaluate.select={}"],
+        ["select={algorithm.inner_lr: [0.1, 1]}"],
+        ["select.algorithm.inner_lr=[1]"],
+    ):
+        assert run(mlx, "experiment=chooses", *words).code == 0
+        found.append(stage[-1][1].evaluate.select)
+        shown = run(mlx, "experiment=chooses", *words, "--cfg", "job", "--json").out
+        assert json.loads(shown)["evaluate"]["select"] == found[-1]
+    of_file = {"algorithm.inner_steps": [1, 3]}
+    assert found == [of_file, {}, {"algorithm.inner_lr": [0.1, 1]}, {**of_file, "algorithm": {"inner_lr": [1]}}]
 
 
 def test_a_tier_lays_its_settings_under_those_that_are_typed(mlx, own, stage):

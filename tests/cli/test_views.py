@@ -239,6 +239,20 @@ def test_what_gives_one_to_an_evaluation_of_varying_way(capsys, count, cure):
     assert cure in capsys.readouterr().out.splitlines()
 
 
+def test_candidates_of_a_damaged_record_are_shown_as_far_as_they_are_there(capsys):
+    score = {
+        "name": "val/accuracy",
+        "learner": "maml",
+        "value": 0.5,
+        "interval": 0.1,
+        "over": {"episodes": 9, "trainings": 1},
+    }
+    found = [{**score, "values": values, "chosen": bool(values)} for values in ({"a": True, "b": None}, {})]
+    views.evaluation({"results": [{**row(0.1), "normalisation": "none"}], "selected": found, "data": {"name": "mine"}})
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[3:5]]
+    assert rows == [["true", "null", "50.0", "+-", "10.0", "chosen"], ["-", "-", "50.0", "+-", "10.0"]]
+
+
 def test_a_chain_says_what_its_evaluations_selected(capsys):
     two = [{"algorithm.inner_steps": 1}, {"algorithm.inner_steps": 3}]
     table = [
@@ -249,6 +263,9 @@ def test_a_chain_says_what_its_evaluations_selected(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert "maml, untrained: inner_steps=1, selected on validation episodes." in lines
     assert "maml, meta-train: inner_steps=1 or 3, selected on validation episodes." in lines
+    assert "A gain of maml is one between different settings." in lines
+    views.chain({**RUN, "table": [{**each, "selected": two} for each in table]})
+    assert "between different settings" not in capsys.readouterr().out
 
 
 def test_transfer_is_shown_beside_its_start(capsys):
