@@ -186,13 +186,18 @@ def test_rounding_is_that_of_32_bits(name):
 
 
 @needs_onnx
-@pytest.mark.slow
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n != "mlp")) for n in BACKBONES])
 def test_every_kind_of_network_can_be_in_integers(name):
+    import onnx
+
     x = items(BACKBONES[name][1], 100)
     graph = graph_of(learnt(name, "protonet"), x)
-    z, integers = (outputs_of(session_of(content), x)[0] for content in (graph, quantized(graph, x)))
-    assert 0 < (z - integers).abs().max() < 0.2 * z.abs().max()
+    made = quantized(graph, x)
+    z, integers = (outputs_of(session_of(content), x)[0] for content in (graph, made))
+    assert 0 < (z - integers).abs().max() < (0.2 if name == "resnet12" else 0.05) * z.abs().max()
+    tensors = [onnx.numpy_helper.to_array(tensor) for tensor in onnx.load_from_string(made).graph.initializer]
+    weights = [tensor.astype(int) for tensor in tensors if tensor.dtype == np.int8 and tensor.ndim > 1]
+    assert max(abs(weight).max() for weight in weights) == 64  # sums of products of 8 bits may overflow
 
 
 @pytest.mark.parametrize(("cause", "raised"), [(KeyboardInterrupt(), KeyboardInterrupt), (ValueError("no"), UserError)])
