@@ -293,7 +293,7 @@ class Composition:
         own = self.unresolved
         for name in ("tiers", own.get("tier"), "settings"):
             own = own.get(name) if isinstance(own, dict) else None
-        words = [word for word in own if isinstance(word, str)] if isinstance(own, list) else []
+        words = [word for word in own if isinstance(word, str) and "=" in word] if isinstance(own, list) else []
         return [self.composer.forced(self.composer.read(word)) for word in words]
 
     @property

@@ -105,6 +105,11 @@ def _tier(name: str, values: Any) -> Tier:
     if name == "short" and tier.settings:
         raise ConfigError([Problem("settings", "must be empty: short is the file as it is")])
     problems: list[Problem] = []
+    for word in tier.settings:
+        if not word.partition("=")[1]:
+            problems.append(Problem("settings", f"are words of a command line, as in steps=2, got {shown(word)}"))
+        elif word.partition("=")[0] in ("tier", "experiment"):
+            problems.append(Problem("settings", f"cannot choose another experiment or tier, got {word}"))
     for index, one in enumerate(expected):
         try:
             tier.expect.append(_expectation(one))

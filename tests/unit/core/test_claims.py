@@ -33,6 +33,8 @@ def test_what_a_tier_does_not_name_is_empty():
         ({"short": {"minutes": 1, "steps": 2}}, "tiers.short.steps", "no such setting"),
         ({"short": {"minutes": 1, "settings": ["steps=2"]}}, "tiers.short.settings", "must be empty"),
         ({"full": {"minutes": 1, "settings": "steps=2"}}, "tiers.full.settings", "must be a list of text"),
+        ({"full": {"minutes": 1, "settings": ["steps 2"]}}, "tiers.full.settings", "as in steps=2, got 'steps 2'"),
+        ({"full": {"minutes": 1, "settings": ["tier=smoke"]}}, "tiers.full.settings", "cannot choose another"),
         ({"full": {"minutes": 1, "expect": ONE}}, "tiers.full.expect", "must be a list of expectations, got"),
         ({"smoke": {"minutes": 1, "expect": [ONE]}}, "tiers.smoke.expect", "has nothing to meet"),
         ({"full": {"minutes": 1, "expect": [98.8]}}, "tiers.full.expect.0", "must be a group with learner"),
