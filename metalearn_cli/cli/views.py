@@ -117,9 +117,6 @@ def _say_seen(results: Sequence[Run]) -> None:
         telling.say(f"warning: {line}")
 
 
-_UNTRAINED = {"nothing": "untrained"}
-
-
 def chain(run: Run) -> None:
     """Show the score and gain of each stage of a chain, one table per protocol."""
     tables: dict[str, list[Run]] = {}
@@ -132,13 +129,17 @@ def chain(run: Run) -> None:
             if row["learner"] != learner:
                 learner = row["learner"]
                 rows.append([learner, "", "", ""])
-            after = _UNTRAINED.get(row["after"], row["after"])
             # the first row of a learner has no gain
             told = ["", ""] if row["gain"] is None else [with_intervals(row, "gain_"), verdict(row)]
-            rows.append([f"  {after}", with_intervals(row), *told])
+            rows.append([f"  {_after(row)}", with_intervals(row), *told])
         title = heading_of(found[0], run) + (f", {label}" if label else "")
         telling.table(title, ["!after", f"!{column_of(found[0])}", "!gain", "!the stage"], rows)
     _explain(run)
+
+
+def _after(row: Run) -> str:
+    """Return after which stage a row of a chain is."""
+    return "untrained" if row["after"] == "nothing" else str(row["after"])
 
 
 def say_selected(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
@@ -151,7 +152,7 @@ def say_selected(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
 def _explain(run: Run) -> None:
     """Say how the tables of a chain are to be read."""
     telling.say(_over(run["table"]))
-    learners = {f"{row['learner']}, {_UNTRAINED.get(row['after'], row['after'])}": row for row in run["table"]}
+    learners = {f"{row['learner']}, {_after(row)}": row for row in run["table"]}
     say_selected({name: row.get("selected", ()) for name, row in learners.items()})
     for name in dict.fromkeys(row["learner"] for row in run["table"]):
         found = [row["selected"] for row in run["table"] if row["learner"] == name and "selected" in row]

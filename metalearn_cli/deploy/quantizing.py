@@ -1,8 +1,8 @@
 """An exported graph in 8-bit integers, and what that costs.
 
 The weights and the values between the layers of the encoder become 8-bit integers (static, a scale for each channel of
-a weight), the weights with 7 of the bits, so that every processor computes the same; what training items give between
-the layers says how large these values are. The learner's head stays in floats.
+a weight), the weights with 7 of the bits, so that sums overflow on no processor; what training items give between the
+layers says how large these values are. The learner's head stays in floats.
 
 Legend: N items, E episodes.
 """
