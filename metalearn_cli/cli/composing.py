@@ -132,7 +132,7 @@ class Composer:
             HydraException: if it is not an override, or sets something of Hydra's.
         """
         if self.stage == "run":
-            word = re.sub(r"^(\+*)select\b", r"\1evaluate.select", word)  # no other stage has it
+            word = re.sub(r"^(\+*|~)select\b", r"\1evaluate.select", word)  # no other stage has it
         override = _parsed(word, self.loader)
         key, package = override.key_or_group.lstrip("/"), override.package or ""
         if re.match(r"hydra\b", package) or (re.match(r"hydra\b", key) and word not in _USUAL):
@@ -185,7 +185,7 @@ class Composer:
         """Return words with which what is typed last to be selected is all of it: Hydra would add it to a file's."""
         key = SELECT.get(self.stage)
         last = max((k for k, word in enumerate(words) if word.lstrip("+").startswith(f"{key}=")), default=None)
-        if last is None:
+        if last is None or f"~{key}" in words:
             return [*words]
         return [*words[:last], f"~{key}", f"++{words[last].lstrip('+')}", *words[last + 1 :]]
 

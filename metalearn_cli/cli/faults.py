@@ -231,7 +231,7 @@ def _typed_out(values: Mapping[str, Any], problems: Iterable[Problem]) -> Iterat
             yield problem
             continue
         before = problem.key.rpartition(".")[0]
-        for rest in [f".{leaf}" for leaf, _ in leaves(value)] if isinstance(value, Mapping) else [""]:
+        for rest in [f".{leaf}" for leaf, _ in leaves(value)] if isinstance(value, Mapping) and value else [""]:
             near = f"{before}.{problem.hint}{rest}".lstrip(".")
             known = problem.hint and (not rest or _find(values, near) is not _ABSENT)
             yield problem._replace(key=problem.key + rest, hint=near if known else "")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,6 +43,7 @@ from metalearn_cli.stages.preparing import (
     random_start,
 )
 from metalearn_cli.stages.scores import INTERVALS, OF_ONE, PLACES, POOLED, Scores, mean_of, worst_decile
+from metalearn_cli.stages.select import combinations, with_values
 from metalearn_cli.stages.session import Session
 
 
@@ -426,6 +428,15 @@ def _scoring(config: ChainConfig, ckpt: str | None, algorithm: Spec | None, seed
     return replace(config.evaluate, ckpt=ckpt, backbone=backbone, data=data, algorithm=algorithm, weights_seed=seed)
 
 
+def names_in(config: ChainConfig, algorithm: Spec) -> list[str]:
+    """Return the names that a meta-trained learner may have in the results: what is selected may change it."""
+    try:
+        every = combinations(config.evaluate.select, algorithm, config.evaluate.split)
+    except ConfigError:
+        every = [{}]  # the run says what is wrong
+    return list(dict.fromkeys(name_of("algorithm", with_values(algorithm, values)) for values in every))
+
+
 def scored_as(config: ChainConfig, session: Session) -> list[tuple[str, str, str, str]]:
     """Return what a chain's rows are about, each once: metric, learner, protocol, and how episodes are drawn.
 
@@ -439,8 +450,9 @@ def scored_as(config: ChainConfig, session: Session) -> list[tuple[str, str, str
     for algorithm in (FLOORS[regression], *trained):
         settings = replace(_scoring(config, None, algorithm, first.seed), select={})
         evaluation = prepare_evaluation(settings, session)
-        metric, name = metric_of(evaluation.sampler).name, name_of("algorithm", algorithm)
-        for drawn in PLACES if settings.also_within else (POOLED,):
+        metric = metric_of(evaluation.sampler).name
+        names = names_in(config, algorithm) if algorithm in trained else [name_of("algorithm", algorithm)]
+        for name, drawn in product(names, PLACES if settings.also_within else (POOLED,)):
             found += [(metric, name, protocol or "none", drawn) for protocol in evaluation.protocols]
     return found
 
@@ -450,8 +462,8 @@ def _table(trainings: list[list[_Row]], folds: int) -> list[dict[str, Any]]:
 
     A gain is the mean difference, episode by episode, with the same learner and protocol; it is positive for an
     improvement, also if the metric is an error. The first row of each learner has none. Scores and gains have the
-    intervals of `mean_of`; those of gains are named "gain_interval" and so on. `selected` has what the evaluations
-    selected, each choice once, see `records.selected`.
+    intervals of `mean_of`; those of gains are named "gain_interval" and so on. `selected` has what each evaluation
+    selected, see `records.selected`.
 
     Args:
         trainings: the rows of each training; all folds for one seed follow each other.
@@ -462,8 +474,8 @@ def _table(trainings: list[list[_Row]], folds: int) -> list[dict[str, Any]]:
     for cells in zip(*trainings, strict=True):
         after, common, evaluation, _ = cells[0]
         more: dict[str, Any] = {"folds": folds} if folds > 1 else {}
-        if choices := [values for cell in cells if (values := chosen(cell.evaluation))]:
-            more["selected"] = [values for k, values in enumerate(choices) if values not in choices[:k]]
+        if any(choices := [chosen(cell.evaluation) for cell in cells]):
+            more["selected"] = choices
         # folds of items have the same classes, which are then left out in all folds at once
         apart = 1 if evaluation["data"]["protocol"].startswith(SAME_CLASSES) else folds
         for result in evaluation["results"]:

@@ -27,6 +27,7 @@ from metalearn_cli.records.embedding import Embedding, write_embedding
 from metalearn_cli.records.log import working_on
 from metalearn_cli.records.names import name_of
 from metalearn_cli.records.plots import reliability_picture
+from metalearn_cli.records.selected import written
 from metalearn_cli.records.trackers import tracking
 from metalearn_cli.stages.crossing import trained_on
 from metalearn_cli.stages.curves import draw_curves, is_curve
@@ -157,7 +158,7 @@ def _selected(
 def _told(table: Sequence[Mapping[str, Any]]) -> str:
     """Return a line on what was chosen, from the table of `_selected`."""
     best = next(row for row in table if row["chosen"])
-    values = ", ".join(f"{key}={value}" for key, value in best["values"].items())
+    values = ", ".join(f"{key}={written(value)}" for key, value in best["values"].items())
     return f"select: {values}, the best of {len(table)} on {best['over']['episodes']} validation episodes"
 
 

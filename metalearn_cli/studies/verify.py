@@ -16,6 +16,7 @@ from metalearn_cli.core.metric import metric_named
 from metalearn_cli.core.types import Reporter
 from metalearn_cli.records import runs
 from metalearn_cli.records.names import name_of, recorded_name
+from metalearn_cli.stages.chain import names_in
 from metalearn_cli.stages.evaluation_inputs import FLOORS
 from metalearn_cli.stages.scores import INTERVALS, POOLED
 
@@ -70,7 +71,8 @@ def check_learners(config: ChainConfig, tier_name: str, tier: Tier) -> None:
     Raises:
         ConfigError: with every other one.
     """
-    trained = [name_of("algorithm", s.algorithm) for s in config.training.values() if isinstance(s, MetaTrainConfig)]
+    learners = [s.algorithm for s in config.training.values() if isinstance(s, MetaTrainConfig)]
+    trained = [name for algorithm in learners for name in names_in(config, algorithm)]
     problems = []
     for index, expected in enumerate(tier.expect):
         known = [*trained, name_of("algorithm", FLOORS[expected.metric == "mse"])]

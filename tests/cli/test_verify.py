@@ -124,6 +124,16 @@ def test_a_claim_that_cannot_be_met_is_refused_before_anything_is_trained(mlx, o
     assert not Path("runs").exists()
 
 
+def test_a_claim_may_be_on_any_learner_that_can_be_selected(mlx, own):
+    file = SECOND.replace("after: first\n", "").replace("backbone: mlp", "backbone: mlp\n  - override /algorithm: maml")
+    file = file.replace("episodes: 5", "episodes: 5, select: {algorithm.first_order: [true]}").partition("tiers:")[0]
+    claim = (CLAIM % 2).replace("protonet", "fomaml")
+    own(fast=file + f"tiers: {{short: {{minutes: 1, expect: [{claim}]}}}}\n")
+    answer = mlx("verify", "-cd", "mine", "experiment=fast", "--json")
+    assert answer.code == 0, answer.err
+    assert json.loads(answer.out)["results"][0]["selected"] == [{"algorithm.first_order": True}]
+
+
 def test_what_is_typed_to_be_selected_replaces_what_a_file_has(mlx, own, stage):
     file = SECOND.replace("evaluate: {episodes: 5}", "evaluate: {episodes: 5, select: {algorithm.inner_steps: [1, 3]}}")
     own(chooses=file.replace("backbone: mlp", "backbone: mlp\n  - override /algorithm: maml"))
@@ -140,6 +150,11 @@ def test_what_is_typed_to_be_selected_replaces_what_a_file_has(mlx, own, stage):
         assert json.loads(shown)["evaluate"]["select"] == found[-1]
     of_file = {"algorithm.inner_steps": [1, 3]}
     assert found == [of_file, {}, {"algorithm.inner_lr": [0.1, 1]}, {**of_file, "algorithm": {"inner_lr": [1]}}]
+
+
+def test_an_unknown_group_without_settings_is_named(mlx, tmp_path):
+    answer = mlx("pretrain", "data=gaussian", "backbone=mlp", "select={}")
+    assert answer.code == 2 and "select  no such setting" in answer.err
 
 
 def test_a_tier_lays_its_settings_under_those_that_are_typed(mlx, own, stage):

@@ -123,6 +123,10 @@ def test_a_chain_selects_for_the_learner_and_not_for_the_floors(go: Any, listed:
     own = [[chosen(info)] for info in listed()[::-1] if "selected" in info]
     assert [row["selected"] for row in done["table"] if "selected" in row] == own
     assert len(own) == 2 and "selected" not in done["metric"]
+    several = go("run", **chain, seeds=2)
+    assert [len(row["selected"]) for row in several["table"] if "selected" in row] == [2, 2]
+    before = len(listed())
+    assert go("run", **chain, seeds=2)["table"] == several["table"] and len(listed()) == before
     before = len(listed())
     assert go("run", **chain)["table"] == done["table"]
     assert len(listed()) == before
