@@ -7,7 +7,6 @@ as `++key=value`, so that an unknown setting reaches our own check and is report
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -37,7 +36,7 @@ from metalearn_cli.cli.bare import BareStore
 from metalearn_cli.cli.choices import folders
 from metalearn_cli.cli.vet import DEEPEST, MOST, VettedConfigSource, too_complex
 from metalearn_cli.cli.words import closest
-from metalearn_cli.core.check import shown
+from metalearn_cli.core.check import shown, written
 from metalearn_cli.core.claims import Tier, check_tier, parse_tiers
 from metalearn_cli.core.config import QUERY, STAGES, WAY, ChainConfig, DataConfig, parse, parse_chain, parse_sweep
 from metalearn_cli.core.errors import ConfigError, Problem, UserError
@@ -61,7 +60,7 @@ PARTS = "data.parts."
 """Where the parts of data=pooled are chosen: data@data.parts.NAME=CHOICE."""
 
 SELECT = {"evaluate": "select", "run": "evaluate.select"}
-"""Where a command has what is to be selected; its keys are free."""
+"""The setting `select` of each command that has it."""
 
 
 class NotForUse(HydraException):
@@ -182,7 +181,7 @@ class Composer:
         return Composition(self, words, config, dict(choices))
 
     def whole(self, words: Sequence[str]) -> list[str]:
-        """Return words with which what is typed last to be selected is all of it: Hydra would add it to a file's."""
+        """Return words with which the last `select` that is typed replaces that of a file; Hydra would merge them."""
         key = SELECT.get(self.stage)
         last = max((k for k, word in enumerate(words) if word.lstrip("+").startswith(f"{key}=")), default=None)
         if last is None or f"~{key}" in words:
@@ -440,12 +439,7 @@ def _choices(composer: Composer, config: Mapping[str, Any]) -> list[str]:
 def _differences(values: Mapping[str, Any], usual: Mapping[str, Any]) -> list[str]:
     """Return words for the values that differ from the usual ones."""
     known = dict(leaves(usual))
-    return [f"{key}={_written(v)}" for key, v in leaves(values) if key not in known or known[key] != v]
-
-
-def _written(value: Any) -> str:
-    """Return a value as it is typed on a command line."""
-    return value if isinstance(value, str) else json.dumps(value)
+    return [f"{key}={written(v)}" for key, v in leaves(values) if key not in known or known[key] != v]
 
 
 def _plain(node: Any, prefix: str, problems: list[Problem], left: Iterator[int]) -> Any:

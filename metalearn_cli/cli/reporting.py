@@ -15,10 +15,11 @@ from metalearn_cli import __version__
 from metalearn_cli.cli.composing import Composer, typed_settings
 from metalearn_cli.cli.page import page
 from metalearn_cli.cli.phrases import calibrations, cell, over, verdict, with_intervals, with_unit
+from metalearn_cli.core.check import written
 from metalearn_cli.core.errors import UserError
 from metalearn_cli.core.stages import TABLE
 from metalearn_cli.records import runs
-from metalearn_cli.records.selected import in_words, written
+from metalearn_cli.records.selected import in_words
 from metalearn_cli.studies.report import gathered
 
 Record = Mapping[str, Any]

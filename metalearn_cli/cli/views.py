@@ -24,10 +24,11 @@ from metalearn_cli.cli.phrases import (
     verdict,
     with_intervals,
 )
+from metalearn_cli.core.check import written
 from metalearn_cli.core.metric import SAME_CLASSES, metric_named
 from metalearn_cli.core.stages import TRAINING
 from metalearn_cli.records import classes
-from metalearn_cli.records.selected import in_words, written
+from metalearn_cli.records.selected import in_words
 
 Run = Mapping[str, Any]
 

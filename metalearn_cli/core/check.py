@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import types
@@ -140,6 +141,15 @@ def shown(value: object) -> str:
     except (ValueError, RecursionError):  # a number of thousands of digits; lists in lists in lists
         return f"a {type(value).__name__} too long to show"
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+
+
+def written(value: object) -> str:
+    """Return a value of a setting as a command line has it: true, null, 0.1, or a text without quotes.
+
+    >>> written(True), written(None), written("max")
+    ('true', 'null', 'max')
+    """
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def counted(number: int, noun: str) -> str:

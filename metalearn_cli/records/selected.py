@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from metalearn_cli.core.check import written
+
 
 def chosen(evaluation: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values that an evaluation selected, by setting, from its run.json; {} if nothing was to be.
@@ -15,15 +17,6 @@ def chosen(evaluation: Mapping[str, Any]) -> dict[str, Any]:
     {'algorithm.lr': 0.1}
     """
     return next((row["values"] for row in evaluation.get("selected") or () if row["chosen"]), {})
-
-
-def written(value: Any) -> str:
-    """Return a value in the form of the command line.
-
-    >>> written(True), written(None), written(0.1)
-    ('true', 'null', '0.1')
-    """
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def in_words(found: Iterable[Mapping[str, Any]]) -> str:

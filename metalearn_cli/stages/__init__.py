@@ -23,7 +23,6 @@ from metalearn_cli.engine.signals import first_signal, stop
 from metalearn_cli.records import runs
 from metalearn_cli.records.checkpoint import saved_steps
 from metalearn_cli.records.log import Logged, logging_runs
-from metalearn_cli.stages import chain
 from metalearn_cli.stages.again import evaluated, trained
 from metalearn_cli.stages.chain import check_chain, run_chain
 from metalearn_cli.stages.evaluate import evaluate
@@ -90,11 +89,6 @@ def check(stage: str, config: Settings, given: Mapping[str, Any] | None = None) 
     if isinstance(config, EvaluateConfig):
         return list(prepare_evaluation(config, Session(), given).notes)
     return list(prepare(stage, config, JOBS[stage], Session()).notes)
-
-
-def scored_as(config: ChainConfig) -> list[tuple[str, str, str, str]]:
-    """Return what the rows of a chain's table will be about, see `chain.scored_as`."""
-    return chain.scored_as(config, Session())
 
 
 def resume(folder: str, reporter: Reporter, changes: Mapping[str, Any], wait: float = 0) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from metalearn_cli.core.check import written
 from metalearn_cli.core.config import Normalisation, plain
 from metalearn_cli.core.learning import principal
 from metalearn_cli.core.metric import metric_named
@@ -27,7 +28,6 @@ from metalearn_cli.records.embedding import Embedding, write_embedding
 from metalearn_cli.records.log import working_on
 from metalearn_cli.records.names import name_of
 from metalearn_cli.records.plots import reliability_picture
-from metalearn_cli.records.selected import written
 from metalearn_cli.records.trackers import tracking
 from metalearn_cli.stages.crossing import trained_on
 from metalearn_cli.stages.curves import draw_curves, is_curve

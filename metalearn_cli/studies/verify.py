@@ -16,9 +16,10 @@ from metalearn_cli.core.metric import metric_named
 from metalearn_cli.core.types import Reporter
 from metalearn_cli.records import runs
 from metalearn_cli.records.names import name_of, recorded_name
-from metalearn_cli.stages.chain import names_in
+from metalearn_cli.stages.chain import names_in, scored_as
 from metalearn_cli.stages.evaluation_inputs import FLOORS
 from metalearn_cli.stages.scores import INTERVALS, POOLED
+from metalearn_cli.stages.session import Session
 
 FILE = "verify.json"
 
@@ -90,7 +91,7 @@ def _check_results(config: ChainConfig, tier_name: str, tier: Tier) -> None:
         ConfigError: with every expectation without one.
     """
     try:
-        there = stages.scored_as(config)
+        there = scored_as(config, Session())
     except UserError:
         return  # the run says why, and what to type
     problems = []

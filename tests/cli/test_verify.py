@@ -118,9 +118,8 @@ def test_a_claim_that_cannot_be_met_is_refused_before_anything_is_trained(mlx, o
     )
     answer = mlx("verify", "-cd", "mine", "experiment=claimed")
     assert (answer.code, answer.out) == (2, "")
-    assert told in " ".join(answer.err.split()) and "(from mine/experiment/claimed.yaml)" in " ".join(
-        answer.err.split()
-    )
+    error = " ".join(answer.err.split())
+    assert told in error and "(from mine/experiment/claimed.yaml)" in error
     assert not Path("runs").exists()
 
 

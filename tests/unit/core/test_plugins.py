@@ -14,6 +14,7 @@ from metalearn_cli.cli import choices
 from metalearn_cli.core import plugins
 from metalearn_cli.core.build import build, problems_of
 from metalearn_cli.core.errors import ConfigError, UserError
+from metalearn_cli.records import names
 
 SPEC = {"_target_": "mlx_foreign.algorithms.nearest_one.NearestOne", "power": 3}
 FILES = {
@@ -48,18 +49,23 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
-    plugins.packages.cache_clear()
+
+    def forget() -> None:
+        for known in (plugins.packages, names.choices):
+            known.cache_clear()
+
+    forget()
 
     def install() -> None:
         info = tmp_path / "mlx_foreign-1.0.dist-info"
         info.mkdir()
         (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mlx-foreign\nVersion: 1.0\n")
         (info / "entry_points.txt").write_text(f"[{plugins.ENTRY_POINTS}]\nmlx_foreign = mlx_foreign\n")
-        plugins.packages.cache_clear()
+        forget()
 
     yield install
     monkeypatch.undo()
-    plugins.packages.cache_clear()
+    forget()
     for name in [name for name in sys.modules if name.partition(".")[0] == "mlx_foreign"]:
         del sys.modules[name]
 
@@ -124,7 +130,7 @@ def test_it_is_chosen_on_the_command_line(package, mlx):
     words = ("ckpt=null", "backbone=mlp", "data=gaussian", "way=2", "query=2", "episodes=2", "algorithm=nearest_one")
     code, out, err = mlx("evaluate", *words, "algorithm.power=4", "--json")
     assert code == 0, err
-    assert json.loads(out)["metric"]["learner"] == "NearestOne"
+    assert json.loads(out)["metric"]["learner"] == "nearest_one"
     code, _, err = mlx("evaluate", *words, "algorithm.power=0")
     assert code == 2 and "algorithm.power  must be a whole number >= 1, got 0" in err
 
