@@ -17,7 +17,7 @@ PEERS := .venv-bench
 
 .DEFAULT_GOAL := help
 STAGES := pretrain transfer meta-train evaluate
-.PHONY: help setup demo $(STAGES) chain smoke test test-all test-slurm test-browser lint types format build clean bench bench-scaling check-gpu
+.PHONY: help setup demo $(STAGES) chain smoke test test-medium test-all test-slurm test-browser lint types format build clean bench bench-scaling check-gpu
 
 ##@ Start here
 
@@ -64,8 +64,11 @@ check-gpu: $(READY) ## check that everything runs on a GPU with the right gradie
 
 ##@ Development
 
-test: $(READY) ## the tests, without the slow ones
+test: $(READY) ## the quick tests, most of all
 	$(BIN)/pytest $(PARALLEL) $(ARGS)
+
+test-medium: $(READY) ## the tests of half a second and more, which CI runs, too
+	$(BIN)/pytest $(PARALLEL) -m 'medium and not slow' $(ARGS)
 
 test-all: $(READY) ## all tests, with the slow ones
 	$(BIN)/pytest $(PARALLEL) -m 'not slurm and not browser' $(ARGS)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from metalearn_cli.cli import bench
 
 
+@pytest.mark.medium
 def test_measures_every_way_and_every_precision(mlx, monkeypatch):
     small = {"tasks": 2, "hidden": 2}
     monkeypatch.setattr(bench, "measure", lambda measure=bench.measure: measure(**small))

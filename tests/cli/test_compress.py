@@ -43,6 +43,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return kept
 
 
+@pytest.mark.medium
 def test_a_table_says_what_pruning_costs(mlx: Callable, of_pictures: Path) -> None:
     run = of_pictures.parent.parent.name
     code, out, err = mlx("compress", f"ckpt={run}", *QUICK)
@@ -57,6 +58,7 @@ def test_a_table_says_what_pruning_costs(mlx: Callable, of_pictures: Path) -> No
     assert found["data"]["name"] == "images"
 
 
+@pytest.mark.medium
 def test_a_student_without_batch_statistics_is_compared_under_each_protocol(mlx: Callable, of_pictures: Path) -> None:
     quick = [word for word in QUICK if "normalisation" not in word]
     words = ["method=distill", "backbone=mlp", "backbone.hidden=9", "batch_size=4", *quick]

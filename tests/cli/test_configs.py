@@ -41,6 +41,7 @@ def test_mistakes_are_told_and_nothing_is_written(mlx, tmp_path, words, told):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.medium
 def test_a_copied_experiment_means_what_it_did_and_tells_its_command(mlx):
     wrote, told = mlx("cp", "experiment/smoke", "mine/my_smoke.yaml").out.splitlines()
     command = "mlx run --config-dir mine experiment=my_smoke"
@@ -54,6 +55,7 @@ def test_a_copied_experiment_means_what_it_did_and_tells_its_command(mlx):
     assert "yaml-language-server" not in mlx("ls", "experiment", "my_smoke", "-cd", "mine").out
 
 
+@pytest.mark.medium
 def test_a_copy_is_never_written_over(mlx):
     assert mlx("cp", "experiment/smoke", "mine/my_smoke.yaml").code == 0
     own = Path("mine/experiment/my_smoke.yaml")
@@ -97,6 +99,7 @@ def test_a_schema_says_what_is_allowed_and_why(mlx):
     assert "bf16-mixed" in precision["anyOf"][0]["enum"]
 
 
+@pytest.mark.medium
 def test_a_schema_describes_every_setting():
     def undescribed(found, path):
         for name, own in found.get("properties", {}).items():
@@ -109,6 +112,7 @@ def test_a_schema_describes_every_setting():
         assert list(undescribed(schema(stage), "")) == [], stage
 
 
+@pytest.mark.medium
 def test_a_schema_knows_ones_own_choices(mlx):
     mlx("cp", "algorithm/maml", "mine/my_maml.yaml")
     assert "my_maml" in mlx("schema", "run", "--config-dir", "mine").out
@@ -125,6 +129,7 @@ def validator(name):
 
 
 @pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.medium
 def test_the_defaults_of_every_stage_fit_its_schema(stage):
     assert validator(stage)(Composer(stage).compose([]).values) == []
 

@@ -45,6 +45,7 @@ def explanations(mlx: Callable, *words: str) -> list[dict]:
 
 
 @pytest.mark.parametrize("method", ["gradients", "occlusion"])
+@pytest.mark.medium
 def test_pictures(mlx: Callable, of_pictures: Path, folder: Path, method: str) -> None:
     found = explanations(mlx, f"ckpt={of_pictures}", "support=examples", "new", f"method={method}", "out=why")
     assert [one["file"] for one in found] == ["0.png", "1.png"]
@@ -54,6 +55,7 @@ def test_pictures(mlx: Callable, of_pictures: Path, folder: Path, method: str) -
         assert {own["example"] for own in one["examples"]} == {"crow/0.png", "crow/1.png", "jay/0.png", "jay/1.png"}
 
 
+@pytest.mark.medium
 def test_a_table_for_people(mlx: Callable, of_pictures: Path, folder: Path) -> None:
     code, out, _ = mlx("explain", f"ckpt={of_pictures}", "support=examples", "new")
     assert code == 0 and "explained/002-1.png" in out and "numbers: explained/explanations.json" in out
@@ -70,6 +72,7 @@ def test_recordings(mlx: Callable, tmp_path: Path, tmp_path_factory: pytest.Temp
     assert (len(one["values"]), len(one["values"][0])) == (8, 5)  # bands and frames
 
 
+@pytest.mark.medium
 def test_texts(mlx: Callable, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     checkpoint = meta_trained("text", tmp_path_factory.mktemp("texts"))
     rows = [f'"{sentence(k, i)}",{topic}' for k, topic in enumerate(("music", "food")) for i in range(2)]
@@ -80,6 +83,7 @@ def test_texts(mlx: Callable, tmp_path: Path, tmp_path_factory: pytest.TempPathF
     assert code == 2 and "method=gradients is for pictures and recordings; type method=occlusion" in err
 
 
+@pytest.mark.medium
 def test_rows(mlx: Callable, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     checkpoint = meta_trained("table", tmp_path_factory.mktemp("table"))
     rows = ["species,length,width,mass,colour", "a,1,2,3,red", "a,1,3,NA,red", "b,5,NA,9,green", "b,5,5,7,blue"]
@@ -89,6 +93,7 @@ def test_rows(mlx: Callable, tmp_path: Path, tmp_path_factory: pytest.TempPathFa
     assert found[0]["file"] == "examples.csv, line 2"
 
 
+@pytest.mark.medium
 def test_what_columns_are_worth(mlx: Callable, tmp_path_factory: pytest.TempPathFactory) -> None:
     checkpoint = meta_trained("table", tmp_path_factory.mktemp("table"))
     words = ("explain", f"ckpt={checkpoint}", "method=permutation", "episodes=3")
@@ -151,6 +156,7 @@ def test_maps_that_show_only_the_item_are_told(
     assert "networks with shuffled weights give nearly the same maps" in mlx(*words).err
 
 
+@pytest.mark.medium
 def test_an_answer_without_an_explanation_is_told(
     mlx: Callable, of_pictures: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -205,6 +211,7 @@ def test_recordings_as_samples_are_refused(mlx: Callable, tmp_path_factory: pyte
     assert code == 2 and "recordings as samples (data.features=raw) have no map" in err
 
 
+@pytest.mark.medium
 def test_pictures_of_before_do_not_stay(mlx: Callable, of_pictures: Path, folder: Path) -> None:
     asked = (f"ckpt={of_pictures}", "support=examples")
     explanations(mlx, *asked, "new")

@@ -49,6 +49,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, of_pictures: Path) -
     return tmp_path
 
 
+@pytest.mark.medium
 def test_a_learner_is_exported_and_answers_as_before(mlx: Callable, folder: Path) -> None:
     code, out, err = mlx("export", "support=examples", "name=birds", "calibration=0", "--json")
     assert code == 0, err
@@ -98,6 +99,7 @@ def test_without_its_data_a_learner_is_exported_uncalibrated(
     assert code == 2 and "there is no photos" in err and not Path("exports/other").exists()
 
 
+@pytest.mark.medium
 def test_answers_of_an_artefact_are_explained_as_before(mlx: Callable, folder: Path) -> None:
     assert mlx("export", "support=examples", "calibration=0").code == 0
     before, after = (
@@ -307,6 +309,7 @@ def test_what_integers_cost_is_told(mlx: Callable, folder: Path, monkeypatch: py
         metalearn_cli.load("exports/examples")
 
 
+@pytest.mark.medium
 def test_classes_of_an_artefact_in_integers_come_and_go(
     mlx: Callable, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -72,6 +72,7 @@ def test_they_are_listed_and_their_settings_checked(run, mlx):
     assert code == 2 and "must be a number > 0, got 0" in err
 
 
+@pytest.mark.medium
 def test_the_chain_of_them_runs(run):
     pretrained = run("pretrain", "model=dino", "batch_size=16", *SMALL)
     assert {"train/loss", "train/agreement"} <= run_metrics(pretrained)

@@ -149,6 +149,7 @@ def test_a_run_whose_result_is_no_number_can_be_read(mlx):
     assert strict(evaluated.out)["results"][0]["value"] is None
 
 
+@pytest.mark.medium
 def test_a_training_that_diverges(mlx):
     answer = mlx("meta-train", *TOY, "optimizer=sgd", "optimizer.lr=1e38")
     assert answer.code == 3
@@ -202,6 +203,7 @@ def held():
         process.communicate("\n")
 
 
+@pytest.mark.medium
 def test_a_run_in_use_has_a_code_and_can_be_waited_for(mlx, held):
     assert mlx("meta-train", *TOY, "steps=2").code == 0
     (info,) = runs.list_runs("runs")
@@ -248,6 +250,7 @@ def test_a_current_folder_that_was_deleted(mlx, monkeypatch, tmp_path, words):
     assert mlx("--version").code == 0
 
 
+@pytest.mark.medium
 def test_a_chain_waits_for_its_own_run_and_its_stages(mlx, held):
     sizes = [f"{s}.{w}" for s in ("pretrain", "meta_train") for w in ("steps=1", "val_episodes=2")]
     words = ["run", *TOY[:4], "runtime.threads=1", "stages=[pretrain,meta-train]", "model=classifier", *sizes]

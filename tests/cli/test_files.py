@@ -162,6 +162,7 @@ OTHERS = {
 """Files of other commands, which their own tests open."""
 
 
+@pytest.mark.medium
 def test_every_file_that_a_document_names_is_there_and_holds_something(mlx, pictures, monkeypatch, tmp_path_factory):
     monkeypatch.setenv("MLX_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "cache"))
     answer = mlx("run", *WORDS)

@@ -36,6 +36,7 @@ def ids(answer):
     return [run["id"] for run in json.loads(answer.out)]
 
 
+@pytest.mark.medium
 def test_runs_say_what_was_trained_on_what_and_are_chosen_by_it(mlx, trained):
     first, second = (run["id"] for run in trained)
     lines = mlx("runs").out.splitlines()
@@ -165,6 +166,7 @@ def test_runs_that_cannot_be_chosen(mlx, words, told):
     assert answer.code == 2 and told in answer.err and "[]" not in answer.out
 
 
+@pytest.mark.medium
 def test_show_takes_latest_and_says_settings_and_checksum(mlx, trained):
     answer = mlx("show", "latest")
     assert answer.out.startswith(f"{trained[1]['id']} and its ancestors")

@@ -27,6 +27,7 @@ def photos(tmp_path):
     return folder.name
 
 
+@pytest.mark.medium
 def test_what_is_understood_of_a_folder(mlx, photos, tmp_path):
     answer = mlx("data", "make", photos, "data.size=12")
     assert (answer.code, answer.err) == (0, "")
@@ -54,6 +55,7 @@ def test_its_picture(mlx, photos, tmp_path):
         assert picture.height > 12 * 60
 
 
+@pytest.mark.medium
 def test_its_picture_does_not_become_one_of_the_data(mlx, photos, monkeypatch, tmp_path):
     for place in (tmp_path / photos, tmp_path / photos / "class00"):
         monkeypatch.chdir(place)
@@ -75,6 +77,7 @@ def test_how_many_classes_are_not_shown(mlx, tmp_path):
     assert (shown["shown"], shown["classes"]) == (18, 27)
 
 
+@pytest.mark.medium
 def test_a_number_stands_for_a_name_that_no_font_has(mlx, photos, monkeypatch):
     font_of = fonts.font_of
     monkeypatch.setattr(fonts, "font_of", lambda text: None if "猫" in text else font_of(text))
@@ -113,6 +116,7 @@ def test_what_cannot_be_made(mlx, tmp_path, words, told):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.medium
 def test_all_problems_of_a_folder_are_told_at_once_and_by_file(mlx, photos):
     folder = Path(photos)
     (folder / "class00" / "broken.jpg").write_bytes(b"no picture")
@@ -133,6 +137,7 @@ def test_all_problems_of_a_folder_are_told_at_once_and_by_file(mlx, photos):
     assert mlx("data", "show", "data=images", f"data.root='{photos}'", "data.size=12").code == 2
 
 
+@pytest.mark.medium
 def test_items_of_parts_are_shown_with_picture_and_caption(mlx, tmp_path):
     sources.written("mixed", tmp_path)
     answer = mlx("data", "show", "data=mixed", "data.root=things.csv", "data.column.text=caption", "data.size=16")
@@ -140,6 +145,7 @@ def test_items_of_parts_are_shown_with_picture_and_caption(mlx, tmp_path):
     assert "\ndata-things.csv.png\n" in answer.out and Path("data-things.csv.png").exists()
 
 
+@pytest.mark.medium
 def test_look_alikes_among_the_pictures_of_parts_are_told(mlx, tmp_path):
     sources.written("mixed", tmp_path)
     with Image.open("pictures/0-0.png") as image:
@@ -300,6 +306,7 @@ def test_own_texts(mlx, tmp_path):
     assert sum(line.startswith(("train", "val", "test")) and "Do you" in line for line in shown) == 8 + 5 + 5
 
 
+@pytest.mark.medium
 def test_meta_training_on_own_texts(mlx, tmp_path):
     sources.written("text", tmp_path)
     short = ("meta_train.steps=1", "meta_train.val_episodes=2", "meta_train.tasks=1", "evaluate.episodes=4")
@@ -310,6 +317,7 @@ def test_meta_training_on_own_texts(mlx, tmp_path):
     assert json.loads(manifest.read_text())["data"]["preprocessing"]["tokenizer"] == "words"
 
 
+@pytest.mark.medium
 def test_several_data_sets_as_one_have_the_backbone_of_the_first(mlx, tmp_path):
     for seed, name in enumerate("ab"):
         arrays.fill(tmp_path / f"{name}.npz", 4, classes=12, items=3, seed=seed)
@@ -326,6 +334,7 @@ def test_several_data_sets_as_one_have_the_backbone_of_the_first(mlx, tmp_path):
     assert "data.parts.a.kynd" in answer.err
 
 
+@pytest.mark.medium
 def test_the_next_command_suits_the_data(mlx, tmp_path):
     runs = [f"m{k},{n},{k * n}" for k in range(8) for n in range(4)]
     (tmp_path / "machines.csv").write_text("\n".join(["machine,load,speed", *runs]))

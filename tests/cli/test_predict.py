@@ -45,6 +45,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.medium
 def test_each_file_gets_a_class(mlx: Callable, of_pictures: Path, folder: Path) -> None:
     code, out, err = mlx("predict", f"ckpt={of_pictures}", "support=examples", "new", "new/0.png", "--json")
     assert code == 0, err
@@ -75,6 +76,7 @@ def test_a_table_or_csv_of_the_answers(mlx: Callable, of_pictures: Path, folder:
     assert {"class", "probability", "distance", "nearest"} <= rows[0].keys()
 
 
+@pytest.mark.medium
 def test_names_of_files_are_shown_on_one_line(mlx: Callable, of_pictures: Path, folder: Path) -> None:
     name = "a\nb\t\x1b[1m.png"
     Image.new("L", (20, 20)).save(Path("new", name))
@@ -136,6 +138,7 @@ def test_texts_are_typed(mlx: Callable, of_texts: Path, tmp_path: Path) -> None:
     assert answer["file"] == sentence(0, 1) and answer["nearest"] == "examples.csv, line 3"
 
 
+@pytest.mark.medium
 def test_texts_and_recordings_unlike_the_examples_are_named(
     mlx: Callable, of_texts: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

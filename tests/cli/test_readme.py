@@ -46,6 +46,7 @@ def smaller(words: list[str]) -> list[str]:
     return words if "--cfg" in words else [*words, *SMALLER.get(stage, [])]
 
 
+@pytest.mark.medium
 def test_the_readmes_commands_run_one_after_the_other(mlx: Callable) -> None:
     found = readme()
     assert len(found) >= 9

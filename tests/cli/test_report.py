@@ -93,6 +93,7 @@ def report(mlx, *words):
     return Path("page.html").read_text()
 
 
+@pytest.mark.medium
 def test_the_page_of_trainings(mlx, runs):
     text = report(mlx, "stage=meta-train")
     page = Page(text)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
+
 from metalearn_cli.cli import views
 
 SMALL = ["ckpt=null", "backbone=mlp", "backbone.hidden=4", "data=gaussian", "way=2", "query=2", "runtime=cpu"]
@@ -49,6 +51,7 @@ def test_an_evaluation_is_not_resumed_but_its_command_told(mlx: Any) -> None:
         assert word in err
 
 
+@pytest.mark.medium
 def test_a_list_is_no_group_of_settings(mlx: Any) -> None:
     code, _, err = mlx("evaluate", *SCRATCH, "select=[algorithm.lr]")
     assert code == 2

@@ -60,6 +60,7 @@ def test_packages_that_are_missing_are_named(mlx: Callable, monkeypatch: pytest.
 
 
 @needs_extra
+@pytest.mark.medium
 def test_what_cannot_be_served_or_had_is_told(mlx: Callable, birds: Path) -> None:
     code, _, err = mlx("serve", str(birds.parent))
     assert code == 2 and "is no artefact: it has no artefact.json; make one with: mlx export" in err
@@ -119,6 +120,7 @@ def serving(birds: Path) -> Iterator[Callable[..., Served]]:
 
 @needs_extra
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+@pytest.mark.medium
 def test_a_server_ends_soon_and_ends_what_it_began(serving: Callable, birds: Path, tmp_path: Path, number: int) -> None:
     served = serving()
     assert served.told["classes"] == {"crow": 3, "jay": 3, "wren": 3}

@@ -30,6 +30,7 @@ def check(mlx, stage, tmp_path, words, expected):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.medium
 def test_every_mistake_at_once(mlx, stage, tmp_path):
     words = {
         "=3": ("=3", "the name of the setting is missing"),
@@ -62,6 +63,7 @@ def test_every_mistake_at_once(mlx, stage, tmp_path):
     check(mlx, stage, tmp_path, ("meta-train", *words), {key: parts for key, *parts in words.values()})
 
 
+@pytest.mark.medium
 def test_every_mistake_of_a_chain_at_once(mlx, stage, tmp_path):
     words = {
         "steps=3": ("steps", "has no effect, because every stage has its own; set pretrain.steps or transfer.steps"),

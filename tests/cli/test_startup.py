@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 LATE = ("torch._dynamo", "lightning_fabric", "matplotlib", "tensorboardX")
 TOY = ["data=gaussian", "backbone=mlp", "way=2", "query=3"]
 
@@ -35,6 +37,7 @@ TYPOS = [
 ]
 
 
+@pytest.mark.medium
 def test_typos_are_told_without_torch(tmp_path):
     own = tmp_path / "mine" / "algorithm"
     own.mkdir(parents=True)
@@ -45,6 +48,7 @@ def test_typos_are_told_without_torch(tmp_path):
         assert told in answer
 
 
+@pytest.mark.medium
 def test_what_is_wrong_with_a_prediction_is_told_without_torch(tmp_path):
     names = ("predict", "export", "enrol", "explain", "stream", "classes", "serve")
     refused = [["predict", "suport=x"], ["serve"], *([name, "x"] for name in names)]
@@ -52,6 +56,7 @@ def test_what_is_wrong_with_a_prediction_is_told_without_torch(tmp_path):
     assert found == [["2"]] * len(refused), err
 
 
+@pytest.mark.medium
 def test_what_does_not_train_takes_no_compiler_and_what_trains_takes_what_it_needs(tmp_path):
     commands = [
         ["validate", "pretrain", *TOY],

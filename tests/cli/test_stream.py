@@ -63,6 +63,7 @@ def test_the_items_of_a_stream_are_saved(mlx: Callable, plants: Path) -> None:
     assert found == {"species00": 14, "species01": 12, "species02": 6, "species03": 6, "species04": 6}
 
 
+@pytest.mark.medium
 def test_batch_statistics_must_be_those_of_training_items(
     mlx: Callable, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

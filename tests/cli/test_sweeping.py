@@ -47,6 +47,7 @@ def identified(monkeypatch):
     return ids
 
 
+@pytest.mark.medium
 def test_a_job_is_what_it_computes(identified, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     both = identified("meta-train", "seed=1,2", "way=3")
@@ -217,6 +218,7 @@ def test_the_space_of_a_search():
     }
 
 
+@pytest.mark.medium
 def test_a_search_is_known_by_what_it_searches(monkeypatch, tmp_path):
     """The same command with more trials resumes the search; with another space or objective it is a new search."""
     monkeypatch.chdir(tmp_path)
@@ -283,6 +285,7 @@ def test_fail_fast(mlx, stage, monkeypatch):
     assert [job["status"] for job in json.loads(answer.out)["runs"]] == ["refused", "not begun", "not begun"]
 
 
+@pytest.mark.medium
 def test_jobs_in_this_process_know_nothing_of_each_other(mlx, monkeypatch):
     """A job in a sweep computes what it computes alone, and finds nothing of the one before in memory."""
     sessions: list[weakref.ref] = []

@@ -56,6 +56,7 @@ def run(mlx, *words):
     return mlx("run", "-cd", "mine", *words)
 
 
+@pytest.mark.medium
 def test_a_tier_without_claims_passes_if_everything_runs(mlx, own, monkeypatch, tmp_path):
     run = {"id": "id-1", "table": [], "seconds": 90.0, "data": {}, "finished_at": "now", "folder": str(tmp_path)}
     configs = []
@@ -170,6 +171,7 @@ def test_a_fault_in_a_tier_is_reported_as_its_own(mlx, own):
     assert "from the command line" in answer.err
 
 
+@pytest.mark.medium
 def test_where_things_are_holds_for_the_experiment_before(mlx, own, stage):
     words = ["runs_dir=there", "runtime.threads=1", "tier=smoke", "meta_train.steps=4"]
     assert run(mlx, "experiment=second", *words).code == 0

@@ -363,6 +363,7 @@ def measured(case: Case, learner: Learner) -> tuple[float, float]:
 
 
 @learning
+@pytest.mark.medium
 def test_learns(case: Case) -> None:
     """After 30 steps, from a head of zeros as always, it is better than before on new tasks, and than chance."""
     heads = case.learner.net.head_names

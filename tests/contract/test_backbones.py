@@ -226,6 +226,7 @@ def test_gradient_with_a_reference_is_that_of_finite_differences(made: Made) -> 
         assert slope == pytest.approx((values[0] - values[1]) / (2 * step), rel=1e-4, abs=1e-6), names
 
 
+@pytest.mark.medium
 def test_every_way_of_batching_tasks_gives_the_same_gradients(made: Made) -> None:
     """For MAML with second derivatives; tests/unit/engine/test_tasks.py has its first order too."""
     with seeded(0, "episodes"):

@@ -147,6 +147,7 @@ STAGES_OF = {
 
 
 @pytest.mark.parametrize("stage", STAGES_OF)
+@pytest.mark.medium
 def test_every_choice_composes_in_every_stage_that_has_its_group(stage: str) -> None:
     composer = Composer(stage)
     together = list(zip_longest(*(CHOICES[group] for group in STAGES_OF[stage])))  # one choice of each group at a time

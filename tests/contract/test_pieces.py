@@ -58,6 +58,7 @@ def last(folder: str) -> tuple[dict[str, Tensor], list[Any]]:
 @pytest.mark.parametrize(("stage", "name", "own"), [
     pytest.param(*one, id=f"{one[0]} {one[1]}", marks=[pytest.mark.slow] * (one[0] == "pretrain")) for one in TRAINED
 ])  # fmt: skip
+@pytest.mark.medium
 def test_is_trained_interrupted_and_handed_over(
     stage: str, name: str, own: dict[str, Any], go: Any, said: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

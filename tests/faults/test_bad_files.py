@@ -202,6 +202,7 @@ def _bad_manifests(mlx: Mlx, folder: Path, checkpoint: Path, count: int) -> None
     print(f"\n{kinds.total()} bad manifests: 0 tracebacks, 0 run folders, exit 2 each; {dict(kinds)}")
 
 
+@pytest.mark.medium
 def test_bad_data(mlx: Mlx, tmp_path: Path, root: Path) -> None:
     _bad_data(mlx, tmp_path, root, QUICK)
 

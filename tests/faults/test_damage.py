@@ -48,6 +48,7 @@ def flipped(data: bytes, bit: int) -> bytes:
 
 
 @pytest.mark.parametrize("count", [100, pytest.param(FAULTS, marks=pytest.mark.slow)])
+@pytest.mark.medium
 def test_every_random_flip_of_a_bit_is_found(checkpoint, count):
     draw = random.Random(0)
     bits = [(file, bit) for file in FILES for bit in range(8 * (checkpoint / file).stat().st_size)]

@@ -90,6 +90,7 @@ def go(stage, values, said):
     pytest.param("pretrain", FAULTS, marks=pytest.mark.slow),
     pytest.param("run", FAULTS, marks=pytest.mark.slow),
 ])  # fmt: skip
+@pytest.mark.medium
 def test_full_disk(settings, said, capfd, monkeypatch, stage, count):
     logging.getLogger("metalearn_cli").setLevel(logging.INFO)
     if stage != "meta-train":
@@ -143,6 +144,7 @@ def unprivileged():
 @pytest.mark.parametrize(
     "where", ["checkpoints", *(pytest.param(name, marks=pytest.mark.slow) for name in (".", "tensorboard"))]
 )
+@pytest.mark.medium
 def test_lost_permission(settings, said, monkeypatch, where):
     """Nothing new can be written: at the latest the next checkpoint ends the run, and the earlier one stays."""
     with small_disk(1000) as (disk, _):

@@ -248,6 +248,7 @@ def test_a_folder_of_configs_by_a_stranger(
     assert not list(tmp_path.rglob(CANARY))
 
 
+@pytest.mark.medium
 def test_configs_of_the_shipped_names_are_not_replaced(mlx: Mlx, tmp_path: Path) -> None:
     evil = f"hydra: {{callbacks: {{x: {RUNS_A_PROGRAM}}}}}\nseed: 99\n"
     for file in ("base.yaml", "run.yaml", "data/glyphs.yaml"):

@@ -68,6 +68,7 @@ def test_second_signal_ends_at_once(signalled):
     assert [path.name for path in Path(run["folder"], "checkpoints").iterdir()] == ["step-000000"]
 
 
+@pytest.mark.medium
 def test_evaluation_and_chain_are_typed_again(mlx, signalled):
     sections = [f"{s}.{word}" for s in ("pretrain", "meta_train") for word in TRAINING]
     chain = ("run", *SMALL, *sections, "stages=[pretrain,meta-train]", "evaluate.episodes=3", "model=classifier")
@@ -95,6 +96,7 @@ def test_signal_that_is_none_is_refused(mlx, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.medium
 def test_a_sweep_that_is_stopped_shows_what_was_done_and_is_resumed(mlx, signalled, monkeypatch):
     words = ("-m", "meta-train", "init_from=null", "seed=1,2,3", *SMALL, *TRAINING)
     advance, steps = Progress.advance, []

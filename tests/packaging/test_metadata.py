@@ -6,6 +6,8 @@ import sys
 from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 
+import pytest
+
 import metalearn_cli
 
 OPTIONAL = {
@@ -23,6 +25,7 @@ def normalised(name):
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
+@pytest.mark.medium
 def test_dependencies_are_the_imports():
     imported = set()
     for file in Path(metalearn_cli.__file__).parent.rglob("*.py"):
@@ -39,6 +42,7 @@ def test_dependencies_are_the_imports():
     assert {normalised(distributions[name][0]) for name in third_party} == declared
 
 
+@pytest.mark.medium
 def test_what_is_optional_is_imported_where_it_is_used():
     for file in Path(metalearn_cli.__file__).parent.rglob("*.py"):
         if file.stem.startswith("standalone"):  # a program that `mlx export` writes, which is not imported

@@ -64,6 +64,7 @@ def test_the_middle_is_complete() -> None:
     }
 
 
+@pytest.mark.medium
 def test_modules_become_functions_in_one_place() -> None:
     """Whatever else would call torch for that would pass protocols and modes by."""
     callers = {path for path in MODULES if "torch.func.functional_call" in imported(path)}

@@ -87,6 +87,7 @@ def test_meta_gradient_equals_the_plain_loop_in_float64(way: int, steps: int, fi
 @pytest.mark.parametrize(
     "cases", [pytest.param(ONE_STEP, id="one step"), pytest.param(CASES, id="all", marks=pytest.mark.slow)]
 )
+@pytest.mark.medium
 def test_in_float32_it_is_no_further_from_float64_than_the_plain_loop(cases: list[tuple[int, int, bool]]) -> None:
     # how much a single gradient is off is chance (a ReLU on a kink multiplies it), so the geometric mean is compared;
     # of one step it is 0.5 to 0.6, of five between 0.07 and 1.3

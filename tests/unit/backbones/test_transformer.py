@@ -79,6 +79,7 @@ def test_heads_that_do_not_divide_the_width_are_refused() -> None:
         fresh_backbone(SPEC | {"heads": 3}, TEXT, 0)
 
 
+@pytest.mark.medium
 def test_the_gradient_of_embeddings_is_the_same_each_time_with_two_threads() -> None:
     network = Transformer(Facts("text", (32,), "ids", 4, vocabulary=300), hidden=64, layers=1)
     ids, found = torch.randint(0, 300, (128, 32), generator=torch.Generator().manual_seed(0)), []

@@ -178,6 +178,7 @@ def test_patterns_that_do_not_fit(tmp_path, pattern, told):
         audio(str(tmp_path / "r"), pattern=pattern, **SMALL)
 
 
+@pytest.mark.medium
 def test_no_speaker_is_in_two_splits(tmp_path):
     data = fsdd(**fsdd_source.write(tmp_path / "fsdd"))
     speakers = [{name.split("/")[0] for name in s.names} for s in data.splits.values()]
@@ -185,6 +186,7 @@ def test_no_speaker_is_in_two_splits(tmp_path):
     assert set().union(*speakers) == set(fsdd_source.SPEAKERS)
 
 
+@pytest.mark.medium
 def test_background_noise_is_no_word_and_numbers_have_names(tmp_path):
     data = speech_commands(**commands_source.write(tmp_path / "commands"))
     names = {name for s in data.splits.values() for name in s.names}
@@ -199,6 +201,7 @@ def sounds(tmp_path_factory):
     return esc50_source.write(tmp_path_factory.mktemp("esc"))
 
 
+@pytest.mark.medium
 def test_the_published_lists_split_the_sounds_where_they_lie(sounds):
     names = [*esc50_source.NAMES, *esc50_source.MORE]
     parts = [names[:12], names[12:15], names[15:]]

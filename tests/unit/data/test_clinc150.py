@@ -26,6 +26,7 @@ def test_ten_domains_of_fifteen_intents():
 
 
 @pytest.mark.skipif(not (MIRROR / FILE).is_file(), reason=f"needs {FILE} in $MLX_DATA_DIR/clinc150 or ../shared/data")
+@pytest.mark.medium
 def test_the_published_file():
     data = clinc150(str(MIRROR), tokenizer="bytes")
     assert [len(split.names) for split in data.splits.values()] == [90, 30, 30]

@@ -73,6 +73,7 @@ def test_every_image_is_ink_inside_the_picture(images: torch.Tensor) -> None:
     assert middle.mean(0).abs().max() < 1
 
 
+@pytest.mark.medium
 def test_no_character_is_the_box_of_a_missing_one(data: Dataset) -> None:
     """The DejaVu fonts draw what they do not have as a box; the STIX fonts draw nothing."""
     paths = module._fonts()
@@ -109,6 +110,7 @@ def test_each_instance_is_another_distortion_of_the_character(data: Dataset) -> 
     assert between > 20  # and yet classes have a shape
 
 
+@pytest.mark.medium
 def test_settings_change_the_images_and_not_the_classes(few: pytest.MonkeyPatch, tmp_path: Path) -> None:
     small, other = glyphs(instances=2, size=16), glyphs(instances=2, size=16, seed=1)
     assert small.facts.shape == (1, 16, 16)

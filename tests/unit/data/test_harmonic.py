@@ -10,6 +10,7 @@ from metalearn_cli.data.common.curves import normal
 from metalearn_cli.data.harmonic import harmonic
 
 
+@pytest.mark.medium
 def test_points_lie_on_two_waves_of_one_frequency_and_its_double() -> None:
     episode = harmonic().episodes("train", way=1, shot=10, query=30, seed=0).batch(3, 200)
     assert [part.shape for part in episode] == [(200, 10, 1), (200, 10, 1), (200, 30, 1), (200, 30, 1)]

@@ -50,6 +50,7 @@ def refusal(root: Path | None, split: str = "lake") -> str:
     return str(error.value)
 
 
+@pytest.mark.medium
 def test_few_training_alphabets_are_chosen_by_the_seed(small: Path) -> None:
     chosen = set()
     for seed in range(6):
@@ -84,6 +85,7 @@ def test_episodes_within_alphabets_are_another_protocol(small: Path, monkeypatch
         data.episodes("test", way=2, shot=1, query=1, seed=0)
 
 
+@pytest.mark.medium
 def test_drawings_are_ink_on_nothing_averaged_down(small: Path) -> None:
     items = omniglot(split="lake", root=str(small), size=105).splits["test"].items
     assert set(items.unique().tolist()) == {0, 255}
@@ -120,6 +122,7 @@ def test_rotations_are_classes_of_their_own(small: Path, monkeypatch: pytest.Mon
         assert torch.equal(by_name[name], turned)
 
 
+@pytest.mark.medium
 def test_folders_serve_as_well_as_archives(small: Path) -> None:
     fingerprint = lake(small).fingerprint
     for name in SETS:
@@ -146,6 +149,7 @@ def test_decodes_once(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert lake(small).fingerprint == fingerprint
 
 
+@pytest.mark.medium
 def test_a_cache_does_not_hide_that_the_files_are_gone_or_broken(small: Path) -> None:
     lake(small)
     archive = small / "images_background.zip"
@@ -166,6 +170,7 @@ def item(content: bytes) -> torch.Tensor:
     return torch.tensor(module._small(module._drawing(content), 28))[None] / 255
 
 
+@pytest.mark.medium
 def test_lakes_runs_are_the_test_episodes(small: Path) -> None:
     (small / "images_evaluation.zip").unlink()  # the runs have their own drawings
     (small / "all_runs.zip").write_bytes(packed(runs()))
@@ -194,6 +199,7 @@ def few_runs(small: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return small
 
 
+@pytest.mark.medium
 def test_runs_may_be_in_a_folder_and_change_the_cache(few_runs: Path) -> None:
     fingerprint = fixed(few_runs).fingerprint
     (few_runs / "all_runs.zip").write_bytes(
@@ -398,6 +404,7 @@ def test_refuses_naming_the_argument() -> None:
     ]
 
 
+@pytest.mark.medium
 def test_the_shuffle_follows_the_seed(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAML_CUTS", (8, 12))
     first, again, other = (omniglot(split="maml", root=str(small), seed=seed) for seed in (0, 0, 1))

@@ -73,6 +73,7 @@ def score(answers: list[int], episode: Any) -> float:
         *(pytest.param(name, marks=pytest.mark.slow) for name in ("maml", "mlp", "speech network")),
     ],
 )
+@pytest.mark.medium
 def test_an_artefact_is_as_accurate_as_the_evaluation_of_its_checkpoint(name, tmp_path, monkeypatch):
     monkeypatch.setattr(artefact, "graph_of", lambda enrolled, tried: b"a graph")
     checkpoint, run = evaluated(name, tmp_path)

@@ -83,6 +83,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+@pytest.mark.medium
 def test_what_is_read_answers_as_what_was_written(learner, files, tmp_path, of_pictures):
     about = write_artefact(tmp_path / "birds", learner, RECORD)
     shutil.move(of_pictures, tmp_path / "away")  # nothing else is needed

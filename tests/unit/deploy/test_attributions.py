@@ -33,6 +33,7 @@ def score_of(enrolled: Enrolled, k: int = 0):
     return lambda x: logits_of(enrolled, enrolled.encoder(x)).log_softmax(1)[:, k]
 
 
+@pytest.mark.medium
 def test_integrated_gradients_add_up_to_the_difference_of_the_scores(enrolled):
     score, black = score_of(enrolled), torch.zeros(1, 16, 16)
     gaps = {i: float(score(x[None]) - score(black[None])) for i, x in enumerate(X)}

@@ -12,6 +12,7 @@ from metalearn_cli.deploy.trained import of_checkpoint
 from metalearn_cli.records.checkpoint import open_checkpoint, read_tensors
 
 
+@pytest.mark.medium
 def test_the_blocks_of_conv4(tmp_path: Path):
     checkpoint = open_checkpoint(meta_trained("images", tmp_path, GRAY))
     found = blocks(of_checkpoint(checkpoint))
@@ -33,6 +34,7 @@ def test_what_an_algorithm_adapts_learns_from_examples(tmp_path: Path, name: str
     assert [row["learn"] for row in rows] == [["in training", *of_backbone]] * 4
 
 
+@pytest.mark.medium
 def test_frozen_blocks_never_learn_and_own_tensors_do(tmp_path: Path):
     r2d2 = {"_target_": "metalearn_cli.algorithms.r2d2.R2d2"}
     backbone = {**CONV4, "train": "last:1"}

@@ -30,6 +30,7 @@ def data(of_pictures: Path):
     return data_of(open_checkpoint(of_pictures))
 
 
+@pytest.mark.medium
 def test_the_threshold_keeps_a_share_of_known_items(trained, data):
     half, most = (calibrated(trained, data, 2, 3, 10, keep) for keep in (0.5, 0.9))
     assert 0 < half.threshold < most.threshold

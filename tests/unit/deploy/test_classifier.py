@@ -43,6 +43,7 @@ def learnt(of_pictures: Path) -> FewShotClassifier:
     return load(str(of_pictures)).fit(X, Y)
 
 
+@pytest.mark.medium
 def test_a_run_is_named_as_on_the_command_line(of_pictures):
     runs_dir = str(of_pictures.parents[3])
     for name in ("latest", "latest:meta-train", of_pictures.parents[1].name, str(of_pictures.parents[1])):
@@ -98,6 +99,7 @@ def test_items_of_every_form(learnt, of_pictures, tmp_path):
         assert np.allclose(found, learnt.predict_proba(names), atol=1e-6)
 
 
+@pytest.mark.medium
 def test_texts_and_rows_and_recordings(tmp_path):
     texts = [sentence(k, i) for k in range(2) for i in range(3)]
     found = load(str(meta_trained("text", tmp_path / "text"))).fit(texts, [0, 0, 0, 1, 1, 1])
@@ -160,6 +162,7 @@ def test_an_older_checkpoint_takes_its_facts_from_the_data(of_pictures):
     assert one.facts._replace(groups=()) == two.facts._replace(groups=())
 
 
+@pytest.mark.medium
 def test_a_checkpoint_that_was_replaced_is_read_again(of_pictures, tmp_path):
     folder = tmp_path / "checkpoint"
     shutil.copytree(of_pictures, folder)

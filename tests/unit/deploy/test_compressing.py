@@ -50,6 +50,7 @@ def listed(checkpoint: Path) -> dict[str, dict[str, Any]]:
     return {run["id"]: run for run in runs.list_runs(str(checkpoint.parents[3]))}
 
 
+@pytest.mark.medium
 def test_a_pruned_network_is_an_ordinary_one_that_its_stage_has_trained(checkpoint, quick):
     before = listed(checkpoint)
     record = compress(asked(checkpoint), Said())

@@ -41,6 +41,7 @@ def of_texts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Deployed, Inputs
     return deployed(trained, support), Inputs(("new",), reader.of_texts([text.sentence(1, 7)]))
 
 
+@pytest.mark.medium
 def test_a_trained_network_explains_otherwise_than_networks_of_shuffled_weights(of_pictures):
     found = explained.explained(*of_pictures)
     assert {one["method"] for one in found} == {"gradients"}
@@ -107,6 +108,7 @@ def test_an_answer_that_is_nearly_certain_has_an_explanation(of_texts):
     assert -1e-9 < float(explained._score(learner, learner.enrolled, k)(queries.items)) < 0
 
 
+@pytest.mark.medium
 def test_a_picture_of_each_and_all_numbers_are_written(of_texts, tmp_path: Path):
     learner, queries = of_texts
     found = explained.explained(learner, queries._replace(names=("what $is$ this? \u96e8",)))

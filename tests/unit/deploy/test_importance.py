@@ -30,6 +30,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     return of_checkpoint(open_checkpoint(meta_trained("table", folder, own, way=3, shot=2)))
 
 
+@pytest.mark.medium
 def test_columns_that_tell_classes_apart_are_worth_more_than_noise(trained):
     found = importance.importance(trained, 40)
     assert (found["way"], found["shot"], found["episodes"]) == (3, 2, 40) and found["accuracy"] > 0.5
@@ -57,6 +58,7 @@ def test_a_column_is_permuted_among_all_items_and_no_other_one():
     assert torch.equal(both[:, 2] - both[:, 1], torch.ones(6))  # the numbers of a column stay together
 
 
+@pytest.mark.medium
 def test_only_tables_have_columns(tmp_path: Path):
     pictures = of_checkpoint(open_checkpoint(meta_trained("images", tmp_path, GRAY)))
     with pytest.raises(UserError, match="method=permutation is for tables"):

@@ -44,6 +44,7 @@ def stored(data: Dataset) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.medium
 def test_files_become_the_items_of_training(kind, tmp_path):
     data = data_of(kind, tmp_path)
     found, queries = reader_of(data).support(root(kind, tmp_path)), reader_of(data).queries([root(kind, tmp_path)])
@@ -56,6 +57,7 @@ def test_files_become_the_items_of_training(kind, tmp_path):
         assert torch.equal(own.sort(0).values, items.sort(0).values) and own.dtype == items.dtype
 
 
+@pytest.mark.medium
 def test_a_table_names_files(tmp_path):
     reader = reader_of(data_of("images", tmp_path))
     sheet = tmp_path / "photos" / "sheet.csv"
@@ -82,6 +84,7 @@ def test_texts_are_given_themselves(tmp_path):
 
 
 @pytest.mark.parametrize("paper", [0, 255])
+@pytest.mark.medium
 def test_ink_is_bright_whatever_the_paper(paper, tmp_path):
     ink = np.zeros((40, 20), np.uint8)
     ink[10:30, 8:12] = 255
@@ -102,6 +105,7 @@ def test_ink_is_bright_whatever_the_paper(paper, tmp_path):
         ("more", "more/class09 is empty: put examples into it, or remove it"),
     ],
 )
+@pytest.mark.medium
 def test_what_is_no_support_set_is_told(source, told, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     reader = reader_of(data_of("images", tmp_path))

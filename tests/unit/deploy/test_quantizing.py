@@ -161,6 +161,7 @@ def test_episodes_must_be_those_of_an_evaluation(learner, evaluation, monkeypatc
         of_evaluation(learner, evaluation)
 
 
+@pytest.mark.medium
 def test_a_learner_that_adapts_its_network_is_refused(tmp_path):
     checkpoint = meta_trained("images", tmp_path, GRAY, algorithm=specs("algorithm")["maml"])
     with pytest.raises(UserError, match=r"quantize=int8: Maml adapts .* cannot be measured; export it without q"):
@@ -188,6 +189,7 @@ def test_an_evaluation_of_another_version_is_named(learner, evaluation, monkeypa
         of_evaluation(learner, evaluation)
 
 
+@pytest.mark.medium
 def test_maps_that_a_graph_flattens_are_maps_again(tmp_path, monkeypatch):
     checkpoint = meta_trained("images", tmp_path, GRAY, algorithm=specs("algorithm")["relation_net"], way=2)
     own = {"ckpt": str(checkpoint), "episodes": EPISODES, "way": 2, "shot": 2, "normalisation": ["inductive"]}

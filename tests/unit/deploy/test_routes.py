@@ -92,6 +92,7 @@ def files(*seeds: int) -> list[tuple[str, tuple[str, bytes]]]:
     return [("examples", (f"{seed}.png", picture(seed))) for seed in seeds]
 
 
+@pytest.mark.medium
 def test_the_description_is_of_the_routes(client):
     found = client.get("/openapi.json").json()
     described = {(method.upper(), path) for path, methods in found["paths"].items() for method in methods}

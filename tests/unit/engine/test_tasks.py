@@ -98,6 +98,7 @@ def test_gradients_equal_those_of_a_plain_loop(learner, batching, chunk, pool):
 @pytest.mark.parametrize(
     ("learner", "batching"), [pytest.param("maml-1-second", "loop", marks=pytest.mark.slow), ("protonet", "vmap")]
 )
+@pytest.mark.medium
 def test_a_recorded_graph_holds_for_all_values(learner, batching, monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda graph, **settings: graph)  # which takes a minute, and is tested below
     found = runtime(batching, task_compile=True)
@@ -129,6 +130,7 @@ def test_compiled_gradients_equal_those_of_a_plain_loop(learner, batching):
     assert deviation(params, [2 * gradient for gradient in expected]) <= 1e-9  # added up
 
 
+@pytest.mark.medium
 def test_without_a_compiler_the_setting_is_named(monkeypatch):
     from torch._inductor.exc import InductorError
 
@@ -150,6 +152,7 @@ def test_without_a_compiler_the_setting_is_named(monkeypatch):
 
 @pytest.mark.parametrize("batching", ["loop", "vmap"])
 @pytest.mark.parametrize("learner", ["maml-2-first", "maml-2-second", "protonet"])
+@pytest.mark.medium
 def test_no_step_of_the_computation_waits_for_the_device(learner, batching, monkeypatch):
     # tensors without values: whoever looks at one, as a host that waits for its GPU does, gets an error
     monkeypatch.setattr(torch, "autocast", lambda *args, **settings: nullcontext())  # it does not know such a device
@@ -223,6 +226,7 @@ def test_what_goes_wrong_with_one_task_too_is_the_learners_own_error():
 
 
 @pytest.mark.parametrize(("batching", "chunk"), WAYS)
+@pytest.mark.medium
 def test_same_bits_every_time_in_float32(batching, chunk):
     trained = []
     for _ in range(2):

@@ -69,6 +69,7 @@ def test_running_statistics_are_followed_and_tables_of_indices_are_not() -> None
     assert "teacher.backbone.mean" in followed and "teacher.backbone.places" not in followed
 
 
+@pytest.mark.medium
 def test_items_do_not_collapse_into_one() -> None:
     torch.manual_seed(0)
     model = Byol(Conv4((1, 16, 16), hidden=8), hidden=16, outputs=8)

@@ -59,6 +59,7 @@ def test_the_penalty_estimates_the_squared_gradient(monkeypatch: pytest.MonkeyPa
     assert estimate.mean().item() == pytest.approx(gradient.square().sum(1).mean().item(), rel=0.05)
 
 
+@pytest.mark.medium
 def test_the_penalty_is_near_the_exact_one_at_its_own_sigma() -> None:
     # R1 of a score whose batch statistics are held fixed, by autograd in float64; the estimate in float32, as trained
     for seed in range(3):
@@ -93,6 +94,7 @@ def test_the_mean_generator_moves_a_fiftieth_of_the_way_to_the_generator() -> No
         torch.testing.assert_close(tensor, params[name.removeprefix("mean_")] / 50)
 
 
+@pytest.mark.medium
 def test_learns_where_the_items_lie() -> None:
     torch.manual_seed(0)
     model = Gan(Mlp((2,), hidden=32), (2,), "real", latent=4, hidden=32, gamma=1.0)

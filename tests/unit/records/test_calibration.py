@@ -41,6 +41,7 @@ def test_no_temperature_is_the_most_likely_one(sure):
 
 
 @pytest.mark.parametrize("temperature", [1.0, 3.0])
+@pytest.mark.medium
 def test_calibration_is_that_of_its_definition(sure, temperature):
     logits, targets = sure
     bins: list[list[tuple[float, bool]]] = [[] for _ in range(BINS)]

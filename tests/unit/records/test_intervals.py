@@ -121,6 +121,7 @@ def coverage(times: int) -> dict[str, float]:
 @pytest.mark.parametrize(
     ("times", "least", "most"), [(150, 0.89, 0.99), pytest.param(2000, 0.93, 0.975, marks=pytest.mark.slow)]
 )
+@pytest.mark.medium
 def test_coverage(times: int, least: float, most: float) -> None:
     """Each interval holds the truth of what it is over as often as it says; that over episodes does no more."""
     found = coverage(times)
@@ -140,6 +141,7 @@ def test_folds_have_classes_of_their_own_and_variances_that_add():
 
 
 @pytest.mark.parametrize("episodes", [10, 40, 400])
+@pytest.mark.medium
 def test_no_interval_is_narrower_than_that_over_episodes(episodes: int) -> None:
     source = torch.Generator().manual_seed(3)
     narrow = dict.fromkeys(["classes", "folds", "trainings"], 0)

@@ -68,6 +68,7 @@ def test_curves_are_in_the_units_of_tables_and_apart_without_colour(tmp_path, te
     assert (style, values) == ("--", [pytest.approx(100 * (1 - 2 / s)) for s in (200, 400, 600)])
 
 
+@pytest.mark.medium
 def test_many_panels_make_a_modest_picture(tmp_path):
     names = [f"train/{name}" for name in "abcde"]
     learning_curves([{"step": s, **dict.fromkeys(names, 1.0)} for s in (1, 2)], "x", tmp_path / "x.png")
@@ -199,6 +200,7 @@ def test_episode_picture_names_what_was_predicted_and_what_is_shown(tmp_path, te
     assert opened(tmp_path / "x.png").height < 400
 
 
+@pytest.mark.medium
 def test_curve_picture_tells_queries_and_fits_apart(tmp_path, texts):
     x, between = torch.tensor([[2.0], [1.0], [3.0]]), torch.tensor([[2.0], [1.0], [3.0], [1.5]])
     episode = Episode(x, 2 * x, x, x.square())
@@ -216,6 +218,7 @@ def test_curve_picture_tells_queries_and_fits_apart(tmp_path, texts):
     assert opened(tmp_path / "x.png").width > 600
 
 
+@pytest.mark.medium
 def test_episode_picture_tells_right_from_wrong(tmp_path):
     y = torch.arange(6) % 2
     episode = Episode(torch.rand(2, 1, 8, 8), torch.tensor([0, 1]), torch.rand(6, 1, 8, 8), y)

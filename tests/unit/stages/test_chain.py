@@ -36,6 +36,7 @@ def cells(table, *names):
     return [tuple(row[name] for name in names) for row in table]
 
 
+@pytest.mark.medium
 def test_every_checkpoint_is_scored_by_one_learner_then_the_trained_one_by_itself(go, listed, said):
     done = go("run", algorithm=MAML, evaluate__episodes=20)
     table, evaluations = done["table"], listed("evaluate")
@@ -58,6 +59,7 @@ def test_every_checkpoint_is_scored_by_one_learner_then_the_trained_one_by_itsel
     assert parents == [None, "pretrain", "transfer", "transfer", "meta-train", "meta-train"]
 
 
+@pytest.mark.medium
 def test_a_chain_starts_from_the_last_checkpoint_of_the_one_before(config, listed, said):
     second = replace(config("run", stages=["meta-train"]), first=config("run", stages=["transfer"]))
     done = stages.run("run", second, said)
@@ -69,6 +71,7 @@ def test_a_chain_starts_from_the_last_checkpoint_of_the_one_before(config, liste
     assert [len(listed(stage)) for stage in ("transfer", "meta-train", "run")] == [1, 1, 2]
 
 
+@pytest.mark.medium
 def test_the_time_of_a_chain_is_that_of_its_parts_also_if_an_earlier_command_did_them(go, listed):
     first = go("run", **SHORT)
     parts = sum(info["seconds"] for stage in ("transfer", "meta-train", "evaluate") for info in listed(stage))
@@ -76,6 +79,7 @@ def test_the_time_of_a_chain_is_that_of_its_parts_also_if_an_earlier_command_did
     assert go("run", **SHORT)["seconds"] == first["seconds"]
 
 
+@pytest.mark.medium
 def test_gains_are_paired_and_within_one_learner(go, listed):
     table = go("run", algorithm=MAML, evaluate__episodes=20)["table"]
     by_row = {((i["parent"] or {}).get("stage", "nothing"), i["metric"]["learner"]): i for i in listed("evaluate")}
@@ -115,6 +119,7 @@ def test_the_learner_before_meta_training_has_the_weights_that_it_begins_with(go
     assert cells(table, "after", "learner", "gain")[2:] == [("nothing", "maml", None), ("meta-train", "maml", 0.0)]
 
 
+@pytest.mark.medium
 def test_several_trainings_are_one_row_each_stage(go, listed, said):
     settings = {**SHORT, "evaluate__episodes": 20, "seed": 5}
     done = go("run", **settings, seeds=3)
@@ -137,6 +142,7 @@ def test_several_trainings_are_one_row_each_stage(go, listed, said):
     assert go("run", **settings, seeds=3)["table"] == done["table"] and said.steps == []
 
 
+@pytest.mark.medium
 def test_second_call_skips_everything(go, said, tmp_path):
     first = go("run", **SHORT)
     folders = sorted((tmp_path / "runs").glob("*/*"))
@@ -153,6 +159,7 @@ def test_second_call_skips_everything(go, said, tmp_path):
     held.close()
 
 
+@pytest.mark.medium
 def test_change_of_a_stage_repeats_it_and_what_follows(go, listed):
     go("run", **SHORT)
     second = go("run", **SHORT, meta_train__tasks=3)
@@ -163,6 +170,7 @@ def test_change_of_a_stage_repeats_it_and_what_follows(go, listed):
     assert second["id"] != third["id"]
 
 
+@pytest.mark.medium
 def test_interrupted_chain_goes_on_and_equals_the_uninterrupted(go, config, said, monkeypatch, listed, tmp_path):
     whole = go("run", **SHORT, runs_dir=str(tmp_path / "whole"))
     with monkeypatch.context() as patch:
@@ -180,6 +188,7 @@ def test_interrupted_chain_goes_on_and_equals_the_uninterrupted(go, config, said
     assert len(listed("transfer")) == 1
 
 
+@pytest.mark.medium
 def test_both_protocols_and_the_gain_of_each(go, images):
     table = go("run", stages=["meta-train"], backbone=CONV4, meta_train__steps=2)["table"]
     assert [(row["learner"], row["after"], row["normalisation"], row["gain"] is None) for row in table] == [
@@ -209,6 +218,7 @@ def test_untrained_row_is_scored_on_the_data_of_the_others(go, listed):
     assert {info["data"]["spec"]["seed"] for info in listed("evaluate")} == {1}
 
 
+@pytest.mark.medium
 def test_chain_starts_where_init_from_says(go, listed):
     first = go("transfer", seed=1)
     go("run", stages=["meta-train"], init_from="latest:transfer")
@@ -228,6 +238,7 @@ def test_mistakes_of_any_stage_show_before_the_first_begins(refused, changes, ke
     assert told in found[key]
 
 
+@pytest.mark.medium
 def test_failure_of_a_stage_is_that_of_the_chain(go, listed, monkeypatch):
     def disk_full(*args):
         raise OSError(28, "No space left on device")
@@ -253,6 +264,7 @@ def test_check_says_what_would_run(config):
     assert notes[-1] == "2 tasks a step, 1 task at once (loop)"
 
 
+@pytest.mark.medium
 def test_latest_means_the_same_when_a_chain_is_repeated(go, said):
     go("pretrain")
     chain = {"stages": ["pretrain", "transfer"], "init_from": "latest:pretrain"}
@@ -263,6 +275,7 @@ def test_latest_means_the_same_when_a_chain_is_repeated(go, said):
     assert first["starts"].keys() == {"pretrain"}
 
 
+@pytest.mark.medium
 def test_a_stage_whose_checkpoint_is_damaged_is_trained_again(go, said):
     first = go("run", **SHORT)
     best = next(Path(first["folder"]).parents[1].glob("transfer/*/checkpoints/*/model.safetensors"))
@@ -287,6 +300,7 @@ def test_other_spellings_of_the_same_paths(go, images, said, tmp_path, monkeypat
     assert sorted((tmp_path / "runs").glob("*/*")) == folders
 
 
+@pytest.mark.medium
 def test_what_latest_meant_is_found_where_it_was_moved(go, said, tmp_path):
     go("transfer")
     go("run", stages=["meta-train"], init_from="latest")
@@ -309,6 +323,7 @@ def test_a_sweep_that_is_repeated_skips_what_is_done(config, go, said, listed, s
     assert stages.run(stage, settings, said)["id"] != first["id"]  # outside of a sweep each command is a new run
 
 
+@pytest.mark.medium
 def test_an_evaluation_whose_files_are_lost_is_done_again(go, said, listed):
     first = go("run", **SHORT)
     one, two, three = (Path(info["folder"]) for info in listed("evaluate")[:3])
@@ -320,6 +335,7 @@ def test_an_evaluation_whose_files_are_lost_is_done_again(go, said, listed):
     assert second["table"] == first["table"]
 
 
+@pytest.mark.medium
 def test_a_head_that_nothing_has_trained_is_named(go):
     table = go("run", **SHORT, algorithm=MAML)["table"]
     assert cells(table, "after", "learner", "untrained_head") == [
@@ -331,6 +347,7 @@ def test_a_head_that_nothing_has_trained_is_named(go):
     ]
 
 
+@pytest.mark.medium
 def test_scores_that_are_not_those_of_the_results_are_measured_again(go, said, listed):
     first = go("run", **SHORT)
     file = Path(listed("evaluate")[0]["folder"]) / "episodes.csv"
@@ -339,6 +356,7 @@ def test_scores_that_are_not_those_of_the_results_are_measured_again(go, said, l
     assert sum("does not have the scores of run.json; it is re-evaluated" in note for note in said.notes) == 1
 
 
+@pytest.mark.medium
 def test_a_finished_stage_without_its_best_checkpoint_is_trained_again(go, listed):
     first = go("run", **SHORT)
     path = Path(listed("transfer")[0]["folder"]) / "run.json"
@@ -357,6 +375,7 @@ def test_there_are_seeds_for_all_trainings(config):
 FOLDS = {"stages": ["meta-train"], "evaluate__episodes": 20, "folds": 3}
 
 
+@pytest.mark.medium
 def test_folds_are_trained_apart_and_told_in_one_table(go, listed, said):
     done = go("run", **FOLDS)
     names = []
@@ -384,6 +403,7 @@ def _place(info):
     return not common, ["nothing", "meta-train"].index((info["parent"] or {}).get("stage", "nothing"))
 
 
+@pytest.mark.medium
 def test_interrupted_folds_go_on(go, said, monkeypatch, listed):
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         done = []
@@ -402,6 +422,7 @@ def test_interrupted_folds_go_on(go, said, monkeypatch, listed):
     assert done["status"] == "completed" and len(done["table"]) == 4
 
 
+@pytest.mark.medium
 def test_what_was_trained_on_a_fold_meets_no_other(go, config, refused, listed):
     go("transfer", data={**GAUSSIAN, "fold": "2/4"})
     told = "it may have seen test classes of .*; type data.fold=2/4"

@@ -1,5 +1,6 @@
 """What is shown of a data set."""
 
+import pytest
 import torch
 from sources import audio
 
@@ -7,6 +8,7 @@ from metalearn_cli.data.audio import audio as recordings
 from metalearn_cli.stages.preparing import as_seen
 
 
+@pytest.mark.medium
 def test_low_frequencies_of_sound_are_at_the_bottom(tmp_path):
     data = recordings(**audio.write(tmp_path))
     x, _ = data.batch("train", "all", 2, 0, 0)

@@ -82,6 +82,7 @@ def test_validation_of_training_is_what_evaluation_gives(go):
     assert (again["value"], again["interval"]) == (trained["metric"]["value"], trained["metric"]["interval"])
 
 
+@pytest.mark.medium
 def test_same_episodes_for_every_learner_and_checkpoint(config, go):
     go("meta-train", algorithm=MAML)
     done = [go("evaluate", algorithm=algorithm) for algorithm in (None, FOMAML, PROTONET, NEAREST, SCRATCH)]
@@ -284,6 +285,7 @@ def scored(config, said):
     return score
 
 
+@pytest.mark.medium
 def test_given_settings_are_laid_over_those_of_the_checkpoints_learner(go, scored, said):
     go("meta-train", algorithm={**MAML, "inner_steps": 2})
     of_file = {**MAML, "inner_lr": 0.4, "inner_steps": 5}  # what algorithm=maml algorithm.inner_steps=5 composes to
@@ -342,6 +344,7 @@ def test_fixed_episodes_are_all_scored(images, monkeypatch, go, refused):
 UNTRAINED = {"ckpt": None, "backbone": MLP, "data": GAUSSIAN}
 
 
+@pytest.mark.medium
 def test_a_temperature_is_fitted_on_validation_classes(go, said, monkeypatch):
     read = []
     module = sys.modules["metalearn_cli.stages.evaluate"]  # the package has the function under this name
@@ -371,6 +374,7 @@ def test_calibration_that_cannot_be_measured(refused):
     assert found == "is of classifiers, and sinusoid is a regression; take it away"
 
 
+@pytest.mark.medium
 def test_a_selected_learner_is_calibrated(go):
     done = go("evaluate", **UNTRAINED, algorithm=SCRATCH, calibration=3, select={"algorithm.steps": [1, 2]})
     assert ["calibration" in row for row in (*done["selected"], *done["results"])] == [False, False, True]
@@ -392,6 +396,7 @@ def grouped(monkeypatch):
     return load
 
 
+@pytest.mark.medium
 def test_episodes_within_one_group_are_scored_beside_those_from_all_classes(grouped, go, said):
     grouped(["a/1", "a/2", "a/3", "b/1", "b/2", "b/3"])
     done = go("evaluate", **UNTRAINED, also_within=True, calibration=2)

@@ -217,6 +217,7 @@ def test_answers_on_features_are_those_of_the_items(images, algorithm):
 
 
 @pytest.mark.parametrize(("stage", "changes"), [("meta-train", {"algorithm": MAML}), ("transfer", {})])
+@pytest.mark.medium
 def test_training_on_features_is_that_on_items(go, plain, computed, tensors, said, stage, changes):
     settings = {"backbone": FROZEN, "init_from": go("pretrain")["id"], **changes}
     slow = plain(go, stage, **settings)
@@ -291,6 +292,7 @@ def test_resumed_equals_uninterrupted_whatever_the_fresh_backbone_would_be(go, c
     assert len(seen) == 3 and all(torch.equal(t, seen[-1][name]) for name, t in backbone.items())
 
 
+@pytest.mark.medium
 def test_batch_statistics_are_never_stored(go, images, computed, said):
     backbone = {**CONV4, "norm": "batch", "train": "none"}
     go("meta-train", algorithm=MAML, backbone=backbone, steps=1)
@@ -388,6 +390,7 @@ def test_pretraining_that_can_change_nothing_is_refused(refused, config):
     stages.check("run", config("run", stages=["meta-train"], backbone=FROZEN, meta_train__algorithm=MAML))
 
 
+@pytest.mark.medium
 def test_a_chain_with_a_frozen_part(go, manifest):
     done = go(
         "run", meta_train__algorithm=MAML, meta_train__backbone={"train": "none"}, backbone={**MLP, "train": "all"}

@@ -203,6 +203,7 @@ def test_images_under_both_protocols(go, images, algorithm, normalisation):
     assert done["metric"]["normalisation"] == normalisation
 
 
+@pytest.mark.medium
 def test_an_episode_of_images_and_the_learning_curves_are_drawn(go, images, pictures):
     done = go("meta-train", backbone=CONV4, steps=1)
     for name in ("episode", "learning_curves"):

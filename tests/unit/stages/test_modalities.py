@@ -57,6 +57,7 @@ CASES = {
     *(pytest.param(name, marks=pytest.mark.slow) for name in ("bags of words", "series", "log-mels")),
     "text", "pairs", "images",
 ])  # fmt: skip
+@pytest.mark.medium
 def test_goes_through_the_whole_chain(name: str, go: Any, given: Any) -> None:
     case = CASES[name]
     given(case.items, case.kind, case.vocabulary)
@@ -84,6 +85,7 @@ def test_a_backbone_for_numbers_cannot_read_text(refused: Any, given: Any) -> No
     }
 
 
+@pytest.mark.medium
 def test_weights_from_a_file_are_what_every_stage_starts_from(go: Any, given: Any, tensors: Any, tmp_path: Any) -> None:
     """What is in the file is part of a run's key, where it lies is not; a checkpoint does not need the file."""
     given(IMAGES, "image")

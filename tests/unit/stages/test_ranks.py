@@ -100,6 +100,7 @@ def newest(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
 @pytest.mark.parametrize(
     "jobs", [("maml", "transfer"), pytest.param(tuple(JOBS_OF_BOTH), marks=pytest.mark.slow)], ids=["some", "all"]
 )
+@pytest.mark.medium
 def test_two_ranks_compute_what_one_computes(work, jobs):
     alone, together = work(1, jobs), work(2, jobs)
     for name in jobs:

@@ -315,6 +315,7 @@ def test_everything_that_is_kept_between_steps_goes_on(go, probes, interrupted, 
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "transfer"])
+@pytest.mark.medium
 def test_steps_left_out_write_no_statistics(go, probes, interrupted, said, tensors, monkeypatch, stage, tmp_path):
     settings = {"backbone": RUNNING, "steps": 6, "on_nonfinite": "skip", "nonfinite_limit": 5, "patience": None}
     module = import_module(f"metalearn_cli.{'models.classifier' if stage == 'pretrain' else 'stages.transfer'}")

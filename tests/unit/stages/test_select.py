@@ -33,6 +33,7 @@ def test_every_combination_is_one() -> None:
     assert found == [{"algorithm.lr": lr, "algorithm.steps": steps} for lr in (0.1, 1) for steps in (1, 2, 3)]
 
 
+@pytest.mark.medium
 def test_the_best_on_validation_is_tested_and_both_are_recorded(go: Any, said: Any) -> None:
     def alone(lr: float, split: str) -> dict[str, Any]:
         return go("evaluate", **UNTRAINED, algorithm={**SCRATCH, "lr": lr}, split=split)  # type: ignore[no-any-return]
@@ -55,6 +56,7 @@ def test_the_best_on_validation_is_tested_and_both_are_recorded(go: Any, said: A
     assert json.loads((Path(done["folder"]) / "run.json").read_text())["selected"] == done["selected"]
 
 
+@pytest.mark.medium
 def test_an_error_is_the_better_the_smaller(go: Any) -> None:
     regression = {"ckpt": None, "backbone": MLP, "data": SINUSOID, "way": None, "shot": 10, "query": 10}
     done = go("evaluate", **regression, algorithm=SCRATCH, select={"algorithm.lr": [1e-9, 0.01, 1e9]})
@@ -115,6 +117,7 @@ def test_a_value_that_only_the_network_excludes_is_refused_before_any_is_scored(
     assert found == {"algorithm.blocks": "must be at most 2, the backbone's number of blocks, got 9"}
 
 
+@pytest.mark.medium
 def test_a_chain_selects_for_the_learner_and_not_for_the_floors(go: Any, listed: Any) -> None:
     chain = {"stages": ["meta-train"], "algorithm": MAML, "evaluate__select": {"algorithm.inner_lr": [0.1, 0.2]}}
     done = go("run", **chain)

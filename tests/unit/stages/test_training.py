@@ -40,6 +40,7 @@ def test_the_log_of_a_training_tells_its_story(go):
     assert 0 < float(share) < 100
 
 
+@pytest.mark.medium
 def test_the_logs_of_an_evaluation_and_of_a_chain(go):
     done = go("run")
     scores = [run for run in runs.list_runs(str(Path(done["folder"]).parents[1])) if run["stage"] == "evaluate"]

@@ -228,6 +228,7 @@ def test_of_two_equally_good_ones_the_trained_one_is_handed_on(go, tensors):
     assert done["metric"]["step"] == 3 and tensors(done)["head.weight"].any()
 
 
+@pytest.mark.medium
 def test_an_untrained_classifier_is_no_teacher(go, refused):
     parent = go("transfer", steps=20)
     done = go("transfer", init_from=parent["id"], **HARMFUL)
@@ -304,6 +305,7 @@ CORAL = {"_target_": "metalearn_cli.methods.coral.Coral", "weight": 1.0}
 OTHER = {"_target_": "metalearn_cli.data.gaussian.gaussian", "items": 160, "features": 6, "classes": 16, "seed": 1}
 
 
+@pytest.mark.medium
 def test_a_teacher_is_learnt_from_and_recorded(go, probes, manifest, tensors, ready):
     teacher = go("transfer", steps=20)
     taught = go("transfer", method=DISTILL, teacher="latest:transfer", seed=3, steps=20)

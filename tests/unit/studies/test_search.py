@@ -60,6 +60,7 @@ def study(folder):
     return optuna.load_study(study_name="s1", storage=optuna.storages.JournalStorage(backend))
 
 
+@pytest.mark.medium
 def test_more_trials_go_on_where_the_search_ended(folder):
     first = points(go(folder, 3, "1", "0"))
     watcher = Quiet()
@@ -154,6 +155,7 @@ def test_a_point_is_not_computed_twice(folder):
     assert fewer.number == 2 and fewer.more() is None
 
 
+@pytest.mark.medium
 def test_an_objective_that_is_not_measured(folder):
     with pytest.raises(ConfigError, match=r"val/mse is not measured by these jobs, but val/accuracy and val/loss"):
         go(folder, 9, "40", "0.1", objective="val/mse", number=2)

@@ -48,6 +48,7 @@ def preempt(folder, number="1"):
     os.kill(int((folder / "bin" / f"{number}.job").read_text().split("|")[2]), signal.SIGTERM)
 
 
+@pytest.mark.medium
 def test_a_job_that_is_pre_empted_goes_on_and_a_failure_is_told(folder):
     class Preempting(Quiet):
         def look(self, running):
@@ -105,6 +106,7 @@ def test_ctrl_c_lets_the_jobs_save(folder):
     assert [info["status"] for info in runs.list_runs(str(folder))] == ["interrupted"]
 
 
+@pytest.mark.medium
 def test_without_slurm_or_its_queue(folder, monkeypatch):
     class Cutting(Quiet):
         def look(self, running):

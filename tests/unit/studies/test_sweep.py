@@ -40,6 +40,7 @@ def go(folder, jobs, number=2, fail_fast=False, watcher=None):
     return [outcome.status for outcome in watched.outcomes()]
 
 
+@pytest.mark.medium
 def test_a_failure_is_told_and_the_rest_finish(folder):
     jobs = [job(folder, "1", "1", "0"), job(folder, "2", "1", "0", "fail"), job(folder, "3", "1", "0")]
     assert go(folder, jobs) == ["completed", "diverged", "completed"]
@@ -59,12 +60,14 @@ def test_a_failure_is_told_and_the_rest_finish(folder):
     assert set(steps(folder).values()) == {1}
 
 
+@pytest.mark.medium
 def test_fail_fast_stops_the_others(folder):
     jobs = [job(folder, "1", "1", "0.2", "fail"), job(folder, "2", "99", "0.1"), job(folder, "3", "1", "0")]
     assert go(folder, jobs, fail_fast=True) == ["diverged", "interrupted", "not begun"]
     assert {outcome.code for outcome in sweeps.read(str(folder), "s1")} == {3}
 
 
+@pytest.mark.medium
 def test_each_job_sees_only_its_own_gpu(folder):
     jobs = [job(folder, str(n), "1", "0.1") for n in range(6)]
     assert go(folder, jobs, number=4) == ["completed"] * 6  # a job whose GPU another one has ends with an error
@@ -72,6 +75,7 @@ def test_each_job_sees_only_its_own_gpu(folder):
     assert seen == {"0", "1", "2", "3"}
 
 
+@pytest.mark.medium
 def test_a_signal_stops_the_jobs_and_the_command_goes_on(folder):
     jobs = [job(folder, str(n), "12", "0.05") for n in range(3)]
 
@@ -149,6 +153,7 @@ def test_a_signal_reaches_jobs_of_a_killed_scheduler_but_not_those_of_another(fo
     assert statuses == {"completed" if alive else "interrupted": 2}
 
 
+@pytest.mark.medium
 def test_a_killed_job_is_resumed_but_not_for_ever(folder):
     class Killing(Quiet):
         times = 1

@@ -105,6 +105,7 @@ def test_values_and_both_derivatives_equal_the_plain_operations(pool, reference)
 
 
 @pytest.mark.parametrize(("pool", "reference"), CASES)
+@pytest.mark.medium
 def test_derivatives_by_finite_differences(pool, reference):
     x, weight, bias = tensors(size=3)
     x = x.detach()[:3, :2].requires_grad_()

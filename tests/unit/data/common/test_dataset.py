@@ -89,6 +89,7 @@ def grouped() -> Dataset:
     return Dataset.of("marked", "by hand", made, "vector")
 
 
+@pytest.mark.medium
 def test_episodes_within_groups_draw_a_group_then_its_classes(grouped: Dataset) -> None:
     data = grouped.within_groups("letters")
     assert (data.within, data.protocol, data.fingerprint) == (True, "by hand, within letters", grouped.fingerprint)

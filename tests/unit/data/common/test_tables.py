@@ -58,6 +58,7 @@ def test_vectors_are_those_of_scikit_learn() -> None:
     assert found.dtype == np.float32
 
 
+@pytest.mark.medium
 def test_columns_teach_the_same_alone_and_in_one_fit() -> None:
     random = np.random.default_rng(0)
     x = random.lognormal(size=(300, 300)) * random.lognormal(size=300) + 100

@@ -49,6 +49,7 @@ def test_tokens_are_written_as_they_were_read():
     assert tokens_of(encoded(["a\n\u00e9"], as_bytes).ids[0].tolist(), as_bytes) == ["a", "\\n", "\\xc3", "\\xa9"]
 
 
+@pytest.mark.medium
 def test_long_words_are_learnt_by_some_of_their_parts(monkeypatch):
     monkeypatch.setattr(texts, "MOST_PARTS", 100)
     letters = random.Random(0)

@@ -42,6 +42,7 @@ def test_an_episode_has_the_items_that_it_says() -> None:
         assert episode.query_y[0].tolist() != sorted(episode.query_y[0].tolist())
 
 
+@pytest.mark.medium
 def test_way_and_shots_have_the_bounds_of_the_rule() -> None:
     sampler = VaryingSampler(data(RAGGED), "test", seed=1)
     shots, names = sampler.shots(200), sampler.classes(200)
@@ -72,6 +73,7 @@ def test_shots_are_those_of_the_papers_formulas(counts: tuple[int, ...]) -> None
         assert shots.tolist() == expected
 
 
+@pytest.mark.medium
 def test_episodes_are_a_function_of_seed_and_step() -> None:
     one, same, other = (VaryingSampler(data(RAGGED), "test", seed=s) for s in (3, 3, 4))
     assert one.hash(5) == same.hash(5) != other.hash(5)
