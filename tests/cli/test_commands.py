@@ -22,6 +22,7 @@ from metalearn_cli.core.errors import ConfigError, Problem, Stopped, UserError
 from metalearn_cli.records.runs import _say_denied
 
 
+@pytest.mark.medium
 def test_help_imports_nothing_heavy():
     code = "import sys; from metalearn_cli.cli.main import main; main(['--help']); print(sorted(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

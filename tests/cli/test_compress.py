@@ -71,6 +71,7 @@ def test_a_student_without_batch_statistics_is_compared_under_each_protocol(mlx:
     assert out.count("change of the accuracy, ") == 2
 
 
+@pytest.mark.medium
 def test_words_go_to_those_that_have_them(mlx: Callable, asked: list[Any]) -> None:
     mlx("compress", "ckpt=latest", "amount=0.25", *QUICK, "tasks=3", "optimizer.lr=0.5")
     (own,) = asked

@@ -109,6 +109,7 @@ def test_what_columns_are_worth(mlx: Callable, tmp_path_factory: pytest.TempPath
 
 
 @pytest.mark.parametrize("method", ["pca", "tsne"])
+@pytest.mark.medium
 def test_a_map_of_examples_and_files(mlx: Callable, of_pictures: Path, folder: Path, method: str) -> None:
     words = ("explain", f"ckpt={of_pictures}", "support=examples", f"method={method}")
     code, out, err = mlx(*words, "new")
@@ -221,6 +222,7 @@ def test_pictures_of_before_do_not_stay(mlx: Callable, of_pictures: Path, folder
     assert left == {"001-1.png", "002-mine.png", "explanations.json"}
 
 
+@pytest.mark.medium
 def test_files_unlike_the_examples_are_named(mlx: Callable, of_pictures: Path, folder: Path) -> None:
     with Image.open("new/0.png") as picture:
         picture.point(lambda value: value // 8 + 200).save("pale.png")

@@ -68,6 +68,7 @@ def test_a_learner_is_exported_and_answers_as_before(mlx: Callable, folder: Path
         }
 
 
+@pytest.mark.medium
 def test_probabilities_are_calibrated_and_the_unknown_is_told(mlx: Callable, folder: Path) -> None:
     code, _, err = mlx("export", "support=examples", "calibration=4", "unknown.keep=0.5")
     assert (

@@ -65,6 +65,7 @@ def test_a_chain_has_the_seeds_of_its_trainings_and_the_data_before_it_is_done(m
         assert mlx("runs").code == 0
 
 
+@pytest.mark.medium
 def test_the_settings_of_a_run_name_the_checkpoint_that_latest_was(mlx, trained):
     assert mlx("evaluate", "episodes=4").code == 0
     assert f" ckpt={trained[1]['id']} " in mlx("show", "latest:evaluate").out

@@ -64,6 +64,7 @@ def test_each_file_gets_a_class(mlx: Callable, of_pictures: Path, folder: Path) 
     assert "3 classes: crow 3, jay 3, wren 3" in err
 
 
+@pytest.mark.medium
 def test_a_table_or_csv_of_the_answers(mlx: Callable, of_pictures: Path, folder: Path) -> None:
     words = ("predict", f"ckpt={of_pictures}", "support=examples", "new")
     code, out, _ = mlx(*words)

@@ -124,6 +124,7 @@ def test_the_page_of_a_chain(mlx, runs):
     assert "evaluate" in told and "t0" in told
 
 
+@pytest.mark.medium
 def test_the_policy_allows_what_the_page_has_and_nothing_else(mlx, runs):
     text = report(mlx, "stage=meta-train", "chain")
     policy = next(a["content"] for tag, a in Page(text).found if a.get("http-equiv") == "Content-Security-Policy")

@@ -43,6 +43,7 @@ def test_it_may_be_typed_without_braces(mlx: Any) -> None:
     assert [row["values"] for row in json.loads(out)["selected"]] == [{"algorithm.lr": 0.1}, {"algorithm.lr": 1}]
 
 
+@pytest.mark.medium
 def test_an_evaluation_is_not_resumed_but_its_command_told(mlx: Any) -> None:
     run = json.loads(mlx("evaluate", *SCRATCH, "select={algorithm.lr: [0.1, 1]}", "runs_dir=there", "--json").out)
     code, _, err = mlx("resume", run["id"], "--runs-dir", "there")

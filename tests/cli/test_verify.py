@@ -134,6 +134,7 @@ def test_a_claim_may_be_on_any_learner_that_can_be_selected(mlx, own):
     assert json.loads(answer.out)["results"][0]["selected"] == [{"algorithm.first_order": True}]
 
 
+@pytest.mark.medium
 def test_what_is_typed_to_be_selected_replaces_what_a_file_has(mlx, own, stage):
     file = SECOND.replace("evaluate: {episodes: 5}", "evaluate: {episodes: 5, select: {algorithm.inner_steps: [1, 3]}}")
     own(chooses=file.replace("backbone: mlp", "backbone: mlp\n  - override /algorithm: maml"))

@@ -91,6 +91,7 @@ def test_is_trained_interrupted_and_handed_over(
 
 
 @pytest.mark.parametrize("name", [name for name, a in LEARNERS.items() if not a.traits.learns])
+@pytest.mark.medium
 def test_what_learns_nothing_before_is_scored(name: str, go: Any) -> None:
     go("pretrain", **IMAGES, steps=1)
     for batching in ("loop", "threads"):
@@ -105,6 +106,7 @@ def test_draws_with_a_network_that_has_running_statistics(go: Any) -> None:
     assert (Path(done["folder"]) / "plots" / "reconstructions.png").is_file()
 
 
+@pytest.mark.medium
 def test_a_plug_in_is_used_as_what_is_shipped(mlx: Any) -> None:
     code, out, _ = mlx("ls", "algorithm")
     assert code == 0

@@ -280,6 +280,7 @@ def _bad_files(mlx: Callable[..., Any], folder: Path, count: int) -> None:
     print(f"\n{kinds.total()} bad config files: 0 tracebacks, 0 run folders, exit 2 each; {dict(kinds)}")
 
 
+@pytest.mark.medium
 def test_bad_settings(mlx: Callable[..., Any], tmp_path: Path) -> None:
     _bad_settings(mlx, tmp_path, QUICK)
 

@@ -207,6 +207,7 @@ def test_bad_data(mlx: Mlx, tmp_path: Path, root: Path) -> None:
     _bad_data(mlx, tmp_path, root, QUICK)
 
 
+@pytest.mark.medium
 def test_bad_manifests(mlx: Mlx, tmp_path: Path, checkpoint: Path) -> None:
     _bad_manifests(mlx, tmp_path, checkpoint, QUICK)
 

@@ -146,6 +146,7 @@ def test_a_part_that_is_not_there_is_refused(script, name: str, capsys: pytest.C
     assert "no such" in capsys.readouterr().err
 
 
+@pytest.mark.medium
 def test_the_generated_pages_are_up_to_date(script) -> None:
     for name, text in script("learners").pages().items():
         assert (SCRIPTS.parent / "docs" / name).read_text() == text, "write the pages: python scripts/learners.py"

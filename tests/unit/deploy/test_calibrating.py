@@ -42,6 +42,7 @@ def test_the_threshold_keeps_a_share_of_known_items(trained, data):
     assert "are 90 % of the items of these classes, and" in line and "of the items of other ones" in line
 
 
+@pytest.mark.medium
 def test_random_pictures_are_let_through_as_often_as_known_ones(trained, data):
     """Nothing can be told apart in noise, and the figure says so."""
     split = data.splits["val"]

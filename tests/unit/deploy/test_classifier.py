@@ -54,6 +54,7 @@ def test_a_run_is_named_as_on_the_command_line(of_pictures):
         load(str(of_pictures), statistics="test")
 
 
+@pytest.mark.medium
 def test_classes_are_learnt_and_predicted(learnt):
     assert learnt.classes_.tolist() == ["a", "b", "c"]
     p = learnt.predict_proba(Q)
@@ -132,6 +133,7 @@ def test_items_that_cannot_be_used_are_told(of_pictures, x, told):
         load(str(of_pictures)).fit(x, Y)
 
 
+@pytest.mark.medium
 def test_what_is_not_ready_is_told(of_pictures, tmp_path):
     with pytest.raises(UserError, match=r"no classes are learnt yet; call fit\(x, y\)"):
         load(str(of_pictures)).predict(Q)
@@ -148,6 +150,7 @@ def test_what_is_not_ready_is_told(of_pictures, tmp_path):
         load(with_head, statistics="train")
 
 
+@pytest.mark.medium
 def test_a_checkpoint_without_a_learner_gets_the_nearest_centroid(tmp_path):
     found = load(str(trained("transfer", "images", tmp_path, GRAY))).fit(X, Y)
     assert type(found._enrolled.learner.algorithm).__name__ == "NearestCentroid"

@@ -78,6 +78,7 @@ def test_a_pruned_network_is_an_ordinary_one_that_its_stage_has_trained(checkpoi
         assert change["over"]["episodes"] == EPISODES
 
 
+@pytest.mark.medium
 def test_a_run_that_was_only_pruned_cannot_be_resumed(checkpoint):
     run = Path(compressing._pruned(asked(checkpoint), Said())).parents[1]
     own = open_checkpoint(checkpoint).manifest["run"]

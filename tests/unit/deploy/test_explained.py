@@ -54,6 +54,7 @@ def test_a_trained_network_explains_otherwise_than_networks_of_shuffled_weights(
 
 
 @pytest.mark.parametrize("method", ["gradients", "occlusion"])
+@pytest.mark.medium
 def test_the_same_network_has_a_correlation_of_one(of_pictures, monkeypatch, method):
     monkeypatch.setattr(explained, "shuffled", lambda enrolled, x, seed: enrolled)
     for one in explained.explained(*of_pictures, method):

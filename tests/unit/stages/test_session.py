@@ -27,6 +27,7 @@ def counted(monkeypatch):
     return count
 
 
+@pytest.mark.medium
 def test_a_chain_builds_its_data_and_its_device_once(go, counted):
     loaded, made = counted(module, "_loaded"), counted(module, "Runtime")
     go("run")

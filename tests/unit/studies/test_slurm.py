@@ -92,6 +92,7 @@ def test_what_slurm_ends_is_submitted_again(folder):
     assert len(steps(folder)) == 40 and set(steps(folder).values()) == {1}
 
 
+@pytest.mark.medium
 def test_ctrl_c_lets_the_jobs_save(folder):
     class Interrupting(Quiet):
         def look(self, running):
