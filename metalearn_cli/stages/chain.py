@@ -27,6 +27,7 @@ from metalearn_cli.records.log import working_on
 from metalearn_cli.records.names import name_of
 from metalearn_cli.records.selected import chosen
 from metalearn_cli.stages.again import all_of, evaluated, trained
+from metalearn_cli.stages.crossing import check_items
 from metalearn_cli.stages.evaluation import prepare_evaluation
 from metalearn_cli.stages.evaluation_inputs import FLOORS
 from metalearn_cli.stages.preparing import (
@@ -386,6 +387,12 @@ def _check(config: ChainConfig, make_jobs: dict[str, MakeJob], session: Session)
         if not config.evaluate.varying and way not in (None, config.evaluate.way):
             message = f"must be {way}, the outputs of the head that {stage} trains, got {config.evaluate.way}"
             errors.append(ConfigError([Problem("evaluate.way", message)]))
+        if config.evaluate.data:
+            before = len(errors)
+            with gathered(errors):
+                tested = session.data(config.evaluate.data, prepared.runtime)
+                check_items(prepared.job.model, prepared.job.data, tested, config.evaluate.data)
+            errors[before:] = [_in_section(error, "evaluate", config) for error in errors[before:]]
     raise_all(errors)
     return notes
 

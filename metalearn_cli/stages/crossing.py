@@ -14,24 +14,24 @@ _SHAPING = ("size", "channels", "length", "features", "rate", "seconds", "hop", 
 """Settings of data sets that decide the shape of an item."""
 
 
-def check_items(parent: Checkpoint, data: Dataset, spec: Spec) -> None:
-    """Check that a checkpoint's network takes the items of some data.
+def check_items(model: Mapping[str, Any], trained: Mapping[str, Any], data: Dataset, spec: Spec) -> None:
+    """Check that a trained network takes the items of some data.
 
     Args:
-        parent: the checkpoint.
+        model: the record of the network; `shape` is that of an item.
+        trained: the record of the data that it was trained on, see `preparing.describe_data`.
         data: the data.
         spec: its settings.
 
     Raises:
         ConfigError: if items have another shape, or their ids stand for other words; with the settings that help.
     """
-    takes, has = parent.manifest["model"].get("shape"), data.facts.plain_shape
-    recorded = parent.manifest["data"]
+    takes, has = model.get("shape"), data.facts.plain_shape
     if has != takes:
-        told = f"{data.name} has items of shape {has}, the checkpoint's network takes {takes}"
-        cure = _cure(recorded.get("spec") or {}, spec, data, takes)
+        told = f"{data.name} has items of shape {has}, the trained network takes {takes}"
+        cure = _cure(trained.get("spec") or {}, spec, data, takes)
         raise ConfigError([Problem("data", f"{told}; type {cure}" if cure else told)])
-    if told := other_words(recorded, {"name": data.name, "preprocessing": data.preprocessing, "spec": spec}):
+    if told := other_words(trained, {"name": data.name, "preprocessing": data.preprocessing, "spec": spec}):
         raise ConfigError([Problem("data", told)])
 
 

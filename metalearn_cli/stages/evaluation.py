@@ -196,7 +196,8 @@ def _algorithm(spec: Spec, inputs: Inputs, config: EvaluateConfig) -> Algorithm:
     if problems := problems + check_protocols(algorithm, config.normalisation):
         raise ConfigError(problems)
     if inputs.parent:
-        check_items(inputs.parent, inputs.data, inputs.data_spec)
+        recorded = inputs.parent.manifest
+        check_items(recorded["model"], recorded["data"], inputs.data, inputs.data_spec)
     return algorithm
 
 

@@ -230,6 +230,7 @@ def test_chain_starts_where_init_from_says(go, listed):
     ({"meta_train__optimizer__lr": -1.0}, "meta_train.optimizer.lr", "must be a number >= 0"),
     ({"evaluate__way": 3, "algorithm": MAML}, "evaluate.way", "must be 2, the outputs of the head"),
     ({"evaluate__query": 10}, "evaluate.query", "gaussian/test has only 10 items"),
+    ({"evaluate__data": {**GAUSSIAN, "features": 5}}, "evaluate.data", "the trained network takes [6]"),
     ({"runtime__accelerator": "tpu"}, "runtime.accelerator", "tpu is not on this machine"),
     ({"init_from": "latest"}, "init_from", "no completed run of pretrain"),
 ])  # fmt: skip

@@ -182,7 +182,7 @@ def test_no_protocol_at_all(refused):
 def test_data_of_another_shape(go, refused):
     go("transfer", steps=1)
     found = refused("evaluate", data={**GAUSSIAN, "features": 7})
-    told = "gaussian has items of shape [7], the checkpoint's network takes [6]; type data.features=6"
+    told = "gaussian has items of shape [7], the trained network takes [6]; type data.features=6"
     assert found == {"data": told}
 
 
