@@ -19,7 +19,7 @@ from metalearn_cli.core.check import written
 from metalearn_cli.core.errors import UserError
 from metalearn_cli.core.stages import TABLE
 from metalearn_cli.records import runs
-from metalearn_cli.records.selected import in_words
+from metalearn_cli.records.selected import chosen, in_words
 from metalearn_cli.studies.report import gathered
 
 Record = Mapping[str, Any]
@@ -53,14 +53,15 @@ def table(record: Record) -> str:
     file = io.StringIO()
     rows = csv.writer(file, lineterminator="\n")
     settings = record["varying"]
-    fixed = ("run", "stage", "status", "data", *_RESULT)
+    fixed = ("run", "stage", "status", "data", *_RESULT, "selected")
     columns = [f"settings.{key}" if key in fixed else key for key in settings]  # so that no two have the same name
-    rows.writerow([*fixed[:4], *columns, *_RESULT])
+    rows.writerow([*fixed[:4], *columns, *_RESULT, "selected"])
     for run in record["runs"]:
         facts = [run["id"], run["stage"], run["status"], run["data"]["name"]]
         own = [run["settings"].get(key) for key in settings]
+        selected = in_words((run["table"] or [{}])[-1].get("selected") or [chosen(run)])
         for result in run["results"] or [{}]:
-            rows.writerow([cell(value) for value in [*facts, *own, *(result.get(key) for key in _RESULT)]])
+            rows.writerow([cell(v) for v in [*facts, *own, *(result.get(key) for key in _RESULT), selected]])
     return file.getvalue()
 
 

@@ -253,6 +253,8 @@ def test_markdown_tells_what_was_selected_and_how_episodes_were_drawn(mlx, runs)
     told = mlx("report", "chain", "--format", "md").out
     row = "| meta-train | protonet | none, within one group | 60.0 +- 10.0 % | inner\\_steps=3 | +20.0 +- 5.0 | helps |"
     assert row in told and "| result | selected | gain |" in told
+    (line,) = csv.DictReader(mlx("report", "chain", "--format", "csv").out.splitlines())
+    assert line["selected"] == "inner_steps=3"
 
 
 def test_a_device_stays_what_it_is(mlx, runs):
@@ -279,6 +281,8 @@ def test_the_choice_of_settings_is_reported(mlx, runs):
     info["selected"] = [{**score, "values": {"algorithm.lr": 0.5}, "chosen": True}, other]
     file.write_text(json.dumps(info))
     text = mlx("report", "e0", "--format", "md").out
+    (line,) = csv.DictReader(mlx("report", "e0", "--format", "csv").out.splitlines())
+    assert line["selected"] == "lr=0.5"
     assert "Settings chosen on validation episodes, run e0:\n\n| algorithm.lr | val/accuracy |  |" in text
     rows = ["| 0.5 | 25.0 +- 12.5 (-) % | chosen |", "| \\<b> | nan |  |"]
     assert "\n".join(rows) in text
