@@ -64,7 +64,7 @@ check-gpu: $(READY) ## check that everything runs on a GPU with the right gradie
 
 ##@ Development
 
-test: $(READY) ## the quick tests, most of all
+test: $(READY) ## the quick tests, which are most of them
 	$(BIN)/pytest $(PARALLEL) $(ARGS)
 
 test-medium: $(READY) ## the tests of half a second and more, which CI runs, too

@@ -360,8 +360,10 @@ def _check(config: ChainConfig, make_jobs: dict[str, MakeJob], session: Session)
     """Check one training of each stage, see `check_chain`."""
     errors: list[UserError] = []
     notes: list[str] = []
+    tested = None
     with gathered(errors):
         evaluation = prepare_evaluation(replace(_scoring(config, None, None, None), select={}), session)
+        tested = session.data(_tested(config), evaluation.runtime)
         config = replace(config, evaluate=replace(config.evaluate, way=evaluation.config.way))
         notes += evaluation.notes
     with gathered(errors):
@@ -382,17 +384,14 @@ def _check(config: ChainConfig, make_jobs: dict[str, MakeJob], session: Session)
         if isinstance(settings, MetaTrainConfig) and (config.evaluate.varying or inductive):
             with gathered(errors):
                 prepare_evaluation(_scoring(config, None, settings.algorithm, settings.seed), session)
-            errors[before:] = [_in_section(error, "evaluate", config) for error in errors[before:]]
+        if tested is not None:
+            with gathered(errors):
+                check_items(prepared.job.model, prepared.job.data, tested, _tested(config))
+        errors[before:] = [_in_section(error, "evaluate", config) for error in errors[before:]]
         way = prepared.job.model.get("way")
         if not config.evaluate.varying and way not in (None, config.evaluate.way):
             message = f"must be {way}, the outputs of the head that {stage} trains, got {config.evaluate.way}"
             errors.append(ConfigError([Problem("evaluate.way", message)]))
-        if config.evaluate.data:
-            before = len(errors)
-            with gathered(errors):
-                tested = session.data(config.evaluate.data, prepared.runtime)
-                check_items(prepared.job.model, prepared.job.data, tested, config.evaluate.data)
-            errors[before:] = [_in_section(error, "evaluate", config) for error in errors[before:]]
     raise_all(errors)
     return notes
 
