@@ -69,13 +69,13 @@ omniglot_5w1s_reptile 93.0 (transductive) and 90.3 (inductive), omniglot_20w1s_m
 MINUTES = """\
 ## How long they take
 
-Slow cores take longer than the 38 and 40 minutes that six experiments claim for two. On 2 cores of an AMD EPYC, where a
-Python loop of ten million steps takes 1.2 s, a twentieth or a fortieth of all steps and episodes was run, as by
+Six experiments claim 38 or 40 minutes on two cores; slow cores take longer. On 2 cores of an AMD EPYC, where a Python
+loop of ten million steps takes 1.2 s, a twentieth or a fortieth of all steps and episodes was run, such as
 `mlx run experiment=omniglot_20w1s_anil meta_train.steps=200 meta_train.val_episodes=5 meta_train.every.evaluate=20
-evaluate.episodes=25`. By it, omniglot_20w1s_protonet takes 46 minutes, omniglot_5w1s_maml_scratch 62,
-omniglot_5w1s_reptile 63, omniglot_5w1s_meta_sgd 64, omniglot_20w1s_anil 65 and omniglot_20w1s_maml_scratch 84; with
-`runtime.task_batching=vmap`, omniglot_5w1s_maml_scratch 50, omniglot_5w1s_meta_sgd 51, but
-omniglot_20w1s_maml_scratch 106."""
+evaluate.episodes=25`. Calculated from that, the whole takes 46 minutes for omniglot_20w1s_protonet, 62 for
+omniglot_5w1s_maml_scratch, 63 for omniglot_5w1s_reptile, 64 for omniglot_5w1s_meta_sgd, 65 for omniglot_20w1s_anil and
+84 for omniglot_20w1s_maml_scratch. With `runtime.task_batching=vmap` it takes 50 for omniglot_5w1s_maml_scratch and 51
+for omniglot_5w1s_meta_sgd, but 106 for omniglot_20w1s_maml_scratch."""
 
 
 BOUNDS = """\
